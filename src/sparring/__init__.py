@@ -1,0 +1,52 @@
+"""Adversarial and robust training of diffusion models.
+
+    import sparring
+
+    model = sparring.load("runs/digits")                 # a run, a pipeline folder or a hub name
+    images = sparring.sample(model, 16)                  # (16, C, H, W) in [-1, 1]
+
+The names below are imported on first use, so that `import sparring` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "UserError": "errors",
+    "TrainingStopped": "errors",
+    "Prediction": "parametrization",
+    "StepRandom": "randomness",
+    "Denoiser": "denoiser",
+    "MLP": "networks",
+    "Schedule": "schedules",
+    "VPSchedule": "schedules",
+    "FlowSchedule": "schedules",
+    "EDMSchedule": "schedules",
+    "schedule_from_config": "schedules",
+    "kind_from_config": "schedules",
+    "Objective": "objectives",
+    "OBJECTIVES": "objectives",
+    "Model": "pretrained",
+    "load": "pretrained",
+    "save": "pretrained",
+    "sample": "sampling",
+}
+
+__all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sparring' has no attribute {name!r}")
+    module = importlib.import_module(f".{_HOME[name]}", __name__)
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
