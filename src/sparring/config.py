@@ -1,0 +1,272 @@
+"""One YAML file is a run: read it, apply `key=value` overrides, check it before anything is built.
+
+    resolve("configs/digits.yaml", ["objective=detail", "objective.lam=3"]) -> RunConfig
+    dump(config) -> YAML that resolves to the same config
+
+A file may start from another one (`base: digits.yaml`, relative to itself). Mappings merge and
+everything else is replaced; a mapping of another `_class_name` (model.network, model.scheduler) and
+another objective replace the old one as a whole. `objectives: {detail: {lam: 30}}` says what an
+objective uses in this experiment: `objective=NAME` selects NAME with its defaults and these leaves
+on top, in the file and on the command line.
+
+Configs build objects and never enter them (build.py does that). Torch is not imported here, so that
+an error in a file is answered at once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from .config_sections import (
+    OBJECTIVE_SECTIONS,
+    AnyObjective,
+    ObjectiveSection,
+    RunConfig,
+    Section,
+    did_you_mean,
+)
+from .config_yaml import parse_value, read_yaml
+from .errors import UserError
+
+__all__ = [
+    "RunConfig",
+    "check",
+    "check_section",
+    "dump",
+    "read_config",
+    "resolve",
+    "with_overrides",
+]
+
+
+def resolve(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The checked settings of the run that `path` and the overrides describe.
+
+    Args:
+        path: A YAML file.
+        overrides: `key=value` each, the key dotted, the value read as YAML; later ones win.
+
+    Raises:
+        UserError: one line that names the file or override, the key and what is allowed there.
+    """
+    path = Path(path)
+    raw = with_overrides(read_config(path), overrides)
+    config = check(raw, f"config {path}", overrides)
+    if config.training.output_dir is None:
+        config.training.output_dir = str(Path("runs") / path.stem)
+    return config
+
+
+def dump(config: RunConfig) -> str:
+    """The settings as YAML, every leaf written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_config(path: Path, _below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in a file, on top of its base's."""
+    if path.resolve() in _below:
+        raise UserError(f"config {path}: its base leads back to itself")
+    raw = read_yaml(path)
+    base = raw.pop("base", None)
+    if base is None:
+        return merge({}, raw)
+    if not isinstance(base, str):
+        raise UserError(f"config {path}: base must name a YAML file, got {base!r}")
+    parent = path.parent / base
+    if not parent.exists():
+        raise UserError(f"config {path}: base {parent} does not exist")
+    return merge(read_config(parent, (*_below, path.resolve())), raw)
+
+
+def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """`new` on top of `old`: mappings merge, unless of another class or another objective."""
+    merged = dict(copy.deepcopy(old))
+    for key, value in new.items():
+        if key == "objective" and isinstance(value, str):
+            value = {"name": value}
+        before = merged.get(key)
+        if isinstance(before, dict) and isinstance(value, Mapping) and _same_thing(before, value):
+            merged[key] = merge(before, value)
+        else:
+            merged[key] = merge({}, value) if isinstance(value, Mapping) else copy.deepcopy(value)
+    return merged
+
+
+def _same_thing(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return all(
+        key not in new or key not in old or new[key] == old[key] for key in ("_class_name",)
+    ) and ("name" not in new or new["name"] == old.get("name") or not _is_objective(old))
+
+
+def _is_objective(section: Mapping[str, Any]) -> bool:
+    name = section.get("name")
+    return isinstance(name, str) and (name in OBJECTIVE_SECTIONS or ".py:" in name)
+
+
+def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`raw` with `key=value` overrides applied, not yet checked."""
+    merged = merge({}, raw)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"override {override!r} is not key=value, such as training.seed=1")
+        value = parse_value(text, f"override {override!r}")
+        parts = key.split(".")
+        for depth in range(1, len(parts)):
+            section = _look_up(merged, parts[:depth])
+            if section is not None and not isinstance(section, dict | str):
+                raise UserError(f"override {override!r}: {'.'.join(parts[:depth])} is no section")
+        for part in reversed(parts):
+            value = {part: value}
+        merged = merge(merged, value)
+    return merged
+
+
+def _look_up(raw: Mapping[str, Any], parts: Sequence[str]) -> Any:
+    value: Any = raw
+    for part in parts:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def check(raw: Mapping[str, Any], place: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Settings as objects; `place` and the overrides are named in the error."""
+    raw = dict(raw)
+    raw["objective"] = _pick_objective(raw.get("objective"), raw.pop("objectives", None), place)
+    return _validated(RunConfig.model_validate, raw, RunConfig, place, overrides)
+
+
+def check_section(
+    section: type[Section], raw: Mapping[str, Any], place: str, overrides: Sequence[str] = ()
+) -> Any:
+    """One section alone; overrides are dotted keys of the whole config, named in the error."""
+    return _validated(section.model_validate, dict(raw), section, place, overrides)
+
+
+def _pick_objective(chosen: Any, prepared: Any, place: str) -> Any:
+    """The chosen objective, on top of what `objectives` says about it."""
+    if prepared is not None and not isinstance(prepared, dict):
+        raise UserError(f"{place}: objectives must be a section (name: leaves), got {prepared!r}")
+    for name, leaves in (prepared or {}).items():
+        if not isinstance(leaves, dict):
+            raise UserError(f"{place}: objectives.{name} must be a section, got {leaves!r}")
+        section = OBJECTIVE_SECTIONS.get(name)
+        if section is None:
+            hint = did_you_mean(str(name), OBJECTIVE_SECTIONS)
+            raise UserError(f"{place}: unknown objective 'objectives.{name}'{hint}")
+        _validated(section.model_validate, leaves, section, place, (), f"objectives.{name}")
+    if chosen is None:
+        chosen = {"name": "plain"}
+    if not isinstance(chosen, dict) or not isinstance(chosen.get("name", ""), str):
+        return chosen
+    name = chosen.get("name", "plain")
+    return merge({"name": name, **(prepared or {}).get(name, {})}, chosen)
+
+
+def _validated(
+    validate: Any,
+    raw: dict[str, Any],
+    model: type[BaseModel],
+    place: str,
+    overrides: Sequence[str],
+    prefix: str = "",
+) -> Any:
+    try:
+        return validate(raw)
+    except ValidationError as error:
+        details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+        line, key = _explain(details[0], model, raw, prefix)
+        for override in overrides:
+            said = override.partition("=")[0]
+            if key and (f"{key}.".startswith(f"{said}.") or f"{said}.".startswith(f"{key}.")):
+                place = f"override {override!r}"
+        raise UserError(f"{place}: {line}") from error
+
+
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "dict": "a mapping (key: value)",
+    "model": "a section (key: value)",
+    "model_attributes": "a section (key: value)",
+    "finite_number": "a finite number",
+}
+_LIMITS = {"greater_than": "> {gt:g}", "greater_than_equal": ">= {ge:g}", "less_than": "< {lt:g}",
+           "less_than_equal": "<= {le:g}"}  # fmt: skip
+
+
+def _explain(
+    detail: ErrorDetails, model: type[BaseModel], raw: Mapping[str, Any], prefix: str
+) -> tuple[str, str]:
+    """One line for pydantic's first complaint, and the dotted key it is about."""
+    fields, parts = model.model_fields, []
+    known: list[str] = list(fields) + (["base", "objectives"] if model is RunConfig else [])
+    for part in detail["loc"]:
+        if part in OBJECTIVE_SECTIONS and parts == ["objective"]:
+            known = list(OBJECTIVE_SECTIONS[str(part)].model_fields)
+            continue
+        if part == "own" and parts == ["objective"]:
+            known = list(ObjectiveSection.model_fields)
+            continue
+        if part not in known and detail["type"] != "extra_forbidden":
+            break  # a branch of a union, not a key
+        parts.append(str(part))
+        inner = fields[part].annotation if part in fields else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            fields = inner.model_fields
+            known = list(fields)
+    key = ".".join([prefix, *parts] if prefix else parts)
+    kind, given, ctx = detail["type"], detail.get("input"), detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"unknown key {key!r}{_nearest_key(parts[-1], known, model)}", key
+    if kind == "union_tag_invalid":
+        names = (*OBJECTIVE_SECTIONS, "path/to/method.py:Class")
+        return f"unknown objective {ctx['tag']!r}{did_you_mean(ctx['tag'], names)}", "objective"
+    if kind == "union_tag_not_found":
+        return "objective must name a method: objective: {name: detail, ...}", "objective"
+    if kind == "missing" and key == "model":
+        return "section 'model' is missing: it describes the network or names a trained model", key
+    if kind == "missing":
+        return f"key {key!r} is missing", key
+    if kind == "value_error":
+        return str(ctx.get("error", detail["msg"])), key
+    if kind == "literal_error":
+        choices = ctx["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"{key} must be one of {', '.join(choices)}, got {given!r}" + (
+            hint if "did" in (hint := did_you_mean(str(given), choices)) else ""
+        ), key
+    if kind in _LIMITS:
+        return f"{key} must be {_LIMITS[kind].format(**ctx)}, got {given!r}", key
+    wanted = _WANTED.get(kind.removesuffix("_type").removesuffix("_parsing"))
+    if wanted is not None:
+        return f"{key} must be {wanted}, got {given!r:.60}", key
+    return f"{key}: {detail['msg']}, got {given!r:.60}", key
+
+
+def _nearest_key(word: str, known: list[str], model: type[BaseModel]) -> str:
+    """Nearest key of the same section, else the section that has a key of this name."""
+    hint = did_you_mean(word, known)
+    if "did you mean" not in hint and model is RunConfig:
+        for name, field in RunConfig.model_fields.items():
+            inner = field.annotation
+            if (
+                isinstance(inner, type)
+                and issubclass(inner, BaseModel)
+                and word in inner.model_fields
+            ):
+                return f" - did you mean '{name}.{word}'?"
+    return hint
+
+
+def objective_leaves(config: RunConfig) -> dict[str, Any]:
+    """What the objective's constructor receives: every leaf but its name."""
+    return TypeAdapter(AnyObjective).dump_python(config.objective, exclude={"name"})

@@ -1,0 +1,354 @@
+"""The sections of a config file and what each leaf may hold; config.py reads files into them.
+
+Keys are diffusers' words where the meaning is the same. Torch is not imported here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+
+VP_SCHEDULERS = (
+    "DDPMScheduler", "DDIMScheduler", "DDIMInverseScheduler", "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler",
+    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler",
+    "UniPCMultistepScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
+)  # fmt: skip
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+SCHEDULERS = (*VP_SCHEDULERS, *FLOW_SCHEDULERS, *EDM_SCHEDULERS)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of an error line: the nearest known word, or all of them when none is near."""
+    words = sorted(known)
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f" - did you mean {near[0]!r}?" if near else f" (known: {', '.join(words)})"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class ModelSection(Section):
+    """Where the network comes from: built from `network`, or loaded."""
+
+    pretrained_model_name_or_path: str | None = None
+    network: dict[str, Any] | None = None  # a config.json of diffusers, or {_class_name: MLP, ...}
+    # None: what the pretrained model says; without one epsilon, no learned variance, DDPM.
+    prediction_type: (
+        Literal["epsilon", "sample", "v_prediction", "flow_prediction", "edm"] | None
+    ) = None
+    learned_variance: bool | None = None
+    class_conditional: bool = False
+    scheduler: dict[str, Any] | None = None  # a scheduler_config.json of diffusers
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelSection:
+        if self.pretrained_model_name_or_path is not None:
+            if self.network is not None:
+                raise ValueError(
+                    "model: give either pretrained_model_name_or_path or network, not both"
+                )
+            if self.scheduler is not None:
+                raise ValueError(
+                    "model.scheduler comes with the pretrained model; leave it out (null)"
+                )
+            return self
+        if self.network is None:
+            raise ValueError(
+                "model.network is missing: describe the network ({_class_name: UNet2DModel, ...}) "
+                "or name a model in model.pretrained_model_name_or_path"
+            )
+        if not isinstance(self.network.get("_class_name"), str):
+            raise ValueError("model.network._class_name is missing: for example UNet2DModel or MLP")
+        kind = self.prediction_type or "epsilon"
+        self.prediction_type = kind
+        self.learned_variance = bool(self.learned_variance)
+        if self.scheduler is None:
+            by_kind = {"flow_prediction": FLOW_SCHEDULERS[0], "edm": EDM_SCHEDULERS[0]}
+            self.scheduler = {"_class_name": by_kind.get(kind, "DDPMScheduler")}
+            if kind not in by_kind:
+                self.scheduler |= {
+                    "num_train_timesteps": 1000,
+                    "beta_schedule": "linear",
+                    "beta_start": 1e-4,
+                    "beta_end": 0.02,
+                }
+        _check_scheduler(self.scheduler, kind)
+        return self
+
+
+def _check_scheduler(scheduler: Mapping[str, Any], kind: str) -> None:
+    name = scheduler.get("_class_name")
+    if not isinstance(name, str) or name not in SCHEDULERS:
+        raise ValueError(
+            f"model.scheduler._class_name: unknown scheduler {name!r}"
+            f"{did_you_mean(str(name), SCHEDULERS)}"
+        )
+    said = scheduler.get("prediction_type")
+    if said is not None and said != kind and name not in EDM_SCHEDULERS:
+        raise ValueError(
+            f"model.scheduler.prediction_type is {said!r} but model.prediction_type is {kind!r}; "
+            "say it once, in model.prediction_type"
+        )
+    if (name in FLOW_SCHEDULERS) != (kind == "flow_prediction"):
+        raise ValueError(
+            f"model.scheduler {name} does not go with prediction_type {kind}: "
+            f"flow_prediction needs {FLOW_SCHEDULERS[0]}, and that scheduler needs flow_prediction"
+        )
+    if (name in EDM_SCHEDULERS) != (kind == "edm"):
+        raise ValueError(
+            f"model.scheduler {name} does not go with prediction_type {kind}: edm needs "
+            f"{EDM_SCHEDULERS[0]}, and that scheduler needs edm"
+        )
+    if scheduler.get("rescale_betas_zero_snr") and kind == "epsilon":
+        raise ValueError(
+            "model.prediction_type epsilon cannot be learned with zero terminal SNR "
+            "(model.scheduler.rescale_betas_zero_snr): at the last step x_t holds no signal; "
+            "use prediction_type v_prediction"
+        )
+
+
+class DataSection(Section):
+    """Which samples; see data/datasets.py for what each name reads."""
+
+    name: Literal[
+        "digits", "digits_subspace", "plane", "gaussian_mixture", "swiss_roll", "two_moons",
+        "image_folder", "parquet", "huggingface",
+    ] = "digits"  # fmt: skip
+    split: str = "train"
+    seed: int = 0
+    resolution: Count | None = None
+    center_crop: bool = True
+    random_flip: bool = False
+    image_column: str = "image"
+    label_column: str | None = None
+    caption_column: str | None = None
+    train_data_dir: str | None = None
+    dataset_name: str | None = None
+    dataset_config_name: str | None = None
+    data_files: str | list[str] | None = None
+    n_components: Count | None = None
+    dim: Count | None = None
+    n_points: Count | None = None
+    dataloader_num_workers: CountOrZero = 0
+    max_train_samples: Count | None = None
+
+
+class ContaminationSection(Section):
+    """What is wrong with the training data on purpose; (seed, index) says which sample gets what."""
+
+    kind: Literal[
+        "none", "gaussian", "outlier", "missing_blocks", "salt_and_pepper", "blur", "jpeg",
+        "adversarial",
+    ] = "none"  # fmt: skip
+    rate: Share = 0.9
+    seed: int = 0
+    clip: bool = False
+    sigma: NotNegative | None = None
+
+
+class ObjectiveSection(Section):
+    name: str
+    snr_gamma: Positive | None = None
+    vlb_weight: NotNegative | None = None  # None: T / 1000, used with learned variance only
+
+
+class Plain(ObjectiveSection):
+    name: Literal["plain"] = "plain"
+
+
+class InputPerturbation(ObjectiveSection):
+    name: Literal["input_perturbation"] = "input_perturbation"
+    gamma: NotNegative = 0.1
+
+
+class Huber(ObjectiveSection):
+    name: Literal["huber"] = "huber"
+    huber_c: Positive = 0.1
+    huber_schedule: Literal["snr", "exponential", "constant"] = "snr"
+    loss_type: Literal["huber", "smooth_l1"] = "huber"
+    huber_scale: Positive = 1.0
+
+
+class Smoothing(ObjectiveSection):
+    lam: NotNegative = 0.3
+    lam_scaling: Literal["paper", "constant"] = "paper"
+    radius: Literal["power", "power_sum", "sigma", "constant"] = "power"
+    rho: Positive = 2.0
+    min_bias: NotNegative = 8 / 255
+    max_bias: NotNegative = 0.3
+    radius_scale: NotNegative = 1.0
+    bias_per: Literal["sample", "batch"] = "sample"
+    move: Literal["noise", "sample"] = "noise"
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    start_step: CountOrZero = 0
+    detach_clean: bool = False
+
+
+class SmoothingRandom(Smoothing):
+    name: Literal["smoothing_random"] = "smoothing_random"
+
+
+class SmoothingAdversarial(Smoothing):
+    name: Literal["smoothing_adversarial"] = "smoothing_adversarial"
+    step_size: NotNegative = 1.25
+    n_steps: Count = 1
+
+
+class Invariance(Smoothing):
+    name: Literal["invariance"] = "invariance"
+    attack: Literal["random", "adversarial"] = "adversarial"
+    step_size: NotNegative = 1.25
+    n_steps: Count = 1
+
+
+class Detail(ObjectiveSection):
+    name: Literal["detail"] = "detail"
+    lam: NotNegative = 10.0
+    radius_low: NotNegative = 0.05
+    radius_high: NotNegative = 0.2
+    n_iterations: Count = 1
+    window: Positive | None = 0.5
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
+    start_step: CountOrZero = 0
+
+
+class Dro(ObjectiveSection):
+    name: Literal["dro"] = "dro"
+    n_passes: Count = 3
+    step_size: NotNegative = 0.1
+    max_norm: NotNegative = 0.1
+    target: Literal["corrected_detached", "corrected", "uncorrected"] = "corrected_detached"
+
+
+class DroPgd(ObjectiveSection):
+    name: Literal["dro_pgd"] = "dro_pgd"
+    n_steps: Count = 3
+    step_size: NotNegative = 0.1
+    max_norm: NotNegative = 0.1
+    target: Literal["corrected_detached", "corrected", "uncorrected"] = "corrected_detached"
+    random_start: bool = False
+
+
+class OwnObjective(ObjectiveSection):
+    """A user's own method, `name: path/to/method.py:Class`; its leaves are checked at build."""
+
+    model_config = ConfigDict(extra="allow")
+    name: Annotated[str, Field(pattern=r"^.+\.py:\w+$")]
+
+
+OBJECTIVE_SECTIONS: dict[str, type[ObjectiveSection]] = {
+    section.model_fields["name"].default: section
+    for section in (
+        Plain, InputPerturbation, Huber, SmoothingRandom, SmoothingAdversarial, Invariance,
+        Detail, Dro, DroPgd,
+    )
+}  # fmt: skip
+
+
+def _which_objective(value: Any) -> str | None:
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return "own" if isinstance(name, str) and ".py:" in name else name
+
+
+AnyObjective = Annotated[
+    Annotated[Plain, Tag("plain")]
+    | Annotated[InputPerturbation, Tag("input_perturbation")]
+    | Annotated[Huber, Tag("huber")]
+    | Annotated[SmoothingRandom, Tag("smoothing_random")]
+    | Annotated[SmoothingAdversarial, Tag("smoothing_adversarial")]
+    | Annotated[Invariance, Tag("invariance")]
+    | Annotated[Detail, Tag("detail")]
+    | Annotated[Dro, Tag("dro")]
+    | Annotated[DroPgd, Tag("dro_pgd")]
+    | Annotated[OwnObjective, Tag("own")],
+    Discriminator(_which_objective),
+]
+
+
+class TrainingSection(Section):
+    """A step is one optimiser update of the model; every count of steps counts these."""
+
+    output_dir: str | None = None  # None: runs/<the config file's stem>
+    seed: int = 0
+    train_batch_size: Count = 128  # per process and micro-batch
+    gradient_accumulation_steps: Count = 1
+    max_train_steps: Count = 3000
+    learning_rate: Positive = 1e-4
+    lr_scheduler: Literal["constant", "cosine"] = "constant"
+    lr_warmup_steps: CountOrZero = 0
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    adam_weight_decay: NotNegative = 0.01
+    adam_epsilon: Positive = 1e-8
+    max_grad_norm: Positive | None = 1.0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    use_ema: bool = True
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    ema_warmup: bool | None = None  # None: as the objective prefers (off for DRO)
+    compile: bool = False
+    timestep_sampling: Literal["uniform", "logit_normal", "lognormal", "loss_second_moment"] = (
+        "uniform"
+    )
+    conditioning_dropout_prob: Share = 0.0
+    checkpointing_steps: Count | None = 500
+    checkpoints_total_limit: Count | None = 2
+    resume_from_checkpoint: str | None = None  # "latest" or a checkpoint's folder
+    overwrite_output_dir: bool = False
+    log_every_steps: Count = 50
+    validation_steps: Count | None = 500
+    report_to: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    n_threads: Count | None = None  # None: torch's own choice
+
+
+class SamplingSection(Section):
+    # None: ddim for diffusion, flow_euler for flow, euler_edm for edm
+    scheduler: (
+        Literal[
+            "ddim", "ddpm", "euler", "heun", "dpmsolver++", "unipc", "flow_euler", "euler_edm"
+        ]
+        | None
+    ) = None  # fmt: skip
+    num_inference_steps: Count = 50
+    eta: Share = 0.0
+    clip_sample: bool | None = None  # None: true on images with epsilon, sample or v_prediction
+    guidance_scale: NotNegative = 1.0
+    eps_scale: Positive = 1.0
+    n_images: Count = 64
+    batch_size: Count = 256
+    seed: int = 0
+
+
+class EvaluationSection(Section):
+    n_samples: Count | None = None  # None: as many as the reference holds
+    extractor: str = "classifier"  # classifier, pixels, or path/to/file.py:function
+    reference: str = "all"
+    n_resamples: Count = 10
+    seed: int = 0
+    k: Count = 5
+
+
+class RunConfig(Section):
+    model: ModelSection
+    data: DataSection = Field(default_factory=DataSection)
+    contamination: ContaminationSection = Field(default_factory=ContaminationSection)
+    objective: AnyObjective = Field(default_factory=Plain)
+    training: TrainingSection = Field(default_factory=TrainingSection)
+    sampling: SamplingSection = Field(default_factory=SamplingSection)
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
