@@ -149,7 +149,7 @@ class DataSection(Section):
 
 
 class ContaminationSection(Section):
-    """What is wrong with the training data on purpose; (seed, index) says which sample gets what."""
+    """What is wrong with the training data on purpose; who gets what follows from (seed, index)."""
 
     kind: Literal[
         "none", "gaussian", "outlier", "missing_blocks", "salt_and_pepper", "blur", "jpeg",

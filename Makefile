@@ -1,0 +1,57 @@
+# Every target does its own set-up: all it needs is make and Python 3.11 or newer.
+#   make demo      train plain and robust on dirty digits, write runs/demo/report.html
+#   make test      the tests (minutes)          make test-all   with the slow ones
+#   make lint      ruff                         make types      pyright
+#   make bench     the cost of a step of every objective, benchmarks/results/step_cost.json
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+JOBS ?= 2
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: setup demo test test-all test-gpu lint format types bench clean
+
+setup: $(INSTALLED)
+
+# torch comes first and alone, by its plain command, so that pip's own configuration decides which
+# build (CPU or CUDA) is taken; the rest is resolved around it.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (python3.11 or python3)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (once; torch is the large part) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,text]'
+	@touch $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/sparring demo $(ARGS)
+
+# one thread a test process: two processes share two cores without getting in each other's way
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-all: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not gpu" --timeout 3600 $(ARGS)
+
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(INSTALLED)
+	$(BIN)/pyright
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/step_cost.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

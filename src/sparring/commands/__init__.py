@@ -1,0 +1,1 @@
+"""What each `sparring` command does; cli.py says how it is spelled."""
