@@ -1,0 +1,160 @@
+"""`Denoiser`: any network as an estimate of the data and of the noise.
+
+It wraps a diffusers model (UNet2DModel, UNet2DConditionModel, DiT, SD3 and other transformers) or
+any `nn.Module` called as `network(x, t, **condition)`, and answers in any parametrisation.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from .parametrization import KINDS, Pair, Prediction, column, edm_pair
+from .schedules import EDMSchedule, Schedule, VPSchedule
+
+
+class Denoiser(nn.Module):
+    """A network, its schedule and its parametrisation.
+
+    `denoiser(x_t, t, **condition)` gives a `Prediction`: ask it for `.x0`, `.eps`, `.v`.
+
+    Args:
+        network: Takes (x, t, **condition); t keeps its dtype. A diffusers model or a module.
+        schedule: Says what alpha and sigma are at t.
+        kind: What the network predicts: "eps", "x0", "v", "flow", "edm" or "edm_v".
+        learned_variance: Whether the output has twice the channels, the second half being the
+            learned-range variance (Nichol & Dhariwal 2021).
+        null_condition: What an unconditional row is given, by the network's argument names:
+            a number (the null class) or a tensor (1, ...), for guidance and label dropout.
+
+    Raises:
+        ValueError: for an unknown kind, eps with a zero terminal SNR, or EDM preconditioning on
+            another schedule.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        kind: str = "eps",
+        *,
+        learned_variance: bool = False,
+        null_condition: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        is_edm = kind in ("edm", "edm_v")
+        if kind not in KINDS and not is_edm:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, edm, edm_v, got {kind!r}")
+        if is_edm != isinstance(schedule, EDMSchedule):
+            raise ValueError("EDM preconditioning and EDMSchedule go together, one needs the other")
+        if kind == "eps" and isinstance(schedule, VPSchedule) and schedule.zero_terminal_snr:
+            raise ValueError("eps-prediction is undefined at zero terminal SNR; use v or x0")
+        self.network, self.schedule, self.kind = network, schedule, kind
+        self.learned_variance = learned_variance
+        self.null_condition = dict(null_condition or {})
+        # read off the bare network once: a compiled or distributed wrapper hides its signature
+        self._is_diffusers = "return_dict" in inspect.signature(network.forward).parameters
+
+    def forward(self, x_t: Tensor, t: Tensor, **condition: Any) -> Prediction:
+        """What the network says about x_t.
+
+        Args:
+            x_t: Noisy sample, (B, *).
+            t: Times as the model receives them, (B,).
+            condition: The network's further arguments, such as class_labels (B,).
+        """
+        alpha, sigma = self.schedule.at(t, like=x_t)
+        output = self.output(self.schedule.input_scale(sigma) * x_t, t, **condition)
+        variance = None
+        if self.learned_variance:
+            output, variance = output.chunk(2, dim=1)
+        a, b = self.pair(alpha, sigma)
+        return Prediction(x_t, output, alpha, sigma, a, b, variance)
+
+    def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """The raw output for an input that is scaled already, in x's dtype."""
+        if self._is_diffusers:
+            output = self.network(x, timestep=t, **condition, return_dict=False)[0]
+        else:
+            output = self.network(x, t, **condition)
+        return output.to(x.dtype)
+
+    def pair(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        """The parametrisation's two numbers: output = a x0 + b eps."""
+        if isinstance(self.schedule, EDMSchedule):
+            a, b = edm_pair(alpha, sigma, self.schedule.sigma_data)
+            return (-a, -b) if self.kind == "edm_v" else (a, b)  # diffusers' c_out < 0 for v
+        return KINDS[self.kind](alpha, sigma)
+
+    def drop_condition(self, condition: Mapping[str, Any], dropped: Tensor) -> dict[str, Any]:
+        """The condition with the null condition in the rows where `dropped` (B,) is true.
+
+        Raises:
+            ValueError: if the denoiser has no null condition for one of the names.
+        """
+        missing = [name for name in condition if name not in self.null_condition]
+        if missing:
+            raise ValueError(f"no null_condition for {', '.join(missing)}: label dropout needs one")
+
+        def swap(value: Tensor, null: Any) -> Tensor:
+            null = torch.as_tensor(null, device=value.device).to(value.dtype)
+            return torch.where(column(dropped.to(value.device), value), null, value)
+
+        return {
+            name: {key: swap(value[key], self.null_condition[name][key]) for key in value}
+            if isinstance(value, Mapping)
+            else swap(value, self.null_condition[name])
+            for name, value in condition.items()
+        }
+
+    def bind(
+        self, t: Tensor, condition: Mapping[str, Any], rows: Tensor | None = None
+    ) -> Callable[[Tensor], Prediction]:
+        """The denoiser as a function of x_t alone, for all rows or for the chosen ones."""
+        if rows is not None:
+            t, condition = t[rows], tree_map(lambda value: value[rows], dict(condition))
+        return lambda x_t: self(x_t, t, **condition)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter requires a gradient inside: an attack costs no weight gradients.
+
+    Under torch.compile this is what saves them: the compiled backward has no path to the weights.
+    """
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+class SharedDropout:
+    """Several forward passes with one dropout mask, as if they were one.
+
+    The first pass runs from torch's current random state, the others start from that same state;
+    afterwards the generator stands where one pass leaves it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._state: tuple[Tensor, Tensor | None] | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        on_gpu = self._device.type == "cuda"
+        if self._state is None:
+            gpu = torch.cuda.get_rng_state(self._device) if on_gpu else None
+            self._state = torch.get_rng_state(), gpu
+        else:
+            torch.set_rng_state(self._state[0])
+            if self._state[1] is not None:
+                torch.cuda.set_rng_state(self._state[1], self._device)
+        yield

@@ -1,0 +1,43 @@
+"""Objectives by name; each is one file that reads like its formula."""
+
+from collections.abc import Callable
+
+from .base import Draws, Objective, Terms, Turn
+from .denoising import Huber, InputPerturbation, Plain
+from .detail import Detail
+from .dro import FreeAT, PGDTraining
+from .smoothing import Smoothing, invariance, smoothing_adversarial, smoothing_random
+from .times import TIMES, Times
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "plain": Plain,
+    "input_perturbation": InputPerturbation,
+    "huber": Huber,
+    "smoothing_random": smoothing_random,
+    "smoothing_adversarial": smoothing_adversarial,
+    "invariance": invariance,
+    "dro": FreeAT,
+    "dro_pgd": PGDTraining,
+    "detail": Detail,
+}
+"""Name in a config -> constructor `(schedule, times=None, *, cond_dropout, ...)`."""
+
+__all__ = [
+    "OBJECTIVES",
+    "TIMES",
+    "Detail",
+    "Draws",
+    "FreeAT",
+    "Huber",
+    "InputPerturbation",
+    "Objective",
+    "PGDTraining",
+    "Plain",
+    "Smoothing",
+    "Terms",
+    "Times",
+    "Turn",
+    "invariance",
+    "smoothing_adversarial",
+    "smoothing_random",
+]

@@ -1,0 +1,216 @@
+r"""What an objective is: it draws all the randomness of a step, then takes turns.
+
+A turn says who learns and from what. Its parts are closures that return named loss terms, each per
+sample, shape (B,), zero on rows that take no part; one graph is alive at a time. The loop does
+
+    loss = sum of the terms, mean over the batch;  loss.backward();  the player's optimiser steps
+
+and `turns`, a generator, goes on after that: so Free-AT can read the perturbation's gradient.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoiser
+from ..noising import add_noise, mse
+from ..parametrization import Prediction
+from ..randomness import StepRandom
+from ..schedules import Schedule
+from .times import Times, Uniform
+from .vlb import vlb
+
+Terms = dict[str, Tensor]
+
+
+@dataclass
+class Turn:
+    """One player's optimiser update, from the sum of its parts."""
+
+    player: str
+    parts: list[Callable[[], Terms]]
+
+
+@dataclass(kw_only=True)
+class Draws:
+    """All that is random in a step, for the own rows of the global batch.
+
+    Attributes:
+        x0: Data, (B, *).
+        eps: Unit noise, (B, *).
+        t: Times as the model receives them, (B,).
+        alpha, sigma: Coefficients at t, (B, 1, ...).
+        x_t: alpha x0 + sigma eps, (B, *).
+        weight: Importance weight of the times, (B,), 1 for uniform sampling.
+        condition: What the network is told beside x_t and t, by argument name.
+        dropped: Rows whose condition is replaced by the null condition, (B,), or None.
+        step: Updates of the model done before this step.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    x_t: Tensor
+    weight: Tensor
+    step: int
+    condition: dict[str, Any] = field(default_factory=dict)
+    dropped: Tensor | None = None
+
+
+class Objective(ABC):
+    """The common part: drawing (x0, eps, t), and the denoising term that every method keeps.
+
+    Args:
+        schedule: The model's schedule.
+        times: How training times are drawn; uniformly by default.
+        cond_dropout: Probability of replacing a row's condition by the null condition.
+        snr_gamma: Min-SNR weighting (Hang et al. 2023), None for no weighting.
+        vlb_weight: Weight of the variational bound when the network learns its variance;
+            None is T / 1000, as in Improved DDPM's rescaled hybrid loss and paper 1's code.
+    """
+
+    n_updates = 1
+    """Updates of the model from one batch."""
+    needs_ema = False
+    """Whether `turns` calls nets["ema"]."""
+    ema_warmup = True
+    """Whether the EMA's decay is warmed up unless the user says otherwise."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        times: Times | None = None,
+        *,
+        cond_dropout: float = 0.0,
+        snr_gamma: float | None = None,
+        vlb_weight: float | None = None,
+    ) -> None:
+        if not 0 <= cond_dropout <= 1:
+            raise ValueError(f"cond_dropout must lie in [0, 1], got {cond_dropout}")
+        if snr_gamma is not None and snr_gamma <= 0:
+            raise ValueError(f"snr_gamma must be > 0, got {snr_gamma}")
+        self.schedule, self.times = schedule, times or Uniform(schedule)
+        self.cond_dropout, self.snr_gamma = cond_dropout, snr_gamma
+        self.vlb_weight = schedule.n_train_timesteps / 1000 if vlb_weight is None else vlb_weight
+
+    @abstractmethod
+    def turns(self, nets: Mapping[str, Denoiser], s: Any) -> Iterator[Turn]:
+        """The turns of one step, from draws `s`; draws nothing itself."""
+
+    def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
+        """All randomness of a step.
+
+        Args:
+            batch: "x0" (B, *), the own rows; "cond", the condition by argument name, if any.
+            rng: The step's random numbers, for the same rows.
+            step: Updates of the model done so far.
+        """
+        x0 = batch["x0"]
+        t, weight = (values[rng.rows].to(x0.device) for values in self.times.draw(rng.on("cpu")))
+        alpha, sigma = self.schedule.at(t, like=x0)
+        eps = rng.normal("eps", x0.shape[1:]).to(x0)
+        condition = dict(batch.get("cond") or {})
+        dropped = None
+        if condition and self.cond_dropout > 0:
+            dropped = rng.uniform("cond_dropout") < self.cond_dropout
+        return Draws(
+            x0=x0,
+            eps=eps,
+            t=t,
+            alpha=alpha,
+            sigma=sigma,
+            x_t=add_noise(x0, eps, alpha, sigma),
+            weight=weight.to(x0),
+            step=step,
+            condition=condition,
+            dropped=dropped,
+        )
+
+    def bind(
+        self, denoiser: Denoiser, s: Draws, rows: Tensor | None = None
+    ) -> Callable[[Tensor], Prediction]:
+        """The denoiser as a function of x_t alone, at the drawn times and conditions."""
+        condition = s.condition
+        if s.dropped is not None:
+            condition = denoiser.drop_condition(condition, s.dropped)
+        return denoiser.bind(s.t, condition, rows)
+
+    def denoising(
+        self,
+        prediction: Prediction,
+        s: Draws,
+        eps: Tensor | None = None,
+        *,
+        x_t: Tensor | None = None,
+    ) -> Terms:
+        """mse(output, a x0 + b eps), with the VLB where the network learns its variance.
+
+        Args:
+            prediction: The network's answer at the point in question.
+            s: The draws.
+            eps: The noise that is the target; the drawn one by default.
+            x_t: The noisy sample of the VLB; the drawn one by default.
+        """
+        eps = s.eps if eps is None else eps
+        weight = self.snr_weight(prediction)
+        losses = {"denoise": weight * mse(prediction.output, prediction.target(s.x0, eps))}
+        if prediction.variance is not None:
+            x_t = s.x_t if x_t is None else x_t
+            losses["vlb"] = self.vlb_weight * vlb(self.schedule, prediction, s.x0, x_t, s.t)
+        self.times.update(s.t, torch.stack([term.detach() for term in losses.values()]).sum(0))
+        return {name: s.weight * term for name, term in losses.items()}
+
+    def snr_weight(self, prediction: Prediction) -> Tensor | float:
+        r"""Min-SNR weight of a loss on the network's own output, (B,).
+
+        On x0 the weight is min(snr, gamma). An error e of x0 is an error (det / sigma) e of the
+        output, det = a sigma - b alpha, so on the output it is min(snr, gamma) sigma^2 / det^2:
+        min(snr, gamma) / snr for eps, min(snr, gamma) / (snr + 1) for v.
+
+        Source: Hang et al. 2023, section 3.4.
+        """
+        if self.snr_gamma is None:
+            return 1.0
+        alpha, sigma = prediction.alpha, prediction.sigma
+        det = prediction.a * sigma - prediction.b * alpha
+        weight = torch.clamp((alpha / sigma) ** 2, max=self.snr_gamma) * (sigma / det) ** 2
+        return weight.flatten()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What must survive a restart: the state of the time sampler."""
+        return self.times.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.times.load_state_dict(state)
+
+    def __call__(
+        self, denoiser: Denoiser, x0: Tensor, *, step: int, seed: int = 0, **condition: Any
+    ) -> Iterator[Tensor]:
+        """The losses of a step in anybody's own loop, one per turn:
+
+            for loss in objective(denoiser, x0, step=step):
+                loss.backward(); optimizer.step(); optimizer.zero_grad()
+
+        Args:
+            denoiser: The wrapped model.
+            x0: Data, (B, *), in the model's range.
+            step: The step's number; with `seed` it decides all random numbers.
+            seed: The run's seed; give each process its own.
+            condition: What the network is told, by argument name.
+        """
+        if self.needs_ema:
+            raise ValueError(f"{type(self).__name__} needs an EMA network: use sparring's loop")
+        rng = StepRandom(seed, step, len(x0), device=x0.device)
+        for turn in self.turns(
+            {"model": denoiser}, self.draw({"x0": x0, "cond": condition}, rng, step)
+        ):
+            yield torch.stack(
+                [sum(part().values(), torch.zeros(())).mean() for part in turn.parts]
+            ).sum()

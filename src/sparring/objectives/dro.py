@@ -1,0 +1,185 @@
+r"""DRO adversarial training (paper 1): perturb x_t, correct the target so that x0 stays.
+
+    max over ||delta||_2 <= r of  mse(eps(x_t + delta), eps + delta / sigma)
+
+x_t + delta = alpha x0 + sigma (eps + delta / sigma): the corrected target is exactly the noise
+that maps x0 to the perturbed point. For any parametrisation: a x0 + b (eps + delta / sigma).
+
+Source: Wang et al., ICLR 2025 (arXiv 2502.17099) and its official CIFAR-10 code.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoiser, SharedDropout, frozen
+from ..noising import mse
+from ..perturbations import L2Ball, pgd
+from ..perturbations.attacks import Gain
+from ..randomness import StepRandom
+from ..schedules import Schedule
+from .base import Draws, Objective, Terms, Turn
+from .times import Times
+
+TARGETS = ("corrected_detached", "corrected", "uncorrected")
+
+
+class _Robust(Objective):
+    """The loss at a perturbed point, shared by the two ways to find that point."""
+
+    ema_warmup = False
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        times: Times | None = None,
+        *,
+        step_size: float = 0.1,
+        max_norm: float = 0.1,
+        target: str = "corrected_detached",
+        **common: Any,
+    ) -> None:
+        super().__init__(schedule, times, **common)
+        if step_size < 0 or max_norm < 0:
+            raise ValueError(f"step_size and max_norm must be >= 0, got {step_size}, {max_norm}")
+        if target not in TARGETS:
+            raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+        self.step_size, self.max_norm, self.target = step_size, max_norm, target
+
+    def robust(self, denoiser: Denoiser, s: Draws, delta: Tensor) -> Terms:
+        """Denoising at x_t + delta with the target of choice."""
+        prediction = self.bind(denoiser, s)(s.x_t + delta)
+        if self.target == "uncorrected":
+            return self.denoising(prediction, s)
+        followed = delta if self.target == "corrected" else delta.detach()
+        return self.denoising(prediction, s, s.eps + followed / s.sigma, x_t=s.x_t + followed)
+
+    def rms_step(self, delta: Tensor) -> float:
+        """step_size is a length ||.||_2, as in the official code; our balls count in rms."""
+        return self.step_size / delta[0].numel() ** 0.5
+
+
+class FreeAT(_Robust):
+    r"""K passes over one batch, each an update of the weights and an ascent of delta for free.
+
+        delta = 0
+        K times:  backward of mse(eps(x_t + delta), eps + delta / sigma), for weights and delta
+                  weights step, EMA steps
+                  delta <- project(delta + step_size g / ||g||_2),  g = d loss / d delta
+
+    x0, eps, t and the importance weight stay the same over the K passes; dropout is drawn afresh in
+    each. The first pass is a plain step, so K = 1 is plain training. An update costs what a plain
+    one costs: the gradient of delta comes with that of the weights.
+
+    Args:
+        n_passes: K, 3 in the official CIFAR-10 script.
+        step_size: Length ||.||_2 of an ascent step, sample units; 0.1 in the script.
+        max_norm: Radius of the L2 ball per element, ||delta||_2 <= sqrt(d) max_norm, sample units;
+            0.1 in the script, where (K - 1) step_size = 0.2 never reaches it.
+        target: "corrected_detached" (the script's): delta acts through the network's input only;
+            "corrected": its gradient also goes through the target (and the VLB's x_t);
+            "uncorrected": the noise that was drawn.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Source: paper 1's official code (fast adversarial training after Shafahi et al. 2019). A row
+    whose gradient is not finite keeps its delta (ours; the official code would lose the row).
+    """
+
+    def __init__(
+        self, schedule: Schedule, times: Times | None = None, *, n_passes: int = 3, **rest: Any
+    ) -> None:
+        super().__init__(schedule, times, **rest)
+        if n_passes < 1:
+            raise ValueError(f"n_passes must be >= 1, got {n_passes}")
+        self.n_updates = n_passes
+
+    def turns(self, nets: Mapping[str, Denoiser], s: Draws) -> Iterator[Turn]:
+        ball, delta = L2Ball(), torch.zeros_like(s.x_t)
+        for k in range(self.n_updates):
+            climbs = k + 1 < self.n_updates
+            delta = delta.detach().requires_grad_(climbs)
+            yield Turn("model", [partial(self.robust, nets["model"], s, delta)])
+            if climbs and delta.grad is not None:
+                delta = delta.detach() + self.rms_step(delta) * ball.ascent(delta.grad)
+                delta = ball.project(delta, self.max_norm)
+
+
+@dataclass(kw_only=True)
+class PGDDraws(Draws):
+    """With the start of the ascent, sample units, (B, *)."""
+
+    delta0: Tensor
+
+
+class PGDTraining(_Robust):
+    r"""The expensive alternative: find delta by projected gradient ascent, then take one step.
+
+    Args:
+        n_steps: Ascent steps, each one forward and one backward that updates nothing.
+        step_size, max_norm, target: As in `FreeAT`.
+        random_start: Start on a random point of the ball's surface instead of at zero.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Source: Madry et al. 2018 on paper 1's objective (the paper's PGD ablation; its settings are
+    unknown).
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        times: Times | None = None,
+        *,
+        n_steps: int = 3,
+        random_start: bool = False,
+        **rest: Any,
+    ) -> None:
+        super().__init__(schedule, times, **rest)
+        if n_steps < 0:
+            raise ValueError(f"n_steps must be >= 0, got {n_steps}")
+        self.n_steps, self.random_start = n_steps, random_start
+
+    def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> PGDDraws:
+        s = super().draw(batch, rng, step)
+        radius = torch.full((len(s.x0),), self.max_norm if self.random_start else 0.0).to(s.x0)
+        return PGDDraws(
+            **vars(s), delta0=L2Ball().draw(rng, "delta", s.x0.shape[1:], radius).to(s.x0)
+        )
+
+    def turns(self, nets: Mapping[str, Denoiser], s: PGDDraws) -> Iterator[Turn]:
+        denoiser, dropout = nets["model"], SharedDropout(s.x0.device)
+
+        def part() -> Terms:
+            with frozen(denoiser):
+                delta = pgd(
+                    self._gain(denoiser, s, dropout),
+                    s.delta0,
+                    torch.full((len(s.x0),), self.max_norm).to(s.x0),
+                    L2Ball(),
+                    self.rms_step(s.delta0),
+                    self.n_steps,
+                )
+            with dropout():
+                return self.robust(denoiser, s, delta)
+
+        yield Turn("model", [part])
+
+    def _gain(self, denoiser: Denoiser, s: Draws, dropout: SharedDropout) -> Gain:
+        """The robust loss as a function of delta; the time sampler does not hear of it."""
+
+        def gain(delta: Tensor) -> Tensor:
+            with dropout():
+                prediction = self.bind(denoiser, s)(s.x_t + delta)
+            if self.target == "uncorrected":
+                return mse(prediction.output, prediction.target(s.x0, s.eps))
+            followed = delta if self.target == "corrected" else delta.detach()
+            return mse(prediction.output, prediction.target(s.x0, s.eps + followed / s.sigma))
+
+        return gain

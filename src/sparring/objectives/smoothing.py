@@ -1,0 +1,225 @@
+r"""Equivariant smoothing (paper 2): shift the input, and the predicted noise shifts with it.
+
+    mse(eps(x_t), eps) + lam_t mse(eps(x_t + sigma omega), eps(x_t) + omega)
+
+omega, in noise units, is random, or climbs the invariance gap
+mse(eps(x_t + sigma omega), eps(x_t)).
+Equivariance of eps is invariance of the estimate of x0, times (alpha / sigma)^2.
+
+Source: Briglia et al., ICLR 2026, "Why Adversarially Train Diffusion Models?" (paper 2). Where the
+paper (in what could be read of it) is silent, the choice is a named option and says so.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import ceil, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoiser, SharedDropout, frozen
+from ..noising import mse
+from ..parametrization import Prediction
+from ..perturbations import LinfBall, Radius, pgd
+from ..randomness import StepRandom
+from ..schedules import Schedule
+from .base import Draws, Objective, Terms, Turn
+from .times import Times
+
+
+@dataclass(kw_only=True)
+class SmoothingDraws(Draws):
+    """With what the regulariser needs.
+
+    Attributes:
+        rows: Indices of the own rows that take part, (n,), or None for all.
+        share: Factor that makes the sub-batch's sum an unbiased mean, (n,) or (B,).
+        omega0: Start of the perturbation on those rows, noise units, (n, *).
+        radius: Its ball's radius on those rows, noise units, (n,).
+    """
+
+    rows: Tensor | None
+    share: Tensor
+    omega0: Tensor
+    radius: Tensor
+
+
+class Smoothing(Objective):
+    r"""Denoising plus the equivariance regulariser, in the paper's mode.
+
+    Args:
+        attack: "random" (omega uniform in the Linf ball) or "adversarial" (one FGSM step on the
+            invariance gap from a random start, projected; more with n_steps).
+        invariance: The failing ablation instead: mse(eps(x_t + sigma omega), eps(x_t)).
+        lam: Weight of the regulariser, 0.3 in the paper.
+        lam_scaling: "paper": lam_t = lam sqrt(3) / r_t, that is lam over the standard deviation of
+            a uniform perturbation (second-hand from v1 of the paper); "constant": lam_t = lam.
+        radius: Radius schedule, see `Radius`, with rho, min_bias, max_bias and radius_scale.
+        bias_per: Whether the radius's random bias is drawn per "sample" or per "batch"
+            (the paper does not say).
+        move: "noise": x_t moves by sigma omega, which keeps x0 (default); "sample": x_t moves by
+            omega, the literal reading of the paper's formula. They agree where sigma = 1.
+        fraction: Share q of the global batch on which the regulariser is computed (the paper: 1).
+        start_step: First step with the regulariser (late start; the paper's fine-tuning runs it
+            in the last 100 epochs only).
+        detach_clean: Whether the clean prediction in the regulariser is detached (the paper does
+            not say; written as a plain loss it is not).
+        step_size: Length of an ascent step relative to the radius (the paper does not say;
+            1.25 as in fast adversarial training).
+        n_steps: Ascent steps, 1 in the paper.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        times: Times | None = None,
+        *,
+        attack: str = "adversarial",
+        invariance: bool = False,
+        lam: float = 0.3,
+        lam_scaling: str = "paper",
+        radius: str = "power",
+        rho: float = 2.0,
+        min_bias: float = 8 / 255,
+        max_bias: float = 0.3,
+        radius_scale: float = 1.0,
+        bias_per: str = "sample",
+        move: str = "noise",
+        fraction: float = 1.0,
+        start_step: int = 0,
+        detach_clean: bool = False,
+        step_size: float = 1.25,
+        n_steps: int = 1,
+        **common: Any,
+    ) -> None:
+        super().__init__(schedule, times, **common)
+        _one_of("attack", attack, "random", "adversarial")
+        _one_of("lam_scaling", lam_scaling, "paper", "constant")
+        _one_of("bias_per", bias_per, "sample", "batch")
+        _one_of("move", move, "noise", "sample")
+        if lam < 0 or not 0 < fraction <= 1 or start_step < 0 or step_size <= 0 or n_steps < 1:
+            raise ValueError(
+                "smoothing needs lam >= 0, 0 < fraction <= 1, start_step >= 0, step_size > 0, "
+                f"n_steps >= 1; got {lam}, {fraction}, {start_step}, {step_size}, {n_steps}"
+            )
+        self.attack, self.invariance, self.lam = attack, invariance, lam
+        self.lam_scaling, self.bias_per, self.move = lam_scaling, bias_per, move
+        self.radius = Radius(radius, rho, min_bias, max_bias, radius_scale)
+        self.fraction, self.start_step, self.detach_clean = fraction, start_step, detach_clean
+        self.step_size, self.n_steps = step_size, n_steps
+
+    def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> SmoothingDraws:
+        s = super().draw(batch, rng, step)
+        u = rng.uniform("bias").to(s.x0)
+        if self.bias_per == "batch":
+            u = rng.uniform_all("bias")[:1].to(s.x0).expand(len(s.x0))
+        radius = self.radius(s.sigma.flatten(), u)
+        omega0 = LinfBall().draw(rng, "omega", s.x0.shape[1:], radius).to(s.x0)
+        if self.fraction == 1:
+            return SmoothingDraws(
+                **vars(s), rows=None, share=torch.ones_like(u), omega0=omega0, radius=radius
+            )
+        everyone = torch.ones(rng.n_rows, dtype=torch.bool)
+        rows, share = choose_rows(rng, everyone, ceil(self.fraction * rng.n_rows))
+        rows, share = rows.to(u.device), share.to(u)
+        return SmoothingDraws(
+            **vars(s), rows=rows, share=share, omega0=omega0[rows], radius=radius[rows]
+        )
+
+    def turns(self, nets: Mapping[str, Denoiser], s: SmoothingDraws) -> Iterator[Turn]:
+        model = self.bind(nets["model"], s)
+
+        def part() -> Terms:
+            dropout = SharedDropout(s.x0.device)
+            if s.step < self.start_step:
+                return self.denoising(model(s.x_t), s)
+            if s.rows is not None:  # another batch size cannot share the mask
+                clean = model(s.x_t)
+            else:
+                with dropout():
+                    clean = model(s.x_t)
+            terms = self.denoising(clean, s)
+            name = "invariance" if self.invariance else "equivariance"
+            return terms | {name: self.regulariser(nets["model"], clean, s, dropout)}
+
+        yield Turn("model", [part])
+
+    def regulariser(
+        self, denoiser: Denoiser, clean: Prediction, s: SmoothingDraws, dropout: SharedDropout
+    ) -> Tensor:
+        """lam_t mse(eps(x_t + sigma omega), eps(x_t) + omega), (B,), zero on rows left out."""
+        model = self.bind(denoiser, s, s.rows)
+        x_t, sigma, eps_hat = take(s.rows, s.x_t, s.sigma, clean.eps)
+        scale = sigma if self.move == "noise" else 1.0
+
+        def eps_at(omega: Tensor) -> Tensor:
+            with dropout():
+                return model(x_t + scale * omega).eps
+
+        omega = s.omega0
+        if self.attack == "adversarial":
+            fixed = eps_hat.detach()
+            step = self.step_size * s.radius
+            with frozen(denoiser):
+                omega = pgd(
+                    lambda w: mse(eps_at(w), fixed), omega, s.radius, LinfBall(), step, self.n_steps
+                )
+
+        at_x_t = eps_hat.detach() if self.detach_clean else eps_hat
+        residual = mse(eps_at(omega), at_x_t if self.invariance else at_x_t + omega)
+        lam_t = self.lam * (sqrt(3) / s.radius if self.lam_scaling == "paper" else 1.0)
+        return put(s.rows, s.share * lam_t * residual, like=s.weight)
+
+
+smoothing_random = partial(Smoothing, attack="random")
+smoothing_adversarial = partial(Smoothing, attack="adversarial")
+invariance = partial(Smoothing, invariance=True)
+
+
+def choose_rows(rng: StepRandom, allowed: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    r"""n = min(m, most) of the m allowed rows of the global batch, at random.
+
+    The regulariser is the mean over the whole batch of B rows, 0 on rows that are not allowed. Its
+    estimate from n of the m rows gives each of them m / (n B); the loop's mean is the 1 / B, so a
+    row carries m / n. All counts are over the global batch, so the number of processes does not
+    matter.
+
+    Args:
+        rng: The step's random numbers; its `rows` are the own ones.
+        allowed: Which rows of the global batch may take part, (n_rows,), on the CPU.
+        most: Rows to compute at most.
+
+    Returns:
+        Own rows that take part, as indices (n_own,), and their factor, (n_own,). A process without
+        such a row computes its first row at factor zero: all processes make the same calls.
+    """
+    order = rng.on("cpu").permutation("rows")
+    order = order[allowed[order]]
+    m, chosen = len(order), order[:most]
+    start, stop, _ = rng.rows.indices(rng.n_rows)
+    own = chosen[(chosen >= start) & (chosen < stop)].sort().values - start
+    if len(own) == 0:
+        return torch.zeros(1, dtype=torch.long), torch.zeros(1)
+    return own, torch.full((len(own),), m / len(chosen))
+
+
+def take(rows: Tensor | None, *values: Tensor) -> tuple[Tensor, ...]:
+    """The chosen rows of each, or all."""
+    return values if rows is None else tuple(value[rows] for value in values)
+
+
+def put(rows: Tensor | None, values: Tensor, like: Tensor) -> Tensor:
+    """Values (n,) of the chosen rows in their places of a batch (B,), zeros elsewhere."""
+    if rows is None:
+        return values
+    return torch.zeros_like(like, dtype=values.dtype).index_add(0, rows, values)
+
+
+def _one_of(name: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(allowed)}, got {value!r}")

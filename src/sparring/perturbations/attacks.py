@@ -1,0 +1,76 @@
+r"""Ascents: each maximises gain(w), a function of the perturbation with one value per row.
+
+Only the gradient with respect to w is taken; whoever builds `gain` freezes the network
+(`denoiser.frozen`), so that no gradient is left in its weights. A row whose gradient is zero or not
+finite stays where it is.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .balls import Ball, L2Ball
+
+Gain = Callable[[Tensor], Tensor]
+"""Takes w of shape (B, *), returns what is maximised, (B,)."""
+
+
+def gain_gradient(gain: Gain, w: Tensor) -> Tensor:
+    """d gain / d w, (B, *), detached."""
+    with torch.enable_grad():
+        w = w.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(gain(w).sum(), w)
+    return gradient
+
+
+def pgd(
+    gain: Gain, start: Tensor, radius: Tensor, ball: Ball, step: Tensor | float, n_steps: int
+) -> Tensor:
+    """Projected gradient ascent: w <- project(w + step * ascent(grad gain(w))).
+
+    Args:
+        gain: What is maximised.
+        start: Where the ascent begins, inside the ball, (B, *).
+        radius: The ball's radius, (B,), in w's units.
+        ball: The norm.
+        step: Length of a step in the ball's norm, (B,) or a number, in w's units.
+        n_steps: Number of steps.
+
+    Source: Madry et al. 2018, eq. 3.
+    """
+    w = start
+    length = step if isinstance(step, float) else step.reshape(-1, *[1] * (start.ndim - 1))
+    for _ in range(n_steps):
+        w = ball.project(w + length * ball.ascent(gain_gradient(gain, w)), radius)
+    return w.detach()
+
+
+def fgsm(gain: Gain, start: Tensor, radius: Tensor, ball: Ball, step: Tensor | float) -> Tensor:
+    """One step of `pgd`, from a (random) start.
+
+    Source: Wong et al. 2020 (fast adversarial training), as used by paper 2.
+    """
+    return pgd(gain, start, radius, ball, step, n_steps=1)
+
+
+def power_iteration(gain: Gain, start: Tensor, radius: Tensor, n_iterations: int) -> Tensor:
+    r"""L2 ascent with infinitely long steps: w <- radius sqrt(d) grad gain / ||grad gain||.
+
+    For gain = ||f(w) - f(0)||^2 the gradient is 2 K^T K w to first order, K the Jacobian of f:
+    each turn is one power iteration towards the directions that f passes on most.
+
+    Args:
+        gain: What is maximised; its gradient must not vanish at `start`.
+        start: A random direction, (B, *).
+        radius: rms of the result, (B,), in w's units.
+        n_iterations: Number of iterations, each one forward and one backward of the gain.
+
+    Source: ours (see docs/smoothing.md); power iteration as in Miyato et al. 2018 (VAT).
+    """
+    w, ball = start, L2Ball()
+    length = radius.reshape(-1, *[1] * (start.ndim - 1))
+    for _ in range(n_iterations):
+        ascent = ball.ascent(gain_gradient(gain, w))
+        w = torch.where(ascent.flatten(1).any(1).reshape(length.shape), length * ascent, w)
+    return w.detach()

@@ -1,0 +1,91 @@
+r"""Every random number of a step follows from (seed, step, name, position in the global batch).
+
+A process never owns a random state: it asks for the rows it is responsible for, and any process
+asking for the same rows gets the same numbers. Hence a resumed run repeats itself, and the number
+of processes or micro-batches does not change the mathematics.
+
+Each name has a stream of its own, so a new draw in one place shifts no other. A stream is drawn for
+the whole global batch and then sliced: on the device that trains, this costs microseconds, and it
+lets every process see what all the others drew (the times of all rows, say) without a message.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def derive_seed(*key: int | str) -> int:
+    """A 63-bit seed from a key, the same on every machine and in every run.
+
+    Args:
+        key: Integers and strings; ("a", 1) and ("a1",) give different seeds.
+    """
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
+    """A torch generator on `device`, seeded from `key` (see `derive_seed`)."""
+    return torch.Generator(device=device).manual_seed(derive_seed(*key))
+
+
+class StepRandom:
+    """The random numbers of one step, for some rows of its global batch.
+
+    Args:
+        seed: The run's seed.
+        step: The step's number (optimiser updates of the model done before it).
+        n_rows: Size of the global batch: rows of all processes and micro-batches.
+        rows: The rows this call is responsible for; all of them by default.
+        device: Where the numbers are made and needed.
+        dtype: Their floating-point type.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        step: int,
+        n_rows: int,
+        rows: slice | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.seed, self.step, self.n_rows = seed, step, n_rows
+        self.rows = slice(0, n_rows) if rows is None else rows
+        self.device, self.dtype = torch.device(device), dtype
+
+    def on(self, device: torch.device | str) -> "StepRandom":
+        """The same rows of the same step, with numbers made on another device.
+
+        Decisions (times, chosen rows) are drawn on the CPU, where looking at them costs no wait.
+        """
+        return StepRandom(self.seed, self.step, self.n_rows, self.rows, device, self.dtype)
+
+    def normal(self, name: str, shape: tuple[int, ...] = ()) -> Tensor:
+        """Standard normal numbers for the own rows, shape (n_own, *shape)."""
+        return self.normal_all(name, shape)[self.rows]
+
+    def uniform(self, name: str, shape: tuple[int, ...] = ()) -> Tensor:
+        """Uniform numbers in [0, 1) for the own rows, shape (n_own, *shape)."""
+        return self.uniform_all(name, shape)[self.rows]
+
+    def normal_all(self, name: str, shape: tuple[int, ...] = ()) -> Tensor:
+        """Standard normal numbers for the whole global batch, shape (n_rows, *shape)."""
+        return torch.randn(self.n_rows, *shape, generator=self._stream(name), **self._kind)
+
+    def uniform_all(self, name: str, shape: tuple[int, ...] = ()) -> Tensor:
+        """Uniform numbers in [0, 1) for the whole global batch, shape (n_rows, *shape)."""
+        return torch.rand(self.n_rows, *shape, generator=self._stream(name), **self._kind)
+
+    def permutation(self, name: str) -> Tensor:
+        """A random order of the global batch's rows, shape (n_rows,), the same on all processes."""
+        return torch.randperm(self.n_rows, generator=self._stream(name), device=self.device)
+
+    @property
+    def _kind(self) -> dict:
+        return {"device": self.device, "dtype": self.dtype}
+
+    def _stream(self, name: str) -> torch.Generator:
+        return generator(self.device, self.seed, "step", self.step, name)

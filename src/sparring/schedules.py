@@ -1,0 +1,271 @@
+r"""Schedules are functions of t: x_t = alpha(t) x0 + sigma(t) eps.
+
+t is time as the model receives it, and t grows with the noise:
+
+- `VPSchedule`: integer t in 0..T-1, alpha = sqrt(abar_t), sigma = sqrt(1 - abar_t) (DDPM family);
+- `FlowSchedule`: t in (0, T], sigma = t / T, alpha = 1 - sigma (rectified flow, SD3);
+- `EDMSchedule`: t = ln(sigma) / 4, alpha = 1 (Karras et al. 2022).
+
+`schedule_from_config` reads any of them off a diffusers scheduler's config.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .parametrization import DIFFUSERS_KINDS, column
+
+# diffusers' own cap of sigma/alpha where the terminal SNR is zero (abar = 2^-24)
+_MAX_RATIO = 2.0**12
+
+
+class Schedule(ABC):
+    """alpha and sigma as functions of t. Immutable; results have t's shape and device, float64."""
+
+    n_train_timesteps: int
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale at t, shape of t."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at t, shape of t."""
+
+    @abstractmethod
+    def times(self, u: Tensor) -> Tensor:
+        """Training times for u uniform in [0, 1): uniform in t (EDM: in ln sigma), shape of u."""
+
+    @abstractmethod
+    def time_of_ratio(self, ratio: Tensor) -> Tensor:
+        """The t at which sigma/alpha equals `ratio`, clamped to the schedule's range, float64."""
+
+    def ratio(self, t: Tensor) -> Tensor:
+        """Noise level of the sample in data units, sigma/alpha, shape of t."""
+        return self.sigma(t) / self.alpha(t)
+
+    def input_scale(self, sigma: Tensor) -> Tensor | float:
+        """What x_t is multiplied by before it enters the network (1 but for EDM)."""
+        return 1.0
+
+    def at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha_t, sigma_t), each shaped (B, 1, ...) with the dtype and device of `like`."""
+        t = t.to(like.device)
+        alpha, sigma = self.alpha(t).to(like.dtype), self.sigma(t).to(like.dtype)
+        return column(alpha, like), column(sigma, like)
+
+
+class VPSchedule(Schedule):
+    """The variance-preserving table of the DDPM family.
+
+    Args:
+        alphas_cumprod: abar_t for t = 0..T-1, in [0, 1], decreasing, shape (T,).
+
+    Between integers, ln(sigma/alpha) is interpolated linearly, as diffusers does in `_sigma_to_t`.
+    """
+
+    def __init__(self, alphas_cumprod: Tensor) -> None:
+        self.alphas_cumprod = alphas_cumprod.detach().to("cpu", torch.float64)
+        self.n_train_timesteps = len(alphas_cumprod)
+        ratio = (1 / self.alphas_cumprod - 1).clamp(max=_MAX_RATIO**2).sqrt()
+        self._log_ratio = ratio.log()
+        self._on_device: dict[tuple[str, torch.device], Tensor] = {}
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether the last step holds no signal at all (abar = 0, or diffusers' 2^-24)."""
+        return bool(self.alphas_cumprod[-1] <= 2.0**-24)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._lookup(t, "alpha")
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self._lookup(t, "sigma")
+
+    def times(self, u: Tensor) -> Tensor:
+        return (u.double() * self.n_train_timesteps).long().clamp(max=self.n_train_timesteps - 1)
+
+    def time_of_ratio(self, ratio: Tensor) -> Tensor:
+        knots = self._table("_log_ratio", ratio.device)
+        log_ratio = ratio.double().clamp(min=1e-12).log().clamp(knots[0], knots[-1])
+        high = torch.searchsorted(knots, log_ratio).clamp(1, self.n_train_timesteps - 1)
+        low = high - 1
+        return low + (log_ratio - knots[low]) / (knots[high] - knots[low])
+
+    def _lookup(self, t: Tensor, what: str) -> Tensor:
+        low = t.floor().long() if t.is_floating_point() else t
+        # on a GPU the check would wait for the device, and indexing out of range stops there anyway
+        on_cpu = t.device.type == "cpu"
+        if (
+            on_cpu
+            and t.numel()
+            and (int(low.min()) < 0 or int(low.max()) >= self.n_train_timesteps)
+        ):
+            raise ValueError(
+                f"t must lie in [0, {self.n_train_timesteps - 1}], got {t.min()} to {t.max()}"
+            )
+        abar = self._table("alphas_cumprod", t.device)
+        exact = (abar[low] if what == "alpha" else 1 - abar[low]).sqrt()
+        if not t.is_floating_point():
+            return exact
+        knots = self._table("_log_ratio", t.device)
+        high, share = (low + 1).clamp(max=self.n_train_timesteps - 1), t.double() - low
+        ratio = torch.lerp(knots[low], knots[high], share).exp()
+        between = 1 / (1 + ratio**2).sqrt() * (1.0 if what == "alpha" else ratio)
+        return torch.where(share == 0, exact, between)
+
+    def _table(self, name: str, device: torch.device) -> Tensor:
+        if (name, device) not in self._on_device:
+            self._on_device[name, device] = getattr(self, name).to(device)
+        return self._on_device[name, device]
+
+
+class FlowSchedule(Schedule):
+    """Rectified flow: sigma = t / T, alpha = 1 - sigma.
+
+    Args:
+        shift: Resolution shift of SD3, sigma -> shift sigma / (1 + (shift - 1) sigma), applied to
+            the training times and to sampling grids; 1 leaves them uniform.
+        n_train_timesteps: T, the scale of the times the network sees.
+
+    Source: Esser et al. 2024, section 5.3.2.
+    """
+
+    def __init__(self, shift: float = 1.0, n_train_timesteps: int = 1000) -> None:
+        if shift <= 0:
+            raise ValueError(f"shift must be > 0, got {shift}")
+        self.shift, self.n_train_timesteps = shift, n_train_timesteps
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - self.sigma(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.double() / self.n_train_timesteps
+
+    def times(self, u: Tensor) -> Tensor:
+        # 1 - u lies in (0, 1]: sigma = 0 is no training time, pure noise is one
+        return self.shifted(1 - u.double()) * self.n_train_timesteps
+
+    def time_of_ratio(self, ratio: Tensor) -> Tensor:
+        ratio = ratio.double()
+        return ratio / (1 + ratio) * self.n_train_timesteps
+
+    def shifted(self, sigma: Tensor) -> Tensor:
+        """sigma after the resolution shift."""
+        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+
+
+class EDMSchedule(Schedule):
+    """Variance exploding with EDM's preconditioning: alpha = 1, t = ln(sigma) / 4.
+
+    Args:
+        sigma_data: Standard deviation of the data, in data units.
+        sigma_min, sigma_max: Range of the noise scale, in data units.
+
+    Source: Karras et al. 2022, table 1.
+    """
+
+    def __init__(
+        self,
+        sigma_data: float = 0.5,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        n_train_timesteps: int = 1000,
+    ) -> None:
+        if not 0 < sigma_min < sigma_max or sigma_data <= 0:
+            raise ValueError(
+                "EDM needs 0 < sigma_min < sigma_max and sigma_data > 0, got "
+                f"{sigma_min}, {sigma_max}, {sigma_data}"
+            )
+        self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
+        self.n_train_timesteps = n_train_timesteps
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t, dtype=torch.float64)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (4 * t.double()).exp()
+
+    def times(self, u: Tensor) -> Tensor:
+        low, high = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64).log() / 4
+        return low.to(u.device) + (high - low).to(u.device) * u.double()
+
+    def time_of_ratio(self, ratio: Tensor) -> Tensor:
+        return ratio.double().clamp(self.sigma_min, self.sigma_max).log() / 4
+
+    def input_scale(self, sigma: Tensor) -> Tensor:
+        return 1 / (sigma**2 + self.sigma_data**2).sqrt()
+
+
+def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
+    """The schedule of a diffusers scheduler, from its `.config` (or the dictionary of one).
+
+    Args:
+        config: `scheduler.config`, or what scheduler_config.json holds. Only what defines the
+            noise is read: the betas (or `trained_betas`), the flow shift, or EDM's sigmas.
+
+    Raises:
+        ValueError: if the config belongs to no schedule of these three families, or pairs
+            eps-prediction with a zero terminal SNR (alpha = 0 tells nothing of x0 there).
+    """
+    if _is_flow(config):
+        if config.get("use_dynamic_shifting"):
+            raise ValueError("dynamic shifting depends on the image size: set shift and use that")
+        shift = config.get("shift", config.get("flow_shift", 1.0))
+        return FlowSchedule(shift, config.get("num_train_timesteps", 1000))
+    if "sigma_data" in config or str(config.get("_class_name", "")).startswith("EDM"):
+        names = ("sigma_data", "sigma_min", "sigma_max")
+        return EDMSchedule(
+            **{name: config[name] for name in names if name in config},
+            n_train_timesteps=config.get("num_train_timesteps", 1000),
+        )
+    name = config.get("_class_name")
+    if not name and not {"beta_schedule", "beta_start", "trained_betas"} & set(config):
+        raise ValueError("this scheduler config holds neither betas, nor a flow shift, nor EDM")
+    schedule = VPSchedule(_alphas_cumprod(config))
+    if schedule.zero_terminal_snr and kind_from_config(config) == "eps":
+        raise ValueError(
+            "a schedule with zero terminal SNR cannot be used with prediction_type=epsilon: "
+            "at the last step the noise says nothing about x0; use v_prediction or sample"
+        )
+    return schedule
+
+
+def kind_from_config(config: Mapping[str, Any]) -> str:
+    """The parametrisation a diffusers scheduler config stands for: eps, x0, v, flow, edm, edm_v."""
+    if "sigma_data" in config or str(config.get("_class_name", "")).startswith("EDM"):
+        return "edm_v" if config.get("prediction_type") == "v_prediction" else "edm"
+    if _is_flow(config):
+        return "flow"
+    word = config.get("prediction_type", "epsilon")
+    if word not in DIFFUSERS_KINDS:
+        known = ", ".join(DIFFUSERS_KINDS)
+        raise ValueError(f"prediction_type must be one of {known}, got {word!r}")
+    return DIFFUSERS_KINDS[word]
+
+
+def _is_flow(config: Mapping[str, Any]) -> bool:
+    return (
+        str(config.get("_class_name", "")).startswith("FlowMatch")
+        or bool(config.get("use_flow_sigmas"))
+        or config.get("prediction_type") == "flow_prediction"
+        or "base_image_seq_len" in config
+    )
+
+
+def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    # DDPMScheduler knows every beta schedule of the library; the rest of the config is not read
+    words = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+    chosen = {word: config[word] for word in words if config.get(word) is not None}
+    n_steps = config.get("num_train_timesteps", 1000)
+    if "trained_betas" in chosen:
+        n_steps = len(chosen["trained_betas"])
+    try:
+        return DDPMScheduler(num_train_timesteps=n_steps, **chosen).alphas_cumprod
+    except NotImplementedError as error:
+        raise ValueError(f"unknown beta_schedule {config.get('beta_schedule')!r}") from error
