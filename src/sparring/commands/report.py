@@ -1,0 +1,53 @@
+"""`sparring report RUN [RUN ...] -o report.html`: runs side by side in one self-contained page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+
+def report_command(runs: list[str], output: Path, title: str | None = None) -> dict[str, Any]:
+    """Writes the comparison of finished (or unfinished) runs; it reads their folders only.
+
+    Args:
+        runs: Run folders, in the order of the page.
+        output: The HTML file; replaced where it exists, its folder is made.
+        title: The page's heading; the runs' names by default.
+
+    Returns:
+        `output`, `runs` (the names on the page), `headline`, `missing` (one sentence each).
+
+    Raises:
+        UserError: a folder is no run, a file of it cannot be read, or `output` cannot be written.
+    """
+    from ..report.html import render
+    from ..report.runs import missing, read_runs
+
+    if not runs:
+        raise UserError("report: name at least one run folder")
+    read = read_runs([str(run) for run in runs])
+    html, finding = render(read, title)
+    _write(Path(output), html)
+    return {
+        "output": str(output),
+        "runs": [run.name for run in read],
+        "headline": finding.sentence,
+        "missing": [sentence for run in read for sentence in missing(run)],
+    }
+
+
+def _write(output: Path, html: str) -> None:
+    """Writes under a temporary name and renames, so that a page is whole or not there."""
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; name the HTML file, such as {output}/report.html")
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(html, encoding="utf-8")
+        temporary.replace(output)
+    except OSError as error:
+        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        raise UserError(f"{output}: cannot be written ({error.strerror})") from error

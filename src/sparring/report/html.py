@@ -1,0 +1,284 @@
+"""Runs as one HTML file: everything inline, nothing fetched, no script, user text escaped."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from .. import __version__
+from ..errors import UserError
+from . import tables
+from .plots import Curve, line_chart
+from .runs import PNG_SIGNATURE, Run, is_number, missing
+
+N_STYLES = 8  # line styles and colours in style.css; 0 is the baseline's, 1 the leader's
+PIXELATED_UP_TO = 640  # pixels of width: smaller pictures are enlarged with hard edges
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG as a data URI with its size in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+    @property
+    def is_small(self) -> bool:
+        return self.width <= PIXELATED_UP_TO
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A picture of training samples and the runs that saw exactly these."""
+
+    picture: Picture
+    what: str
+    runs: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One run's figure as shares of the longest bar, in percent."""
+
+    name: str
+    style: int
+    text: str
+    width: float
+    interval: tuple[float, float] | None
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Bars:
+    label: str
+    bars: list[Bar]
+    floor: float | None = None  # the reference's own figure, percent of the longest bar
+    floor_text: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    title: str
+    svg: Markup
+    legend: list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A model of the comparison with its picture and its leading figures."""
+
+    name: str
+    style: int
+    role: str
+    objective: str
+    data: str
+    picture: Picture | None
+    caption: str
+    figures: list[tuple[str, str]]
+
+
+def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, tables.Finding]:
+    """The page's HTML and the finding it opens with. The same runs give the same bytes.
+
+    Args:
+        runs: Runs to compare, in the order of the page; names must differ.
+        title: The page's heading; the runs' names by default.
+
+    Raises:
+        UserError: where a picture of a run cannot be read.
+    """
+    baseline = tables.choose_baseline(runs)
+    groups = tables.group_by_protocol(runs)
+    finding = tables.find(runs, groups, baseline)
+    ranked = [run.name for run in tables.contenders(runs, baseline)]
+    styles = choose_styles(runs, baseline, finding.leader)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    html = environment.get_template("template.html").render(
+        title=title or _listed([run.name for run in runs]),
+        finding=finding,
+        runs=runs,
+        styles=styles,
+        bars=[b for key in _leading(groups) if (b := bars_of(groups[0], key, ranked, styles))],
+        missing=[sentence for run in runs for sentence in missing(run)],
+        training_data=training_data(runs),
+        cards=[card_of(run, groups, baseline, finding.leader, styles) for run in runs],
+        noise=noise_note(runs),
+        groups=[(group, tables.figure_rows(group, ranked)) for group in groups],
+        unlike=tables.differences([group.protocol for group in groups]),
+        ranked=ranked,
+        charts=charts_of(runs, styles),
+        costs=tables.cost_rows(runs, baseline),
+        settings=tables.config_rows(runs),
+        provenance=[tables.provenance(run, e) for run in runs for e in run.evaluations],
+        configs={run.name: _yaml(run) for run in runs},
+        show_value=tables.show_value,
+        flat=tables.flat,
+        version=__version__,
+    )
+    return html, finding
+
+
+def choose_styles(runs: Sequence[Run], baseline: Run, leader: str | None) -> dict[str, int]:
+    """Line style of each run: the baseline is grey (0), the leader has the accent (1)."""
+    styles = {baseline.name: 0}
+    if leader is not None:
+        styles.setdefault(leader, 1)
+    taken = 1 if leader == baseline.name or leader is None else 2
+    for run in runs:
+        if run.name not in styles:
+            styles[run.name] = taken if taken < N_STYLES else 2 + (taken - 2) % (N_STYLES - 2)
+            taken += 1
+    return styles
+
+
+def read_picture(path: Path) -> Picture:
+    """A PNG file as a data URI."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if not content.startswith(PNG_SIGNATURE) or len(content) < 24:
+        raise UserError(f"{path}: not a PNG picture; remove it or make it again")
+    width, height = struct.unpack(">II", content[16:24])
+    encoded = base64.b64encode(content).decode("ascii")
+    return Picture(f"data:image/png;base64,{encoded}", width, height)
+
+
+def training_data(runs: Sequence[Run]) -> list[TrainingData]:
+    """The pictures of the training samples, those that are equal and described equally once."""
+    seen: dict[tuple[str, str], TrainingData] = {}
+    for run in runs:
+        if run.training_samples is not None:
+            picture, what = read_picture(run.training_samples), tables.describe_contamination(run)
+            seen.setdefault((picture.uri, what), TrainingData(picture, what)).runs.append(run.name)
+    return list(seen.values())
+
+
+def card_of(
+    run: Run, groups: Sequence[tables.Group], baseline: Run, leader: str | None,
+    styles: dict[str, int],
+) -> Card:  # fmt: skip
+    """A run's card; its figures come from the first group of evaluations that it belongs to."""
+    group = next((g for g in groups if run.name in g.members), None)
+    figures = []
+    if group is not None:
+        for key in _leading([group]):
+            if (value := group.value(run.name, key)) is not None:
+                figures.append((tables.BY_KEY[key].label, tables.show(value)))
+    if is_number(run.training.get("train_seconds")):
+        figures.append(("Training", tables.show_seconds(run.training["train_seconds"])))
+    role = "leads" if run.name == leader else "baseline" if run is baseline else ""
+    return Card(
+        run.name, styles[run.name], role, tables.describe_objective(run),
+        tables.describe_contamination(run), read_picture(run.samples) if run.samples else None,
+        sampling_words(run), figures,
+    )  # fmt: skip
+
+
+def sampling_words(run: Run) -> str:
+    """'50 steps ddim, noise seed 0': how the picture's samples were drawn, from the config."""
+    sampling = run.section("sampling")
+    words = []
+    if sampling.get("num_inference_steps"):
+        words.append(f"{sampling['num_inference_steps']} steps")
+    if sampling.get("scheduler"):
+        words.append(str(sampling["scheduler"]))
+    if sampling.get("seed") is not None:
+        words.append(f"noise seed {sampling['seed']}")
+    return ", ".join(words)
+
+
+def noise_note(runs: Sequence[Run]) -> str:
+    """Whether pictures at the same place of two grids began as the same noise, as recorded."""
+    shown = [run for run in runs if run.samples is not None]
+    if len(shown) < 2:
+        return ""
+    unlike = tables.differences([
+        {"seed": run.section("sampling").get("seed"), "file": _kind_of_grid(run)} for run in shown
+    ])  # fmt: skip
+    if not unlike:
+        return "The same place in each grid started from the same noise."
+    said = "; ".join(f"{key} {' / '.join(values)}" for key, values in unlike.items())
+    return f"The grids do not start from the same noise ({said})."
+
+
+def _kind_of_grid(run: Run) -> str:
+    return "after training" if run.samples and run.samples.parent.name == "evaluation" else "during"
+
+
+def bars_of(
+    group: tables.Group, key: str, ranked: Sequence[str], styles: dict[str, int]
+) -> Bars | None:  # fmt: skip
+    """A figure of all runs of a group as bars from 0; None where no run has it."""
+    values = {name: v for name in group.members if (v := group.value(name, key)) is not None}
+    floors = [f for name in values if (f := group.value(name, f"{key}_of_reference")) is not None]
+    ends = [i[1] for name in values if (i := group.interval(name, key))]
+    longest = max([*values.values(), *floors, *ends], default=0.0)
+    if longest <= 0 or min(values.values()) < 0:
+        return None
+    best = tables.best_of(group, [n for n in values if n in ranked], tables.BY_KEY[key])
+
+    def percent(value: float) -> float:
+        return round(100 * max(value, 0.0) / longest, 2)
+
+    bars = []
+    for name, value in values.items():
+        interval = group.interval(name, key)
+        ends_percent = (percent(interval[0]), percent(interval[1])) if interval else None
+        bars.append(Bar(name, styles[name], tables.show(value), percent(value), ends_percent,
+                        name == best))  # fmt: skip
+    measure = tables.BY_KEY[key]
+    label = f"{measure.label}, {measure.hint}"
+    if not floors:
+        return Bars(label, bars)
+    return Bars(label, bars, percent(floors[0]), tables.show(floors[0]))
+
+
+def charts_of(runs: Sequence[Run], styles: dict[str, int]) -> list[Chart]:
+    """One chart for the total loss and one for each named term, in the order they were logged."""
+    terms = dict.fromkeys(
+        key for run in runs for row in run.metrics for key in row
+        if key == "loss" or key.startswith("loss/")
+    )  # fmt: skip
+    charts = []
+    for term in sorted(terms, key=lambda key: key != "loss"):
+        curves = []
+        for run in runs:
+            points = [(row["step"], row[term]) for row in run.metrics if is_number(row.get(term))]
+            if points:
+                steps, values = zip(*points, strict=True)
+                curves.append(Curve(run.name, styles[run.name], steps, values))
+        name = "Total loss" if term == "loss" else f"Term: {term.removeprefix('loss/')}"
+        listed = _listed([curve.name for curve in curves])
+        svg = line_chart(curves, x_label="step", y_label=term, title=f"{name} by step, {listed}")
+        if svg:
+            charts.append(Chart(name, svg, [(curve.name, curve.style) for curve in curves]))
+    return charts
+
+
+def _leading(groups: Sequence[tables.Group]) -> list[str]:
+    """The figures worth a picture: the leading one and the noise that is left."""
+    keys = ("frechet_distance", "empty_pixel_rms", "sliced_wasserstein", "off_manifold_rms")
+    return [
+        key for key in keys
+        if groups and any(groups[0].value(name, key) is not None for name in groups[0].members)
+    ]  # fmt: skip
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
+
+
+def _yaml(run: Run) -> str:
+    return yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)

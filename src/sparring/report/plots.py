@@ -1,0 +1,190 @@
+"""Loss curves as hand-built SVG: crisp, small, coloured by the page in light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+
+# One user unit is about one CSS pixel on a phone, so that text keeps its size there.
+WIDTH, HEIGHT = 360, 232
+LEFT, RIGHT, TOP, BOTTOM = 50, 12, 12, 38
+MAX_POINTS = 150
+LOG_FROM_RATIO = 12.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values of one term of one run; `style` is its place among the page's line styles."""
+
+    name: str
+    style: int
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """A curve cut into stretches of steps: mean, smallest and largest value of each."""
+
+    steps: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def downsample(
+    steps: Sequence[float], values: Sequence[float], max_points: int = MAX_POINTS
+) -> Stretches:
+    """At most `max_points` stretches of equal count; values that are not finite are left out."""
+    x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
+    parts = np.array_split(np.arange(len(x)), min(max_points, len(x))) if len(x) else []
+
+    def each(of: np.ndarray, how: str) -> np.ndarray:
+        return np.array([getattr(of[p], how)() for p in parts])
+
+    return Stretches(each(x, "mean"), each(y, "mean"), each(y, "min"), each(y, "max"))
+
+
+def line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str, title: str) -> Markup:
+    """An SVG chart: a line through each stretch's mean over a band from its smallest to largest.
+
+    The y axis is logarithmic where the means are positive and span more than a factor of 12.
+    Colours and dashes come from the classes `line-<style>` and `band-<style>`; text is escaped.
+
+    Returns:
+        The `<svg>` element, empty where no curve has a finite value.
+    """
+    drawn = [(curve, downsample(curve.steps, curve.values)) for curve in curves]
+    drawn = [(curve, stretches) for curve, stretches in drawn if len(stretches.steps)]
+    if not drawn:
+        return Markup("")
+    means = np.concatenate([s.mean for _, s in drawn])
+    is_log = bool(means.min() > 0 and means.max() > LOG_FROM_RATIO * means.min())
+    x_axis = _Axis.linear(
+        min(s.steps.min() for _, s in drawn), max(s.steps.max() for _, s in drawn),
+        LEFT, WIDTH - RIGHT, n_ticks=5,
+    )  # fmt: skip
+    y_axis = (_Axis.log if is_log else _Axis.linear)(*_y_range(drawn), HEIGHT - BOTTOM, TOP)
+
+    parts = [_grid(x_axis, y_axis)]
+    for curve, stretches in drawn:
+        parts.append(_band(curve, stretches, x_axis, y_axis))
+    for curve, stretches in drawn:
+        points = _points(x_axis(stretches.steps), y_axis(stretches.mean))
+        if len(stretches.steps) == 1:
+            x, y = points.split(",")
+            parts.append(f'<circle class="line-{curve.style} dot" cx="{x}" cy="{y}" r="3"/>')
+        else:
+            parts.append(f'<polyline class="line-{curve.style}" points="{points}"/>')
+    middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
+    scale = ", log scale" if is_log else ""
+    parts.append(
+        f'<text class="axis" x="{middle_x:g}" y="{HEIGHT - 5}" text-anchor="middle">'
+        f"{escape(x_label)}</text>"
+        f'<text class="axis" transform="translate(11 {middle_y:g}) rotate(-90)" '
+        f'text-anchor="middle">{escape(y_label + scale)}</text>'
+    )
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">'
+        + "".join(parts) + "</svg>"
+    )  # fmt: skip
+
+
+def tick_label(value: float) -> str:
+    """A short number for an axis: 0.05, 20, 3k, 1e-5."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000 and value == int(value):
+        return f"{value / 1e6:g}M" if abs(value) >= 1e6 else f"{value / 1e3:g}k"
+    if abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.0e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:g}"
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Maps data to the drawing; values outside [low, high] are drawn on the edge."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    is_log: bool
+    ticks: tuple[float, ...]
+
+    @classmethod
+    def linear(
+        cls, low: float, high: float, start: float, end: float, n_ticks: int = 5
+    ) -> _Axis:  # fmt: skip
+        if high <= low:
+            pad = abs(low) * 0.1 or 1.0
+            low, high = low - pad, high + pad
+        raw = (high - low) / n_ticks
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+        ticks = np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1) * step
+        return cls(low, high, start, end, False, tuple(float(f"{t:.10g}") for t in ticks))
+
+    @classmethod
+    def log(cls, low: float, high: float, start: float, end: float) -> _Axis:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for multiples in ((1,), (1, 3), (1, 2, 5)):
+            every = [float(f"{m}e{d}") for d in decades for m in multiples]
+            ticks = tuple(t for t in every if low <= t <= high)
+            if len(ticks) >= 3:
+                break
+        return cls(low, high, start, end, True, ticks)
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        inside = np.clip(np.asarray(values, dtype=float), self.low, self.high)
+        scale = np.log10 if self.is_log else np.asarray
+        share = (scale(inside) - scale(self.low)) / (scale(self.high) - scale(self.low))
+        return self.start + share * (self.end - self.start)
+
+
+def _y_range(drawn: Sequence[tuple[Curve, Stretches]]) -> tuple[float, float]:
+    """All means, and the bands but their most extreme 2 %; above 0 where the means are."""
+    means = np.concatenate([s.mean for _, s in drawn])
+    lows = np.concatenate([s.low for _, s in drawn])
+    highs = np.concatenate([s.high for _, s in drawn])
+    low = min(means.min(), float(np.quantile(lows, 0.02)))
+    high = max(means.max(), float(np.quantile(highs, 0.98)))
+    if means.min() > 0:
+        low = max(low, means.min() / 2)
+    return float(low), float(high)
+
+
+def _points(x: np.ndarray, y: np.ndarray) -> str:
+    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+
+
+def _band(curve: Curve, s: Stretches, x_axis: _Axis, y_axis: _Axis) -> str:
+    if not np.any(s.high > s.low):
+        return ""
+    x = x_axis(s.steps)
+    outline = _points(np.append(x, x[::-1]), y_axis(np.append(s.high, s.low[::-1])))
+    return f'<polygon class="band-{curve.style}" points="{outline}"/>'
+
+
+def _grid(x_axis: _Axis, y_axis: _Axis) -> str:
+    bottom = HEIGHT - BOTTOM
+    parts = [f'<path class="frame" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>']
+    for tick, y in zip(y_axis.ticks, y_axis(np.array(y_axis.ticks)), strict=True):
+        parts.append(
+            f'<path class="rule" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_label(tick)}</text>'
+        )
+    for tick, x in zip(x_axis.ticks, x_axis(np.array(x_axis.ticks)), strict=True):
+        parts.append(
+            f'<path class="frame" d="M{x:.1f} {bottom}v4"/>'
+            f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{tick_label(tick)}</text>'
+        )
+    return "".join(parts)

@@ -1,0 +1,242 @@
+"""What a report reads from a run folder, and nothing else does: it neither samples nor measures."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import yaml
+
+from ..errors import UserError
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+VECTOR_SETS = ("plane", "gaussian_mixture", "swiss_roll", "two_moons")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One JSON file of `evaluation/`: figures at top level, `protocol` says how they were made."""
+
+    path: Path
+    figures: dict[str, Any]
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        protocol = self.figures.get("protocol")
+        return protocol if isinstance(protocol, dict) else {}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, finished or not, as its folder tells it; what the folder lacks is empty or None."""
+
+    folder: Path
+    argument: str  # the folder as the user wrote it, for the commands that the page suggests
+    name: str
+    config: dict[str, Any]
+    info: dict[str, Any] = field(default_factory=dict)  # run.json
+    training: dict[str, Any] = field(default_factory=dict)  # training.json
+    metrics: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl, one row a step
+    evaluations: list[Evaluation] = field(default_factory=list)
+    manifest: dict[str, Any] | None = None  # the header of data/manifest.jsonl
+    training_samples: Path | None = None
+    samples: Path | None = None
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A section of config.yaml; empty where the file has none."""
+        section = self.config.get(name)
+        return section if isinstance(section, dict) else {}
+
+    @property
+    def objective(self) -> str:
+        return str(self.section("objective").get("name", "unknown"))
+
+    @property
+    def contamination(self) -> dict[str, Any]:
+        """The `contamination` section, empty where the training data were left alone."""
+        section = self.section("contamination")
+        if section.get("kind", "none") in ("none", None) or section.get("rate") == 0:
+            return {}
+        return {key: value for key, value in section.items() if value is not None}
+
+    @property
+    def is_vector(self) -> bool:
+        return self.section("data").get("name") in VECTOR_SETS
+
+    @property
+    def command(self) -> str:
+        """The command that trained the run, as recorded in run.json."""
+        return as_command(self.info.get("command"))
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """As recorded by the training; None where it was not."""
+        value = self.training.get("seconds_per_step")
+        return float(value) if is_number(value) else None
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """True for a finite int or float; False for bool, None, NaN and text."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def as_command(command: Any) -> str:
+    """A command recorded as text or as a list of arguments, as one line for a shell."""
+    if isinstance(command, list):
+        return shlex.join(str(part) for part in command)
+    return "" if command is None else str(command)
+
+
+def read_runs(arguments: list[str]) -> list[Run]:
+    """The runs named by the user, in that order, under names that differ.
+
+    Raises:
+        UserError: where a folder does not exist, is no run, or holds a file that cannot be read.
+    """
+    folders = [Path(argument) for argument in arguments]
+    return [
+        read_run(argument, folder, name)
+        for argument, folder, name in zip(arguments, folders, short_names(folders), strict=True)
+    ]
+
+
+def short_names(folders: list[Path]) -> list[str]:
+    """The shortest ends of the paths that differ: `plain`, or `a/plain` and `b/plain`."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max((len(p) for p in parts), default=0) + 1):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{folder.resolve().name} ({i + 1})" for i, folder in enumerate(folders)]
+
+
+def read_run(argument: str, folder: Path, name: str) -> Run:
+    """One run folder; only config.yaml must be there."""
+    if not folder.is_dir():
+        raise UserError(f"{argument}: no such run folder; give folders that `sparring train` wrote")
+    if not (folder / "config.yaml").is_file():
+        raise UserError(
+            f"{argument}: not a run (it has no config.yaml); give folders that "
+            "`sparring train` wrote"
+        )
+    config = _read(folder / "config.yaml", yaml.safe_load)
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.yaml'}: not a mapping of sections; is this a run?")
+    return Run(
+        folder=folder, argument=argument, name=name, config=config,
+        info=_read_object(folder / "run.json"),
+        training=_read_object(folder / "training.json"),
+        metrics=read_metrics(folder / "metrics.jsonl"),
+        evaluations=read_evaluations(folder / "evaluation"),
+        manifest=read_manifest_header(folder / "data" / "manifest.jsonl"),
+        training_samples=_png(folder / "data" / "training_samples.png"),
+        samples=_png(folder / "evaluation" / "grid.png") or last_grid(folder / "samples"),
+    )  # fmt: skip
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl by rising step.
+
+    A resumed run writes some steps again: the later row counts. A line that a kill cut short is
+    left out.
+    """
+    if not path.is_file():
+        return []
+    rows: dict[int, dict[str, Any]] = {}
+    for line in _read(path, str.splitlines):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]
+
+
+def read_evaluations(folder: Path) -> list[Evaluation]:
+    """Every JSON file of figures in a run's `evaluation/`, newest first."""
+    paths = sorted(folder.glob("*.json"), key=lambda p: (-p.stat().st_mtime, p.name))
+    return [Evaluation(path, _read_object(path)) for path in paths]
+
+
+def read_manifest_header(path: Path) -> dict[str, Any] | None:
+    """The manifest's first line: what was done to the data. None where nothing was recorded."""
+    if not path.is_file():
+        return None
+    lines = _read(path, str.splitlines)
+    header = _read_text(lines[0], path, json.loads) if lines else {}
+    return header if isinstance(header, dict) else {}
+
+
+def last_grid(folder: Path) -> Path | None:
+    """The grid of the highest step among samples/step-<step>.png; None where there is none."""
+    steps = {
+        int(match.group(1)): path
+        for path in folder.glob("step-*.png")
+        if (match := re.fullmatch(r"step-(\d+)\.png", path.name))
+    }
+    return _png(steps[max(steps)]) if steps else None
+
+
+def missing(run: Run) -> list[str]:
+    """What the run's folder lacks, one sentence each with the command that makes it."""
+    folder = shlex.quote(run.argument)
+    said = []
+    if not run.training.get("finished", False):
+        done = run.metrics[-1]["step"] if run.metrics else 0
+        said.append(f"run {run.name} did not finish (last logged step: {done}): "
+                    f"`sparring train {shlex.quote(str(run.folder / 'config.yaml'))} "
+                    "training.resume_from_checkpoint=latest`")  # fmt: skip
+    if not run.evaluations:
+        said.append(f"run {run.name} has no evaluation: `sparring evaluate {folder}`")
+    if not run.metrics:
+        said.append(f"run {run.name} has no loss curves (metrics.jsonl is missing or empty)")
+    if run.samples is None and not run.is_vector:
+        said.append(f"run {run.name} has no samples: `sparring evaluate {folder}`")
+    if run.training_samples is None and not run.is_vector:
+        said.append(f"run {run.name} has no picture of its training data "
+                    "(data/training_samples.png)")  # fmt: skip
+    if run.contamination and run.manifest is None:
+        said.append(f"run {run.name} has no contamination manifest (data/manifest.jsonl); "
+                    "its config is quoted instead")  # fmt: skip
+    return said
+
+
+def _png(path: Path) -> Path | None:
+    """The path where it really is a PNG file."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return path if file.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE else None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    content = _read(path, json.loads)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object; remove the file or make it again")
+    return content
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    return _read_text(text, path, parse)
+
+
+def _read_text(text: str, path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read ({reason}); remove it or make it again") from error

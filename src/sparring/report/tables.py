@@ -1,0 +1,423 @@
+"""What the page says in words and tables: figures by protocol, the finding, costs, configs.
+
+Nothing here measures: a number is copied from a run's files, or is the ratio of two of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .runs import Evaluation, Run, as_command, is_number
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of an evaluation file: its key, its name on the page, and which way is better."""
+
+    key: str
+    label: str
+    hint: str
+    better: str = ""  # "lower", "higher", "true" (nearest to <key>_true), "" (not ranked)
+
+
+MEASURES = (
+    Measure("frechet_distance", "Fréchet distance", "lower is better", "lower"),
+    Measure("kernel_distance", "Kernel distance", "lower is better", "lower"),
+    Measure("precision", "Precision", "share of samples that look real", "higher"),
+    Measure("recall", "Recall", "share of real images within reach", "higher"),
+    Measure("density", "Density", "about 1 where samples lie as real ones do", "higher"),
+    Measure("coverage", "Coverage", "share of real images with a sample near", "higher"),
+    Measure("nearest_training_distance", "Distance to nearest training image",
+            "near 0 means copies; not ranked"),
+    Measure("empty_pixel_rms", "Leftover noise", "rms in empty pixels, [0, 1] scale", "lower"),
+    Measure("off_manifold_rms", "Off the manifold", "rms per direction, 0 is exact", "lower"),
+    Measure("in_manifold_std", "Spread in the manifold", "nearest to the true one", "true"),
+    Measure("sliced_wasserstein", "Sliced Wasserstein distance", "lower is better", "lower"),
+)  # fmt: skip
+BY_KEY = {measure.key: measure for measure in MEASURES}
+LEADING = ("frechet_distance", "sliced_wasserstein", "off_manifold_rms")  # decides who leads
+
+# What may differ between evaluations of different models without making the figures unlike.
+NOT_PROTOCOL = ("command", "model", "models", "source", "started", "seconds", "version", "versions",
+                "device")  # fmt: skip
+
+
+# --- Numbers as text ------------------------------------------------------------------------------
+
+
+def show(value: Any) -> str:
+    """About three significant digits: 88.0, 4.93, 0.410, 0.0075, 3.2e-05; n/a where no number."""
+    if not is_number(value):
+        return "n/a"
+    if isinstance(value, int):
+        return f"{value:,}"
+    size = abs(value)
+    if size == 0:
+        return "0"
+    for limit, digits in ((1e7, "e2"), (1000, ",0"), (10, "1"), (1, "2"), (0.1, "3"), (1e-3, "4")):
+        if size >= limit:
+            return f"{value:.2e}" if digits == "e2" else _fixed(value, digits)
+    return f"{value:.1e}"
+
+
+def _fixed(value: float, digits: str) -> str:
+    return f"{value:,.{int(digits.strip(','))}f}"
+
+
+def show_seconds(seconds: Any) -> str:
+    """A duration: 0.42 s, 38 s, 4 min 52 s, 2 h 05 min."""
+    if not is_number(seconds):
+        return "n/a"
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def show_value(value: Any) -> str:
+    """A leaf of a config or protocol as it would be written in YAML or JSON."""
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+# --- Protocols ------------------------------------------------------------------------------------
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested mappings under dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            leaves.update(flat(value, f"{prefix}{key}."))
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def differences(trees: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Dotted keys on which the trees disagree -> each tree's value as text, '–' where none."""
+    leaves = [flat(tree) for tree in trees]
+    keys = dict.fromkeys(key for leaf in leaves for key in leaf)
+    rows = {key: [show_value(leaf[key]) if key in leaf else "–" for leaf in leaves] for key in keys}
+    return {key: values for key, values in rows.items() if len(set(values)) > 1}
+
+
+def comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a protocol that must agree before two figures may be compared."""
+    return {key: value for key, value in protocol.items() if key not in NOT_PROTOCOL}
+
+
+@dataclass
+class Group:
+    """Evaluations of one protocol, at most one (the newest) for each run."""
+
+    protocol: dict[str, Any]
+    members: dict[str, Evaluation] = field(default_factory=dict)  # by run name, in the page's order
+
+    def value(self, run: str, key: str) -> float | None:
+        value = self.members[run].figures.get(key) if run in self.members else None
+        return float(value) if is_number(value) else None
+
+    def interval(self, run: str, key: str) -> tuple[float, float] | None:
+        """Lower and upper end of the figure's interval over resamples, where the file has one."""
+        pair = self.members[run].figures.get(f"{key}_interval") if run in self.members else None
+        if isinstance(pair, list) and len(pair) == 2 and all(is_number(end) for end in pair):
+            return float(pair[0]), float(pair[1])
+        return None
+
+
+def group_by_protocol(runs: Sequence[Run]) -> list[Group]:
+    """Evaluations that may be compared, together; the group with most runs first."""
+    groups: list[Group] = []
+    for run in runs:
+        for evaluation in run.evaluations:
+            protocol = comparable(evaluation.protocol)
+            group = next((g for g in groups if g.protocol == protocol), None)
+            if group is None:
+                group = Group(protocol)
+                groups.append(group)
+            group.members.setdefault(run.name, evaluation)
+    return sorted(groups, key=lambda group: -len(group.members))
+
+
+# --- Who is compared with whom --------------------------------------------------------------------
+
+
+def training_data(run: Run) -> str:
+    """What the run was trained on, as a key: equal for runs whose figures are one competition."""
+    data = {key: value for key, value in run.section("data").items() if "workers" not in key}
+    return json.dumps([data, run.contamination], sort_keys=True, default=str)
+
+
+def choose_baseline(runs: Sequence[Run]) -> Run:
+    """The plain run that shares its training data with most runs; without one, the first run."""
+    keys = [training_data(run) for run in runs]
+    plain = [run for run in runs if run.objective == "plain"] or list(runs[:1])
+    return max(plain, key=lambda run: keys.count(training_data(run)))
+
+
+def contenders(runs: Sequence[Run], baseline: Run) -> list[Run]:
+    """Runs ranked together: those on the baseline's training data, or all where it stands alone."""
+    same = [run for run in runs if training_data(run) == training_data(baseline)]
+    return same if len(same) > 1 else list(runs)
+
+
+def best_of(group: Group, names: Sequence[str], measure: Measure) -> str | None:
+    """The run with the best figure; None where fewer than two can be ranked, or two are equal."""
+    scores: dict[str, float] = {}
+    for name in names:
+        value = group.value(name, measure.key)
+        if value is None or not measure.better:
+            continue
+        true = group.value(name, f"{measure.key}_true")
+        if measure.better == "true" and true is None:
+            continue
+        scores[name] = {
+            "lower": value, "higher": -value, "true": abs(value - (true or 0.0)),
+        }[measure.better]  # fmt: skip
+    if len(scores) < 2:
+        return None
+    first, second = sorted(scores, key=lambda name: scores[name])[:2]
+    return first if scores[first] < scores[second] else None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The page's first sentence, one that qualifies it, and the run that leads (if any)."""
+
+    sentence: str
+    note: str = ""
+    leader: str | None = None
+
+
+def find(runs: Sequence[Run], groups: Sequence[Group], baseline: Run) -> Finding:
+    """The headline, from the numbers alone: who leads, by how much, and what limits the claim."""
+    if not groups:
+        return Finding("No figures yet: evaluate the runs to compare them.")
+    group = groups[0]
+    names = [run.name for run in contenders(runs, baseline) if run.name in group.members]
+    lead = next((k for k in LEADING if any(group.value(n, k) is not None for n in names)), None)
+    left_out = [run.name for run in runs if run.name not in group.members]
+    note = []
+    if len(groups) > 1:
+        note.append("Not all figures share a protocol; only like is ranked with like.")
+    if lead is None:
+        return Finding("The evaluations hold no figure to rank the runs by.", " ".join(note))
+    rivals = [n for n in names if n != baseline.name and group.value(n, lead) is not None]
+    if group.value(baseline.name, lead) is None or not rivals:
+        alone = baseline.name if group.value(baseline.name, lead) is not None else names[0]
+        if left_out:
+            note.append(f"Not comparable with it: {', '.join(left_out)}.")
+        note.append(_floor(group, alone, lead))
+        return Finding(f"{alone}: {_alone(group, alone, lead)}.", " ".join(filter(None, note)))
+
+    best = min(rivals, key=lambda name: group.value(name, lead) or 0.0)
+    sentence = f"{best}: {_against(group, best, baseline.name, lead)}."
+    ahead = (group.value(best, lead) or 0.0) < (group.value(baseline.name, lead) or 0.0)
+    if not ahead:
+        sentence = f"No run beats {baseline.name}. {sentence}"
+    ends = [group.interval(name, lead) for name in (best, baseline.name)]
+    if ends[0] and ends[1] and ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1]:
+        note.append(f"Their intervals for the {_spoken(lead)} overlap: the order is not settled.")
+    for run in runs:
+        if run.name not in names and (value := group.value(run.name, lead)) is not None:
+            data = "other training data" if run.contamination else "uncontaminated data"
+            note.append(f"{run.name}, trained on {data}: {show(value)}.")
+    note.append(_floor(group, best, lead))
+    return Finding(sentence, " ".join(filter(None, note)), best if ahead else baseline.name)
+
+
+def _spoken(key: str) -> str:
+    label = BY_KEY[key].label
+    return label if key in ("frechet_distance", "sliced_wasserstein") else label.lower()
+
+
+def _against(group: Group, name: str, baseline: str, lead: str) -> str:
+    """'Fréchet distance 31.2 against 88.0 for plain (×0.35), leftover noise 0.41 of plain's'."""
+    mine, other = group.value(name, lead) or 0.0, group.value(baseline, lead) or 0.0
+    by = f" (×{show(mine / other)})" if other > 0 else ""
+    said = [f"{_spoken(lead)} {show(mine)} against {show(other)} for {baseline}{by}"]
+    for key in ("empty_pixel_rms", "off_manifold_rms"):
+        mine, other = group.value(name, key), group.value(baseline, key)
+        if key != lead and mine is not None and other:
+            what = "leftover noise" if key == "empty_pixel_rms" else "distance off the manifold"
+            said.append(f"{what} {show(mine / other)} of {baseline}’s")
+    return ", ".join(said) + _spread(group, name)
+
+
+def _alone(group: Group, name: str, lead: str) -> str:
+    said = [f"{_spoken(lead)} {show(group.value(name, lead))}"]
+    if interval := group.interval(name, lead):
+        said[0] += f" [{show(interval[0])}, {show(interval[1])}]"
+    for key in ("empty_pixel_rms", "off_manifold_rms"):
+        if key != lead and (value := group.value(name, key)) is not None:
+            said.append(f"{_spoken(key)} {show(value)}")
+    return ", ".join(said) + _spread(group, name)
+
+
+def _spread(group: Group, name: str) -> str:
+    spread = group.value(name, "in_manifold_std")
+    true = group.value(name, "in_manifold_std_true")
+    if spread is None or true is None:
+        return ""
+    return f", spread {show(spread)} of a true {show(true)}"
+
+
+def _floor(group: Group, name: str, lead: str) -> str:
+    floor = group.value(name, f"{lead}_of_reference")
+    return "" if floor is None else f"A resample of the reference itself: {show(floor)}."
+
+
+# --- Tables ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    detail: str = ""
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    label: str
+    cells: list[Cell]
+    hint: str = ""
+    is_reference: bool = False
+
+
+def figure_rows(group: Group, ranked: Sequence[str]) -> list[Row]:
+    """One row a figure, one cell a run of the group; what it is compared with follows."""
+    rows: list[Row] = []
+    names = list(group.members)
+    for measure in _measures_of(group):
+        best = best_of(group, [n for n in names if n in ranked], measure)
+        cells = []
+        for name in names:
+            interval = group.interval(name, measure.key)
+            detail = f"{show(interval[0])} – {show(interval[1])}" if interval else ""
+            cells.append(Cell(show(group.value(name, measure.key)), detail, name == best))
+        rows.append(Row(measure.label, cells, measure.hint))
+        for suffix, label in (("_of_reference", "… of a resample of the reference itself"),
+                              ("_true", "… of the true distribution")):  # fmt: skip
+            values = [group.value(name, measure.key + suffix) for name in names]
+            if any(value is not None for value in values):
+                rows.append(Row(label, [Cell(show(value)) for value in values], "", True))
+    return rows
+
+
+def _measures_of(group: Group) -> list[Measure]:
+    """The known measures that any member has, then its other numbers under their own names."""
+    keys = dict.fromkeys(
+        key for evaluation in group.members.values()
+        for key, value in evaluation.figures.items() if is_number(value)
+    )  # fmt: skip
+    known = [measure for measure in MEASURES if measure.key in keys]
+    shown = {measure.key for measure in known}
+    others = [
+        Measure(key, key, "") for key in keys
+        if key not in shown and key.removesuffix("_of_reference").removesuffix("_true") not in shown
+    ]  # fmt: skip
+    return known + others
+
+
+def cost_rows(runs: Sequence[Run], baseline: Run) -> list[Row]:
+    """Recorded costs of each run, and the ratio of its seconds per step to the baseline's."""
+
+    def recorded(run: Run, key: str) -> Any:
+        return run.training.get(key)
+
+    def images_per_second(run: Run) -> float | None:
+        seconds, images = recorded(run, "train_seconds"), recorded(run, "n_images")
+        if is_number(seconds) and is_number(images) and seconds > 0:
+            return images / seconds
+        return None
+
+    def ratio(run: Run) -> str:
+        mine, other = run.seconds_per_step, baseline.seconds_per_step
+        return f"×{show(mine / other)}" if mine and other else "n/a"
+
+    columns = {
+        "Training time": lambda run: show_seconds(recorded(run, "train_seconds")),
+        "Steps": lambda run: show(recorded(run, "n_steps")),
+        "Time per step": lambda run: show_seconds(run.seconds_per_step),
+        f"… as a ratio to {baseline.name}": ratio,
+        "Images per second": lambda run: show(images_per_second(run)),
+        "Parameters": lambda run: show(recorded(run, "n_parameters")),
+        "Processes": lambda run: show(recorded(run, "n_processes")),
+        "Device": lambda run: show_value(run.info.get("device", "n/a")),
+    }
+    return [Row(label, [Cell(of(run)) for run in runs]) for label, of in columns.items()]
+
+
+def config_rows(runs: Sequence[Run]) -> list[Row]:
+    """The settings on which the runs differ, apart from where they were written."""
+    configs = [
+        {key: value for key, value in flat(run.config).items() if key != "training.output_dir"}
+        for run in runs
+    ]
+    return [Row(key, [Cell(v) for v in values]) for key, values in differences(configs).items()]
+
+
+def describe_objective(run: Run) -> str:
+    """'detail · lam 10, window 0.5': the objective with its leaves that are numbers or words."""
+    leaves = [
+        f"{key} {show_value(value)}" for key, value in run.section("objective").items()
+        if key != "name" and value is not None and not isinstance(value, dict | list | bool)
+    ]  # fmt: skip
+    return " · ".join([run.objective, ", ".join(leaves)] if leaves else [run.objective])
+
+
+def describe_contamination(run: Run) -> str:
+    """What was done to the training data, from the manifest's header or else from the config."""
+    header = run.manifest if run.manifest else run.contamination
+    if not header or header.get("kind", "none") in ("none", None):
+        return "Not contaminated."
+    kind = str(header["kind"]).replace("_", " ")
+    rate = header.get("rate")
+    share = f"{100 * rate:.3g} % of the samples: " if is_number(rate) else ""
+    leaves = [
+        f"{key} {show_value(value)}" for key, value in header.items()
+        if key not in ("kind", "rate") and is_number(value)
+    ]  # fmt: skip
+    clip = header.get("clip")
+    if isinstance(clip, bool):
+        leaves.append("clipped to the valid range" if clip else "not clipped")
+    return f"{share}{kind}" + (f" ({', '.join(leaves)})" if leaves else "")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How one evaluation file of one run was made."""
+
+    run: str
+    file: str
+    command: str
+    seed: str
+    n_samples: str
+    versions: str
+
+
+def provenance(run: Run, evaluation: Evaluation) -> Provenance:
+    """Command, seed, sample count and versions of an evaluation, or 'not recorded'."""
+
+    def recorded(*keys: str) -> Any:
+        leaves = evaluation.figures | flat(evaluation.protocol) | evaluation.protocol
+        return next((leaves[key] for key in keys if leaves.get(key) is not None), None)
+
+    def text(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{key} {show_value(part)}" for key, part in value.items())
+        return "not recorded" if value is None else show_value(value)
+
+    return Provenance(
+        run.name, evaluation.path.relative_to(run.folder).as_posix(),
+        as_command(recorded("command")) or "not recorded", text(recorded("seed", "sampling.seed")),
+        text(recorded("n_samples", "n_fake", "n_images")), text(recorded("versions", "version")),
+    )  # fmt: skip
