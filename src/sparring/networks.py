@@ -34,6 +34,7 @@ class MLP(nn.Module):
             "dropout": dropout,
         }
         frequencies = torch.exp(torch.linspace(0, -math.log(10_000), width // 2))
+        self.frequencies: Tensor
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.time = nn.Sequential(nn.Linear(2 * (width // 2), width), nn.SiLU())
         self.label = None if num_classes is None else nn.Embedding(num_classes, width)

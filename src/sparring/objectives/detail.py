@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..denoiser import Denoiser, SharedDropout, frozen
 from ..noising import mse, per_sample_mean
-from ..parametrization import Prediction
+from ..parametrization import Prediction, column
 from ..perturbations import L2Ball, power_iteration
 from ..randomness import StepRandom
 from ..schedules import Schedule
@@ -96,7 +96,8 @@ class Detail(Objective):
         u = rng.uniform("radius").to(s.x0)[rows]
         radius = self.radius_low + (self.radius_high - self.radius_low) * u
         direction = L2Ball().draw(rng, "omega", s.x0.shape[1:], torch.ones(len(s.x0)).to(s.x0))
-        omega0 = direction.to(s.x0)[rows] * radius.reshape(-1, *[1] * (s.x0.ndim - 1))
+        omega0 = direction.to(s.x0)[rows]
+        omega0 = column(radius, omega0) * omega0
         return SmoothingDraws(**vars(s), rows=rows, share=share, omega0=omega0, radius=radius)
 
     def turns(self, nets: Mapping[str, Denoiser], s: SmoothingDraws) -> Iterator[Turn]:

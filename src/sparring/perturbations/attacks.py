@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..parametrization import column
 from .balls import Ball, L2Ball
 
 Gain = Callable[[Tensor], Tensor]
@@ -40,7 +41,7 @@ def pgd(
     Source: Madry et al. 2018, eq. 3.
     """
     w = start
-    length = step if isinstance(step, float) else step.reshape(-1, *[1] * (start.ndim - 1))
+    length = column(step, start)
     for _ in range(n_steps):
         w = ball.project(w + length * ball.ascent(gain_gradient(gain, w)), radius)
     return w.detach()
@@ -69,8 +70,8 @@ def power_iteration(gain: Gain, start: Tensor, radius: Tensor, n_iterations: int
     Source: ours (see docs/smoothing.md); power iteration as in Miyato et al. 2018 (VAT).
     """
     w, ball = start, L2Ball()
-    length = radius.reshape(-1, *[1] * (start.ndim - 1))
+    length = column(radius, start)
     for _ in range(n_iterations):
         ascent = ball.ascent(gain_gradient(gain, w))
-        w = torch.where(ascent.flatten(1).any(1).reshape(length.shape), length * ascent, w)
+        w = torch.where(column(ascent.flatten(1).any(1), w), length * ascent, w)
     return w.detach()
