@@ -1,0 +1,304 @@
+r"""Sampling: a diffusers scheduler drives a `Denoiser` from noise to data.
+
+Sample i follows from (seed, i): its initial noise and the noise of stochastic steps come from a
+generator of its own, on the CPU, so neither the batch size nor the device changes it (a network may
+round differently for another batch size). torch's global random state is not touched.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..denoiser import Denoiser
+from ..parametrization import KINDS, Prediction
+from ..randomness import generator
+from ..schedules import FlowSchedule, VPSchedule
+from .schedulers import config_from_schedule, make_scheduler, spoken_kind
+
+if TYPE_CHECKING:
+    from ..pretrained import Model
+
+
+def sample(
+    model: "Model | Denoiser",
+    n: int,
+    *,
+    scheduler: Any = None,
+    num_inference_steps: int = 50,
+    seed: int = 0,
+    guidance_scale: float = 1.0,
+    class_labels: Tensor | int | None = None,
+    condition: Mapping[str, Any] | None = None,
+    eps_scale: float = 1.0,
+    eta: float = 0.0,
+    clip_sample: bool | None = None,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    sample_shape: tuple[int, ...] | None = None,
+    scheduler_config: Mapping[str, Any] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+    **options: Any,
+) -> Tensor:
+    """Draw n samples.
+
+    Args:
+        model: What `sparring.load` returns, or a `Denoiser` with `sample_shape`.
+        n: Number of samples.
+        scheduler: A name of `schedulers.NAMES` (ddim, ddpm, euler, heun, dpmsolver++, unipc,
+            flow_euler, euler_edm, ...), a class name of diffusers, a scheduler object, which is
+            used as it is, or None for the default of the model's schedule.
+        num_inference_steps: Steps of the sampler (Heun calls the model twice a step).
+        seed: Sample i follows from (seed, i).
+        guidance_scale: w of classifier-free guidance, output = null + w (conditional - null);
+            1 is none. Needs a condition and the denoiser's null condition.
+        class_labels: One class for all, or (n,). None for a class-conditional model: sample i gets
+            class i mod num_classes.
+        condition: Further arguments of the network, (n, ...) each, or (1, ...) for all alike, such
+            as encoder_hidden_states.
+        eps_scale: The estimate of the noise is divided by this; a little above 1 corrects exposure
+            bias (ADM-ES, Ning et al. 2024, eq. 9). Not for flow models.
+        eta: Noise of DDIM's steps, 0 deterministic, 1 as much as DDPM.
+        clip_sample: Clip the estimate of x0 to [-1, 1] in each step. None: true for images of
+            eps-, x0- and v-models where the sampler can, false otherwise.
+        batch_size: Samples per call of the network; changes speed and memory only.
+        device: Where to run; None: where the model is. The model is moved there.
+        sample_shape: Shape of one sample; needed with a bare `Denoiser`.
+        scheduler_config: The training scheduler's config; with a bare `Denoiser` it is made from
+            its schedule when not given.
+        on_batch: Called with the number of samples done, for a progress bar.
+        options: Passed to `make_scheduler`, such as timestep_spacing or use_karras_sigmas.
+
+    Returns:
+        Samples (n, *sample_shape) on the device, in the range of the training data ([-1, 1] for
+        images), float32 (float64 for a float64 network); nothing is clipped at the end.
+
+    Raises:
+        UserError: for an unknown sampler or one of another family.
+        ValueError: for arguments out of range or that do not go with the model.
+    """
+    bare = isinstance(model, Denoiser)
+    denoiser = model if isinstance(model, Denoiser) else model.denoiser
+    shape = sample_shape if sample_shape is not None else (None if bare else model.sample_shape)
+    if shape is None:
+        raise ValueError("a bare Denoiser does not know its data: pass sample_shape")
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"n and batch_size must be >= 1, got {n} and {batch_size}")
+    _check(denoiser, num_inference_steps, eps_scale, guidance_scale)
+    if scheduler_config is None:
+        scheduler_config = (
+            config_from_schedule(denoiser.schedule, denoiser.kind)
+            if bare
+            else model.scheduler_config
+        )
+    is_latent = not bare and model.vae is not None
+    wants_clip = len(shape) == 3 and denoiser.kind in ("eps", "x0", "v") and not is_latent
+    if scheduler is None or isinstance(scheduler, str):
+        build = _with_clip(scheduler, scheduler_config, denoiser, options, clip_sample, wants_clip)
+    elif options or clip_sample is not None:
+        raise ValueError("a scheduler object is used as it is: leave out its options")
+    else:
+        build = _copier(scheduler)
+
+    condition = dict(condition or {})
+    labels = _labels(class_labels, n, None if bare else model.num_classes)
+    if labels is not None:
+        condition["class_labels"] = labels
+    if guidance_scale != 1.0 and not condition:
+        raise ValueError("guidance_scale needs a condition (class_labels or condition)")
+
+    device = torch.device(device) if device is not None else _device_of(denoiser)
+    denoiser.to(device)
+    done = []
+    with _evaluation(denoiser), torch.no_grad():
+        for start in range(0, n, batch_size):
+            rows = range(start, min(n, start + batch_size))
+            generators = [generator("cpu", seed, "sample", i) for i in rows]
+            noise = torch.stack([torch.randn(shape, generator=own) for own in generators])
+            steps = build()
+            steps.set_timesteps(num_inference_steps, device=device)
+            x = noise.to(device, _sample_dtype(denoiser)) * getattr(steps, "init_noise_sigma", 1.0)
+            own_condition = _rows(condition, rows, n, device)
+            x = integrate(
+                denoiser, steps, x, own_condition, generators, guidance_scale, eps_scale, eta
+            )
+            done.append(x)
+            if on_batch is not None:
+                on_batch(rows.stop)
+    return torch.cat(done)
+
+
+def integrate(
+    denoiser: Denoiser,
+    scheduler: Any,
+    x: Tensor,
+    condition: Mapping[str, Any] | None = None,
+    generators: list[torch.Generator] | None = None,
+    guidance_scale: float = 1.0,
+    eps_scale: float = 1.0,
+    eta: float = 0.0,
+) -> Tensor:
+    """From the scheduler's initial noise x (B, *) to samples (B, *), through all its timesteps.
+
+    The scheduler is fresh: `set_timesteps` was called, no step was taken.
+    """
+    extra: dict[str, Any] = {}
+    accepted = inspect.signature(scheduler.step).parameters
+    if "generator" in accepted:
+        extra["generator"] = generators
+    if eta:
+        if "eta" not in accepted:
+            raise ValueError(f"{type(scheduler).__name__} has no eta; eta goes with ddim")
+        extra["eta"] = eta
+    spoken = spoken_kind(scheduler) or denoiser.kind
+    keeps_variance = "learned" in str(scheduler.config.get("variance_type")) and type(
+        scheduler
+    ).__name__.startswith("DDPM")
+    null = None
+    if guidance_scale != 1.0:
+        everyone = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        null = denoiser.drop_condition(dict(condition or {}), everyone)
+    for t in scheduler.timesteps:
+        x_in = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        times = t.to(x.device).expand(len(x))
+        output = _output(denoiser, x_in, times, dict(condition or {}))
+        output, variance = output.chunk(2, 1) if denoiser.learned_variance else (output, None)
+        if null is not None:
+            unconditional = _output(denoiser, x_in, times, null)[:, : output.shape[1]]
+            output = unconditional + guidance_scale * (output - unconditional)
+        if eps_scale != 1.0 or spoken != denoiser.kind:
+            output = _restate(denoiser, x_in, times, output, spoken, eps_scale)
+        if variance is not None and keeps_variance:
+            output = torch.cat([output, variance], dim=1)
+        x = scheduler.step(output, t, x, **extra).prev_sample
+    return x
+
+
+def _restate(
+    denoiser: Denoiser, x_in: Tensor, times: Tensor, output: Tensor, kind: str, eps_scale: float
+) -> Tensor:
+    """The output restated as another kind of network's, its noise divided by eps_scale."""
+    alpha, sigma = denoiser.schedule.at(times, like=x_in)
+    x_t = x_in / denoiser.schedule.input_scale(sigma)
+    prediction = Prediction(x_t, output, alpha, sigma, *denoiser.pair(alpha, sigma))
+    if eps_scale == 1.0:
+        return prediction.to(kind)
+    eps = prediction.eps / eps_scale
+    x0 = (x_t - sigma * eps) / alpha
+    a, b = KINDS[kind](alpha, sigma) if kind in KINDS else denoiser.pair(alpha, sigma)
+    return a * x0 + b * eps
+
+
+def _output(
+    denoiser: Denoiser, x_in: Tensor, times: Tensor, condition: Mapping[str, Any]
+) -> Tensor:
+    """The network's output at its own precision, handed back at the sample's."""
+    return denoiser.output(x_in.to(_dtype_of(denoiser)), times, **condition).to(x_in.dtype)
+
+
+def _check(denoiser: Denoiser, n_steps: int, eps_scale: float, guidance_scale: float) -> None:
+    schedule = denoiser.schedule
+    if n_steps < 1 or (isinstance(schedule, VPSchedule) and n_steps > schedule.n_train_timesteps):
+        most = f" and at most {schedule.n_train_timesteps}" * isinstance(schedule, VPSchedule)
+        raise ValueError(f"num_inference_steps must be at least 1{most}, got {n_steps}")
+    if eps_scale <= 0 or guidance_scale < 0:
+        raise ValueError(
+            f"eps_scale must be > 0 and guidance_scale >= 0, got {eps_scale} and {guidance_scale}"
+        )
+    ends_in_noise = isinstance(schedule, FlowSchedule) or (
+        isinstance(schedule, VPSchedule) and schedule.zero_terminal_snr
+    )
+    if eps_scale != 1.0 and ends_in_noise:
+        raise ValueError(
+            "eps_scale divides by alpha, which is 0 where this schedule starts: leave it at 1"
+        )
+    if isinstance(schedule, FlowSchedule) and denoiser.kind == "eps":
+        raise ValueError("eps-prediction says nothing of x0 at the start of a flow: use flow or v")
+
+
+def _with_clip(
+    name: str | None,
+    config: Mapping[str, Any],
+    denoiser: Denoiser,
+    options: Mapping[str, Any],
+    clip_sample: bool | None,
+    wants_clip: bool,
+) -> Callable[[], Any]:
+    """Makes fresh schedulers; clip_sample None means where it is wanted and the class can."""
+
+    def build(clip: bool) -> Any:
+        return make_scheduler(
+            name,
+            config,
+            denoiser.kind,
+            clip_sample=clip,
+            learned_variance=denoiser.learned_variance,
+            **options,
+        )
+
+    if clip_sample is not None:
+        return lambda: build(clip_sample)
+    clip = wants_clip and "clip_sample" in build(False).config
+    return lambda: build(clip)
+
+
+def _copier(scheduler: Any) -> Callable[[], Any]:
+    """A scheduler object's configuration without its state."""
+    return lambda: type(scheduler).from_config(scheduler.config)
+
+
+def _labels(class_labels: Tensor | int | None, n: int, num_classes: int | None) -> Tensor | None:
+    if class_labels is None:
+        return None if num_classes is None else torch.arange(n) % num_classes
+    labels = torch.as_tensor(class_labels, dtype=torch.long).cpu()
+    labels = labels.expand(n) if labels.ndim == 0 else labels
+    if labels.shape != (n,):
+        raise ValueError(f"class_labels must be one class or ({n},), got {tuple(labels.shape)}")
+    if num_classes is not None and not ((labels >= 0) & (labels < num_classes)).all():
+        raise ValueError(f"class_labels must lie in [0, {num_classes - 1}]")
+    return labels
+
+
+def _rows(condition: dict[str, Any], rows: range, n: int, device: torch.device) -> dict[str, Any]:
+    """The condition of some samples: a slice of what has n rows, a copy of what has one."""
+
+    def take(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if len(value) not in (1, n):
+            raise ValueError(f"a condition must have {n} rows or 1, got {len(value)}")
+        alike = len(value) == 1
+        own = value.expand(len(rows), *value.shape[1:]) if alike else value[rows.start : rows.stop]
+        return own.to(device)
+
+    return tree_map(take, condition)
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    first = next(module.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    floating = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(floating, torch.float32)
+
+
+def _sample_dtype(module: nn.Module) -> torch.dtype:
+    return torch.float64 if _dtype_of(module) == torch.float64 else torch.float32
+
+
+@contextmanager
+def _evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every submodule is in the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
