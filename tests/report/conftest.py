@@ -10,9 +10,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 PROTOCOL = {
-    "n_samples": 1797, "reference": {"name": "digits", "split": "all", "n": 1797},
-    "extractor": {"name": "classifier", "checksum": "9b1f"}, "scheduler": "ddim",
-    "num_inference_steps": 50, "seed": 0, "n_resamples": 50, "k": 5,
+    "data": "digits", "data_fingerprint": "5f0c", "split": "all", "n_real": 1797, "n_fake": 1797,
+    "resize": "none", "range": "[0, 1], clipped, not rounded", "extractor": "classifier",
+    "extractor_checksum": "9b1f", "k": 5, "n_resamples": 10, "sampler": "ddim", "steps": 50,
+    "seeds": {"evaluation": 0, "sampling": 0},
+    "versions": {"python": "3.11.9", "sparring": "0.1.0", "torch": "2.13.0"},
 }  # fmt: skip
 DETAIL = {"name": "detail", "lam": 10.0, "radius_low": 0.05, "radius_high": 0.2, "n_iterations": 1,
           "window": 0.5, "fraction": 0.25, "start_step": 0, "snr_gamma": None}  # fmt: skip
@@ -33,9 +35,12 @@ def figures(frechet: float, noise: float, protocol: dict | None = None, **more: 
     return {
         "frechet_distance": frechet, "frechet_distance_interval": [frechet * 0.95, frechet * 1.05],
         "frechet_distance_of_reference": 2.13, "kernel_distance": frechet / 400, "precision": 0.71,
-        "recall": 0.62, "density": 0.93, "coverage": 0.81, "nearest_training_distance": 4.2,
-        "empty_pixel_rms": noise, "command": "sparring evaluate runs/x evaluation.seed=0 --json",
-        "versions": {"sparring": "0.1.0", "torch": "2.13.0"}, "protocol": protocol or PROTOCOL,
+        "recall": 0.62, "density": 0.93, "coverage": 0.81, "empty_pixel_rms": noise,
+        "frechet_distance_of_halves": 4.4, "n_empty_pixels": 11, "nearest_training_distance": {
+            "mean": 4.4, "median": 4.2, "calibration": "held-out images", "calibration_mean": 4.1,
+            "calibration_median": 4.0, "n_train": 1437,
+        }, "command": "sparring evaluate runs/x evaluation.seed=0 --json",
+        "protocol": protocol or PROTOCOL,
     } | more  # fmt: skip
 
 
@@ -82,7 +87,17 @@ def write_run(
         digits_grid(folder / "samples" / "step-3000.png", noise)
     if contamination["kind"] != "none":
         (folder / "data").mkdir(exist_ok=True)
-        lines = [contamination | {"n": 2}, {"index": 0, "kind": "gaussian"}, {"index": 1}]
+        header = {
+            "record": "protocol",
+            "data": "digits",
+            "fingerprint": "77aa",
+            "n_samples": 1437,
+            **contamination,
+            "n_dirty": 1293,
+            "scale": "[0, 1]",
+            "below": [],
+        }
+        lines = [header, {"index": 0, "kind": "gaussian"}]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / "data" / "manifest.jsonl").write_text(text)
     if evaluation is not None:

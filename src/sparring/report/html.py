@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from .. import __version__
 from ..errors import UserError
@@ -81,8 +82,9 @@ class Card:
     objective: str
     data: str
     picture: Picture | None
+    needs_picture: bool
     caption: str
-    figures: list[tuple[str, str]]
+    figures: list[tuple[str, str, bool]]  # label, number, is it the best
 
 
 def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, tables.Finding]:
@@ -100,10 +102,12 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, tables.F
     finding = tables.find(runs, groups, baseline)
     ranked = [run.name for run in tables.contenders(runs, baseline)]
     styles = choose_styles(runs, baseline, finding.leader)
+    pictures = training_data([run for run in runs if run.contamination] or runs)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["breakable"] = breakable
     html = environment.get_template("template.html").render(
         title=title or _listed([run.name for run in runs]),
         finding=finding,
@@ -111,11 +115,13 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, tables.F
         styles=styles,
         bars=[b for key in _leading(groups) if (b := bars_of(groups[0], key, ranked, styles))],
         missing=[sentence for run in runs for sentence in missing(run)],
-        training_data=training_data(runs),
-        cards=[card_of(run, groups, baseline, finding.leader, styles) for run in runs],
+        training_data=pictures,
+        cards=[card_of(run, groups, baseline, finding.leader, ranked, styles) for run in runs],
+        columns=columns_for(len(pictures) + len(runs)),
         noise=noise_note(runs),
         groups=[(group, tables.figure_rows(group, ranked)) for group in groups],
         unlike=tables.differences([group.protocol for group in groups]),
+        full_protocol=lambda group: tables.flat(next(iter(group.members.values())).protocol),
         ranked=ranked,
         charts=charts_of(runs, styles),
         costs=tables.cost_rows(runs, baseline),
@@ -123,7 +129,6 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, tables.F
         provenance=[tables.provenance(run, e) for run in runs for e in run.evaluations],
         configs={run.name: _yaml(run) for run in runs},
         show_value=tables.show_value,
-        flat=tables.flat,
         version=__version__,
     )
     return html, finding
@@ -167,7 +172,7 @@ def training_data(runs: Sequence[Run]) -> list[TrainingData]:
 
 def card_of(
     run: Run, groups: Sequence[tables.Group], baseline: Run, leader: str | None,
-    styles: dict[str, int],
+    ranked: Sequence[str], styles: dict[str, int],
 ) -> Card:  # fmt: skip
     """A run's card; its figures come from the first group of evaluations that it belongs to."""
     group = next((g for g in groups if run.name in g.members), None)
@@ -175,13 +180,16 @@ def card_of(
     if group is not None:
         for key in _leading([group]):
             if (value := group.value(run.name, key)) is not None:
-                figures.append((tables.BY_KEY[key].label, tables.show(value)))
+                measure = tables.BY_KEY[key]
+                best = tables.best_of(group, [n for n in group.members if n in ranked], measure)
+                figures.append((measure.label, tables.show(value), best == run.name))
     if is_number(run.training.get("train_seconds")):
-        figures.append(("Training", tables.show_seconds(run.training["train_seconds"])))
+        seconds = tables.show_seconds(run.training["train_seconds"])
+        figures.append(("Training", seconds, False))
     role = "leads" if run.name == leader else "baseline" if run is baseline else ""
     return Card(
         run.name, styles[run.name], role, tables.describe_objective(run),
-        tables.describe_contamination(run), read_picture(run.samples) if run.samples else None,
+        tables.describe_contamination(run), read_picture(run.samples) if run.samples else None, not run.is_vector,
         sampling_words(run), figures,
     )  # fmt: skip
 
@@ -265,6 +273,16 @@ def charts_of(runs: Sequence[Run], styles: dict[str, int]) -> list[Chart]:
         if svg:
             charts.append(Chart(name, svg, [(curve.name, curve.style) for curve in curves]))
     return charts
+
+
+def columns_for(n_cards: int) -> int:
+    """Columns of the gallery on a wide screen, so that the last row is not left almost empty."""
+    return 3 if n_cards <= 3 else n_cards if n_cards <= 5 else 3 if n_cards in (6, 9) else 4
+
+
+def breakable(key: object) -> Markup:
+    """An escaped dotted key that may wrap after its dots and underscores."""
+    return Markup(re.sub(r"([._/])", r"\1<wbr>", str(escape(key))))
 
 
 def _leading(groups: Sequence[tables.Group]) -> list[str]:

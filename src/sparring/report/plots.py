@@ -66,10 +66,8 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str, title: st
         return Markup("")
     means = np.concatenate([s.mean for _, s in drawn])
     is_log = bool(means.min() > 0 and means.max() > LOG_FROM_RATIO * means.min())
-    x_axis = _Axis.linear(
-        min(s.steps.min() for _, s in drawn), max(s.steps.max() for _, s in drawn),
-        LEFT, WIDTH - RIGHT, n_ticks=5,
-    )  # fmt: skip
+    last = max(step for curve, _ in drawn for step in curve.steps)
+    x_axis = _Axis.linear(0.0, max(last, 1.0), LEFT, WIDTH - RIGHT)
     y_axis = (_Axis.log if is_log else _Axis.linear)(*_y_range(drawn), HEIGHT - BOTTOM, TOP)
 
     parts = [_grid(x_axis, y_axis)]

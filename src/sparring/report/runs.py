@@ -31,6 +31,21 @@ class Evaluation:
         protocol = self.figures.get("protocol")
         return protocol if isinstance(protocol, dict) else {}
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The figures that are one number each.
+
+        Of distances to the nearest training image, the median and (as `..._of_reference`) the
+        median of the images that calibrate it.
+        """
+        numbers = {key: value for key, value in self.figures.items() if is_number(value)}
+        nearest = self.figures.get("nearest_training_distance")
+        if isinstance(nearest, dict):
+            for key, part in (("", "median"), ("_of_reference", "calibration_median")):
+                if is_number(value := nearest.get(part)):
+                    numbers[f"nearest_training_distance{key}"] = value
+        return numbers
+
 
 @dataclass(frozen=True)
 class Run:
@@ -190,6 +205,9 @@ def missing(run: Run) -> list[str]:
     said = []
     if not run.training.get("finished", False):
         done = run.metrics[-1]["step"] if run.metrics else 0
+        if (run.folder / "stopped.json").is_file():
+            said.append(f"run {run.name} stopped because a loss or gradient was not finite "
+                        "(stopped.json in its folder names the samples)")  # fmt: skip
         said.append(f"run {run.name} did not finish (last logged step: {done}): "
                     f"`sparring train {shlex.quote(str(run.folder / 'config.yaml'))} "
                     "training.resume_from_checkpoint=latest`")  # fmt: skip

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..evaluation.protocol import GENERATION, MEASUREMENT, RECORDED
 from .runs import Evaluation, Run, as_command, is_number
 
 
@@ -31,18 +32,21 @@ MEASURES = (
     Measure("density", "Density", "about 1 where samples lie as real ones do", "higher"),
     Measure("coverage", "Coverage", "share of real images with a sample near", "higher"),
     Measure("nearest_training_distance", "Distance to nearest training image",
-            "near 0 means copies; not ranked"),
+            "median; near 0 means copies"),
     Measure("empty_pixel_rms", "Leftover noise", "rms in empty pixels, [0, 1] scale", "lower"),
+    Measure("n_empty_pixels", "Pixels counted as empty", "where leftover noise is read"),
     Measure("off_manifold_rms", "Off the manifold", "rms per direction, 0 is exact", "lower"),
     Measure("in_manifold_std", "Spread in the manifold", "nearest to the true one", "true"),
     Measure("sliced_wasserstein", "Sliced Wasserstein distance", "lower is better", "lower"),
 )  # fmt: skip
 BY_KEY = {measure.key: measure for measure in MEASURES}
 LEADING = ("frechet_distance", "sliced_wasserstein", "off_manifold_rms")  # decides who leads
-
-# What may differ between evaluations of different models without making the figures unlike.
-NOT_PROTOCOL = ("command", "model", "models", "source", "started", "seconds", "version", "versions",
-                "device")  # fmt: skip
+# Figures of the reference that belong beneath a model's figure, by the end of their key.
+BESIDE = {
+    "_of_reference": "… of a resample of the reference itself",
+    "_of_halves": "… between two halves of the reference",
+    "_true": "… of the true distribution",
+}
 
 
 # --- Numbers as text ------------------------------------------------------------------------------
@@ -72,13 +76,13 @@ def show_seconds(seconds: Any) -> str:
     if not is_number(seconds):
         return "n/a"
     if seconds < 10:
-        return f"{seconds:.2g} s"
+        return f"{seconds:.2g}\u00a0s"
     if round(seconds) < 60:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f}\u00a0s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+        return f"{minutes}\u00a0min {rest:02d}\u00a0s"
+    return f"{minutes // 60}\u00a0h {minutes % 60:02d}\u00a0min"
 
 
 def show_value(value: Any) -> str:
@@ -109,8 +113,8 @@ def differences(trees: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a protocol that must agree before two figures may be compared."""
-    return {key: value for key, value in protocol.items() if key not in NOT_PROTOCOL}
+    """The part of a protocol that must agree before two figures may be ranked."""
+    return {key: protocol[key] for key in (*MEASUREMENT, *GENERATION) if key in protocol}
 
 
 @dataclass
@@ -121,8 +125,7 @@ class Group:
     members: dict[str, Evaluation] = field(default_factory=dict)  # by run name, in the page's order
 
     def value(self, run: str, key: str) -> float | None:
-        value = self.members[run].figures.get(key) if run in self.members else None
-        return float(value) if is_number(value) else None
+        return self.members[run].numbers.get(key) if run in self.members else None
 
     def interval(self, run: str, key: str) -> tuple[float, float] | None:
         """Lower and upper end of the figure's interval over resamples, where the file has one."""
@@ -130,6 +133,14 @@ class Group:
         if isinstance(pair, list) and len(pair) == 2 and all(is_number(end) for end in pair):
             return float(pair[0]), float(pair[1])
         return None
+
+    @property
+    def recorded(self) -> dict[str, list[str]]:
+        """What the members recorded unlike (seeds, versions) though they may be ranked."""
+        return differences([
+            {key: e.protocol[key] for key in RECORDED if key in e.protocol}
+            for e in self.members.values()
+        ])  # fmt: skip
 
 
 def group_by_protocol(runs: Sequence[Run]) -> list[Group]:
@@ -225,6 +236,8 @@ def find(runs: Sequence[Run], groups: Sequence[Group], baseline: Run) -> Finding
     ends = [group.interval(name, lead) for name in (best, baseline.name)]
     if ends[0] and ends[1] and ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1]:
         note.append(f"Their intervals for the {_spoken(lead)} overlap: the order is not settled.")
+    if len(rivals) > 1 and ahead:
+        note.insert(0, f"Best of {len(rivals) + 1} runs that are compared.")
     for run in runs:
         if run.name not in names and (value := group.value(run.name, lead)) is not None:
             data = "other training data" if run.contamination else "uncontaminated data"
@@ -235,7 +248,7 @@ def find(runs: Sequence[Run], groups: Sequence[Group], baseline: Run) -> Finding
 
 def _spoken(key: str) -> str:
     label = BY_KEY[key].label
-    return label if key in ("frechet_distance", "sliced_wasserstein") else label.lower()
+    return label if label.startswith("Fréchet") else label[0].lower() + label[1:]
 
 
 def _against(group: Group, name: str, baseline: str, lead: str) -> str:
@@ -304,27 +317,22 @@ def figure_rows(group: Group, ranked: Sequence[str]) -> list[Row]:
             detail = f"{show(interval[0])} – {show(interval[1])}" if interval else ""
             cells.append(Cell(show(group.value(name, measure.key)), detail, name == best))
         rows.append(Row(measure.label, cells, measure.hint))
-        for suffix, label in (("_of_reference", "… of a resample of the reference itself"),
-                              ("_true", "… of the true distribution")):  # fmt: skip
+        for suffix, label in BESIDE.items():
             values = [group.value(name, measure.key + suffix) for name in names]
             if any(value is not None for value in values):
+                if measure.key == "nearest_training_distance":
+                    label = "… of images that calibrate it"
                 rows.append(Row(label, [Cell(show(value)) for value in values], "", True))
     return rows
 
 
 def _measures_of(group: Group) -> list[Measure]:
     """The known measures that any member has, then its other numbers under their own names."""
-    keys = dict.fromkeys(
-        key for evaluation in group.members.values()
-        for key, value in evaluation.figures.items() if is_number(value)
-    )  # fmt: skip
+    keys = dict.fromkeys(key for e in group.members.values() for key in e.numbers)
     known = [measure for measure in MEASURES if measure.key in keys]
-    shown = {measure.key for measure in known}
-    others = [
-        Measure(key, key, "") for key in keys
-        if key not in shown and key.removesuffix("_of_reference").removesuffix("_true") not in shown
-    ]  # fmt: skip
-    return known + others
+    beside = {key + suffix for key in keys for suffix in BESIDE}
+    others = [Measure(key, key.replace("_", " "), "") for key in keys if key not in beside]
+    return known + [measure for measure in others if measure.key not in BY_KEY]
 
 
 def cost_rows(runs: Sequence[Run], baseline: Run) -> list[Row]:
@@ -374,22 +382,33 @@ def describe_objective(run: Run) -> str:
     return " · ".join([run.objective, ", ".join(leaves)] if leaves else [run.objective])
 
 
+NOT_A_STRENGTH = ("record", "data", "fingerprint", "kind", "rate", "seed", "clip", "scale", "below",
+                  "n_samples", "n_dirty")  # fmt: skip
+
+
 def describe_contamination(run: Run) -> str:
     """What was done to the training data, from the manifest's header or else from the config."""
-    header = run.manifest if run.manifest else run.contamination
-    if not header or header.get("kind", "none") in ("none", None):
-        return "Not contaminated."
-    kind = str(header["kind"]).replace("_", " ")
-    rate = header.get("rate")
-    share = f"{100 * rate:.3g} % of the samples: " if is_number(rate) else ""
-    leaves = [
-        f"{key} {show_value(value)}" for key, value in header.items()
-        if key not in ("kind", "rate") and is_number(value)
+    header = run.manifest or run.contamination
+    said = [_describe_layer(layer) for layer in (header, *header.get("below", []))]
+    return ", on top of ".join(filter(None, said)) or "clean data"
+
+
+def _describe_layer(layer: Mapping[str, Any]) -> str:
+    """'90 % of the samples (1,293 of 1,437): gaussian, sigma 0.2 on the [0, 1] scale, not clipped'."""
+    if layer.get("kind", "none") in ("none", None):
+        return ""
+    rate, count = layer.get("rate"), ""
+    if is_number(layer.get("n_dirty")) and is_number(layer.get("n_samples")):
+        count = f" ({show(layer['n_dirty'])} of {show(layer['n_samples'])})"
+    share = f"{100 * rate:.3g} % of the samples{count}: " if is_number(rate) else ""
+    strengths = [
+        f"{key.replace('_', ' ')} {show_value(value)}" for key, value in layer.items()
+        if key not in NOT_A_STRENGTH and value is not None
     ]  # fmt: skip
-    clip = header.get("clip")
-    if isinstance(clip, bool):
-        leaves.append("clipped to the valid range" if clip else "not clipped")
-    return f"{share}{kind}" + (f" ({', '.join(leaves)})" if leaves else "")
+    if strengths and layer.get("scale"):
+        strengths[-1] += f" in {layer['scale']}"
+    clip = {True: ["clipped"], False: ["not clipped"]}.get(layer.get("clip"), [])
+    return share + ", ".join([str(layer["kind"]).replace("_", " "), *strengths, *clip])
 
 
 @dataclass(frozen=True)
@@ -418,6 +437,6 @@ def provenance(run: Run, evaluation: Evaluation) -> Provenance:
 
     return Provenance(
         run.name, evaluation.path.relative_to(run.folder).as_posix(),
-        as_command(recorded("command")) or "not recorded", text(recorded("seed", "sampling.seed")),
-        text(recorded("n_samples", "n_fake", "n_images")), text(recorded("versions", "version")),
+        as_command(recorded("command")) or "not recorded", text(recorded("seeds", "seed")),
+        text(recorded("n_fake", "n_samples")), text(recorded("versions", "version")),
     )  # fmt: skip
