@@ -1,0 +1,153 @@
+"""`sparring contaminate`: a dirty copy of a data set on disk, for any other tool to train on."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data import transforms
+from ..data.base import READ_CHUNK, Dataset
+from ..data.contamination import Contaminated, write_manifest
+from ..data.contamination import contaminate as contaminated
+from ..data.datasets import build_dataset
+from ..errors import UserError
+
+
+def contaminate(
+    data: Mapping[str, Any],
+    contamination: Mapping[str, Any],
+    output_dir: str | Path,
+    say: Callable[[str], object] = print,
+) -> dict[str, Any]:
+    """Write a dirty copy of a data set: 8-bit PNG files in class folders, and manifest.jsonl.
+
+    Eight bits hold nothing outside [0, 1], so the copy is clipped, whatever `clip` was; the
+    manifest says so (`clip: true`). Unreadable images are left out and listed in the manifest's
+    header. The copy appears under its name when it is complete; an interrupted one leaves nothing.
+
+    Args:
+        data: `name`, `split` and fields as in `build_dataset`.
+        contamination: `kind` and fields as in `Contaminated`.
+        output_dir: A folder that is empty or not there.
+        say: Takes the lines for the user.
+
+    Returns:
+        output_dir, manifest, n_images, n_dirty, n_unreadable, unreadable, clip and
+        clipped_values_share (of the dirty images' values, those that clipping moved).
+
+    Raises:
+        UserError: if the data are not images, the folder is not empty or lies inside the data, it
+            cannot be written, or no contamination is chosen.
+    """
+    out = Path(output_dir).expanduser()
+    _check_place(out, data)
+    source = build_dataset(**data)
+    if not source.is_image:
+        raise UserError(f"contaminate writes images, and {source.name} holds vectors")
+    exact = contaminated(source, {**contamination, "clip": False})
+    if not isinstance(exact, Contaminated):
+        raise UserError("choose what to do to the images: contamination.kind=gaussian, for example")
+    say(
+        f"writing {len(exact)} images to {out} in 8 bits: values outside [0, 1] are clipped "
+        "(training with contamination in memory does not clip by default)"
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"cannot write to {out.parent}: {error.strerror}") from error
+    try:
+        summary = _write(exact, partial, data.get("train_data_dir"))
+        partial.chmod(0o755)
+        partial.replace(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    summary = {"output_dir": str(out), "manifest": str(out / "manifest.jsonl"), **summary}
+    say(
+        f"{summary['n_dirty']} of {summary['n_images']} images are dirty; clipping moved "
+        f"{100 * summary['clipped_values_share']:.2g} % of their values; what each got: "
+        f"{summary['manifest']}"
+    )
+    if summary["unreadable"]:
+        say(f"left out {summary['n_unreadable']} unreadable file(s), see in the manifest's header")
+    return summary
+
+
+def _check_place(out: Path, data: Mapping[str, Any]) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose another output folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(
+            f"folder {out} is not empty: choose another output folder, or empty it first"
+        )
+    inside = data.get("train_data_dir")
+    if inside and out.resolve().is_relative_to(Path(inside).expanduser().resolve()):
+        raise UserError(f"{out} lies inside the data it copies ({inside}): choose another place")
+
+
+def _write(dataset: Contaminated, folder: Path, root: str | None) -> dict[str, Any]:
+    """Write images and manifest into an empty folder; what is in the summary but the places."""
+    n_dirty, n_moved, n_values = 0, 0, 0
+    unreadable: dict[str, None] = {}
+    files: dict[int, str] = {}
+    names: set[str] = set()
+    with tqdm(total=len(dataset), unit="image", disable=None) as progress:
+        for start in range(0, len(dataset), READ_CHUNK):
+            asked = range(start, min(start + READ_CHUNK, len(dataset)))
+            batch = dataset.__getitems__(asked)
+            unreadable |= dict.fromkeys(batch["unreadable"])
+            labels = batch["label"].tolist() if "label" in batch else [None] * len(asked)
+            used = batch["index"].tolist()
+            for i, index, label, x in zip(asked, used, labels, batch["x0"], strict=True):
+                progress.update()
+                if index != i:
+                    continue  # another image stands in for this unreadable one
+                files[i] = _file_name(dataset, i, label, root, names)
+                _write_png(x, folder / files[i])
+                if dataset.dirty[i]:
+                    n_dirty += 1
+                    n_moved += int(((x < 0) | (x > 1)).sum())
+                    n_values += x.numel()
+    counts = {
+        "n_images": len(files), "n_dirty": n_dirty, "n_unreadable": len(unreadable),
+        "unreadable": list(unreadable), "clip": True,
+        "clipped_values_share": n_moved / max(n_values, 1),
+    }  # fmt: skip
+    write_manifest(dataset, folder / "manifest.jsonl", files, **counts)
+    return counts
+
+
+def _file_name(
+    dataset: Dataset, index: int, label: int | None, root: str | None, names: set[str]
+) -> str:
+    """Where in the copy an image goes: as in the folder it comes from, else class/number.png."""
+    where = dataset.where(index)
+    number = str(index).zfill(len(str(len(dataset) - 1)))
+    if root is not None and where is not None:
+        name = Path(where).relative_to(Path(root).expanduser()).with_suffix(".png").as_posix()
+        if name in names:  # a.jpg and a.png
+            name = name.removesuffix(".png") + f"-{number}.png"
+    else:
+        name = f"{number}.png" if label is None else f"{_as_folder(dataset, label)}/{number}.png"
+    names.add(name)
+    return name
+
+
+def _as_folder(dataset: Dataset, label: int) -> str:
+    """A class's name as that of a folder."""
+    name = dataset.class_names[label].replace("/", "_").replace("\\", "_").strip()
+    return f"class-{label}" if name.startswith(".") or not name else name
+
+
+def _write_png(x: Tensor, path: Path) -> None:
+    """One image in [0, 1], shape (C, H, W), clipped and rounded to 8 bits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = transforms.to_uint8(x).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels).save(path)

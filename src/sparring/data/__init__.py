@@ -1,0 +1,10 @@
+"""Samples, what is wrong with them, and the order in which training sees them.
+
+base            the contract of a data set, and the wrappers that keep it
+datasets        every data set by name: `build_dataset`, `training_data`
+analytic        sets with a known answer, and that answer (`.truth`)
+images          folders, parquet files and Hugging Face data sets
+transforms      resize, crop, flip, ranges
+contamination   `Contaminated` and its manifest; the kinds are in corruptions
+batches         which sample stands where in the stream: `make_loader`
+"""

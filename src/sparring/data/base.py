@@ -1,0 +1,223 @@
+"""The contract of a data set, and the wrappers that keep it.
+
+A data set is asked for many samples at once and answers with a batch, so nothing is left to
+collate:
+
+    batch = dataset.__getitems__([3, 1])      # {"x0": (2, C, H, W), "index": (2,), "label": (2,),
+    ...}
+
+Images are float32 in [0, 1], (C, H, W); vectors keep their data units, (d,). Only `ModelRange`, the
+last wrapper, maps images to [-1, 1].
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from . import transforms
+from .analytic import Truth
+
+Key = int | tuple[int, int]
+"""A sample's index, or (index, position in the stream of training samples)."""
+
+Batch = dict[str, Any]
+"""x0 (B, *), index (B,) long, label (B,) long if there are labels, caption list[str] if there are
+captions, unreadable list[str] (files that were replaced by the next readable one)."""
+
+READ_CHUNK = 1024
+
+
+class Dataset(torch.utils.data.Dataset, ABC):
+    """Samples by index. Abstract: a data set says what it holds and implements `rows`.
+
+    Attributes:
+        name: What it is called in configs and reports.
+        sample_shape: (C, H, W) of an image, (d,) of a vector.
+        is_image: Whether samples are images in [0, 1].
+        num_classes: Number of classes, None without labels.
+        class_names: Their names in the order of the labels, [] without labels.
+        truth: The known answer of an analytic set, else None.
+    """
+
+    name: str
+    sample_shape: tuple[int, ...]
+    is_image: bool
+    num_classes: int | None = None
+    class_names: Sequence[str] = ()
+    truth: Truth | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def rows(self, indices: Tensor, positions: Tensor) -> Batch:
+        """The batch of these samples.
+
+        Args:
+            indices: Which samples, shape (B,), long.
+            positions: Where each stands in the training stream, shape (B,), long; it decides random
+                crops, and nothing else.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with the content and with how it is read."""
+
+    def where(self, index: int) -> str | None:
+        """The file or row that a sample comes from, None when it has no name of its own."""
+        return None
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        pairs = [key if isinstance(key, tuple) else (int(key), int(key)) for key in keys]
+        indices, positions = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(1)
+        if len(pairs) and (int(indices.min()) < 0 or int(indices.max()) >= len(self)):
+            raise IndexError(f"data set {self.name} has samples 0 to {len(self) - 1}")
+        return self.rows(indices, positions)
+
+    def __getitem__(self, key: Key) -> Batch:
+        """One sample: x0 without the batch axis, index and label as numbers."""
+        batch = self.__getitems__([key])
+        return {
+            name: value.item() if name in ("index", "label") else value[0]
+            for name, value in batch.items()
+            if name != "unreadable"
+        }
+
+    def read_all(self, limit: int | None = None) -> Batch:
+        """The first `limit` samples (all by default) as one batch: x0 (n, *), index, label.
+
+        An unreadable file stays out rather than being replaced: every sample comes once.
+        """
+        n = len(self) if limit is None else min(limit, len(self))
+        chunks = []
+        for start in range(0, n, READ_CHUNK):
+            asked = range(start, min(start + READ_CHUNK, n))
+            chunk = self.__getitems__(asked)
+            chunks.append(_keep(chunk, chunk["index"] == torch.tensor(asked)))
+        return {
+            name: torch.cat([chunk[name] for chunk in chunks])
+            if isinstance(chunks[0][name], Tensor)
+            else [value for chunk in chunks for value in chunk[name]]
+            for name in chunks[0]
+        }
+
+
+def _keep(batch: Batch, kept: Tensor) -> Batch:
+    """The rows of a batch where `kept` (B,) is true; the list of unreadable files stays whole."""
+    return {
+        name: values
+        if name == "unreadable"
+        else values[kept]
+        if isinstance(values, Tensor)
+        else [value for value, keep in zip(values, kept.tolist(), strict=True) if keep]
+        for name, values in batch.items()
+    }
+
+
+class InMemory(Dataset):
+    """Samples held as one tensor; a batch is an `index_select`.
+
+    Args:
+        name: See `Dataset`.
+        x0: Images (n, C, H, W), float in [0, 1], or vectors (n, d) in data units.
+        labels: Classes, shape (n,), long.
+        class_names: Names of the classes; their number is `num_classes`.
+        truth: The known answer, for analytic sets.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        x0: Tensor,
+        labels: Tensor | None = None,
+        class_names: Sequence[str] = (),
+        truth: Truth | None = None,
+    ) -> None:
+        self.name, self.x0, self.labels, self.truth = name, x0, labels, truth
+        self.sample_shape = tuple(x0.shape[1:])
+        self.is_image = x0.ndim == 4
+        self.class_names = list(class_names) if labels is not None else []
+        self.num_classes = len(self.class_names) if labels is not None else None
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    def rows(self, indices: Tensor, positions: Tensor) -> Batch:
+        batch: Batch = {
+            "x0": self.x0.index_select(0, indices), "index": indices, "unreadable": [],
+        }  # fmt: skip
+        if self.labels is not None:
+            batch["label"] = self.labels.index_select(0, indices)
+        return batch
+
+    def select(self, rows: Tensor) -> "InMemory":
+        """These samples only, numbered from 0 in the order given."""
+        labels = None if self.labels is None else self.labels[rows]
+        return InMemory(self.name, self.x0[rows], labels, self.class_names, self.truth)
+
+    def fingerprint(self) -> str:
+        labels = b"" if self.labels is None else self.labels.numpy().tobytes()
+        x0 = self.x0.contiguous().numpy().tobytes()
+        return digest(self.name, self.sample_shape, self.class_names, x0, labels)
+
+
+class Wrapper(Dataset):
+    """A data set seen through something: it has the inner one's properties. Abstract."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.name, self.is_image = dataset.name, dataset.is_image
+        self.sample_shape, self.truth = dataset.sample_shape, dataset.truth
+        self.num_classes, self.class_names = dataset.num_classes, dataset.class_names
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def where(self, index: int) -> str | None:
+        return self.dataset.where(index)
+
+
+class ModelRange(Wrapper):
+    """The last wrapper: images as the model sees them.
+
+    x0 = 2 * image - 1
+
+    Images of [0, 1] come out in [-1, 1] (contaminated ones beyond, unless clipped); vectors stay.
+    """
+
+    def rows(self, indices: Tensor, positions: Tensor) -> Batch:
+        batch = self.dataset.rows(indices, positions)
+        if self.is_image:
+            batch["x0"] = transforms.to_model_range(batch["x0"])
+        return batch
+
+    def fingerprint(self) -> str:
+        return digest("model range", self.dataset.fingerprint())
+
+
+def digest(*parts: object) -> str:
+    """Sixteen hex digits of anything: bytes as they are, the rest as JSON."""
+    state = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        raw = part if isinstance(part, bytes) else json.dumps(part, default=str).encode()
+        state.update(len(raw).to_bytes(8, "little") + raw)
+    return state.hexdigest()
+
+
+def check_channels(dataset: Dataset, n_channels: int) -> None:
+    """Refuse a model that takes another number of channels than the images have.
+
+    Raises:
+        UserError: if the data are images of another number of channels.
+    """
+    if dataset.is_image and dataset.sample_shape[0] != n_channels:
+        raise UserError(
+            f"the images of {dataset.name} have {dataset.sample_shape[0]} channel(s), the model "
+            f"takes {n_channels}: set data.n_channels={n_channels}, or in_channels of the network"
+        )

@@ -1,0 +1,169 @@
+r"""Which sample stands where: the order of training, the same for every number of processes.
+
+The samples of all epochs form one stream; with n samples, its position k holds
+
+    epoch k // n,   index perm(seed, epoch)[k mod n]
+
+Global batch b takes positions [b B, (b + 1) B), so a batch may reach into the next epoch and none
+is short. Its rows are dealt to micro-batches and processes: micro-batch m of process r takes rows
+[(m W + r) b, (m W + r + 1) b), with W processes and b = B / (M W) rows each. Nothing depends on
+what was read before: a run resumes at any batch at the cost of one permutation.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..errors import UserError
+from ..randomness import generator
+from .base import Batch, Dataset
+
+
+def rows_of(micro: int, rank: int, world_size: int, n_local: int) -> slice:
+    """The rows of the global batch that micro-batch `micro` of process `rank` takes.
+
+    Args:
+        micro: Number of the micro-batch, from 0.
+        rank: Number of the process, from 0.
+        world_size: Number of processes.
+        n_local: Rows of one micro-batch of one process.
+    """
+    first = (micro * world_size + rank) * n_local
+    return slice(first, first + n_local)
+
+
+@dataclass
+class BatchOrder:
+    """The (index, position) lists of one process's micro-batches, in order; a batch sampler.
+
+    Args:
+        n_samples: Size n of the data set.
+        seed: Of the permutations.
+        n_global: Size B of the global batch.
+        n_micro: Micro-batches M of a process in a global batch.
+        rank: This process.
+        world_size: Number W of processes.
+        first_batch: The global batch to start at (resuming).
+        n_batches: How many global batches; None: without end.
+
+    Raises:
+        ValueError: if B is not a multiple of M W, or the data set is empty.
+    """
+
+    n_samples: int
+    seed: int
+    n_global: int
+    n_micro: int = 1
+    rank: int = 0
+    world_size: int = 1
+    first_batch: int = 0
+    n_batches: int | None = None
+    _permutations: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.n_samples < 1:
+            raise ValueError("the data set is empty")
+        if self.n_global < 1 or self.n_global % (self.n_micro * self.world_size):
+            raise ValueError(
+                f"the global batch of {self.n_global} does not divide into {self.n_micro} "
+                f"micro-batch(es) of {self.world_size} process(es)"
+            )
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        batch = self.first_batch
+        while self.n_batches is None or batch < self.first_batch + self.n_batches:
+            for micro in range(self.n_micro):
+                yield self.keys(batch, micro)
+            batch += 1
+
+    def keys(self, batch: int, micro: int = 0) -> list[tuple[int, int]]:
+        """(index, position in the stream) of each row of a micro-batch."""
+        n_local = self.n_global // (self.n_micro * self.world_size)
+        rows = rows_of(micro, self.rank, self.world_size, n_local)
+        start = batch * self.n_global
+        return [(self.index(k), k) for k in range(start + rows.start, start + rows.stop)]
+
+    def index(self, position: int) -> int:
+        """The sample at a position of the stream."""
+        epoch, place = divmod(position, self.n_samples)
+        return int(self._permutation(epoch)[place])
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch not in self._permutations:
+            rng = generator("cpu", self.seed, "epoch", epoch)
+            self._permutations[epoch] = torch.randperm(self.n_samples, generator=rng)
+            for past in [one for one in self._permutations if one < epoch - 1]:
+                del self._permutations[past]
+        return self._permutations[epoch]
+
+
+class Loader:
+    """Iterates over the micro-batches of one process; see `make_loader`."""
+
+    def __init__(self, order: BatchOrder, loader: "DataLoader[Any]") -> None:
+        self.order, self.loader = order, loader
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from self.loader
+        except UserError as error:
+            raise UserError(_last_line(error)) from None
+
+
+def make_loader(
+    dataset: Dataset,
+    seed: int,
+    n_global: int,
+    *,
+    n_micro: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    first_batch: int = 0,
+    n_batches: int | None = None,
+    n_workers: int = 0,
+    pin_memory: bool = False,
+) -> Loader:
+    """The micro-batches of one process: those of `first_batch`, then of the next, without end.
+
+    Workers, processes and micro-batches change who reads a sample, never which; a loader draws
+    nothing from the global random state.
+
+    Args:
+        dataset: What to read.
+        seed: Of the order.
+        n_global: Size of the global batch: rows of all processes and micro-batches.
+        n_micro: Micro-batches per process and global batch.
+        rank: This process, from 0.
+        world_size: Number of processes.
+        first_batch: The global batch to start at.
+        n_batches: How many global batches; None: without end.
+        n_workers: Processes that read ahead; 0 reads in this one.
+        pin_memory: Page-locked tensors, for a GPU.
+    """
+    order = BatchOrder(
+        len(dataset), seed, n_global, n_micro, rank, world_size, first_batch, n_batches
+    )
+    loader = DataLoader(
+        dataset,
+        batch_sampler=order,  # pyright: ignore[reportArgumentType]
+        collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]
+        num_workers=n_workers,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if n_workers else None,
+        generator=generator("cpu", seed, "workers"),
+    )
+    return Loader(order, loader)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _last_line(error: UserError) -> str:
+    """The message alone: a worker's error arrives with its traceback as text."""
+    line = str(error).strip().splitlines()[-1]
+    return line.removeprefix(f"{UserError.__module__}.{UserError.__qualname__}: ")

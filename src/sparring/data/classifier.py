@@ -1,0 +1,140 @@
+"""The small classifier that adversarial contamination attacks.
+
+One hidden layer on the pixels (averaged down to 32 x 32 when larger), in float64. Its gradient is
+written out, one sample at a time: it needs no autograd, which forked data-loading workers on a
+machine with a GPU may not use, and cannot depend on the rest of a batch.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import UserError
+from ..randomness import generator
+from .base import Dataset
+
+N_TRAINING_SAMPLES = 8192
+N_EPOCHS = 20
+BATCH_SIZE = 64
+N_HIDDEN = 128
+LARGEST_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """logits = W2 relu(W1 z + b1) + b2, with z = (pooled x - mean) / std.
+
+    Attributes:
+        w1, b1, w2, b2: Weights, float64, shapes (hidden, inputs), (hidden,), (classes, hidden),
+        (classes,). mean, std: Of all training values.
+        pool: Averaging matrices of rows (h, H) and columns (w, W) of images; None for vectors.
+        accuracy: On the samples it was trained on.
+    """
+
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Tensor
+    mean: float
+    std: float
+    pool: tuple[Tensor, Tensor] | None
+    accuracy: float = 0.0
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Shape (B, classes), of samples (B, *)."""
+        return F.relu(self._inputs(x) @ self.w1.T + self.b1) @ self.w2.T + self.b2
+
+    def input_gradient(self, x: Tensor, label: int) -> Tensor:
+        r"""Gradient of the cross-entropy of one sample, shape of x (*), float64.
+
+        d CE / dx = pool^T W1^T (1[h > 0] * W2^T (softmax(logits) - onehot(label))) / std
+        """
+        hidden = F.relu(self._inputs(x[None])[0] @ self.w1.T + self.b1)
+        error = torch.softmax(hidden @ self.w2.T + self.b2, 0)
+        error[label] -= 1
+        inward = ((error @ self.w2) * (hidden > 0)) @ self.w1 / self.std
+        if self.pool is None:
+            return inward
+        rows, columns = self.pool
+        return rows.T @ inward.view(len(x), len(rows), len(columns)) @ columns
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        x = x.double()
+        if self.pool is not None:
+            x = self.pool[0] @ x @ self.pool[1].T
+        return (x.flatten(1) - self.mean) / self.std
+
+
+def train_classifier(dataset: Dataset, seed: int) -> Classifier:
+    """A classifier of a data set's labels, fixed by the seed.
+
+    Adam, 20 epochs over at most 8,192 samples.
+
+    Raises:
+        UserError: if the data set has no labels.
+    """
+    if not dataset.num_classes:
+        raise UserError(
+            f"adversarial contamination attacks a classifier of the labels, and {dataset.name} has "
+            "none: choose labelled data (data.label_column, class subfolders) or another kind"
+        )
+    rng = generator("cpu", seed, "attacked classifier")
+    chosen = torch.randperm(len(dataset), generator=rng)[:N_TRAINING_SAMPLES]
+    batch = dataset.__getitems__(chosen.tolist())
+    x, label = batch["x0"], batch["label"]
+    with one_thread():
+        net = _new(x, dataset.num_classes, rng)
+        weights = [net.w1, net.b1, net.w2, net.b2]
+        for weight in weights:
+            weight.requires_grad_(True)
+        optimizer = torch.optim.Adam(weights, lr=2e-3)
+        for _ in range(N_EPOCHS):
+            for rows in torch.randperm(len(x), generator=rng).split(BATCH_SIZE):
+                loss = F.cross_entropy(net.logits(x[rows]), label[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        w1, b1, w2, b2 = (weight.detach() for weight in weights)
+        trained = Classifier(w1, b1, w2, b2, net.mean, net.std, net.pool)
+        accuracy = float((trained.logits(x).argmax(1) == label).double().mean())
+    return Classifier(w1, b1, w2, b2, net.mean, net.std, net.pool, accuracy)
+
+
+def _new(x: Tensor, n_classes: int, rng: torch.Generator) -> Classifier:
+    """An untrained classifier for samples x (n, *): He's initialisation."""
+    pool = None
+    if x.ndim == 4:
+        rows, columns = (_averaging(side) for side in x.shape[2:])
+        pool = rows, columns
+        n_inputs = x.shape[1] * len(rows) * len(columns)
+    else:
+        n_inputs = x.shape[1]
+    mean, std = float(x.double().mean()), float(x.double().std())
+    w1 = torch.randn(N_HIDDEN, n_inputs, generator=rng, dtype=torch.float64)
+    w2 = torch.randn(n_classes, N_HIDDEN, generator=rng, dtype=torch.float64)
+    return Classifier(
+        w1 * (2 / n_inputs) ** 0.5, torch.zeros(N_HIDDEN, dtype=torch.float64),
+        w2 * (2 / N_HIDDEN) ** 0.5, torch.zeros(n_classes, dtype=torch.float64),
+        mean, max(std, 1e-6), pool,
+    )  # fmt: skip
+
+
+def _averaging(side: int) -> Tensor:
+    """The matrix (min(side, 32), side) that averages pixels down; the identity if there are few."""
+    every_pixel = torch.eye(side, dtype=torch.float64)[None]
+    return F.adaptive_avg_pool1d(every_pixel, min(side, LARGEST_SIDE))[0].T.contiguous()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in one order, whatever number of threads this process may use."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)

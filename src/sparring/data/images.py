@@ -1,0 +1,300 @@
+"""Images from files: folders, parquet files and Hugging Face data sets.
+
+An unreadable image is replaced by the next readable one (the batch's `index` says which one, so
+labels and contamination stay right) and its place is listed in the batch. Files are only read.
+"""
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..errors import UserError
+from ..randomness import generator
+from . import transforms
+from .base import Batch, Dataset, digest
+
+HOLD_BYTES = 2**28
+"""Images that already have their size, in 8 bits, are held in memory up to this many bytes; others
+are decoded when they are asked for, by the loader's workers."""
+
+N_HASHED_FILES = 64
+LUMA = (0.299, 0.587, 0.114)
+GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+class Unreadable(Exception):  # noqa: N818 - the state of a file
+    """A file that is not an image, or a broken one. Internal: the next readable image stands in."""
+
+
+def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
+    """Read an image file of any kind that Pillow knows.
+
+    Of an animation the first frame counts; the camera's orientation is applied; transparent pixels
+    show white; CMYK, palette and other colour spaces become RGB; 16 bits per pixel keep their
+    precision when grey (65535 is 1), floating-point pixels must lie in [0, 1].
+
+    Args:
+        file: Its path, or its content.
+        n_channels: 1 (grey: luma of RGB) or 3 (RGB: grey is repeated); None: as the file has it.
+
+    Returns:
+        The image in [0, 1], shape (n_channels, H, W), float32.
+
+    Raises:
+        Unreadable: if it cannot be read as an image.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            x = _pixels(ImageOps.exif_transpose(image))
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken file can raise anything in a decoder
+        raise Unreadable(f"{type(error).__name__}: {error}") from error
+    if n_channels == 1 and len(x) == 3:
+        return torch.einsum("chw,c->hw", x, torch.tensor(LUMA))[None]
+    if n_channels == 3 and len(x) == 1:
+        return x.repeat(3, 1, 1)
+    return x
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.float32) / (1 if image.mode == "F" else 65535)
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise ValueError(f"pixels of mode {image.mode} beyond the range of an image")
+        return torch.from_numpy(values)[None]
+    grey = image.mode in GREY_MODES
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        shown = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
+    values = np.array(image.convert("L" if grey else "RGB"))
+    x = torch.from_numpy(values)
+    return transforms.to_float(x[None] if grey else x.permute(2, 0, 1)).contiguous()
+
+
+class Files(ABC):
+    """Where encoded images come from. Abstract.
+
+    Attributes:
+        origin: What an error message calls the whole.
+    """
+
+    origin: str
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def open(self, index: int) -> str | bytes:
+        """The path or the content of one file."""
+
+    @abstractmethod
+    def where(self, index: int) -> str:
+        """The name of one file in reports."""
+
+    @abstractmethod
+    def select(self, rows: Sequence[int]) -> "Files":
+        """Some of the files, in this order."""
+
+
+class FolderFiles(Files):
+    """Files of a folder, by path."""
+
+    def __init__(self, origin: str, paths: Sequence[str]) -> None:
+        self.origin, self.paths = origin, list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def open(self, index: int) -> str:
+        return self.paths[index]
+
+    def where(self, index: int) -> str:
+        return self.paths[index]
+
+    def select(self, rows: Sequence[int]) -> "FolderFiles":
+        return FolderFiles(self.origin, [self.paths[row] for row in rows])
+
+
+class TableFiles(Files):
+    """The image column of a Hugging Face table; a row is an image struct (bytes, path)."""
+
+    def __init__(
+        self, origin: str, table: Any, column: str, rows: Sequence[int] | None = None
+    ) -> None:
+        self.origin, self.table, self.column = origin, table, column
+        self.rows = range(len(table)) if rows is None else list(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def open(self, index: int) -> str | bytes:
+        cell = self.table[self.rows[index]][self.column] or {}
+        return cell.get("bytes") or cell.get("path") or b""
+
+    def where(self, index: int) -> str:
+        return f"{self.origin}, row {self.rows[index]}"
+
+    def select(self, rows: Sequence[int]) -> "TableFiles":
+        return TableFiles(self.origin, self.table, self.column, [self.rows[row] for row in rows])
+
+
+class ImageDataset(Dataset):
+    """Images decoded from files, resized and cropped to one square size.
+
+    Args:
+        name: See `Dataset`.
+        files: Where they come from; at least one.
+        labels: Classes, shape (n,), long.
+        class_names: Their names.
+        captions: A text per image.
+        resolution: Side in pixels: the shorter side is resized to it and a square is cropped. None:
+            all images must have one size, and keep it.
+        center_crop: False: each square is cropped at a place drawn from (seed, position in the
+            stream).
+        n_channels: 1 or 3: every image is converted. None: as the first readable image has it.
+        seed: Of the random crops.
+
+    Raises:
+        UserError: if no image is readable, or sizes differ and no resolution is given.
+    """
+
+    is_image = True
+
+    def __init__(
+        self,
+        name: str,
+        files: Files,
+        labels: Tensor | None = None,
+        class_names: Sequence[str] = (),
+        captions: Sequence[str] | None = None,
+        *,
+        resolution: int | None = None,
+        center_crop: bool = True,
+        n_channels: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.name, self.files, self.labels, self.captions = name, files, labels, captions
+        self.class_names = list(class_names) if labels is not None else []
+        self.num_classes = len(self.class_names) if labels is not None else None
+        self.resolution, self.center_crop, self.seed = resolution, center_crop, seed
+        self.n_channels = n_channels
+        first = self._next_readable(0, [])[1]
+        self.n_channels = len(first)
+        size = first.shape[1:] if resolution is None else (resolution, resolution)
+        self.sample_shape = (len(first), *size)
+        self.held, self.stand_in = self._hold()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def rows(self, indices: Tensor, positions: Tensor) -> Batch:
+        unreadable: list[str] = []
+        if self.held is not None:
+            index = self.stand_in[indices]
+            x0 = transforms.to_float(self.held[index])
+            for asked, used in zip(indices.tolist(), index.tolist(), strict=True):
+                unreadable += [self.files.where(i) for i in _between(asked, used, len(self))]
+        else:
+            read = [self._next_readable(i, unreadable) for i in indices.tolist()]
+            index = torch.tensor([i for i, _ in read], dtype=torch.long)
+            x0 = torch.stack(
+                [
+                    self._fit(image, position, self.files.where(i))
+                    for (i, image), position in zip(read, positions.tolist(), strict=True)
+                ]
+            )
+        batch: Batch = {"x0": x0, "index": index, "unreadable": unreadable}
+        if self.labels is not None:
+            batch["label"] = self.labels[index]
+        if self.captions is not None:
+            batch["caption"] = [self.captions[i] for i in index.tolist()]
+        return batch
+
+    def fingerprint(self) -> str:
+        n = len(self)
+        hashed = sorted({i * n // N_HASHED_FILES for i in range(N_HASHED_FILES)})
+        return digest(
+            self.name, n, self.sample_shape, self.resolution, self.center_crop or self.seed,
+            [] if self.labels is None else self.labels.tolist(), self.class_names,
+            *(self._raw(i) for i in hashed),
+        )  # fmt: skip
+
+    def where(self, index: int) -> str:
+        return self.files.where(index)
+
+    def _raw(self, index: int) -> bytes:
+        file = self.files.open(index)
+        if isinstance(file, bytes):
+            return file
+        try:
+            return Path(file).read_bytes()
+        except OSError:
+            return b"unreadable"
+
+    def _next_readable(self, index: int, unreadable: list[str]) -> tuple[int, Tensor]:
+        """The first readable image from `index` on (around the end), with its index."""
+        reasons = []
+        for i in range(index, index + len(self)):
+            try:
+                return i % len(self), decode(self.files.open(i % len(self)), self.n_channels)
+            except Unreadable as reason:
+                unreadable.append(self.files.where(i % len(self)))
+                reasons.append(str(reason))
+        raise UserError(
+            f"no readable image in {self.files.origin}: tried {len(self)} file(s), the first is "
+            f"{self.files.where(index)} ({reasons[0]})"
+        )
+
+    def _fit(self, image: Tensor, position: int, where: str) -> Tensor:
+        """One image at its size, shape `sample_shape`."""
+        if self.resolution is None:
+            if tuple(image.shape) != self.sample_shape:
+                raise UserError(
+                    f"images of {self.files.origin} differ in size ({where} is "
+                    f"{_size(image.shape)}, the first {_size(self.sample_shape)}): set data.resolution"
+                )
+            return image
+        image = transforms.resize(image, self.resolution)
+        if self.center_crop:
+            return transforms.center_crop(image, self.resolution)
+        rng = generator("cpu", self.seed, "crop", position)
+        return transforms.random_crop(image, self.resolution, rng)
+
+    def _hold(self) -> tuple[Tensor | None, Tensor]:
+        """All images as uint8 (n, C, H, W) and who stands in for whom, if that changes no pixel."""
+        n, shape = len(self), self.sample_shape
+        everyone = torch.arange(n)
+        if n * shape[0] * shape[1] * shape[2] > HOLD_BYTES:
+            return None, everyone
+        held = torch.empty(n, *shape, dtype=torch.uint8)
+        readable = torch.ones(n, dtype=torch.bool)
+        for i in range(n):
+            try:
+                image = decode(self.files.open(i), self.n_channels)
+            except Unreadable:
+                readable[i] = False
+                continue
+            if self.resolution is not None and image.shape[1:] != shape[1:]:
+                return None, everyone
+            held[i] = transforms.to_uint8(self._fit(image, i, self.files.where(i)))
+            if not torch.equal(transforms.to_float(held[i]), image):
+                return None, everyone
+        good = everyone[readable]
+        return held, good[torch.searchsorted(good, everyone) % len(good)]
+
+
+def _between(asked: int, used: int, n: int) -> list[int]:
+    """The indices skipped on the way from `asked` to `used`, around the end."""
+    return [(asked + step) % n for step in range((used - asked) % n)]
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[2]}x{shape[1]}"

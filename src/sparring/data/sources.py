@@ -1,0 +1,282 @@
+"""Which files make a data set, with their labels: an image folder, parquet files, a hub name."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .images import Files, FolderFiles, TableFiles
+
+EXTENSIONS = frozenset(
+    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
+     ".pbm", ".jp2", ".tga")
+)  # fmt: skip
+TEST_SPLITS = ("test", "validation", "valid", "val", "held_out")
+
+
+@dataclass
+class Source:
+    """Files of one split with what is known of each.
+
+    Attributes:
+        files: The images.
+        labels: Classes, shape (n,), or None.
+        class_names: Their names.
+        captions: A text per image, or None.
+        is_split: Whether these are already the split that was asked for.
+    """
+
+    files: Files
+    labels: Tensor | None = None
+    class_names: Sequence[str] = ()
+    captions: list[str] | None = None
+    is_split: bool = False
+
+    def select(self, rows: Tensor) -> "Source":
+        """Some of the files, in this order."""
+        chosen = rows.tolist()
+        return Source(
+            self.files.select(chosen),
+            None if self.labels is None else self.labels[rows],
+            self.class_names,
+            None if self.captions is None else [self.captions[row] for row in chosen],
+            self.is_split,
+        )
+
+
+def folder(train_data_dir: str | None, split: str) -> Source:
+    """Every image below a folder; subfolders of the first level are the classes.
+
+    There are labels if all images are in subfolders, at least two. A folder with a subfolder
+    `train` beside nothing but other splits (test, validation, ...) is read split by split.
+
+    Args:
+        train_data_dir: The folder.
+        split: train, held_out, all, or the name of a split's subfolder.
+
+    Raises:
+        UserError: if the folder is missing or holds no image.
+    """
+    if train_data_dir is None:
+        raise UserError("data.train_data_dir is missing: name the folder of images")
+    root = Path(train_data_dir).expanduser()
+    if not root.is_dir():
+        raise UserError(
+            f"no folder '{train_data_dir}': data.train_data_dir must be a folder of images"
+        )
+    roots, is_split = _split_folders(root, split)
+    paths = sorted(path for one in roots for path in _images_below(one))
+    if not paths:
+        raise UserError(
+            f"no image in folder '{train_data_dir}' (looked for {', '.join(sorted(EXTENSIONS))})"
+        )
+    files = FolderFiles(f"folder '{train_data_dir}'", [str(path) for path in paths])
+    classes = [_class_of(path, roots) for path in paths]
+    names = sorted({name for name in classes if name is not None})
+    if None in classes or len(names) < 2:
+        return Source(files, is_split=is_split)
+    number = {name: i for i, name in enumerate(names)}
+    labels = torch.tensor([number[name] for name in classes if name is not None])
+    return Source(files, labels, names, is_split=is_split)
+
+
+def _split_folders(root: Path, split: str) -> tuple[list[Path], bool]:
+    """The folders that hold this split, and whether the tree itself is divided into splits."""
+    below = {path.name for path in root.iterdir() if path.is_dir() and not _hidden(path.name)}
+    if "train" not in below or len(below) < 2 or not below <= {"train", *TEST_SPLITS}:
+        return [root], False
+    if split == "all":
+        return [root / name for name in sorted(below)], True
+    held_out = next(name for name in (*TEST_SPLITS, "") if name in below)
+    name = held_out if split == "held_out" else split
+    if name not in below:
+        raise UserError(
+            f"folder '{root}' has no split '{split}' (it has {', '.join(sorted(below))})"
+        )
+    return [root / name], True
+
+
+def _images_below(root: Path) -> list[Path]:
+    found, seen = [], set()
+    for place, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else [name for name in folders if not _hidden(name)]
+        if real not in seen:
+            found += [Path(place) / name for name in names if _is_image(name)]
+        seen.add(real)
+    return found
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_image(name: str) -> bool:
+    return not _hidden(name) and Path(name).suffix.lower() in EXTENSIONS
+
+
+def _class_of(path: Path, roots: Sequence[Path]) -> str | None:
+    root = next(root for root in roots if path.is_relative_to(root))
+    parts = path.relative_to(root).parts
+    return parts[0] if len(parts) > 1 else None
+
+
+def parquet(
+    data_files: str | Sequence[str] | None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    caption_column: str | None = None,
+) -> Source:
+    """Parquet files with an image column (bytes, or the image struct of Hugging Face).
+
+    Args:
+        data_files: A path or pattern (`cifar10/train-*.parquet`), or several.
+        image_column: None: the first column of images.
+        label_column: None: `label`, else the first column of classes; no labels without either.
+        caption_column: None: no captions.
+
+    Raises:
+        UserError: if no file fits, or a column is not there.
+    """
+    if not data_files:
+        raise UserError(
+            "data.data_files is missing: name the parquet files, for example data/*.parquet"
+        )
+    patterns = [data_files] if isinstance(data_files, str) else list(data_files)
+    patterns = [os.path.expanduser(pattern) for pattern in patterns]
+    origin = ", ".join(patterns)
+    table = _load(origin, "parquet", data_files=patterns, split="train")
+    return _from_table(origin, table, image_column, label_column, caption_column)
+
+
+def huggingface(
+    dataset_name: str | None,
+    dataset_config_name: str | None,
+    split: str,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    caption_column: str | None = None,
+    *,
+    own_held_out: bool = False,
+) -> Source:
+    """A data set of the Hugging Face hub (or a local folder in its format), by name.
+
+    Args:
+        dataset_name: As in `datasets.load_dataset`.
+        dataset_config_name: Its configuration, None for the default one.
+        split: train, all (the whole of train), held_out (its test or validation split), or the name
+            of one of its splits.
+        own_held_out: held_out is cut from train instead.
+
+    Raises:
+        UserError: if it cannot be loaded, or a split or column is not there.
+    """
+    if not dataset_name:
+        raise UserError("data.dataset_name is missing: name a data set of the Hugging Face hub")
+    splits = _load(dataset_name, dataset_name, dataset_config_name)
+    name = "train" if split in ("train", "all") or own_held_out else split
+    if name == "held_out":
+        name = next((one for one in TEST_SPLITS if one in splits), name)
+    if name not in splits:
+        raise UserError(
+            f"data set '{dataset_name}' has no split '{name}' (it has {', '.join(splits)})"
+            + ("; data.held_out_share cuts one from train" if split == "held_out" else "")
+        )
+    source = _from_table(
+        f"data set '{dataset_name}'", splits[name], image_column, label_column, caption_column
+    )
+    source.is_split = name != "train"
+    return source
+
+
+def _load(origin: str, *names: str | None, **options: Any) -> Any:
+    import datasets  # slow to import, needed for tables only
+
+    try:
+        load: Any = datasets.load_dataset
+        return load(*names, **options)
+    except Exception as error:  # the library raises many kinds, from network to schema
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"cannot load {origin}: {reason}") from error
+
+
+def _from_table(
+    origin: str,
+    table: Any,
+    image_column: str | None,
+    label_column: str | None,
+    caption_column: str | None,
+) -> Source:
+    import datasets
+
+    features = table.features
+    for key, column in (
+        ("image_column", image_column),
+        ("label_column", label_column),
+        ("caption_column", caption_column),
+    ):
+        if column is not None and column not in features:
+            raise UserError(
+                f"data.{key}: no column '{column}' in {origin} (it has {', '.join(features)})"
+            )
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    image_column = image_column or next(
+        (name for name in (*images, "image", "img") if name in features), None
+    )
+    if image_column is None:
+        raise UserError(
+            f"no image column in {origin} (it has {', '.join(features)}): set data.image_column"
+        )
+    classes = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    explicit = label_column is not None
+    label_column = label_column or next(
+        (name for name in ("label", *classes) if name in features), None
+    )
+    if len(table) == 0:
+        raise UserError(f"{origin} has no rows")
+    labels, class_names = None, []
+    if label_column is not None:
+        labels, class_names = _labels(table, label_column, origin, explicit)
+    captions = None if caption_column is None else [str(text) for text in table[caption_column][:]]
+    try:
+        table = table.select_columns([image_column]).cast_column(
+            image_column, datasets.Image(decode=False)
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"column '{image_column}' of {origin} holds no images") from error
+    return Source(TableFiles(origin, table, image_column), labels, class_names, captions)
+
+
+def _labels(
+    table: Any, column: str, origin: str, explicit: bool
+) -> tuple[Tensor | None, list[str]]:
+    """Classes of a column of classes, integers from 0 or words; None if it holds anything else.
+
+    Raises:
+        UserError: if the column was named explicitly and holds anything else.
+    """
+    values, kind = table[column][:], table.features[column]
+    names = getattr(kind, "names", None)
+    if all(isinstance(value, int) and value >= 0 for value in values):
+        names = names or numbers(max(values) + 1)
+        return torch.tensor(values, dtype=torch.long), list(names)
+    if all(isinstance(value, str) for value in values):
+        names = sorted(set(values))
+        number = {name: i for i, name in enumerate(names)}
+        return torch.tensor([number[value] for value in values]), names
+    if explicit:
+        raise UserError(
+            f"data.label_column: column '{column}' of {origin} must hold classes in every row: "
+            "integers from 0, or words"
+        )
+    return None, []
+
+
+def numbers(n: int) -> list[str]:
+    """Class names 0, 1, ..., n - 1, of one width, so that sorting keeps their order."""
+    return [str(i).zfill(len(str(n - 1))) for i in range(n)]
