@@ -1,4 +1,4 @@
-"""The `sparring` command. Torch is imported by the commands, so --help and config errors are instant.
+"""The `sparring` command. The commands import torch, so --help and config errors are instant.
 
 Every user error is one line on stderr, `sparring: error: ...`, and exit code 2.
 """
@@ -113,8 +113,8 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool) -> None:
 def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
     """Train plain and robust on noisy digits, and plain on clean ones; compare them in a report.
 
-    90 % of the digits carry Gaussian noise of standard deviation 0.2. KEY=VALUE changes a setting of
-    all three runs, such as training.max_train_steps=500 for a quick look.
+    90 % of the digits carry Gaussian noise of standard deviation 0.2. KEY=VALUE changes a setting
+    of all three runs, such as training.max_train_steps=500 for a quick look.
 
     \b
     Example:

@@ -5,7 +5,8 @@
 
 A file may start from another one (`base: digits.yaml`, relative to itself). Mappings merge and
 everything else is replaced; a mapping of another `_class_name` (model.network, model.scheduler) and
-another objective replace the old one as a whole. `objectives: {detail: {lam: 30}}` says what an
+another objective replace the old one as a whole, and another data set or kind of contamination
+drops what belongs to the old one alone. `objectives: {detail: {lam: 30}}` says what an
 objective uses in this experiment: `objective=NAME` selects NAME with its defaults and these leaves
 on top, in the file and on the command line.
 
@@ -92,22 +93,30 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         if key == "objective" and isinstance(value, str):
             value = {"name": value}
         before = merged.get(key)
-        if isinstance(before, dict) and isinstance(value, Mapping) and _same_thing(before, value):
-            merged[key] = merge(before, value)
+        if isinstance(before, dict) and isinstance(value, Mapping):
+            merged[key] = merge(_what_stays(key, before, value), value)
         else:
             merged[key] = merge({}, value) if isinstance(value, Mapping) else copy.deepcopy(value)
     return merged
 
 
-def _same_thing(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return all(
-        key not in new or key not in old or new[key] == old[key] for key in ("_class_name",)
-    ) and ("name" not in new or new["name"] == old.get("name") or not _is_objective(old))
+_CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "objective": ("name", ()),
+    "data": ("name", ("split", "seed", "resolution", "center_crop", "random_flip", "n_channels",
+                      "dataloader_num_workers", "max_train_samples")),
+    "contamination": ("kind", ("rate", "seed", "clip")),
+    "network": ("_class_name", ()),
+    "scheduler": ("_class_name", ()),
+}  # fmt: skip
+"""Mapping -> (the key that says what it is, the keys that survive a change of that)."""
 
 
-def _is_objective(section: Mapping[str, Any]) -> bool:
-    name = section.get("name")
-    return isinstance(name, str) and (name in OBJECTIVE_SECTIONS or ".py:" in name)
+def _what_stays(key: str, old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `old` that `new` is put on top of."""
+    chooser, common = _CHOICES.get(key, ("", ()))
+    if chooser not in new or chooser not in old or new[chooser] == old[chooser]:
+        return old
+    return {name: value for name, value in old.items() if name in common}
 
 
 def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,15 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -26,6 +34,10 @@ VP_SCHEDULERS = (
 )  # fmt: skip
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+SAMPLERS = (
+    "ddim", "ddpm", "euler", "euler_ancestral", "heun", "dpm2", "dpm2_ancestral", "lms", "pndm",
+    "deis", "dpmsolver++", "dpmsolver++_sde", "unipc", "flow_euler", "flow_heun", "euler_edm",
+)  # fmt: skip
 SCHEDULERS = (*VP_SCHEDULERS, *FLOW_SCHEDULERS, *EDM_SCHEDULERS)
 
 
@@ -134,7 +146,9 @@ class DataSection(Section):
     resolution: Count | None = None
     center_crop: bool = True
     random_flip: bool = False
-    image_column: str = "image"
+    n_channels: Literal[1, 3] | None = None  # None: as the images are
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] | None = None  # kept out of split train
+    image_column: str | None = None
     label_column: str | None = None
     caption_column: str | None = None
     train_data_dir: str | None = None
@@ -158,7 +172,20 @@ class ContaminationSection(Section):
     rate: Share = 0.9
     seed: int = 0
     clip: bool = False
-    sigma: NotNegative | None = None
+    # Each kind's own leaves; None: the kind's default (data/corruptions.py says what they mean).
+    sigma: NotNegative | None = None  # gaussian
+    outlier: Literal["stripes", "uniform", "inverted"] | None = None
+    distance: Positive | None = None  # outlier, for vectors
+    n_blocks: Count | None = None  # missing_blocks
+    block_size: Annotated[float, Field(gt=0, le=1)] | None = None
+    fill: float | None = None
+    share: Share | None = None  # salt_and_pepper
+    blur_sigma: Positive | None = None  # blur
+    quality: Annotated[int, Field(ge=1, le=95)] | None = None  # jpeg
+    eps: NotNegative | None = None  # adversarial
+    steps: Count | None = None
+    alpha: Positive | None = None
+    random_start: bool | None = None
 
 
 class ObjectiveSection(Section):
@@ -304,6 +331,11 @@ class TrainingSection(Section):
     timestep_sampling: Literal["uniform", "logit_normal", "lognormal", "loss_second_moment"] = (
         "uniform"
     )
+    # None: the sampler's own default
+    timestep_mean: float | None = None  # logit_normal, lognormal
+    timestep_std: Positive | None = None
+    timestep_history: Count | None = None  # loss_second_moment
+    timestep_uniform_prob: Share | None = None
     conditioning_dropout_prob: Share = 0.0
     checkpointing_steps: Count | None = 500
     checkpoints_total_limit: Count | None = 2
@@ -317,14 +349,15 @@ class TrainingSection(Section):
     n_threads: Count | None = None  # None: torch's own choice
 
 
+def _check_sampler(name: str) -> str:
+    if name not in SAMPLERS and not name.endswith("Scheduler"):
+        raise ValueError(f"unknown sampling.scheduler {name!r}{did_you_mean(name, SAMPLERS)}")
+    return name
+
+
 class SamplingSection(Section):
-    # None: ddim for diffusion, flow_euler for flow, euler_edm for edm
-    scheduler: (
-        Literal[
-            "ddim", "ddpm", "euler", "heun", "dpmsolver++", "unipc", "flow_euler", "euler_edm"
-        ]
-        | None
-    ) = None  # fmt: skip
+    # None: ddim, flow_euler for flow, euler_edm for edm; the name of a diffusers class works too
+    scheduler: Annotated[str, AfterValidator(_check_sampler)] | None = None
     num_inference_steps: Count = 50
     eta: Share = 0.0
     clip_sample: bool | None = None  # None: true on images with epsilon, sample or v_prediction

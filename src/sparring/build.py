@@ -1,0 +1,353 @@
+"""From settings to objects: data, denoiser, objective. The objects take plain arguments only.
+
+run = resolve("configs/digits.yaml")
+dataset = build_dataset(run)
+denoiser, scheduler_config = build_denoiser(run, dataset.sample_shape, dataset.num_classes)
+objective = build_objective(run, denoiser.schedule)
+settings = train_settings(run)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config_sections import OwnObjective, RunConfig, did_you_mean
+from .data.base import ModelRange
+from .data.datasets import training_data
+from .denoiser import Denoiser
+from .errors import UserError
+from .objectives import OBJECTIVES, TIMES, Objective, Times
+from .parametrization import DIFFUSERS_KINDS
+from .randomness import derive_seed
+from .schedules import Schedule, kind_from_config, schedule_from_config
+from .training.settings import TrainSettings
+
+Shape = tuple[int, ...]
+
+EMBEDDED = ("digits", "digits_subspace", "plane", "gaussian_mixture", "swiss_roll", "two_moons")
+"""Data sets that are there without a file or a download."""
+
+
+@contextmanager
+def one_line_errors(place: str) -> Iterator[None]:
+    """What a constructor refuses becomes one line that names the place in the config."""
+    try:
+        yield
+    except (ValueError, TypeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(reason if place in reason else f"{place}: {reason}") from error
+
+
+def build_dataset(config: RunConfig) -> ModelRange:
+    """The training data: contaminated, in the model's range."""
+    with one_line_errors("data"):
+        return training_data(
+            config.data.model_dump(exclude_none=True),
+            config.contamination.model_dump(exclude_none=True),
+        )
+
+
+def build_network(config: RunConfig, sample_shape: Shape, num_classes: int | None) -> nn.Module:
+    """The network of `model.network`; what it leaves out and the data know is filled in.
+
+    Weights follow from training.seed.
+
+    Args:
+        config: The run.
+        sample_shape: (C, H, W) of an image or (d,) of a vector.
+        num_classes: Classes of the data, used where model.class_conditional is true.
+
+    Raises:
+        UserError: for an unknown class or argument (the nearest one is named), or a number of
+            channels that is not the data's.
+    """
+    words = dict(config.model.network or {})
+    name = words.pop("_class_name")
+    words = {key: value for key, value in words.items() if not key.startswith("_")}
+    build = _network_class(name)
+    known = _arguments(build)
+    if known is not None:
+        for key in words:
+            if key not in known:
+                raise UserError(f"unknown key 'model.network.{key}'{did_you_mean(key, known)}")
+        for key, value in _from_data(config, sample_shape, num_classes).items():
+            if key in known and words.get(key) is None:
+                words[key] = value
+    _check_sizes(words, config, sample_shape, num_classes)
+    with one_line_errors(f"model.network ({name})"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.training.seed, "weights"))
+        return build(**words)
+
+
+def build_denoiser(
+    config: RunConfig, sample_shape: Shape, num_classes: int | None
+) -> tuple[Denoiser, dict[str, Any]]:
+    """The model to train, and the diffusers config of the scheduler it is trained with.
+
+    Raises:
+        UserError: if the config, the data and a pretrained model do not go together.
+    """
+    if not config.model.class_conditional:
+        num_classes = None
+    elif num_classes is None:
+        raise UserError(
+            f"model.class_conditional needs labels, and {config.data.name} has none: "
+            "set data.label_column, or class_conditional to false"
+        )
+    if config.model.pretrained_model_name_or_path is not None:
+        return _pretrained(config, sample_shape, num_classes)
+    scheduler = scheduler_config(config)
+    with one_line_errors("model.scheduler"):
+        schedule, kind = schedule_from_config(scheduler), kind_from_config(scheduler)
+    network = build_network(config, sample_shape, num_classes)
+    drops = config.training.conditioning_dropout_prob > 0
+    null = {"class_labels": num_classes} if num_classes is not None and drops else None
+    with one_line_errors("model"):
+        denoiser = Denoiser(
+            network,
+            schedule,
+            kind,
+            learned_variance=bool(config.model.learned_variance),
+            null_condition=null,
+        )
+    return denoiser, scheduler
+
+
+def scheduler_config(config: RunConfig) -> dict[str, Any]:
+    """`model.scheduler` with every value written out, as diffusers saves it.
+
+    Raises:
+        UserError: for an argument that the scheduler's class does not have; the nearest is named.
+    """
+    import diffusers
+
+    words = dict(config.model.scheduler or {})
+    name = words.pop("_class_name")
+    build = getattr(diffusers, name)
+    known = _arguments(build) or []
+    words = {key: value for key, value in words.items() if not key.startswith("_")}
+    for key in words:
+        if key not in known:
+            raise UserError(f"unknown key 'model.scheduler.{key}'{did_you_mean(key, known)}")
+    if config.model.prediction_type in DIFFUSERS_KINDS and "prediction_type" in known:
+        words["prediction_type"] = config.model.prediction_type
+    if config.model.learned_variance and "variance_type" in known:
+        words.setdefault("variance_type", "learned_range")
+    with one_line_errors(f"model.scheduler ({name})"):
+        return {"_class_name": name} | _plain(dict(build(**words).config))
+
+
+def build_objective(config: RunConfig, schedule: Schedule) -> Objective:
+    """The objective with its leaves and its sampler of times.
+
+    Raises:
+        UserError: for a value it refuses, or an argument that a user's own method does not have.
+    """
+    training = config.training
+    given = {
+        "mean": training.timestep_mean,
+        "std": training.timestep_std,
+        "history": training.timestep_history,
+        "uniform_prob": training.timestep_uniform_prob,
+    }
+    with one_line_errors(f"training.timestep_sampling {training.timestep_sampling}"):
+        sampler: Callable[..., Times] = TIMES[training.timestep_sampling]
+        options = {key: value for key, value in given.items() if value is not None}
+        for key in options.keys() - constructor_defaults(sampler).keys():
+            raise ValueError(f"takes no timestep_{key}")
+        times = sampler(schedule, **options)
+    section = config.objective
+    leaves = section.model_dump(exclude={"name"})
+    leaves["cond_dropout"] = training.conditioning_dropout_prob
+    if isinstance(section, OwnObjective):
+        build = load_from_file(section.name, "objective")
+        leaves = _leaves_of_own(section, build, leaves)
+    else:
+        build = OBJECTIVES[section.name]
+    with one_line_errors(f"objective {section.name}"):
+        return build(schedule, times, **leaves)
+
+
+def train_settings(config: RunConfig) -> TrainSettings:
+    """Section `training` as the loop takes it."""
+    names = [field.name for field in dataclasses.fields(TrainSettings)]
+    return TrainSettings(**{name: getattr(config.training, name) for name in names})
+
+
+def load_from_file(path: str, place: str) -> Any:
+    """The object that `path/to/file.py:name` stands for.
+
+    Raises:
+        UserError: if the file or the name is not there, or the file cannot be run.
+    """
+    file, _, name = path.rpartition(":")
+    if not Path(file).is_file():
+        raise UserError(f"{place}: no file {file}")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{place}: {file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{place}: {file} cannot be imported ({reason})") from error
+    if not hasattr(module, name):
+        names = [one for one in vars(module) if not one.startswith("_")]
+        raise UserError(f"{place}: {file} has no {name!r}{did_you_mean(name, names)}")
+    return getattr(module, name)
+
+
+def constructor_defaults(build: Callable[..., Any]) -> dict[str, Any]:
+    """Optional arguments with their defaults; **kwargs stands for those of the base class."""
+    fixed: dict[str, Any] = {}
+    while isinstance(build, functools.partial):
+        fixed, build = {**build.keywords, **fixed}, build.func
+    found: dict[str, Any] = {}
+    classes = build.__mro__ if inspect.isclass(build) else [build]
+    for one in classes:
+        function = vars(one).get("__init__") if inspect.isclass(one) else one
+        if function is None:
+            continue
+        parameters = inspect.signature(function).parameters.values()
+        for parameter in parameters:
+            if parameter.default is not parameter.empty:
+                found.setdefault(parameter.name, parameter.default)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found | fixed
+
+
+def _pretrained(
+    config: RunConfig, sample_shape: Shape, num_classes: int | None
+) -> tuple[Denoiser, dict[str, Any]]:
+    from . import pretrained
+
+    name = str(config.model.pretrained_model_name_or_path)
+    model = pretrained.load(name)
+    if tuple(model.sample_shape) != tuple(sample_shape):
+        raise UserError(
+            f"{name} makes samples of shape {tuple(model.sample_shape)} but the data are "
+            f"{tuple(sample_shape)}: set data.resolution and data.n_channels, or take another"
+        )
+    if (model.num_classes is None) != (num_classes is None):
+        has = "has no classes" if model.num_classes is None else f"has {model.num_classes} classes"
+        raise UserError(f"{name} {has}: set model.class_conditional accordingly")
+    if num_classes is not None and model.num_classes != num_classes:
+        raise UserError(f"{name} has {model.num_classes} classes, the data have {num_classes}")
+    wanted, own = config.model.prediction_type, model.denoiser.kind
+    if wanted is not None and DIFFUSERS_KINDS.get(wanted, wanted) != own:
+        raise UserError(
+            f"{name} was trained with prediction type {own}: leave model.prediction_type out (null)"
+        )
+    learned = config.model.learned_variance
+    if learned is not None and learned != model.denoiser.learned_variance:
+        raise UserError(f"{name}: learned_variance is {not learned}; leave it out (null)")
+    drops = config.training.conditioning_dropout_prob > 0
+    if drops and num_classes is not None and not model.denoiser.null_condition:
+        raise UserError(f"{name} has no null class: set training.conditioning_dropout_prob to 0")
+    model.denoiser.requires_grad_(True)
+    return model.denoiser, dict(model.scheduler_config)
+
+
+def _network_class(name: str) -> Callable[..., nn.Module]:
+    import diffusers
+
+    from . import networks
+
+    if ".py:" in name:
+        return load_from_file(name, "model.network")
+    own = getattr(networks, name, None)
+    if inspect.isclass(own) and issubclass(own, nn.Module):
+        return own
+    found = getattr(diffusers, name, None) if name in dir(diffusers) else None
+    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
+        known = ["MLP", *(one for one in dir(diffusers) if one.endswith("Model"))]
+        hint = did_you_mean(name, known)
+        hint = hint if "did you mean" in hint else " (a model class of diffusers, or MLP)"
+        raise UserError(f"model.network._class_name: unknown network {name!r}{hint}")
+    return found
+
+
+def _from_data(config: RunConfig, shape: Shape, num_classes: int | None) -> dict[str, Any]:
+    """What the data know about a network, in the words of every network class."""
+    known: dict[str, Any] = {}
+    if len(shape) == 1:
+        known["dim"] = shape[0]
+    else:
+        n_out = shape[0] * (2 if config.model.learned_variance else 1)
+        known |= {"in_channels": shape[0], "out_channels": n_out, "sample_size": shape[-1]}
+    if num_classes is not None:
+        n_labels = num_classes + (config.training.conditioning_dropout_prob > 0)
+        known |= {"num_class_embeds": n_labels, "num_classes": n_labels}
+        known["num_embeds_ada_norm"] = num_classes  # DiT adds the null class itself
+    return known
+
+
+def _check_sizes(
+    words: Mapping[str, Any], config: RunConfig, shape: Shape, num_classes: int | None
+) -> None:
+    """The sizes that a config states must be the data's."""
+    expected = _from_data(config, shape, num_classes)
+    told = {
+        "dim": f"the data have {shape[0]} dimensions",
+        "in_channels": f"the images have {shape[0]} channel(s)",
+        "out_channels": f"the images have {shape[0]} channel(s)"
+        + (", and a learned variance doubles them" if config.model.learned_variance else ""),
+    }
+    for key, reason in told.items():
+        if words.get(key) is not None and words[key] != expected.get(key, words[key]):
+            raise UserError(
+                f"model.network.{key} is {words[key]} but {reason}: it must be {expected[key]}, "
+                "or leave it out"
+            )
+    for key in ("num_class_embeds", "num_classes"):
+        stated, needed = words.get(key), expected.get(key)
+        if stated is not None and needed is None:
+            raise UserError(f"model.network.{key} is set: set model.class_conditional to true too")
+        if stated is not None and needed is not None and stated < needed:
+            raise UserError(
+                f"model.network.{key} is {stated} but needs {needed}: {num_classes} classes"
+                + (" and the null class" if needed > (num_classes or 0) else "")
+            )
+
+
+def _leaves_of_own(
+    section: OwnObjective, build: Callable[..., Any], leaves: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The leaves that a user's method takes; one that it does not take must not be set."""
+    known = set(constructor_defaults(build)) | set(_arguments(build) or [])
+    for key in section.model_fields_set - {"name"}:
+        if key not in known:
+            raise UserError(
+                f"unknown key 'objective.{key}'{did_you_mean(key, known - {'schedule', 'times'})}"
+            )
+    return {key: value for key, value in leaves.items() if key in known}
+
+
+def _arguments(build: Callable[..., Any]) -> list[str] | None:
+    """Names of the arguments, None where any name is taken."""
+    parameters = inspect.signature(build).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        own = inspect.isclass(build) and not hasattr(build, "ignore_for_config")
+        return None if own else [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    return [parameter.name for parameter in parameters]
+
+
+def _plain(value: Any) -> Any:
+    """A config as YAML and JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items() if not str(key).startswith("_use_")}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.tolist() if hasattr(value, "tolist") else value
