@@ -1,0 +1,8 @@
+"""One loop for all methods: `train`, its settings, its run folder and its checkpoints."""
+
+from .checkpoint import latest_checkpoint
+from .loop import train
+from .run_folder import RunFolder, open_run
+from .settings import TrainSettings
+
+__all__ = ["RunFolder", "TrainSettings", "latest_checkpoint", "open_run", "train"]

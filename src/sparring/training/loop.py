@@ -1,0 +1,386 @@
+"""The training loop, one for all methods."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from ..data.batches import make_loader, rows_of
+from ..denoiser import Denoiser
+from ..errors import UserError
+from ..objectives.base import Objective, Terms, Turn
+from ..parametrization import column
+from ..randomness import StepRandom
+from .checkpoint import CHECKPOINTS, Checkpoint, write_checkpoint
+from .players import Player
+from .processes import (
+    distributed,
+    finished_weights,
+    live_average,
+    make_accelerator,
+    mean_over_processes,
+    say,
+)
+from .run_folder import RunFolder, open_run
+from .settings import TrainSettings
+from .stopping import StopRequest, not_finite
+from .tracking import (
+    Log,
+    Window,
+    describe,
+    flat,
+    note_unreadable,
+    progress_bar,
+    start_tracker,
+    write_json,
+)
+
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: Updates of the model.
+        n_batches: Global batches.
+        n_images: Samples in these batches, of all processes.
+        seconds: Time spent on batches; sample grids and checkpoints do not count.
+    """
+
+    step: int = 0
+    n_batches: int = 0
+    n_images: int = 0
+    seconds: float = 0.0
+
+
+def train(
+    denoiser: Denoiser,
+    objective: Objective,
+    dataset: Any,
+    settings: TrainSettings,
+    run_dir: str | Path | RunFolder,
+    *,
+    condition_fn: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    sample_fn: Callable[[Denoiser, Path], None] | None = None,
+    evaluate_fn: Callable[[Denoiser], Mapping[str, float]] | None = None,
+    save_fn: Callable[[Denoiser], None] | None = None,
+    random_flip: bool = False,
+    n_workers: int = 0,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train a denoiser with an objective on a data set.
+
+    On several processes, all of them call it with the same arguments. When it returns, the denoiser
+    holds the finished weights: the average if there is one. `sample_fn`, `evaluate_fn` and
+    `save_fn` are called in the main process, in eval mode, without gradients, with those weights
+    swapped in.
+
+    Args:
+        denoiser: What learns.
+        objective: What it learns from.
+        dataset: Samples, as in `sparring.data`; x0 as the model is to see it.
+        settings: The numbers of the run.
+        run_dir: The run's folder, or what `open_run` made of it.
+        condition_fn: The condition of a batch from the data set, by the network's argument names.
+        sample_fn: Writes a grid of samples to the given PNG file, every `validation_steps`.
+        evaluate_fn: Numbers to log at the same steps, as evaluation/<name>.
+        save_fn: Saves the finished model.
+        random_flip: Mirror each image with probability 1/2.
+        n_workers: Processes that read data, per training process; 0 reads in this one.
+        config: The resolved config, kept in checkpoints to tell what a resumed run changes.
+
+    Returns:
+        The contents of training.json.
+
+    Raises:
+        UserError: if the run cannot start or resume as asked, or was told to stop by a signal.
+        TrainingStopped: if a loss or gradient is not finite; the weights are those before it.
+    """
+    # Processes, device and precision.
+    run = run_dir
+    if not isinstance(run, RunFolder):
+        run = open_run(run, settings.resume_from_checkpoint, settings.overwrite_output_dir)
+    accelerator = make_accelerator(settings, run.path)
+    device, n_processes, process = (
+        accelerator.device, accelerator.num_processes, accelerator.process_index,
+    )  # fmt: skip
+    n_own, n_micro = settings.train_batch_size, settings.gradient_accumulation_steps
+    n_global = n_own * n_micro * n_processes
+
+    # Who learns, and the networks by role.
+    network = denoiser.to(device).train().network
+    warmup = objective.ema_warmup if settings.ema_warmup is None else settings.ema_warmup
+    model = Player(network, settings, ema_warmup=warmup, scaler=accelerator.scaler)
+    players, nets = {"model": model}, {"model": denoiser}
+    if objective.needs_ema:
+        nets["ema"] = live_average(denoiser, model, accelerator)
+
+    # Go on from a checkpoint.
+    progress, window = Progress(), Window()
+    fingerprint = {"data": dataset.fingerprint(), "n_global": n_global, "seed": settings.seed}
+    checkpoint = None if run.checkpoint is None else Checkpoint(run.checkpoint)
+    if checkpoint is not None:
+        check_same_run(checkpoint, fingerprint, config, accelerator)
+        checkpoint.restore_network(network)
+        tensors = {name: checkpoint.tensors(name, device) for name in ("optimizer", "ema")}
+        model.restore(tensors, checkpoint.state["model"])
+        objective.load_state_dict(checkpoint.tensors("objective"))
+        progress = Progress(**checkpoint.state["progress"])
+        window = Window(**checkpoint.state["window"])
+
+    # What the run says about itself.
+    log = Log(run.path / "metrics.jsonl", accelerator, after_step=progress.step)
+    start_tracker(accelerator, settings, config or asdict(settings), progress.step)
+    record_start(run.path, accelerator, progress.step)
+    unreadable: set[str] = set()
+
+    with (
+        StopRequest() as stop,
+        distributed(denoiser, accelerator, compiled=settings.compile),
+        progress_bar(settings.max_train_steps, progress.step, accelerator.is_main_process) as bar,
+    ):
+        batches = iter(
+            make_loader(
+                dataset,
+                settings.seed,
+                n_global,
+                n_micro=n_micro,
+                rank=process,
+                world_size=n_processes,
+                first_batch=progress.n_batches,
+                n_workers=n_workers,
+                pin_memory=device.type == "cuda",
+            )
+        )
+        if checkpoint is not None and not checkpoint.restore_random_states():
+            say(accelerator, "the checkpoint is of fewer processes: dropout masks will differ")
+        must_stop = False
+
+        while progress.step < settings.max_train_steps and not must_stop:
+            started, step_before = time.perf_counter(), progress.step
+
+            # A global batch, and all randomness of its step.
+            micros: list[dict[str, Any]] = []
+            draws = []
+            for micro in range(n_micro):
+                rows = rows_of(micro, process, n_processes, n_own)
+                rng = StepRandom(settings.seed, progress.step, n_global, rows, device)
+                batch = send_to_device(next(batches), device)
+                assert isinstance(batch, dict)
+                unreadable.update(batch.get("unreadable", ()))
+                x0 = batch["x0"].to(next(network.parameters()).dtype)
+                batch["x0"] = mirror(x0, rng.uniform("flip")) if random_flip else x0
+                batch["cond"] = {} if condition_fn is None else condition_fn(batch)
+                micros.append(batch)
+                draws.append(objective.draw(batch, rng, progress.step))
+
+            # Turns: who learns, and from what. The micro-batches advance together.
+            for turns in zip(*(objective.turns(nets, s) for s in draws), strict=True):
+                player = players[turns[0].player]
+                losses = backward(turns, nets[turns[0].player].network, accelerator)
+                grad_norm = float(player.clip())
+                terms = {
+                    name: float(torch.stack([loss[name].mean() for loss in losses]).mean())
+                    for name in losses[0]
+                }
+                bad_loss, bad_grad, asked, *means = mean_over_processes(
+                    accelerator,
+                    [
+                        not all(isfinite(term) for term in terms.values()),
+                        not isfinite(grad_norm),
+                        stop.signal is not None,
+                        *terms.values(),
+                    ],
+                )
+                must_stop = asked > 0
+                overflow = bad_grad > 0 and player.scaler is not None
+                if overflow:
+                    player.skip()
+                broken = (bad_loss > 0 or bad_grad > 0) and not overflow
+                if broken or player.n_skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+                    raise not_finite(
+                        micros, losses, grad_norm, progress.step, player.n_skipped_in_a_row,
+                        run.path, accelerator,
+                    )  # fmt: skip
+                if not overflow:
+                    terms = dict(zip(terms, means, strict=True))
+                    numbers = {"loss": sum(terms.values()), "grad_norm": grad_norm}
+                    window.add(numbers | {f"loss/{name}": term for name, term in terms.items()})
+                    player.step()
+                    progress.step += player is model
+                for each in players.values():
+                    each.optimizer.zero_grad(set_to_none=True)
+
+            progress.n_batches += 1
+            progress.n_images += n_global
+            window.n_images += n_global
+            seconds = time.perf_counter() - started
+            progress.seconds += seconds
+            window.seconds += seconds
+            done = progress.step >= settings.max_train_steps
+
+            def due(every: int | None, step_before: int = step_before) -> bool:
+                """Whether a multiple of `every` lies in this batch's updates."""
+                return every is not None and progress.step // every > step_before // every
+
+            # Progress, log.
+            bar.update(progress.step - step_before)
+            if window.values:
+                means = window.means()
+                speed = f"{window.images_per_second:.0f} images/s"
+                bar.set_postfix_str(f"loss {means['loss']:.4g}, {speed}", refresh=False)
+                if due(settings.log_every_steps) or done:
+                    means |= {"lr": model.last_lr, "images_per_second": window.images_per_second}
+                    means |= {"seconds": progress.seconds}
+                    if model.scaler is not None:
+                        means |= {"n_skipped": model.n_skipped}
+                    log.write(progress.step, means)
+                    note_unreadable(run.path / "data/unreadable.json", unreadable, accelerator)
+                    window = Window()
+
+            # Samples at fixed noise.
+            if due(settings.validation_steps) and accelerator.is_main_process:
+                with finished_weights(denoiser, model):
+                    if sample_fn is not None:
+                        path = run.path / "samples" / f"step-{progress.step}.png"
+                        path.parent.mkdir(exist_ok=True)
+                        sample_fn(denoiser, path)
+                        log.image(progress.step, path)
+                    if evaluate_fn is not None:
+                        found = evaluate_fn(denoiser)
+                        log.write(progress.step, {f"evaluation/{k}": v for k, v in found.items()})
+
+            # Checkpoint.
+            if due(settings.checkpointing_steps) or done or must_stop:
+                write_checkpoint(
+                    run.path / CHECKPOINTS,
+                    progress.step,
+                    network,
+                    {**model.tensors(), "objective": objective.state_dict()},
+                    {
+                        "progress": asdict(progress),
+                        "model": model.state(),
+                        "window": vars(window),
+                        "fingerprint": fingerprint,
+                        "config": None if config is None else flat(config),
+                        "n_processes": n_processes,
+                    },
+                    settings.checkpoints_total_limit,
+                )
+
+    # The finished model and what it cost.
+    finished = progress.step >= settings.max_train_steps
+    summary = {
+        "train_seconds": progress.seconds,
+        "n_steps": progress.step,
+        "n_images": progress.n_images,
+        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "n_skipped": model.n_skipped,
+        "n_processes": n_processes,
+        "seconds_per_step": progress.seconds / max(progress.step, 1),
+        "finished": finished,
+    }
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    if not finished:
+        if accelerator.is_main_process:
+            write_json(run.path / "training.json", summary)
+        raise UserError(
+            f"stopped by {stop.signal or 'a signal'} after step {progress.step}; a checkpoint is "
+            "written: continue with training.resume_from_checkpoint=latest"
+        )
+    model.keep_average()
+    if accelerator.is_main_process:
+        if save_fn is not None:
+            with finished_weights(denoiser, model):
+                save_fn(denoiser)
+        write_json(run.path / "training.json", summary)
+    accelerator.wait_for_everyone()
+    return summary
+
+
+def backward(turns: Sequence[Turn], network: nn.Module, accelerator: Accelerator) -> list[Terms]:
+    """Gradients of one turn, from all micro-batches and parts; one graph is alive at a time.
+
+    loss = mean over micro-batches of mean over rows of the sum of all terms. Processes share their
+    gradients in the last backward pass only.
+
+    Args:
+        turns: The turn of each micro-batch.
+        network: The player's network, as prepared by accelerate.
+        accelerator: Scales for fp16.
+
+    Returns:
+        The terms of each micro-batch, per sample, detached.
+    """
+    seen: list[Terms] = []
+    for micro, turn in enumerate(turns):
+        seen.append({})
+        for number, part in enumerate(turn.parts, start=1):
+            last = micro == len(turns) - 1 and number == len(turn.parts)
+            with nullcontext() if last else accelerator.no_sync(network):
+                terms = part()
+                loss = torch.stack(list(terms.values())).sum(0).mean() / len(turns)
+                accelerator.backward(loss)
+            for name, term in terms.items():
+                before = seen[micro].get(name)
+                seen[micro][name] = term.detach() if before is None else before + term.detach()
+    return seen
+
+
+def mirror(x0: Tensor, u: Tensor) -> Tensor:
+    """Images (B, C, H, W) mirrored left to right where u (B,) < 1/2."""
+    return torch.where(column(u < 0.5, x0), x0.flip(-1), x0)
+
+
+def check_same_run(
+    checkpoint: Checkpoint,
+    fingerprint: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
+    accelerator: Accelerator,
+) -> None:
+    """Refuse to resume on other data or another batch; say which other settings have changed.
+
+    Raises:
+        UserError: if the checkpoint's data, global batch or seed are others.
+    """
+    words = {
+        "data": "data (fingerprint)",
+        "n_global": "samples per global batch (batch size x accumulation x processes)",
+        "seed": "training.seed",
+    }
+    for name, now in fingerprint.items():
+        before = checkpoint.state["fingerprint"][name]
+        if before != now:
+            raise UserError(
+                f"cannot resume from {checkpoint.path}: {words[name]} was {before} and is now {now}"
+            )
+    before, now = checkpoint.state["config"] or {}, flat(config or {})
+    for key in sorted(before.keys() & now.keys()):
+        if before[key] != now[key] and not key.endswith(
+            ("resume_from_checkpoint", "overwrite_output_dir")
+        ):
+            say(accelerator, f"resuming with another {key}: {now[key]} instead of {before[key]}")
+
+
+def record_start(run_dir: Path, accelerator: Accelerator, step: int) -> None:
+    """run.json: who runs what where; a resumed run is added to the first start."""
+    if not accelerator.is_main_process:
+        return
+    path, start = run_dir / "run.json", describe(accelerator)
+    if step > 0 and path.exists():
+        first = json.loads(path.read_text())
+        first.setdefault("resumed", []).append({"step": step, **start})
+        start = first
+    write_json(path, start)

@@ -1,0 +1,200 @@
+"""A player: a network that learns, with its optimiser, schedule, gradient scaler and average."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from ..errors import UserError
+from .settings import TrainSettings
+
+# the schedules that honour lr_warmup_steps (diffusers' own "constant" does not)
+_SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}
+
+
+class Player:
+    """Who learns in a turn.
+
+    Its schedule and average count its own optimiser updates: neither accumulation, nor the number
+    of processes, nor an update that the scaler skipped moves them.
+
+    Args:
+        network: The bare network (neither distributed nor compiled wrappers), on its device.
+        settings: Optimiser, schedule and average; see `TrainSettings`.
+        ema_warmup: Whether the average's decay warms up.
+        scaler: fp16's gradient scaler, or None.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: TrainSettings,
+        *,
+        ema_warmup: bool = True,
+        scaler: GradScaler | None = None,
+    ) -> None:
+        self.network, self.scaler = network, scaler
+        self.parameters = {
+            name: value for name, value in network.named_parameters() if value.requires_grad
+        }
+        self.max_grad_norm = settings.max_grad_norm
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=settings.learning_rate,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            weight_decay=settings.adam_weight_decay,
+            eps=settings.adam_epsilon,
+        )
+        self.lr_schedule = get_scheduler(
+            _SCHEDULES[settings.lr_scheduler],
+            self.optimizer,
+            num_warmup_steps=settings.lr_warmup_steps,
+            num_training_steps=max(settings.max_train_steps, settings.lr_warmup_steps + 1),
+        )
+        self.ema = make_ema(network, settings.ema_decay, ema_warmup) if settings.use_ema else None
+        self.last_lr = settings.learning_rate
+        self.n_updates = 0
+        self.n_skipped = 0
+        self.n_skipped_in_a_row = 0
+
+    def clip(self) -> Tensor:
+        """Unscale this player's gradients, clip them by their global norm, return that norm."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        return nn.utils.clip_grad_norm_(self.parameters.values(), limit)
+
+    def step(self) -> None:
+        """One update of the weights, then of the learning rate and the average."""
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.last_lr = self.optimizer.param_groups[0]["lr"]
+        self.lr_schedule.step()
+        if self.ema is not None:
+            self.ema.step(self.network.parameters())
+        self.n_updates += 1
+        self.n_skipped_in_a_row = 0
+
+    def skip(self) -> None:
+        """fp16's gradients overflowed: lower the loss scale and change nothing else."""
+        assert self.scaler is not None
+        self.scaler.update()
+        self.n_skipped += 1
+        self.n_skipped_in_a_row += 1
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """The network has its averaged weights inside; the live ones wait in the CPU's memory."""
+        if self.ema is None:
+            yield
+            return
+        self.ema.store(self.network.parameters())
+        try:
+            self.ema.copy_to(self.network.parameters())
+            yield
+        finally:
+            self.ema.restore(self.network.parameters())
+
+    def keep_average(self) -> None:
+        """The averaged weights become the network's own: the run is over."""
+        if self.ema is not None:
+            self.ema.copy_to(self.network.parameters())
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint keeps beside the network: moments and average, by file."""
+        moments = {
+            f"{name}|{moment}": value
+            for name, parameter in self.parameters.items()
+            for moment, value in self.optimizer.state[parameter].items()
+        }
+        average = {}
+        if self.ema is not None:
+            names = [name for name, _ in self.network.named_parameters()]
+            average = dict(zip(names, self.ema.shadow_params, strict=True))
+        return {"optimizer": moments, "ema": average}
+
+    def state(self) -> dict[str, Any]:
+        """The counts that go with `tensors`."""
+        return {
+            "n_updates": self.n_updates,
+            "n_skipped": self.n_skipped,
+            "n_skipped_in_a_row": self.n_skipped_in_a_row,
+            "last_lr": self.last_lr,
+            "n_averaged": None if self.ema is None else self.ema.optimization_step,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+        }
+
+    def restore(
+        self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+    ) -> None:
+        """Continue from `tensors` and `state`; learning rate and decay are those of the settings.
+
+        Raises:
+            UserError: if an average is wanted and the checkpoint has none.
+        """
+        self.n_updates, self.n_skipped = state["n_updates"], state["n_skipped"]
+        self.n_skipped_in_a_row = state["n_skipped_in_a_row"]
+        self.last_lr = state["last_lr"]
+        for key, value in tensors["optimizer"].items():
+            name, moment = key.rsplit("|", 1)
+            parameter = self.parameters[name]
+            # AdamW's count of updates is a number that stays on the CPU
+            place = "cpu" if moment == "step" else parameter.device
+            self.optimizer.state[parameter][moment] = value.to(place)
+        # the schedule is a function of the count and of the settings, which may have changed
+        self.lr_schedule.last_epoch = self.n_updates
+        self.lr_schedule._step_count = self.n_updates + 1
+        for group, base, factor in zip(
+            self.optimizer.param_groups,
+            self.lr_schedule.base_lrs,
+            self.lr_schedule.lr_lambdas,
+            strict=True,
+        ):
+            group["lr"] = base * factor(self.n_updates)
+        self.lr_schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        if self.ema is not None:
+            if state["n_averaged"] is None:
+                raise UserError("the checkpoint has no EMA: resume with training.use_ema=false")
+            for (name, _), average in zip(
+                self.network.named_parameters(), self.ema.shadow_params, strict=True
+            ):
+                average.copy_(tensors["ema"][name])
+            self.ema.optimization_step = state["n_averaged"]
+        if self.scaler is not None and state["scaler"] is not None:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def make_ema(network: nn.Module, decay: float, warmup: bool) -> EMAModel:
+    r"""The moving average of a network's weights, shadow <- d shadow + (1 - d) weights.
+
+    With warm-up, d = min(decay, 1 - n^{-3/4}) at update n = 1, 2, ...: the first one copies the
+    weights (the settings of diffusers' train_unconditional script). Without, d = decay from the
+    first update on and the shadow starts at the initial weights; diffusers' ramp
+    (1 + n) / (10 + n), which EMAModel applies even with use_ema_warmup=False, is off as well, as in
+    the official code of the DRO paper.
+
+    Args:
+        network: Whose parameters.
+        decay: In [0, 1).
+        warmup: Whether the decay rises first.
+    """
+    if warmup:
+        return EMAModel(
+            network.parameters(),
+            decay=decay,
+            use_ema_warmup=True,
+            inv_gamma=1.0,
+            power=3 / 4,
+            foreach=True,
+        )
+    return EMAModel(
+        network.parameters(), decay=decay, min_decay=decay, update_after_step=-1, foreach=True
+    )

@@ -1,0 +1,135 @@
+"""Accelerate at the border: processes, precision, the distributed network, the averaged one."""
+
+import copy
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    ProjectConfiguration,
+    set_seed,
+)
+
+from ..denoiser import Denoiser
+from ..errors import UserError
+from ..randomness import derive_seed
+from .checkpoint import unchanged_random_states
+from .players import Player
+from .settings import TrainSettings
+from .tracking import check_tracker
+
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+
+
+def make_accelerator(settings: TrainSettings, run_dir: Path) -> Accelerator:
+    """The accelerator of a run, seeded: dropout draws from torch's own generator, by process.
+
+    Raises:
+        UserError: for fp16 on a CPU, a missing tracker, or a distribution that is not supported.
+    """
+    check_tracker(settings.report_to)
+    if settings.n_threads is not None:
+        torch.set_num_threads(settings.n_threads)
+    state = PartialState()
+    if settings.mixed_precision == "fp16" and torch.device(state.device or "cpu").type == "cpu":
+        raise UserError("training.mixed_precision=fp16 needs a GPU: use bf16 or no")
+    if state.distributed_type not in SUPPORTED:
+        raise UserError(
+            f"cannot train with {state.distributed_type.value}: use torchrun or one process"
+        )
+    # another run of this Python process may have had another precision
+    AcceleratorState._reset_state(reset_partial_state=False)
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        log_with=None if settings.report_to == "none" else settings.report_to,
+        project_config=ProjectConfiguration(str(run_dir), logging_dir=str(run_dir / "logs")),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if accelerator.num_processes == 1 and (launched or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+        say(
+            accelerator,
+            "several processes were asked for and this is the only one (accelerate launch starts "
+            "one on a CPU): use torchrun --nproc_per_node N -m sparring train ...",
+        )
+    set_seed(derive_seed(settings.seed, "process", accelerator.process_index) % 2**32)
+    return accelerator
+
+
+def say(accelerator: Accelerator, line: str) -> None:
+    """One line on stderr, from the main process."""
+    if accelerator.is_main_process:
+        print(f"sparring: {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def distributed(denoiser: Denoiser, accelerator: Accelerator, *, compiled: bool) -> Iterator[None]:
+    """Inside, the denoiser's network is compiled if wanted, casts, and shares its gradients.
+
+    An objective may call it several times before a backward pass, with frozen parameters in
+    between; buffers are not broadcast, which would change them under the graph's feet.
+    """
+    bare = denoiser.network
+    if compiled:
+        bare.compile()
+    denoiser.network = accelerator.prepare_model(bare)
+    try:
+        yield
+    finally:
+        denoiser.network = accelerator.unwrap_model(denoiser.network, keep_fp32_wrapper=False)
+        bare._compiled_call_impl = None
+        accelerator._models.clear()
+
+
+def live_average(denoiser: Denoiser, player: Player, accelerator: Accelerator) -> Denoiser:
+    """A second denoiser whose weights are the player's average: one memory, no copying.
+
+    Raises:
+        UserError: if no average is kept.
+    """
+    if player.ema is None:
+        raise UserError("this objective calls the averaged network: set training.use_ema=true")
+    average = copy.deepcopy(denoiser).requires_grad_(False).eval()
+    for parameter, shadow in zip(
+        average.network.parameters(), player.ema.shadow_params, strict=True
+    ):
+        parameter.data = shadow
+    average.network = accelerator.prepare_model(average.network, evaluation_mode=True)
+    return average
+
+
+@contextmanager
+def finished_weights(denoiser: Denoiser, player: Player) -> Iterator[Denoiser]:
+    """The denoiser as it would be handed out now: bare network, averaged weights, eval mode.
+
+    Training goes on afterwards as if nothing had happened.
+    """
+    prepared, compiled = denoiser.network, player.network._compiled_call_impl
+    denoiser.network = player.network
+    player.network._compiled_call_impl = None  # other batch sizes would compile again
+    with unchanged_random_states(), torch.no_grad(), player.averaged_weights():
+        denoiser.eval()
+        try:
+            yield denoiser
+        finally:
+            denoiser.train()
+            denoiser.network, player.network._compiled_call_impl = prepared, compiled
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def mean_over_processes(accelerator: Accelerator, values: Sequence[float]) -> list[float]:
+    """The mean of each value over all processes; to be called by all, with as many values."""
+    if accelerator.num_processes == 1:
+        return list(values)
+    together = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    reduced = accelerator.reduce(together, reduction="mean")
+    assert isinstance(reduced, torch.Tensor)
+    return reduced.tolist()

@@ -1,0 +1,183 @@
+"""What a run says about itself: metrics.jsonl always, a tracker if wanted, one progress bar."""
+
+import importlib.util
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from PIL import Image
+from tqdm import tqdm
+
+from .. import __version__
+from ..errors import UserError
+from .settings import TrainSettings
+
+
+class Window:
+    """What happened since the last line of the log; part of a checkpoint, so no line is lost.
+
+    All numbers are those of the global batch, the same on every process.
+    """
+
+    def __init__(
+        self,
+        values: dict[str, list[float]] | None = None,
+        n_images: int = 0,
+        seconds: float = 0.0,
+    ) -> None:
+        self.values: dict[str, list[float]] = values or {}
+        self.n_images, self.seconds = n_images, seconds
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """One update's numbers."""
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)
+
+    def means(self) -> dict[str, float]:
+        """Mean of each name over the updates that had it."""
+        return {name: math.fsum(values) / len(values) for name, values in self.values.items()}
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput of the window, all processes together."""
+        return self.n_images / max(self.seconds, 1e-9)
+
+
+class Log:
+    """Writes lines to metrics.jsonl and to the tracker; does nothing outside the main process.
+
+    Args:
+        path: metrics.jsonl.
+        accelerator: Its trackers are told the same.
+        after_step: Lines after this step are dropped first: the resumed run writes them again.
+    """
+
+    def __init__(self, path: Path, accelerator: Accelerator, after_step: int) -> None:
+        self._path, self._accelerator = path, accelerator
+        if accelerator.is_main_process:
+            kept = [line for line in read_metrics(path) if line["step"] <= after_step]
+            half = path.with_name(f".half-{path.name}")
+            half.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            half.replace(path)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line: the step and the values by name."""
+        if self._accelerator.is_main_process:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        self._accelerator.log(dict(values), step=step)
+
+    def image(self, step: int, path: Path) -> None:
+        """Show a picture that lies in the run folder in the tracker."""
+        if not self._accelerator.is_main_process or not path.exists():
+            return
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        for tracker in self._accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.tracker.add_image("samples", pixels, step, dataformats="HWC")
+            elif tracker.name == "wandb":
+                tracker.log_images({"samples": [Image.fromarray(pixels)]}, step=step)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a line that a killed run left half-written ends the list."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+def note_unreadable(path: Path, names: set[str], accelerator: Accelerator) -> None:
+    """Keep data/unreadable.json: the samples that were replaced, of all processes and restarts."""
+    everyone = set(gather_object(sorted(names)))
+    if not accelerator.is_main_process or not everyone:
+        return
+    known = set(json.loads(path.read_text())) if path.exists() else set()
+    if not everyone <= known:
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, sorted(known | everyone))
+        tqdm.write(f"sparring: unreadable samples were replaced, see {path}", file=sys.stderr)
+
+
+def progress_bar(n_steps: int, first_step: int, shown: bool) -> tqdm:
+    """One bar on stderr; rarely redrawn where nobody watches."""
+    return tqdm(
+        total=n_steps,
+        initial=first_step,
+        unit="step",
+        disable=not shown,
+        mininterval=0.2 if sys.stderr.isatty() else 30,
+        dynamic_ncols=True,
+    )
+
+
+def start_tracker(
+    accelerator: Accelerator, settings: TrainSettings, config: Mapping[str, Any], step: int
+) -> None:
+    """Start what `report_to` names, under `logs/`, and tell it the run's settings."""
+    if settings.report_to == "none":
+        return
+    kwargs = (
+        {"tensorboard": {"purge_step": step + 1}} if settings.report_to == "tensorboard" else {}
+    )
+    accelerator.init_trackers("sparring", flat(config), init_kwargs=kwargs)
+
+
+def check_tracker(report_to: str) -> None:
+    """Raises UserError if the tracker's package is missing (accelerate would say nothing)."""
+    if report_to != "none" and importlib.util.find_spec(report_to) is None:
+        raise UserError(
+            f"training.report_to={report_to} needs a package that is not installed: "
+            f"pip install {report_to}"
+        )
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, int | float | str | bool]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; what is no plain value becomes a string."""
+    leaves: dict[str, int | float | str | bool] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            plain = isinstance(value, int | float | str | bool)
+            leaves[f"{prefix}{key}"] = value if plain else str(value)
+    return leaves
+
+
+def describe(accelerator: Accelerator) -> dict[str, Any]:
+    """Who runs what on which machine: the contents of run.json."""
+    packages = ("torch", "diffusers", "accelerate", "numpy")
+    gpu = accelerator.device.type == "cuda"
+    return {
+        "version": __version__,
+        "command": sys.argv,
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "machine": platform.platform(),
+        "device": torch.cuda.get_device_name() if gpu else accelerator.device.type,
+        "n_processes": accelerator.num_processes,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON in one piece: a reader never sees half of it."""
+    half = path.with_name(f".half-{path.name}")
+    half.write_text(json.dumps(value, indent=1) + "\n")
+    half.replace(path)
