@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .parametrization import DIFFUSERS_KINDS, column
 
-# diffusers' own cap of sigma/alpha where the terminal SNR is zero (abar = 2^-24)
-_MAX_RATIO = 2.0**12
+# keeps ln(sigma/alpha) finite where the terminal SNR is zero
+_TINY_ABAR = 2.0**-40
 
 
 class Schedule(ABC):
@@ -70,14 +70,14 @@ class VPSchedule(Schedule):
     def __init__(self, alphas_cumprod: Tensor) -> None:
         self.alphas_cumprod = alphas_cumprod.detach().to("cpu", torch.float64)
         self.n_train_timesteps = len(alphas_cumprod)
-        ratio = (1 / self.alphas_cumprod - 1).clamp(max=_MAX_RATIO**2).sqrt()
-        self._log_ratio = ratio.log()
+        abar = self.alphas_cumprod.clamp(min=_TINY_ABAR)
+        self._log_ratio = (1 / abar - 1).log() / 2
         self._on_device: dict[tuple[str, torch.device], Tensor] = {}
 
     @property
     def zero_terminal_snr(self) -> bool:
-        """Whether the last step holds no signal at all (abar = 0, or diffusers' 2^-24)."""
-        return bool(self.alphas_cumprod[-1] <= 2.0**-24)
+        """Whether the last step holds no signal at all."""
+        return bool(self.alphas_cumprod[-1] == 0)
 
     def alpha(self, t: Tensor) -> Tensor:
         return self._lookup(t, "alpha")
@@ -252,7 +252,7 @@ def _is_flow(config: Mapping[str, Any]) -> bool:
         str(config.get("_class_name", "")).startswith("FlowMatch")
         or bool(config.get("use_flow_sigmas"))
         or config.get("prediction_type") == "flow_prediction"
-        or "base_image_seq_len" in config
+        or ("shift" in config and "beta_schedule" not in config)
     )
 
 

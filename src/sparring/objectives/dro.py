@@ -82,7 +82,7 @@ class FreeAT(_Robust):
             0.1 in the script, where (K - 1) step_size = 0.2 never reaches it.
         target: "corrected_detached" (the script's): delta acts through the network's input only;
             "corrected": its gradient also goes through the target (and the VLB's x_t);
-            "uncorrected": the noise that was drawn.
+            "uncorrected": the noise that was drawn (for an x0-network all three are x0).
 
     Raises:
         ValueError: if an option is out of range.

@@ -1,0 +1,139 @@
+"""Our own mode against its closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from conftest import LinearEps
+from sparring.denoiser import Denoiser
+from sparring.objectives import OBJECTIVES
+from sparring.objectives.smoothing import choose_rows
+from sparring.randomness import StepRandom
+
+D = 4
+
+
+@pytest.mark.parametrize("law", ["isotropic", "fixed direction"])
+def test_a_linear_denoiser_learns_the_variance_divided_by_one_plus_lambda(vp, law):
+    """Trained by the objective itself, a linear denoiser reaches k = sigma (1+l)/(alpha^2 v + sigma^2 (1+l))
+    with l = lam for an isotropic omega, l = lam d along a fixed direction and 0 across it."""
+    torch.manual_seed(0)
+    time, lam, variance = 200, 3.0, torch.tensor([1.0, 0.5, 0.2, 0.05], dtype=torch.float64)
+    alpha, sigma = (float(f(torch.tensor([time]))) for f in (vp.alpha, vp.sigma))
+    objective = OBJECTIVES["detail"](vp, lam=lam, window=None, fraction=1.0, n_iterations=0)
+    n = 4096
+    # moments made exact, so that the optimum of the sample is the optimum of the formula
+    x0 = _whitened(n, seed=1) * variance.sqrt()
+    eps = _whitened(n, seed=2, orthogonal_to=x0)
+    denoiser = Denoiser(LinearEps(torch.zeros(D, D, dtype=torch.float64)), vp, "eps")
+    s = objective.draw({"x0": x0}, StepRandom(0, 0, n, dtype=torch.float64), 0)
+    s.t = torch.full((n,), time)
+    s.alpha, s.sigma = vp.at(s.t, like=x0)
+    s.eps, s.x_t = eps, s.alpha * x0 + s.sigma * eps
+    s.rows, s.share = torch.arange(n), torch.ones(n, dtype=torch.float64)
+    s.radius = torch.full((n,), 0.1, dtype=torch.float64)
+    if law == "isotropic":
+        s.omega0 = 0.1 * _whitened(n, seed=3)
+        s.omega0 = s.omega0 / s.omega0.norm(dim=1, keepdim=True)  # p_i = 1/d by symmetry
+        shrink = torch.full((D,), 1 + lam, dtype=torch.float64)
+        tolerance = 0.03
+    else:
+        s.omega0 = torch.zeros(n, D, dtype=torch.float64)
+        s.omega0[:, 1] = 0.1
+        shrink = torch.ones(D, dtype=torch.float64)
+        shrink[1] = 1 + lam * D
+        tolerance = 1e-4
+    optimizer = torch.optim.LBFGS(
+        denoiser.parameters(), max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-12
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        (turn,) = objective.turns({"model": denoiser}, s)
+        loss = sum(turn.parts[0]().values()).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    expected = sigma * shrink / (alpha**2 * variance + sigma**2 * shrink)
+    learned = denoiser.network.weight.detach().diagonal()
+    torch.testing.assert_close(learned, expected, rtol=tolerance, atol=0)
+
+
+def test_rows_outside_the_window_get_no_regulariser(vp):
+    """Their term is zero and the gradient does not see them: the weights of absent times stay put."""
+    n = 64
+    objective = OBJECTIVES["detail"](vp, window=0.5, fraction=1.0)
+    s = objective.draw({"x0": torch.randn(n, D).double()}, StepRandom(0, 0, n), 0)
+    ratio = (s.sigma / s.alpha).flatten()
+    inside = ratio < 0.5
+    assert 0 < inside.sum() < n
+    denoiser = Denoiser(LinearEps(torch.eye(D).double()), vp, "eps")
+    (turn,) = objective.turns({"model": denoiser}, s)
+    term = turn.parts[0]()["equivariance"]
+    assert (term[~inside] == 0).all()
+    assert (term[inside] > 0).all()
+
+
+def test_rows_carry_m_over_n(vp):
+    """n of the m rows in the window stand for all m, whatever the split over processes."""
+    n_rows, objective = 64, OBJECTIVES["detail"](vp, window=1.0, fraction=0.125)
+    x0 = torch.randn(n_rows, D)
+    whole = objective.draw({"x0": x0}, StepRandom(0, 5, n_rows), 5)
+    m = int(((whole.sigma / whole.alpha).flatten() < 1.0).sum())
+    assert len(whole.rows) == 8
+    torch.testing.assert_close(whole.share, torch.full((8,), m / 8))
+    parts = []
+    for rank in range(4):
+        rows = slice(rank * 16, rank * 16 + 16)
+        s = objective.draw({"x0": x0[rows]}, StepRandom(0, 5, n_rows, rows), 5)
+        keep = s.share > 0
+        parts += [(int(r) + rank * 16, float(w)) for r, w in zip(s.rows[keep], s.share[keep])]
+    assert sorted(parts) == [(int(r), float(w)) for r, w in zip(whole.rows, whole.share)]
+
+
+def test_a_process_without_a_row_contributes_zero_not_nan(vp):
+    objective = OBJECTIVES["detail"](vp, window=1e-3)  # no time is that clean
+    s = objective.draw({"x0": torch.randn(8, D).double()}, StepRandom(0, 0, 8), 0)
+    denoiser = Denoiser(LinearEps(torch.eye(D).double()), vp, "eps")
+    (turn,) = objective.turns({"model": denoiser}, s)
+    assert (turn.parts[0]()["equivariance"] == 0).all()
+
+
+def test_choose_rows_is_an_unbiased_choice():
+    allowed = torch.zeros(32, dtype=torch.bool)
+    allowed[::3] = True
+    m, total = int(allowed.sum()), torch.zeros(32)
+    for step in range(2000):
+        rows, share = choose_rows(StepRandom(0, step, 32), allowed, most=4)
+        total[rows] += share
+    torch.testing.assert_close(total[allowed] / 2000, torch.ones(m), rtol=0.15, atol=0)
+    assert total[~allowed].sum() == 0
+    assert math.isclose(float(total.sum()) / 2000, m, rel_tol=1e-5)
+
+
+def test_omega_is_the_power_iterate_at_its_radius(vp):
+    torch.manual_seed(0)
+    weight = torch.randn(D, D, dtype=torch.float64)
+    objective = OBJECTIVES["detail"](vp, lam=5.0, window=None, fraction=1.0, n_iterations=2)
+    s = objective.draw({"x0": torch.randn(16, D).double()}, StepRandom(0, 0, 16), 0)
+    torch.testing.assert_close(s.omega0.norm(dim=1), s.radius * D**0.5, rtol=1e-5, atol=0)
+    (turn,) = objective.turns({"model": Denoiser(LinearEps(weight), vp, "eps")}, s)
+    omega = s.omega0
+    for _ in range(2):
+        omega = omega @ weight.T @ weight
+        omega = omega / omega.norm(dim=1, keepdim=True) * s.radius[:, None] * D**0.5
+    residual = s.sigma * (omega @ weight.T) - omega
+    expected = 5.0 * (residual**2).sum(1) / (omega**2).sum(1)
+    torch.testing.assert_close(turn.parts[0]()["equivariance"], expected)
+
+
+def _whitened(n, seed, orthogonal_to=None):
+    """n vectors with mean 0 and covariance exactly 1, uncorrelated with the given ones."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, D, generator=g, dtype=torch.float64)
+    x = x - x.mean(0)
+    if orthogonal_to is not None:
+        x = x - orthogonal_to @ torch.linalg.lstsq(orthogonal_to, x).solution
+    return x @ torch.linalg.inv(torch.linalg.cholesky(x.T @ x / n)).T

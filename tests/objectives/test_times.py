@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from sparring.objectives.times import TIMES, LossSecondMoment
+from sparring.randomness import StepRandom
+from sparring.schedules import EDMSchedule, FlowSchedule, schedule_from_config
+
+N = 200_000
+
+
+def test_uniform_times(vp):
+    t, weight = TIMES["uniform"](vp).draw(StepRandom(0, 0, N))
+    counts = torch.bincount(t, minlength=1000).float()
+    assert (counts - N / 1000).abs().max() < 6 * (N / 1000) ** 0.5
+    assert (weight == 1).all()
+
+
+def test_logit_normal_times_are_sd3s():
+    t, _ = TIMES["logit_normal"](FlowSchedule(), mean=0.5, std=0.8).draw(StepRandom(0, 0, N))
+    logit = torch.logit(1 - t / 1000)
+    assert abs(float(logit.mean()) - 0.5) < 0.01
+    assert abs(float(logit.std()) - 0.8) < 0.01
+
+
+def test_lognormal_times_are_edms():
+    schedule = EDMSchedule()
+    t, _ = TIMES["lognormal"](schedule).draw(StepRandom(0, 0, N))
+    log_sigma = schedule.sigma(t).log()
+    assert abs(float(log_sigma.mean()) + 1.2) < 0.01
+    assert abs(float(log_sigma.std()) - 1.2) < 0.01
+
+
+def test_loss_second_moment_is_that_of_improved_ddpm():
+    schedule = schedule_from_config({"_class_name": "DDPMScheduler", "num_train_timesteps": 4})
+    times = LossSecondMoment(schedule, history=2, uniform_prob=0.1)
+    for t, losses in (([0, 1, 2, 3], [9.0, 2.0, 0.5, 1.0]), ([0, 1, 2, 3], [3.0, 2.0, 1.5, 1.0])):
+        assert torch.allclose(times.probabilities(), torch.full((4,), 0.25).double())
+        times.update(torch.tensor(t), torch.tensor(losses))
+    times.update(torch.tensor([0]), torch.tensor([1.0]))  # pushes out the 9
+    times.update(torch.tensor([1]), torch.tensor([float("nan")]))  # is not remembered
+    root = torch.tensor([(9 + 1) / 2, 4, (0.25 + 2.25) / 2, 1.0]).double().sqrt()
+    expected = 0.9 * root / root.sum() + 0.1 / 4
+    torch.testing.assert_close(times.probabilities(), expected)
+
+    t, weight = times.draw(StepRandom(0, 0, N))
+    torch.testing.assert_close(torch.bincount(t).double() / N, expected, rtol=0.02, atol=0)
+    torch.testing.assert_close(weight, (1 / (4 * expected[t])).float())
+    # the weights undo the choice: the mean of any function of t is the uniform one
+    f = torch.tensor([1.0, -2.0, 5.0, 0.5])
+    assert float((weight * f[t]).mean()) == pytest.approx(float(f.mean()), abs=0.03)
+
+    again = LossSecondMoment(schedule, history=2, uniform_prob=0.1)
+    again.load_state_dict(times.state_dict())
+    assert torch.equal(again.probabilities(), times.probabilities())
+
+
+def test_loss_second_moment_needs_integer_times():
+    with pytest.raises(ValueError, match="integer times"):
+        LossSecondMoment(FlowSchedule())
+    with pytest.raises(ValueError, match="std must be"):
+        TIMES["lognormal"](EDMSchedule(), std=0)

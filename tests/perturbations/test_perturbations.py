@@ -1,0 +1,145 @@
+"""Balls, ascents and radii against what geometry and linear algebra say."""
+
+import pytest
+import torch
+
+from sparring.perturbations import BALLS, L2Ball, LinfBall, Radius, fgsm, pgd, power_iteration
+from sparring.randomness import StepRandom
+
+DIM = 12
+
+
+def _linear(direction):
+    return lambda w: (w * direction).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_points_stay_in_the_ball(name):
+    ball, radius = BALLS[name], torch.linspace(0.01, 2, 50)
+    points = ball.draw(StepRandom(0, 0, 50), "omega", (3, 2, 2), radius)
+    assert (ball.norm(points) <= radius * (1 + 1e-6)).all()
+    far = points * 100
+    inside = ball.project(far, radius)
+    torch.testing.assert_close(ball.norm(inside), radius, rtol=1e-5, atol=0)
+    torch.testing.assert_close(ball.project(points, radius), points)
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_projection_is_the_nearest_point(name):
+    """No other point of the ball is nearer: <w - P(w), q - P(w)> <= 0 for all q in the ball."""
+    ball, n = BALLS[name], 200
+    torch.manual_seed(0)
+    radius = torch.full((n,), 0.5)
+    w = torch.randn(n, DIM)
+    projected = ball.project(w, radius)
+    others = ball.draw(StepRandom(1, 0, n), "omega", (DIM,), radius)
+    assert (((w - projected) * (others - projected)).sum(1) <= 1e-5).all()
+
+
+def test_draws_fill_the_ball_as_stated():
+    n = 20_000
+    radius = torch.full((n,), 0.3)
+    cube = LinfBall().draw(StepRandom(0, 0, n), "omega", (4,), radius)
+    assert abs(float(cube.std()) - 0.3 / 3**0.5) < 0.002  # uniform: r / sqrt(3)
+    sphere = L2Ball().draw(StepRandom(0, 0, n), "omega", (4,), radius)
+    torch.testing.assert_close(sphere.norm(dim=1), radius * 2)  # r sqrt(d)
+    assert (sphere.mean(0).abs() < 0.01).all()
+
+
+def test_on_a_linear_gain_pgd_reaches_the_corner_and_the_pole():
+    torch.manual_seed(0)
+    direction, radius = torch.randn(5, DIM), torch.linspace(0.1, 1, 5)
+    start = LinfBall().draw(StepRandom(0, 0, 5), "omega", (DIM,), radius)
+    corner = pgd(_linear(direction), start, radius, LinfBall(), 0.5 * radius, n_steps=4)
+    torch.testing.assert_close(corner, radius[:, None] * direction.sign())
+    start = torch.zeros(5, DIM)
+    pole = pgd(_linear(direction), start, radius, L2Ball(), 0.5 * radius, n_steps=4)
+    expected = radius[:, None] * DIM**0.5 * direction / direction.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(pole, expected)
+
+
+def test_fgsm_is_one_projected_sign_step():
+    radius, start = torch.tensor([0.2]), torch.tensor([[0.1, -0.1, 0.2]])
+    got = fgsm(_linear(torch.tensor([[1.0, 2.0, -3.0]])), start, radius, LinfBall(), 0.15)
+    torch.testing.assert_close(got, torch.tensor([[0.2, 0.05, 0.05]]))
+
+
+def test_power_iteration_finds_the_top_direction_of_a_linear_map():
+    torch.manual_seed(0)
+    matrix = torch.randn(DIM, DIM, dtype=torch.float64)
+    left, values, right = torch.linalg.svd(matrix)
+    matrix = left @ torch.diag(torch.linspace(1, 0.1, DIM).double()) @ right
+    start, radius = torch.randn(4, DIM, dtype=torch.float64), torch.tensor([0.1, 0.2, 0.3, 0.4])
+
+    def gap(w):
+        return ((w @ matrix.T) ** 2).mean(1)
+
+    one = power_iteration(gap, start, radius.double(), n_iterations=1)
+    expected = start @ matrix.T @ matrix
+    expected = expected / expected.norm(dim=1, keepdim=True) * radius[:, None] * DIM**0.5
+    torch.testing.assert_close(one, expected)
+    many = power_iteration(gap, start, radius.double(), n_iterations=300)
+    aligned = (many @ right[0]).abs() / many.norm(dim=1)
+    torch.testing.assert_close(aligned, torch.ones(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("broken", [0.0, float("nan"), float("inf")])
+def test_a_row_without_a_usable_gradient_stays_where_it_is(broken):
+    start = torch.full((2, 3), 0.1)
+    scale = torch.tensor([[1.0], [broken]])
+
+    def gain(w):
+        return (w * scale).sum(1)
+
+    radius = torch.ones(2)
+    for moved in (
+        pgd(gain, start, radius, LinfBall(), 0.5, 1),
+        pgd(gain, start, radius, L2Ball(), 0.5, 1),
+        power_iteration(gain, start, radius, 1),
+    ):
+        assert torch.equal(moved[1], start[1])
+        assert not torch.equal(moved[0], start[0])
+
+
+def test_tiny_gradients_still_have_a_direction():
+    gradient = torch.tensor([[3e-30, 4e-30]])
+    expected = torch.tensor([[0.6, 0.8]]) * 2**0.5
+    torch.testing.assert_close(L2Ball().ascent(gradient), expected)
+
+
+def test_attacks_leave_no_gradient_in_the_weights():
+    from sparring.denoiser import frozen
+
+    layer = torch.nn.Linear(3, 3)
+    with frozen(layer):
+        power_iteration(lambda w: layer(w).pow(2).sum(1), torch.ones(2, 3), torch.ones(2), 2)
+    assert layer.weight.grad is None
+
+
+@pytest.mark.parametrize("schedule", ["power", "power_sum", "sigma", "constant"])
+def test_radius_is_monotone_and_bounded_below(schedule):
+    sigma = torch.linspace(0, 1, 101)
+    radius = Radius(schedule, scale=0.5)(sigma, torch.full((101,), 0.5))
+    assert (radius.diff() >= 0).all()
+    assert radius.min() >= 8 / 255
+
+
+def test_radius_formulas():
+    sigma, u = torch.tensor([0.5]), torch.tensor([0.25])
+    beta = 0.1 + 0.25 * 0.2
+    made = {
+        name: Radius(name, 2.0, 0.1, 0.3, 0.6)(sigma, u)
+        for name in ("power", "power_sum", "sigma", "constant")
+    }
+    torch.testing.assert_close(made["power"], torch.tensor([beta + (1 - beta) * 0.25]))
+    torch.testing.assert_close(made["power_sum"], torch.tensor([beta + 0.25]))
+    torch.testing.assert_close(made["sigma"], torch.tensor([0.3]))
+    torch.testing.assert_close(made["constant"], torch.tensor([0.6]))
+
+
+@pytest.mark.parametrize(
+    "bad", [{"schedule": "x"}, {"min_bias": -0.1}, {"rho": 0}, {"scale": -1}, {"max_bias": 0.01}]
+)
+def test_radius_refuses_nonsense(bad):
+    with pytest.raises(ValueError, match="radius"):
+        Radius(**bad)
