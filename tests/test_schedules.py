@@ -1,5 +1,7 @@
 """The schedules against diffusers' own arithmetic."""
 
+import itertools
+
 import diffusers
 import pytest
 import torch
@@ -96,7 +98,7 @@ def test_own_step_is_flow_euler(shift):
     torch.testing.assert_close(grid.float(), scheduler.timesteps, rtol=1e-6, atol=1e-4)
     x, output, _ = _batch()
     times = torch.cat([scheduler.timesteps, torch.zeros(1)])
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in itertools.pairwise(times):
         alpha, sigma = schedule.at(t.expand(len(x)), like=x)
         alpha_s, sigma_s = schedule.at(s.expand(len(x)), like=x)
         prediction = Prediction(x, output, alpha, sigma, *KINDS["flow"](alpha, sigma))

@@ -1,4 +1,4 @@
-"""Paper 1's Free-AT against a transcription of its loop in plain PyTorch, written from the formulas."""
+"""Paper 1's Free-AT against a transcription of its loop in plain PyTorch."""
 
 import copy
 import math

@@ -212,7 +212,7 @@ def test_huber_is_that_of_sd_scripts(vp, schedule_name, loss_type):
 
 
 def test_linear_denoiser_has_the_residual_of_algebra(vp):
-    """eps_hat = W x: the equivariance residual is (sigma W - 1) omega, the invariance gap sigma W omega."""
+    """eps_hat = W x: the equivariance residual is (sigma W - 1) omega, the gap sigma W omega."""
     torch.manual_seed(0)
     weight = torch.randn(DIM, DIM, dtype=torch.float64)
     denoiser = Denoiser(LinearEps(weight), vp, "eps")
@@ -271,5 +271,5 @@ def test_options_out_of_range_are_refused(vp):
         ("dro", {"target": "x"}),
         ("dro_pgd", {"n_steps": -1}),
     ]:
-        with pytest.raises(ValueError, match="must|needs"):
+        with pytest.raises(ValueError, match=r"must|needs"):
             OBJECTIVES[method](vp, **bad)

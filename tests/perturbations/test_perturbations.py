@@ -67,7 +67,7 @@ def test_fgsm_is_one_projected_sign_step():
 def test_power_iteration_finds_the_top_direction_of_a_linear_map():
     torch.manual_seed(0)
     matrix = torch.randn(DIM, DIM, dtype=torch.float64)
-    left, values, right = torch.linalg.svd(matrix)
+    left, _values, right = torch.linalg.svd(matrix)
     matrix = left @ torch.diag(torch.linspace(1, 0.1, DIM).double()) @ right
     start, radius = torch.randn(4, DIM, dtype=torch.float64), torch.tensor([0.1, 0.2, 0.3, 0.4])
 
