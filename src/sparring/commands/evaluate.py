@@ -1,0 +1,357 @@
+"""`sparring evaluate MODEL [MODEL ...] [KEY=VALUE ...]`: sample models and measure the samples.
+
+The reference is clean, whatever the model was trained on. It is the data of the model's own run
+(split evaluation.reference) or that of `data.*` overrides; sections sampling and evaluation come
+from the run too, and are overridden the same way. Models whose figures could not be compared are
+refused before anything is sampled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..config import check, with_overrides
+from ..config_sections import RunConfig
+from ..data.base import Dataset
+from ..data.datasets import build_dataset
+from ..errors import UserError
+from ..evaluation.evaluate import Reference, Settings, check_count, evaluate
+from ..evaluation.protocol import require_alike
+from ..pretrained import load
+from ..sampling import grid, sample
+from ..sampling.schedulers import DEFAULTS, family_of
+
+if TYPE_CHECKING:
+    from ..pretrained import Model
+
+log = logging.getLogger(__name__)
+
+SECTIONS = ("data", "sampling", "evaluation")
+N_IN_GRID = 64
+
+
+def evaluate_command(
+    models: Sequence[str],
+    overrides: Sequence[str] = (),
+    output_dir: str | Path | None = None,
+    *,
+    allow_unlike_sampling: bool = False,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Sample and measure models.
+
+    Args:
+        models: Runs, pipeline folders or hub names.
+        overrides: `key=value` each, of sections data, sampling and evaluation.
+        output_dir: Where the files go; None: the `evaluation/` folder of each run.
+        allow_unlike_sampling: Also put figures of different samplers or steps side by side.
+        device: Where to sample; None: a GPU if there is one.
+
+    Returns:
+        The figures and their protocol for one model, {"models": {MODEL: figures}} for several.
+
+    Raises:
+        UserError: for anything that keeps the figures from being made or compared.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    names = list(dict.fromkeys(models))
+    if not names:
+        raise UserError("name at least one model: a run, a pipeline folder or a hub name")
+    references: dict[tuple[str, Settings], Reference] = {}
+    plans = [_plan(name, overrides, device, references) for name in names]
+    for plan in plans:
+        _check_writable(_folder(plan.name, output_dir))
+    require_alike(
+        {plan.name: plan.protocol() for plan in plans}, sampling=not allow_unlike_sampling
+    )
+    results = {}
+    for plan in plans:
+        figures, samples = _measure(plan, overrides)
+        _write(plan, figures, samples, overrides, output_dir, len(names) > 1)
+        results[plan.name] = figures
+    return results[names[0]] if len(names) == 1 else {"models": results}
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    """The figures as lines for a terminal: name, value, interval and floor."""
+    if "models" in result:
+        return "\n\n".join(f"{name}\n{as_text(one)}" for name, one in result["models"].items())
+    lines = []
+    for name, value in result.items():
+        if name == "nearest_training_distance":
+            value, name = value["median"], "nearest_training_distance (median)"
+        if not isinstance(value, int | float) or name.endswith(("_of_reference", "_of_halves")):
+            continue
+        line = f"  {name:<36}{value:>10.4g}"
+        if low_high := result.get(f"{name}_interval"):
+            line += f"   [{low_high[0]:.4g}, {low_high[1]:.4g}]"
+        if (floor := result.get(f"{name}_of_reference")) is not None:
+            line += f"   the reference itself: {floor:.4g}"
+        lines.append(line)
+    protocol = result["protocol"]
+    lines.append(
+        f"  {protocol['n_fake']} samples, {protocol['sampler']} {protocol['steps']} steps, against "
+        f"{protocol['n_real']} of {protocol['data']} ({protocol['split']})"
+    )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One model with all that is decided before it is sampled."""
+
+    name: str
+    model: Model
+    config: RunConfig
+    reference: Reference
+    training: Dataset | None
+    held_out: Dataset | None
+    n_samples: int
+    device: str
+
+    @property
+    def sampler(self) -> str:
+        chosen = self.config.sampling.scheduler
+        return chosen or DEFAULTS[family_of(self.model.denoiser.schedule)]
+
+    @property
+    def labels_from_reference(self) -> bool:
+        n_classes = self.model.num_classes
+        return n_classes is not None and n_classes == self.reference.dataset.num_classes
+
+    def generation(self) -> dict[str, Any]:
+        """The half of the protocol that says how the samples were drawn."""
+        sampling, denoiser = self.config.sampling, self.model.denoiser
+        clips = self.reference.dataset.is_image and denoiser.kind in ("eps", "x0", "v")
+        dtype = next((p.dtype for p in denoiser.parameters()), torch.float32)
+        labels = "as in the reference" if self.labels_from_reference else "each in turn"
+        return {
+            "sampler": self.sampler,
+            "steps": sampling.num_inference_steps,
+            "guidance": sampling.guidance_scale,
+            "eta": sampling.eta,
+            "eps_scale": sampling.eps_scale,
+            "clip_sample": clips if sampling.clip_sample is None else sampling.clip_sample,
+            "precision": str(dtype).removeprefix("torch."),
+            "class_labels": labels if self.model.num_classes else None,
+            "seeds": {"sampling": sampling.seed},
+        }
+
+    def protocol(self) -> dict[str, Any]:
+        return self.reference.protocol(self.n_samples) | self.generation()
+
+
+def _plan(
+    name: str,
+    overrides: Sequence[str],
+    device: str,
+    references: dict[tuple[str, Settings], Reference],
+) -> _Plan:
+    model = load(name, device=device)
+    config = _config(name, model, overrides)
+    evaluation = config.evaluation
+    dataset = _dataset(config, evaluation.reference)
+    settings = Settings(
+        extractor=evaluation.extractor,
+        n_resamples=evaluation.n_resamples,
+        seed=evaluation.seed,
+        k=evaluation.k,
+        device=device,
+    )
+    key = (dataset.fingerprint(), settings)
+    reference = references.setdefault(key, Reference(dataset, settings, evaluation.reference))
+    n_samples = evaluation.n_samples or len(reference)
+    if tuple(model.sample_shape) != tuple(dataset.sample_shape):
+        raise UserError(
+            f"{name} makes samples of shape {tuple(model.sample_shape)} but {dataset.name} has "
+            f"{tuple(dataset.sample_shape)}: name the model's own data, such as data.name=digits"
+        )
+    check_count(n_samples, dataset, settings)
+    training, held_out = _training_sets(name, model, dataset)
+    return _Plan(name, model, config, reference, training, held_out, n_samples, device)
+
+
+def _config(name: str, model: Model, overrides: Sequence[str]) -> RunConfig:
+    """The model's own config with the overrides; for a model without one, only the overrides."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key.partition(".")[0] not in SECTIONS:
+            raise UserError(
+                f"override {override!r}: evaluate takes {', '.join(f'{s}.*' for s in SECTIONS)}"
+            )
+        if key == "data.split":
+            raise UserError(
+                f"override {override!r}: data.split is what the model trained on; the reference is "
+                "evaluation.reference (train, held_out or all)"
+            )
+    raw = dict(model.run_config or {"model": {"pretrained_model_name_or_path": name}})
+    named = with_overrides({}, overrides).get("data") or {}
+    if "name" in named and named["name"] != (raw.get("data") or {}).get("name"):
+        raw["data"] = {}  # another data set: its fields are not those of the run's
+    elif model.run_config is None:
+        raise UserError(
+            f"{name} has no config.yaml that says what it was trained on: name the reference data, "
+            "such as data.name=digits"
+        )
+    return check(with_overrides(raw, overrides), f"{name}", overrides)
+
+
+def _dataset(config: RunConfig, split: str) -> Dataset:
+    """A split of the config's data, clean and in [0, 1]."""
+    fields = config.data.model_dump(exclude_none=True) | {"split": split}
+    try:
+        return build_dataset(**fields)
+    except ValueError as error:
+        raise UserError(f"data: {error}") from error
+
+
+def _training_sets(
+    name: str, model: Model, reference: Dataset
+) -> tuple[Dataset | None, Dataset | None]:
+    """The clean training images of the model's own run and its held-out ones; None without them."""
+    if model.run_config is None or not reference.is_image:
+        return None, None
+    own = check(model.run_config, name)
+    training = _dataset(own, own.data.split)
+    if training.sample_shape != reference.sample_shape:
+        return None, None
+    try:
+        held_out = _dataset(own, "held_out")
+    except UserError as error:
+        log.info("no held-out images calibrate the distance to training images: %s", error)
+        return training, None
+    return training, held_out
+
+
+def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Tensor]:
+    sampling, started = plan.config.sampling, time.perf_counter()
+    with tqdm(total=plan.n_samples, desc=f"sampling {plan.name}", unit="", disable=None) as bar:
+
+        def on_batch(n_done: int) -> None:
+            bar.update(n_done - bar.n)
+
+        try:
+            samples = sample(
+                plan.model,
+                plan.n_samples,
+                scheduler=plan.sampler,
+                num_inference_steps=sampling.num_inference_steps,
+                seed=sampling.seed,
+                guidance_scale=sampling.guidance_scale,
+                class_labels=_labels(plan),
+                eps_scale=sampling.eps_scale,
+                eta=sampling.eta,
+                clip_sample=sampling.clip_sample,
+                batch_size=sampling.batch_size,
+                device=plan.device,
+                on_batch=on_batch,
+            ).cpu()
+        except ValueError as error:
+            raise UserError(f"{plan.name}: {error}") from error
+    sampled = time.perf_counter()
+    figures = evaluate(
+        samples,
+        plan.reference,
+        plan.training,
+        held_out=plan.held_out,
+        generation=plan.generation(),
+    )
+    figures |= {
+        "model": plan.name,
+        "command": shlex.join(["sparring", "evaluate", plan.name, *overrides]),
+        "sampling_seconds": round(sampled - started, 3),
+        "evaluation_seconds": round(time.perf_counter() - sampled, 3),
+    }
+    return figures, samples
+
+
+def _labels(plan: _Plan) -> Tensor | None:
+    """Classes of the samples: those of the reference, in a random order; None where it has none."""
+    labels = plan.reference.labels if plan.labels_from_reference else None
+    return None if labels is None else labels[torch.arange(plan.n_samples) % len(labels)]
+
+
+# --- Files -----------------------------------------------------------------------------------
+
+
+def _folder(name: str, output_dir: str | Path | None) -> Path | None:
+    if output_dir is not None:
+        return Path(output_dir)
+    run = Path(name)
+    return run / "evaluation" if (run / "config.yaml").is_file() else None
+
+
+def _check_writable(folder: Path | None) -> None:
+    """Make the folder, and fail now rather than after an hour of sampling."""
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): choose another folder with -o"
+        ) from error
+
+
+def _write(
+    plan: _Plan,
+    figures: Mapping[str, Any],
+    samples: Tensor,
+    overrides: Sequence[str],
+    output_dir: str | Path | None,
+    is_one_of_many: bool,
+) -> None:
+    folder = _folder(plan.name, output_dir)
+    if folder is None:
+        log.warning("%s is no run folder: its figures are printed only (give -o)", plan.name)
+        return
+    prefix = ""
+    if output_dir is not None and is_one_of_many:
+        prefix = re.sub(r"[^\w.-]+", "-", plan.name).strip("-.") + "-"
+    path = folder / f"{prefix}{file_stem(plan.sampler, plan.config, overrides)}.json"
+    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    if samples.ndim == 4 and samples.shape[1] in (1, 3):
+        picture = grid(samples[:N_IN_GRID])
+        _replace(folder / f"{prefix}grid.png", lambda temporary: picture.save(temporary, "PNG"))
+    log.info("wrote %s", path)
+
+
+def file_stem(sampler: str, config: RunConfig, overrides: Sequence[str]) -> str:
+    """`ddim-50-seed0`, and what else was overridden, so that other figures get another file."""
+    sampling = config.sampling
+    stem = f"{sampler}-{sampling.num_inference_steps}-seed{sampling.seed}"
+    told = ("sampling.scheduler", "sampling.num_inference_steps", "sampling.seed")
+    others = [one for one in overrides if one.partition("=")[0] not in told]
+    for one in sorted(others):
+        stem += "-" + re.sub(r"[^\w.]+", "-", one.partition(".")[2]).strip("-")
+    if len(stem) > 100:
+        stem = stem[:90] + "-" + hashlib.sha256(stem.encode()).hexdigest()[:8]
+    return stem
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write under another name and rename: a reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from error

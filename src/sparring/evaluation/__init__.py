@@ -1,0 +1,11 @@
+"""Figures: how near a model's samples are to clean data, and how sure that is.
+
+metrics      distances between two sets of features, each a function of two arrays
+resampling   intervals
+features     named extractors: classifier, pixels, a user's own
+classifier   the small network behind the extractor `classifier`
+analytic     exact errors where the truth is known
+leftover     noise left in pixels that clean images leave empty
+protocol     what must be alike for two figures to be compared
+evaluate     all of it for one model's samples
+"""

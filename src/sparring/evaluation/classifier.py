@@ -1,0 +1,170 @@
+"""The small classifier whose penultimate layer gives the features of the extractor `classifier`.
+
+It is trained once on the clean labelled reference, on one CPU thread with a fixed seed, so that
+the same data give the same weights on the same machine, and kept as safetensors in $SPARRING_CACHE
+(`~/.cache/sparring` by default) under the data's fingerprint. A fifth of the images is held out;
+the accuracy on them says what the features are worth and goes into the protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.base import Dataset
+from ..randomness import derive_seed, generator
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # a change of anything below must raise it: it is part of the cache's key
+SEED = 0
+MAX_SIDE = 32  # larger images are averaged down to this many pixels
+N_FEATURES = 64
+N_STEPS = 600
+BATCH_SIZE = 64
+LEARNING_RATE = 2e-3
+MAX_IMAGES = 20_000  # a random subset is enough, and bounds memory
+HELD_OUT_SHARE = 0.2
+
+
+class Classifier(nn.Module):
+    """Convolutions that halve the image to at most 4 pixels, a layer of 64, the classes."""
+
+    def __init__(self, n_channels: int, side: int, n_classes: int) -> None:
+        super().__init__()
+        side = min(side, MAX_SIDE)
+        stride = 1 if side <= 8 else 2
+        width, layers, side = 32, _block(n_channels, 32, stride), (side + stride - 1) // stride
+        while side > 4:
+            layers += _block(width, min(2 * width, 64), stride=2)
+            width, side = min(2 * width, 64), (side + 1) // 2
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.penultimate = nn.Linear(4 * width, N_FEATURES)
+        self.head = nn.Linear(N_FEATURES, n_classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, 64), >= 0, of images (B, C, H, W) in [0, 1]."""
+        return F.relu(self.penultimate(self.body(2 * shrink(images) - 1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, n_classes) of images (B, C, H, W) in [0, 1]."""
+        return self.head(self.features(images))
+
+
+def _block(n_in: int, n_out: int, stride: int) -> list[nn.Module]:
+    return [nn.Conv2d(n_in, n_out, 3, stride, 1), nn.ReLU()]
+
+
+def get_classifier(reference: Dataset) -> tuple[Classifier, float]:
+    """The classifier of a labelled clean data set and its held-out accuracy, perhaps cached.
+
+    A cache that cannot be read is trained again; one that cannot be written costs the next call
+    the training. Both are said in the log.
+    """
+    path = cache_folder() / f"classifier-v{VERSION}-{reference.fingerprint()}.safetensors"
+    if path.is_file():
+        try:
+            return _read(path, reference)
+        except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+            log.warning("%s cannot be used (%s); training the classifier again", path, error)
+    network, accuracy = train_classifier(reference)
+    try:
+        _write(path, network, accuracy)
+    except OSError as error:
+        log.warning("the classifier is not cached: %s cannot be written (%s)", path, error)
+    return network, accuracy
+
+
+def cache_folder() -> Path:
+    """$SPARRING_CACHE, or ~/.cache/sparring."""
+    folder = os.environ.get("SPARRING_CACHE")
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "sparring"
+
+
+def train_classifier(reference: Dataset) -> tuple[Classifier, float]:
+    """Train on four fifths of (at most 20,000 of) the images; return it and the rest's accuracy.
+
+    600 AdamW steps of batch 64 with a cosine schedule: about 2 s on one core for 8x8 images.
+    """
+    order = torch.randperm(len(reference), generator=generator("cpu", SEED, "classifier rows"))
+    images, labels = _load(reference, order[:MAX_IMAGES].tolist())
+    n_held_out = max(1, round(HELD_OUT_SHARE * len(images)))
+    held_out, train = slice(0, n_held_out), slice(n_held_out, None)
+    n_channels, *sides = reference.sample_shape
+    log.info("training the feature classifier on %d images of %s", len(images), reference.name)
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the order of a sum, hence the weights, depends on their number
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(SEED, "classifier weights"))
+            network = Classifier(n_channels, max(sides), reference.num_classes or 0)
+        _fit(network, images[train], labels[train])
+        with torch.no_grad():
+            guesses = torch.cat([network(part).argmax(1) for part in images[held_out].split(256)])
+    finally:
+        torch.set_num_threads(n_threads)
+    accuracy = (guesses == labels[held_out]).double().mean().item()
+    log.info("its accuracy on %d held-out images is %.1f %%", n_held_out, 100 * accuracy)
+    return network.eval(), accuracy
+
+
+def _load(reference: Dataset, rows: list[int]) -> tuple[Tensor, Tensor]:
+    """Images (N, C, h, w), averaged down already, and labels (N,); unreadable ones stay out."""
+    images, labels = [], []
+    for i in range(0, len(rows), 256):
+        batch = reference.__getitems__(rows[i : i + 256])
+        kept = batch["index"] == torch.tensor(rows[i : i + 256])
+        images.append(shrink(batch["x0"][kept].float()))
+        labels.append(batch["label"][kept])
+    return torch.cat(images), torch.cat(labels)
+
+
+def shrink(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) averaged down so that their longer side has at most 32 pixels."""
+    if max(images.shape[2:]) <= MAX_SIDE:
+        return images
+    scale = MAX_SIDE / max(images.shape[2:])
+    size = [max(1, round(scale * n)) for n in images.shape[2:]]
+    return F.interpolate(images, size=size, mode="area")
+
+
+def _fit(network: Classifier, images: Tensor, labels: Tensor) -> None:
+    random = generator("cpu", SEED, "classifier batches")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, N_STEPS)
+    for _ in range(N_STEPS):
+        rows = torch.randint(len(images), (BATCH_SIZE,), generator=random)
+        loss = F.cross_entropy(network(images[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def _write(path: Path, network: Classifier, accuracy: float) -> None:
+    """Write under a temporary name and rename: two evaluations may do this at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    os.close(handle)
+    safetensors.torch.save_file(
+        network.state_dict(), name, metadata={"held_out_accuracy": repr(accuracy)}
+    )
+    os.replace(name, path)
+
+
+def _read(path: Path, reference: Dataset) -> tuple[Classifier, float]:
+    n_channels, *sides = reference.sample_shape
+    network = Classifier(n_channels, max(sides), reference.num_classes or 0)
+    network.load_state_dict(safetensors.torch.load_file(path))
+    with safetensors.safe_open(path, framework="pt") as file:
+        accuracy = float(file.metadata()["held_out_accuracy"])
+    return network.eval(), accuracy

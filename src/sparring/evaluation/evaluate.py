@@ -1,0 +1,332 @@
+"""Measure samples of one model against clean reference data: every figure that the data allow.
+
+    evaluate(samples, reference, training, settings)
+    -> {"frechet_distance": 4.9, ..., "protocol": {...}}
+
+Vectors with a known truth get the exact errors, images the distances on features and the leftover
+noise; images with a known truth get both. The result is plain JSON.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.base import Dataset
+from ..errors import UserError
+from ..randomness import generator
+from .analytic import N_PROJECTIONS, analytic_figures
+from .features import Extractor, image_batches, make_extractor
+from .leftover import EMPTY_SHARE, count_empty, rms_in
+from .metrics import (
+    Gaussian,
+    frechet_distance,
+    frechet_distance_of_halves,
+    frechet_distance_of_resamples,
+    kernel_distance_of_subsets,
+    nearest_distances,
+    neighbour_radii,
+    precision_recall_density_coverage,
+    subset_size_for,
+)
+from .protocol import versions
+from .resampling import half_samples, interval
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        extractor: `classifier`, `pixels` or `path/to/file.py:function`, see `features`.
+        n_resamples: Resamples behind each interval and each floor; at least 2.
+        seed: Of subsets, resamples, directions and fresh samples.
+        k: Neighbours that make the balls of precision, recall, density and coverage.
+        max_reference: A larger reference is replaced by a random subset of this size.
+        device: Where features are computed.
+    """
+
+    extractor: str = "classifier"
+    n_resamples: int = 10
+    seed: int = 0
+    k: int = 5
+    max_reference: int = 50_000
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.n_resamples < 2:
+            raise UserError(f"evaluation.n_resamples must be >= 2, got {self.n_resamples}")
+
+
+class Reference:
+    """Clean reference data read once: features and empty pixels, for any number of models.
+
+    Args:
+        dataset: Clean data, images in [0, 1] (not `ModelRange`, not contaminated).
+        settings: How to measure.
+        split: What the data set's split is called, for the protocol.
+    """
+
+    def __init__(self, dataset: Dataset, settings: Settings, split: str = "not said") -> None:
+        self.dataset, self.settings, self.split = dataset, settings, split
+        if not dataset.is_image and dataset.truth is None:
+            raise UserError(
+                f"{dataset.name} has neither images nor a known truth: nothing to compare with"
+            )
+
+    def __len__(self) -> int:
+        return min(len(self.dataset), self.settings.max_reference)
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        return make_extractor(self.settings.extractor, self.dataset, self.settings.device)
+
+    @cached_property
+    def _read(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        features, labels = [], []
+        n_empty = torch.zeros(self.dataset.sample_shape, dtype=torch.long)
+        for images, label in image_batches(self.dataset, _rows(self.dataset, self.settings)):
+            features.append(self.extractor(images.clamp(0, 1)))
+            n_empty += count_empty(images)
+            labels.append(label)
+        features = torch.cat(features)
+        has_labels = all(label is not None for label in labels)
+        labels = torch.cat(labels) if has_labels else None
+        return features, n_empty.double() / len(features) >= EMPTY_SHARE, labels
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Classes (N,) of the images in a random order, None without labels."""
+        if not self.dataset.num_classes:
+            return None
+        read = self._read[2] if self.dataset.is_image else None
+        labels = self.dataset.read_all()["label"] if read is None else read
+        random = generator("cpu", self.settings.seed, "labels")
+        return labels[torch.randperm(len(labels), generator=random)]
+
+    @property
+    def features(self) -> Tensor:
+        """Features (N, D), float64."""
+        return self._read[0]
+
+    @property
+    def empty_pixels(self) -> Tensor:
+        """Pixels (C, H, W) that are 0 in at least 97 % of the images."""
+        return self._read[1]
+
+    def protocol(self, n_fake: int) -> dict[str, Any]:
+        """The measurement's half of the protocol."""
+        protocol: dict[str, Any] = {
+            "data": self.dataset.name,
+            "data_fingerprint": self.dataset.fingerprint(),
+            "split": self.split,
+            "n_real": len(self),
+            "n_fake": n_fake,
+        }
+        if self.dataset.is_image:
+            protocol |= {
+                "resize": self.extractor.resize,
+                "range": "[0, 1], clipped, not rounded",
+                "extractor": self.extractor.name,
+                "extractor_checksum": self.extractor.checksum,
+                "k": self.settings.k,
+                **self.extractor.details,
+            }
+        if self.dataset.truth is not None:
+            protocol["n_projections"] = N_PROJECTIONS
+        return protocol | {
+            "n_resamples": self.settings.n_resamples,
+            "seeds": {"evaluation": self.settings.seed},
+            "versions": versions(),
+        }
+
+
+def evaluate(
+    samples: Tensor,
+    reference: Dataset | Reference,
+    training: Dataset | None = None,
+    settings: Settings | None = None,
+    *,
+    held_out: Dataset | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Every figure that the data allow, and the protocol.
+
+    Args:
+        samples: Samples (N, *sample_shape) in the model's range: images in [-1, 1], vectors in data
+            units.
+        reference: Clean data, images in [0, 1]; a `Reference` is read once for several models.
+        training: Clean training images, for the distance to the nearest of them.
+        settings: How to measure; those of `reference` if that is a `Reference`.
+        held_out: Clean images that training never saw; they calibrate that distance. Without them
+            each training image's distance to its nearest other one does.
+        generation: How the samples were drawn, for the protocol: sampler, steps, guidance, seeds...
+
+    Returns:
+        JSON-ready figures by name; `frechet_distance` and `sliced_wasserstein` stand beside their
+        floors (`..._of_reference`) and 95 % intervals (`..._interval`) over random halves of the
+        samples.
+
+    Raises:
+        UserError: for samples that are too few, not finite, or shaped unlike the reference.
+    """
+    if not isinstance(reference, Reference):
+        reference = Reference(reference, settings or Settings())
+    data, settings = reference.dataset, reference.settings
+    check_samples(samples, data, settings)
+    samples = samples.float().cpu()
+    figures: dict[str, Any] = {}
+    if data.is_image:
+        samples = (samples + 1) / 2
+        figures |= image_figures(samples, reference)
+        if training is not None:
+            figures["nearest_training_distance"] = memorisation(
+                samples, training, held_out, reference.extractor, settings
+            )
+    if data.truth is not None:
+        figures |= analytic_figures(samples, data.truth, settings.n_resamples, settings.seed)
+    protocol = reference.protocol(len(samples))
+    extra = dict(generation or {})
+    seeds = protocol["seeds"] | dict(extra.pop("seeds", {}))
+    return figures | {"protocol": protocol | extra | {"seeds": seeds}}
+
+
+def check_samples(samples: Tensor, data: Dataset, settings: Settings) -> None:
+    """Refuse samples that cannot be measured.
+
+    Raises:
+        UserError: one line that says what is wrong with them.
+    """
+    if samples.ndim < 2 or tuple(samples.shape[1:]) != tuple(data.sample_shape):
+        raise UserError(
+            f"samples have shape {tuple(samples.shape[1:])} but {data.name} has "
+            f"{tuple(data.sample_shape)}: name the model's own data, such as data.name=..."
+        )
+    check_count(len(samples), data, settings)
+    finite = torch.isfinite(samples).flatten(1).all(1)
+    if not finite.all():
+        raise UserError(
+            f"{int((~finite).sum())} of {len(samples)} samples are not finite (the first is sample "
+            f"{int((~finite).nonzero()[0])}): the model or its sampler is broken"
+        )
+
+
+def check_count(n_samples: int, data: Dataset, settings: Settings) -> None:
+    """Refuse fewer samples or reference samples than the figures need."""
+    needed = settings.k + 1 if data.is_image else 2
+    for what, n in (("samples", n_samples), (f"reference samples in {data.name}", len(data))):
+        if n < needed:
+            raise UserError(
+                f"{n} {what} are too few: needs at least {needed} (evaluation.k = {settings.k} "
+                "neighbours and the sample itself)" if data.is_image
+                else f"{n} {what} are too few: needs at least {needed}"
+            )  # fmt: skip
+
+
+def image_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
+    """Frechet and kernel distance, precision, recall, density, coverage, leftover noise.
+
+    Args:
+        samples01: Samples (N, C, H, W) on the [0, 1] scale, not clipped (they are for features).
+        reference: What they are compared with.
+    """
+    settings, real = reference.settings, reference.features
+    fake = reference.extractor(samples01.clamp(0, 1))
+    n, n_dims = min(len(real), len(fake)), real.shape[1]
+    if n <= n_dims:
+        log.warning(
+            "%d images for %d features: the covariance is singular and the Frechet distance means "
+            "little; use more samples or an extractor with fewer features",
+            n, n_dims,
+        )  # fmt: skip
+    whole = Gaussian.of(real)
+    seed, n_resamples = settings.seed, settings.n_resamples
+    distance = frechet_distance(whole, fake)
+    halves = half_samples(lambda half: frechet_distance(whole, half), fake, n_resamples, seed)
+    floors = frechet_distance_of_resamples(real, len(fake), n_resamples, seed)
+    kernel = kernel_distance_of_subsets(real, fake, seed=seed)
+    kernel_mean, subset_size = kernel.mean().item(), subset_size_for(len(real), len(fake))
+    return {
+        "frechet_distance": distance,
+        "frechet_distance_interval": interval(distance, halves),
+        "frechet_distance_of_reference": floors.mean().item(),
+        "frechet_distance_of_halves": frechet_distance_of_halves(real, n_resamples, seed),
+        "kernel_distance": kernel_mean,
+        "kernel_distance_interval": interval(kernel_mean, kernel, subset_size, n),
+        **_neighbour_figures(real, fake, settings),
+        "empty_pixel_rms": rms_in(samples01, reference.empty_pixels),
+        "n_empty_pixels": int(reference.empty_pixels.sum()),
+    }
+
+
+def _neighbour_figures(real: Tensor, fake: Tensor, settings: Settings) -> dict[str, Any]:
+    """Precision, recall, density and coverage with their intervals."""
+    radii = neighbour_radii(real, settings.k)
+    figures: dict[str, Any] = precision_recall_density_coverage(real, fake, settings.k, radii)
+    random, halves = generator("cpu", settings.seed, "halves"), []
+    if len(fake) // 2 <= settings.k:
+        return figures  # a half has too few samples for its balls
+    for _ in range(settings.n_resamples):
+        half = fake[torch.randperm(len(fake), generator=random)[: len(fake) // 2]]
+        halves.append(precision_recall_density_coverage(real, half, settings.k, radii))
+    for name in list(figures):
+        values = torch.tensor([half[name] for half in halves], dtype=torch.float64)
+        figures[f"{name}_interval"] = interval(figures[name], values)
+    return figures
+
+
+def memorisation(
+    samples01: Tensor,
+    training: Dataset,
+    held_out: Dataset | None,
+    extractor: Extractor,
+    settings: Settings,
+) -> dict[str, Any]:
+    """Distance of samples to their nearest clean training image, in feature space.
+
+    A model that copies is nearer to its training images than unseen images are: compare `mean` and
+    `median` with those of the calibration.
+    """
+    train = _features(training, extractor, settings)
+    fake = extractor(samples01.clamp(0, 1))
+    if held_out is not None and len(held_out):
+        calibration = nearest_distances(_features(held_out, extractor, settings), train)
+        source = "held-out images"
+    else:
+        calibration = neighbour_radii(train, 1)
+        source = "each training image and its nearest other one"
+    distances = nearest_distances(fake, train)
+    halves = half_samples(
+        lambda half: half.mean().item(), distances, settings.n_resamples, settings.seed
+    )
+    return {
+        "mean": distances.mean().item(),
+        "mean_interval": interval(distances.mean().item(), halves),
+        "median": distances.median().item(),
+        "calibration": source,
+        "calibration_mean": calibration.mean().item(),
+        "calibration_median": calibration.median().item(),
+        "n_train": len(train),
+    }
+
+
+def _features(data: Dataset, extractor: Extractor, settings: Settings) -> Tensor:
+    batches = image_batches(data, _rows(data, settings))
+    return torch.cat([extractor(images.clamp(0, 1)) for images, _ in batches])
+
+
+def _rows(data: Dataset, settings: Settings) -> list[int]:
+    """All rows, or a seeded subset of a data set with more than `max_reference`."""
+    if len(data) <= settings.max_reference:
+        return list(range(len(data)))
+    random = generator("cpu", settings.seed, "reference rows")
+    chosen = torch.randperm(len(data), generator=random)[: settings.max_reference]
+    return chosen.sort().values.tolist()

@@ -1,0 +1,181 @@
+"""Named extractors: what turns images into the features that the distances compare.
+
+| name | features | when |
+|---|---|---|
+| `classifier` | layer before the classes (64) of a small CNN trained on the reference | labels |
+| `pixels` | the image itself, flattened | no labels; small images |
+| `path/to/file.py:function` | what the module returned by `function()` gives | a known network |
+
+Every extractor takes images (B, C, H, W) in [0, 1] and gives features (B, D). Figures of different
+extractors cannot be compared, so each carries a checksum that goes into the protocol.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..data.base import Dataset
+from ..errors import UserError
+from .classifier import MAX_SIDE, get_classifier
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A named map from images (B, C, H, W) in [0, 1] to features (B, D).
+
+    Attributes:
+        name: As the user named it.
+        function: The map itself, one batch at a time.
+        checksum: Of its weights (or of its code, where there are none).
+        resize: What it does to the size of an image, in words, for the protocol.
+        details: More for the protocol, such as the classifier's held-out accuracy.
+    """
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    checksum: str
+    resize: str = "none"
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, batch_size: int = 256) -> Tensor:
+        """Features (N, D) in float64 on the CPU of images (N, C, H, W) in [0, 1], batch by batch.
+
+        Raises:
+            ValueError: where the function does not answer (B, C, H, W) with (B, D).
+        """
+        return torch.cat([self._features(batch) for batch in images.split(batch_size)])
+
+    def _features(self, images: Tensor) -> Tensor:
+        features = self.function(images)
+        expected = f"extractor {self.name} must map images (B, C, H, W) to features (B, D)"
+        if not isinstance(features, Tensor):
+            raise ValueError(f"{expected}; it returned {type(features).__name__}")
+        if features.ndim != 2 or len(features) != len(images):
+            raise ValueError(
+                f"{expected}; for {tuple(images.shape)} it returned {tuple(features.shape)}"
+            )
+        return features.double().cpu()
+
+
+def make_extractor(name: str, reference: Dataset, device: torch.device | str = "cpu") -> Extractor:
+    """The extractor of that name; the classifier is trained on `reference`, or read from the cache.
+
+    Args:
+        name: `classifier`, `pixels` or `path/to/file.py:function`.
+        reference: Clean images in [0, 1], labelled for `classifier`.
+        device: Where the features are computed (training is always on the CPU, see classifier.py).
+
+    Raises:
+        UserError: for an unknown name, missing labels, or a file that cannot be used.
+    """
+    if name == "pixels":
+        return Extractor("pixels", lambda images: images.flatten(1), checksum="none")
+    if name == "classifier":
+        if not reference.num_classes:
+            raise UserError(
+                f"the classifier extractor needs labels and {reference.name} has none: "
+                "use evaluation.extractor=pixels or evaluation.extractor=path/to/file.py:function"
+            )
+        network, accuracy = get_classifier(reference)
+        network = network.to(device)
+        side = max(reference.sample_shape[1:])
+        return Extractor(
+            "classifier",
+            lambda images: network.features(images.to(device, torch.float32)),
+            checksum=checksum(network),
+            resize=f"area to at most {MAX_SIDE} pixels" if side > MAX_SIDE else "none",
+            details={"classifier_held_out_accuracy": accuracy},
+        )
+    if ".py:" in name:
+        return _from_file(name, device)
+    raise UserError(
+        f"unknown extractor {name!r}: choose classifier, pixels or path/to/file.py:function"
+    )
+
+
+def _from_file(name: str, device: torch.device | str) -> Extractor:
+    path, _, attribute = name.rpartition(":")
+    if not Path(path).is_file():
+        raise UserError(f"extractor {name}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"sparring_extractor_{Path(path).stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(
+            f"extractor {name}: {path} cannot be imported ({type(error).__name__}: {error})"
+        ) from error
+    make = getattr(module, attribute, None)
+    if not callable(make):
+        raise UserError(f"extractor {name}: {path} has no function {attribute!r}")
+    if any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+           for p in inspect.signature(make).parameters.values()):  # fmt: skip
+        raise UserError(
+            f"extractor {name}: {attribute}() must take no arguments and return the module that "
+            "maps images in [0, 1] to features"
+        )
+    network = make()
+    if not callable(network):
+        raise UserError(
+            f"extractor {name}: {attribute}() must return a module or function, "
+            f"it returned {type(network).__name__}"
+        )
+    code = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    if not isinstance(network, nn.Module):
+        function = cast(Callable[[Tensor], Tensor], network)
+        return Extractor(name, function, checksum=code, resize="by the extractor")
+    network = network.to(device).eval()
+    dtype = next((p.dtype for p in network.parameters()), torch.float32)
+    return Extractor(
+        name,
+        lambda images: network(images.to(device, dtype)),
+        checksum=f"{code}-{checksum(network)}",
+        resize="by the extractor",
+    )
+
+
+def checksum(network: nn.Module) -> str:
+    """16 hex digits that follow from names, shapes, types and values of a network's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def image_batches(
+    dataset: Dataset, indices: Sequence[int], batch_size: int = 256
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Images (B, C, H, W) in [0, 1] and labels (B,) of a data set at `indices`, batch by batch.
+
+    An unreadable image is left out, not replaced by its neighbour: every image counts once.
+
+    Images with a known truth (digits_subspace) may leave [0, 1] a little.
+
+    Raises:
+        ValueError: for images outside [0, 1], such as those of a contaminated or scaled data set.
+    """
+    for first in range(0, len(indices), batch_size):
+        asked = list(indices[first : first + batch_size])
+        batch = dataset.__getitems__(asked)
+        kept = batch["index"] == torch.tensor(asked)
+        images = batch["x0"][kept].float()
+        if len(images) and dataset.truth is None and (images.min() < 0 or images.max() > 1):
+            raise ValueError(
+                f"reference images of {dataset.name} must be clean and in [0, 1], got "
+                f"{images.min():.3g} to {images.max():.3g}"
+            )
+        yield images, batch["label"][kept] if "label" in batch else None

@@ -1,0 +1,352 @@
+r"""Distances between two sets of samples, as functions on arrays of features.
+
+Every function takes `real` (N, D) and `fake` (M, D), computes in float64 and returns Python numbers
+(or a tensor with one number per resample). None of them knows where the features came from: the
+extractors are in `features.py`, and figures of different extractors cannot be compared.
+
+| function | asks | best value |
+|---|---|---|
+| `frechet_distance` | do mean and covariance agree? | 0, biased upwards by about 1/N + 1/M |
+| `kernel_distance` | do all moments up to the third agree? | 0, unbiased (so it can be negative) |
+| `precision`, `density` | does each fake lie where real ones are? | 1 (density may exceed it) |
+| `recall`, `coverage` | does each real have fakes around it? | 1 |
+| `sliced_wasserstein` | do all one-dimensional shadows agree? | 0 |
+| `nearest_distances` | is a sample a copy of a training image? | compare with held-out images |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..randomness import generator
+
+_CHUNK_ELEMENTS = 2**24  # distances held at once: 128 MiB of float64
+
+
+# --- Frechet distance ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean (D,) and covariance (D, D) of a set of features, float64."""
+
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> Gaussian:
+        """The Gaussian with the features' mean and unbiased covariance; features (N, D), N >= 2."""
+        features = _checked(features, at_least=2)
+        return cls(features.mean(0), torch.cov(features.T).reshape(features.shape[1], -1))
+
+    @cached_property
+    def root(self) -> Tensor:
+        """The symmetric square root of the covariance, (D, D)."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return (vectors * _roots(values)) @ vectors.T
+
+
+def frechet_distance(real: Tensor | Gaussian, fake: Tensor | Gaussian) -> float:
+    r"""Squared Frechet (2-Wasserstein) distance between the Gaussians of two sets of features.
+
+    d = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1^(1/2) S2 S1^(1/2))^(1/2)
+
+    With Inception features this is called FID. The matrix in the last term is symmetric and
+    positive, so its root follows from its eigenvalues, also where a covariance is singular. Finite
+    samples bias d upwards: compare only figures with the same N and M, and beside them the distance
+    of a resample of the real set itself (`frechet_distance_of_resamples`).
+
+    Args:
+        real: Features (N, D), N >= 2, or their `Gaussian` (faster where it is used again).
+        fake: Features (M, D), M >= 2, or their `Gaussian`.
+
+    Returns:
+        The distance, >= 0, in squared units of the features.
+
+    Raises:
+        ValueError: for non-finite features, too few of them, or unlike D.
+
+    Source: Heusel et al., "GANs trained by a two time-scale update rule", 2017, eq. 6.
+    """
+    first = real if isinstance(real, Gaussian) else Gaussian.of(real)
+    second = fake if isinstance(fake, Gaussian) else Gaussian.of(fake)
+    if first.mean.shape != second.mean.shape:
+        raise ValueError(
+            f"real and fake features differ in size: {len(first.mean)} and {len(second.mean)}"
+        )
+    product = first.root @ second.covariance @ first.root
+    trace_of_root = _roots(torch.linalg.eigvalsh(product)).sum()
+    distance = (first.mean - second.mean).square().sum()
+    distance += first.covariance.trace() + second.covariance.trace() - 2 * trace_of_root
+    return max(distance.item(), 0.0)
+
+
+def _roots(eigenvalues: Tensor) -> Tensor:
+    """Square roots of a positive matrix's eigenvalues. What is rounding error (of a singular
+    matrix) is 0: the root would turn 1e-16 into 1e-8, in hundreds of directions."""
+    noise = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.abs().max()
+    return torch.where(eigenvalues > noise, eigenvalues, 0).sqrt()
+
+
+def frechet_distance_of_resamples(
+    real: Tensor, n_fake: int, n_resamples: int = 10, seed: int = 0
+) -> Tensor:
+    """Frechet distances between the real set and resamples of itself, (n_resamples,).
+
+    Each resample draws `n_fake` features with replacement from `real`. This is what a generator
+    that repeats the reference perfectly would reach with as many samples: the floor at this N, M.
+
+    Source: ours.
+    """
+    real = _checked(real, at_least=2)
+    whole, random = Gaussian.of(real), generator("cpu", seed, "resamples of the reference")
+    distances = []
+    for _ in range(n_resamples):
+        rows = torch.randint(len(real), (n_fake,), generator=random).to(real.device)
+        distances.append(frechet_distance(whole, real[rows]))
+    return torch.tensor(distances, dtype=torch.float64)
+
+
+def frechet_distance_of_halves(real: Tensor, n_splits: int = 10, seed: int = 0) -> float:
+    """Mean Frechet distance between two random halves of the real set: what unseen real images of
+    half the number would score. Source: ours."""
+    real = _checked(real, at_least=4)
+    random, half = generator("cpu", seed, "halves"), len(real) // 2
+    distances = []
+    for _ in range(n_splits):
+        order = torch.randperm(len(real), generator=random).to(real.device)
+        distances.append(frechet_distance(real[order[:half]], real[order[half : 2 * half]]))
+    return sum(distances) / n_splits
+
+
+# --- Kernel distance -------------------------------------------------------------------------
+
+
+def kernel_distance(real: Tensor, fake: Tensor) -> float:
+    r"""Kernel distance: unbiased squared maximum mean discrepancy with a polynomial kernel.
+
+    d = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
+    k(x, y) = (x . y / D + 1)^3
+
+    Its expectation is 0 for equal distributions whatever N and M, so single values may be negative.
+
+    Args:
+        real: Features (N, D), N >= 2.
+        fake: Features (M, D), M >= 2.
+
+    Source: Binkowski et al., "Demystifying MMD GANs", 2018, eq. 4 and section 4 (where d, times
+    1,000, is called KID).
+    """
+    real, fake = _checked_pair(real, fake, at_least=2)
+    within_real = _polynomial_kernel(real, real)
+    within_fake = _polynomial_kernel(fake, fake)
+    n, m = len(real), len(fake)
+    distance = (within_real.sum() - within_real.trace()) / (n * (n - 1))
+    distance += (within_fake.sum() - within_fake.trace()) / (m * (m - 1))
+    distance -= 2 * _polynomial_kernel(real, fake).mean()
+    return distance.item()
+
+
+def kernel_distance_of_subsets(
+    real: Tensor, fake: Tensor, n_subsets: int = 50, subset_size: int = 1000, seed: int = 0
+) -> Tensor:
+    """Kernel distances of random subsets (without replacement) of both sets, (n_subsets,).
+
+    Their mean is the usual figure and is unbiased as well; the cost grows with n_subsets and no
+    longer with N * M. Smaller sets lower `subset_size` to half their own size (`subset_size_for`),
+    so that the subsets differ and their spread gives an `interval`.
+
+    Source: Binkowski et al., 2018, section 4.
+    """
+    real, fake = _checked_pair(real, fake, at_least=2)
+    size = subset_size_for(len(real), len(fake), subset_size)
+    random = generator("cpu", seed, "kernel distance")
+    distances = []
+    for _ in range(n_subsets):
+        of_real = torch.randperm(len(real), generator=random)[:size].to(real.device)
+        of_fake = torch.randperm(len(fake), generator=random)[:size].to(fake.device)
+        distances.append(kernel_distance(real[of_real], fake[of_fake]))
+    return torch.tensor(distances, dtype=torch.float64)
+
+
+def subset_size_for(n_real: int, n_fake: int, subset_size: int = 1000) -> int:
+    """The size of `kernel_distance_of_subsets`: at most half of the smaller set, at least 2."""
+    return max(min(subset_size, min(n_real, n_fake) // 2), 2)
+
+
+def _polynomial_kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+# --- Nearest neighbours ----------------------------------------------------------------------
+
+
+def nearest_distances(queries: Tensor, points: Tensor) -> Tensor:
+    """Euclidean distance of each query (M, D) to the nearest of the points (N, D), shape (M,)."""
+    points, queries = _checked_pair(points, queries, at_least=1)
+    chunks = queries.split(_rows_at_once(len(points)))
+    return torch.cat([torch.cdist(chunk, points).amin(1) for chunk in chunks])
+
+
+def neighbour_radii(points: Tensor, k: int) -> Tensor:
+    """Distance of each point (N, D) to its k-th nearest other point, (N,); needs N > k >= 1."""
+    if k < 1:
+        raise ValueError(f"k must be >= 1, got {k}")
+    points = _checked(points, at_least=k + 1)
+    chunks = points.split(_rows_at_once(len(points)))
+    # The point itself is its own first neighbour, so the k-th other one is at place k + 1.
+    return torch.cat([torch.cdist(chunk, points).kthvalue(k + 1, dim=1).values for chunk in chunks])
+
+
+def precision(real: Tensor, fake: Tensor, k: int = 5) -> float:
+    """Share of fakes inside the ball of at least one real point; a ball reaches to the point's k-th
+    neighbour among its own set.
+
+    Source: Kynkaanniemi et al., "Improved precision and recall metric", 2019, eq. 1 and 2.
+    """
+    return _share(_ball_counts(real, fake, k)[1] > 0)
+
+
+def recall(real: Tensor, fake: Tensor, k: int = 5) -> float:
+    """Share of reals inside the ball of at least one fake point.
+
+    Source: Kynkaanniemi et al., 2019, eq. 1 and 2, with the roles exchanged.
+    """
+    return _share(_ball_counts(fake, real, k)[1] > 0)
+
+
+def density(real: Tensor, fake: Tensor, k: int = 5) -> float:
+    """Mean number of real balls that hold a fake, over k; about 1 for equal distributions.
+
+    Source: Naeem et al., "Reliable fidelity and diversity metrics", 2020, eq. 3.
+    """
+    return (_ball_counts(real, fake, k)[1].double().mean() / k).item()
+
+
+def coverage(real: Tensor, fake: Tensor, k: int = 5) -> float:
+    """Share of real balls that hold at least one fake.
+
+    Source: Naeem et al., 2020, eq. 4.
+    """
+    return _share(_ball_counts(real, fake, k)[0] > 0)
+
+
+def precision_recall_density_coverage(
+    real: Tensor, fake: Tensor, k: int = 5, real_radii: Tensor | None = None
+) -> dict[str, float]:
+    """The four figures above at half the cost of four calls.
+
+    Args:
+        real: Features (N, D).
+        fake: Features (M, D).
+        k: Which neighbour the balls reach to.
+        real_radii: `neighbour_radii(real, k)` where they are known already.
+    """
+    per_real_ball, balls_per_fake = _ball_counts(real, fake, k, real_radii)
+    _, balls_per_real = _ball_counts(fake, real, k)
+    return {
+        "precision": _share(balls_per_fake > 0),
+        "recall": _share(balls_per_real > 0),
+        "density": (balls_per_fake.double().mean() / k).item(),
+        "coverage": _share(per_real_ball > 0),
+    }
+
+
+def _ball_counts(
+    centres: Tensor, points: Tensor, k: int, radii: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """For each centre the points in its ball (N,), and for each point the balls it lies in (M,)."""
+    centres, points = _checked_pair(centres, points, at_least=1)
+    radii = neighbour_radii(centres, k) if radii is None else radii
+    per_centre, per_point = [], torch.zeros(len(points), dtype=torch.long, device=points.device)
+    size = _rows_at_once(len(points))
+    for chunk, radius in zip(centres.split(size), radii.split(size), strict=True):
+        inside = torch.cdist(chunk, points) <= radius[:, None]
+        per_centre.append(inside.sum(1))
+        per_point += inside.sum(0)
+    return torch.cat(per_centre), per_point
+
+
+def _share(true: Tensor) -> float:
+    return true.double().mean().item()
+
+
+# --- Sliced Wasserstein distance -------------------------------------------------------------
+
+
+def sliced_wasserstein(
+    real: Tensor, fake: Tensor, n_projections: int = 500, seed: int = 0
+) -> float:
+    r"""Mean over random directions of the one-dimensional Wasserstein-1 distance.
+
+    d = mean_theta integral_0^1 |F^-1_real(u) - F^-1_fake(u)| du,   theta uniform on the unit sphere
+
+    The integral is a mean over max(N, M) levels u; the smaller set's quantile function is
+    interpolated linearly between its sorted values. For N = M this is the exact W1 of the two sets.
+
+    Args:
+        real: Samples (N, D), data units.
+        fake: Samples (M, D); M may differ from N.
+        n_projections: Number of directions.
+        seed: Seed of the directions.
+
+    Returns:
+        The distance, >= 0, data units. Finite samples leave a floor of about the spread / sqrt(N).
+
+    Source: Bonneel et al., "Sliced and Radon Wasserstein barycenters", 2015, with p = 1.
+    """
+    real, fake = _checked_pair(real, fake, at_least=1)
+    random = generator("cpu", seed, "directions")
+    theta = torch.randn(n_projections, real.shape[1], generator=random, dtype=torch.float64)
+    theta = torch.nn.functional.normalize(theta, dim=1).to(real.device)
+    n_levels = max(len(real), len(fake))
+    total = 0.0
+    for directions in theta.split(_rows_at_once(n_levels)):
+        of_real = _quantiles((directions @ real.T).sort(1).values, n_levels)
+        of_fake = _quantiles((directions @ fake.T).sort(1).values, n_levels)
+        total += (of_real - of_fake).abs().mean(1).sum().item()
+    return total / n_projections
+
+
+def _quantiles(ordered: Tensor, n_levels: int) -> Tensor:
+    """Values at levels (j + 1/2) / n_levels of sorted rows (P, N), whose own levels are
+    (i + 1/2) / N; linear in between, constant beyond the ends."""
+    n = ordered.shape[1]
+    if n == n_levels:
+        return ordered
+    levels = (torch.arange(n_levels, dtype=torch.float64, device=ordered.device) + 0.5) / n_levels
+    place = (levels * n - 0.5).clamp(0, n - 1)
+    below = place.long()
+    above = (below + 1).clamp(max=n - 1)
+    return torch.lerp(ordered[:, below], ordered[:, above], place - below)
+
+
+# --- Checks ----------------------------------------------------------------------------------
+
+
+def _checked(features: Tensor, at_least: int) -> Tensor:
+    if features.ndim != 2:
+        raise ValueError(f"features must have shape (N, D), got {tuple(features.shape)}")
+    if len(features) < at_least:
+        raise ValueError(f"needs at least {at_least} samples, got {len(features)}")
+    if not torch.isfinite(features).all():
+        n_bad = int((~torch.isfinite(features)).any(1).sum())
+        raise ValueError(f"{n_bad} of {len(features)} feature rows are not finite")
+    return features.double()
+
+
+def _checked_pair(real: Tensor, fake: Tensor, at_least: int) -> tuple[Tensor, Tensor]:
+    real, fake = _checked(real, at_least), _checked(fake, at_least)
+    if real.shape[1] != fake.shape[1]:
+        raise ValueError(
+            f"real and fake features differ in size: {real.shape[1]} and {fake.shape[1]}"
+        )
+    return real, fake
+
+
+def _rows_at_once(n_columns: int) -> int:
+    return max(1, _CHUNK_ELEMENTS // max(n_columns, 1))

@@ -1,0 +1,101 @@
+"""The protocol beside each figure: everything that must be alike for two figures to be compared.
+
+    protocol = {"data": "digits", "split": "all", "n_real": 1797, "extractor": "classifier", ...}
+    differences(protocol_of_a, protocol_of_b)   ->  ["steps: 50 and 10"]
+
+A protocol has two halves. `MEASUREMENT` says how samples are measured; figures that differ there
+are numbers on different scales, and comparing them is refused. `GENERATION` says how the samples
+were drawn; it is refused as well unless the caller says that the sampling is what they compare.
+Seeds and versions are recorded and named, but figures that differ there may be compared.
+
+Nothing here needs torch: the report reads protocols too.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from ..errors import UserError
+
+MEASUREMENT = (
+    "data",  # name of the reference data set
+    "data_fingerprint",  # of the reference as it was read
+    "split",  # of the reference
+    "n_real",  # reference samples
+    "n_fake",  # samples of the model
+    "resize",  # what happens to the size of an image before the features
+    "range",  # what happens to its values
+    "extractor",
+    "extractor_checksum",
+    "k",  # neighbours of precision, recall, density, coverage
+    "n_projections",  # directions of the sliced Wasserstein distance
+)
+GENERATION = (
+    "sampler",
+    "steps",
+    "guidance",
+    "eta",
+    "eps_scale",
+    "clip_sample",
+    "precision",  # number format of the model's weights while sampling
+    "class_labels",  # where the labels of a class-conditional model came from
+)
+RECORDED = ("seeds", "versions", "classifier_held_out_accuracy", "n_resamples")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the figures depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("sparring", "torch", "diffusers"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def differences(
+    first: Mapping[str, Any], second: Mapping[str, Any], *, sampling: bool = True
+) -> list[str]:
+    """What keeps two figures from being compared, as "key: one and the other"; [] if nothing does.
+
+    Args:
+        first: A protocol.
+        second: Another one.
+        sampling: False where the sampling itself is what is compared: then only the measurement
+            must be alike.
+    """
+    keys = MEASUREMENT + (GENERATION if sampling else ())
+    return [
+        f"{key}: {_said(first, key)} and {_said(second, key)}"
+        for key in keys
+        if first.get(key) != second.get(key)
+    ]
+
+
+def require_alike(protocols: Mapping[str, Mapping[str, Any]], *, sampling: bool = True) -> None:
+    """Refuse to put figures of unlike protocols side by side.
+
+    Args:
+        protocols: Protocol by the model's name.
+        sampling: See `differences`.
+
+    Raises:
+        UserError: naming the two models and every difference.
+    """
+    names = list(protocols)
+    for name in names[1:]:
+        found = differences(protocols[names[0]], protocols[name], sampling=sampling)
+        if found:
+            raise UserError(
+                f"figures of {names[0]} and {name} cannot be compared ({'; '.join(found)}): "
+                "evaluate them alike, with the same overrides, or one at a time"
+            )
+
+
+def _said(protocol: Mapping[str, Any], key: str) -> str:
+    value = protocol.get(key)
+    return "not said" if value is None else str(value)

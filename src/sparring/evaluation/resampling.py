@@ -1,0 +1,50 @@
+"""How far a figure would scatter with other samples of the same model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..randomness import generator
+
+
+def half_samples(
+    statistic: Callable[[Tensor], float], features: Tensor, n_resamples: int = 10, seed: int = 0
+) -> Tensor:
+    """A statistic of random halves of the features, (n_resamples,), for `interval`.
+
+    Halves hold no sample twice: a bootstrap's copies would be each other's nearest neighbours, and
+    inflate a Frechet distance.
+    """
+    random, half = generator("cpu", seed, "halves"), max(len(features) // 2, 1)
+    values = []
+    for _ in range(n_resamples):
+        rows = torch.randperm(len(features), generator=random)[:half].to(features.device)
+        values.append(statistic(features[rows]))
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def interval(figure: float, resamples: Tensor, size: int = 1, n: int = 2) -> list[float]:
+    r"""95 % interval of a figure for the sampling noise: figure -+ 1.96 standard errors.
+
+    standard error = sqrt(size / (n - size)) * standard deviation over the resamples,
+
+    which is that standard deviation itself for halves. Only the spread of the resamples is used:
+    most figures are biased by the number of samples, so the resamples' mean lies elsewhere. The
+    interval says nothing about another training seed.
+
+    Args:
+        figure: The figure of all n samples.
+        resamples: The figure of subsets drawn without replacement, shape (R,), R >= 2.
+        size: Size of each subset; size and n may be given as a ratio.
+        n: Number of samples.
+
+    Source: Shao and Wu, "A general theory for jackknife variance estimation", 1989 (delete-d).
+    """
+    if len(resamples) < 2:
+        raise ValueError(f"an interval needs at least 2 resamples, got {len(resamples)}")
+    error = math.sqrt(size / (n - size)) * resamples.double().std().item()
+    return [figure - 1.96 * error, figure + 1.96 * error]
