@@ -126,7 +126,7 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, tables.F
         charts=charts_of(runs, styles),
         costs=tables.cost_rows(runs, baseline),
         settings=tables.config_rows(runs),
-        provenance=[tables.provenance(run, e) for run in runs for e in run.evaluations],
+        provenance=[tables.provenance(run, e, groups) for run in runs for e in run.evaluations],
         configs={run.name: _yaml(run) for run in runs},
         show_value=tables.show_value,
         version=__version__,
@@ -187,10 +187,12 @@ def card_of(
         seconds = tables.show_seconds(run.training["train_seconds"])
         figures.append(("Training", seconds, False))
     role = "leads" if run.name == leader else "baseline" if run is baseline else ""
+    if group is not None and group is not groups[0]:
+        role = " · ".join(filter(None, [role, "another protocol"]))
     return Card(
         run.name, styles[run.name], role, tables.describe_objective(run),
-        tables.describe_contamination(run), read_picture(run.samples) if run.samples else None, not run.is_vector,
-        sampling_words(run), figures,
+        tables.describe_contamination(run), read_picture(run.samples) if run.samples else None,
+        not run.is_vector, sampling_words(run), figures,
     )  # fmt: skip
 
 

@@ -175,9 +175,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
-    """Every JSON file of figures in a run's `evaluation/`, newest first."""
+    """Every JSON file in a run's `evaluation/` that holds figures, newest first."""
     paths = sorted(folder.glob("*.json"), key=lambda p: (-p.stat().st_mtime, p.name))
-    return [Evaluation(path, _read_object(path)) for path in paths]
+    found = [Evaluation(path, _read_object(path)) for path in paths]
+    return [evaluation for evaluation in found if evaluation.numbers]
 
 
 def read_manifest_header(path: Path) -> dict[str, Any] | None:

@@ -394,7 +394,7 @@ def describe_contamination(run: Run) -> str:
 
 
 def _describe_layer(layer: Mapping[str, Any]) -> str:
-    """'90 % of the samples (1,293 of 1,437): gaussian, sigma 0.2 on the [0, 1] scale, not clipped'."""
+    """'90 % of the samples (1,293 of 1,437): gaussian, sigma 0.2 on the scale [0, 1], clipped'."""
     if layer.get("kind", "none") in ("none", None):
         return ""
     rate, count = layer.get("rate"), ""
@@ -406,9 +406,12 @@ def _describe_layer(layer: Mapping[str, Any]) -> str:
         if key not in NOT_A_STRENGTH and value is not None
     ]  # fmt: skip
     if strengths and layer.get("scale"):
-        strengths[-1] += f" in {layer['scale']}"
-    clip = {True: ["clipped"], False: ["not clipped"]}.get(layer.get("clip"), [])
-    return share + ", ".join([str(layer["kind"]).replace("_", " "), *strengths, *clip])
+        units = layer["scale"] == "data units"
+        strengths[-1] += " in data units" if units else f" on the scale {layer['scale']}"
+    words = [str(layer["kind"]).replace("_", " "), *strengths]
+    if isinstance(layer.get("clip"), bool):
+        words.append("clipped" if layer["clip"] else "not clipped")
+    return share + ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -421,9 +424,10 @@ class Provenance:
     seed: str
     n_samples: str
     versions: str
+    is_shown: bool  # in a table; False where a newer file has the same protocol
 
 
-def provenance(run: Run, evaluation: Evaluation) -> Provenance:
+def provenance(run: Run, evaluation: Evaluation, groups: Sequence[Group]) -> Provenance:
     """Command, seed, sample count and versions of an evaluation, or 'not recorded'."""
 
     def recorded(*keys: str) -> Any:
@@ -439,4 +443,5 @@ def provenance(run: Run, evaluation: Evaluation) -> Provenance:
         run.name, evaluation.path.relative_to(run.folder).as_posix(),
         as_command(recorded("command")) or "not recorded", text(recorded("seeds", "seed")),
         text(recorded("n_fake", "n_samples")), text(recorded("versions", "version")),
+        any(group.members.get(run.name) is evaluation for group in groups),
     )  # fmt: skip

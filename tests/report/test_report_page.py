@@ -1,0 +1,233 @@
+"""The page as a file: self-contained, well-formed, the user's text escaped, clear errors."""
+
+import base64
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fake_runs import DETAIL, GAUSSIAN, figures, write_run
+
+from sparring.commands.report import report_command
+from sparring.errors import UserError
+
+VOID = {"meta", "link", "img", "br", "wbr", "hr", "input", "col"}
+EVIL = '<script>alert("x")</script>'
+
+
+class Page(HTMLParser):
+    """Elements with their attributes and text; unclosed and crossed elements are an error."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.words))
+
+
+def make(runs: list[str], folder: Path, title: str | None = None) -> tuple[str, Page, dict]:
+    result = report_command(runs, folder / "report.html", title)
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    return html, Page(html), result
+
+
+def test_the_command_tells_what_the_page_tells(demo_runs, tmp_path):
+    _, page, result = make(demo_runs, tmp_path)
+    assert result == {
+        "output": str(tmp_path / "report.html"), "runs": ["plain", "robust", "clean"],
+        "missing": [],
+        "headline": "robust: Fréchet distance 31.2 against 88.0 for plain (×0.355), "
+                    "leftover noise 0.410 of plain’s.",
+    }  # fmt: skip
+    assert result["headline"] in page.text
+    json.dumps(result)
+    assert "sparring evaluate runs/x evaluation.seed=0 --json" in page.text
+    assert "sparring train configs/digits.yaml" in page.text
+    assert "torch 2.13.0" in page.text
+
+
+def test_nothing_is_fetched_and_nothing_runs(demo_runs, tmp_path):
+    html, page, _ = make(demo_runs, tmp_path)
+    assert not page.all("script")
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
+    for _, attributes in page.elements:
+        assert not [key for key in attributes if key.startswith("on")]
+        assert attributes.get("href", "data:,") == "data:,"
+    assert set(re.findall(r"https?://[^\"'\s<>)]+", html)) <= {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"url\(|@import", html)
+    policy = next(
+        m["content"] for m in page.all("meta") if "content" in m and "src" in m["content"]
+    )
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_pictures_are_the_runs_own_and_equal_training_samples_are_shown_once(demo_runs, tmp_path):
+    _, page, _ = make(demo_runs, tmp_path)
+    shown = [base64.b64decode(image["src"].split(",")[1]) for image in page.all("img")]
+    expected = [Path(demo_runs[0], "data/training_samples.png").read_bytes()]
+    expected += [Path(run, "evaluation/grid.png").read_bytes() for run in demo_runs]
+    assert shown == expected
+    assert all(image["alt"] and image["width"] == image["height"] == "64"
+               for image in page.all("img"))  # fmt: skip
+
+
+def test_the_last_grid_of_training_stands_in_and_unlike_noise_is_said(tmp_path):
+    runs = [write_run(tmp_path / name, None, GAUSSIAN) for name in ("a", "b")]
+    html, page, _ = make([str(run) for run in runs], tmp_path)
+    grid = base64.b64encode((runs[0] / "samples" / "step-3000.png").read_bytes()).decode()
+    assert html.count(grid) == 2
+    assert "started from the same noise" in page.text
+    config = runs[1] / "config.yaml"
+    config.write_text(
+        config.read_text().replace("n_images: 64\n  seed: 0", "n_images: 64\n  seed: 7")
+    )
+    _, page, _ = make([str(run) for run in runs], tmp_path)
+    assert "The grids do not start from the same noise (seed 0 / 7)." in page.text
+
+
+def test_everything_from_the_user_is_escaped(tmp_path):
+    evil = write_run(
+        tmp_path / EVIL.replace("/", "|"), DETAIL | {"name": EVIL}, GAUSSIAN | {"kind": EVIL},
+        data={"name": EVIL, "class_names": [EVIL, "</style>"]}, command=f"sparring train {EVIL}",
+        terms=("denoise", EVIL), evaluation=figures(9, 0.1, {"data": EVIL, "seeds": {EVIL: EVIL}})
+        | {"command": EVIL, EVIL: 3.0},
+    )  # fmt: skip
+    (evil / "run.json").write_text(json.dumps({"device": EVIL, "versions": {EVIL: EVIL},
+                                               "started": EVIL, "version": EVIL}))  # fmt: skip
+    other = write_run(tmp_path / "other", None, None, finished=False)
+    html, page, _ = make([str(evil), str(other)], tmp_path, title=f"{EVIL} & more")
+    assert not page.all("script")
+    assert "<script" not in html
+    assert html.count("</style>") == 1
+    assert page.text.count("alert(") >= 10  # shown as text wherever it was given
+    title = re.search(r"<title>(.*?)</title>", html)
+    assert title
+    assert title.group(1).startswith("&lt;script&gt;")
+
+
+def test_accessible_names_and_structure(demo_runs, tmp_path):
+    html, page, _ = make(demo_runs, tmp_path)
+    assert html.startswith("<!DOCTYPE html>")
+    assert page.all("html") == [{"lang": "en"}]
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for button in page.all("button"):
+        assert button["aria-label"]
+        assert button["popovertarget"] in ids
+    assert all(cell.get("scope") in ("row", "col") for cell in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    charts = [svg for svg in page.all("svg") if svg.get("class") == "chart"]
+    assert [chart["aria-label"] for chart in charts] == [
+        "Total loss by step, plain, robust and clean",
+        "Term: denoise by step, plain, robust and clean",
+        "Term: detail by step, robust",
+    ]
+    for section in page.all("section"):
+        assert section["aria-labelledby"] in ids
+
+
+def test_missing_parts_are_named_on_the_page(tmp_path):
+    bare = write_run(tmp_path / "bare", None, GAUSSIAN, images=False, finished=False)
+    for name in ("metrics.jsonl", "run.json"):
+        (bare / name).unlink()
+    shutil.rmtree(bare / "data")
+    _, page, result = make([str(bare)], tmp_path)
+    assert f"run bare has no evaluation: sparring evaluate {bare}" in page.text
+    assert result["headline"] == "No figures yet: evaluate the runs to compare them."
+    assert len(result["missing"]) == 6
+
+
+def test_the_same_runs_give_the_same_bytes(demo_runs, tmp_path):
+    first, _, _ = make(demo_runs, tmp_path / "a")
+    second, _, _ = make(demo_runs, tmp_path / "b")
+    assert first == second
+
+
+def test_unlike_protocols_are_flagged_on_the_page(tmp_path):
+    runs = [
+        write_run(
+            tmp_path / "a", None, GAUSSIAN, evaluation=figures(9, 0.1, {"extractor": "pixels"})
+        ),
+        write_run(tmp_path / "b", DETAIL, GAUSSIAN, evaluation=figures(8, 0.1)),
+    ]
+    _, page, _ = make([str(run) for run in runs], tmp_path)
+    assert "made by 2 protocols and are not ranked across them" in page.text
+    assert "another protocol" in page.text
+    assert " best" not in page.text.lower().replace("best of", "")
+
+
+def test_runs_are_not_written_to(demo_runs, tmp_path):
+    def state() -> dict[Path, tuple[int, int]]:
+        return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in (tmp_path / "runs").rglob("*")}
+
+    before = state()
+    make(demo_runs, tmp_path)
+    assert state() == before
+
+
+def error_of(runs: list[str], output: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        report_command(runs, output)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_wrong_runs_end_in_one_clear_line(demo_runs, tmp_path):
+    page = tmp_path / "report.html"
+    assert "nowhere: no such run folder" in error_of([*demo_runs, "nowhere"], page)
+    (tmp_path / "empty").mkdir()
+    assert "empty: not a run" in error_of([str(tmp_path / "empty")], page)
+    assert "name at least one run" in error_of([], page)
+    broken = Path(demo_runs[0], "evaluation", "figures.json")
+    broken.write_text('{"frechet_distance": ')
+    assert f"{broken}: cannot be read" in error_of(demo_runs, page)
+    broken.write_text("[1, 2]")
+    assert "expected a JSON object" in error_of(demo_runs, page)
+    Path(demo_runs[0], "config.yaml").write_text("a: [1\nb: {")
+    assert "config.yaml: cannot be read" in error_of(demo_runs, page)
+    assert not page.exists()
+
+
+def test_an_output_that_cannot_be_written_is_one_clear_line(demo_runs, tmp_path):
+    assert "is a folder" in error_of(demo_runs, tmp_path)
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in error_of(demo_runs, tmp_path / "file" / "report.html")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    report_command(demo_runs, tmp_path / "new" / "folder" / "page.html")
+    assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == ["page.html"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*before, "new"])
+
+
+def test_a_file_that_only_claims_to_be_a_picture_is_not_embedded(tmp_path):
+    run = write_run(tmp_path / "a", None, None, evaluation=figures(9, 0.1))
+    for path in run.rglob("*.png"):
+        path.write_text("<svg onload=alert(1)>")
+    _, page, result = make([str(run)], tmp_path)
+    assert not page.all("img")
+    assert any("has no samples" in sentence for sentence in result["missing"])
