@@ -1,0 +1,251 @@
+"""A model's folder: what is in it, and how it is written whole or not at all.
+
+model_index.json, unet/ or transformer/, scheduler/     diffusers' pipeline layout, or
+model.safetensors, scheduler/                           for other networks
+model.json                                              what diffusers has no words for
+README.md                                               the model card
+sparring_pipeline.py                                    where diffusers has no pipeline class
+"""
+
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors.torch import save_file, save_model
+from torch import Tensor, nn
+
+from . import __version__, networks
+from .denoiser import Denoiser
+from .errors import UserError
+from .parametrization import DIFFUSERS_KINDS
+
+DESCRIPTION = "model.json"
+PIPELINE_FILE = "sparring_pipeline"
+_PIPELINE_SOURCE = Path(__file__).parent / "sampling" / "pipeline.py"
+_WORDS = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
+
+
+def describe(
+    denoiser: Denoiser,
+    scheduler_config: Mapping[str, Any],
+    sample_shape: tuple[int, ...],
+    num_classes: int | None,
+) -> dict[str, Any]:
+    """What model.json holds: all that is needed to build the model without its weights.
+
+    Raises:
+        UserError: if the network does not say how it is built (an attribute `config`, a mapping of
+            its constructor's arguments).
+    """
+    nested = [name for name, null in denoiser.null_condition.items() if isinstance(null, Mapping)]
+    if nested:
+        raise UserError(f"a nested null condition cannot be saved: {', '.join(nested)}")
+    return {
+        "format": 1,
+        "sparring": __version__,
+        "network": _network_config(_bare(denoiser.network)),
+        "kind": denoiser.kind,
+        "learned_variance": denoiser.learned_variance,
+        "sample_shape": list(sample_shape),
+        "num_classes": num_classes,
+        "null_condition": {
+            name: int(null) for name, null in denoiser.null_condition.items() if not _is_table(null)
+        },
+        "scheduler": _saved_scheduler(scheduler_config, denoiser.kind),
+    }
+
+
+def describe_run(run_folder: str | Path, description: Mapping[str, Any]) -> None:
+    """Write `describe`'s answer where `load` looks for it while a run is not finished."""
+    folder = Path(run_folder) / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / f".{DESCRIPTION}", description)
+    os.replace(folder / f".{DESCRIPTION}", folder / DESCRIPTION)
+
+
+def save(
+    folder: str | Path,
+    denoiser: Denoiser,
+    scheduler_config: Mapping[str, Any],
+    sample_shape: tuple[int, ...],
+    num_classes: int | None,
+    card: str,
+) -> None:
+    """Write a model that `load` reads, and diffusers too where it can.
+
+    Networks of diffusers become a pipeline. Plain `DiffusionPipeline.from_pretrained(folder)` loads
+    unconditional U-Nets with DDPM, DDIM and flow schedulers; others need trust_remote_code=True,
+    because their pipeline class lies in the folder (`sparring_pipeline.py`). The saved scheduler
+    has timestep_spacing "trailing" where the config left the class's default, as `sample` has.
+
+    All is written under a temporary name first; the files that make a folder a model go away before
+    anything is replaced and come last, so a folder never holds half a model.
+
+    Args:
+        folder: Made if it is not there; other files in it are kept.
+        denoiser: With the weights to save (the moving average's).
+        scheduler_config: Config of the scheduler it was trained with.
+        sample_shape: Shape of one sample.
+        num_classes: Classes of the data, or None.
+        card: The text of README.md, see `model_card`.
+    """
+    folder = Path(folder)
+    description = describe(denoiser, scheduler_config, sample_shape, num_classes)
+    network, half = _bare(denoiser.network), folder / f".half-model-{os.getpid()}"
+    component = component_of(description["network"]["_class_name"])
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    try:
+        if isinstance(network, ModelMixin) and component is not None:
+            network.save_pretrained(half / component, safe_serialization=True)
+            _write_json(half / component / "config.json", description["network"])
+            _write_json(half / "model_index.json", _model_index(component, description))
+            if _plain_pipeline(description) is None:
+                shutil.copy(_PIPELINE_SOURCE, half / f"{PIPELINE_FILE}.py")
+        else:
+            save_model(network, str(half / "model.safetensors"))
+        tables = {
+            name: null.detach().cpu().contiguous()
+            for name, null in denoiser.null_condition.items()
+            if _is_table(null)
+        }
+        if tables:
+            save_file(tables, half / "null_condition.safetensors")
+        _write_json(half / "scheduler" / "scheduler_config.json", description["scheduler"])
+        (half / "README.md").write_text(card, encoding="utf-8")
+        _write_json(half / DESCRIPTION, description)
+        _move_in(half, folder)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def usage(description: Mapping[str, Any], folder: str) -> str:
+    """Python that samples a saved model, for its card."""
+    if component_of(description["network"]["_class_name"]) is None:
+        return f"import sparring\n\nx = sparring.sample(sparring.load({folder!r}), 16)"
+    own = _plain_pipeline(description) is None
+    trust = ", trust_remote_code=True" * own
+    labels = "class_labels=[0, 1]" if description["num_classes"] is not None else "batch_size=16"
+    guidance = ", guidance_scale=2.0" if description["null_condition"] and own else ""
+    return (
+        "from diffusers import DiffusionPipeline\n\n"
+        f"pipe = DiffusionPipeline.from_pretrained({folder!r}{trust})\n"
+        f"images = pipe({labels}{guidance}, num_inference_steps=50).images"
+    )
+
+
+def _move_in(half: Path, folder: Path) -> None:
+    """Bring a whole model to where it belongs; what makes it one goes first and comes last."""
+    last = ("model_index.json", DESCRIPTION)
+    for name in last:
+        (folder / name).unlink(missing_ok=True)
+    for old in ("unet", "transformer", "model.safetensors", "null_condition.safetensors"):
+        if not (half / old).exists():
+            _remove(folder / old)
+    names = sorted(path.name for path in half.iterdir())
+    for name in [name for name in names if name not in last] + [n for n in last if n in names]:
+        _remove(folder / name)
+        os.replace(half / name, folder / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _model_index(component: str, description: Mapping[str, Any]) -> dict[str, Any]:
+    plain = _plain_pipeline(description)
+    own = "SparringUNetPipeline" if component == "unet" else "SparringTransformerPipeline"
+    index = {
+        "_class_name": plain or [PIPELINE_FILE, own],
+        "_diffusers_version": diffusers.__version__,
+        component: ["diffusers", description["network"]["_class_name"]],
+        "scheduler": ["diffusers", description["scheduler"]["_class_name"]],
+    }
+    if plain is None:
+        null = description["null_condition"].get("class_labels")
+        index |= {"num_classes": description["num_classes"], "null_class": null}
+    return index
+
+
+def _plain_pipeline(description: Mapping[str, Any]) -> str | None:
+    """diffusers' own pipeline that samples this model rightly, or None."""
+    scheduler = description["scheduler"]["_class_name"]
+    is_plain = (
+        description["network"]["_class_name"] == "UNet2DModel"
+        and description["num_classes"] is None
+        and description["kind"] in ("eps", "x0", "v", "flow")
+    )
+    if not is_plain:
+        return None
+    if scheduler == "DDIMScheduler" and not description["learned_variance"]:
+        return "DDIMPipeline"
+    # DDPMPipeline only calls set_timesteps and step, which is all that flow needs too
+    if scheduler == "DDPMScheduler":
+        return "DDPMPipeline"
+    is_flow = scheduler == "FlowMatchEulerDiscreteScheduler" and not description["learned_variance"]
+    return "DDPMPipeline" if is_flow else None
+
+
+def _saved_scheduler(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Every value of the scheduler, with what `sample` chooses where it was left open."""
+    words = {key: value for key, value in config.items() if not key.startswith("_")}
+    cls = getattr(diffusers, config.get("_class_name") or "DDPMScheduler")
+    parameters = inspect.signature(cls.__init__).parameters
+    if kind in _WORDS and kind != "flow" and "prediction_type" in parameters:
+        words["prediction_type"] = _WORDS[kind]
+    spacing = parameters.get("timestep_spacing")
+    if spacing is not None and words.get("timestep_spacing", spacing.default) == spacing.default:
+        words["timestep_spacing"] = "trailing"
+    if "beta_start" in parameters and words.get("trained_betas") is None:
+        # classes differ in their defaults; a schedule without numbers means DDPM's
+        words = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", **words}
+    scheduler = cls(**{key: value for key, value in words.items() if key in parameters})
+    return json.loads(scheduler.to_json_string())
+
+
+def _network_config(network: nn.Module) -> dict[str, Any]:
+    name = type(network).__name__
+    config = getattr(network, "config", None)
+    if not isinstance(config, Mapping):
+        raise UserError(
+            f"{name} cannot be saved: give it an attribute `config`, a mapping of its "
+            "constructor's arguments"
+        )
+    if isinstance(network, ModelMixin):
+        kept = json.loads(network.to_json_string())
+        return {key: value for key, value in kept.items() if key != "_name_or_path"}
+    known = getattr(networks, name, None) is type(network)
+    file = None if known else inspect.getsourcefile(type(network))
+    return {"_class_name": name if file is None else f"{Path(file).resolve()}:{name}", **config}
+
+
+def component_of(class_name: str) -> str | None:
+    """Where a network of diffusers lies in a pipeline folder; None for other networks."""
+    if ".py:" in class_name or not hasattr(diffusers, class_name):
+        return None
+    return "unet" if class_name.startswith("UNet") else "transformer"
+
+
+def _bare(network: nn.Module) -> Any:
+    """The network without the wrappers of torch.compile and of several processes."""
+    while hasattr(network, "_orig_mod") or type(network).__name__ == "DistributedDataParallel":
+        network = getattr(network, "_orig_mod", None) or network.module  # pyright: ignore
+    return network
+
+
+def _is_table(null: Any) -> bool:
+    return isinstance(null, Tensor) and null.numel() > 1
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

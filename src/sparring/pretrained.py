@@ -1,0 +1,269 @@
+"""Models on disk: `load` anything that can be sampled, `save` what diffusers can load.
+
+Nothing is ever unpickled, and code that lies in a model's folder is never run.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model
+from torch import nn
+
+from . import networks
+from .denoiser import Denoiser
+from .errors import UserError
+from .model_folder import DESCRIPTION, component_of, describe, describe_run, save, usage
+from .schedules import kind_from_config, schedule_from_config
+
+__all__ = ["Model", "describe", "describe_run", "load", "save", "usage"]
+
+_COMPONENTS = ("unet", "transformer")
+
+
+@dataclass
+class Model:
+    """A model and what one must know to sample it.
+
+    Attributes:
+        denoiser: The network with its schedule, in evaluation mode.
+        scheduler_config: Config of the scheduler it was trained with.
+        sample_shape: Shape of one sample, (C, H, W) or (d,); of a latent where there is a VAE.
+        num_classes: Classes it was trained on (without the null class), or None.
+        source: Where it came from, for protocols and messages.
+        run_config: The run's config.yaml, or None for a model that is no run.
+        vae: The autoencoder of a latent model, or None.
+    """
+
+    denoiser: Denoiser
+    scheduler_config: dict[str, Any]
+    sample_shape: tuple[int, ...]
+    num_classes: int | None
+    source: str
+    run_config: dict[str, Any] | None = None
+    vae: nn.Module | None = None
+
+
+# Load
+
+
+def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
+    """A model from a run, a diffusers pipeline folder or a hub name.
+
+    What can be loaded: finished runs; unfinished runs (the newest whole checkpoint, the source says
+    which); pipelines whose denoiser is a `unet` or a `transformer` that is called as
+    (x, t, class_labels) or (x, t, encoder_hidden_states): DDPM, DDIM, PNDM, flow, DiT, Stable
+    Diffusion and others. Of a latent pipeline the denoiser, the scheduler and the VAE are loaded,
+    text encoders are not: pass their output as a condition. Weights must be safetensors.
+
+    Args:
+        model: Path or hub name.
+        device: Where to put it.
+
+    Raises:
+        UserError: one line, when there is no model or it cannot be read.
+    """
+    source = str(model)
+    folder = Path(model) if Path(model).is_dir() else _from_hub(source)
+    try:
+        loaded = _load_folder(folder, source)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{source} cannot be loaded: {_one_line(error)}") from error
+    loaded.denoiser.to(device).eval().requires_grad_(False)
+    if loaded.vae is not None:
+        loaded.vae.to(device).eval().requires_grad_(False)
+    return loaded
+
+
+def _load_folder(folder: Path, source: str) -> Model:
+    if (folder / DESCRIPTION).is_file():
+        return _load_described(folder, _json(folder / DESCRIPTION), source)
+    if (folder / "model_index.json").is_file():
+        return _load_pipeline(folder, source)
+    if (folder / "checkpoints" / DESCRIPTION).is_file():
+        return _load_unfinished(folder, source)
+    if (folder / "config.yaml").is_file():
+        raise UserError(f"{source} is a run without a finished model or a checkpoint yet")
+    raise UserError(
+        f"{source} holds no model: expected a run, or a pipeline folder with model_index.json"
+    )
+
+
+def _load_described(folder: Path, description: dict[str, Any], source: str) -> Model:
+    """What `save` wrote."""
+    network_config = description["network"]
+    component = component_of(network_config["_class_name"])
+    if (folder / "model_index.json").is_file() and component is not None:
+        network = _diffusers_network(folder / component, network_config["_class_name"])
+    else:
+        network = _new_network(network_config)
+        load_model(network, str(folder / "model.safetensors"))
+    tensors = folder / "null_condition.safetensors"
+    null = dict(description["null_condition"])
+    null |= load_file(tensors) if tensors.is_file() else {}
+    return _assembled(network, description, null, source, folder)
+
+
+def _load_unfinished(folder: Path, source: str) -> Model:
+    """The newest whole checkpoint of a run: its moving average where it keeps one."""
+    steps = {
+        int(path.name.removeprefix("checkpoint-")): path
+        for path in (folder / "checkpoints").glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdigit()
+        and (path / "model.safetensors").is_file()
+    }
+    if not steps:
+        raise UserError(f"{source} is a run without a finished model or a checkpoint yet")
+    newest = steps[max(steps)]
+    description = _json(folder / "checkpoints" / DESCRIPTION)
+    network = _new_network(description["network"])
+    load_model(network, str(newest / "model.safetensors"))
+    if (newest / "ema.safetensors").is_file():
+        averages = load_file(newest / "ema.safetensors")
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                if name in averages:
+                    parameter.copy_(averages[name])
+    where = f"{source} (unfinished, {newest.name})"
+    return _assembled(network, description, dict(description["null_condition"]), where, folder)
+
+
+def _assembled(
+    network: nn.Module, description: Mapping[str, Any], null: dict, source: str, folder: Path
+) -> Model:
+    scheduler_config = description["scheduler"]
+    denoiser = Denoiser(
+        network,
+        schedule_from_config(scheduler_config),
+        description["kind"],
+        learned_variance=description["learned_variance"],
+        null_condition=null,
+    )
+    return Model(
+        denoiser,
+        scheduler_config,
+        tuple(description["sample_shape"]),
+        description["num_classes"],
+        source,
+        _run_config(folder),
+    )
+
+
+def _load_pipeline(folder: Path, source: str) -> Model:
+    """A pipeline of diffusers that says nothing of sparring."""
+    index = _json(folder / "model_index.json")
+    component = next((name for name in _COMPONENTS if index.get(name)), None)
+    if component is None or not index.get("scheduler"):
+        raise UserError(f"{source} is a pipeline without a unet or transformer and a scheduler")
+    # old uploads keep the only component at the root
+    place = folder / component if (folder / component).is_dir() else folder
+    network = _diffusers_network(place, index[component][1])
+    scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    scheduler_config = _json(scheduler_folder / "scheduler_config.json")
+    scheduler_config.setdefault("_class_name", index["scheduler"][1])
+    config: Any = network.config
+    size = config.get("sample_size")
+    if size is None or config.get("in_channels") is None:
+        raise UserError(f"{source}: its {component} does not state in_channels and sample_size")
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    num_classes, null = _classes_of(config)
+    denoiser = Denoiser(
+        network,
+        schedule_from_config(scheduler_config),
+        kind_from_config(scheduler_config),
+        learned_variance=config.get("out_channels") == 2 * config["in_channels"],
+        null_condition=null,
+    )
+    vae = None
+    if index.get("vae") and (folder / "vae").is_dir():
+        vae = _diffusers_network(folder / "vae", index["vae"][1])
+    shape = (config["in_channels"], *size)
+    return Model(denoiser, scheduler_config, shape, num_classes, source, _run_config(folder), vae)
+
+
+def _classes_of(config: Mapping[str, Any]) -> tuple[int | None, dict[str, int] | None]:
+    """(num_classes, null condition) of a foreign network; its labels may hide a null class."""
+    if "num_embeds_ada_norm" in config and "Transformer" in config.get("_class_name", ""):
+        n = config["num_embeds_ada_norm"]
+        return n, None if n is None else {"class_labels": n}  # DiT's extra embedding
+    if config.get("class_embed_type") is None:
+        return config.get("num_class_embeds"), None
+    return None, None
+
+
+def _diffusers_network(folder: Path, class_name: str) -> Any:
+    cls = getattr(diffusers, class_name, None)
+    if cls is None:
+        raise UserError(f"{folder}: diffusers {diffusers.__version__} has no {class_name}")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} has no safetensors weights; sparring reads no pickle files")
+    return cls.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+
+
+def _new_network(config: Mapping[str, Any]) -> nn.Module:
+    words = {key: value for key, value in config.items() if not key.startswith("_")}
+    name = config["_class_name"]
+    if ".py:" in name:
+        cls = _class_in_file(name)
+    elif isinstance(getattr(networks, name, None), type):
+        cls = getattr(networks, name)
+    elif hasattr(diffusers, name):
+        return getattr(diffusers, name).from_config(dict(config))
+    else:
+        raise UserError(f"unknown network {name}")
+    return cls(**words)
+
+
+def _class_in_file(name: str) -> type[nn.Module]:
+    import importlib.util
+
+    file, _, class_name = name.rpartition(":")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    if not Path(file).is_file() or spec is None or spec.loader is None:
+        raise UserError(f"the model's network is defined in {file}, which is not there")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, class_name)
+
+
+def _from_hub(name: str) -> Path:
+    """The local copy of a hub model: denoiser, scheduler and VAE only."""
+    if name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).exists():
+        raise UserError(f"no model at {name}: there is no such folder")
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    try:
+        index = _json(Path(hf_hub_download(name, "model_index.json")))
+        parts = [part for part in (*_COMPONENTS, "vae", "scheduler") if index.get(part)]
+        wanted = ["*.json", *(f"{part}/*" for part in parts)]
+        if len(parts) == 2:  # only a denoiser and a scheduler: old uploads keep them at the root
+            wanted.append("diffusion_pytorch_model*.safetensors")
+        unwanted = ["*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.onnx*", "*.fp16.*", "*.non_ema.*"]
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
+    except (
+        Exception
+    ) as error:  # the hub's client raises its own, its HTTP library's and the system's
+        raise UserError(
+            f"no model at {name}: there is no such folder, and the hub gave none "
+            f"({type(error).__name__})"
+        ) from error
+
+
+def _run_config(folder: Path) -> dict[str, Any] | None:
+    file = folder / "config.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]
