@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -193,10 +194,12 @@ def load_from_file(path: str, place: str) -> Any:
     file, _, name = path.rpartition(":")
     if not Path(file).is_file():
         raise UserError(f"{place}: no file {file}")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module_name = f"sparring_user_{derive_seed(str(Path(file).resolve())):x}"
+    spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:
         raise UserError(f"{place}: {file} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # so that its classes know where they come from
     try:
         spec.loader.exec_module(module)
     except Exception as error:

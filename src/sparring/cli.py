@@ -126,6 +126,58 @@ def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL... [KEY=VALUE]...")
+@click.option("-o", "--output-dir", help="Where the results go; a run's evaluation/ by default.")
+@click.option(
+    "--allow-unlike-sampling",
+    is_flag=True,
+    help="Also put figures of different samplers or steps side by side.",
+)
+@click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def evaluate(
+    models: tuple[str, ...],
+    output_dir: str | None,
+    allow_unlike_sampling: bool,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Sample models and measure the samples against clean data.
+
+    MODEL is a run, a pipeline folder or a hub name. KEY=VALUE changes a setting of sections data,
+    sampling and evaluation; a model that is no run needs data.name and what goes with it.
+
+    \b
+    Examples:
+      sparring evaluate runs/digits
+      sparring evaluate runs/plain runs/robust sampling.num_inference_steps=10 --json
+      sparring evaluate google/ddpm-cifar10-32 data.name=huggingface \\
+          data.dataset_name=uoft-cs/cifar10 -o cifar10
+    """
+    names = [word for word in models if not _is_override(word)]
+    overrides = [word for word in models if _is_override(word)]
+    if not names:
+        raise click.UsageError("Missing argument 'MODEL'", click.get_current_context())
+    from .commands.evaluate import as_text, evaluate_command
+
+    result = evaluate_command(
+        names,
+        overrides,
+        output_dir,
+        allow_unlike_sampling=allow_unlike_sampling,
+        device=device,
+    )
+    if as_json:
+        _print_json(result)
+    else:
+        click.echo(as_text(result))
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and not Path(word).exists()
+
+
+@main.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("-o", "--output", default="report.html", show_default=True, help="The page to write.")
 @click.option("--title", help="Heading of the page; the runs' names by default.")
