@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from fake_runs import DETAIL, GAUSSIAN, figures, write_run
+from fake_runs import DETAIL, GAUSSIAN, PROTOCOL, figures, write_run
 
 from sparring.commands.report import report_command
 from sparring.errors import UserError
@@ -104,11 +104,22 @@ def test_the_last_grid_of_training_stands_in_and_unlike_noise_is_said(tmp_path):
     assert html.count(grid) == 2
     assert "started from the same noise" in page.text
     config = runs[1] / "config.yaml"
-    config.write_text(
-        config.read_text().replace("n_images: 64\n  seed: 0", "n_images: 64\n  seed: 7")
-    )
+    text = config.read_text()
+    config.write_text(text.replace("n_images: 64\n  seed: 0", "n_images: 64\n  seed: 7"))
     _, page, _ = make([str(run) for run in runs], tmp_path)
-    assert "The grids do not start from the same noise (seed 0 / 7)." in page.text
+    assert "The grids do not start from the same noise (seed: 0 / 7)." in page.text
+
+
+def test_the_noise_of_an_evaluation_is_its_protocol_s(tmp_path):
+    ways = [PROTOCOL, PROTOCOL | {"steps": 10}, PROTOCOL | {"seeds": {"sampling": 3}}]
+    a, b, c = (
+        str(write_run(tmp_path / name, None, None, evaluation=figures(9, 0.1, way)))
+        for name, way in zip("abc", ways, strict=True)
+    )
+    assert "same noise, but they were drawn in unlike ways (steps: 50 / 10)." in (
+        make([a, b], tmp_path)[1].text
+    )
+    assert "do not start from the same noise (seed: 0 / 3)." in make([a, c], tmp_path)[1].text
 
 
 def test_everything_from_the_user_is_escaped(tmp_path):

@@ -7,12 +7,13 @@ import pytest
 from fake_runs import DETAIL, GAUSSIAN, PROTOCOL, figures, write_run
 
 from sparring.report import tables
-from sparring.report.runs import missing, read_runs
+from sparring.report.finding import Finding, find
+from sparring.report.runs import as_command, missing, read_runs
 
 
-def finding_of(*folders: Path) -> tables.Finding:
+def finding_of(*folders: Path) -> Finding:
     runs = read_runs([str(folder) for folder in folders])
-    return tables.find(runs, tables.group_by_protocol(runs), tables.choose_baseline(runs))
+    return find(runs, tables.group_by_protocol(runs), tables.choose_baseline(runs))
 
 
 def rows_of(arguments: list[str]) -> dict[str, tables.Row]:
@@ -100,6 +101,30 @@ def test_other_seeds_and_versions_are_ranked_and_named(tmp_path):
     assert len(groups) == 1
     assert groups[0].recorded == {"seeds.sampling": ["0", "1"]}
     assert finding_of(plain, robust).leader == "robust"
+
+
+def test_the_protocol_that_ranks_most_runs_leads_the_page(tmp_path):
+    plain = write_run(tmp_path / "plain", None, GAUSSIAN, evaluation=figures(88.0, 0.1))
+    robust = write_run(tmp_path / "robust", DETAIL, GAUSSIAN, evaluation=figures(31.0, 0.1))
+    clean = write_run(tmp_path / "clean", None, None, evaluation=figures(4, 0.1, {"steps": 9}))
+    other = robust / "evaluation" / "other.json"
+    other.write_text(json.dumps(figures(33.0, 0.1, {"steps": 9})))
+    runs = read_runs([str(clean), str(robust), str(plain)])
+    baseline = tables.choose_baseline(runs)
+    ranked = [run.name for run in tables.contenders(runs, baseline)]
+    groups = tables.group_by_protocol(runs, ranked)
+    assert [list(group.members) for group in groups] == [["robust", "plain"], ["clean", "robust"]]
+    assert "31.0 against 88.0 for plain" in find(runs, groups, baseline).sentence
+
+
+def test_without_figures_of_the_baseline_the_others_speak_for_themselves(tmp_path):
+    plain = write_run(tmp_path / "plain", None, GAUSSIAN)
+    robust = write_run(tmp_path / "robust", DETAIL, GAUSSIAN)
+    clean = write_run(tmp_path / "clean", None, None, evaluation=figures(4.0, 0.1))
+    finding = finding_of(plain, robust, clean)
+    assert finding.leader is None
+    assert finding.sentence == "clean: Fréchet distance 4.00 [3.80, 4.20], leftover noise 0.100."
+    assert "Not comparable with it: plain, robust." in finding.note
 
 
 def test_the_newest_file_of_a_protocol_counts_and_others_stay_in_the_list(tmp_path):
@@ -226,3 +251,19 @@ def test_numbers_as_text(value, text):
 ])  # fmt: skip
 def test_durations_as_text(seconds, text):
     assert tables.show_seconds(seconds).replace("\u00a0", " ") == text
+
+
+@pytest.mark.parametrize(("recorded", "text"), [
+    (["/x/bin/sparring", "train", "a b.yaml"], "sparring train 'a b.yaml'"),
+    (["/x/sparring/__main__.py", "train", "a.yaml"], "sparring train a.yaml"),
+    (["my_script.py"], "my_script.py"), ("sparring demo", "sparring demo"), (None, ""), ([], ""),
+])  # fmt: skip
+def test_recorded_commands_are_shown_as_typed(recorded, text):
+    assert as_command(recorded) == text
+
+
+def test_times_of_an_evaluation_are_costs_and_no_figures(demo_runs):
+    assert not any("seconds" in label for label in rows_of(demo_runs))
+    runs = read_runs(demo_runs)
+    rows = {r.label: r for r in tables.cost_rows(runs, runs[0])}
+    assert [c.text for c in rows["Sampling for its figures"].cells] == ["31\u00a0s"] * 3

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from .. import __version__
 from ..errors import UserError
 from . import tables
+from .finding import Finding, find
 from .plots import Curve, line_chart
 from .runs import PNG_SIGNATURE, Run, is_number, missing
 
@@ -87,7 +88,7 @@ class Card:
     figures: list[tuple[str, str, bool]]  # label, number, is it the best
 
 
-def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, tables.Finding]:
+def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]:
     """The page's HTML and the finding it opens with. The same runs give the same bytes.
 
     Args:
@@ -98,9 +99,9 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, tables.F
         UserError: where a picture of a run cannot be read.
     """
     baseline = tables.choose_baseline(runs)
-    groups = tables.group_by_protocol(runs)
-    finding = tables.find(runs, groups, baseline)
     ranked = [run.name for run in tables.contenders(runs, baseline)]
+    groups = tables.group_by_protocol(runs, ranked)
+    finding = find(runs, groups, baseline)
     styles = choose_styles(runs, baseline, finding.leader)
     pictures = training_data([run for run in runs if run.contamination] or runs)
     environment = Environment(
@@ -197,16 +198,9 @@ def card_of(
 
 
 def sampling_words(run: Run) -> str:
-    """'50 steps ddim, noise seed 0': how the picture's samples were drawn, from the config."""
-    sampling = run.section("sampling")
-    words = []
-    if sampling.get("num_inference_steps"):
-        words.append(f"{sampling['num_inference_steps']} steps")
-    if sampling.get("scheduler"):
-        words.append(str(sampling["scheduler"]))
-    if sampling.get("seed") is not None:
-        words.append(f"noise seed {sampling['seed']}")
-    return ", ".join(words)
+    """'50 steps, ddim, noise seed 0': how the picture's samples were drawn, as recorded."""
+    words = {"steps": "{} steps", "sampler": "{}", "seed": "noise seed {}"}
+    return ", ".join(text.format(run.drawn[key]) for key, text in words.items() if key in run.drawn)
 
 
 def noise_note(runs: Sequence[Run]) -> str:
@@ -214,17 +208,14 @@ def noise_note(runs: Sequence[Run]) -> str:
     shown = [run for run in runs if run.samples is not None]
     if len(shown) < 2:
         return ""
-    unlike = tables.differences([
-        {"seed": run.section("sampling").get("seed"), "file": _kind_of_grid(run)} for run in shown
-    ])  # fmt: skip
-    if not unlike:
-        return "The same place in each grid started from the same noise."
-    said = "; ".join(f"{key} {' / '.join(values)}" for key, values in unlike.items())
-    return f"The grids do not start from the same noise ({said})."
-
-
-def _kind_of_grid(run: Run) -> str:
-    return "after training" if run.samples and run.samples.parent.name == "evaluation" else "during"
+    if any("seed" not in run.drawn for run in shown):
+        return "Whether the grids start from the same noise was not recorded."
+    unlike = tables.differences([run.drawn for run in shown])
+    said = "; ".join(f"{key}: {' / '.join(values)}" for key, values in unlike.items())
+    if "seed" in unlike or "picture" in unlike:
+        return f"The grids do not start from the same noise ({said})."
+    same = "The same place in each grid started from the same noise"
+    return f"{same}, but they were drawn in unlike ways ({said})." if said else f"{same}."
 
 
 def bars_of(

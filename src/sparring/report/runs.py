@@ -38,7 +38,10 @@ class Evaluation:
         Of distances to the nearest training image, the median and (as `..._of_reference`) the
         median of the images that calibrate it.
         """
-        numbers = {key: value for key, value in self.figures.items() if is_number(value)}
+        numbers = {
+            key: value for key, value in self.figures.items()
+            if is_number(value) and not key.endswith("_seconds")
+        }  # fmt: skip
         nearest = self.figures.get("nearest_training_distance")
         if isinstance(nearest, dict):
             for key, part in (("", "median"), ("_of_reference", "calibration_median")):
@@ -85,6 +88,29 @@ class Run:
         return self.section("data").get("name") in VECTOR_SETS
 
     @property
+    def drawn(self) -> dict[str, Any]:
+        """How the samples of the picture were drawn: sampler, steps, seed, each where recorded.
+
+        `sparring evaluate` writes its grid again each time, so the newest protocol is the grid's.
+        """
+        if self.samples is None:
+            return {}
+        sampling = self.section("sampling")
+        drawn = {
+            "sampler": sampling.get("scheduler"), "steps": sampling.get("num_inference_steps"),
+            "seed": sampling.get("seed"), "picture": "during training",
+        }  # fmt: skip
+        if self.samples.parent.name == "evaluation" and self.evaluations:
+            protocol = self.evaluations[0].protocol
+            seeds = protocol.get("seeds")
+            drawn = {
+                "sampler": protocol.get("sampler"), "steps": protocol.get("steps"),
+                "seed": seeds.get("sampling") if isinstance(seeds, dict) else None,
+                "picture": "by sparring evaluate",
+            }  # fmt: skip
+        return {key: value for key, value in drawn.items() if value is not None}
+
+    @property
     def command(self) -> str:
         """The command that trained the run, as recorded in run.json."""
         return as_command(self.info.get("command"))
@@ -102,10 +128,13 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def as_command(command: Any) -> str:
-    """A command recorded as text or as a list of arguments, as one line for a shell."""
-    if isinstance(command, list):
-        return shlex.join(str(part) for part in command)
-    return "" if command is None else str(command)
+    """A command recorded as text or as sys.argv, as one line for a shell: `sparring train ...`."""
+    if isinstance(command, list) and command:
+        program = Path(str(command[0])).name
+        if program == "__main__.py":
+            program = "sparring"
+        return shlex.join([program, *(str(part) for part in command[1:])])
+    return "" if command is None or command == [] else str(command)
 
 
 def read_runs(arguments: list[str]) -> list[Run]:

@@ -1,4 +1,4 @@
-"""What the page says in words and tables: figures by protocol, the finding, costs, configs.
+"""What the page says in tables: figures by protocol, who is ranked with whom, costs, configs.
 
 Nothing here measures: a number is copied from a run's files, or is the ratio of two of them.
 """
@@ -40,7 +40,6 @@ MEASURES = (
     Measure("sliced_wasserstein", "Sliced Wasserstein distance", "lower is better", "lower"),
 )  # fmt: skip
 BY_KEY = {measure.key: measure for measure in MEASURES}
-LEADING = ("frechet_distance", "sliced_wasserstein", "off_manifold_rms")  # decides who leads
 # Figures of the reference that belong beneath a model's figure, by the end of their key.
 BESIDE = {
     "_of_reference": "… of a resample of the reference itself",
@@ -56,19 +55,15 @@ def show(value: Any) -> str:
     """About three significant digits: 88.0, 4.93, 0.410, 0.0075, 3.2e-05; n/a where no number."""
     if not is_number(value):
         return "n/a"
-    if isinstance(value, int):
-        return f"{value:,}"
+    if isinstance(value, int) or value == 0:
+        return f"{int(value):,}"
     size = abs(value)
-    if size == 0:
-        return "0"
-    for limit, digits in ((1e7, "e2"), (1000, ",0"), (10, "1"), (1, "2"), (0.1, "3"), (1e-3, "4")):
+    if size >= 1e7:
+        return f"{value:.2e}"
+    for limit, digits in ((1000, 0), (10, 1), (1, 2), (0.1, 3), (1e-3, 4)):
         if size >= limit:
-            return f"{value:.2e}" if digits == "e2" else _fixed(value, digits)
+            return f"{value:,.{digits}f}"
     return f"{value:.1e}"
-
-
-def _fixed(value: float, digits: str) -> str:
-    return f"{value:,.{int(digits.strip(','))}f}"
 
 
 def show_seconds(seconds: Any) -> str:
@@ -143,8 +138,8 @@ class Group:
         ])  # fmt: skip
 
 
-def group_by_protocol(runs: Sequence[Run]) -> list[Group]:
-    """Evaluations that may be compared, together; the group with most runs first."""
+def group_by_protocol(runs: Sequence[Run], ranked: Sequence[str] = ()) -> list[Group]:
+    """Evaluations that may be compared, together; the group that ranks most runs comes first."""
     groups: list[Group] = []
     for run in runs:
         for evaluation in run.evaluations:
@@ -154,7 +149,9 @@ def group_by_protocol(runs: Sequence[Run]) -> list[Group]:
                 group = Group(protocol)
                 groups.append(group)
             group.members.setdefault(run.name, evaluation)
-    return sorted(groups, key=lambda group: -len(group.members))
+    return sorted(
+        groups, key=lambda g: (-sum(name in ranked for name in g.members), -len(g.members))
+    )  # fmt: skip
 
 
 # --- Who is compared with whom --------------------------------------------------------------------
@@ -196,95 +193,6 @@ def best_of(group: Group, names: Sequence[str], measure: Measure) -> str | None:
         return None
     first, second = sorted(scores, key=lambda name: scores[name])[:2]
     return first if scores[first] < scores[second] else None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The page's first sentence, one that qualifies it, and the run that leads (if any)."""
-
-    sentence: str
-    note: str = ""
-    leader: str | None = None
-
-
-def find(runs: Sequence[Run], groups: Sequence[Group], baseline: Run) -> Finding:
-    """The headline, from the numbers alone: who leads, by how much, and what limits the claim."""
-    if not groups:
-        return Finding("No figures yet: evaluate the runs to compare them.")
-    group = groups[0]
-    names = [run.name for run in contenders(runs, baseline) if run.name in group.members]
-    lead = next((k for k in LEADING if any(group.value(n, k) is not None for n in names)), None)
-    left_out = [run.name for run in runs if run.name not in group.members]
-    note = []
-    if len(groups) > 1:
-        note.append("Not all figures share a protocol; only like is ranked with like.")
-    if lead is None:
-        return Finding("The evaluations hold no figure to rank the runs by.", " ".join(note))
-    rivals = [n for n in names if n != baseline.name and group.value(n, lead) is not None]
-    if group.value(baseline.name, lead) is None or not rivals:
-        alone = baseline.name if group.value(baseline.name, lead) is not None else names[0]
-        if left_out:
-            note.append(f"Not comparable with it: {', '.join(left_out)}.")
-        note.append(_floor(group, alone, lead))
-        return Finding(f"{alone}: {_alone(group, alone, lead)}.", " ".join(filter(None, note)))
-
-    best = min(rivals, key=lambda name: group.value(name, lead) or 0.0)
-    sentence = f"{best}: {_against(group, best, baseline.name, lead)}."
-    ahead = (group.value(best, lead) or 0.0) < (group.value(baseline.name, lead) or 0.0)
-    if not ahead:
-        sentence = f"No run beats {baseline.name}. {sentence}"
-    ends = [group.interval(name, lead) for name in (best, baseline.name)]
-    if ends[0] and ends[1] and ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1]:
-        note.append(f"Their intervals for the {_spoken(lead)} overlap: the order is not settled.")
-    if len(rivals) > 1 and ahead:
-        note.insert(0, f"Best of {len(rivals) + 1} runs that are compared.")
-    for run in runs:
-        if run.name not in names and (value := group.value(run.name, lead)) is not None:
-            data = "other training data" if run.contamination else "uncontaminated data"
-            note.append(f"{run.name}, trained on {data}: {show(value)}.")
-    note.append(_floor(group, best, lead))
-    return Finding(sentence, " ".join(filter(None, note)), best if ahead else baseline.name)
-
-
-def _spoken(key: str) -> str:
-    label = BY_KEY[key].label
-    return label if label.startswith("Fréchet") else label[0].lower() + label[1:]
-
-
-def _against(group: Group, name: str, baseline: str, lead: str) -> str:
-    """'Fréchet distance 31.2 against 88.0 for plain (×0.35), leftover noise 0.41 of plain's'."""
-    mine, other = group.value(name, lead) or 0.0, group.value(baseline, lead) or 0.0
-    by = f" (×{show(mine / other)})" if other > 0 else ""
-    said = [f"{_spoken(lead)} {show(mine)} against {show(other)} for {baseline}{by}"]
-    for key in ("empty_pixel_rms", "off_manifold_rms"):
-        mine, other = group.value(name, key), group.value(baseline, key)
-        if key != lead and mine is not None and other:
-            what = "leftover noise" if key == "empty_pixel_rms" else "distance off the manifold"
-            said.append(f"{what} {show(mine / other)} of {baseline}’s")
-    return ", ".join(said) + _spread(group, name)
-
-
-def _alone(group: Group, name: str, lead: str) -> str:
-    said = [f"{_spoken(lead)} {show(group.value(name, lead))}"]
-    if interval := group.interval(name, lead):
-        said[0] += f" [{show(interval[0])}, {show(interval[1])}]"
-    for key in ("empty_pixel_rms", "off_manifold_rms"):
-        if key != lead and (value := group.value(name, key)) is not None:
-            said.append(f"{_spoken(key)} {show(value)}")
-    return ", ".join(said) + _spread(group, name)
-
-
-def _spread(group: Group, name: str) -> str:
-    spread = group.value(name, "in_manifold_std")
-    true = group.value(name, "in_manifold_std_true")
-    if spread is None or true is None:
-        return ""
-    return f", spread {show(spread)} of a true {show(true)}"
-
-
-def _floor(group: Group, name: str, lead: str) -> str:
-    floor = group.value(name, f"{lead}_of_reference")
-    return "" if floor is None else f"A resample of the reference itself: {show(floor)}."
 
 
 # --- Tables ---------------------------------------------------------------------------------------
@@ -357,6 +265,9 @@ def cost_rows(runs: Sequence[Run], baseline: Run) -> list[Row]:
         "Time per step": lambda run: show_seconds(run.seconds_per_step),
         f"… as a ratio to {baseline.name}": ratio,
         "Images per second": lambda run: show(images_per_second(run)),
+        "Sampling for its figures": lambda run: show_seconds(
+            run.evaluations[0].figures.get("sampling_seconds") if run.evaluations else None
+        ),
         "Parameters": lambda run: show(recorded(run, "n_parameters")),
         "Processes": lambda run: show(recorded(run, "n_processes")),
         "Device": lambda run: show_value(run.info.get("device", "n/a")),

@@ -1,0 +1,102 @@
+"""The page's first sentence: who leads, by how much, and what limits the claim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .runs import Run
+from .tables import BY_KEY, Group, contenders, show
+
+LEADING = ("frechet_distance", "sliced_wasserstein", "off_manifold_rms")  # decides who leads
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The page's first sentence, one that qualifies it, and the run that leads (if any)."""
+
+    sentence: str
+    note: str = ""
+    leader: str | None = None
+
+
+def find(runs: Sequence[Run], groups: Sequence[Group], baseline: Run) -> Finding:
+    """The headline, from the numbers alone: who leads, by how much, and what limits the claim."""
+    if not groups:
+        return Finding("No figures yet: evaluate the runs to compare them.")
+    group = groups[0]
+    names = [run.name for run in contenders(runs, baseline) if run.name in group.members]
+    names = names or list(group.members)
+    lead = next((k for k in LEADING if any(group.value(n, k) is not None for n in names)), None)
+    left_out = [run.name for run in runs if run.name not in group.members]
+    note = []
+    if len(groups) > 1:
+        note.append("Not all figures share a protocol; only like is ranked with like.")
+    if lead is None:
+        return Finding("The evaluations hold no figure to rank the runs by.", " ".join(note))
+    rivals = [n for n in names if n != baseline.name and group.value(n, lead) is not None]
+    if group.value(baseline.name, lead) is None or not rivals:
+        scores = {name: v for name in names if (v := group.value(name, lead)) is not None}
+        alone = min(scores, key=lambda name: scores[name])
+        if left_out:
+            note.append(f"Not comparable with it: {', '.join(left_out)}.")
+        note.append(_floor(group, alone, lead))
+        return Finding(f"{alone}: {_alone(group, alone, lead)}.", " ".join(filter(None, note)))
+
+    best = min(rivals, key=lambda name: group.value(name, lead) or 0.0)
+    sentence = f"{best}: {_against(group, best, baseline.name, lead)}."
+    ahead = (group.value(best, lead) or 0.0) < (group.value(baseline.name, lead) or 0.0)
+    if not ahead:
+        sentence = f"No run beats {baseline.name}. {sentence}"
+    ends = [group.interval(name, lead) for name in (best, baseline.name)]
+    if ends[0] and ends[1] and ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1]:
+        note.append(f"Their intervals for the {_spoken(lead)} overlap: the order is not settled.")
+    if len(rivals) > 1 and ahead:
+        note.insert(0, f"Best of {len(rivals) + 1} runs that are compared.")
+    for run in runs:
+        if run.name not in names and (value := group.value(run.name, lead)) is not None:
+            data = "other training data" if run.contamination else "uncontaminated data"
+            note.append(f"{run.name}, trained on {data}: {show(value)}.")
+    note.append(_floor(group, best, lead))
+    return Finding(sentence, " ".join(filter(None, note)), best if ahead else baseline.name)
+
+
+def _spoken(key: str) -> str:
+    label = BY_KEY[key].label
+    return label if label.startswith("Fréchet") else label[0].lower() + label[1:]
+
+
+def _against(group: Group, name: str, baseline: str, lead: str) -> str:
+    """'Fréchet distance 31.2 against 88.0 for plain (×0.35), leftover noise 0.41 of plain's'."""
+    mine, other = group.value(name, lead) or 0.0, group.value(baseline, lead) or 0.0
+    by = f" (×{show(mine / other)})" if other > 0 else ""
+    said = [f"{_spoken(lead)} {show(mine)} against {show(other)} for {baseline}{by}"]
+    for key in ("empty_pixel_rms", "off_manifold_rms"):
+        mine, other = group.value(name, key), group.value(baseline, key)
+        if key != lead and mine is not None and other:
+            what = "leftover noise" if key == "empty_pixel_rms" else "distance off the manifold"
+            said.append(f"{what} {show(mine / other)} of {baseline}’s")
+    return ", ".join(said) + _spread(group, name)
+
+
+def _alone(group: Group, name: str, lead: str) -> str:
+    said = [f"{_spoken(lead)} {show(group.value(name, lead))}"]
+    if interval := group.interval(name, lead):
+        said[0] += f" [{show(interval[0])}, {show(interval[1])}]"
+    for key in ("empty_pixel_rms", "off_manifold_rms"):
+        if key != lead and (value := group.value(name, key)) is not None:
+            said.append(f"{_spoken(key)} {show(value)}")
+    return ", ".join(said) + _spread(group, name)
+
+
+def _spread(group: Group, name: str) -> str:
+    spread = group.value(name, "in_manifold_std")
+    true = group.value(name, "in_manifold_std_true")
+    if spread is None or true is None:
+        return ""
+    return f", spread {show(spread)} of a true {show(true)}"
+
+
+def _floor(group: Group, name: str, lead: str) -> str:
+    floor = group.value(name, f"{lead}_of_reference")
+    return "" if floor is None else f"A resample of the reference itself: {show(floor)}."
