@@ -73,13 +73,13 @@ class Contaminated(Wrapper):
         return {**batch, "x0": self._contaminate(batch)}
 
     def protocol(self) -> dict[str, Any]:
-        """What was done: kind, rate, seed, clip, the kind's fields, and the number of dirty samples."""
+        """What was done: kind, rate, seed, clip, the kind's fields, how many samples are dirty."""
         said = {
             "kind": self.kind, "rate": self.rate, "seed": self.seed, "clip": self.clip,
             "n_samples": len(self), "n_dirty": int(self.dirty.sum()),
             "scale": "[0, 1]" if self.is_image else "data units",
         }  # fmt: skip
-        said |= {name: getattr(self.corruption, name) for name in own_fields(self.kind)}
+        said |= self.corruption.settings(self.sample_shape)
         if isinstance(self.corruption, Adversarial) and self.corruption.classifier is not None:
             said["classifier_accuracy"] = self.corruption.classifier.accuracy
         return said
@@ -200,7 +200,8 @@ def _corruption(kind: str, dataset: Dataset, seed: int, fields: Mapping[str, Any
     known = own_fields(kind)
     for key in given.keys() - known.keys():
         raise ValueError(
-            f"contamination.{key} does not apply to kind {kind} (it takes {', '.join(known)})"
+            f"contamination.{key} does not apply to kind {kind} (it takes {', '.join(known)}): "
+            "leave it out, or set it to null"
         )
     if CORRUPTIONS[kind].images_only and not dataset.is_image:
         raise ValueError(

@@ -27,7 +27,7 @@ from .images import decode
 
 @dataclass(frozen=True)
 class Corruption(ABC):
-    """One kind with its strength. Abstract; fields are what the manifest says of each sample."""
+    """One kind with its strength. Abstract; the fields are the leaves of a config."""
 
     images_only: ClassVar[bool] = True
 
@@ -35,9 +35,13 @@ class Corruption(ABC):
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
         """The dirty version of one sample, of the same shape; `x` is left as it is."""
 
+    def settings(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The fields that matter to samples of this shape, by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
         """What happened to a sample of this shape whose generator is `rng`, for the manifest."""
-        return dataclasses.asdict(self)
+        return self.settings(shape)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Outlier(Corruption):
             return torch.rand(x.shape, generator=rng)
         return 1 - x if self.outlier == "inverted" else _stripes(x.shape, rng)
 
-    def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
+    def settings(self, shape: tuple[int, ...]) -> dict[str, Any]:
         return {"distance": self.distance} if len(shape) == 1 else {"outlier": self.outlier}
 
 
@@ -266,8 +270,10 @@ class Adversarial(Corruption):
             delta = (delta + alpha * ascent).clamp(-self.eps, self.eps)
         return x + delta
 
-    def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
-        return {"eps": self.eps, "steps": self.steps, "alpha": self.alpha}
+    def settings(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        said = super().settings(shape)
+        del said["classifier"]
+        return said
 
 
 CORRUPTIONS: dict[str, type[Corruption]] = {

@@ -259,7 +259,8 @@ class ImageDataset(Dataset):
             if tuple(image.shape) != self.sample_shape:
                 raise UserError(
                     f"images of {self.files.origin} differ in size ({where} is "
-                    f"{_size(image.shape)}, the first {_size(self.sample_shape)}): set data.resolution"
+                    f"{_size(image.shape)}, the first {_size(self.sample_shape)}): "
+                    "set data.resolution"
                 )
             return image
         image = transforms.resize(image, self.resolution)

@@ -247,7 +247,7 @@ def _from_table(
         table = table.select_columns([image_column]).cast_column(
             image_column, datasets.Image(decode=False)
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:  # as Arrow's casts fail
         raise UserError(f"column '{image_column}' of {origin} holds no images") from error
     return Source(TableFiles(origin, table, image_column), labels, class_names, captions)
 
