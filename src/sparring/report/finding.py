@@ -56,7 +56,7 @@ def find(runs: Sequence[Run], groups: Sequence[Group], baseline: Run) -> Finding
     for run in runs:
         if run.name not in names and (value := group.value(run.name, lead)) is not None:
             data = "other training data" if run.contamination else "uncontaminated data"
-            note.append(f"{run.name}, trained on {data}: {show(value)}.")
+            note.append(f"{run.name}, trained on {data}, reaches {show(value)}.")
     note.append(_floor(group, best, lead))
     return Finding(sentence, " ".join(filter(None, note)), best if ahead else baseline.name)
 
