@@ -30,7 +30,8 @@ def test_the_headline_states_both_figures_their_ratio_and_the_noise_that_is_left
         "leftover noise 0.410 of plain’s."
     )
     assert finding.note == (
-        "clean, trained on uncontaminated data, reaches 4.90. A resample of the reference itself: 2.13."
+        "clean, trained on uncontaminated data, reaches 4.90. "
+        "A resample of the reference itself: 2.13."
     )
 
 
