@@ -26,7 +26,7 @@ def test_nearly_empty_is_not_empty():
 
 
 def test_noise_is_measured_without_clipping_it():
-    """Gaussian noise of 0.2 on clean digits leaves 0.2; clipped at 0 it would leave 0.2 / sqrt 2."""
+    """Gaussian noise of 0.2 on clean digits leaves 0.2; clipped at 0 it would be 0.2 / sqrt 2."""
     clean = build_dataset("digits", split="all").read_all()["x0"]
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     assert empty_pixel_rms(clean + 0.2 * noise, clean) == pytest.approx(0.2, rel=0.02)

@@ -175,7 +175,8 @@ def _plan(
     key = (dataset.fingerprint(), settings)
     reference = references.setdefault(key, Reference(dataset, settings, evaluation.reference))
     n_samples = evaluation.n_samples or len(reference)
-    if tuple(model.sample_shape) != tuple(dataset.sample_shape):
+    makes_data = model.vae is None  # else latents, which become images when they are decoded
+    if makes_data and tuple(model.sample_shape) != tuple(dataset.sample_shape):
         raise UserError(
             f"{name} makes samples of shape {tuple(model.sample_shape)} but {dataset.name} has "
             f"{tuple(dataset.sample_shape)}: name the model's own data, such as data.name=digits"
@@ -262,6 +263,8 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
             ).cpu()
         except ValueError as error:
             raise UserError(f"{plan.name}: {error}") from error
+    if plan.model.vae is not None:
+        samples = _decode(plan.model.vae, samples, plan.device)
     sampled = time.perf_counter()
     figures = evaluate(
         samples,
@@ -277,6 +280,15 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
         "evaluation_seconds": round(time.perf_counter() - sampled, 3),
     }
     return figures, samples
+
+
+@torch.no_grad()
+def _decode(vae: Any, latents: Tensor, device: str, batch_size: int = 16) -> Tensor:
+    """Images (N, C, H, W) in [-1, 1] of latents (N, c, h, w), scaled as diffusers' pipelines do."""
+    shift, dtype = vae.config.get("shift_factor") or 0.0, next(vae.parameters()).dtype
+    latents = latents / vae.config.scaling_factor + shift
+    batches = [batch.to(device, dtype) for batch in latents.split(batch_size)]
+    return torch.cat([vae.decode(batch).sample.float().cpu() for batch in batches])
 
 
 def _labels(plan: _Plan) -> Tensor | None:

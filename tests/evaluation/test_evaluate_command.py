@@ -1,0 +1,234 @@
+"""`sparring evaluate` on small untrained runs: its figures are those of `sample` and `evaluate`."""
+
+import json
+import os
+
+import pytest
+import torch
+import yaml
+
+from sparring.commands import evaluate as command
+from sparring.commands.evaluate import as_text, evaluate_command
+from sparring.data.datasets import build_dataset
+from sparring.denoiser import Denoiser
+from sparring.errors import UserError
+from sparring.evaluation.evaluate import Settings, evaluate
+from sparring.networks import MLP
+from sparring.pretrained import load, save
+from sparring.sampling import sample
+from sparring.schedules import schedule_from_config
+
+SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}
+
+
+def make_run(folder, network, shape, data, num_classes=None, **sections):
+    torch.manual_seed(0)
+    denoiser = Denoiser(network(), schedule_from_config(SCHEDULER), "eps")
+    save(folder, denoiser, SCHEDULER, shape, num_classes, card="a test")
+    config = {
+        "model": {"network": {"_class_name": "MLP"}},
+        "data": data,
+        "contamination": {"kind": "gaussian", "rate": 0.9, "sigma": 0.5},
+        "sampling": {"num_inference_steps": 3},
+        "evaluation": {"n_samples": 40, "n_resamples": 2},
+    } | sections
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return str(folder)
+
+
+@pytest.fixture
+def plane_run(tmp_path):
+    data = {"name": "plane", "dim": 3, "n_points": 64}
+    return make_run(tmp_path / "plane", lambda: MLP(3, width=8, n_blocks=1), (3,), data)
+
+
+def unet():
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=8,
+    )
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    evaluation = {"n_samples": 40, "n_resamples": 2, "extractor": "pixels"}
+    return make_run(folder, unet, (1, 8, 8), {"name": "digits"}, evaluation=evaluation)
+
+
+def test_one_plane_is_its_contract_at_top_level(plane_run):
+    result = evaluate_command([plane_run])
+    for key in (
+        "sliced_wasserstein",
+        "off_manifold_rms",
+        "in_manifold_std",
+        "in_manifold_std_true",
+    ):
+        assert isinstance(result[key], float)
+    samples = sample(load(plane_run), 40, scheduler="ddim", num_inference_steps=3, seed=0)
+    data = build_dataset("plane", "all", dim=3, n_points=64)
+    expected = evaluate(samples, data, None, Settings(n_resamples=2))
+    assert result["off_manifold_rms"] == expected["off_manifold_rms"]
+    assert result["sliced_wasserstein"] == expected["sliced_wasserstein"]
+    assert result["protocol"]["seeds"] == {"evaluation": 0, "sampling": 0}
+    (file,) = os.listdir(f"{plane_run}/evaluation")
+    assert file == "ddim-3-seed0.json"
+    with open(f"{plane_run}/evaluation/{file}") as stream:
+        assert json.load(stream) == result
+
+
+def test_images_have_their_contract_and_a_clean_reference(digits_run):
+    result = evaluate_command([digits_run])
+    samples = sample(load(digits_run), 40, scheduler="ddim", num_inference_steps=3, seed=0)
+    data = build_dataset("digits", "all")
+    expected = evaluate(samples, data, None, Settings("pixels", n_resamples=2))
+    assert result["frechet_distance"] == pytest.approx(expected["frechet_distance"], rel=1e-6)
+    assert result["frechet_distance_of_reference"] == expected["frechet_distance_of_reference"]
+    protocol = result["protocol"]
+    assert (protocol["data"], protocol["split"], protocol["n_real"]) == ("digits", "all", 1797)
+    assert (protocol["sampler"], protocol["steps"], protocol["guidance"]) == ("ddim", 3, 1)
+    assert protocol["clip_sample"] is True
+    assert protocol["precision"] == "float32"
+    assert protocol["data_fingerprint"] == data.fingerprint()
+    assert result["nearest_training_distance"]["calibration"] == "held-out images"
+    assert result["nearest_training_distance"]["n_train"] == 1500
+    assert sorted(os.listdir(f"{digits_run}/evaluation")) == ["ddim-3-seed0.json", "grid.png"]
+    text = as_text(result)
+    assert "frechet_distance " in text
+    assert "40 samples, ddim 3 steps, against 1797 of digits (all)" in text
+
+
+def test_several_models_stand_under_their_names_and_land_in_o(plane_run, tmp_path, monkeypatch):
+    other = make_run(
+        tmp_path / "other", lambda: MLP(3, width=8, n_blocks=2), (3,),
+        {"name": "plane", "dim": 3, "n_points": 64},
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    result = evaluate_command(["plane", other, "plane"], output_dir=tmp_path / "out")
+    assert result.keys() == {"models"}
+    assert list(result["models"]) == ["plane", other]
+    first, second = result["models"].values()
+    assert first["off_manifold_rms"] != second["off_manifold_rms"]
+    assert first["protocol"] == second["protocol"]
+    assert len(os.listdir(tmp_path / "out")) == 2
+    assert not (tmp_path / "plane" / "evaluation").exists()
+    assert as_text(result).count("sliced_wasserstein") == 2
+
+
+def test_overrides_change_the_sampling_and_get_a_file_of_their_own(plane_run):
+    first = evaluate_command([plane_run])
+    second = evaluate_command([plane_run], ["sampling.num_inference_steps=2", "sampling.seed=4"])
+    assert second["protocol"]["steps"] == 2
+    assert second["off_manifold_rms"] != first["off_manifold_rms"]
+    third = evaluate_command([plane_run], ["evaluation.n_samples=20"])
+    assert third["protocol"]["n_fake"] == 20
+    files = sorted(os.listdir(f"{plane_run}/evaluation"))
+    assert files == [
+        "ddim-2-seed4.json", "ddim-3-seed0-n_samples-20.json", "ddim-3-seed0.json",
+    ]  # fmt: skip
+    assert second["command"].endswith("sampling.num_inference_steps=2 sampling.seed=4")
+
+
+def test_unlike_models_are_refused_before_anything_is_sampled(plane_run, tmp_path, monkeypatch):
+    other = make_run(
+        tmp_path / "other", lambda: MLP(3, width=8, n_blocks=1), (3,),
+        {"name": "plane", "dim": 3, "n_points": 64}, sampling={"num_inference_steps": 4},
+    )  # fmt: skip
+
+    def refuse(*_, **__):
+        raise AssertionError("sampled")
+
+    third = make_run(
+        tmp_path / "third", lambda: MLP(3, width=8, n_blocks=1), (3,),
+        {"name": "plane", "dim": 3, "n_points": 64},
+        evaluation={"n_samples": 30, "n_resamples": 2},
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "sample", refuse)
+        with pytest.raises(UserError, match=r"cannot be compared \(steps: 3 and 4\)"):
+            evaluate_command([plane_run, other])
+        with pytest.raises(UserError, match=r"cannot be compared \(n_fake: 40 and 30\)"):
+            evaluate_command([plane_run, third], allow_unlike_sampling=True)
+    result = evaluate_command([plane_run, other], allow_unlike_sampling=True)
+    assert [one["protocol"]["steps"] for one in result["models"].values()] == [3, 4]
+
+
+def test_a_model_that_is_no_run_needs_the_name_of_its_data(plane_run, caplog):
+    os.remove(f"{plane_run}/config.yaml")
+    with pytest.raises(UserError, match=r"has no config\.yaml .*data\.name=digits"):
+        evaluate_command([plane_run])
+    overrides = ["data.name=plane", "data.dim=3", "evaluation.n_samples=20"]
+    result = evaluate_command([plane_run], [*overrides, "sampling.num_inference_steps=2"])
+    assert result["protocol"]["n_fake"] == 20
+    assert "printed only (give -o)" in caplog.text
+    assert not os.path.exists(f"{plane_run}/evaluation")
+
+
+def test_another_data_set_replaces_the_runs_fields(plane_run):
+    result = evaluate_command([plane_run], ["data.name=swiss_roll", "data.dim=3"])
+    assert result["protocol"]["data"] == "swiss_roll"
+    assert "off_manifold_rms" not in result
+
+
+def test_classes_of_a_conditional_model_are_those_of_the_reference(tmp_path, monkeypatch):
+    data = {"name": "two_moons", "n_points": 60}
+    run = make_run(tmp_path / "moons", lambda: MLP(2, 8, 1, num_classes=2), (2,), data, 2)
+    seen = []
+
+    def spy(*args, **kwargs):
+        seen.append(kwargs["class_labels"])
+        return sample(*args, **kwargs)
+
+    monkeypatch.setattr(command, "sample", spy)
+    result = evaluate_command([run], ["evaluation.n_samples=120"])
+    labels = build_dataset("two_moons", "all", n_points=60).labels
+    assert torch.bincount(seen[0]).tolist() == torch.bincount(labels).tolist()
+    assert result["protocol"]["class_labels"] == "as in the reference"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.seed=1"], r"evaluate takes data\.\*, sampling\.\*, evaluation\.\*"),
+        (["data.split=held_out"], r"the reference is evaluation\.reference"),
+        (["evaluation.reference=none"], "data.split must be one of train, held_out, all"),
+        (["evaluation.k=0"], "evaluation.k"),
+        (["sampling.stepps=3"], "sampling.stepps"),
+        (["data.dim=4"], r"samples of shape \(3,\) but plane has \(4,\)"),
+        (["evaluation.n_samples=1"], "1 samples are too few"),
+        (["sampling.scheduler=flow_euler"], "flow_euler"),
+        (["sampling.num_inference_steps=5000"], "num_inference_steps must be"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(overrides, message, plane_run):
+    with pytest.raises(UserError, match=message) as error:
+        evaluate_command([plane_run], overrides)
+    assert "\n" not in str(error.value)
+
+
+def test_no_model_and_a_missing_one(tmp_path):
+    with pytest.raises(UserError, match="name at least one model"):
+        evaluate_command([])
+    with pytest.raises(UserError, match="no such folder"):
+        evaluate_command([str(tmp_path / "missing")])
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_sampling(plane_run, tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch()
+
+    def refuse(*_, **__):
+        raise AssertionError("sampled")
+
+    monkeypatch.setattr(command, "sample", refuse)
+    with pytest.raises(UserError, match=r"cannot be written .*choose another folder with -o"):
+        evaluate_command([plane_run], output_dir=file / "out")
