@@ -66,7 +66,7 @@ def test_write_that_fails_leaves_the_earlier_ones(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sparring.training.checkpoint.save_model", no_space)
-    with pytest.raises(UserError, match="checkpoint-2 could not be written .No space left"):
+    with pytest.raises(UserError, match=r"checkpoint-2 could not be written .No space left"):
         write(tmp_path, 2)
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-1"]
 
@@ -95,7 +95,7 @@ def test_resume_from_nothing_is_an_error(tmp_path):
         run(tmp_path / "new", resume_from_checkpoint="latest")
     assert not (tmp_path / "new").exists()
     run(tmp_path / "old")
-    with pytest.raises(UserError, match="no checkpoint checkpoint-7 .* has: checkpoint-12"):
+    with pytest.raises(UserError, match=r"no checkpoint checkpoint-7 .* has: checkpoint-12"):
         run(tmp_path / "old", resume_from_checkpoint="checkpoint-7")
 
 
@@ -121,7 +121,7 @@ def test_folder_of_a_model_that_is_no_run_is_left_alone(tmp_path):
 
 def test_histories_do_not_mix(tmp_path):
     run(tmp_path, checkpointing_steps=4, checkpoints_total_limit=None)
-    with pytest.raises(UserError, match="has checkpoints after the one .*up to checkpoint-12"):
+    with pytest.raises(UserError, match=r"has checkpoints after the one .*up to checkpoint-12"):
         run(tmp_path, resume_from_checkpoint="checkpoint-4")
     run(
         tmp_path,
@@ -153,16 +153,16 @@ def test_folder_that_cannot_be_written(tmp_path, kind, monkeypatch):
         monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     else:
         place.write_text("")
-    with pytest.raises(UserError, match="cannot write in .*place .*choose another"):
+    with pytest.raises(UserError, match=r"cannot write in .*place .*choose another"):
         run(place / "run")
 
 
 def test_random_states_survive_json():
     set_random_states(json.loads(json.dumps(random_states())))
     states = json.loads(json.dumps(random_states()))
-    first = random.random(), np.random.randn(3).tolist(), torch.rand(3).tolist()  # noqa: NPY002
+    first = random.random(), np.random.randn(3).tolist(), torch.rand(3).tolist()
     set_random_states(states)
-    again = random.random(), np.random.randn(3).tolist(), torch.rand(3).tolist()  # noqa: NPY002
+    again = random.random(), np.random.randn(3).tolist(), torch.rand(3).tolist()
     assert first == again
 
 
@@ -186,9 +186,7 @@ def test_tied_weights_are_saved_once_and_stay_tied(tmp_path):
     run(tmp_path / "whole", denoiser=tied(0), max_train_steps=16)
     run(tmp_path / "cut", denoiser=tied(0), max_train_steps=8)
     denoiser = tied(1)
-    run(
-        tmp_path / "cut", denoiser=denoiser, max_train_steps=16, resume_from_checkpoint="latest"
-    )
+    run(tmp_path / "cut", denoiser=denoiser, max_train_steps=16, resume_from_checkpoint="latest")
     assert denoiser.network.a.weight is denoiser.network.b.weight
     whole, cut = outcome(tmp_path / "whole"), outcome(tmp_path / "cut")
     for name, value in whole["tensors"]["model"].items():

@@ -9,12 +9,12 @@ from tiny_runs import Points, assert_same, make_objective, metrics, outcome, run
 from sparring.errors import UserError
 
 
-class PowerCut(Exception):
+class PowerCutError(Exception):
     pass
 
 
 def power_cut(denoiser, path):
-    raise PowerCut
+    raise PowerCutError
 
 
 CASES = {
@@ -39,7 +39,7 @@ def test_resumed_run_repeats_the_uninterrupted_one(tmp_path, case):
     (name, times, fields), settings = CASES[case]
     settings |= {"max_train_steps": 21, "checkpointing_steps": 6, "log_every_steps": 5}
     run(tmp_path / "whole", make_objective(name, times, **fields), **settings)
-    with pytest.raises(PowerCut):  # at step 16, after checkpoint 12 and a line at 15
+    with pytest.raises(PowerCutError):  # at step 16, after checkpoint 12 and a line at 15
         run(
             tmp_path / "cut",
             make_objective(name, times, **fields),

@@ -1,0 +1,15 @@
+"""What runs on one and on two processes: objective, its fields, micro-batches."""
+
+CASES = {
+    "plain": ("plain", {}, 1),
+    "plain_accumulated": ("plain", {}, 2),
+    "loss_second_moment": ("plain", {"times": "loss_second_moment"}, 2),
+    "smoothing_random": ("smoothing_random", {"fraction": 0.5}, 1),
+    "smoothing_adversarial": ("smoothing_adversarial", {}, 2),
+    "invariance": ("invariance", {}, 1),
+    "detail": ("detail", {}, 1),
+    "detail_accumulated": ("detail", {"window": None}, 2),
+    "dro": ("dro", {}, 1),
+    "dro_accumulated": ("dro", {}, 2),
+    "dro_pgd": ("dro_pgd", {}, 1),
+}
