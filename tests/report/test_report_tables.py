@@ -54,7 +54,11 @@ def test_a_robust_run_that_is_worse_is_said_to_be_worse(tmp_path):
 def test_overlapping_intervals_are_said(tmp_path, frechet, overlap):
     plain = write_run(tmp_path / "plain", None, GAUSSIAN, evaluation=figures(50.0, 0.1))
     robust = write_run(tmp_path / "robust", DETAIL, GAUSSIAN, evaluation=figures(frechet, 0.05))
-    assert ("overlap: the order is not settled" in finding_of(plain, robust).note) == overlap
+    finding = finding_of(plain, robust)
+    assert ("overlap: the order is not settled" in finding.note) == overlap
+    assert finding.leader == (None if overlap else "robust")
+    row = rows_of([str(plain), str(robust)])["Fréchet distance"]
+    assert [cell.is_best for cell in row.cells] == [False, not overlap]
 
 
 def test_analytic_sets_lead_with_the_distance_and_state_the_spread(tmp_path):

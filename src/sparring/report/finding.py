@@ -13,7 +13,7 @@ LEADING = ("frechet_distance", "sliced_wasserstein", "off_manifold_rms")  # deci
 
 @dataclass(frozen=True)
 class Finding:
-    """The page's first sentence, one that qualifies it, and the run that leads (if any)."""
+    """The page's first sentence, what qualifies it, and the run that leads where one does."""
 
     sentence: str
     note: str = ""
@@ -46,10 +46,10 @@ def find(runs: Sequence[Run], groups: Sequence[Group], baseline: Run) -> Finding
     best = min(rivals, key=lambda name: group.value(name, lead) or 0.0)
     sentence = f"{best}: {_against(group, best, baseline.name, lead)}."
     ahead = (group.value(best, lead) or 0.0) < (group.value(baseline.name, lead) or 0.0)
-    if not ahead:
+    is_settled = not group.overlap(best, baseline.name, lead)
+    if is_settled and not ahead:
         sentence = f"No run beats {baseline.name}. {sentence}"
-    ends = [group.interval(name, lead) for name in (best, baseline.name)]
-    if ends[0] and ends[1] and ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1]:
+    if not is_settled:
         note.append(f"Their intervals for the {_spoken(lead)} overlap: the order is not settled.")
     if len(rivals) > 1 and ahead:
         note.insert(0, f"Best of {len(rivals) + 1} runs that are compared.")
@@ -58,7 +58,8 @@ def find(runs: Sequence[Run], groups: Sequence[Group], baseline: Run) -> Finding
             data = "other training data" if run.contamination else "uncontaminated data"
             note.append(f"{run.name}, trained on {data}, reaches {show(value)}.")
     note.append(_floor(group, best, lead))
-    return Finding(sentence, " ".join(filter(None, note)), best if ahead else baseline.name)
+    leader = (best if ahead else baseline.name) if is_settled else None
+    return Finding(sentence, " ".join(filter(None, note)), leader)
 
 
 def _spoken(key: str) -> str:

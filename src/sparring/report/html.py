@@ -136,11 +136,11 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
 
 
 def choose_styles(runs: Sequence[Run], baseline: Run, leader: str | None) -> dict[str, int]:
-    """Line style of each run: the baseline is grey (0), the leader has the accent (1)."""
+    """Line style of each run: the baseline is grey (0), a leader other than it has the accent (1)."""
     styles = {baseline.name: 0}
     if leader is not None:
         styles.setdefault(leader, 1)
-    taken = 1 if leader == baseline.name or leader is None else 2
+    taken = 1 if leader is None else 2
     for run in runs:
         if run.name not in styles:
             styles[run.name] = taken if taken < N_STYLES else 2 + (taken - 2) % (N_STYLES - 2)

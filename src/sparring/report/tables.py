@@ -129,6 +129,11 @@ class Group:
             return float(pair[0]), float(pair[1])
         return None
 
+    def overlap(self, first: str, second: str, key: str) -> bool:
+        """Whether both runs have an interval of the figure and these overlap."""
+        a, b = self.interval(first, key), self.interval(second, key)
+        return a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]
+
     @property
     def recorded(self) -> dict[str, list[str]]:
         """What the members recorded unlike (seeds, versions) though they may be ranked."""
@@ -177,7 +182,10 @@ def contenders(runs: Sequence[Run], baseline: Run) -> list[Run]:
 
 
 def best_of(group: Group, names: Sequence[str], measure: Measure) -> str | None:
-    """The run with the best figure; None where fewer than two can be ranked, or two are equal."""
+    """The run with the best figure.
+
+    None where fewer than two can be ranked, two are equal, or the intervals of two overlap.
+    """
     scores: dict[str, float] = {}
     for name in names:
         value = group.value(name, measure.key)
@@ -192,7 +200,8 @@ def best_of(group: Group, names: Sequence[str], measure: Measure) -> str | None:
     if len(scores) < 2:
         return None
     first, second = sorted(scores, key=lambda name: scores[name])[:2]
-    return first if scores[first] < scores[second] else None
+    is_settled = scores[first] < scores[second] and not group.overlap(first, second, measure.key)
+    return first if is_settled else None
 
 
 # --- Tables ---------------------------------------------------------------------------------------
