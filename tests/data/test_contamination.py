@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from sparring.data import classifier as classifiers
 from sparring.data import corruptions
 from sparring.data.base import InMemory, ModelRange
 from sparring.data.classifier import train_classifier
@@ -27,6 +28,11 @@ from sparring.errors import UserError
 
 KINDS = tuple(corruptions.CORRUPTIONS)
 IMAGE_KINDS = ("missing_blocks", "salt_and_pepper", "blur", "jpeg")
+
+
+@pytest.fixture(autouse=True)
+def _short_training(monkeypatch):
+    monkeypatch.setattr(classifiers, "N_STEPS", 300)
 
 
 @pytest.fixture(scope="module")
@@ -250,10 +256,11 @@ def test_outlier_vectors_are_far_in_every_direction():
 # Attacks
 
 
-def test_the_classifiers_gradient_is_autograds():
-    data = build_dataset("digits", resolution=40, n_channels=3, max_train_samples=200)
+def test_the_classifiers_gradient_is_autograds(monkeypatch):
+    monkeypatch.setattr(classifiers, "LARGEST_SIDE", 5)
+    data = build_dataset("digits", resolution=12, n_channels=3)
     classifier = train_classifier(data, seed=0)
-    assert classifier.pool[0].shape == (32, 40)
+    assert classifier.pool[0].shape == (5, 12)
     batch = data.read_all(3)
     x = batch["x0"].double().requires_grad_(True)
     F.cross_entropy(classifier.logits(x), batch["label"], reduction="sum").backward()
@@ -265,7 +272,7 @@ def test_the_classifiers_gradient_is_autograds():
 def test_an_attack_stays_in_its_ball_and_beats_random_signs(digits):
     dirty = Contaminated(digits, "adversarial", 1.0, seed=0, eps=0.15)
     classifier = dirty.corruption.classifier
-    assert classifier.accuracy > 0.99
+    assert classifier.accuracy > 0.97
     clean, x = digits.read_all(), dirty.read_all()["x0"]
     assert float((x - clean["x0"]).abs().max()) <= 0.15 + 1e-6
 

@@ -52,7 +52,8 @@ def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            x = _pixels(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            x = _pixels(image)
     except MemoryError:
         raise
     except Exception as error:  # a broken file can raise anything in a decoder
