@@ -136,7 +136,7 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
 
 
 def choose_styles(runs: Sequence[Run], baseline: Run, leader: str | None) -> dict[str, int]:
-    """Line style of each run: the baseline is grey (0), a leader other than it has the accent (1)."""
+    """Line style of each run: the baseline is grey (0), another leader has the accent (1)."""
     styles = {baseline.name: 0}
     if leader is not None:
         styles.setdefault(leader, 1)
