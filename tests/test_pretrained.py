@@ -266,7 +266,8 @@ def test_the_saved_scheduler_says_everything(tmp_path):
 
 
 def test_errors_are_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # no hub
+    monkeypatch.setattr("sparring.pretrained.getproxies", dict)
     (tmp_path / "empty").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("{}")
@@ -278,7 +279,8 @@ def test_errors_are_one_line(tmp_path, monkeypatch):
         file.rename(file.with_suffix(".bin"))
     for name, message in {
         str(tmp_path / "absent"): "no such folder",
-        "runs/absent": "no such folder, and the hub gave none",
+        "runs/absent": "there is no such folder$",
+        "somebody/something": "no such folder, and the hub cannot be reached",
         str(tmp_path / "empty"): "holds no model",
         str(tmp_path / "run"): "without a finished model",
         str(tmp_path / "cut"): "cannot be loaded",

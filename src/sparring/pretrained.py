@@ -4,10 +4,13 @@ Nothing is ever unpickled, and code that lies in a model's folder is never run.
 """
 
 import json
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import diffusers
 import torch
@@ -234,25 +237,48 @@ def _class_in_file(name: str) -> type[nn.Module]:
 
 def _from_hub(name: str) -> Path:
     """The local copy of a hub model: denoiser, scheduler and VAE only."""
-    if name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).exists():
+    owner = name.partition("/")[0]
+    is_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).exists()
+    if is_path or owner == "runs" or Path(owner).is_dir():
         raise UserError(f"no model at {name}: there is no such folder")
     from huggingface_hub import hf_hub_download, snapshot_download
 
+    cached = not _hub_answers()
     try:
-        index = _json(Path(hf_hub_download(name, "model_index.json")))
+        index = _json(Path(hf_hub_download(name, "model_index.json", local_files_only=cached)))
         parts = [part for part in (*_COMPONENTS, "vae", "scheduler") if index.get(part)]
         wanted = ["*.json", *(f"{part}/*" for part in parts)]
         if len(parts) == 2:  # only a denoiser and a scheduler: old uploads keep them at the root
             wanted.append("diffusion_pytorch_model*.safetensors")
         unwanted = ["*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.onnx*", "*.fp16.*", "*.non_ema.*"]
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
-    except (
-        Exception
-    ) as error:  # the hub's client raises its own, its HTTP library's and the system's
-        raise UserError(
-            f"no model at {name}: there is no such folder, and the hub gave none "
-            f"({type(error).__name__})"
-        ) from error
+        return Path(
+            snapshot_download(
+                name,
+                allow_patterns=wanted,
+                ignore_patterns=unwanted,
+                local_files_only=cached,
+            )
+        )
+    except Exception as error:  # the hub's client, its HTTP library and the system raise their own
+        why = "the hub cannot be reached" if cached else f"the hub says {type(error).__name__}"
+        raise UserError(f"no model at {name}: there is no such folder, and {why}") from error
+
+
+def _hub_answers() -> bool:
+    """Whether to ask the hub at all: its client would retry, aloud, for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if getproxies().get("https"):
+        return True  # the proxy knows, a direct connection would not
+    url = urlsplit(constants.ENDPOINT)
+    try:
+        port = url.port or (80 if url.scheme == "http" else 443)
+        socket.create_connection((url.hostname or "", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _run_config(folder: Path) -> dict[str, Any] | None:

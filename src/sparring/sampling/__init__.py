@@ -1,7 +1,15 @@
 """From noise to data: diffusers' samplers around a `Denoiser`, and samples as files."""
 
 from .images import grid, save_images
-from .sample import integrate, sample
+from .sample import describe_sampling, integrate, sample
 from .schedulers import NAMES, make_scheduler
 
-__all__ = ["NAMES", "grid", "integrate", "make_scheduler", "sample", "save_images"]
+__all__ = [
+    "NAMES",
+    "describe_sampling",
+    "grid",
+    "integrate",
+    "make_scheduler",
+    "sample",
+    "save_images",
+]

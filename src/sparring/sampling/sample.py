@@ -18,7 +18,13 @@ from ..denoiser import Denoiser
 from ..parametrization import KINDS, Prediction
 from ..randomness import generator
 from ..schedules import FlowSchedule, VPSchedule
-from .schedulers import config_from_schedule, make_scheduler, spoken_kind
+from .schedulers import (
+    DEFAULTS,
+    config_from_schedule,
+    family_of,
+    make_scheduler,
+    spoken_kind,
+)
 
 if TYPE_CHECKING:
     from ..pretrained import Model
@@ -95,10 +101,12 @@ def sample(
             if bare
             else model.scheduler_config
         )
-    is_latent = not bare and model.vae is not None
-    wants_clip = len(shape) == 3 and denoiser.kind in ("eps", "x0", "v") and not is_latent
     if scheduler is None or isinstance(scheduler, str):
-        build = _with_clip(scheduler, scheduler_config, denoiser, options, clip_sample, wants_clip)
+        if clip_sample is None:
+            clip_sample = _clips(scheduler, scheduler_config, model, shape)
+        build = _maker(
+            scheduler, scheduler_config, denoiser, {"clip_sample": clip_sample, **options}
+        )
     elif options or clip_sample is not None:
         raise ValueError("a scheduler object is used as it is: leave out its options")
     else:
@@ -130,6 +138,41 @@ def sample(
             if on_batch is not None:
                 on_batch(rows.stop)
     return torch.cat(done)
+
+
+def describe_sampling(
+    model: "Model",
+    *,
+    scheduler: str | None = None,
+    num_inference_steps: int = 50,
+    seed: int = 0,
+    guidance_scale: float = 1.0,
+    eps_scale: float = 1.0,
+    eta: float = 0.0,
+    clip_sample: bool | None = None,
+    batch_size: int = 256,
+    **options: Any,
+) -> dict[str, Any]:
+    """What `sample` does with these arguments, for protocols: nothing is left to a default."""
+    if clip_sample is None:
+        clip_sample = _clips(scheduler, model.scheduler_config, model, model.sample_shape)
+    kind = model.denoiser.kind
+    steps = make_scheduler(
+        scheduler, model.scheduler_config, kind, clip_sample=clip_sample, **options
+    )
+    return {
+        "sampler": scheduler or DEFAULTS[family_of(model.denoiser.schedule)],
+        "scheduler": type(steps).__name__,
+        "steps": num_inference_steps,
+        "timestep_spacing": steps.config.get("timestep_spacing"),
+        "clip_sample": clip_sample,
+        "guidance_scale": guidance_scale,
+        "eps_scale": eps_scale,
+        "eta": eta,
+        "seed": seed,
+        "batch_size": batch_size,
+        "options": {key: value for key, value in options.items() if key != "timestep_spacing"},
+    }
 
 
 def integrate(
@@ -220,30 +263,27 @@ def _check(denoiser: Denoiser, n_steps: int, eps_scale: float, guidance_scale: f
         raise ValueError("eps-prediction says nothing of x0 at the start of a flow: use flow or v")
 
 
-def _with_clip(
+def _maker(
     name: str | None,
     config: Mapping[str, Any],
     denoiser: Denoiser,
     options: Mapping[str, Any],
-    clip_sample: bool | None,
-    wants_clip: bool,
 ) -> Callable[[], Any]:
-    """Makes fresh schedulers; clip_sample None means where it is wanted and the class can."""
+    """Makes fresh schedulers."""
+    learned = denoiser.learned_variance
+    return lambda: make_scheduler(name, config, denoiser.kind, learned_variance=learned, **options)
 
-    def build(clip: bool) -> Any:
-        return make_scheduler(
-            name,
-            config,
-            denoiser.kind,
-            clip_sample=clip,
-            learned_variance=denoiser.learned_variance,
-            **options,
-        )
 
-    if clip_sample is not None:
-        return lambda: build(clip_sample)
-    clip = wants_clip and "clip_sample" in build(False).config
-    return lambda: build(clip)
+def _clips(
+    name: str | None, config: Mapping[str, Any], model: "Model | Denoiser", shape: tuple[int, ...]
+) -> bool:
+    """Whether x0 is clipped when nobody says: images of eps, x0 and v, where the sampler can."""
+    bare = isinstance(model, Denoiser)
+    denoiser = model if isinstance(model, Denoiser) else model.denoiser
+    is_image = len(shape) == 3 and (bare or model.vae is None)
+    if not is_image or denoiser.kind not in ("eps", "x0", "v"):
+        return False
+    return "clip_sample" in make_scheduler(name, config, denoiser.kind).config
 
 
 def _copier(scheduler: Any) -> Callable[[], Any]:

@@ -1,0 +1,202 @@
+"""`sparring sample MODEL`: samples to files, with the protocol that made them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import __version__
+from ..config_sections import SamplingSection
+from ..errors import UserError
+from ..pretrained import Model, load
+from ..sampling import describe_sampling, grid, sample, save_images
+
+PROTOCOL = "sampling.json"
+N_SHOWN = 64
+
+
+def sample_command(
+    model: str,
+    output_dir: str | Path | None = None,
+    *,
+    n_images: int | None = None,
+    scheduler: str | None = None,
+    num_inference_steps: int | None = None,
+    seed: int | None = None,
+    guidance_scale: float | None = None,
+    eps_scale: float | None = None,
+    eta: float | None = None,
+    clip_sample: bool | None = None,
+    timestep_spacing: str | None = None,
+    class_labels: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Draw samples and write them.
+
+    Images become 00000.png, 00001.png, ... and grid.png; vectors samples.safetensors, samples.csv
+    and scatter.png; latents without a decoder samples.safetensors. sampling.json says how they
+    were drawn. Files of an earlier call in the same folder are replaced.
+
+    Args:
+        model: A run, a pipeline folder or a hub name.
+        output_dir: Where to; None: evaluation/samples in a run, samples/<name> for other models.
+        n_images: Number of samples. This and the next ones are the run's own (its section
+            `sampling`) where they are None; see `sparring.sample` for their meaning.
+        class_labels: Classes to draw, repeated in turn; None: every class in turn.
+        device: None: a GPU if there is one.
+
+    Returns:
+        {"output", "n_images", "files", "protocol", "seconds"}.
+
+    Raises:
+        UserError: one line that says what to change.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load(model, device=device)
+    section = SamplingSection(**((loaded.run_config or {}).get("sampling") or {}))
+    given = {
+        "n_images": n_images,
+        "scheduler": scheduler,
+        "num_inference_steps": num_inference_steps,
+        "seed": seed,
+        "guidance_scale": guidance_scale,
+        "eps_scale": eps_scale,
+        "eta": eta,
+        "clip_sample": clip_sample,
+        "batch_size": batch_size,
+    }
+    chosen = section.model_dump() | {k: v for k, v in given.items() if v is not None}
+    n = chosen.pop("n_images")
+    if timestep_spacing is not None:
+        chosen["timestep_spacing"] = timestep_spacing
+    if n < 1:
+        raise UserError(f"n_images must be >= 1, got {n}")
+    labels = _labels(class_labels, n, loaded, model)
+    folder = _folder(model, output_dir)
+    _make_room(folder)
+
+    started = time.perf_counter()
+    with tqdm(total=n, desc="sampling", unit="", disable=None) as bar:
+
+        def on_batch(n_done: int) -> None:
+            bar.update(n_done - bar.n)
+
+        try:
+            x = sample(loaded, n, class_labels=labels, device=device, on_batch=on_batch, **chosen)
+            protocol = describe_sampling(loaded, **chosen)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{model}: {' '.join(str(error).split())}") from error
+    protocol = {
+        "model": model,
+        "source": loaded.source,
+        "n_images": n,
+        "class_labels": None if labels is None else sorted(set(labels.tolist())),
+        **protocol,
+        "versions": {"sparring": __version__, "torch": torch.__version__},
+    }
+    files = _write(x.cpu(), labels, loaded, folder, chosen["batch_size"])
+    (folder / PROTOCOL).write_text(json.dumps(protocol, indent=2) + "\n", encoding="utf-8")
+    return {
+        "output": str(folder),
+        "n_images": n,
+        "files": files,
+        "protocol": protocol,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _labels(given: Sequence[int] | None, n: int, model: Model, name: str) -> Tensor | None:
+    if model.num_classes is None:
+        if given:
+            raise UserError(f"{name} has no classes: leave class_labels out")
+        return None
+    classes = torch.tensor(list(given) if given else range(model.num_classes))
+    return classes[torch.arange(n) % len(classes)]
+
+
+def _folder(name: str, output_dir: str | Path | None) -> Path:
+    if output_dir is not None:
+        return Path(output_dir)
+    if (Path(name) / "config.yaml").is_file():
+        return Path(name) / "evaluation" / "samples"
+    return Path("samples") / re.sub(r"[^\w.-]+", "-", name).strip("-.")
+
+
+def _make_room(folder: Path) -> None:
+    """Make the folder; take away what an earlier call left there, never anything else."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        old = [path for path in folder.glob("*.png") if re.fullmatch(r"\d{5,}\.png", path.name)]
+        if old and not (folder / PROTOCOL).is_file():
+            raise UserError(f"{folder} holds numbered images of another origin: choose another -o")
+        for path in old:
+            path.unlink()
+        (folder / PROTOCOL).write_text("{}\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): choose another folder with -o"
+        ) from error
+
+
+def _write(
+    x: Tensor, labels: Tensor | None, model: Model, folder: Path, batch_size: int
+) -> list[str]:
+    if model.vae is not None:
+        x = _decoded(x, model.vae, batch_size)
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        grid(x[:N_SHOWN]).save(folder / "grid.png")
+        return ["grid.png", *(path.name for path in save_images(x, folder))]
+    named = {"x": x.contiguous()} | ({} if labels is None else {"class_labels": labels})
+    save_file(named, folder / "samples.safetensors")
+    if x.ndim != 2:
+        return ["samples.safetensors"]
+    with (folder / "samples.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow([f"x{i}" for i in range(x.shape[1])] + ["label"] * (labels is not None))
+        for i, row in enumerate(x.tolist()):
+            rows.writerow(row if labels is None else [*row, int(labels[i])])
+    _scatter(x, labels, folder / "scatter.png")
+    return ["samples.safetensors", "samples.csv", "scatter.png"]
+
+
+def _decoded(x: Tensor, vae: Any, batch_size: int) -> Tensor:
+    """Images of latents, in [-1, 1]."""
+    shift = vae.config.get("shift_factor") or 0.0
+    device, dtype = next(vae.parameters()).device, next(vae.parameters()).dtype
+    with torch.no_grad():
+        parts = [
+            vae.decode((part / vae.config.scaling_factor + shift).to(device, dtype)).sample.cpu()
+            for part in x.split(batch_size)
+        ]
+    return torch.cat(parts).float()
+
+
+def _scatter(x: Tensor, labels: Tensor | None, path: Path) -> None:
+    """The first three coordinates against each other; a histogram of a single one."""
+    from matplotlib.figure import Figure
+
+    d = min(3, x.shape[1])
+    pairs = [(i, j) for i in range(d) for j in range(i + 1, d)]
+    figure = Figure(figsize=(4 * max(1, len(pairs)), 4), layout="constrained")
+    axes = figure.subplots(1, max(1, len(pairs)), squeeze=False)[0]
+    if not pairs:
+        axes[0].hist(x[:, 0].numpy(), bins=50)
+        axes[0].set_xlabel("x0")
+    for axis, (i, j) in zip(axes, pairs, strict=False):
+        colours = {} if labels is None else {"c": labels.numpy(), "cmap": "tab10"}
+        axis.scatter(x[:, i].numpy(), x[:, j].numpy(), s=4, alpha=0.6, **colours)
+        axis.set_xlabel(f"x{i}")
+        axis.set_ylabel(f"x{j}")
+        axis.set_aspect("equal", adjustable="datalim")
+    figure.savefig(path, dpi=120)
