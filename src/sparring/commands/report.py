@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,9 @@ def _write(output: Path, html: str) -> None:
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_bytes(html.encode("utf-8", errors="replace"))  # odd bytes in a file's name
         temporary.replace(output)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"{output}: cannot be written ({error.strerror})") from error
