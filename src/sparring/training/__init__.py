@@ -2,7 +2,8 @@
 
 from .checkpoint import latest_checkpoint
 from .loop import train
+from .processes import process_state
 from .run_folder import RunFolder, open_run
 from .settings import TrainSettings
 
-__all__ = ["RunFolder", "TrainSettings", "latest_checkpoint", "open_run", "train"]
+__all__ = ["RunFolder", "TrainSettings", "latest_checkpoint", "open_run", "process_state", "train"]

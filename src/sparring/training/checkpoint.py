@@ -195,10 +195,10 @@ class Checkpoint:
         self.path = path
         self.state: dict[str, Any] = json.loads((path / "state.json").read_text())
 
-    def tensors(self, name: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """The tensors of one file, {} if there is no such file."""
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one file, on the CPU; {} if there is no such file."""
         file = self.path / f"{name}.safetensors"
-        return load_file(file, device=str(device)) if file.exists() else {}
+        return load_file(file) if file.exists() else {}
 
     def restore_network(self, network: nn.Module) -> None:
         """Load the weights into a network of the same shape.

@@ -133,7 +133,7 @@ def train(
     if checkpoint is not None:
         check_same_run(checkpoint, fingerprint, config, accelerator)
         checkpoint.restore_network(network)
-        tensors = {name: checkpoint.tensors(name, device) for name in ("optimizer", "ema")}
+        tensors = {name: checkpoint.tensors(name) for name in ("optimizer", "ema")}
         model.restore(tensors, checkpoint.state["model"])
         objective.load_state_dict(checkpoint.tensors("objective"))
         progress = Progress(**checkpoint.state["progress"])

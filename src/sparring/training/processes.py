@@ -28,6 +28,31 @@ from .tracking import check_tracker
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
+def process_state() -> PartialState:
+    """The processes of this run, joined: to be asked for before anybody else asks accelerate.
+
+    Left alone, accelerate joins the processes of `torchrun` on GPUs only; each of several processes
+    on a CPU would take itself for the only one.
+
+    Raises:
+        UserError: if not all processes that were started came together.
+    """
+    state = PartialState(cpu=_on_cpu())
+    n_started = int(os.environ.get("WORLD_SIZE", "1"))
+    if n_started != state.num_processes:
+        raise UserError(
+            f"{n_started} processes were started but {state.num_processes} came together: call "
+            "sparring.training.process_state() before accelerate is used"
+        )
+    return state
+
+
+def _on_cpu() -> bool:
+    """Whether several processes have no GPU to share out."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return several and not (torch.cuda.is_available() or torch.xpu.is_available())
+
+
 def make_accelerator(settings: TrainSettings, run_dir: Path) -> Accelerator:
     """The accelerator of a run, seeded: dropout draws from torch's own generator, by process.
 
@@ -37,7 +62,7 @@ def make_accelerator(settings: TrainSettings, run_dir: Path) -> Accelerator:
     check_tracker(settings.report_to)
     if settings.n_threads is not None:
         torch.set_num_threads(settings.n_threads)
-    state = PartialState()
+    state = process_state()
     if settings.mixed_precision == "fp16" and torch.device(state.device or "cpu").type == "cpu":
         raise UserError("training.mixed_precision=fp16 needs a GPU: use bf16 or no")
     if state.distributed_type not in SUPPORTED:
@@ -47,13 +72,16 @@ def make_accelerator(settings: TrainSettings, run_dir: Path) -> Accelerator:
     # another run of this Python process may have had another precision
     AcceleratorState._reset_state(reset_partial_state=False)
     accelerator = Accelerator(
+        cpu=_on_cpu(),
         mixed_precision=settings.mixed_precision,
         log_with=None if settings.report_to == "none" else settings.report_to,
         project_config=ProjectConfiguration(str(run_dir), logging_dir=str(run_dir / "logs")),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
-    if accelerator.num_processes == 1 and (launched or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+    # what accelerate launch sets when it was asked for several processes but starts one
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and (
+        "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    ):
         say(
             accelerator,
             "several processes were asked for and this is the only one (accelerate launch starts "

@@ -9,8 +9,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
-
 from ..errors import UserError
 from .checkpoint import (
     CHECKPOINTS,
@@ -19,6 +17,7 @@ from .checkpoint import (
     damage,
     remove_leftovers,
 )
+from .processes import process_state
 
 MARKS_OF_A_RUN = (
     "run.json", "metrics.jsonl", CHECKPOINTS, "training.json", "stopped.json", "model_index.json",
@@ -55,7 +54,7 @@ def open_run(
         UserError: if the folder cannot be written, holds a run, or has not the checkpoint.
     """
     run_dir = Path(run_dir)
-    state = PartialState()
+    state = process_state()
     _check_writable(run_dir)
     checkpoint = _find(run_dir, resume_from_checkpoint)
     continues = checkpoint is not None and checkpoint.parent == (run_dir / CHECKPOINTS).resolve()
