@@ -132,7 +132,7 @@ def _file_name(
     number = str(index).zfill(len(str(len(dataset) - 1)))
     if root is not None and where is not None:
         name = Path(where).relative_to(Path(root).expanduser()).with_suffix(".png").as_posix()
-        if name in names:  # a.jpg and a.png
+        while name in names:  # a.jpg beside a.png
             name = name.removesuffix(".png") + f"-{number}.png"
     else:
         name = f"{number}.png" if label is None else f"{_as_folder(dataset, label)}/{number}.png"
