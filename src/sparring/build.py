@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -34,9 +34,6 @@ from .schedules import Schedule, kind_from_config, schedule_from_config
 from .training.settings import TrainSettings
 
 Shape = tuple[int, ...]
-
-EMBEDDED = ("digits", "digits_subspace", "plane", "gaussian_mixture", "swiss_roll", "two_moons")
-"""Data sets that are there without a file or a download."""
 
 
 @contextmanager
@@ -162,7 +159,7 @@ def build_objective(config: RunConfig, schedule: Schedule) -> Objective:
         "uniform_prob": training.timestep_uniform_prob,
     }
     with one_line_errors(f"training.timestep_sampling {training.timestep_sampling}"):
-        sampler: Callable[..., Times] = TIMES[training.timestep_sampling]
+        sampler = cast(Callable[..., Times], TIMES[training.timestep_sampling])
         options = {key: value for key, value in given.items() if value is not None}
         for key in options.keys() - constructor_defaults(sampler).keys():
             raise ValueError(f"takes no timestep_{key}")

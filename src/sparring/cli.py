@@ -126,6 +126,49 @@ def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.argument("model")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("-o", "--output-dir", help="Where to; a run's evaluation/samples by default.")
+@click.option("-n", "--n-images", type=int, help="How many samples.")
+@click.option(
+    "--scheduler", help="Such as ddim, ddpm, euler, heun, dpmsolver++, unipc, flow_euler."
+)
+@click.option("--num-inference-steps", type=int, help="Steps of the sampler.")
+@click.option("--seed", type=int, help="Sample i follows from (seed, i).")
+@click.option("--guidance-scale", type=float, help="Of classifier-free guidance; 1 is none.")
+@click.option("--eps-scale", type=float, help="The estimated noise is divided by this.")
+@click.option("--eta", type=float, help="Noise of DDIM's steps, 0 to 1.")
+@click.option("--class-label", "class_labels", type=int, multiple=True, help="Draw this class.")
+@click.option("--batch-size", type=int, help="Samples at once; changes speed and memory only.")
+@click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def sample(
+    model: str, overrides: tuple[str, ...], as_json: bool, output_dir: str | None, **options: Any
+) -> None:
+    """Draw samples from MODEL: images as PNG files and a grid, vectors as a table.
+
+    MODEL is a run, a pipeline folder or a hub name. What is not said is the run's own section
+    sampling; KEY=VALUE (sampling.num_inference_steps=10) changes it as in `sparring train`.
+
+    \b
+    Examples:
+      sparring sample runs/digits -n 100 --seed 1
+      sparring sample google/ddpm-cifar10-32 --scheduler dpmsolver++ --num-inference-steps 20 -o out
+    """
+    from .config import sampling_of
+
+    words = {name: value for name, value in options.items() if value not in (None, ())}
+    settings = sampling_of([*overrides], words)
+    from .commands.sample import sample_command
+
+    result = sample_command(model, output_dir, **settings)
+    if as_json:
+        _print_json(result)
+    else:
+        click.echo(f"{result['n_images']} samples in {result['output']}")
+
+
+@main.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL... [KEY=VALUE]...")
 @click.option("-o", "--output-dir", help="Where the results go; a run's evaluation/ by default.")
 @click.option(
@@ -175,6 +218,53 @@ def evaluate(
 
 def _is_override(word: str) -> bool:
     return "=" in word and not Path(word).exists()
+
+
+@main.command()
+@click.argument("data")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("-o", "--output-dir", help="An empty or new folder; DATA-contaminated by default.")
+@click.option("--kind", default="gaussian", show_default=True, help="What is done to the images.")
+@click.option("--rate", type=float, help="Share of the images it is done to; 0.9 by default.")
+@click.option("--seed", type=int, help="Decides, with an image's number, what it gets.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def contaminate(
+    data: str,
+    overrides: tuple[str, ...],
+    output_dir: str | None,
+    kind: str,
+    rate: float | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Write a contaminated copy of a data set as 8-bit images with its manifest.
+
+    DATA is a folder of images, a parquet file, a bundled set (digits), a config file, or the name
+    of a data set on the hub. KEY=VALUE changes a setting of sections data and contamination. The
+    copy is clipped to [0, 1], which training with the same contamination in memory is not.
+
+    \b
+    Examples:
+      sparring contaminate digits -o noisy-digits contamination.sigma=0.2
+      sparring contaminate photos -o dirty-photos --kind jpeg --rate 0.5 contamination.quality=5
+    """
+    from .config import contamination_of
+
+    words = [f"contamination.{key}={value}" for key, value in
+             (("rate", rate), ("seed", seed)) if value is not None]  # fmt: skip
+    sections = contamination_of(data, [*words, *overrides], kind)
+    from .build import one_line_errors
+    from .commands.contaminate import contaminate as write_copy
+
+    with one_line_errors("contaminate"):
+        folder = output_dir or f"{Path(data).stem}-contaminated"
+        result = write_copy(*sections, folder, say=_say if as_json else click.echo)
+    if as_json:
+        _print_json(result)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 @main.command()

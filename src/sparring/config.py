@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from .config_sections import (
+    BUNDLED,
     OBJECTIVE_SECTIONS,
-    AnyObjective,
     ObjectiveSection,
     RunConfig,
+    SamplingSection,
     Section,
     did_you_mean,
 )
@@ -153,10 +154,12 @@ def check(raw: Mapping[str, Any], place: str, overrides: Sequence[str] = ()) -> 
 
 
 def check_section(
-    section: type[Section], raw: Mapping[str, Any], place: str, overrides: Sequence[str] = ()
+    section: type[Section], raw: Mapping[str, Any], name: str, overrides: Sequence[str] = ()
 ) -> Any:
-    """One section alone; overrides are dotted keys of the whole config, named in the error."""
-    return _validated(section.model_validate, dict(raw), section, place, overrides)
+    """One section alone, by its name in a config; overrides are dotted keys of the whole config."""
+    return _validated(
+        section.model_validate, dict(raw), section, f"section {name}", overrides, name
+    )
 
 
 def _pick_objective(chosen: Any, prepared: Any, place: str) -> Any:
@@ -219,12 +222,9 @@ def _explain(
     """One line for pydantic's first complaint, and the dotted key it is about."""
     fields, parts = model.model_fields, []
     known: list[str] = list(fields) + (["base", "objectives"] if model is RunConfig else [])
-    for part in detail["loc"]:
-        if part in OBJECTIVE_SECTIONS and parts == ["objective"]:
-            known = list(OBJECTIVE_SECTIONS[str(part)].model_fields)
-            continue
-        if part == "own" and parts == ["objective"]:
-            known = list(ObjectiveSection.model_fields)
+    for depth, part in enumerate(detail["loc"]):
+        if depth == 1 and parts == ["objective"]:  # pydantic names the branch of the union here
+            known = list(OBJECTIVE_SECTIONS.get(str(part), ObjectiveSection).model_fields)
             continue
         if part not in known and detail["type"] != "extra_forbidden":
             break  # a branch of a union, not a key
@@ -276,6 +276,45 @@ def _nearest_key(word: str, known: list[str], model: type[BaseModel]) -> str:
     return hint
 
 
-def objective_leaves(config: RunConfig) -> dict[str, Any]:
-    """What the objective's constructor receives: every leaf but its name."""
-    return TypeAdapter(AnyObjective).dump_python(config.objective, exclude={"name"})
+def sampling_of(overrides: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `sparring sample` was told: options, and `sampling.key=value`, checked."""
+    for override in overrides:
+        if not override.startswith("sampling."):
+            raise UserError(f"override {override!r}: sample takes sampling.* only")
+    known = {key: value for key, value in options.items() if key in SamplingSection.model_fields}
+    words = {**known, **with_overrides({}, overrides).get("sampling", {})}
+    said = check_section(SamplingSection, words, "sampling", overrides)
+    return {**options, **said.model_dump(exclude_unset=True)}
+
+
+def contamination_of(
+    data: str, overrides: Sequence[str], kind: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sections data and contamination for `sparring contaminate`.
+
+    Args:
+        data: A folder of images, a parquet file or pattern, a bundled set such as digits, a
+            config file, or the name of a data set on the hub.
+        overrides: `key=value` of these two sections.
+        kind: Of contamination, where a config or an override does not say it.
+    """
+    raw: dict[str, Any] = {"contamination": {"kind": kind}}
+    if data.endswith((".yaml", ".yml")):
+        raw = merge(raw, read_config(Path(data)))
+    elif data in BUNDLED:
+        raw["data"] = {"name": data}
+    elif data.endswith(".parquet"):
+        raw["data"] = {"name": "parquet", "data_files": data}
+    elif Path(data).expanduser().exists() or data.count("/") != 1 or data.startswith((".", "/")):
+        raw["data"] = {"name": "image_folder", "train_data_dir": data}
+    else:
+        raw["data"] = {"name": "huggingface", "dataset_name": data}
+    for override in overrides:
+        if override.partition(".")[0] not in ("data", "contamination"):
+            raise UserError(f"override {override!r}: contaminate takes data.* and contamination.*")
+    merged = with_overrides(raw, overrides)
+    needed = {"network": {"_class_name": "UNet2DModel"}}  # a config needs a model; it is not used
+    config = check({**merged, "model": needed}, f"contaminate {data}", overrides)
+    sections = config.data, config.contamination
+    data_fields, contamination = (one.model_dump(exclude_none=True) for one in sections)
+    return data_fields, contamination

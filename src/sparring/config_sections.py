@@ -34,6 +34,8 @@ VP_SCHEDULERS = (
 )  # fmt: skip
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+BUNDLED = ("digits", "digits_subspace", "plane", "gaussian_mixture", "swiss_roll", "two_moons")
+"""Data sets that are there without a file or a download."""
 SAMPLERS = (
     "ddim", "ddpm", "euler", "euler_ancestral", "heun", "dpm2", "dpm2_ancestral", "lms", "pndm",
     "deis", "dpmsolver++", "dpmsolver++_sde", "unipc", "flow_euler", "flow_heun", "euler_edm",
@@ -89,18 +91,19 @@ class ModelSection(Section):
         kind = self.prediction_type or "epsilon"
         self.prediction_type = kind
         self.learned_variance = bool(self.learned_variance)
-        if self.scheduler is None:
-            by_kind = {"flow_prediction": FLOW_SCHEDULERS[0], "edm": EDM_SCHEDULERS[0]}
-            self.scheduler = {"_class_name": by_kind.get(kind, "DDPMScheduler")}
-            if kind not in by_kind:
-                self.scheduler |= {
-                    "num_train_timesteps": 1000,
-                    "beta_schedule": "linear",
-                    "beta_start": 1e-4,
-                    "beta_end": 0.02,
-                }
+        if "_class_name" not in (self.scheduler or {}):
+            self.scheduler = {**_default_scheduler(kind), **(self.scheduler or {})}
         _check_scheduler(self.scheduler, kind)
         return self
+
+
+def _default_scheduler(kind: str) -> dict[str, Any]:
+    if kind == "flow_prediction":
+        return {"_class_name": FLOW_SCHEDULERS[0]}
+    if kind == "edm":
+        return {"_class_name": EDM_SCHEDULERS[0]}
+    betas = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+    return {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, **betas}
 
 
 def _check_scheduler(scheduler: Mapping[str, Any], kind: str) -> None:

@@ -14,7 +14,6 @@ from accelerate import PartialState
 from torch import Tensor
 
 from ..build import (
-    EMBEDDED,
     Shape,
     build_dataset,
     build_denoiser,
@@ -24,6 +23,7 @@ from ..build import (
     train_settings,
 )
 from ..config import RunConfig, dump
+from ..config_sections import BUNDLED
 from ..data.base import ModelRange
 from ..data.contamination import write_manifest
 from ..denoiser import Denoiser
@@ -138,7 +138,7 @@ def _as_kept(config: RunConfig) -> RunConfig:
 
 def _shape_of(config: RunConfig) -> tuple[Shape, int | None]:
     """Shape and classes of the data: read where they are bundled, else as configured."""
-    if config.data.name in EMBEDDED:
+    if config.data.name in BUNDLED:
         clean = config.model_copy(deep=True)
         clean.contamination.kind = "none"
         dataset = build_dataset(clean)

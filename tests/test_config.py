@@ -1,0 +1,344 @@
+"""What a config file may say, and that the defaults in it are the constructors' own."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from sparring.build import build_dataset, build_denoiser, build_objective, constructor_defaults
+from sparring.config import contamination_of, dump, resolve, sampling_of
+from sparring.config_sections import (
+    OBJECTIVE_SECTIONS,
+    SAMPLERS,
+    SCHEDULERS,
+    ContaminationSection,
+    DataSection,
+    TrainingSection,
+)
+from sparring.errors import UserError
+
+MINIMAL = (
+    "model: {network: {_class_name: MLP, dim: 3, width: 8, n_blocks: 1}}\ndata: {name: plane}\n"
+)
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text, name="experiment.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def refusal(path, *overrides):
+    with pytest.raises(UserError) as caught:
+        resolve(path, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Reading
+
+
+def test_leaves_not_given_have_their_defaults_and_the_folder_is_named_after_the_file(config):
+    run = resolve(config(MINIMAL))
+    assert run.training.output_dir == str(Path("runs/experiment"))
+    assert run.objective.name == "plain"
+    assert run.model.scheduler == {
+        "_class_name": "DDPMScheduler", "num_train_timesteps": 1000,
+        "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02,
+    }  # fmt: skip
+
+
+def test_yaml_numbers_and_words_mean_what_they_say(config):
+    text = MINIMAL + "training: {learning_rate: 1e-3, adam_epsilon: 1E-8, mixed_precision: no}\n"
+    training = resolve(config(text)).training
+    assert training.learning_rate == 0.001
+    assert training.adam_epsilon == 1e-8
+    assert training.mixed_precision == "no"
+
+
+def test_what_is_dumped_resolves_to_the_same_run(config):
+    run = resolve(config(MINIMAL), ["objective=detail", "objective.lam=3", "training.seed=7"])
+    assert resolve(config(dump(run), "again.yaml")) == run
+
+
+def test_later_overrides_win_and_sections_merge(config):
+    path = config(MINIMAL + "training: {seed: 1, max_train_steps: 5}\n")
+    run = resolve(path, ["training={seed: 2}", "training.seed=3", "model.network.width=16"])
+    assert (run.training.seed, run.training.max_train_steps) == (3, 5)
+    assert run.model.network == {"_class_name": "MLP", "dim": 3, "width": 16, "n_blocks": 1}
+
+
+def test_naming_an_objective_selects_its_defaults_and_what_the_file_prepared_for_it(config):
+    prepared = "objective: {name: dro, n_passes: 5}\nobjectives: {detail: {lam: 30.0}}\n"
+    path = config(MINIMAL + prepared)
+    assert resolve(path).objective.n_passes == 5
+    assert resolve(path, ["objective=detail"]).objective.lam == 30
+    assert resolve(path, ["objective=detail"]).objective.window == 0.5
+    assert resolve(path, ["objective=detail", "objective.lam=3"]).objective.lam == 3
+    assert resolve(path, ["objective.name=dro_pgd"]).objective.n_steps == 3
+    assert resolve(path, ["objective=plain", "objective=dro"]).objective.n_passes == 3
+
+
+def test_a_base_is_read_below_and_other_choices_drop_what_was_the_old_ones_alone(config):
+    config(
+        MINIMAL + "contamination: {kind: gaussian, rate: 0.5, sigma: 0.1}\n"
+        "objectives: {detail: {lam: 30.0, window: 0.3}}\ntraining: {seed: 4}\n",
+        "base.yaml",
+    )
+    child = config(
+        "base: base.yaml\ncontamination: {kind: outlier}\nobjective: detail\n"
+        "objectives: {detail: {lam: 5.0}}\ndata: {name: swiss_roll}\n",
+        "child.yaml",
+    )
+    run = resolve(child)
+    assert (run.objective.lam, run.objective.window) == (5, 0.3)
+    assert (run.contamination.kind, run.contamination.rate) == ("outlier", 0.5)
+    assert run.contamination.sigma is None
+    assert run.training.seed == 4
+    assert resolve(child, ["model.network={_class_name: MLP, dim: 2}"]).model.network == {
+        "_class_name": "MLP", "dim": 2, "width": 8, "n_blocks": 1,
+    }  # fmt: skip
+    other = ["model.network={_class_name: UNet2DModel}"]
+    assert resolve(child, other).model.network == {"_class_name": "UNet2DModel"}
+
+
+def test_a_circle_of_bases_is_refused(config):
+    config("base: b.yaml\n", "a.yaml")
+    assert "leads back to itself" in refusal(config("base: a.yaml\n", "b.yaml"))
+
+
+# Refusing
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.learning_rat=1", "unknown key 'training.learning_rat' - did you mean 'learning"),
+        ("trainin.seed=1", "unknown key 'trainin' - did you mean 'training'?"),
+        ("learning_rate=1", "unknown key 'learning_rate' - did you mean 'training.learning_rate'?"),
+        ("objective.lamb=1", "unknown key 'objective.lamb' - did you mean 'lam'?"),
+        ("objective.huber=1", "unknown key 'objective.huber' (known: fraction, lam,"),
+        ("objective=detial", "unknown objective 'detial' - did you mean 'detail'?"),
+        ("objective.lam=-0.1", "objective.lam must be >= 0, got -0.1"),
+        ("objective.radius_low=-1", "objective.radius_low must be >= 0, got -1"),
+        ("training.train_batch_size=many", "train_batch_size must be a whole number, got 'many'"),
+        ("training.train_batch_size=1.5", "train_batch_size must be a whole number, got 1.5"),
+        ("training.seed=true", "training.seed must be a whole number, got True"),
+        ("training.learning_rate=fast", "training.learning_rate must be a number, got 'fast'"),
+        ("training.learning_rate=.nan", "training.learning_rate must be a finite number, got nan"),
+        ("training.use_ema=perhaps", "training.use_ema must be true or false, got 'perhaps'"),
+        ("training.lr_scheduler=cosin", "must be one of constant, cosine, got 'cosin' - did you"),
+        ("training=3", "training must be a section (key: value), got 3"),
+        ("data.name=digit", "data.name must be one of digits, digits_subspace,"),
+        ("contamination.rate=1.5", "contamination.rate must be <= 1, got 1.5"),
+        ("sampling.scheduler=dimm", "unknown sampling.scheduler 'dimm' - did you mean 'ddim'?"),
+        ("model.scheduler={_class_name: DDPMSchedule}", "did you mean 'DDPMScheduler'?"),
+        ("model.prediction_type=eps", "must be one of epsilon, sample, v_prediction,"),
+        ("model=null", "model must be a section"),
+        ("training.seed.x=1", "training.seed must be a whole number"),
+        ("training.seed", "is not key=value"),
+        ("training.seed=[", "not a YAML value"),
+        ("objective={name: huber, lam: 1}", "unknown key 'objective.lam' (known: huber_c"),
+    ],
+)
+def test_a_wrong_override_is_named_with_the_nearest_right_one(config, override, said):
+    line = refusal(config(MINIMAL + "objective: detail\n"), override)
+    assert line.startswith(f"override {override!r}")
+    assert said in line
+
+
+def test_what_the_file_says_wrong_is_said_to_be_in_the_file(config):
+    path = config(MINIMAL + "training: {learning_rat: 1}\n")
+    assert refusal(path, "training.seed=2").startswith(f"config {path}: unknown key")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("training: {seed: 1}\n", "section 'model' is missing"),
+        ("model: {}\n", "model.network is missing"),
+        ("model: {network: {dim: 3}}\n", "model.network._class_name is missing"),
+        (MINIMAL + "objectives: {detial: {lam: 1}}\n", "unknown objective 'objectives.detial'"),
+        (MINIMAL + "objectives: {detail: {lamb: 1}}\n", "unknown key 'objectives.detail.lamb'"),
+        (MINIMAL + "data: {name: digits}\n", "key 'data' is given twice (line 3, column 1)"),
+        ("model: [\n", "not valid YAML"),
+        ("just words\n", "must hold sections"),
+        ("base: nowhere.yaml\n", "nowhere.yaml does not exist"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(config, text, said):
+    assert said in refusal(config(text))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("prediction_type: epsilon, scheduler: {_class_name: DDPMScheduler, "
+         "rescale_betas_zero_snr: true}", "cannot be learned with zero terminal SNR"),
+        ("prediction_type: epsilon, scheduler: {_class_name: FlowMatchEulerDiscreteScheduler}",
+         "flow_prediction needs FlowMatchEulerDiscreteScheduler"),
+        ("prediction_type: flow_prediction, scheduler: {_class_name: DDIMScheduler}",
+         "DDIMScheduler does not go with prediction_type flow_prediction"),
+        ("prediction_type: edm, scheduler: {_class_name: DDIMScheduler}",
+         "edm needs EDMEulerScheduler"),
+        ("prediction_type: epsilon, scheduler: {_class_name: DDPMScheduler, "
+         "prediction_type: v_prediction}", "say it once, in model.prediction_type"),
+        ("pretrained_model_name_or_path: runs/x", "not both"),
+    ],
+)  # fmt: skip
+def test_model_parts_that_do_not_go_together_are_refused(config, model, said):
+    text = f"model: {{network: {{_class_name: MLP, dim: 3}}, {model}}}\n"
+    assert said in refusal(config(text))
+
+
+# Agreement with what is built
+
+
+@pytest.mark.parametrize("name", OBJECTIVE_SECTIONS)
+def test_an_objectives_leaves_are_its_constructors_arguments_with_their_defaults(name):
+    from sparring.objectives import OBJECTIVES
+
+    fields = OBJECTIVE_SECTIONS[name].model_fields
+    leaves = {key: field.default for key, field in fields.items() if key != "name"}
+    own = constructor_defaults(OBJECTIVES[name])
+    decided = {"times", "cond_dropout"}  # by section training
+    if name in ("smoothing_random", "smoothing_adversarial"):
+        decided |= {"attack", "invariance"}  # by the name
+    if name == "smoothing_random":
+        decided |= {"step_size", "n_steps"}  # nothing climbs
+    if name == "invariance":
+        decided |= {"invariance"}
+    assert leaves == {key: value for key, value in own.items() if key not in decided}
+    assert set(OBJECTIVES) == set(OBJECTIVE_SECTIONS)
+
+
+def test_training_leaves_have_the_loops_defaults():
+    from sparring.training import TrainSettings
+
+    loop = {field.name: field.default for field in dataclasses.fields(TrainSettings)}
+    section = {key: field.default for key, field in TrainingSection.model_fields.items()}
+    assert {key: section[key] for key in loop} == loop
+
+
+def test_contamination_leaves_are_those_of_the_kinds():
+    from sparring.data.contamination import own_fields
+    from sparring.data.corruptions import CORRUPTIONS
+
+    common = {"kind", "rate", "seed", "clip"}
+    own = set().union(*(own_fields(kind) for kind in CORRUPTIONS))
+    assert set(ContaminationSection.model_fields) == common | own
+    kinds = set(ContaminationSection.model_fields["kind"].annotation.__args__)
+    assert kinds == {"none", *CORRUPTIONS}
+
+
+def test_data_leaves_are_those_of_the_data_sets():
+    from sparring.data.datasets import DATASETS, READING
+
+    own = set().union(*(fields for _, fields in DATASETS.values()))
+    assert set(DataSection.model_fields) == {"name", "split"} | READING | own
+    assert set(DataSection.model_fields["name"].annotation.__args__) == set(DATASETS)
+
+
+def test_samplers_and_schedulers_are_those_that_exist():
+    import diffusers
+
+    from sparring.sampling.schedulers import NAMES
+
+    assert set(SAMPLERS) == set(NAMES)
+    assert all(hasattr(diffusers, name) for name in SCHEDULERS)
+
+
+# Building
+
+
+def test_what_the_data_know_is_filled_in(config):
+    text = (
+        "model: {class_conditional: true, learned_variance: true, network: {_class_name: "
+        "UNet2DModel, block_out_channels: [8, 8], down_block_types: [DownBlock2D, DownBlock2D], "
+        "up_block_types: [UpBlock2D, UpBlock2D], layers_per_block: 1, norm_num_groups: 4}}\n"
+        "training: {conditioning_dropout_prob: 0.1}\n"
+    )
+    run = resolve(config(text))
+    dataset = build_dataset(run)
+    denoiser, scheduler = build_denoiser(run, dataset.sample_shape, dataset.num_classes)
+    network = denoiser.network.config
+    assert (network.in_channels, network.out_channels, network.sample_size) == (1, 2, 8)
+    assert network.num_class_embeds == 11
+    assert denoiser.null_condition == {"class_labels": 10}
+    assert scheduler["variance_type"] == "learned_range"
+    assert scheduler["beta_start"] == 1e-4
+
+
+def test_weights_follow_from_the_seed(config):
+    def weights(seed):
+        run = resolve(config(MINIMAL), [f"training.seed={seed}"])
+        return build_denoiser(run, (3,), None)[0].state_dict()["network.first.weight"]
+
+    assert weights(1).equal(weights(1))
+    assert not weights(1).equal(weights(2))
+
+
+def test_a_users_own_method_is_found_and_its_leaves_are_checked(config, tmp_path):
+    method = tmp_path / "method.py"
+    method.write_text(
+        "from sparring.objectives import Plain\n"
+        "class Mine(Plain):\n"
+        "    def __init__(self, schedule, times=None, *, strength=1.0, **common):\n"
+        "        super().__init__(schedule, times, **common)\n"
+        "        if strength < 0:\n"
+        "            raise ValueError(f'strength must be >= 0, got {strength}')\n"
+        "        self.strength = strength\n"
+    )
+    path = config(MINIMAL + f"objective: {{name: '{method}:Mine', strength: 2.0}}\n")
+    schedule = build_denoiser(resolve(path), (3,), None)[0].schedule
+    assert build_objective(resolve(path), schedule).strength == 2
+    for override, said in [
+        ("objective.strenght=1", "unknown key 'objective.strenght' - did you mean 'strength'?"),
+        ("objective.strength=-1", "strength must be >= 0, got -1"),
+        (f"objective={method}:Mein", "has no 'Mein' - did you mean 'Mine'?"),
+        ("objective=nowhere.py:Mine", "no file nowhere.py"),
+    ]:
+        run = resolve(path, [override])
+        with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
+            build_objective(run, schedule)
+        assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.network.widht=3", "unknown key 'model.network.widht' - did you mean 'width'?"),
+        ("model.network._class_name=MPL", "unknown network 'MPL' - did you mean 'MLP'?"),
+        ("model.network.dim=2", "model.network.dim is 2 but the data have 3 dimensions"),
+        ("model.scheduler.beta_strat=1",
+         "unknown key 'model.scheduler.beta_strat' - did you mean 'beta_start'?"),
+        ("model.class_conditional=true", "needs labels, and plane has none"),
+        ("training.timestep_history=3", "takes no timestep_history"),
+    ],
+)  # fmt: skip
+def test_free_form_settings_are_checked_against_the_class(config, override, said):
+    run = resolve(config(MINIMAL), [override])
+    with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
+        build_objective(run, build_denoiser(run, (3,), None)[0].schedule)
+    assert said in str(caught.value)
+
+
+def test_data_to_contaminate_are_recognised_by_their_look(tmp_path):
+    overrides = ["contamination.sigma=0.3"]
+    assert contamination_of("digits", overrides, "gaussian")[0]["name"] == "digits"
+    assert contamination_of(str(tmp_path), overrides, "gaussian")[0]["name"] == "image_folder"
+    assert contamination_of("a/b.parquet", overrides, "gaussian")[0]["name"] == "parquet"
+    data, contamination = contamination_of("somebody/pictures", overrides, "gaussian")
+    assert data["dataset_name"] == "somebody/pictures"
+    assert contamination["sigma"] == 0.3
+
+
+def test_sampling_takes_options_and_overrides():
+    said = sampling_of(["sampling.num_inference_steps=7"], {"seed": 3, "device": "cpu"})
+    assert said == {"seed": 3, "device": "cpu", "num_inference_steps": 7}
+    with pytest.raises(UserError, match=r"unknown key 'sampling.sheduler' - did you mean"):
+        sampling_of(["sampling.sheduler=ddim"], {})
