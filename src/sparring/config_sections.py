@@ -91,9 +91,11 @@ class ModelSection(Section):
         kind = self.prediction_type or "epsilon"
         self.prediction_type = kind
         self.learned_variance = bool(self.learned_variance)
-        if "_class_name" not in (self.scheduler or {}):
-            self.scheduler = {**_default_scheduler(kind), **(self.scheduler or {})}
-        _check_scheduler(self.scheduler, kind)
+        scheduler = self.scheduler or {}
+        if "_class_name" not in scheduler:
+            scheduler = {**_default_scheduler(kind), **scheduler}
+        _check_scheduler(scheduler, kind)
+        self.scheduler = scheduler
         return self
 
 

@@ -1,0 +1,207 @@
+"""The command line as it is typed: spelling, JSON, speed, and one whole small story."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from sparring import __version__
+from sparring.cli import main
+from sparring.commands.demo import EVALUATION_SECONDS, Run, _time_left
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+COMMANDS = ("train", "sample", "evaluate", "report", "contaminate", "demo")
+TINY_UNET = (
+    "model.network={_class_name: UNet2DModel, block_out_channels: [8, 8], layers_per_block: 1, "
+    "down_block_types: [DownBlock2D, DownBlock2D], up_block_types: [UpBlock2D, UpBlock2D], "
+    "norm_num_groups: 4, attention_head_dim: 4}"
+)
+SHORT = (
+    TINY_UNET,
+    "training.max_train_steps=4",
+    "training.train_batch_size=8",
+    "training.lr_warmup_steps=0",
+    "training.log_every_steps=2",
+    "training.validation_steps=4",
+    "training.report_to=none",
+    "sampling.num_inference_steps=2",
+    "sampling.n_images=4",
+)
+
+
+def run(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def command(*words):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "sparring", *map(str, words)],
+        capture_output=True, text=True, env=environment, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_version_and_help():
+    assert run("--version").output == f"sparring {__version__}\n"
+    listed = run("--help").output
+    for name in COMMANDS:
+        assert f"\n  {name} " in listed
+        told = run(name, "--help")
+        assert told.exit_code == 0
+        assert f"sparring {name}" in told.output.partition("Example")[2]
+
+
+def test_no_command_shows_the_help():
+    assert run().output == run("--help").output
+
+
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_does_not_import_torch(words):
+    code = (
+        "import sys\nfrom sparring.cli import main\n"
+        f"try: main({words!r})\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'diffusers', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_help_and_config_errors_answer_within_a_second():
+    def seconds(*words):
+        started = time.perf_counter()
+        command(*words)
+        return time.perf_counter() - started
+
+    assert min(seconds("--help") for _ in range(3)) < 1
+    config = CONFIGS / "digits.yaml"
+    assert min(seconds("train", config, "training.sed=1") for _ in range(3)) < 1
+
+
+def test_the_demo_estimates_the_time_left(tmp_path):
+    def one(name, stage, step, pace, process):
+        run = Run(name, "", tmp_path, tmp_path, [[], []], 100, stage=stage)
+        run.step, run.seconds_per_step, run.process = step, pace, process
+        return run
+
+    robust, plain = one("robust", 0, 50, 2.0, object()), one("plain", 0, 50, 1.0, object())
+    clean = one("clean", 0, 0, 0.0, None)
+    # robust: 100 s and its evaluation; plain: 50 s, then clean at plain's pace: 100 s, two evaluations
+    left = _time_left([robust, plain, clean], 2)
+    assert left == max(100 + EVALUATION_SECONDS, 50 + 100 + 2 * EVALUATION_SECONDS)
+    assert _time_left([one("plain", 2, 100, 1.0, None)], 1) == 0
+
+
+def test_a_dry_run_prints_yaml_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = run("train", CONFIGS / "plane.yaml", "objective=detail", "--dry-run")
+    assert told.exit_code == 0
+    resolved = yaml.safe_load(told.output)
+    assert resolved["objective"]["lam"] == 30
+    assert resolved["training"]["output_dir"] == "runs/plane"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A finished run of a few steps."""
+    folder = tmp_path_factory.mktemp("cli") / "digits"
+    told = run("train", CONFIGS / "digits.yaml", *SHORT, f"training.output_dir={folder}")
+    assert told.exit_code == 0, told.output
+    return folder
+
+
+def test_train_leaves_the_run_folder(digits):
+    resolved = yaml.safe_load((digits / "config.yaml").read_text())
+    assert resolved["training"]["max_train_steps"] == 4
+    assert (digits / "data" / "training_samples.png").is_file()
+    assert (digits / "data" / "manifest.jsonl").is_file()
+    assert (digits / "samples" / "step-4.png").is_file()
+    assert (digits / "model_index.json").is_file()
+    assert "sparring train" in (digits / "README.md").read_text().replace("\\", "")
+    steps = [
+        json.loads(line)["step"] for line in (digits / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == [2, 4]
+    assert json.loads((digits / "training.json").read_text())["finished"] is True
+
+
+def test_the_resolved_config_is_a_config(digits):
+    told = run("train", digits / "config.yaml")
+    assert told.exit_code == 2
+    assert "holds a run already" in told.stderr
+    told = run("train", digits / "config.yaml", "training.resume_from_checkpoint=latest")
+    assert told.exit_code == 0
+    kept = yaml.safe_load((digits / "config.yaml").read_text())
+    assert kept["training"]["resume_from_checkpoint"] is None
+
+
+def test_evaluate_prints_one_json_object_and_keeps_it(digits):
+    words = ("evaluation.n_samples=80", "evaluation.extractor=pixels")
+    told = run("evaluate", digits, *words, "--json")
+    assert told.exit_code == 0, told.output
+    figures = json.loads(told.stdout)
+    for key in ("frechet_distance", "frechet_distance_of_reference"):
+        assert figures[key] > 0
+    assert figures["protocol"]["n_fake"] == 80
+    kept = [json.loads(path.read_text()) for path in (digits / "evaluation").glob("*.json")]
+    assert figures["frechet_distance"] in [one["frechet_distance"] for one in kept]
+
+
+def test_evaluating_several_models_gives_figures_by_model(digits, tmp_path):
+    other = tmp_path / "other"
+    words = [*SHORT, f"training.output_dir={other}", "training.seed=1"]
+    assert run("train", CONFIGS / "digits.yaml", *words).exit_code == 0
+    measure = ("evaluation.n_samples=80", "evaluation.extractor=pixels")
+    told = run("evaluate", digits, other, *measure, "--json")
+    assert told.exit_code == 0, told.output
+    assert set(json.loads(told.stdout)["models"]) == {str(digits), str(other)}
+    page = tmp_path / "report.html"
+    told = run("report", digits, other, "-o", page, "--json")
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["output"] == str(page)
+    assert "<html" in page.read_text()
+
+
+def test_sample_writes_images(digits, tmp_path):
+    told = run("sample", digits, "-n", 3, "-o", tmp_path / "out", "--seed", 1, "--json")
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["n_images"] == 3
+    assert len(list((tmp_path / "out").glob("0*.png"))) == 3
+
+
+def test_contaminate_writes_a_copy(tmp_path):
+    words = ("data.max_train_samples=20", "contamination.sigma=0.2", "--rate", 0.5)
+    told = run("contaminate", "digits", "-o", tmp_path / "copy", *words, "--json")
+    assert told.exit_code == 0, told.output
+    summary = json.loads(told.stdout)
+    assert (summary["n_images"], summary["n_dirty"], summary["clip"]) == (20, 10, True)
+    assert len(list((tmp_path / "copy").rglob("*.png"))) == 20
+
+
+@pytest.mark.slow
+def test_the_demo_trains_evaluates_reports_and_can_be_repeated(tmp_path):
+    words = ["demo", "--output-dir", tmp_path / "demo", *SHORT, "evaluation.n_samples=80"]
+    words += ["evaluation.extractor=pixels", "training.validation_steps=null"]
+    told = run(*words)
+    assert told.exit_code == 0, told.output
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert list(summary["models"]) == ["plain", "robust", "clean"]
+    for model in summary["models"].values():
+        assert model["frechet_distance"] > 0
+        assert model["empty_pixel_rms"] > 0
+        assert model["train_seconds"] > 0
+    for name, kind, objective in [
+        ("plain", "gaussian", "plain"), ("robust", "gaussian", "detail"), ("clean", "none", "plain")
+    ]:  # fmt: skip
+        config = yaml.safe_load((tmp_path / "demo" / name / "config.yaml").read_text())
+        assert (config["contamination"]["kind"], config["objective"]["name"]) == (kind, objective)
+    assert f"Report: {tmp_path / 'demo' / 'report.html'}" in told.output
+    assert (tmp_path / "demo" / "report.html").is_file()
+    other = run(*words, "training.learning_rate=0.5")
+    assert other.exit_code == 2
+    assert "holds a demo run with other settings" in other.stderr
