@@ -35,6 +35,11 @@ SHORT = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _same_arguments(monkeypatch):
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+
+
 def run(*words):
     return CliRunner().invoke(main, [str(word) for word in words])
 
@@ -90,7 +95,7 @@ def test_the_demo_estimates_the_time_left(tmp_path):
 
     robust, plain = one("robust", 0, 50, 2.0, object()), one("plain", 0, 50, 1.0, object())
     clean = one("clean", 0, 0, 0.0, None)
-    # robust: 100 s and its evaluation; plain: 50 s, then clean at plain's pace: 100 s, two evaluations
+    # robust: 50 steps and its evaluation; plain: 50 steps, then clean at plain's pace
     left = _time_left([robust, plain, clean], 2)
     assert left == max(100 + EVALUATION_SECONDS, 50 + 100 + 2 * EVALUATION_SECONDS)
     assert _time_left([one("plain", 2, 100, 1.0, None)], 1) == 0
@@ -122,7 +127,7 @@ def test_train_leaves_the_run_folder(digits):
     assert (digits / "data" / "manifest.jsonl").is_file()
     assert (digits / "samples" / "step-4.png").is_file()
     assert (digits / "model_index.json").is_file()
-    assert "sparring train" in (digits / "README.md").read_text().replace("\\", "")
+    assert f"sparring train {CONFIGS / 'digits.yaml'}" in (digits / "README.md").read_text()
     steps = [
         json.loads(line)["step"] for line in (digits / "metrics.jsonl").read_text().splitlines()
     ]

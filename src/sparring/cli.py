@@ -103,6 +103,8 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     if dry_run:
         click.echo(dry_run_text(run))
     else:
+        # run.json records this, however the program was started: console script, -m, torchrun
+        sys.argv = ["sparring", "train", config, *overrides]
         train_command(run)
 
 

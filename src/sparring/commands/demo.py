@@ -276,8 +276,8 @@ def _progress(runs: list[Run], n_slots: int) -> str:
 def _time_left(runs: list[Run], n_slots: int) -> float:
     """Seconds until all is done, with the runs that wait taking the first free place in turn."""
     measured = {run.name: run.seconds_per_step for run in runs}
-    measured["clean"] = measured["clean"] or measured["plain"]
-    measured["plain"] = measured["plain"] or measured["clean"]
+    plain = measured.get("plain") or measured.get("clean") or 0.0
+    measured |= {"plain": plain, "clean": measured.get("clean") or plain}  # the same work
     places = [0.0] * n_slots
     for run in sorted(runs, key=lambda run: run.process is None):
         first = places.index(min(places))
