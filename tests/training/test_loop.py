@@ -233,6 +233,7 @@ def test_signal_ends_the_batch_writes_a_checkpoint_and_says_so(tmp_path, number)
     assert signal.getsignal(number) is handler
     assert json.loads((tmp_path / "cut" / "training.json").read_text())["finished"] is False
     run(tmp_path / "cut", **settings, resume_from_checkpoint="latest")
+    assert json.loads((tmp_path / "cut" / "training.json").read_text())["finished"] is True
     run(tmp_path / "whole", **settings)
     assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / "cut"))
 

@@ -120,6 +120,17 @@ def test_another_network_is_not_continued(tmp_path):
         run(tmp_path, resume_from_checkpoint="latest", denoiser=other)
 
 
+def test_another_time_sampler_is_not_continued(tmp_path):
+    run(tmp_path)
+    with pytest.raises(UserError, match=r"has no 'times.losses' for this objective"):
+        run(
+            tmp_path,
+            make_objective(times="loss_second_moment"),
+            resume_from_checkpoint="latest",
+            max_train_steps=20,
+        )
+
+
 def test_run_json_tells_of_each_start(tmp_path):
     run(tmp_path)
     run(tmp_path, resume_from_checkpoint="latest", max_train_steps=15)

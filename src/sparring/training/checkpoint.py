@@ -33,6 +33,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..objectives.base import Objective
 
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
@@ -211,6 +212,20 @@ class Checkpoint:
         except RuntimeError as error:
             line = " ".join(str(error).split())
             raise UserError(f"checkpoint {self.path} holds another network: {line}") from error
+
+    def restore_objective(self, objective: Objective) -> None:
+        """Give the objective back what it remembered.
+
+        Raises:
+            UserError: if the checkpoint is of an objective that remembered something else.
+        """
+        try:
+            objective.load_state_dict(self.tensors("objective"))
+        except KeyError as error:
+            raise UserError(
+                f"checkpoint {self.path} has no {error} for this objective: resume with the "
+                "objective and the training.timestep_sampling it was written with"
+            ) from error
 
     def restore_random_states(self) -> bool:
         """Continue this process's random states; False if the checkpoint has none for it."""

@@ -135,7 +135,7 @@ def train(
         checkpoint.restore_network(network)
         tensors = {name: checkpoint.tensors(name) for name in ("optimizer", "ema")}
         model.restore(tensors, checkpoint.state["model"])
-        objective.load_state_dict(checkpoint.tensors("objective"))
+        checkpoint.restore_objective(objective)
         progress = Progress(**checkpoint.state["progress"])
         window = Window(**checkpoint.state["window"])
 
@@ -263,6 +263,7 @@ def train(
 
             # Checkpoint.
             if due(settings.checkpointing_steps) or done or must_stop:
+                log.sync()
                 write_checkpoint(
                     run.path / CHECKPOINTS,
                     progress.step,
@@ -378,6 +379,8 @@ def record_start(run_dir: Path, accelerator: Accelerator, step: int) -> None:
     """run.json: who runs what where; a resumed run is added to the first start."""
     if not accelerator.is_main_process:
         return
+    for name in ("training.json", "stopped.json"):  # how an earlier start ended
+        (run_dir / name).unlink(missing_ok=True)
     path, start = run_dir / "run.json", describe(accelerator)
     if step > 0 and path.exists():
         first = json.loads(path.read_text())

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from ..errors import TrainingStopped
+from .checkpoint import latest_checkpoint
 from .tracking import write_json
 
 N_NAMED = 32  # samples in the message; stopped.json has them all
@@ -116,8 +117,11 @@ def not_finite(
     if n_skipped_in_a_row:
         what = f"fp16 overflowed {n_skipped_in_a_row} times in a row; {what}"
         advice += "; training.mixed_precision=bf16 has the range that fp16 lacks"
+    go_on = "training.resume_from_checkpoint=latest"
+    if latest_checkpoint(run_dir) is None:
+        go_on = "training.overwrite_output_dir=true (there is no checkpoint yet)"
     return TrainingStopped(
         f"training stopped before update {step + 1}: {what}. The weights were not changed. To go "
-        f"on, {advice}, then resume with training.resume_from_checkpoint=latest "
+        f"on, {advice}, then use {go_on} "
         f"(all indices: {run_dir / 'stopped.json'})"
     )

@@ -76,9 +76,13 @@ class Log:
         if self._accelerator.is_main_process:
             with self._path.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
         self._accelerator.log(dict(values), step=step)
+
+    def sync(self) -> None:
+        """Bring what is written to the disk: a checkpoint drops it from memory."""
+        if self._accelerator.is_main_process:
+            with self._path.open("a") as file:
+                os.fsync(file.fileno())
 
     def image(self, step: int, path: Path) -> None:
         """Show a picture that lies in the run folder in the tracker."""
