@@ -12,6 +12,7 @@ from sparring.commands.evaluate import as_text, evaluate_command
 from sparring.data.datasets import build_dataset
 from sparring.denoiser import Denoiser
 from sparring.errors import UserError
+from sparring.evaluation.analytic import flat_manifold_errors
 from sparring.evaluation.evaluate import Settings, evaluate
 from sparring.networks import MLP
 from sparring.pretrained import load, save
@@ -129,6 +130,10 @@ def test_overrides_change_the_sampling_and_get_a_file_of_their_own(plane_run):
     second = evaluate_command([plane_run], ["sampling.num_inference_steps=2", "sampling.seed=4"])
     assert second["protocol"]["steps"] == 2
     assert second["off_manifold_rms"] != first["off_manifold_rms"]
+    samples = sample(load(plane_run), 40, scheduler="ddim", num_inference_steps=2, seed=4)
+    truth = build_dataset("plane", dim=3).truth
+    expected = flat_manifold_errors(samples, truth)["off_manifold_rms"]
+    assert second["off_manifold_rms"] == pytest.approx(expected, rel=1e-6)
     third = evaluate_command([plane_run], ["evaluation.n_samples=20"])
     assert third["protocol"]["n_fake"] == 20
     files = sorted(os.listdir(f"{plane_run}/evaluation"))
@@ -176,6 +181,7 @@ def test_a_model_that_is_no_run_needs_the_name_of_its_data(plane_run, caplog):
 def test_another_data_set_replaces_the_runs_fields(plane_run):
     result = evaluate_command([plane_run], ["data.name=swiss_roll", "data.dim=3"])
     assert result["protocol"]["data"] == "swiss_roll"
+    assert result["protocol"]["n_real"] == 2 * 8192  # not the run's n_points
     assert "off_manifold_rms" not in result
 
 

@@ -127,6 +127,11 @@ def test_the_classifier_needs_labels(unlabelled):
         make_extractor("classifier", unlabelled)
 
 
+def test_without_a_name_the_labels_decide(digits, unlabelled):
+    assert make_extractor(None, digits).name == "classifier"
+    assert make_extractor(None, unlabelled).name == "pixels"
+
+
 # --- A user's own
 
 
@@ -211,7 +216,10 @@ def test_checksum_changes_with_every_value_and_shape():
     assert first == checksum(network)
     with torch.no_grad():
         network[0].bias[2] += 1e-6
-    assert checksum(network) != first
+    second = checksum(network)
+    assert second != first
+    network[1].running_var[0] += 1e-6  # the last of the state in the order of names
+    assert checksum(network) != second
     assert checksum(nn.Linear(2, 1, bias=False)) != checksum(nn.Linear(1, 2, bias=False))
 
 

@@ -165,6 +165,13 @@ def test_precision_recall_density_coverage_of_hand_made_points():
     assert metrics.density(REAL, FAKE, k=2) == pytest.approx(7 / 3 / 2)
 
 
+def test_a_ball_holds_its_boundary_and_one_ball_is_enough():
+    # the fake ball [0.5, 3.5] just reaches 3.5; 20 and 21 are in none
+    assert metrics.recall(torch.tensor([[3.5], [20.0], [21.0]]), FAKE, k=1) == pytest.approx(1 / 3)
+    # 17 is on the edge of the real ball [3, 17] and in no other; 40 is in none
+    assert metrics.precision(REAL, torch.tensor([[17.0], [40.0]]), k=1) == 0.5
+
+
 def test_the_four_at_once_are_the_four_alone_also_in_chunks(monkeypatch):
     real, fake = normal(0, 80, 3), normal(1, 50, 3) * 0.7
     alone = {

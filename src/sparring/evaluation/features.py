@@ -67,17 +67,22 @@ class Extractor:
         return features.double().cpu()
 
 
-def make_extractor(name: str, reference: Dataset, device: torch.device | str = "cpu") -> Extractor:
+def make_extractor(
+    name: str | None, reference: Dataset, device: torch.device | str = "cpu"
+) -> Extractor:
     """The extractor of that name; the classifier is trained on `reference`, or read from the cache.
 
     Args:
-        name: `classifier`, `pixels` or `path/to/file.py:function`.
+        name: `classifier`, `pixels` or `path/to/file.py:function`; None: `classifier` where the
+            reference has labels, else `pixels`.
         reference: Clean images in [0, 1], labelled for `classifier`.
         device: Where the features are computed (training is always on the CPU, see classifier.py).
 
     Raises:
         UserError: for an unknown name, missing labels, or a file that cannot be used.
     """
+    if name is None:
+        name = "classifier" if reference.num_classes else "pixels"
     if name == "pixels":
         return Extractor("pixels", lambda images: images.flatten(1), checksum="none")
     if name == "classifier":

@@ -197,9 +197,11 @@ def neighbour_radii(points: Tensor, k: int) -> Tensor:
     if k < 1:
         raise ValueError(f"k must be >= 1, got {k}")
     points = _checked(points, at_least=k + 1)
-    chunks = points.split(_rows_at_once(len(points)))
-    # The point itself is its own first neighbour, so the k-th other one is at place k + 1.
-    return torch.cat([torch.cdist(chunk, points).kthvalue(k + 1, dim=1).values for chunk in chunks])
+    radii = []
+    for chunk in points.split(_rows_at_once(len(points))):
+        # the point itself is its own first neighbour, so the k-th other one is at place k + 1
+        radii.append(torch.cdist(chunk, points).topk(k + 1, largest=False).values[:, k])
+    return torch.cat(radii)
 
 
 def precision(real: Tensor, fake: Tensor, k: int = 5) -> float:
@@ -208,7 +210,7 @@ def precision(real: Tensor, fake: Tensor, k: int = 5) -> float:
 
     Source: Kynkaanniemi et al., "Improved precision and recall metric", 2019, eq. 1 and 2.
     """
-    return _share(_ball_counts(real, fake, k)[1] > 0)
+    return precision_recall_density_coverage(real, fake, k)["precision"]
 
 
 def recall(real: Tensor, fake: Tensor, k: int = 5) -> float:
@@ -216,7 +218,7 @@ def recall(real: Tensor, fake: Tensor, k: int = 5) -> float:
 
     Source: Kynkaanniemi et al., 2019, eq. 1 and 2, with the roles exchanged.
     """
-    return _share(_ball_counts(fake, real, k)[1] > 0)
+    return precision_recall_density_coverage(real, fake, k)["recall"]
 
 
 def density(real: Tensor, fake: Tensor, k: int = 5) -> float:
@@ -224,7 +226,7 @@ def density(real: Tensor, fake: Tensor, k: int = 5) -> float:
 
     Source: Naeem et al., "Reliable fidelity and diversity metrics", 2020, eq. 3.
     """
-    return (_ball_counts(real, fake, k)[1].double().mean() / k).item()
+    return precision_recall_density_coverage(real, fake, k)["density"]
 
 
 def coverage(real: Tensor, fake: Tensor, k: int = 5) -> float:
@@ -232,43 +234,38 @@ def coverage(real: Tensor, fake: Tensor, k: int = 5) -> float:
 
     Source: Naeem et al., 2020, eq. 4.
     """
-    return _share(_ball_counts(real, fake, k)[0] > 0)
+    return precision_recall_density_coverage(real, fake, k)["coverage"]
 
 
 def precision_recall_density_coverage(
     real: Tensor, fake: Tensor, k: int = 5, real_radii: Tensor | None = None
 ) -> dict[str, float]:
-    """The four figures above at half the cost of four calls.
+    """The four figures above from one look at all distances.
 
     Args:
-        real: Features (N, D).
-        fake: Features (M, D).
+        real: Features (N, D), N > k.
+        fake: Features (M, D), M > k.
         k: Which neighbour the balls reach to.
         real_radii: `neighbour_radii(real, k)` where they are known already.
     """
-    per_real_ball, balls_per_fake = _ball_counts(real, fake, k, real_radii)
-    _, balls_per_real = _ball_counts(fake, real, k)
+    real, fake = _checked_pair(real, fake, at_least=1)
+    real_radii = neighbour_radii(real, k) if real_radii is None else real_radii
+    fake_radii = neighbour_radii(fake, k)
+    real_is_met, real_is_covered = [], []
+    n_real_balls = torch.zeros(len(fake), dtype=torch.long, device=fake.device)
+    size = _rows_at_once(len(fake))
+    for chunk, radii in zip(real.split(size), real_radii.split(size), strict=True):
+        distances = torch.cdist(chunk, fake)
+        in_real_ball = distances <= radii[:, None]
+        real_is_covered.append(in_real_ball.any(1))
+        real_is_met.append((distances <= fake_radii).any(1))
+        n_real_balls += in_real_ball.sum(0)
     return {
-        "precision": _share(balls_per_fake > 0),
-        "recall": _share(balls_per_real > 0),
-        "density": (balls_per_fake.double().mean() / k).item(),
-        "coverage": _share(per_real_ball > 0),
+        "precision": _share(n_real_balls > 0),
+        "recall": _share(torch.cat(real_is_met)),
+        "density": n_real_balls.double().mean().item() / k,
+        "coverage": _share(torch.cat(real_is_covered)),
     }
-
-
-def _ball_counts(
-    centres: Tensor, points: Tensor, k: int, radii: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """For each centre the points in its ball (N,), and for each point the balls it lies in (M,)."""
-    centres, points = _checked_pair(centres, points, at_least=1)
-    radii = neighbour_radii(centres, k) if radii is None else radii
-    per_centre, per_point = [], torch.zeros(len(points), dtype=torch.long, device=points.device)
-    size = _rows_at_once(len(points))
-    for chunk, radius in zip(centres.split(size), radii.split(size), strict=True):
-        inside = torch.cdist(chunk, points) <= radius[:, None]
-        per_centre.append(inside.sum(1))
-        per_point += inside.sum(0)
-    return torch.cat(per_centre), per_point
 
 
 def _share(true: Tensor) -> float:
