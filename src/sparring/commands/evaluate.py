@@ -199,11 +199,9 @@ def _config(name: str, model: Model, overrides: Sequence[str]) -> RunConfig:
                 f"override {override!r}: data.split is what the model trained on; the reference is "
                 "evaluation.reference (train, held_out or all)"
             )
-    raw = dict(model.run_config or {"model": {"pretrained_model_name_or_path": name}})
+    raw = model.run_config or {"model": {"pretrained_model_name_or_path": name}}
     named = with_overrides({}, overrides).get("data") or {}
-    if "name" in named and named["name"] != (raw.get("data") or {}).get("name"):
-        raw["data"] = {}  # another data set: its fields are not those of the run's
-    elif model.run_config is None:
+    if model.run_config is None and "name" not in named:
         raise UserError(
             f"{name} has no config.yaml that says what it was trained on: name the reference data, "
             "such as data.name=digits"
