@@ -1,0 +1,218 @@
+"""What a step of every objective costs, as a ratio to the plain step: `make bench`.
+
+All objectives take turns on the same batches in one process with one thread, round after round, at
+the demo's settings (configs/digits.yaml); a ratio is the median over the rounds of its time to
+plain's in the same round. A step is one update of the model, with its drawing, clipping, optimiser
+and moving average, as the training loop does it.
+
+    ratio_to_plain      seconds per update, to plain's (interval: quartiles over the rounds)
+    operations          of convolutions, matrix products and attention per update, to plain's
+    live_bytes          most bytes that are allocated at once for the forward and backward pass
+                        (activations, gradients, temporaries), from torch's profiler
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+import sparring
+from sparring.build import build_dataset, build_denoiser, build_objective, train_settings
+from sparring.config import resolve
+from sparring.config_sections import OBJECTIVE_SECTIONS
+from sparring.data.batches import BatchOrder
+from sparring.randomness import StepRandom
+from sparring.training.players import Player
+
+HERE = Path(__file__).resolve().parent
+CONFIG = HERE.parent / "configs" / "digits.yaml"
+OUTPUT = HERE / "results" / "step_cost.json"
+N_COUNTED = 6  # steps over which operations and bytes are counted
+
+
+class Bench:
+    """One objective with a model of its own, ready to take steps."""
+
+    def __init__(self, name: str) -> None:
+        config = resolve(CONFIG, [f"objective={name}", "training.n_threads=1"])
+        self.settings = train_settings(config)
+        self.dataset = build_dataset(config)
+        shape, classes = self.dataset.sample_shape, self.dataset.num_classes
+        self.denoiser, _ = build_denoiser(config, shape, classes)
+        self.objective = build_objective(config, self.denoiser.schedule)
+        self.denoiser.train()
+        self.player = Player(self.denoiser.network, self.settings)
+        self.n_rows = config.training.train_batch_size
+        self.order = BatchOrder(len(self.dataset), 0, self.n_rows)
+
+    @property
+    def n_updates(self) -> int:
+        return self.objective.n_updates
+
+    def batch(self, number: int) -> dict[str, Any]:
+        return self.dataset.__getitems__(self.order.keys(number))
+
+    def take(self, number: int, batch: dict[str, Any], *, learn: bool = True) -> None:
+        """All updates from one batch."""
+        draws = self.objective.draw(batch, StepRandom(0, number, self.n_rows), number)
+        for turn in self.objective.turns({"model": self.denoiser}, draws):
+            for part in turn.parts:
+                torch.stack(list(part().values())).sum(0).mean().backward()
+            if learn:
+                self.player.clip()
+                self.player.step()
+            self.player.optimizer.zero_grad(set_to_none=True)
+
+    def seconds(self, number: int) -> float:
+        """Seconds per update; reading the data is not counted."""
+        batch = self.batch(number)
+        started = time.perf_counter()
+        self.take(number, batch)
+        return (time.perf_counter() - started) / self.n_updates
+
+    def operations(self) -> float:
+        """Multiplications and additions per update, mean over a few steps."""
+        with FlopCounterMode(display=False) as counter:
+            for number in range(N_COUNTED):
+                self.take(number, self.batch(number), learn=False)
+        return counter.get_total_flops() / (N_COUNTED * self.n_updates)
+
+    def live_bytes(self) -> int:
+        """Most bytes allocated at once by forward and backward, over what was there before."""
+        return max(self._peak(number) for number in range(N_COUNTED))
+
+    def _peak(self, number: int) -> int:
+        batch = self.batch(number)
+        with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            self.take(number, batch, learn=False)
+        recorded: Any = profiler.profiler
+        events = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
+        live = peak = 0
+        for event in sorted(events, key=lambda event: event.start_ns()):
+            live += event.nbytes()
+            peak = max(peak, live)
+        return peak
+
+
+def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, Any]:
+    """All objectives side by side.
+
+    Args:
+        n_rounds: Rounds of one step of every objective.
+        say: Takes lines for the user.
+    """
+    torch.set_num_threads(1)
+    benches = {name: Bench(name) for name in OBJECTIVE_SECTIONS}
+    say(f"{n_rounds} rounds of {len(benches)} objectives, one thread ...")
+    for bench in benches.values():
+        bench.seconds(0)
+    seconds: dict[str, list[float]] = {name: [] for name in benches}
+    names = list(benches)
+    for number in range(1, n_rounds + 1):
+        first = number % len(names)  # another one starts each round
+        for name in names[first:] + names[:first]:
+            seconds[name].append(benches[name].seconds(number))
+        if number % max(1, n_rounds // 4) == 0:
+            say(f"  round {number}")
+    say("counting operations and bytes ...")
+    operations = {name: bench.operations() for name, bench in benches.items()}
+    objectives: dict[str, Any] = {}
+    for name, bench in benches.items():
+        ratios = [own / plain for own, plain in zip(seconds[name], seconds["plain"], strict=True)]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        objectives[name] = {
+            "ratio_to_plain": statistics.median(ratios),
+            "ratio_interval": [low, high],
+            "operations_to_plain": operations[name] / operations["plain"],
+            "live_bytes": bench.live_bytes(),
+            "seconds_per_update": statistics.median(seconds[name]),
+            "updates_per_batch": bench.n_updates,
+        }
+    return {
+        "machine": machine(),
+        "settings": {
+            "config": "configs/digits.yaml",
+            "n_rows": benches["plain"].n_rows,
+            "n_parameters": parameters(benches["plain"].denoiser.network.parameters()),
+            "n_threads": 1,
+            "n_rounds": n_rounds,
+        },
+        "objectives": objectives,
+    }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing on stderr inside: the profiler announces each start there, below Python."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def parameters(tensors: Any) -> int:
+    return sum(tensor.numel() for tensor in tensors if isinstance(tensor, Tensor))
+
+
+def machine() -> dict[str, str]:
+    """What it ran on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    return {
+        "processor": model,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "sparring": sparring.__version__,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result for a terminal."""
+    lines = [f"{'objective':<22}{'time':>8}{'quartiles':>16}{'operations':>12}{'live MB':>9}"]
+    for name, row in result["objectives"].items():
+        low, high = row["ratio_interval"]
+        quartiles = f"{low:.2f}-{high:.2f}"
+        lines.append(
+            f"{name:<22}{row['ratio_to_plain']:>7.2f}x{quartiles:>16}"
+            f"{row['operations_to_plain']:>11.2f}x{row['live_bytes'] / 1e6:>9.1f}"
+        )
+    lines.append("time and operations per update of the model, as ratios to plain")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cost of a step of every objective.")
+    parser.add_argument("--rounds", type=int, default=40, help="steps of each objective (40)")
+    parser.add_argument("-o", "--output", type=Path, default=OUTPUT, help="JSON file to write")
+    arguments = parser.parse_args()
+    result = measure(arguments.rounds)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(table(result))
+    print(f"written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
