@@ -34,7 +34,7 @@ def step_coefficients(
     return (a * sigma_s - b * alpha_s) / det, (alpha_s * sigma_t - sigma_s * alpha_t) / det
 
 
-def time_grid(schedule: Schedule, n_steps: int, spacing: str = "leading") -> Tensor:
+def time_grid(schedule: Schedule, n_steps: int, spacing: str = "trailing") -> Tensor:
     """The times a sampler visits, from noise towards data, shape (n_steps,).
 
     Args:

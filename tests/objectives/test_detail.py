@@ -112,7 +112,7 @@ def test_choose_rows_is_an_unbiased_choice():
     m, total = int(allowed.sum()), torch.zeros(32)
     for step in range(2000):
         rows, share = choose_rows(StepRandom(0, step, 32), allowed, most=4)
-        total[rows] += share
+        total.index_add_(0, rows, share)
     torch.testing.assert_close(total[allowed] / 2000, torch.ones(m), rtol=0.15, atol=0)
     assert total[~allowed].sum() == 0
     assert math.isclose(float(total.sum()) / 2000, m, rel_tol=1e-5)

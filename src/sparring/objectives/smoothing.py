@@ -195,17 +195,21 @@ def choose_rows(rng: StepRandom, allowed: Tensor, most: int) -> tuple[Tensor, Te
         most: Rows to compute at most.
 
     Returns:
-        Own rows that take part, as indices (n_own,), and their factor, (n_own,). A process without
-        such a row computes its first row at factor zero: all processes make the same calls.
+        Own rows that take part, as indices (n_own,), and their factor, (n_own,). Their number is
+        filled up to a multiple of 8 by the first row at factor zero: kernels and compiled graphs
+        are made anew for every batch size they meet, so there should be few. It also means that a
+        process without a row of its own makes the same calls as the others.
     """
     order = rng.on("cpu").permutation("rows")
     order = order[allowed[order]]
     m, chosen = len(order), order[:most]
     start, stop, _ = rng.rows.indices(rng.n_rows)
     own = chosen[(chosen >= start) & (chosen < stop)].sort().values - start
-    if len(own) == 0:
-        return torch.zeros(1, dtype=torch.long), torch.zeros(1)
-    return own, torch.full((len(own),), m / len(chosen))
+    n_filled = min(max(ceil(len(own) / 8), 1) * 8, stop - start)
+    rows, share = torch.zeros(n_filled, dtype=torch.long), torch.zeros(n_filled)
+    rows[: len(own)] = own
+    share[: len(own)] = m / max(len(chosen), 1)
+    return rows, share
 
 
 def take(rows: Tensor | None, *values: Tensor) -> tuple[Tensor, ...]:
