@@ -98,7 +98,7 @@ def test_a_dry_run_says_what_would_happen_and_prints_the_resolved_run(name):
     assert yaml.safe_load(text)["training"]["seed"] == 5  # the summary is comments
     expected = {
         "plane": [
-            "MLP, 262,275 parameters",
+            "MLP, 261,903 parameters",
             "4,000 steps, 512 samples to a batch",
             "2,048,000 sam",
         ],

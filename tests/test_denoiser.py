@@ -86,7 +86,7 @@ def test_unknown_kinds_are_refused(vp):
 
 def test_frozen_leaves_no_gradient_in_the_weights_and_restores_them():
     network = MLP(2, 16, 1)
-    network.last[2].bias.requires_grad_(False)
+    network.last[-1].bias.requires_grad_(False)
     x = torch.randn(3, 2, requires_grad=True)
     with frozen(network):
         network(x, torch.ones(3)).sum().backward()

@@ -167,7 +167,7 @@ class InfiniteGradient(Objective):
         def part():
             terms = self.denoising(nets["model"](s.x_t, s.t), s)
             if s.step >= 3:
-                bias = nets["model"].network.last[2].bias
+                bias = nets["model"].network.last[-1].bias
                 terms["root"] = ((bias - bias.detach()).abs().sum() ** 0.5).expand(len(s.x0))
             return terms
 

@@ -115,7 +115,7 @@ def test_another_run_is_not_continued(tmp_path, changes, words):
 def test_another_network_is_not_continued(tmp_path):
     run(tmp_path)
     other = tiny_denoiser()
-    other.network.last[2] = torch.nn.Linear(16, 3, bias=False)
+    other.network.last[-1] = torch.nn.Linear(16, 3, bias=False)
     with pytest.raises(UserError, match="holds another network"):
         run(tmp_path, resume_from_checkpoint="latest", denoiser=other)
 
