@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import CASES, SCHEDULES, GaussianNetwork, tiny_unet
 from sparring.denoiser import Denoiser, SharedDropout, frozen
 from sparring.networks import MLP
+from support import CASES, SCHEDULES, GaussianNetwork, tiny_unet
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import CASES, SCHEDULES
 from sparring.denoiser import Denoiser
 from sparring.noising import add_noise, mse
 from sparring.parametrization import KINDS, Prediction, column
+from support import CASES, SCHEDULES
 
 
 def _draw(schedule, n=64):

@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -32,6 +29,7 @@ from .parametrization import DIFFUSERS_KINDS
 from .randomness import derive_seed
 from .schedules import Schedule, kind_from_config, schedule_from_config
 from .training.settings import TrainSettings
+from .user_code import load_from_file
 
 Shape = tuple[int, ...]
 
@@ -180,32 +178,6 @@ def train_settings(config: RunConfig) -> TrainSettings:
     """Section `training` as the loop takes it."""
     names = [field.name for field in dataclasses.fields(TrainSettings)]
     return TrainSettings(**{name: getattr(config.training, name) for name in names})
-
-
-def load_from_file(path: str, place: str) -> Any:
-    """The object that `path/to/file.py:name` stands for.
-
-    Raises:
-        UserError: if the file or the name is not there, or the file cannot be run.
-    """
-    file, _, name = path.rpartition(":")
-    if not Path(file).is_file():
-        raise UserError(f"{place}: no file {file}")
-    module_name = f"sparring_user_{derive_seed(str(Path(file).resolve())):x}"
-    spec = importlib.util.spec_from_file_location(module_name, file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{place}: {file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # so that its classes know where they come from
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"{place}: {file} cannot be imported ({reason})") from error
-    if not hasattr(module, name):
-        names = [one for one in vars(module) if not one.startswith("_")]
-        raise UserError(f"{place}: {file} has no {name!r}{did_you_mean(name, names)}")
-    return getattr(module, name)
 
 
 def constructor_defaults(build: Callable[..., Any]) -> dict[str, Any]:

@@ -375,7 +375,7 @@ class SamplingSection(Section):
 
 class EvaluationSection(Section):
     n_samples: Count | None = None  # None: as many as the reference holds
-    extractor: str = "classifier"  # classifier, pixels, or path/to/file.py:function
+    extractor: str | None = None  # classifier (None: given labels), pixels, file.py:function
     reference: str = "all"
     n_resamples: Count = 10
     seed: int = 0

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from conftest import LinearEps
 from sparring.denoiser import Denoiser
 from sparring.objectives import OBJECTIVES
 from sparring.objectives.smoothing import choose_rows
 from sparring.randomness import StepRandom
+from support import LinearEps
 
 D = 4
 

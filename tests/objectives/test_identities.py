@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from conftest import CASES, SCHEDULES, LinearEps
 from sparring.denoiser import Denoiser
 from sparring.networks import MLP
 from sparring.objectives import OBJECTIVES
 from sparring.randomness import StepRandom
+from support import CASES, SCHEDULES, LinearEps
 
 DIM, ROWS = 3, 16
 

@@ -13,7 +13,6 @@ extractors cannot be compared, so each carries a checksum that goes into the pro
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from ..data.base import Dataset
 from ..errors import UserError
+from ..user_code import load_from_file
 from .classifier import MAX_SIDE, get_classifier
 
 
@@ -110,19 +110,7 @@ def make_extractor(
 
 def _from_file(name: str, device: torch.device | str) -> Extractor:
     path, _, attribute = name.rpartition(":")
-    if not Path(path).is_file():
-        raise UserError(f"extractor {name}: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"sparring_extractor_{Path(path).stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(
-            f"extractor {name}: {path} cannot be imported ({type(error).__name__}: {error})"
-        ) from error
-    make = getattr(module, attribute, None)
+    make = load_from_file(name, "extractor")
     if not callable(make):
         raise UserError(f"extractor {name}: {path} has no function {attribute!r}")
     if any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)

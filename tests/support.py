@@ -1,0 +1,74 @@
+"""One tiny U-Net, one tiny MLP, and one denoiser that is exactly right."""
+
+import torch
+from torch import Tensor, nn
+
+from sparring.denoiser import Denoiser
+from sparring.parametrization import KINDS
+from sparring.schedules import EDMSchedule, FlowSchedule, Schedule, schedule_from_config
+
+
+class GaussianNetwork(nn.Module):
+    r"""The perfect network for x0 ~ N(mean, std^2) in every element.
+
+    E[x0 | x_t] = mean + alpha std^2 / (alpha^2 std^2 + sigma^2) (x_t - alpha mean)
+    """
+
+    def __init__(self, schedule: Schedule, kind: str, mean: float = 0.3, std: float = 0.7) -> None:
+        super().__init__()
+        self.schedule, self.kind, self.mean, self.std = schedule, kind, mean, std
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = self.schedule.at(t, like=x)
+        x_t = x / self.schedule.input_scale(sigma)
+        gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
+        x0 = self.mean + gain * (x_t - alpha * self.mean)
+        eps = (x_t - alpha * x0) / sigma
+        a, b = Denoiser(nn.Identity(), self.schedule, self.kind).pair(alpha, sigma)
+        return a * x0 + b * eps
+
+
+class LinearEps(nn.Module):
+    """eps_hat = x W^T: a linear denoiser whose equivariance residual is (sigma W - 1) omega."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return x @ self.weight.T
+
+
+SCHEDULES = {
+    "vp": lambda: schedule_from_config({"_class_name": "DDPMScheduler"}),
+    "cosine": lambda: schedule_from_config(
+        {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2"}
+    ),
+    "flow": lambda: FlowSchedule(shift=3.0),
+    "edm": lambda: EDMSchedule(),
+}
+CASES = [
+    (name, kind)
+    for name in SCHEDULES
+    for kind in (["edm", "edm_v"] if name == "edm" else list(KINDS))
+]
+"""Every (schedule, parametrisation) that may go together."""
+
+
+def tiny_unet(**changes: object) -> nn.Module:
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    torch.manual_seed(0)
+    settings = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+        "norm_num_groups": 4,
+        "attention_head_dim": 8,
+    }
+    return UNet2DModel(**(settings | changes))
