@@ -19,7 +19,7 @@ def load_from_file(path: str, place: str) -> Any:
     """
     file, _, name = path.rpartition(":")
     if not Path(file).is_file():
-        raise UserError(f"{place}: no file {file}")
+        raise UserError(f"{place}: there is no file {file}")
     module_name = (
         f"sparring_user_{Path(file).stem}_{zlib.crc32(str(Path(file).resolve()).encode()):x}"
     )
