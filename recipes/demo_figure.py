@@ -1,6 +1,6 @@
 """The README's picture: what the demo's models were trained on, and what they draw.
 
-    python recipes/demo_figure.py runs/demo docs/images/demo.png
+python recipes/demo_figure.py runs/demo docs/images/demo.png
 """
 
 import sys
