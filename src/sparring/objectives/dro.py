@@ -52,11 +52,14 @@ class _Robust(Objective):
 
     def robust(self, denoiser: Denoiser, s: Draws, delta: Tensor) -> Terms:
         """Denoising at x_t + delta with the target of choice."""
-        prediction = self.bind(denoiser, s)(s.x_t + delta)
+        prediction, shift = self.bind(denoiser, s)(s.x_t + delta), self.target_shift(delta)
+        return self.denoising(prediction, s, s.eps + shift / s.sigma, x_t=s.x_t + shift)
+
+    def target_shift(self, delta: Tensor) -> Tensor:
+        """The part of delta that the target follows, sample units, (B, *)."""
         if self.target == "uncorrected":
-            return self.denoising(prediction, s)
-        followed = delta if self.target == "corrected" else delta.detach()
-        return self.denoising(prediction, s, s.eps + followed / s.sigma, x_t=s.x_t + followed)
+            return torch.zeros_like(delta)
+        return delta if self.target == "corrected" else delta.detach()
 
     def rms_step(self, delta: Tensor) -> float:
         """step_size is a length ||.||_2, as in the official code; our balls count in rms."""
@@ -177,9 +180,7 @@ class PGDTraining(_Robust):
         def gain(delta: Tensor) -> Tensor:
             with dropout():
                 prediction = self.bind(denoiser, s)(s.x_t + delta)
-            if self.target == "uncorrected":
-                return mse(prediction.output, prediction.target(s.x0, s.eps))
-            followed = delta if self.target == "corrected" else delta.detach()
-            return mse(prediction.output, prediction.target(s.x0, s.eps + followed / s.sigma))
+            eps = s.eps + self.target_shift(delta) / s.sigma
+            return mse(prediction.output, prediction.target(s.x0, eps))
 
         return gain
