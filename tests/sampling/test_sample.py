@@ -230,6 +230,23 @@ def test_clipping_is_for_images_and_only_where_it_can():
         draw(wide, scheduler="euler", clip_sample=True)
 
 
+def test_ddim_follows_the_path_of_the_clipped_x0():
+    """All mass at 3, clipped to 1: each x_t is alpha 1 + sigma eps, eps from where it began."""
+    visited = []
+
+    class Point(nn.Module):
+        def forward(self, x, t):
+            alpha, sigma = schedule.at(t, like=x)
+            visited.append(((x - alpha) / sigma)[:, 0])
+            return (x - alpha * 3.0) / sigma
+
+    schedule = schedule_from_config(VP)
+    draw(Denoiser(Point(), schedule, "eps"), clip_sample=True)
+    assert len(visited) == 10
+    for eps in visited[1:]:
+        torch.testing.assert_close(eps, visited[0], rtol=1e-4, atol=1e-4)
+
+
 def test_every_name_builds_and_samples():
     for name, families in NAMES.items():
         for family in families:

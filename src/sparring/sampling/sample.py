@@ -70,7 +70,9 @@ def sample(
             bias (ADM-ES, Ning et al. 2024, eq. 9). Not for flow models.
         eta: Noise of DDIM's steps, 0 deterministic, 1 as much as DDPM.
         clip_sample: Clip the estimate of x0 to [-1, 1] in each step. None: true for images of
-            eps-, x0- and v-models where the sampler can, false otherwise.
+            eps-, x0- and v-models where the sampler can, false otherwise. DDIM's step then takes
+            the noise that goes with the clipped x0, as OpenAI's code does and diffusers' pipelines
+            by default do not: with a noise of another x0 the step leaves the path.
         batch_size: Samples per call of the network; changes speed and memory only.
         device: Where to run; None: where the model is. The model is moved there.
         sample_shape: Shape of one sample; needed with a bare `Denoiser`.
@@ -193,6 +195,8 @@ def integrate(
     accepted = inspect.signature(scheduler.step).parameters
     if "generator" in accepted:
         extra["generator"] = generators
+    if "use_clipped_model_output" in accepted:  # changes nothing where x0 is not clipped
+        extra["use_clipped_model_output"] = True
     if eta:
         if "eta" not in accepted:
             raise ValueError(f"{type(scheduler).__name__} has no eta; eta goes with ddim")
