@@ -218,7 +218,7 @@ class Huber(ObjectiveSection):
 
 class Smoothing(ObjectiveSection):
     lam: NotNegative = 0.3
-    lam_scaling: Literal["paper", "constant"] = "paper"
+    lam_scaling: Literal["paper", "constant", "relative"] = "paper"
     radius: Literal["power", "power_sum", "sigma", "constant"] = "power"
     rho: Positive = 2.0
     min_bias: NotNegative = 8 / 255

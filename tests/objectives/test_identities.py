@@ -238,6 +238,20 @@ def test_paper_scaling_and_the_literal_reading(vp):
     torch.testing.assert_close(turn.parts[0]()["equivariance"], expected)
 
 
+@pytest.mark.parametrize("attack", ["random", "adversarial"])
+def test_the_relative_weight_is_that_of_detail(vp, attack):
+    """mse(residual) / mse(omega): for eps_hat = k x it is (sigma k - 1)^2, whatever omega's size."""
+    denoiser = Denoiser(LinearEps(0.5 * torch.eye(DIM, dtype=torch.float64)), vp, "eps")
+    for size in (0.1, 1.0):
+        objective = OBJECTIVES[f"smoothing_{attack}"](
+            vp, lam=2.0, lam_scaling="relative", radius="constant", radius_scale=size
+        )
+        s = objective.draw(_batch(), _rng(), step=0)
+        (turn,) = objective.turns({"model": denoiser}, s)
+        expected = 2.0 * (0.5 * s.sigma.flatten() - 1) ** 2
+        torch.testing.assert_close(turn.parts[0]()["equivariance"], expected)
+
+
 def test_the_adversary_climbs_the_gap_and_stays_in_its_ball(vp):
     """For a linear denoiser FGSM from omega0 goes along sign(W^T W omega0)."""
     torch.manual_seed(0)

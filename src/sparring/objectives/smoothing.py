@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser, SharedDropout, frozen
-from ..noising import mse
+from ..noising import mse, per_sample_mean
 from ..parametrization import Prediction
 from ..perturbations import LinfBall, Radius, pgd
 from ..randomness import StepRandom
@@ -55,7 +55,9 @@ class Smoothing(Objective):
         invariance: The failing ablation instead: mse(eps(x_t + sigma omega), eps(x_t)).
         lam: Weight of the regulariser, 0.3 in the paper.
         lam_scaling: "paper": lam_t = lam sqrt(3) / r_t, that is lam over the standard deviation of
-            a uniform perturbation (second-hand from v1 of the paper); "constant": lam_t = lam.
+            a uniform perturbation (second-hand from v1 of the paper); "constant": lam_t = lam;
+            "relative": lam_t = lam / mean(omega^2), the dimensionless weight of `Detail` (ours),
+            at which attacks whose omega differ in length can be compared.
         radius: Radius schedule, see `Radius`, with rho, min_bias, max_bias and radius_scale.
         bias_per: Whether the radius's random bias is drawn per "sample" or per "batch"
             (the paper does not say).
@@ -99,7 +101,7 @@ class Smoothing(Objective):
     ) -> None:
         super().__init__(schedule, times, **common)
         _one_of("attack", attack, "random", "adversarial")
-        _one_of("lam_scaling", lam_scaling, "paper", "constant")
+        _one_of("lam_scaling", lam_scaling, "paper", "constant", "relative")
         _one_of("bias_per", bias_per, "sample", "batch")
         _one_of("move", move, "noise", "sample")
         if lam < 0 or not 0 < fraction <= 1 or start_step < 0 or step_size <= 0 or n_steps < 1:
@@ -172,8 +174,16 @@ class Smoothing(Objective):
 
         at_x_t = eps_hat.detach() if self.detach_clean else eps_hat
         residual = mse(eps_at(omega), at_x_t if self.invariance else at_x_t + omega)
-        lam_t = self.lam * (sqrt(3) / s.radius if self.lam_scaling == "paper" else 1.0)
-        return put(s.rows, s.share * lam_t * residual, like=s.weight)
+        return put(s.rows, s.share * self.lam_t(omega, s.radius) * residual, like=s.weight)
+
+    def lam_t(self, omega: Tensor, radius: Tensor) -> Tensor | float:
+        """The weight of each row, (n,); one number where it is the same for all."""
+        if self.lam_scaling == "paper":
+            return self.lam * sqrt(3) / radius
+        if self.lam_scaling == "relative":
+            length = per_sample_mean(omega**2)
+            return self.lam / length.clamp(min=torch.finfo(length.dtype).tiny)
+        return self.lam
 
 
 smoothing_random = partial(Smoothing, attack="random")
