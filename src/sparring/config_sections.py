@@ -254,7 +254,7 @@ class Detail(ObjectiveSection):
     radius_low: NotNegative = 0.05
     radius_high: NotNegative = 0.2
     n_iterations: Count = 1
-    window: Positive | None = 0.5
+    window: Positive | Literal["auto"] | None = 0.5
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
     start_step: CountOrZero = 0
 

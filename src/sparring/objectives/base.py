@@ -98,6 +98,8 @@ class Objective(ABC):
         self.schedule, self.times = schedule, times or Uniform(schedule)
         self.cond_dropout, self.snr_gamma = cond_dropout, snr_gamma
         self.vlb_weight = schedule.n_train_timesteps / 1000 if vlb_weight is None else vlb_weight
+        self.news: list[str] = []
+        """Lines for the user; whoever runs the steps prints and clears them."""
 
     @abstractmethod
     def turns(self, nets: Mapping[str, Denoiser], s: Any) -> Iterator[Turn]:
@@ -181,6 +183,10 @@ class Objective(ABC):
         det = prediction.a * sigma - prediction.b * alpha
         weight = torch.clamp((alpha / sigma) ** 2, max=self.snr_gamma) * (sigma / det) ** 2
         return weight.flatten()
+
+    def found(self) -> dict[str, float]:
+        """Numbers it has found out by itself, logged beside the loss."""
+        return {}
 
     def state_dict(self) -> dict[str, Tensor]:
         """What must survive a restart: the state of the time sampler."""

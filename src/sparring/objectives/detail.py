@@ -16,13 +16,14 @@ Source: ours.
 """
 
 from collections.abc import Iterator, Mapping
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser, SharedDropout, frozen
+from ..errors import UserError
 from ..noising import mse, per_sample_mean
 from ..parametrization import Prediction, column
 from ..perturbations import L2Ball, power_iteration
@@ -30,6 +31,7 @@ from ..randomness import StepRandom
 from ..schedules import Schedule
 from .base import Objective, Terms, Turn
 from .smoothing import SmoothingDraws, choose_rows, put, take
+from .spectrum import Scales, Spectrum
 from .times import Times
 
 
@@ -43,9 +45,11 @@ class Detail(Objective):
         n_iterations: Power iterations, 1 or 2; 0 leaves omega random. In many dimensions 1 is
             better: more drift to directions that are clean already.
         window: Noise levels sigma/alpha below it take part, in data units: 1 to 4 times the
-            contamination's standard deviation. None for all.
+            contamination's standard deviation. None for all. "auto" reads it off the plain loss of
+            the second half of the steps before `start_step`, see `Spectrum`; where that finds no
+            noise, no row takes part and training stays plain.
         fraction: Share q of the global batch computed at most.
-        start_step: First step with the regulariser.
+        start_step: First step with the regulariser; the shapes had better be there by then.
 
     Raises:
         ValueError: if an option is out of range.
@@ -62,7 +66,7 @@ class Detail(Objective):
         radius_low: float = 0.05,
         radius_high: float = 0.2,
         n_iterations: int = 1,
-        window: float | None = 0.5,
+        window: float | str | None = 0.5,
         fraction: float = 0.25,
         start_step: int = 0,
         **common: Any,
@@ -78,18 +82,22 @@ class Detail(Objective):
                 "detail needs lam >= 0, 0 < fraction <= 1, start_step >= 0, n_iterations >= 0; "
                 f"got {lam}, {fraction}, {start_step}, {n_iterations}"
             )
-        if window is not None and window <= 0:
-            raise ValueError(f"window must be > 0, or null for none, got {window}")
+        if window != "auto" and (isinstance(window, str) or (window is not None and window <= 0)):
+            raise ValueError(f"window must be > 0, auto, or null for none, got {window!r}")
+        if window == "auto" and start_step < 2:
+            raise ValueError(
+                "window auto reads the plain steps before the regulariser starts: set start_step"
+            )
         self.lam, self.radius_low, self.radius_high = lam, radius_low, radius_high
         self.n_iterations, self.window, self.fraction = n_iterations, window, fraction
-        self.start_step = start_step
+        self.start_step, self.spectrum = start_step, Spectrum()
+        self.auto: Scales | None = None
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> SmoothingDraws:
         s = super().draw(batch, rng, step)
         t_all, _ = self.times.draw(rng.on("cpu"))  # every process sees the times of all rows
-        inside = torch.ones(rng.n_rows, dtype=torch.bool)
-        if self.window is not None:
-            inside = self.schedule.ratio(t_all) < self.window
+        limit = self.limit(s.x0[0].numel()) if step >= self.start_step else 0.0
+        inside = self.schedule.ratio(t_all) < limit
         rows, share = choose_rows(rng, inside, ceil(self.fraction * rng.n_rows))
         rows, share = rows.to(s.x0.device), share.to(s.x0)
 
@@ -106,11 +114,45 @@ class Detail(Objective):
         def part() -> Terms:
             clean = model(s.x_t)
             terms = self.denoising(clean, s)
-            if s.step >= self.start_step:
+            if s.step >= self.start_step and self.found().get("window") != 0:
                 terms["equivariance"] = self.regulariser(nets["model"], clean, s)
+            elif self.window == "auto" and self.start_step / 2 <= s.step < self.start_step:
+                self.spectrum.add((s.sigma / s.alpha).flatten(), mse(clean.eps.detach(), s.eps))
             return terms
 
         yield Turn("model", [part])
+
+    def limit(self, n_elements: int) -> float:
+        """Noise levels sigma/alpha below this take part.
+
+        Raises:
+            UserError: if `auto` has not seen enough plain steps.
+        """
+        if self.window is None:
+            return inf
+        if self.window != "auto":
+            return float(self.window)
+        if self.auto is None:
+            if not self.spectrum.is_known:
+                raise UserError(
+                    f"objective.window auto has seen too few plain steps before step "
+                    f"{self.start_step}: choose a later objective.start_step or a window"
+                )
+            self.auto = self.spectrum.scales(n_elements)
+            self.news.append(f"window auto: {self.auto.in_words()}")
+        return self.auto.window
+
+    def found(self) -> dict[str, float]:
+        if self.auto is None:
+            return {}
+        return {"window": self.auto.window, "noise_scale": self.auto.noise or 0.0}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return super().state_dict() | {"spectrum": self.spectrum.sums.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self.spectrum.sums = state["spectrum"].clone()
 
     def regulariser(self, denoiser: Denoiser, clean: Prediction, s: SmoothingDraws) -> Tensor:
         """lam R, (B,), zero on rows outside the window and on rows not chosen."""

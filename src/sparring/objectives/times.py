@@ -118,7 +118,7 @@ class LossSecondMoment(Times):
 
     def update(self, t: Tensor, losses: Tensor) -> None:
         history = self.losses.shape[1]
-        times, values = _all_rows(t).cpu(), _all_rows(losses.double()).cpu()
+        times, values = all_rows(t).cpu(), all_rows(losses.double()).cpu()
         for time, loss in zip(times.tolist(), values.tolist(), strict=True):
             if not math.isfinite(loss):
                 continue  # the loop stops the run, or skips the fp16 step
@@ -144,7 +144,7 @@ TIMES: dict[str, type[Times]] = {
 }
 
 
-def _all_rows(values: Tensor) -> Tensor:
+def all_rows(values: Tensor) -> Tensor:
     """The rows of all processes, in their order in the global batch."""
     values = values.detach().contiguous()
     if not (dist.is_available() and dist.is_initialized()):

@@ -184,6 +184,8 @@ def train(
                 batch["cond"] = {} if condition_fn is None else condition_fn(batch)
                 micros.append(batch)
                 draws.append(objective.draw(batch, rng, progress.step))
+            while objective.news:
+                say(accelerator, objective.news.pop(0))
 
             # Turns: who learns, and from what. The micro-batches advance together.
             for turns in zip(*(objective.turns(nets, s) for s in draws), strict=True):
@@ -242,7 +244,7 @@ def train(
                 bar.set_postfix_str(f"loss {means['loss']:.4g}, {speed}", refresh=False)
                 if due(settings.log_every_steps) or done:
                     means |= {"lr": model.last_lr, "images_per_second": window.images_per_second}
-                    means |= {"seconds": progress.seconds}
+                    means |= {"seconds": progress.seconds, **objective.found()}
                     if model.scaler is not None:
                         means |= {"n_skipped": model.n_skipped}
                     log.write(progress.step, means)

@@ -1,0 +1,143 @@
+r"""The scales at which the data vary, read off the loss that training computes anyway.
+
+    D(s) = E mse(eps(x_t), eps)  at  s = sigma / alpha
+
+For Gaussian data with variances v_i and their optimal denoiser
+
+    D(s) = (1/d) sum_i v_i / (v_i + s^2),
+
+the share of directions that vary at scale s and above. The other way round, the weights w >= 0 of
+D(s) = sum_k w_k v_k / (v_k + s^2) on a grid of scales sqrt(v_k) are a spectrum: noise that somebody
+added to every element is a peak at its standard deviation, with the signal above it.
+
+Source: ours; D is the denoising form of the local dimension (Stanczuk et al. 2024).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
+
+from .times import all_rows
+
+LOWEST, HIGHEST, N_BINS = 0.015, 6.0, 32
+"""Noise levels that are read, and into how many bins (in ln s) they fall."""
+ROWS_PER_BIN, LEAST_BINS = 20, 10
+PEAK = 0.33
+"""Share of all directions that must vary within an octave of scale for that to be called noise."""
+STRUCTURE = 0.3
+"""Directions that must still vary well above the noise: else the peak is all there is in the data,
+such as the width of a mixture's modes."""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What a spectrum says.
+
+    Attributes:
+        noise: Standard deviation of the noise in every element, data units; None if there is none.
+        signal: Scale of what varies above it, data units; None where nothing does.
+    """
+
+    noise: float | None
+    signal: float | None
+
+    @property
+    def window(self) -> float:
+        """Noise levels sigma/alpha at which noise can be told from signal; 0 without noise.
+
+        min(3 noise, signal / 3), but at least the noise itself. Source: ours, from the grids in
+        docs/smoothing.md.
+        """
+        if self.noise is None or self.signal is None:
+            return 0.0
+        return max(self.noise, min(3 * self.noise, self.signal / 3))
+
+    def in_words(self) -> str:
+        """One line for the user."""
+        if self.noise is None or self.signal is None:
+            return (
+                "no noise of one size stands out in the data, so nothing is smoothed; "
+                "set objective.window if you know better"
+            )
+        line = (
+            f"noise of standard deviation {self.noise:.3g} in every element, signal from "
+            f"{self.signal:.3g}; smoothing below sigma/alpha = {self.window:.3g}"
+        )
+        if self.window > self.signal / 2:
+            line += ". WARNING: that covers the signal, which will lose variability"
+        return line
+
+
+class Spectrum:
+    """Collects D(s) and fits the spectrum."""
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(3, N_BINS, dtype=torch.float64)  # rows, ln s, mse
+
+    def add(self, ratio: Tensor, mse_of_eps: Tensor) -> None:
+        """Rows of a step, (B,) each: s and mse(eps(x_t), eps); alike on all processes."""
+        log_s = all_rows(ratio.double()).log().cpu()
+        value = all_rows(mse_of_eps.double()).cpu()
+        position = (log_s - np.log(LOWEST)) / np.log(HIGHEST / LOWEST) * N_BINS
+        inside = (position >= 0) & (position < N_BINS) & value.isfinite()
+        rows = torch.stack([torch.ones_like(value), log_s, value])[:, inside]
+        self.sums.index_add_(1, position[inside].long(), rows)
+
+    def loss(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(s, D(s), rows) of the bins with enough rows, from low s to high."""
+        rows, log_s, value = self.sums.numpy()
+        use = rows >= ROWS_PER_BIN
+        return np.exp(log_s[use] / rows[use]), value[use] / rows[use], rows[use]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether enough rows have been seen."""
+        return int((self.sums[0] >= ROWS_PER_BIN).sum()) >= LEAST_BINS
+
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """(scales, weights): non-negative least squares, each bin weighted by its rows."""
+        s, d, rows = self.loss()
+        scales = np.geomspace(LOWEST / 2, HIGHEST, 60)
+        matrix = scales**2 / (scales**2 + s[:, None] ** 2)
+        root = np.sqrt(rows / rows.sum())
+        return scales, nnls(matrix * root[:, None], d * root)[0]
+
+    def scales(self, n_elements: int) -> Scales:
+        """Noise and signal in data of `n_elements` elements each.
+
+        The lowest peak is the noise, if it is one: an octave that holds a share `PEAK` of all
+        directions, with at least `STRUCTURE` directions left at four times its scale.
+        """
+        scales, weights = self.weights()
+        octave = np.array([weights[_near(scales, scale)].sum() for scale in scales])
+        peaks = np.flatnonzero(octave >= PEAK)
+        if not len(peaks):
+            return Scales(None, _centre(scales, weights))
+        first = peaks[0]
+        while first + 1 < len(scales) and octave[first + 1] > octave[first]:
+            first += 1
+        near = _near(scales, scales[first])
+        noise = _centre(scales[near], weights[near])
+        assert noise is not None
+        above = scales > 2 * noise
+        s, d, _ = self.loss()
+        left = np.interp(np.log(4 * noise), np.log(s), d)
+        left -= (weights * scales**2 / (scales**2 + 16 * noise**2))[~above].sum()
+        signal = _centre(scales[above], weights[above])
+        if signal is None or left * n_elements < STRUCTURE:
+            return Scales(None, noise)
+        return Scales(noise, signal)
+
+
+def _near(scales: np.ndarray, centre: float) -> np.ndarray:
+    return np.abs(np.log2(scales / centre)) <= 0.5
+
+
+def _centre(scales: np.ndarray, weights: np.ndarray) -> float | None:
+    """Geometric mean, None without any weight."""
+    if weights.sum() <= 0:
+        return None
+    return float(np.exp((weights * np.log(scales)).sum() / weights.sum()))

@@ -1,0 +1,100 @@
+"""Data of known variances through their exact denoiser: the spectrum finds the scales again."""
+
+import pytest
+import torch
+from torch import nn
+
+from sparring.denoiser import Denoiser
+from sparring.errors import UserError
+from sparring.objectives import OBJECTIVES
+from sparring.objectives.spectrum import Scales, Spectrum
+from sparring.randomness import StepRandom
+from sparring.schedules import schedule_from_config
+
+VP = schedule_from_config({"_class_name": "DDPMScheduler"})
+SIGNAL = 0.577
+N_STEPS, BATCH = 60, 512
+
+
+class Exact(nn.Module):
+    """eps of N(0, diag(variances)): sigma x / (alpha^2 v + sigma^2)."""
+
+    def __init__(self, variances):
+        super().__init__()
+        self.register_buffer("variances", variances)
+
+    def forward(self, x, t):
+        alpha, sigma = VP.at(t, like=x)
+        return sigma * x / (alpha**2 * self.variances + sigma**2)
+
+
+def trained_on(n_signal, n_noise, noise, n_steps=N_STEPS, signal=SIGNAL):
+    """The objective after its plain steps."""
+    variances = torch.tensor([signal**2] * n_signal + [noise**2] * n_noise)
+    objective = OBJECTIVES["detail"](VP, window="auto", start_step=n_steps)
+    denoiser = Denoiser(Exact(variances), VP, "eps")
+    for step in range(n_steps):
+        random = torch.Generator().manual_seed(step)
+        x0 = variances.sqrt() * torch.randn(BATCH, len(variances), generator=random)
+        rng = StepRandom(0, step, BATCH)
+        (turn,) = objective.turns({"model": denoiser}, objective.draw({"x0": x0}, rng, step))
+        assert set(turn.parts[0]()) == {"denoise"}
+    return objective
+
+
+@pytest.mark.parametrize(("n_signal", "n_noise"), [(2, 1), (2, 14), (2, 62)])
+def test_noise_under_a_signal_is_found(n_signal, n_noise):
+    objective = trained_on(n_signal, n_noise, 0.1)
+    scales = objective.spectrum.scales(n_signal + n_noise)
+    assert scales.noise == pytest.approx(0.1, rel=0.15)
+    assert scales.signal == pytest.approx(SIGNAL, rel=0.2)
+    assert objective.limit(n_signal + n_noise) == scales.window
+    assert objective.found() == {"window": scales.window, "noise_scale": scales.noise}
+    assert f"standard deviation {scales.noise:.3g}" in objective.news[0]
+
+
+def test_the_loss_per_noise_level_is_the_exact_denoisers():
+    s, d, rows = trained_on(2, 14, 0.1).spectrum.loss()
+    expected = (2 * SIGNAL**2 / (SIGNAL**2 + s**2) + 14 * 0.01 / (0.01 + s**2)) / 16
+    assert rows.sum() > 0.5 * BATCH * N_STEPS / 2  # the second half of the steps
+    error = (d / expected - 1) * rows**0.5  # each row has 16 elements
+    assert (error**2).mean() ** 0.5 < 1.0
+    assert abs((rows * (d / expected - 1)).sum() / rows.sum()) < 0.02
+
+
+@pytest.mark.parametrize(("n_signal", "n_noise", "noise"), [(2, 1, 1e-4), (0, 2, 0.1), (3, 0, 0.1)])
+def test_without_a_peak_under_a_signal_nothing_is_smoothed(n_signal, n_noise, noise):
+    """A manifold without noise; one mode of any width, which is all there is in the data."""
+    objective = trained_on(n_signal, n_noise, noise)
+    n = n_signal + n_noise
+    assert objective.limit(n) == 0
+    assert "nothing is smoothed" in objective.news[0]
+    denoiser = Denoiser(Exact(torch.ones(n)), VP, "eps")
+    s = objective.draw({"x0": torch.randn(8, n)}, StepRandom(0, N_STEPS, 8), N_STEPS)
+    (turn,) = objective.turns({"model": denoiser}, s)
+    assert set(turn.parts[0]()) == {"denoise"}
+
+
+def test_the_window_follows_the_noise_and_stays_off_the_signal():
+    assert Scales(0.1, 3.0).window == pytest.approx(0.3)
+    assert Scales(0.1, 0.6).window == pytest.approx(0.2)
+    assert Scales(0.4, 0.6).window == pytest.approx(0.4)
+    assert "WARNING" in Scales(0.4, 0.6).in_words()
+    assert "WARNING" not in Scales(0.1, 0.6).in_words()
+
+
+def test_the_spectrum_survives_a_restart():
+    objective = trained_on(2, 14, 0.1)
+    again = OBJECTIVES["detail"](VP, window="auto", start_step=N_STEPS)
+    again.load_state_dict(objective.state_dict())
+    assert again.limit(16) == objective.limit(16) > 0
+
+
+def test_auto_says_what_it_needs():
+    with pytest.raises(ValueError, match="set start_step"):
+        OBJECTIVES["detail"](VP, window="auto")
+    with pytest.raises(ValueError, match="auto, or null"):
+        OBJECTIVES["detail"](VP, window="wide")
+    with pytest.raises(UserError, match="too few plain steps before step 2"):
+        trained_on(2, 14, 0.1, n_steps=2).limit(16)
+    assert not Spectrum().is_known
