@@ -240,7 +240,7 @@ def test_paper_scaling_and_the_literal_reading(vp):
 
 @pytest.mark.parametrize("attack", ["random", "adversarial"])
 def test_the_relative_weight_is_that_of_detail(vp, attack):
-    """mse(residual) / mse(omega): for eps_hat = k x it is (sigma k - 1)^2, whatever omega's size."""
+    """mse(residual) / mse(omega) is (sigma k - 1)^2 for eps_hat = k x, whatever omega's size."""
     denoiser = Denoiser(LinearEps(0.5 * torch.eye(DIM, dtype=torch.float64)), vp, "eps")
     for size in (0.1, 1.0):
         objective = OBJECTIVES[f"smoothing_{attack}"](

@@ -119,7 +119,7 @@ class Spectrum:
         first = peaks[0]
         while first + 1 < len(scales) and octave[first + 1] > octave[first]:
             first += 1
-        near = _near(scales, scales[first])
+        near = _near(scales, float(scales[first]))
         noise = _centre(scales[near], weights[near])
         assert noise is not None
         above = scales > 2 * noise
