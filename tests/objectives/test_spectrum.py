@@ -28,9 +28,13 @@ class Exact(nn.Module):
         return sigma * x / (alpha**2 * self.variances + sigma**2)
 
 
-def trained_on(n_signal, n_noise, noise, n_steps=N_STEPS, signal=SIGNAL):
-    """The objective after its plain steps."""
-    variances = torch.tensor([signal**2] * n_signal + [noise**2] * n_noise)
+def trained_on(n_signal, n_noise, noise, n_steps=N_STEPS):
+    """The objective after its plain steps on data with two scales."""
+    return trained_on_variances([SIGNAL**2] * n_signal + [noise**2] * n_noise, n_steps)
+
+
+def trained_on_variances(variances, n_steps=N_STEPS):
+    variances = torch.tensor(variances)
     objective = OBJECTIVES["detail"](VP, window="auto", start_step=n_steps)
     denoiser, batch = Denoiser(Exact(variances), VP, "eps"), N_ELEMENTS // len(variances)
     for step in range(n_steps):
@@ -76,6 +80,12 @@ def test_without_a_peak_under_a_signal_nothing_is_smoothed(n_signal, n_noise, no
     assert set(turn.parts[0]()) == {"denoise"}
 
 
+def test_data_that_vary_at_every_scale_have_no_noise():
+    """As clean images do."""
+    objective = trained_on_variances((torch.logspace(-1.7, 0.3, 64) ** 2).tolist())
+    assert objective.limit(64) == 0
+
+
 def test_the_window_follows_the_noise_and_stays_off_the_signal():
     assert Scales(0.1, 3.0).window == pytest.approx(0.3)
     assert Scales(0.1, 0.6).window == pytest.approx(0.2)
@@ -97,5 +107,5 @@ def test_auto_says_what_it_needs():
     with pytest.raises(ValueError, match="auto, or null"):
         OBJECTIVES["detail"](VP, window="wide")
     with pytest.raises(UserError, match="too few plain steps before step 2"):
-        trained_on(2, 14, 0.1, n_steps=2).limit(16)
+        trained_on(10, 4000, 0.1, n_steps=2).limit(4010)
     assert not Spectrum().is_known

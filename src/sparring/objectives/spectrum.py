@@ -25,8 +25,9 @@ from .times import all_rows
 LOWEST, HIGHEST, N_BINS = 0.015, 6.0, 32
 """Noise levels that are read, and into how many bins (in ln s) they fall."""
 ROWS_PER_BIN, LEAST_BINS = 20, 10
-PEAK = 0.33
-"""Share of all directions that must vary within an octave of scale for that to be called noise."""
+PEAK, BESIDE = 0.25, 0.5
+"""A peak holds at least this share of all directions within an octave of scale, and the octaves
+beside it hold at most this part of it: images vary a little at every scale, noise at one."""
 STRUCTURE = 0.3
 """Directions that must still vary well above the noise: else the peak is all there is in the data,
 such as the width of a mixture's modes."""
@@ -108,20 +109,14 @@ class Spectrum:
     def scales(self, n_elements: int) -> Scales:
         """Noise and signal in data of `n_elements` elements each.
 
-        The lowest peak is the noise, if it is one: an octave that holds a share `PEAK` of all
-        directions, with at least `STRUCTURE` directions left at four times its scale.
+        The lowest peak (see `PEAK`) is the noise, if at least `STRUCTURE` directions are left at
+        four times its scale.
         """
         scales, weights = self.weights()
-        octave = np.array([weights[_near(scales, scale)].sum() for scale in scales])
-        peaks = np.flatnonzero(octave >= PEAK)
-        if not len(peaks):
+        peaks = [_peak(scales, weights, scale) for scale in scales]
+        noise = next((peak for peak in peaks if peak is not None), None)
+        if noise is None:
             return Scales(None, _centre(scales, weights))
-        first = peaks[0]
-        while first + 1 < len(scales) and octave[first + 1] > octave[first]:
-            first += 1
-        near = _near(scales, float(scales[first]))
-        noise = _centre(scales[near], weights[near])
-        assert noise is not None
         above = scales > 2 * noise
         s, d, _ = self.loss()
         left = np.interp(np.log(4 * noise), np.log(s), d)
@@ -132,8 +127,16 @@ class Spectrum:
         return Scales(noise, signal)
 
 
-def _near(scales: np.ndarray, centre: float) -> np.ndarray:
-    return np.abs(np.log2(scales / centre)) <= 0.5
+def _peak(scales: np.ndarray, weights: np.ndarray, scale: float) -> float | None:
+    """Where the peak near `scale` is, None if there is none."""
+    near = np.abs(np.log2(scales / scale)) <= 0.5
+    centre = _centre(scales[near], weights[near])
+    if centre is None or centre < 2 * LOWEST:  # the foot of the grid stands for all that is below
+        return None
+    octaves = np.abs(np.log2(scales / centre))
+    peak = weights[octaves <= 0.5].sum()
+    beside = weights[octaves <= 1.5].sum() - peak
+    return centre if peak >= PEAK and beside <= BESIDE * peak else None
 
 
 def _centre(scales: np.ndarray, weights: np.ndarray) -> float | None:
