@@ -25,9 +25,12 @@ from .times import all_rows
 LOWEST, HIGHEST, N_BINS = 0.015, 6.0, 32
 """Noise levels that are read, and into how many bins (in ln s) they fall."""
 ROWS_PER_BIN, LEAST_BINS = 20, 10
-PEAK, BESIDE = 0.25, 0.5
+PEAK, BESIDE = 0.2, 0.5
 """A peak holds at least this share of all directions within an octave of scale, and the octaves
 beside it hold at most this part of it: images vary a little at every scale, noise at one."""
+SMOOTH = 0.075
+"""Weight of the spectrum's second differences in the fit: without it a flat spectrum, which says
+nothing against a few isolated peaks, comes out as such."""
 STRUCTURE = 0.3
 """Directions that must still vary well above the noise: else the peak is all there is in the data,
 such as the width of a mixture's modes."""
@@ -99,12 +102,14 @@ class Spectrum:
         return int((self.sums[0] >= ROWS_PER_BIN).sum()) >= LEAST_BINS
 
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """(scales, weights): non-negative least squares, each bin weighted by its rows."""
+        """(scales, weights): smooth non-negative least squares, each bin weighted by its rows."""
         s, d, rows = self.loss()
         scales = np.geomspace(LOWEST / 2, HIGHEST, 60)
-        matrix = scales**2 / (scales**2 + s[:, None] ** 2)
         root = np.sqrt(rows / rows.sum())
-        return scales, nnls(matrix * root[:, None], d * root)[0]
+        matrix = root[:, None] * scales**2 / (scales**2 + s[:, None] ** 2)
+        bends = SMOOTH * np.diff(np.eye(len(scales)), 2, axis=0)
+        target = np.concatenate([root * d, np.zeros(len(bends))])
+        return scales, nnls(np.concatenate([matrix, bends]), target)[0]
 
     def scales(self, n_elements: int) -> Scales:
         """Noise and signal in data of `n_elements` elements each.
@@ -113,11 +118,11 @@ class Spectrum:
         four times its scale.
         """
         scales, weights = self.weights()
-        peaks = [_peak(scales, weights, scale) for scale in scales]
-        noise = next((peak for peak in peaks if peak is not None), None)
-        if noise is None:
+        peaks = [peak for scale in scales if (peak := _peak(scales, weights, scale))]
+        if not peaks:
             return Scales(None, _centre(scales, weights))
-        above = scales > 2 * noise
+        noise = max((share, centre) for centre, share in peaks if centre < 2 * peaks[0][0])[1]
+        above = scales > 3 * noise
         s, d, _ = self.loss()
         left = np.interp(np.log(4 * noise), np.log(s), d)
         left -= (weights * scales**2 / (scales**2 + 16 * noise**2))[~above].sum()
@@ -127,16 +132,18 @@ class Spectrum:
         return Scales(noise, signal)
 
 
-def _peak(scales: np.ndarray, weights: np.ndarray, scale: float) -> float | None:
-    """Where the peak near `scale` is, None if there is none."""
-    near = np.abs(np.log2(scales / scale)) <= 0.5
-    centre = _centre(scales[near], weights[near])
-    if centre is None or centre < 2 * LOWEST:  # the foot of the grid stands for all that is below
-        return None
+def _peak(scales: np.ndarray, weights: np.ndarray, scale: float) -> tuple[float, float] | None:
+    """(centre, share) of the peak that is uphill from `scale`, None if that is none."""
+    centre, before = scale, 0.0
+    while abs(centre - before) > 1e-3 * centre:
+        near, before = np.abs(np.log2(scales / centre)) <= 0.5, centre
+        centre = _centre(scales[near], weights[near])
+        if centre is None or centre < 2 * LOWEST:  # the grid's foot stands for all that is below
+            return None
     octaves = np.abs(np.log2(scales / centre))
-    peak = weights[octaves <= 0.5].sum()
-    beside = weights[octaves <= 1.5].sum() - peak
-    return centre if peak >= PEAK and beside <= BESIDE * peak else None
+    share = weights[octaves <= 0.5].sum()
+    beside = weights[octaves <= 1.5].sum() - share
+    return (centre, share) if share >= PEAK and beside <= BESIDE * share else None
 
 
 def _centre(scales: np.ndarray, weights: np.ndarray) -> float | None:
