@@ -25,12 +25,11 @@ from .times import all_rows
 LOWEST, HIGHEST, N_BINS = 0.015, 6.0, 32
 """Noise levels that are read, and into how many bins (in ln s) they fall."""
 ROWS_PER_BIN, LEAST_BINS = 20, 10
-PEAK, BESIDE = 0.2, 0.5
-"""A peak holds at least this share of all directions within an octave of scale, and the octaves
-beside it hold at most this part of it: images vary a little at every scale, noise at one."""
-SMOOTH = 0.075
-"""Weight of the spectrum's second differences in the fit: without it a flat spectrum, which says
-nothing against a few isolated peaks, comes out as such."""
+PEAK, PEAK_OF_FEW = 0.4, 0.25
+"""Share of all directions that a peak holds within an octave of scale: clean images vary a little at
+every scale, noise in all directions at one. Of two or three directions one is enough."""
+SMOOTH = 0.01
+"""Weight of the spectrum's second differences in the fit, against isolated spikes."""
 STRUCTURE = 0.3
 """Directions that must still vary well above the noise: else the peak is all there is in the data,
 such as the width of a mixture's modes."""
@@ -118,7 +117,8 @@ class Spectrum:
         four times its scale.
         """
         scales, weights = self.weights()
-        peaks = [peak for scale in scales if (peak := _peak(scales, weights, scale))]
+        least = PEAK_OF_FEW if n_elements <= 3 else PEAK
+        peaks = [peak for scale in scales if (peak := _peak(scales, weights, scale, least))]
         if not peaks:
             return Scales(None, _centre(scales, weights))
         noise = max((share, centre) for centre, share in peaks if centre < 2 * peaks[0][0])[1]
@@ -132,18 +132,19 @@ class Spectrum:
         return Scales(noise, signal)
 
 
-def _peak(scales: np.ndarray, weights: np.ndarray, scale: float) -> tuple[float, float] | None:
-    """(centre, share) of the peak that is uphill from `scale`, None if that is none."""
+def _peak(
+    scales: np.ndarray, weights: np.ndarray, scale: float, least: float
+) -> tuple[float, float] | None:
+    """(centre, share) of the peak that is uphill from `scale`, None if it holds too little."""
     centre, before = scale, 0.0
     while abs(centre - before) > 1e-3 * centre:
         near, before = np.abs(np.log2(scales / centre)) <= 0.5, centre
-        centre = _centre(scales[near], weights[near])
-        if centre is None or centre < 2 * LOWEST:  # the grid's foot stands for all that is below
+        found = _centre(scales[near], weights[near])
+        if found is None or found < 2 * LOWEST:  # the grid's foot stands for all that is below
             return None
-    octaves = np.abs(np.log2(scales / centre))
-    share = weights[octaves <= 0.5].sum()
-    beside = weights[octaves <= 1.5].sum() - share
-    return (centre, share) if share >= PEAK and beside <= BESIDE * share else None
+        centre = found
+    share = float(weights[np.abs(np.log2(scales / centre)) <= 0.5].sum())
+    return (centre, share) if share >= least else None
 
 
 def _centre(scales: np.ndarray, weights: np.ndarray) -> float | None:
