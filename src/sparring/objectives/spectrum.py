@@ -26,8 +26,8 @@ LOWEST, HIGHEST, N_BINS = 0.015, 6.0, 32
 """Noise levels that are read, and into how many bins (in ln s) they fall."""
 ROWS_PER_BIN, LEAST_BINS = 20, 10
 PEAK, PEAK_OF_FEW = 0.4, 0.25
-"""Share of all directions that a peak holds within an octave of scale: clean images vary a little at
-every scale, noise in all directions at one. Of two or three directions one is enough."""
+"""Share of all directions that a peak holds within an octave of scale: clean images vary a little
+at every scale, noise in all directions at one. Of two or three directions one is enough."""
 SMOOTH = 0.01
 """Weight of the spectrum's second differences in the fit, against isolated spikes."""
 STRUCTURE = 0.3
