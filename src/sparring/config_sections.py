@@ -365,6 +365,9 @@ class SamplingSection(Section):
     scheduler: Annotated[str, AfterValidator(_check_sampler)] | None = None
     num_inference_steps: Count = 50
     eta: Share = 0.0
+    stop_ratio: Positive | None = (
+        None  # ddim: sigma/alpha at which the last step takes the model's x0
+    )
     clip_sample: bool | None = None  # None: true on images with epsilon, sample or v_prediction
     guidance_scale: NotNegative = 1.0
     eps_scale: Positive = 1.0

@@ -247,6 +247,21 @@ def test_ddim_follows_the_path_of_the_clipped_x0():
         torch.testing.assert_close(eps, visited[0], rtol=1e-4, atol=1e-4)
 
 
+def test_stopped_at_a_noise_level_ddim_returns_the_estimate_of_x0():
+    """N(0, S^2): the flow's spread at s is sqrt(S^2 + s^2), its x0 has S^2 / sqrt(S^2 + s^2)."""
+    stop, denoiser = 0.5, gaussian(means=(0.0,))
+    words = {"num_inference_steps": 200, "batch_size": 4000}
+    x = draw(denoiser, 4000, stop_ratio=stop, **words)
+    assert x.std().item() == pytest.approx(S**2 / (S**2 + stop**2) ** 0.5, rel=0.03)
+    assert draw(denoiser, 4000, **words).std().item() == pytest.approx(S, rel=0.03)
+    with pytest.raises(ValueError, match="stop_ratio must lie in"):
+        draw(denoiser, stop_ratio=1e-6)
+    with pytest.raises(ValueError, match="goes with ddim, not with euler"):
+        draw(denoiser, scheduler="euler", stop_ratio=0.5)
+    with pytest.raises(ValueError, match="do not fit between the times"):
+        draw(denoiser, stop_ratio=50.0, num_inference_steps=900)
+
+
 def test_every_name_builds_and_samples():
     for name, families in NAMES.items():
         for family in families:

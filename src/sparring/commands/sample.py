@@ -37,6 +37,7 @@ def sample_command(
     eps_scale: float | None = None,
     eta: float | None = None,
     clip_sample: bool | None = None,
+    stop_ratio: float | None = None,
     timestep_spacing: str | None = None,
     class_labels: Sequence[int] | None = None,
     batch_size: int | None = None,
@@ -74,6 +75,7 @@ def sample_command(
         "eps_scale": eps_scale,
         "eta": eta,
         "clip_sample": clip_sample,
+        "stop_ratio": stop_ratio,
         "batch_size": batch_size,
     }
     chosen = section.model_dump() | {k: v for k, v in given.items() if v is not None}

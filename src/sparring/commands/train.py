@@ -194,6 +194,7 @@ def _sampler(
             eps_scale=chosen.eps_scale,
             eta=chosen.eta,
             clip_sample=chosen.clip_sample,
+            stop_ratio=chosen.stop_ratio,
             batch_size=chosen.batch_size,
         )
         grid(samples).save(path)

@@ -40,6 +40,7 @@ GENERATION = (
     "eta",
     "eps_scale",
     "clip_sample",
+    "stop_ratio",
     "precision",  # number format of the model's weights while sampling
     "class_labels",  # where the labels of a class-conditional model came from
 )

@@ -93,11 +93,24 @@ class EvenDDIMScheduler(DDIMScheduler):
 
     Bit for bit diffusers' DDIM where n divides T. It runs the same step on the respaced process:
     a table of n entries, of which every one is visited (Nichol & Dhariwal 2021, section 4).
+
+    With a `last_time` the grid goes evenly from T - 1 to there and the last step is to the x0 that
+    the model sees there: what happens at lower noise is left out.
     """
+
+    last_time: int | None = None
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         super().set_timesteps(num_inference_steps, device)
         n = num_inference_steps
+        if self.last_time is not None:
+            first = self.config["num_train_timesteps"] - 1
+            if n > first - self.last_time + 1:
+                raise ValueError(
+                    f"{n} steps do not fit between the times {first} and {self.last_time}"
+                )
+            even = torch.linspace(first, self.last_time, n, dtype=torch.float64)
+            self.timesteps = even.round().long().to(self.timesteps.device)
         own = {
             "num_train_timesteps": n,
             "trained_betas": [0.5] * n,
@@ -150,6 +163,7 @@ def make_scheduler(
     clip_sample: bool = False,
     learned_variance: bool = False,
     timestep_spacing: str = "trailing",
+    stop_ratio: float | None = None,
     **options: Any,
 ) -> Any:
     """A diffusers scheduler that samples what was trained with `train_scheduler_config`.
@@ -163,6 +177,9 @@ def make_scheduler(
             ddim, ddpm and heun can.
         learned_variance: Let DDPM use the model's learned range of variance.
         timestep_spacing: "trailing", "leading" or "linspace" (VP only; see above).
+        stop_ratio: ddim only: the last step starts at this sigma/alpha and ends in the model's x0.
+            A plain model stopped at the size of the contamination is the training-free way to
+            less of it. None goes down to the grid's last time.
         options: Further arguments of the diffusers class, such as use_karras_sigmas=True.
 
     Raises:
@@ -190,7 +207,12 @@ def make_scheduler(
     if unknown:
         raise ValueError(f"{cls.__name__} has no option {', '.join(unknown)}")
     known = {key: value for key, value in values.items() if key in accepted}
-    return cls(**{**known, **chosen, **options})
+    scheduler = cls(**{**known, **chosen, **options})
+    if stop_ratio is not None:
+        if not isinstance(scheduler, EvenDDIMScheduler):
+            raise ValueError(f"stop_ratio goes with ddim, not with {name or cls.__name__}")
+        scheduler.last_time = _time_at(schedule, stop_ratio)
+    return scheduler
 
 
 def config_from_schedule(schedule: Schedule, kind: str) -> dict[str, Any]:
@@ -227,6 +249,16 @@ def spoken_kind(scheduler: Any) -> str | None:
     if "sigma_data" in config:
         return None
     return DIFFUSERS_KINDS[config.get("prediction_type", "epsilon")]
+
+
+def _time_at(schedule: Schedule, ratio: float) -> int:
+    assert isinstance(schedule, VPSchedule)
+    lowest, highest = (
+        float(schedule.ratio(torch.tensor(t))) for t in (0, schedule.n_train_timesteps - 1)
+    )
+    if not lowest <= ratio < highest:
+        raise ValueError(f"stop_ratio must lie in [{lowest:.3g}, {highest:.3g}), got {ratio}")
+    return int(schedule.time_of_ratio(torch.tensor(ratio, dtype=torch.float64)).round())
 
 
 def _find(name: str | None, family: str) -> tuple[type, dict[str, Any]]:
