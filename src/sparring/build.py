@@ -165,6 +165,8 @@ def build_objective(config: RunConfig, schedule: Schedule) -> Objective:
     section = config.objective
     leaves = section.model_dump(exclude={"name"})
     leaves["cond_dropout"] = training.conditioning_dropout_prob
+    if leaves.get("start_step", 0) is None:
+        leaves["start_step"] = 2 * training.max_train_steps // 3
     if isinstance(section, OwnObjective):
         build = load_from_file(section.name, "objective")
         leaves = _leaves_of_own(section, build, leaves)

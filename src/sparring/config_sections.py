@@ -256,7 +256,7 @@ class Detail(ObjectiveSection):
     n_iterations: Count = 1
     window: Positive | Literal["auto"] | None = 0.5
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
-    start_step: CountOrZero = 0
+    start_step: CountOrZero | None = None  # None: after two thirds of training.max_train_steps
 
 
 class Dro(ObjectiveSection):
