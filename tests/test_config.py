@@ -198,6 +198,16 @@ def test_model_parts_that_do_not_go_together_are_refused(config, model, said):
 # Agreement with what is built
 
 
+def test_detail_starts_after_two_thirds_of_the_run(config):
+    from sparring.build import build_objective
+    from sparring.schedules import schedule_from_config
+
+    schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
+    for words, step in (([], 200), (["objective.start_step=0"], 0)):
+        run = resolve(config(MINIMAL), ["objective=detail", "training.max_train_steps=300", *words])
+        assert build_objective(run, schedule).start_step == step
+
+
 @pytest.mark.parametrize("name", OBJECTIVE_SECTIONS)
 def test_an_objectives_leaves_are_its_constructors_arguments_with_their_defaults(name):
     from sparring.objectives import OBJECTIVES
@@ -212,6 +222,9 @@ def test_an_objectives_leaves_are_its_constructors_arguments_with_their_defaults
         decided |= {"step_size", "n_steps"}  # nothing climbs
     if name == "invariance":
         decided |= {"invariance"}
+    if name == "detail":
+        assert leaves.pop("start_step") is None  # follows from the run's length
+        decided |= {"start_step"}
     assert leaves == {key: value for key, value in own.items() if key not in decided}
     assert set(OBJECTIVES) == set(OBJECTIVE_SECTIONS)
 
