@@ -259,6 +259,11 @@ class Detail(ObjectiveSection):
     start_step: CountOrZero | None = None  # None: after two thirds of training.max_train_steps
 
 
+class Oracle(ObjectiveSection):
+    name: Literal["oracle"] = "oracle"
+    others_from: Positive | None = None
+
+
 class Dro(ObjectiveSection):
     name: Literal["dro"] = "dro"
     n_passes: Count = 3
@@ -287,7 +292,7 @@ OBJECTIVE_SECTIONS: dict[str, type[ObjectiveSection]] = {
     section.model_fields["name"].default: section
     for section in (
         Plain, InputPerturbation, Huber, SmoothingRandom, SmoothingAdversarial, Invariance,
-        Detail, Dro, DroPgd,
+        Detail, Oracle, Dro, DroPgd,
     )
 }  # fmt: skip
 
@@ -305,6 +310,7 @@ AnyObjective = Annotated[
     | Annotated[SmoothingAdversarial, Tag("smoothing_adversarial")]
     | Annotated[Invariance, Tag("invariance")]
     | Annotated[Detail, Tag("detail")]
+    | Annotated[Oracle, Tag("oracle")]
     | Annotated[Dro, Tag("dro")]
     | Annotated[DroPgd, Tag("dro_pgd")]
     | Annotated[OwnObjective, Tag("own")],

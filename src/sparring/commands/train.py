@@ -25,10 +25,11 @@ from ..build import (
 from ..config import RunConfig, dump
 from ..config_sections import BUNDLED
 from ..data.base import ModelRange
-from ..data.contamination import write_manifest
+from ..data.contamination import noise_of, write_manifest
 from ..denoiser import Denoiser
 from ..errors import UserError
 from ..model_card import model_card
+from ..objectives import Oracle
 from ..pretrained import Model, describe, describe_run, save, usage
 from ..sampling import grid, sample
 from ..schedules import schedule_from_config
@@ -58,6 +59,8 @@ def train_command(config: RunConfig) -> dict[str, Any]:
     dataset = build_dataset(config)
     denoiser, scheduler = build_denoiser(config, dataset.sample_shape, dataset.num_classes)
     objective = build_objective(config, denoiser.schedule)
+    if isinstance(objective, Oracle):
+        objective.told(noise_of(dataset))
     num_classes = dataset.num_classes if config.model.class_conditional else None
     model = describe(denoiser, scheduler, dataset.sample_shape, num_classes)
     if PartialState().is_main_process:

@@ -154,6 +154,20 @@ def manifest(dataset: Dataset) -> list[dict[str, Any]]:
     return sorted(entries, key=lambda entry: entry["index"])
 
 
+def noise_of(dataset: Dataset) -> Tensor:
+    """Standard deviation of the Gaussian noise on each sample, (N,), in the model's units.
+
+    Twice the value on the [0, 1] scale for images; 0 for clean samples, infinite where something
+    else was done to one. For the oracle, a control; no other training knows this.
+    """
+    variance = torch.zeros(len(dataset))
+    for layer in layers(dataset):
+        for index in layer.dirty.nonzero().flatten().tolist():
+            sigma = layer.details(index)["sigma"] if layer.kind == "gaussian" else math.inf
+            variance[index] += (sigma * (2 if layer.is_image else 1)) ** 2
+    return variance.sqrt()
+
+
 def manifest_header(dataset: Dataset) -> dict[str, Any]:
     """The protocol of the whole: the outermost contamination's, with those below it."""
     protocols = [layer.protocol() for layer in layers(dataset)]

@@ -6,6 +6,7 @@ from .base import Draws, Objective, Terms, Turn
 from .denoising import Huber, InputPerturbation, Plain
 from .detail import Detail
 from .dro import FreeAT, PGDTraining
+from .oracle import Oracle
 from .smoothing import Smoothing, invariance, smoothing_adversarial, smoothing_random
 from .times import TIMES, Times
 
@@ -19,6 +20,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "dro": FreeAT,
     "dro_pgd": PGDTraining,
     "detail": Detail,
+    "oracle": Oracle,
 }
 """Name in a config -> constructor `(schedule, times=None, *, cond_dropout, ...)`."""
 
@@ -31,6 +33,7 @@ __all__ = [
     "Huber",
     "InputPerturbation",
     "Objective",
+    "Oracle",
     "PGDTraining",
     "Plain",
     "Smoothing",
