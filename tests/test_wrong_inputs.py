@@ -150,7 +150,8 @@ def test_read_only_output_folder(tmp_path):
 
 
 def test_eps_prediction_with_zero_terminal_snr():
-    line = refusal("train", PLANE, "model.scheduler.rescale_betas_zero_snr=true")
+    words = ["model.prediction_type=epsilon", "model.scheduler.rescale_betas_zero_snr=true"]
+    line = refusal("train", PLANE, *words)
     assert "zero terminal SNR" in line
     assert "v_prediction" in line
 

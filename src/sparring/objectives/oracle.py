@@ -5,10 +5,10 @@ r"""The oracle: a control that is told which training samples are dirty, and by 
                               x_t = alpha (y + sqrt(s^2 - tau^2) eps'),  s = sigma / alpha
     y, s <= tau               nothing: it says nothing about x0 there
 
-At noise above its own a dirty sample is as good as a clean one: x_t has noise s in all, of which eps'
-is the known part, and E[eps' | x_t] = sqrt(1 - tau^2 / s^2) E[eps | x_t]. So the minimiser is the
-denoiser of the clean data, at every level. No method that must not read the manifest can expect to
-be better; it is what robust training is measured against.
+At noise above its own a dirty sample is as good as a clean one: x_t has noise s in all, of which
+eps' is the known part, and E[eps' | x_t] = sqrt(1 - tau^2 / s^2) E[eps | x_t]. So the minimiser is
+the denoiser of the clean data, at every level. No method that must not read the manifest can expect
+to be better; it is what robust training is measured against.
 
 Source: ours, after Ambient diffusion (Daras et al. 2024, "Consistent diffusion meets Tweedie").
 """
