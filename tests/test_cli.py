@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from sparring import __version__
 from sparring.cli import main
-from sparring.commands.demo import EVALUATION_SECONDS, Run, _time_left
+from sparring.commands.demo import _time_left
+from sparring.commands.side_by_side import EVALUATION_SECONDS, Run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 COMMANDS = ("train", "sample", "evaluate", "report", "contaminate", "demo")

@@ -7,22 +7,18 @@ that is finished is kept and one that was interrupted goes on, so the command ca
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
-import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..config import RunConfig, resolve
+from ..config import resolve
 from ..errors import UserError
+from .side_by_side import Run, how_to_go_on, is_finished, minutes, n_cores, work
 
 CONFIG = "digits.yaml"
 RUNS = {  # longest first: that keeps two cores busy
@@ -40,42 +36,6 @@ REPORTED = (
 )
 FIRST_GUESS = {"robust": 0.16, "plain": 0.09, "clean": 0.09}
 """Seconds per step before any was measured; for the first estimate of the time left only."""
-EVALUATION_SECONDS = 30.0
-POLL_SECONDS, LINE_SECONDS = 1.0, 20.0
-
-
-@dataclass
-class Run:
-    """One run: its commands, its process, and how far it is."""
-
-    name: str
-    title: str
-    folder: Path
-    log: Path
-    commands: list[list[str]]  # train, evaluate
-    n_steps: int
-    process: subprocess.Popen[bytes] | None = None
-    stage: int = 0  # how many of the commands are done
-    step: int = 0
-    seconds_per_step: float = 0.0
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def is_done(self) -> bool:
-        return self.stage == len(self.commands)
-
-    def look(self) -> None:
-        """How far training is, from the last line of its log."""
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            last = json.loads((self.folder / "metrics.jsonl").read_text().splitlines()[-1])
-            self.step = last["step"]
-            self.seconds_per_step = last["seconds"] / last["step"]
-
-    def seconds_left(self, guess: float) -> float:
-        if self.is_done:
-            return 0.0
-        training = (self.n_steps - self.step) * (self.seconds_per_step or guess)
-        return EVALUATION_SECONDS + (training if self.stage == 0 else 0.0)
 
 
 def demo_command(output_dir: Path, seed: int = 0, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -94,18 +54,19 @@ def demo_command(output_dir: Path, seed: int = 0, overrides: Sequence[str] = ())
     """
     began = time.monotonic()
     runs = _plan(output_dir, seed, list(overrides))
-    n_slots = max(1, min(len(runs), _n_cores()))
+    n_slots = max(1, min(len(runs), n_cores()))
     print(
         "Digits of which 90 % carry Gaussian noise: what does a diffusion model learn from them?\n"
         + "".join(f"  {name:<8}{runs[name].title}\n" for name in SHOWN)
         + f"{n_slots} run(s) at a time, one thread each; everything lands in {output_dir}",
         flush=True,
     )
-    _work(list(runs.values()), n_slots)
+    all_runs = list(runs.values())
+    work(all_runs, n_slots, lambda: _progress(all_runs, n_slots))
     summary = _summary(runs, output_dir, seed, overrides, time.monotonic() - began)
     report = _report(output_dir)
     _print_table(summary)
-    print(f"Took {_minutes(time.monotonic() - began)}. Figures: {output_dir / 'summary.json'}")
+    print(f"Took {minutes(time.monotonic() - began)}. Figures: {output_dir / 'summary.json'}")
     print(f"Report: {report}")
     return summary
 
@@ -117,12 +78,6 @@ def find_config(name: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(f"{name} is not installed with sparring: run the demo from a clone")
-
-
-def _n_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _plan(output_dir: Path, seed: int, overrides: list[str]) -> dict[str, Run]:
@@ -148,7 +103,7 @@ def _plan(output_dir: Path, seed: int, overrides: list[str]) -> dict[str, Run]:
             f"training.output_dir={folder}",
         ]
         config = resolve(config_path, words)
-        how = _how_to_go_on(folder, config)
+        how = how_to_go_on(folder, config)
         train = [sys.executable, "-m", "sparring", "train", str(config_path), *words, *how]
         evaluate = [sys.executable, "-m", "sparring", "evaluate", str(folder)]
         run = Run(
@@ -159,102 +114,11 @@ def _plan(output_dir: Path, seed: int, overrides: list[str]) -> dict[str, Run]:
             [train, evaluate],
             config.training.max_train_steps,
         )
-        if _is_finished(folder):
+        if is_finished(folder):
             run.stage = 1
         run.log.write_bytes(b"")
         runs[name] = run
     return runs
-
-
-def _is_finished(folder: Path) -> bool:
-    try:
-        return bool(json.loads((folder / "training.json").read_text())["finished"])
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _how_to_go_on(folder: Path, config: RunConfig) -> list[str]:
-    """Nothing for a new run, how to resume one of the same settings.
-
-    Raises:
-        UserError: if the folder holds a run of other settings.
-    """
-    if not (folder / "config.yaml").is_file():
-        return []
-    if resolve(folder / "config.yaml") != config:
-        raise UserError(
-            f"{folder} holds a demo run with other settings: choose another --output-dir, or "
-            "delete that folder"
-        )
-    has_checkpoint = any((folder / "checkpoints").glob("checkpoint-*"))
-    return [
-        "training.resume_from_checkpoint=latest" if has_checkpoint
-        else "training.overwrite_output_dir=true"
-    ]  # fmt: skip
-
-
-def _work(runs: list[Run], n_slots: int) -> None:
-    """Runs all commands, `n_slots` at a time, and says how far they are."""
-    last_line = -math.inf
-    try:
-        while not all(run.is_done for run in runs):
-            for run in runs:
-                _advance(run)
-            busy = sum(run.process is not None for run in runs)
-            for run in sorted(runs, key=lambda run: run.stage):  # training before evaluation
-                if busy < n_slots and run.process is None and not run.is_done:
-                    _start(run)
-                    busy += 1
-            if time.monotonic() - last_line > LINE_SECONDS:
-                for run in runs:
-                    run.look()
-                print(_progress(runs, n_slots), flush=True)
-                last_line = time.monotonic()
-            time.sleep(POLL_SECONDS)
-    except BaseException:
-        _stop(runs)
-        raise
-
-
-def _start(run: Run) -> None:
-    environment = dict(os.environ)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment[name] = "1"
-    run.started = time.monotonic()
-    with run.log.open("ab") as log:
-        run.process = subprocess.Popen(
-            run.commands[run.stage],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-
-
-def _advance(run: Run) -> None:
-    """Notes a command that has ended; the next one starts when there is room."""
-    if run.process is None or run.process.poll() is None:
-        return
-    code, run.process = run.process.returncode, None
-    if code != 0:
-        lines = run.log.read_text(errors="replace").replace("\r", "\n").strip().splitlines()
-        said = lines[-1].removeprefix("sparring: error: ") if lines else f"exit code {code}"
-        raise UserError(f"{run.title} failed: {said} (all it said is in {run.log})")
-    run.stage += 1
-    done = f"trained in {_minutes(time.monotonic() - run.started)}"
-    print(f"  {run.name:<8}{done if run.stage == 1 else 'evaluated'}", flush=True)
-
-
-def _stop(runs: list[Run]) -> None:
-    """Ends what is running; a training run writes a checkpoint first."""
-    running = [run.process for run in runs if run.process is not None]
-    for process in running:
-        process.terminate()
-    for process in running:
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
 
 
 def _progress(runs: list[Run], n_slots: int) -> str:
@@ -270,7 +134,7 @@ def _progress(runs: list[Run], n_slots: int) -> str:
         else:
             state = "waiting"
         parts.append(f"{name} {state}")
-    return f"  {' | '.join(parts)} | about {_minutes(_time_left(runs, n_slots))} left"
+    return f"  {' | '.join(parts)} | about {minutes(_time_left(runs, n_slots))} left"
 
 
 def _time_left(runs: list[Run], n_slots: int) -> float:
@@ -283,10 +147,6 @@ def _time_left(runs: list[Run], n_slots: int) -> float:
         first = places.index(min(places))
         places[first] += run.seconds_left(measured[run.name] or FIRST_GUESS[run.name])
     return max(places)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _summary(
@@ -321,7 +181,7 @@ def _summary(
         "seed": seed,
         "overrides": list(overrides),
         "protocol": protocol,
-        "n_cores": _n_cores(),
+        "n_cores": n_cores(),
         "total_seconds": round(seconds, 1),
         "version": __version__,
     }
@@ -346,7 +206,7 @@ def _print_table(summary: dict[str, Any]) -> None:
         print(
             f"{name:<10}{row['frechet_distance']:>18.1f}"
             f"{'-' if noise is None else format(noise, '.3f'):>16}"
-            f"{_minutes(row['train_seconds']):>12}"
+            f"{minutes(row['train_seconds']):>12}"
         )
     floor = summary["models"]["plain"]["frechet_distance_of_reference"]
     print(f"{'(floor)':<10}{floor:>18.1f}   distance of a resample of the clean digits\n")

@@ -1,0 +1,198 @@
+"""Methods x data x seeds, trained, evaluated and put in a table: `make bench-quality`.
+
+What is run stands in quality_cpu.yaml. A run that is finished is kept and one that was interrupted
+goes on, so the command can be given again; the table is written anew from what there is. Runs are
+side by side, one thread each, as many as there are cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sparring.commands.demo import find_config
+from sparring.commands.side_by_side import (
+    Run,
+    how_to_go_on,
+    is_finished,
+    minutes,
+    n_cores,
+    work,
+)  # fmt: skip
+from sparring.config import resolve
+from sparring.errors import UserError
+from sparring.evaluation.protocol import versions
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one experiment's data with one seed."""
+
+    experiment: str
+    method: str
+    seed: int
+    config: Path
+    words: list[str]
+    evaluations: dict[str, list[str]]
+    figures: list[str]
+    folder: Path
+
+    def evaluation(self, label: str) -> Path:
+        return self.folder / "evaluation" / (_slug(label) or "as_configured")
+
+    def measured(self, label: str) -> dict[str, Any] | None:
+        """The figures of an evaluation that was done."""
+        for path in self.evaluation(label).glob("*.json"):
+            return json.loads(path.read_text(encoding="utf-8"))
+        return None
+
+    def run(self) -> Run:
+        """What is left to do."""
+        config = resolve(self.config, self.words)
+        sparring = [sys.executable, "-m", "sparring"]
+        how = how_to_go_on(self.folder, config)
+        commands = [[*sparring, "train", str(self.config), *self.words, *how]]
+        commands += [
+            [*sparring, "evaluate", str(self.folder), *more, "-o", str(self.evaluation(label))]
+            for label, more in self.evaluations.items()
+            if self.measured(label) is None
+        ]
+        log = self.folder.parent / f"{self.folder.name}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return Run(
+            f"{self.experiment}, {self.method}, seed {self.seed}", self.method, self.folder, log,
+            commands, config.training.max_train_steps, stage=int(is_finished(self.folder)),
+        )  # fmt: skip
+
+
+def cells(table: dict[str, Any], output: Path, only: list[str], seeds: int | None) -> list[Cell]:
+    """All cells, seed by seed, so that a table broken off is a table of fewer seeds."""
+    found = []
+    for name, experiment in table["experiments"].items():
+        methods = experiment["methods"]
+        for method, words in methods.items():
+            if only and not any(part in f"{name}/{method}" for part in only):
+                continue
+            for seed in experiment["seeds"][:seeds]:
+                folder = output / name / _slug(method) / f"seed-{seed}"
+                keys = experiment.get("seed_keys", table["seed_keys"])
+                every = [
+                    *words,
+                    *experiment.get("overrides", []),
+                    *(f"{key}={seed}" for key in keys),
+                    f"training.output_dir={folder}",
+                    "training.report_to=none",
+                ]
+                found.append(
+                    Cell(
+                        name, method, seed, find_config(experiment["config"]), every,
+                        experiment["evaluations"], experiment["figures"], folder,
+                    )
+                )  # fmt: skip
+    if not found:
+        raise UserError(f"nothing is called {' or '.join(only)}")
+    return sorted(found, key=lambda cell: cell.seed)
+
+
+def rows(done: list[Cell]) -> Iterator[dict[str, Any]]:
+    """Mean and spread over seeds for each experiment, method and evaluation that has figures."""
+    names = dict.fromkeys((cell.experiment, cell.method) for cell in done)
+    for experiment, method in names:
+        own = [cell for cell in done if (cell.experiment, cell.method) == (experiment, method)]
+        for label in own[0].evaluations:
+            measured = {cell.seed: cell.measured(label) for cell in own}
+            found = {seed: figures for seed, figures in measured.items() if figures is not None}
+            if not found:
+                continue
+            row: dict[str, Any] = {"experiment": experiment, "method": method, "sampling": label}
+            row["seeds"] = sorted(found)
+            for name in own[0].figures:
+                values = [found[seed][name] for seed in sorted(found)]
+                row[name] = {"mean": statistics.fmean(values), "each": values} | (
+                    {"spread": statistics.stdev(values)} if len(values) > 1 else {}
+                )
+            row["command"] = " ".join(["sparring train", str(own[0].config.name), *own[0].words])
+            yield row
+
+
+def markdown(table: list[dict[str, Any]], figures: dict[str, list[str]]) -> str:
+    """One table per experiment."""
+    parts = []
+    for experiment, names in figures.items():
+        own = [row for row in table if row["experiment"] == experiment]
+        if not own:
+            continue
+        lines = [
+            f"### {experiment}\n",
+            f"| method | sampling | seeds | {' | '.join(names)} |",
+            "|---" * (3 + len(names)) + "|",
+        ]
+        for row in own:
+            values = " | ".join(_with_spread(row[name]) for name in names)
+            sampling = row["sampling"] or "as configured"
+            lines.append(f"| {row['method']} | {sampling} | {len(row['seeds'])} | {values} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _with_spread(value: dict[str, Any]) -> str:
+    spread = f" ± {value['spread']:.2g}" if "spread" in value else " (one seed)"
+    return f"{value['mean']:.3g}{spread}"
+
+
+def _slug(words: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "_", words.lower()).strip("_")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--table", type=Path, default=HERE / "quality_cpu.yaml")
+    parser.add_argument("--only", nargs="*", default=[], help="parts of EXPERIMENT/METHOD")
+    parser.add_argument("--seeds", type=int, help="only so many of each experiment's seeds")
+    parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="where runs go")
+    parser.add_argument("--slots", type=int, default=n_cores(), help="runs at a time")
+    parser.add_argument("-o", "--output", type=Path, default=HERE / "results")
+    chosen = parser.parse_args()
+    table = yaml.safe_load(chosen.table.read_text(encoding="utf-8"))
+    try:
+        wanted = cells(table, chosen.runs, chosen.only, chosen.seeds)
+        runs = [run for cell in wanted if not (run := cell.run()).is_done]
+        print(f"{len(wanted)} runs, {len(runs)} of them not finished, {chosen.slots} at a time")
+
+        def progress() -> str:
+            running = [run for run in runs if run.process is not None]
+            for run in running:
+                run.look()
+            at = ", ".join(f"{run.name} ({run.step}/{run.n_steps})" for run in running)
+            left = [run for run in runs if not run.is_done]
+            seconds = sum(run.seconds_left(0.06) for run in left) / chosen.slots
+            return f"  {len(left)} left, about {minutes(seconds)}: {at}"
+
+        work(runs, chosen.slots, progress)
+        everything = cells(table, chosen.runs, [], None)
+        found = list(rows(everything))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    result = {"table": chosen.table.name, "versions": versions(), "rows": found}
+    path = chosen.output / f"{chosen.table.stem}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    figures = {name: each["figures"] for name, each in table["experiments"].items()}
+    text = markdown(found, figures)
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(f"{text}\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Several runs side by side, each in a process of its own with one thread.
+
+`sparring demo` and `make bench-quality` work this way: a run is a list of commands, and what was
+finished or interrupted before is kept or goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..config import RunConfig, resolve
+from ..errors import UserError
+
+EVALUATION_SECONDS = 30.0
+"""Of one command after training; for the estimate of the time left only."""
+POLL_SECONDS, LINE_SECONDS = 1.0, 20.0
+
+
+@dataclass
+class Run:
+    """One run: its commands, its process, and how far it is."""
+
+    name: str
+    title: str
+    folder: Path
+    log: Path
+    commands: list[list[str]]  # train first, then what needs the trained model
+    n_steps: int
+    process: subprocess.Popen[bytes] | None = None
+    stage: int = 0  # how many of the commands are done
+    step: int = 0
+    seconds_per_step: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_done(self) -> bool:
+        return self.stage == len(self.commands)
+
+    def look(self) -> None:
+        """How far training is, from the last line of its log."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            last = json.loads((self.folder / "metrics.jsonl").read_text().splitlines()[-1])
+            self.step = last["step"]
+            self.seconds_per_step = last["seconds"] / last["step"]
+
+    def seconds_left(self, guess: float) -> float:
+        """Until it is done; `guess` is a step's cost as long as none was measured."""
+        if self.is_done:
+            return 0.0
+        training = (self.n_steps - self.step) * (self.seconds_per_step or guess)
+        n_after = len(self.commands) - max(self.stage, 1)
+        return EVALUATION_SECONDS * n_after + (training if self.stage == 0 else 0.0)
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run folder holds a finished training."""
+    try:
+        return bool(json.loads((folder / "training.json").read_text())["finished"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def how_to_go_on(folder: Path, config: RunConfig) -> list[str]:
+    """Nothing for a new run, how to resume one of the same settings.
+
+    Raises:
+        UserError: if the folder holds a run of other settings.
+    """
+    if not (folder / "config.yaml").is_file():
+        return []
+    if resolve(folder / "config.yaml") != config:
+        raise UserError(
+            f"{folder} holds a run with other settings: choose another --output-dir, or "
+            "delete that folder"
+        )
+    has_checkpoint = any((folder / "checkpoints").glob("checkpoint-*"))
+    return [
+        "training.resume_from_checkpoint=latest" if has_checkpoint
+        else "training.overwrite_output_dir=true"
+    ]  # fmt: skip
+
+
+def work(runs: Sequence[Run], n_slots: int, progress: Callable[[], str]) -> None:
+    """Runs all commands, `n_slots` at a time.
+
+    Args:
+        runs: What is to be done; those named first start first.
+        n_slots: Commands at a time.
+        progress: One line that says how far they are; printed now and then.
+
+    Raises:
+        UserError: if a command fails; the others are stopped.
+    """
+    last_line = -math.inf
+    try:
+        while not all(run.is_done for run in runs):
+            for run in runs:
+                _advance(run)
+            busy = sum(run.process is not None for run in runs)
+            for run in sorted(runs, key=lambda run: run.stage):  # training before evaluation
+                if busy < n_slots and run.process is None and not run.is_done:
+                    _start(run)
+                    busy += 1
+            if time.monotonic() - last_line > LINE_SECONDS:
+                for run in runs:
+                    run.look()
+                print(progress(), flush=True)
+                last_line = time.monotonic()
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        _stop(runs)
+        raise
+
+
+def _start(run: Run) -> None:
+    environment = dict(os.environ)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment[name] = "1"
+    run.started = time.monotonic()
+    with run.log.open("ab") as log:
+        run.process = subprocess.Popen(
+            run.commands[run.stage],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+
+
+def _advance(run: Run) -> None:
+    """Notes a command that has ended; the next one starts when there is room."""
+    if run.process is None or run.process.poll() is None:
+        return
+    code, run.process = run.process.returncode, None
+    if code != 0:
+        lines = run.log.read_text(errors="replace").replace("\r", "\n").strip().splitlines()
+        said = lines[-1].removeprefix("sparring: error: ") if lines else f"exit code {code}"
+        raise UserError(f"{run.title} failed: {said} (all it said is in {run.log})")
+    run.stage += 1
+    done = f"trained in {minutes(time.monotonic() - run.started)}"
+    print(f"  {run.name:<8}{done if run.stage == 1 else 'evaluated'}", flush=True)
+
+
+def _stop(runs: Sequence[Run]) -> None:
+    """Ends what is running; a training run writes a checkpoint first."""
+    running = [run.process for run in runs if run.process is not None]
+    for process in running:
+        process.terminate()
+    for process in running:
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def minutes(seconds: float) -> str:
+    """A duration for people."""
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
