@@ -55,6 +55,9 @@ def test_noise_under_a_signal_is_found(n_signal, n_noise):
 
     assert objective.limit(n_signal + n_noise) == scales.window
     assert objective.found() == {"window": scales.window, "noise_scale": scales.noise}
+    share = n_noise / (n_signal + n_noise)
+    assert scales.share == pytest.approx(share, rel=0.2)
+    assert objective.weight == pytest.approx(10.0 * scales.share)
     assert f"standard deviation {scales.noise:.3g}" in objective.news[0]
 
 

@@ -40,6 +40,8 @@ class Detail(Objective):
 
     Args:
         lam: Weight of R, dimensionless. Larger removes more noise and, in the end, variability.
+            With window auto the weight is lam times the share of directions that are noise, which
+            divides the noise's variance by 1 + lam whatever the dimension.
         radius_low, radius_high: The radius is uniform between them, noise units (rms). The
             direction matters, not the size: small is enough.
         n_iterations: Power iterations, 1 or 2; 0 leaves omega random. In many dimensions 1 is
@@ -142,6 +144,13 @@ class Detail(Objective):
             self.news.append(f"window auto: {self.auto.in_words()}")
         return self.auto.window
 
+    @property
+    def weight(self) -> float:
+        """Of R. omega spreads over the directions of the noise, p_i = 1 / (share d) each, and the
+        variance there is divided by 1 + weight d p_i = 1 + lam.
+        """
+        return self.lam * (1.0 if self.auto is None else self.auto.share)
+
     def found(self) -> dict[str, float]:
         if self.auto is None:
             return {}
@@ -170,4 +179,4 @@ class Detail(Objective):
             )
         residual = eps_at(omega) - eps_hat - omega
         relative = per_sample_mean(residual**2) / per_sample_mean(omega**2)
-        return put(s.rows, s.share * self.lam * relative, like=s.weight)
+        return put(s.rows, s.share * self.weight * relative, like=s.weight)
