@@ -3,6 +3,7 @@
 #   make test      the tests (minutes)          make test-all   with the slow ones
 #   make lint      ruff                         make types      pyright
 #   make bench     the cost of a step of every objective, benchmarks/results/step_cost.json
+#   make bench-quality   methods x data x seeds, benchmarks/results/quality_cpu.json (a day; ARGS="--only digits")
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -10,7 +11,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-gpu lint format types bench clean
+.PHONY: setup demo test test-all test-gpu lint format types bench bench-quality clean
 
 setup: $(INSTALLED)
 
@@ -52,6 +53,9 @@ types: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step_cost.py $(ARGS)
+
+bench-quality: $(INSTALLED)
+	$(BIN)/python benchmarks/quality.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
