@@ -77,7 +77,7 @@ def test_naming_an_objective_selects_its_defaults_and_what_the_file_prepared_for
     path = config(MINIMAL + prepared)
     assert resolve(path).objective.n_passes == 5
     assert resolve(path, ["objective=detail"]).objective.lam == 30
-    assert resolve(path, ["objective=detail"]).objective.window == 0.5
+    assert resolve(path, ["objective=detail"]).objective.window == "auto"
     assert resolve(path, ["objective=detail", "objective.lam=3"]).objective.lam == 3
     assert resolve(path, ["objective.name=dro_pgd"]).objective.n_steps == 3
     assert resolve(path, ["objective=plain", "objective=dro"]).objective.n_passes == 3

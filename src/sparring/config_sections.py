@@ -251,10 +251,10 @@ class Invariance(Smoothing):
 class Detail(ObjectiveSection):
     name: Literal["detail"] = "detail"
     lam: NotNegative = 10.0
-    radius_low: NotNegative = 0.05
-    radius_high: NotNegative = 0.2
+    radius_low: NotNegative = 0.3
+    radius_high: NotNegative = 1.0
     n_iterations: Count = 1
-    window: Positive | Literal["auto"] | None = 0.5
+    window: Positive | Literal["auto"] | None = "auto"
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
     start_step: CountOrZero | None = None  # None: after two thirds of training.max_train_steps
 

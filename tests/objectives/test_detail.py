@@ -21,7 +21,9 @@ def test_a_linear_denoiser_learns_the_variance_divided_by_one_plus_lambda(vp, la
     torch.manual_seed(0)
     time, lam, variance = 200, 3.0, torch.tensor([1.0, 0.5, 0.2, 0.05], dtype=torch.float64)
     alpha, sigma = (float(f(torch.tensor([time]))) for f in (vp.alpha, vp.sigma))
-    objective = OBJECTIVES["detail"](vp, lam=lam, window=None, fraction=1.0, n_iterations=0)
+    objective = OBJECTIVES["detail"](
+        vp, start_step=0, lam=lam, window=None, fraction=1.0, n_iterations=0
+    )
     n = 4096
     # moments made exact, so that the optimum of the sample is the optimum of the formula
     x0 = _whitened(n, seed=1) * variance.sqrt()
@@ -64,7 +66,7 @@ def test_a_linear_denoiser_learns_the_variance_divided_by_one_plus_lambda(vp, la
 def test_rows_outside_the_window_get_no_regulariser(vp):
     """Their term is zero, and that of the rows inside is not."""
     n = 64
-    objective = OBJECTIVES["detail"](vp, window=0.5, fraction=1.0)
+    objective = OBJECTIVES["detail"](vp, start_step=0, window=0.5, fraction=1.0)
     s = objective.draw({"x0": torch.randn(n, D).double()}, StepRandom(0, 0, n), 0)
     ratio = (s.sigma / s.alpha).flatten()
     inside = ratio < 0.5
@@ -78,7 +80,7 @@ def test_rows_outside_the_window_get_no_regulariser(vp):
 
 def test_rows_carry_m_over_n(vp):
     """n of the m rows in the window stand for all m, whatever the split over processes."""
-    n_rows, objective = 64, OBJECTIVES["detail"](vp, window=1.0, fraction=0.125)
+    n_rows, objective = 64, OBJECTIVES["detail"](vp, start_step=0, window=1.0, fraction=0.125)
     x0 = torch.randn(n_rows, D)
     whole = objective.draw({"x0": x0}, StepRandom(0, 5, n_rows), 5)
     m = int(((whole.sigma / whole.alpha).flatten() < 1.0).sum())
@@ -99,7 +101,7 @@ def test_rows_carry_m_over_n(vp):
 
 
 def test_a_process_without_a_row_contributes_zero_not_nan(vp):
-    objective = OBJECTIVES["detail"](vp, window=1e-3)  # no time is that clean
+    objective = OBJECTIVES["detail"](vp, start_step=0, window=1e-3)  # no time is that clean
     s = objective.draw({"x0": torch.randn(8, D).double()}, StepRandom(0, 0, 8), 0)
     denoiser = Denoiser(LinearEps(torch.eye(D).double()), vp, "eps")
     (turn,) = objective.turns({"model": denoiser}, s)
@@ -121,7 +123,9 @@ def test_choose_rows_is_an_unbiased_choice():
 def test_omega_is_the_power_iterate_at_its_radius(vp):
     torch.manual_seed(0)
     weight = torch.randn(D, D, dtype=torch.float64)
-    objective = OBJECTIVES["detail"](vp, lam=5.0, window=None, fraction=1.0, n_iterations=2)
+    objective = OBJECTIVES["detail"](
+        vp, start_step=0, lam=5.0, window=None, fraction=1.0, n_iterations=2
+    )
     s = objective.draw({"x0": torch.randn(16, D).double()}, StepRandom(0, 0, 16), 0)
     torch.testing.assert_close(s.omega0.norm(dim=1), s.radius * D**0.5, rtol=1e-5, atol=0)
     (turn,) = objective.turns({"model": Denoiser(LinearEps(weight), vp, "eps")}, s)

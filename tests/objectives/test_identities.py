@@ -13,6 +13,8 @@ from support import CASES, SCHEDULES, LinearEps
 
 DIM, ROWS = 3, 16
 METHODS = sorted(set(OBJECTIVES) - {"oracle"})  # it must be told more: test_oracle.py
+AT_WORK = {"detail": {"window": 3.0, "start_step": 0}}
+"""Options with which a method does from the first step what it is there for."""
 
 
 def _denoiser(schedule, kind, dropout=0.0):
@@ -46,7 +48,7 @@ def test_at_lambda_zero_the_gradients_are_those_of_plain(name, kind, method):
     schedule = SCHEDULES[name]()
     denoiser = _denoiser(schedule, kind)
     plain = _gradients(OBJECTIVES["plain"](schedule), denoiser)
-    extra = {"window": None} if method == "detail" else {}
+    extra = {"window": None, "start_step": 0} if method == "detail" else {}
     same = _gradients(OBJECTIVES[method](schedule, lam=0.0, **extra), denoiser)
     torch.testing.assert_close(same, plain, rtol=1e-12, atol=1e-12)
     other = _gradients(OBJECTIVES[method](schedule, lam=1.0, **extra), denoiser)
@@ -92,8 +94,7 @@ def test_micro_batches_add_up_to_the_global_batch(method, vp):
     """Two halves, as two processes or micro-batches see them, give the whole's gradient."""
     denoiser = _denoiser(vp, "v")
     extra = {"n_passes": 1} if method == "dro" else {}
-    extra |= {"window": 3.0} if method == "detail" else {}
-    objective = OBJECTIVES[method](vp, **extra)
+    objective = OBJECTIVES[method](vp, **extra, **AT_WORK.get(method, {}))
     whole = _gradients(objective, denoiser)
     x0 = _batch()["x0"]
     halves = [
@@ -106,7 +107,7 @@ def test_micro_batches_add_up_to_the_global_batch(method, vp):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_loss_draws_nothing(method, vp):
     """The same draws give the same value; another step gives another."""
-    denoiser, objective = _denoiser(vp, "eps"), OBJECTIVES[method](vp)
+    denoiser, objective = _denoiser(vp, "eps"), OBJECTIVES[method](vp, **AT_WORK.get(method, {}))
     first = [float(x.detach()) for x in objective(denoiser, _batch()["x0"], step=4)]
     assert first == [float(x.detach()) for x in objective(denoiser, _batch()["x0"], step=4)]
     assert first != [float(x.detach()) for x in objective(denoiser, _batch()["x0"], step=5)]
@@ -117,7 +118,7 @@ def test_short_training_lowers_the_loss(method, vp):
     torch.manual_seed(0)
     denoiser = Denoiser(MLP(2, 48, 2), vp, "eps")
     optimizer = torch.optim.Adam(denoiser.parameters(), 3e-3)
-    objective = OBJECTIVES[method](vp)
+    objective = OBJECTIVES[method](vp, **AT_WORK.get(method, {}))
     x0 = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(64, 1)
     losses = []
     for step in range(150):

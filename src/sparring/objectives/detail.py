@@ -40,10 +40,7 @@ class Detail(Objective):
 
     Args:
         lam: Weight of R, dimensionless. Larger removes more noise and, in the end, variability.
-            With window auto the weight is lam times the share of directions that are noise, which
-            divides the noise's variance by 1 + lam whatever the dimension.
-        radius_low, radius_high: The radius is uniform between them, noise units (rms). The
-            direction matters, not the size: small is enough.
+        radius_low, radius_high: The radius is uniform between them, noise units (rms).
         n_iterations: Power iterations, 1 or 2; 0 leaves omega random. In many dimensions 1 is
             better: more drift to directions that are clean already.
         window: Noise levels sigma/alpha below it take part, in data units: 1 to 4 times the
@@ -51,7 +48,8 @@ class Detail(Objective):
             the second half of the steps before `start_step`, see `Spectrum`; where that finds no
             noise, no row takes part and training stays plain.
         fraction: Share q of the global batch computed at most.
-        start_step: First step with the regulariser; the shapes had better be there by then.
+        start_step: First step with the regulariser: two thirds of the run is best, when the shapes
+            are there and the learning rate falls.
 
     Raises:
         ValueError: if an option is out of range.
@@ -65,12 +63,12 @@ class Detail(Objective):
         times: Times | None = None,
         *,
         lam: float = 10.0,
-        radius_low: float = 0.05,
-        radius_high: float = 0.2,
+        radius_low: float = 0.3,
+        radius_high: float = 1.0,
         n_iterations: int = 1,
-        window: float | str | None = 0.5,
+        window: float | str | None = "auto",
         fraction: float = 0.25,
-        start_step: int = 0,
+        start_step: int = 1000,
         **common: Any,
     ) -> None:
         super().__init__(schedule, times, **common)
@@ -144,13 +142,6 @@ class Detail(Objective):
             self.news.append(f"window auto: {self.auto.in_words()}")
         return self.auto.window
 
-    @property
-    def weight(self) -> float:
-        """Of R. omega spreads over the directions of the noise, p_i = 1 / (share d) each, and the
-        variance there is divided by 1 + weight d p_i = 1 + lam.
-        """
-        return self.lam * (1.0 if self.auto is None else self.auto.share)
-
     def found(self) -> dict[str, float]:
         if self.auto is None:
             return {}
@@ -179,4 +170,4 @@ class Detail(Objective):
             )
         residual = eps_at(omega) - eps_hat - omega
         relative = per_sample_mean(residual**2) / per_sample_mean(omega**2)
-        return put(s.rows, s.share * self.weight * relative, like=s.weight)
+        return put(s.rows, s.share * self.lam * relative, like=s.weight)

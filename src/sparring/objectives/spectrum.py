@@ -42,12 +42,10 @@ class Scales:
     Attributes:
         noise: Standard deviation of the noise in every element, data units; None if there is none.
         signal: Scale of what varies above it, data units; None where nothing does.
-        share: Share of all directions in which there is noise and nothing larger; 1 without noise.
     """
 
     noise: float | None
     signal: float | None
-    share: float = 1.0
 
     @property
     def window(self) -> float:
@@ -123,7 +121,7 @@ class Spectrum:
         peaks = [peak for scale in scales if (peak := _peak(scales, weights, scale, least))]
         if not peaks:
             return Scales(None, _centre(scales, weights))
-        share, noise = max((each[1], each[0]) for each in peaks if each[0] < 2 * peaks[0][0])
+        noise = max((share, centre) for centre, share in peaks if centre < 2 * peaks[0][0])[1]
         above = scales > 3 * noise
         s, d, _ = self.loss()
         left = np.interp(np.log(4 * noise), np.log(s), d)
@@ -131,7 +129,7 @@ class Spectrum:
         signal = _centre(scales[above], weights[above])
         if signal is None or left * n_elements < STRUCTURE:
             return Scales(None, noise)
-        return Scales(noise, signal, min(share, 1.0))
+        return Scales(noise, signal)
 
 
 def _peak(
