@@ -203,7 +203,7 @@ def test_detail_starts_after_two_thirds_of_the_run(config):
     from sparring.schedules import schedule_from_config
 
     schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
-    for words, step in (([], 200), (["objective.start_step=0"], 0)):
+    for words, step in (([], 200), (["objective.start_step=0", "objective.window=0.5"], 0)):
         run = resolve(config(MINIMAL), ["objective=detail", "training.max_train_steps=300", *words])
         assert build_objective(run, schedule).start_step == step
 

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser, SharedDropout, frozen
-from ..errors import UserError
 from ..noising import mse, per_sample_mean
 from ..parametrization import Prediction, column
 from ..perturbations import L2Ball, power_iteration
@@ -123,21 +122,12 @@ class Detail(Objective):
         yield Turn("model", [part])
 
     def limit(self, n_elements: int) -> float:
-        """Noise levels sigma/alpha below this take part.
-
-        Raises:
-            UserError: if `auto` has not seen enough plain steps.
-        """
+        """Noise levels sigma/alpha below this take part."""
         if self.window is None:
             return inf
         if self.window != "auto":
             return float(self.window)
         if self.auto is None:
-            if not self.spectrum.is_known:
-                raise UserError(
-                    f"objective.window auto has seen too few plain steps before step "
-                    f"{self.start_step}: choose a later objective.start_step or a window"
-                )
             self.auto = self.spectrum.scales(n_elements)
             self.news.append(f"window auto: {self.auto.in_words()}")
         return self.auto.window

@@ -41,7 +41,8 @@ class Scales:
 
     Attributes:
         noise: Standard deviation of the noise in every element, data units; None if there is none.
-        signal: Scale of what varies above it, data units; None where nothing does.
+        signal: Scale of what varies above it, data units; None where nothing does, and where too
+            few rows have been seen to say anything.
     """
 
     noise: float | None
@@ -60,7 +61,12 @@ class Scales:
 
     def in_words(self) -> str:
         """One line for the user."""
-        if self.noise is None or self.signal is None:
+        if self.signal is None:
+            return (
+                "too few plain steps came before the regulariser to tell noise from signal, so "
+                "nothing is smoothed; set objective.window, or a later objective.start_step"
+            )
+        if self.noise is None:
             return (
                 "no noise of one size stands out in the data, so nothing is smoothed; "
                 "set objective.window if you know better"
@@ -116,6 +122,8 @@ class Spectrum:
         The lowest peak (see `PEAK`) is the noise, if at least `STRUCTURE` directions are left at
         four times its scale.
         """
+        if not self.is_known:
+            return Scales(None, None)
         scales, weights = self.weights()
         least = PEAK_OF_FEW if n_elements <= 3 else PEAK
         peaks = [peak for scale in scales if (peak := _peak(scales, weights, scale, least))]
