@@ -107,7 +107,7 @@ def test_a_dry_run_prints_yaml_and_writes_nothing(tmp_path, monkeypatch):
     told = run("train", CONFIGS / "plane.yaml", "objective=detail", "--dry-run")
     assert told.exit_code == 0
     resolved = yaml.safe_load(told.output)
-    assert resolved["objective"]["lam"] == 30
+    assert resolved["objective"]["lam"] == 10
     assert resolved["training"]["output_dir"] == "runs/plane"
     assert not list(tmp_path.iterdir())
 

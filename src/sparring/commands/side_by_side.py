@@ -153,7 +153,7 @@ def _advance(run: Run) -> None:
         raise UserError(f"{run.title} failed: {said} (all it said is in {run.log})")
     run.stage += 1
     done = f"trained in {minutes(time.monotonic() - run.started)}"
-    print(f"  {run.name:<8}{done if run.stage == 1 else 'evaluated'}", flush=True)
+    print(f"  {run.name:<8} {done if run.stage == 1 else 'evaluated'}", flush=True)
 
 
 def _stop(runs: Sequence[Run]) -> None:
