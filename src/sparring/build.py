@@ -19,11 +19,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from .config_sections import OwnObjective, RunConfig, did_you_mean
+from .config_sections import OwnObjective, RunConfig
 from .data.base import ModelRange
 from .data.datasets import training_data
 from .denoiser import Denoiser
-from .errors import UserError
+from .errors import UserError, did_you_mean
 from .objectives import OBJECTIVES, TIMES, Objective, Times
 from .parametrization import DIFFUSERS_KINDS
 from .randomness import derive_seed

@@ -32,10 +32,9 @@ from .config_sections import (
     RunConfig,
     SamplingSection,
     Section,
-    did_you_mean,
 )
 from .config_yaml import parse_value, read_yaml
-from .errors import UserError
+from .errors import UserError, did_you_mean
 
 __all__ = [
     "RunConfig",

@@ -5,8 +5,7 @@ Keys are diffusers' words where the meaning is the same. Torch is not imported h
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,6 +17,8 @@ from pydantic import (
     Tag,
     model_validator,
 )
+
+from .errors import did_you_mean
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -41,13 +42,6 @@ SAMPLERS = (
     "deis", "dpmsolver++", "dpmsolver++_sde", "unipc", "flow_euler", "flow_heun", "euler_edm",
 )  # fmt: skip
 SCHEDULERS = (*VP_SCHEDULERS, *FLOW_SCHEDULERS, *EDM_SCHEDULERS)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error line: the nearest known word, or all of them when none is near."""
-    words = sorted(known)
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return f" - did you mean {near[0]!r}?" if near else f" (known: {', '.join(words)})"
 
 
 class Section(BaseModel):
@@ -371,9 +365,7 @@ class SamplingSection(Section):
     scheduler: Annotated[str, AfterValidator(_check_sampler)] | None = None
     num_inference_steps: Count = 50
     eta: Share = 0.0
-    stop_ratio: Positive | None = (
-        None  # ddim: sigma/alpha at which the last step takes the model's x0
-    )
+    stop_ratio: Positive | None = None  # ddim: sigma/alpha at which the last step takes x0
     clip_sample: bool | None = None  # None: true on images with epsilon, sample or v_prediction
     guidance_scale: NotNegative = 1.0
     eps_scale: Positive = 1.0

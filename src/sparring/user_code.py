@@ -1,14 +1,13 @@
 """The one place where a user's own Python file is run: it was named in a config or on the command
 line, as `path/to/file.py:name`."""
 
-import difflib
 import importlib.util
 import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, did_you_mean
 
 
 def load_from_file(path: str, place: str) -> Any:
@@ -34,7 +33,6 @@ def load_from_file(path: str, place: str) -> Any:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"{place}: {file} cannot be imported ({reason})") from error
     if not hasattr(module, name):
-        near = difflib.get_close_matches(name, vars(module), n=1)
-        nearest = f" - did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{place}: {file} has no {name!r}{nearest}")
+        names = [each for each in vars(module) if not each.startswith("_")]
+        raise UserError(f"{place}: {file} has no {name!r}{did_you_mean(name, names)}")
     return getattr(module, name)
