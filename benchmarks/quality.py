@@ -61,7 +61,7 @@ class Cell:
         """What is left to do."""
         config = resolve(self.config, self.words)
         sparring = [sys.executable, "-m", "sparring"]
-        how = how_to_go_on(self.folder, config)
+        how = how_to_go_on(self.folder, config, "run", "--runs")
         commands = [[*sparring, "train", str(self.config), *self.words, *how]]
         commands += [
             [*sparring, "evaluate", str(self.folder), *more, "-o", str(self.evaluation(label))]

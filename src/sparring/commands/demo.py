@@ -103,7 +103,7 @@ def _plan(output_dir: Path, seed: int, overrides: list[str]) -> dict[str, Run]:
             f"training.output_dir={folder}",
         ]
         config = resolve(config_path, words)
-        how = how_to_go_on(folder, config)
+        how = how_to_go_on(folder, config, "demo run", "--output-dir")
         train = [sys.executable, "-m", "sparring", "train", str(config_path), *words, *how]
         evaluate = [sys.executable, "-m", "sparring", "evaluate", str(folder)]
         run = Run(

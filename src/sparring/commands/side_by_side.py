@@ -75,8 +75,14 @@ def is_finished(folder: Path) -> bool:
         return False
 
 
-def how_to_go_on(folder: Path, config: RunConfig) -> list[str]:
+def how_to_go_on(folder: Path, config: RunConfig, what: str, option: str) -> list[str]:
     """Nothing for a new run, how to resume one of the same settings.
+
+    Args:
+        folder: The run's folder.
+        config: Its settings.
+        what: What such a run is called in the error.
+        option: The command's option that chooses another folder.
 
     Raises:
         UserError: if the folder holds a run of other settings.
@@ -85,7 +91,7 @@ def how_to_go_on(folder: Path, config: RunConfig) -> list[str]:
         return []
     if resolve(folder / "config.yaml") != config:
         raise UserError(
-            f"{folder} holds a run with other settings: choose another --output-dir, or "
+            f"{folder} holds a {what} with other settings: choose another {option}, or "
             "delete that folder"
         )
     has_checkpoint = any((folder / "checkpoints").glob("checkpoint-*"))
