@@ -28,7 +28,7 @@ from ..parametrization import Prediction, column
 from ..perturbations import L2Ball, power_iteration
 from ..randomness import StepRandom
 from ..schedules import Schedule
-from .base import Objective, Terms, Turn
+from .base import Draws, Objective, Terms, Turn
 from .smoothing import SmoothingDraws, choose_rows, put, take
 from .spectrum import Scales, Spectrum
 from .times import Times
@@ -92,10 +92,13 @@ class Detail(Objective):
         self.start_step, self.spectrum = start_step, Spectrum()
         self.auto: Scales | None = None
 
-    def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> SmoothingDraws:
+    def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
+        """`SmoothingDraws` in the steps with the regulariser, else what plain draws."""
         s = super().draw(batch, rng, step)
-        t_all, _ = self.times.draw(rng.on("cpu"))  # every process sees the times of all rows
         limit = self.limit(s.x0[0].numel()) if step >= self.start_step else 0.0
+        if limit == 0:
+            return s
+        t_all, _ = self.times.draw(rng.on("cpu"))  # every process sees the times of all rows
         inside = self.schedule.ratio(t_all) < limit
         rows, share = choose_rows(rng, inside, ceil(self.fraction * rng.n_rows))
         rows, share = rows.to(s.x0.device), share.to(s.x0)
@@ -107,13 +110,13 @@ class Detail(Objective):
         omega0 = column(radius, omega0) * omega0
         return SmoothingDraws(**vars(s), rows=rows, share=share, omega0=omega0, radius=radius)
 
-    def turns(self, nets: Mapping[str, Denoiser], s: SmoothingDraws) -> Iterator[Turn]:
+    def turns(self, nets: Mapping[str, Denoiser], s: Draws) -> Iterator[Turn]:
         model = self.bind(nets["model"], s)
 
         def part() -> Terms:
             clean = model(s.x_t)
             terms = self.denoising(clean, s)
-            if s.step >= self.start_step and self.found().get("window") != 0:
+            if isinstance(s, SmoothingDraws):
                 terms["equivariance"] = self.regulariser(nets["model"], clean, s)
             elif self.window == "auto" and self.start_step / 2 <= s.step < self.start_step:
                 self.spectrum.add((s.sigma / s.alpha).flatten(), mse(clean.eps.detach(), s.eps))
