@@ -23,9 +23,6 @@ class _SparringPipeline(DiffusionPipeline):
         null_class: The label that stands for no class, for guidance, or None.
     """
 
-    def _denoiser(self) -> Any:
-        raise NotImplementedError
-
     @torch.no_grad()
     def __call__(
         self,
@@ -50,7 +47,8 @@ class _SparringPipeline(DiffusionPipeline):
             output_type: "pil", "np" or "pt" ([0, 1]).
             return_dict: Whether to return an `ImagePipelineOutput`.
         """
-        model, device, config = self._denoiser(), self._execution_device, dict(self.config)
+        model = getattr(self, str(self.model_cpu_offload_seq))  # unet or transformer
+        device, config = self._execution_device, dict(self.config)
         labels = null = None
         if config["num_classes"] is not None:
             if class_labels is None:
@@ -116,9 +114,6 @@ class SparringUNetPipeline(_SparringPipeline):
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(num_classes=num_classes, null_class=null_class)
 
-    def _denoiser(self) -> Any:
-        return self.unet
-
 
 class SparringTransformerPipeline(_SparringPipeline):
     """For a transformer such as DiT."""
@@ -135,6 +130,3 @@ class SparringTransformerPipeline(_SparringPipeline):
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler)
         self.register_to_config(num_classes=num_classes, null_class=null_class)
-
-    def _denoiser(self) -> Any:
-        return self.transformer
