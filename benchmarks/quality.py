@@ -80,15 +80,15 @@ def cells(table: dict[str, Any], output: Path, only: list[str], seeds: int | Non
     """All cells, seed by seed, so that a table broken off is a table of fewer seeds."""
     found = []
     for name, experiment in table["experiments"].items():
-        methods = experiment["methods"]
-        for method, words in methods.items():
+        for method, own in experiment["methods"].items():
             if only and not any(part in f"{name}/{method}" for part in only):
                 continue
-            for seed in experiment["seeds"][:seeds]:
+            own = own if isinstance(own, dict) else {"overrides": own}
+            for seed in own.get("seeds", experiment["seeds"])[:seeds]:
                 folder = output / name / _slug(method) / f"seed-{seed}"
                 keys = experiment.get("seed_keys", table["seed_keys"])
                 every = [
-                    *words,
+                    *own["overrides"],
                     *experiment.get("overrides", []),
                     *(f"{key}={seed}" for key in keys),
                     f"training.output_dir={folder}",
@@ -97,7 +97,7 @@ def cells(table: dict[str, Any], output: Path, only: list[str], seeds: int | Non
                 found.append(
                     Cell(
                         name, method, seed, find_config(experiment["config"]), every,
-                        experiment["evaluations"], experiment["figures"], folder,
+                        own.get("evaluations", {"": []}), experiment["figures"], folder,
                     )
                 )  # fmt: skip
     if not found:

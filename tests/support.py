@@ -5,7 +5,14 @@ from torch import Tensor, nn
 
 from sparring.denoiser import Denoiser
 from sparring.parametrization import KINDS
-from sparring.schedules import EDMSchedule, FlowSchedule, Schedule, schedule_from_config
+from sparring.randomness import StepRandom
+from sparring.schedules import (
+    EDMSchedule,
+    FlowSchedule,
+    Schedule,
+    VPSchedule,
+    schedule_from_config,
+)
 
 
 class GaussianNetwork(nn.Module):
@@ -38,6 +45,20 @@ class LinearEps(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return x @ self.weight.T
+
+
+class AtRatio:
+    """Draws the one time at which sigma/alpha is the given one."""
+
+    def __init__(self, schedule: Schedule, ratio: float) -> None:
+        t = schedule.time_of_ratio(torch.tensor(ratio, dtype=torch.float64))
+        self.t = t.round().long() if isinstance(schedule, VPSchedule) else t
+
+    def draw(self, rng: StepRandom) -> tuple[Tensor, Tensor]:
+        return self.t.expand(rng.n_rows), torch.ones(rng.n_rows)
+
+    def update(self, t: Tensor, losses: Tensor) -> None:
+        pass
 
 
 SCHEDULES = {

@@ -77,7 +77,7 @@ def test_naming_an_objective_selects_its_defaults_and_what_the_file_prepared_for
     path = config(MINIMAL + prepared)
     assert resolve(path).objective.n_passes == 5
     assert resolve(path, ["objective=detail"]).objective.lam == 30
-    assert resolve(path, ["objective=detail"]).objective.window == "auto"
+    assert resolve(path, ["objective=detail"]).objective.noise == "auto"
     assert resolve(path, ["objective=detail", "objective.lam=3"]).objective.lam == 3
     assert resolve(path, ["objective.name=dro_pgd"]).objective.n_steps == 3
     assert resolve(path, ["objective=plain", "objective=dro"]).objective.n_passes == 3
@@ -203,7 +203,7 @@ def test_detail_starts_after_two_thirds_of_the_run(config):
     from sparring.schedules import schedule_from_config
 
     schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
-    for words, step in (([], 200), (["objective.start_step=0", "objective.window=0.5"], 0)):
+    for words, step in (([], 200), (["objective.start_step=0", "objective.noise=0.5"], 0)):
         run = resolve(config(MINIMAL), ["objective=detail", "training.max_train_steps=300", *words])
         assert build_objective(run, schedule).start_step == step
 

@@ -141,6 +141,7 @@ def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
 @click.option("--eps-scale", type=float, help="The estimated noise is divided by this.")
 @click.option("--eta", type=float, help="Noise of DDIM's steps, 0 to 1.")
 @click.option("--stop-ratio", type=float, help="DDIM: sigma/alpha at which the last step starts.")
+@click.option("--grid-power", type=float, help="DDIM: above 1, steps denser towards the data.")
 @click.option("--class-label", "class_labels", type=int, multiple=True, help="Draw this class.")
 @click.option("--batch-size", type=int, help="Samples at once; changes speed and memory only.")
 @click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")

@@ -247,9 +247,11 @@ class Detail(ObjectiveSection):
     lam: NotNegative = 10.0
     radius_low: NotNegative = 0.3
     radius_high: NotNegative = 1.0
-    n_iterations: Count = 1
-    window: Positive | Literal["auto"] | None = "auto"
-    fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
+    n_iterations: CountOrZero = 1
+    noise: Positive | Literal["auto"] | None = "auto"
+    window: Positive | Literal["auto"] = "auto"
+    weight: Positive = 0.2
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.125
     start_step: CountOrZero | None = None  # None: after two thirds of training.max_train_steps
 
 
@@ -366,6 +368,7 @@ class SamplingSection(Section):
     num_inference_steps: Count = 50
     eta: Share = 0.0
     stop_ratio: Positive | None = None  # ddim: sigma/alpha at which the last step takes x0
+    grid_power: Positive = 1.0  # ddim: above 1 the steps are denser towards the data
     clip_sample: bool | None = None  # None: true on images with epsilon, sample or v_prediction
     guidance_scale: NotNegative = 1.0
     eps_scale: Positive = 1.0

@@ -9,9 +9,11 @@ from sparring.denoiser import Denoiser
 from sparring.objectives import OBJECTIVES
 from sparring.objectives.smoothing import choose_rows
 from sparring.randomness import StepRandom
-from support import LinearEps
+from support import CASES, SCHEDULES, AtRatio, GaussianNetwork, LinearEps
 
 D = 4
+ONLY_R = {"noise": None, "window": math.inf, "weight": 1.0, "start_step": 0}
+"""Every row has its regulariser, and the data no noise of their own."""
 
 
 @pytest.mark.parametrize("law", ["isotropic", "fixed direction"])
@@ -21,9 +23,7 @@ def test_a_linear_denoiser_learns_the_variance_divided_by_one_plus_lambda(vp, la
     torch.manual_seed(0)
     time, lam, variance = 200, 3.0, torch.tensor([1.0, 0.5, 0.2, 0.05], dtype=torch.float64)
     alpha, sigma = (float(f(torch.tensor([time]))) for f in (vp.alpha, vp.sigma))
-    objective = OBJECTIVES["detail"](
-        vp, start_step=0, lam=lam, window=None, fraction=1.0, n_iterations=0
-    )
+    objective = OBJECTIVES["detail"](vp, lam=lam, fraction=1.0, n_iterations=0, **ONLY_R)
     n = 4096
     # moments made exact, so that the optimum of the sample is the optimum of the formula
     x0 = _whitened(n, seed=1) * variance.sqrt()
@@ -63,10 +63,68 @@ def test_a_linear_denoiser_learns_the_variance_divided_by_one_plus_lambda(vp, la
     torch.testing.assert_close(learned, expected, rtol=tolerance, atol=0)
 
 
+class Shifted(GaussianNetwork):
+    """The exact denoiser of the clean data, plus a wrong line of slope and offset `wrong`."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.wrong = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, x, t):
+        return super().forward(x, t) + self.wrong[0] + self.wrong[1] * x
+
+
+@pytest.mark.parametrize("ratio", [0.35, 1.0, 4.0])
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_above_their_own_noise_dirty_data_teach_the_clean_denoiser(name, kind, ratio):
+    """With every sample dirty, the loss has no slope at the denoiser of the clean N(0.3, 0.7^2);
+    taken for clean data, it has one. The moments are exact, so the slope is."""
+    schedule, n, tau = SCHEDULES[name](), 64, 0.3
+    clean, own, eps = _whitened(n, seed=1)[:, :3].split(1, dim=1)
+    denoiser = Denoiser(Shifted(schedule, kind), schedule, kind)
+    slopes = {}
+    for noise in (tau, 1e-6):
+        objective = OBJECTIVES["detail"](
+            schedule, AtRatio(schedule, ratio), noise=noise, start_step=0
+        )
+        s = objective.draw(
+            {"x0": 0.3 + 0.7 * clean + tau * own}, StepRandom(0, 0, n, dtype=torch.float64), 0
+        )
+        s.eps = eps
+        s.carries(s.tau)
+        terms = objective.denoising(objective.bind(denoiser, s)(s.x_t), s)
+        (slope,) = torch.autograd.grad(terms["denoise"].mean(), denoiser.network.wrong)
+        slopes[noise] = slope.abs().max()
+    assert slopes[tau] < 1e-7 * slopes[1e-6]
+
+
+def test_rows_below_their_own_noise_count_less(vp):
+    """`weight` of a plain step's loss, below the noise or the window, whichever is higher."""
+    n, denoiser = 64, Denoiser(LinearEps(torch.eye(D).double()), vp, "eps")
+    x0 = torch.randn(n, D, generator=torch.Generator().manual_seed(0)).double()
+
+    def terms(name, **options):
+        objective = OBJECTIVES[name](vp, **options)
+        s = objective.draw({"x0": x0}, StepRandom(0, 0, n), 0)
+        (turn,) = objective.turns({"model": denoiser}, s)
+        return (s.sigma / s.alpha).flatten(), turn.parts[0]()
+
+    ratio, plain = terms("plain")
+    for noise, window in ((0.5, "auto"), (0.5, 1.0), (0.5, 0.2), (None, 0.5)):
+        common = {"noise": noise, "window": window, "start_step": 0, "fraction": 1.0}
+        edge = max(noise or 0, 0 if window == "auto" else window)
+        whole, part = (terms("detail", weight=w, **common)[1] for w in (1.0, 0.1))
+        for name in ("denoise", "equivariance"):
+            torch.testing.assert_close(part[name][ratio < edge], 0.1 * whole[name][ratio < edge])
+            torch.testing.assert_close(part[name][ratio >= edge], whole[name][ratio >= edge])
+        below = ratio <= (noise or math.inf)
+        torch.testing.assert_close(whole["denoise"][below], plain["denoise"][below])
+
+
 def test_rows_outside_the_window_get_no_regulariser(vp):
     """Their term is zero, and that of the rows inside is not."""
     n = 64
-    objective = OBJECTIVES["detail"](vp, start_step=0, window=0.5, fraction=1.0)
+    objective = OBJECTIVES["detail"](vp, start_step=0, noise=None, window=0.5, fraction=1.0)
     s = objective.draw({"x0": torch.randn(n, D).double()}, StepRandom(0, 0, n), 0)
     ratio = (s.sigma / s.alpha).flatten()
     inside = ratio < 0.5
@@ -80,7 +138,8 @@ def test_rows_outside_the_window_get_no_regulariser(vp):
 
 def test_rows_carry_m_over_n(vp):
     """n of the m rows in the window stand for all m, whatever the split over processes."""
-    n_rows, objective = 64, OBJECTIVES["detail"](vp, start_step=0, window=1.0, fraction=0.125)
+    n_rows = 64
+    objective = OBJECTIVES["detail"](vp, start_step=0, noise=1.0, fraction=0.125)
     x0 = torch.randn(n_rows, D)
     whole = objective.draw({"x0": x0}, StepRandom(0, 5, n_rows), 5)
     m = int(((whole.sigma / whole.alpha).flatten() < 1.0).sum())
@@ -101,7 +160,7 @@ def test_rows_carry_m_over_n(vp):
 
 
 def test_a_process_without_a_row_contributes_zero_not_nan(vp):
-    objective = OBJECTIVES["detail"](vp, start_step=0, window=1e-3)  # no time is that clean
+    objective = OBJECTIVES["detail"](vp, start_step=0, noise=1e-3)  # no time is that clean
     s = objective.draw({"x0": torch.randn(8, D).double()}, StepRandom(0, 0, 8), 0)
     denoiser = Denoiser(LinearEps(torch.eye(D).double()), vp, "eps")
     (turn,) = objective.turns({"model": denoiser}, s)
@@ -123,9 +182,7 @@ def test_choose_rows_is_an_unbiased_choice():
 def test_omega_is_the_power_iterate_at_its_radius(vp):
     torch.manual_seed(0)
     weight = torch.randn(D, D, dtype=torch.float64)
-    objective = OBJECTIVES["detail"](
-        vp, start_step=0, lam=5.0, window=None, fraction=1.0, n_iterations=2
-    )
+    objective = OBJECTIVES["detail"](vp, lam=5.0, fraction=1.0, n_iterations=2, **ONLY_R)
     s = objective.draw({"x0": torch.randn(16, D).double()}, StepRandom(0, 0, 16), 0)
     torch.testing.assert_close(s.omega0.norm(dim=1), s.radius * D**0.5, rtol=1e-5, atol=0)
     (turn,) = objective.turns({"model": Denoiser(LinearEps(weight), vp, "eps")}, s)

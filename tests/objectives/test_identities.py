@@ -1,6 +1,7 @@
 """What must hold for every objective and parametrisation, in float64."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from support import CASES, SCHEDULES, LinearEps
 
 DIM, ROWS = 3, 16
 METHODS = sorted(set(OBJECTIVES) - {"oracle"})  # it must be told more: test_oracle.py
-AT_WORK = {"detail": {"window": 3.0, "start_step": 0}}
+AT_WORK = {"detail": {"noise": 0.3, "window": 3.0, "start_step": 0}}
 """Options with which a method does from the first step what it is there for."""
 
 
@@ -48,7 +49,8 @@ def test_at_lambda_zero_the_gradients_are_those_of_plain(name, kind, method):
     schedule = SCHEDULES[name]()
     denoiser = _denoiser(schedule, kind)
     plain = _gradients(OBJECTIVES["plain"](schedule), denoiser)
-    extra = {"window": None, "start_step": 0} if method == "detail" else {}
+    only = {"noise": None, "window": math.inf, "weight": 1.0, "start_step": 0}
+    extra = only if method == "detail" else {}
     same = _gradients(OBJECTIVES[method](schedule, lam=0.0, **extra), denoiser)
     torch.testing.assert_close(same, plain, rtol=1e-12, atol=1e-12)
     other = _gradients(OBJECTIVES[method](schedule, lam=1.0, **extra), denoiser)
@@ -158,7 +160,8 @@ def test_a_fraction_of_the_batch_is_unbiased(vp):
 
 
 def test_the_regulariser_starts_late(vp):
-    denoiser, objective = _denoiser(vp, "eps"), OBJECTIVES["detail"](vp, start_step=10, window=None)
+    denoiser = _denoiser(vp, "eps")
+    objective = OBJECTIVES["detail"](vp, start_step=10, noise=None, window=math.inf)
     for step, expected in ((9, {"denoise"}), (10, {"denoise", "equivariance"})):
         s = objective.draw(_batch(), _rng(step=step), step)
         (turn,) = objective.turns({"model": denoiser}, s)
@@ -282,6 +285,9 @@ def test_options_out_of_range_are_refused(vp):
         ("smoothing_adversarial", {"move": "x"}),
         ("detail", {"radius_low": -0.1}),
         ("detail", {"window": 0}),
+        ("detail", {"noise": 0}),
+        ("detail", {"weight": 0}),
+        ("detail", {"fraction": 0}),
         ("dro", {"n_passes": 0}),
         ("dro", {"max_norm": -1}),
         ("dro", {"target": "x"}),

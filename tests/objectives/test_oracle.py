@@ -9,22 +9,9 @@ from sparring.data.datasets import build_dataset
 from sparring.denoiser import Denoiser
 from sparring.objectives import OBJECTIVES
 from sparring.randomness import StepRandom
-from support import CASES, SCHEDULES, LinearEps
+from support import CASES, SCHEDULES, AtRatio, LinearEps
 
 S, TAU, N = 0.5, 0.3, 40_000
-
-
-class AtRatio:
-    """Times at which sigma/alpha is the given one."""
-
-    def __init__(self, schedule, ratio):
-        self.t = schedule.time_of_ratio(torch.tensor(ratio, dtype=torch.float64)).round().long()
-
-    def draw(self, rng):
-        return self.t.expand(rng.n_rows), torch.ones(rng.n_rows)
-
-    def update(self, t, losses):
-        pass
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.4, 1.0, 5.0])

@@ -34,7 +34,7 @@ def trained_on(n_signal, n_noise, noise, n_steps=N_STEPS):
 
 def trained_on_variances(variances, n_steps=N_STEPS):
     variances = torch.tensor(variances)
-    objective = OBJECTIVES["detail"](VP, window="auto", start_step=n_steps)
+    objective = OBJECTIVES["detail"](VP, start_step=n_steps)
     denoiser, batch = Denoiser(Exact(variances), VP, "eps"), N_ELEMENTS // len(variances)
     for step in range(n_steps):
         random = torch.Generator().manual_seed(step)
@@ -50,10 +50,8 @@ def test_noise_under_a_signal_is_found(n_signal, n_noise):
     objective = trained_on(n_signal, n_noise, 0.1)
     scales = objective.spectrum.scales(n_signal + n_noise)
     assert scales.noise == pytest.approx(0.1, rel=0.15)
-    assert 0.15 < scales.window < 0.31  # up to 3 times the noise, off the signal
-
-    assert objective.limit(n_signal + n_noise) == scales.window
-    assert objective.found() == {"window": scales.window, "noise_scale": scales.noise}
+    assert objective.scales(n_signal + n_noise) == (scales.noise, scales.noise)
+    assert objective.found() == {"noise_scale": scales.noise}
     assert f"standard deviation {scales.noise:.3g}" in objective.news[0]
 
 
@@ -67,44 +65,47 @@ def test_the_loss_per_noise_level_is_the_exact_denoisers():
 
 
 @pytest.mark.parametrize(("n_signal", "n_noise", "noise"), [(2, 1, 1e-4), (0, 2, 0.1), (3, 0, 0.1)])
-def test_without_a_peak_under_a_signal_nothing_is_smoothed(n_signal, n_noise, noise):
+def test_without_a_peak_under_a_signal_training_stays_plain(n_signal, n_noise, noise):
     """A manifold without noise; one mode of any width, which is all there is in the data."""
     objective = trained_on(n_signal, n_noise, noise)
     n = n_signal + n_noise
-    assert objective.limit(n) == 0
-    assert "nothing is smoothed" in objective.news[0]
+    assert objective.scales(n) == (0, 0)
+    assert "stays plain" in objective.news[0]
     denoiser = Denoiser(Exact(torch.ones(n)), VP, "eps")
     s = objective.draw({"x0": torch.randn(8, n)}, StepRandom(0, N_STEPS, 8), N_STEPS)
+    plain = OBJECTIVES["plain"](VP).draw({"x0": s.x0}, StepRandom(0, N_STEPS, 8), N_STEPS)
     (turn,) = objective.turns({"model": denoiser}, s)
-    assert set(turn.parts[0]()) == {"denoise"}
+    (same,) = OBJECTIVES["plain"](VP).turns({"model": denoiser}, plain)
+    assert turn.parts[0]().keys() == {"denoise"}
+    assert torch.equal(turn.parts[0]()["denoise"], same.parts[0]()["denoise"])
 
 
 def test_data_that_vary_at_every_scale_have_no_noise():
     """As clean images do."""
     objective = trained_on_variances((torch.logspace(-1.7, 0.3, 64) ** 2).tolist())
-    assert objective.limit(64) == 0
+    assert objective.scales(64) == (0, 0)
 
 
-def test_the_window_follows_the_noise_and_stays_off_the_signal():
-    assert Scales(0.1, 3.0).window == pytest.approx(0.3)
-    assert Scales(0.1, 0.6).window == pytest.approx(0.2)
-    assert Scales(0.4, 0.6).window == pytest.approx(0.4)
+def test_it_warns_where_the_noise_covers_the_signal():
     assert "WARNING" in Scales(0.4, 0.6).in_words()
     assert "WARNING" not in Scales(0.1, 0.6).in_words()
 
 
 def test_the_spectrum_survives_a_restart():
     objective = trained_on(2, 14, 0.1)
-    again = OBJECTIVES["detail"](VP, window="auto", start_step=N_STEPS)
+    again = OBJECTIVES["detail"](VP, start_step=N_STEPS)
     again.load_state_dict(objective.state_dict())
-    assert again.limit(16) == objective.limit(16) > 0
+    assert again.scales(16) == objective.scales(16)
+    assert min(again.scales(16)) > 0
 
 
 def test_auto_says_what_it_needs():
     with pytest.raises(ValueError, match="set start_step"):
         OBJECTIVES["detail"](VP, start_step=0)
     with pytest.raises(ValueError, match="auto, or null"):
-        OBJECTIVES["detail"](VP, window="wide")
+        OBJECTIVES["detail"](VP, noise="much")
+    with pytest.raises(ValueError, match="set window, or noise"):
+        OBJECTIVES["detail"](VP, noise=None)
     objective = trained_on(10, 4000, 0.1, n_steps=2)
-    assert objective.limit(4010) == 0
+    assert objective.scales(4010) == (0, 0)
     assert "too few plain steps" in objective.news[0]

@@ -13,7 +13,7 @@ import sparring.sampling.schedulers as schedulers
 from sparring.denoiser import Denoiser
 from sparring.parametrization import KINDS
 from sparring.sampling import integrate, make_scheduler, sample
-from sparring.sampling.schedulers import EvenDDIMScheduler, config_from_schedule
+from sparring.sampling.schedulers import GridDDIMScheduler, config_from_schedule
 from sparring.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 
 MU, S = 0.5, 0.5
@@ -208,7 +208,7 @@ def test_even_ddim_is_diffusers_ddim_where_steps_divide():
 
     ours = make_scheduler("ddim", VP, "eps", clip_sample=True)
     theirs = DDIMScheduler(clip_sample=True, timestep_spacing="trailing")
-    assert isinstance(ours, EvenDDIMScheduler)
+    assert isinstance(ours, GridDDIMScheduler)
     x, output = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     for n_steps in (10, 50, 1000):
         ours.set_timesteps(n_steps)

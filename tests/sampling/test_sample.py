@@ -4,6 +4,8 @@ With x0 ~ N(mu, s^2) the estimate of x0 is linear in mu, so guidance between two
 the model of the mean mu_null + w (mu_class - mu_null).
 """
 
+import itertools
+
 import diffusers
 import pytest
 import torch
@@ -260,6 +262,30 @@ def test_stopped_at_a_noise_level_ddim_returns_the_estimate_of_x0():
         draw(denoiser, scheduler="euler", stop_ratio=0.5)
     with pytest.raises(ValueError, match="do not fit between the times"):
         draw(denoiser, stop_ratio=50.0, num_inference_steps=900)
+
+
+def test_the_grid_is_the_power_of_an_even_one_and_no_time_comes_twice():
+    seen = []
+
+    class Watching(Gaussians):
+        def forward(self, x, t):
+            seen.append(int(t[0]))
+            return super().forward(x, t)
+
+    schedule = schedule_from_config(VP)
+    denoiser = Denoiser(Watching(schedule, means=(0.0,)), schedule, "eps").eval()
+    stop = float(schedule.ratio(torch.tensor(99)))
+    draw(denoiser, 4, grid_power=2.0, stop_ratio=stop, num_inference_steps=10)
+    assert seen == [99 + round(900 * (i / 9) ** 2) for i in range(9, -1, -1)]
+    seen.clear()
+    draw(denoiser, 4, grid_power=2.0, num_inference_steps=100)
+    assert seen[0] == 999
+    assert seen[-3:] == [2, 1, 0]
+    assert all(later < earlier for earlier, later in itertools.pairwise(seen))
+    x = draw(denoiser, 4000, grid_power=1.5, num_inference_steps=200, batch_size=4000)
+    assert x.std().item() == pytest.approx(S, rel=0.03)
+    with pytest.raises(ValueError, match="grid_power goes with ddim"):
+        draw(denoiser, scheduler="euler", grid_power=2.0)
 
 
 def test_every_name_builds_and_samples():

@@ -8,7 +8,8 @@ CASES = {
     "smoothing_adversarial": ("smoothing_adversarial", {}, 2),
     "invariance": ("invariance", {}, 1),
     "detail": ("detail", {}, 1),
-    "detail_accumulated": ("detail", {"window": None}, 2),
+    "detail_accumulated": ("detail", {"noise": None, "window": 3.0}, 2),
+    "detail_auto": ("detail", {"noise": "auto", "start_step": 4}, 2),  # reads the last two steps
     "dro": ("dro", {}, 1),
     "dro_accumulated": ("dro", {}, 2),
     "dro_pgd": ("dro_pgd", {}, 1),

@@ -34,9 +34,10 @@ def main() -> None:
     for label, (name, fields, n_micro) in CASES.items():
         gradients.clear()
         denoiser = tiny_denoiser(seed=0 if os.environ.get("RANK", "0") == "0" else 1).double()
+        objective = make_objective(name, **fields)
         summary = run(
             folder / label,
-            make_objective(name, **fields),
+            objective,
             denoiser=denoiser,
             train_batch_size=size // n_micro // n_processes,
             gradient_accumulation_steps=n_micro,
@@ -48,7 +49,8 @@ def main() -> None:
         assert n_processes == 1 or dist.get_world_size() == n_processes
         if os.environ.get("RANK", "0") == "0":
             assert len(gradients) == 3 * len(list(denoiser.parameters()))
-            save_file(dict(gradients), folder / f"{label}.safetensors")
+            kept = {f"kept|{name}": value for name, value in objective.state_dict().items()}
+            save_file(gradients | kept, folder / f"{label}.safetensors")
 
     # a bad sample in one process's rows stops all of them, with the same words
     try:

@@ -44,10 +44,10 @@ def test_gradients_of_every_update_are_equal(one_and_two, label):
     one, two = (load_file(folder / f"{label}.safetensors") for folder in one_and_two)
     assert one.keys() == two.keys()
     for name, gradient in one.items():
-        assert gradient.dtype == torch.float64
-        scale = gradient.norm()
-        assert (gradient - two[name]).norm() <= 1e-9 * scale, name
-    assert sum(float(gradient.norm()) for gradient in one.values()) > 1e-3
+        assert gradient.dtype == torch.float64 or name.startswith("kept|")
+        difference = gradient.double() - two[name].double()
+        assert difference.norm() <= 1e-9 * gradient.double().norm(), name
+    assert sum(float(value.norm()) for name, value in one.items() if "kept" not in name) > 1e-3
     for a, b in zip(*(metrics(folder / label) for folder in one_and_two), strict=True):
         assert a == pytest.approx(b, rel=1e-9)
 

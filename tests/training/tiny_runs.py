@@ -50,7 +50,7 @@ def tiny_denoiser(dropout: float = 0.0, seed: int = 0) -> Denoiser:
 def make_objective(name: str = "plain", times: str = "uniform", **fields: Any) -> Objective:
     schedule = vp_schedule()
     if name == "detail":  # at work from the first step
-        fields = {"window": 0.5, "start_step": 0, **fields}
+        fields = {"noise": 0.3, "window": 0.5, "start_step": 0, **fields}
     return OBJECTIVES[name](schedule, TIMES[times](schedule), **fields)
 
 

@@ -38,6 +38,7 @@ def sample_command(
     eta: float | None = None,
     clip_sample: bool | None = None,
     stop_ratio: float | None = None,
+    grid_power: float | None = None,
     timestep_spacing: str | None = None,
     class_labels: Sequence[int] | None = None,
     batch_size: int | None = None,
@@ -76,6 +77,7 @@ def sample_command(
         "eta": eta,
         "clip_sample": clip_sample,
         "stop_ratio": stop_ratio,
+        "grid_power": grid_power,
         "batch_size": batch_size,
     }
     chosen = section.model_dump() | {k: v for k, v in given.items() if v is not None}

@@ -198,6 +198,7 @@ def _sampler(
             eta=chosen.eta,
             clip_sample=chosen.clip_sample,
             stop_ratio=chosen.stop_ratio,
+            grid_power=chosen.grid_power,
             batch_size=chosen.batch_size,
         )
         grid(samples).save(path)

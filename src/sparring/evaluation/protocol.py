@@ -41,6 +41,7 @@ GENERATION = (
     "eps_scale",
     "clip_sample",
     "stop_ratio",
+    "grid_power",
     "precision",  # number format of the model's weights while sampling
     "class_labels",  # where the labels of a class-conditional model came from
 )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..denoiser import Denoiser
 from ..noising import add_noise, mse
-from ..parametrization import Prediction
+from ..parametrization import Prediction, column
 from ..randomness import StepRandom
 from ..schedules import Schedule
 from .times import Times, Uniform
@@ -49,6 +49,8 @@ class Draws:
         condition: What the network is told beside x_t and t, by argument name.
         dropped: Rows whose condition is replaced by the null condition, (B,), or None.
         step: Updates of the model done before this step.
+        tau: Standard deviation of the noise that x0 carries itself, data units, (B,); None where
+            that is not asked. See `carries`.
     """
 
     x0: Tensor
@@ -61,6 +63,43 @@ class Draws:
     step: int
     condition: dict[str, Any] = field(default_factory=dict)
     dropped: Tensor | None = None
+    tau: Tensor | None = None
+
+    def carries(self, tau: Tensor) -> None:
+        r"""Takes x0 for clean data plus noise of standard deviation tau, (B,), 0 for clean rows.
+
+        At s = sigma/alpha > tau it is as good as clean data: x_t gets only what is missing,
+
+            x_t = alpha (x0 + g s eps),  g = sqrt(1 - tau^2 / s^2),
+
+        so its noise is s in all, n say, of which eps is the part g: E[eps | x_t] = g E[n | x_t].
+        At s <= tau nothing is added and nothing known, g = 0.
+
+        Source: after Daras et al. 2024, "Consistent diffusion meets Tweedie".
+        """
+        self.tau = tau.to(self.x0).clamp(max=1e6)  # infinity times alpha = 0 would be nan
+        self.x_t = add_noise(self.x0, column(self.gain, self.x0) * self.eps, self.alpha, self.sigma)
+
+    @property
+    def gain(self) -> Tensor:
+        """g of `carries`, (B,), 1 for clean data."""
+        return torch.sqrt(1 - self._own_share**2)
+
+    @property
+    def own_noise(self) -> Tensor:
+        """tau^2 / s, data units, (B,): what of a unit of eps counts as data; s itself at s <= tau.
+
+        From x_t = alpha (x0 + g s eps): E[g x0 - (tau^2 / s) eps | x_t] = g E[clean x0 | x_t].
+        """
+        tau = torch.zeros_like(self.weight) if self.tau is None else self.tau
+        return self._own_share * torch.minimum(tau, (self.sigma / self.alpha).flatten())
+
+    @property
+    def _own_share(self) -> Tensor:
+        """tau / s, at most 1, (B,)."""
+        if self.tau is None:
+            return torch.zeros_like(self.weight)
+        return (self.tau * (self.alpha / self.sigma).flatten()).clamp(max=1)
 
 
 class Objective(ABC):
@@ -151,7 +190,11 @@ class Objective(ABC):
         *,
         x_t: Tensor | None = None,
     ) -> Terms:
-        """mse(output, a x0 + b eps), with the VLB where the network learns its variance.
+        r"""mse(output, a x0 + b eps), with the VLB where the network learns its variance.
+
+        Where x0 carries noise itself (`Draws.carries`) it is mse(g output, a [g x0 - (tau^2 / s)
+        eps] + b eps), whose minimiser is the denoiser of the clean data. For eps-prediction that
+        is mse(g output, eps).
 
         Args:
             prediction: The network's answer at the point in question.
@@ -160,11 +203,17 @@ class Objective(ABC):
             x_t: The noisy sample of the VLB; the drawn one by default.
         """
         eps = s.eps if eps is None else eps
-        weight = self.snr_weight(prediction)
-        losses = {"denoise": weight * mse(prediction.output, prediction.target(s.x0, eps))}
+        weight, x0, output = self.snr_weight(prediction), s.x0, prediction.output
+        if s.tau is not None:
+            g = column(s.gain, x0)
+            x0, output = g * x0 - column(s.own_noise, x0) * eps, g * output
+        losses = {"denoise": weight * mse(output, prediction.target(x0, eps))}
         if prediction.variance is not None:
             x_t = s.x_t if x_t is None else x_t
-            losses["vlb"] = self.vlb_weight * vlb(self.schedule, prediction, s.x0, x_t, s.t)
+            bound = vlb(self.schedule, prediction, s.x0, x_t, s.t)
+            if s.tau is not None:  # the bound is of data, not of data with noise
+                bound = (s.tau == 0) * bound
+            losses["vlb"] = self.vlb_weight * bound
         self.times.update(s.t, torch.stack([term.detach() for term in losses.values()]).sum(0))
         return {name: s.weight * term for name, term in losses.items()}
 

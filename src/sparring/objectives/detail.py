@@ -1,22 +1,27 @@
 r"""Our own smoothing: it removes the noise and keeps the detail.
 
-    mse(eps(x_t), eps) + lam R,
-    R = ||eps(x_t + sigma omega) - eps(x_t) - omega||^2 / ||omega||^2     where sigma/alpha < window
+Data y = x0 + tau n with noise of their own, s = sigma/alpha:
 
-omega: L2, `n_iterations` power iterations on the invariance gap from a random direction. What
-differs from paper 2, and why, is in docs/smoothing.md:
+    s > tau   mse(g eps(x_t), eps),  x_t = alpha (y + g s eps),  g = sqrt(1 - tau^2 / s^2)
+    s < tau   weight [ mse(eps(x_t), eps) + lam R ],
+              R = ||eps(x_t + sigma omega) - eps(x_t) - omega||^2 / ||omega||^2
 
+omega: L2, `n_iterations` power iterations on the invariance gap from a random direction. tau is
+found from the plain loss. Why so is in docs/smoothing.md:
+
+- above its own noise a dirty sample teaches the denoiser of the clean data, no matter which samples
+  are dirty: where nearly all of a picture says how much noise it has, the network can tell;
+- below, the data say nothing that could be believed: `weight` says how far they are;
 - the relative error R makes lam dimensionless: for an isotropic omega and a linear denoiser the
   optimum is the denoiser of data with every variance divided by 1 + lam;
 - the power iteration turns omega towards what the denoiser calls noise, off the data manifold,
-  and only there is shrinking wanted;
-- outside the window (high noise) the off-manifold directions cannot be told from the signal.
+  and only there is shrinking wanted.
 
-Source: ours.
+Source: ours; the first line after Daras et al. 2024 ("Consistent diffusion meets Tweedie").
 """
 
 from collections.abc import Iterator, Mapping
-from math import ceil, inf
+from math import ceil
 from typing import Any
 
 import torch
@@ -35,19 +40,22 @@ from .times import Times
 
 
 class Detail(Objective):
-    r"""Denoising plus the relative equivariance error inside a window of noise levels.
+    r"""Denoising of the data's own noise, and the relative equivariance error below it.
 
     Args:
         lam: Weight of R, dimensionless. Larger removes more noise and, in the end, variability.
         radius_low, radius_high: The radius is uniform between them, noise units (rms).
         n_iterations: Power iterations, 1 or 2; 0 leaves omega random. In many dimensions 1 is
             better: more drift to directions that are clean already.
-        window: Noise levels sigma/alpha below it take part, in data units: 1 to 4 times the
-            contamination's standard deviation. None for all. "auto" reads it off the plain loss of
-            the second half of the steps before `start_step`, see `Spectrum`; where that finds no
-            noise, no row takes part and training stays plain.
-        fraction: Share q of the global batch computed at most.
-        start_step: First step with the regulariser: two thirds of the run is best, when the shapes
+        noise: tau, standard deviation of the data's own noise, data units (images in [-1, 1]:
+            twice the value on the [0, 1] scale). "auto" reads it off the plain loss of the second
+            half of the steps before `start_step`, see `Spectrum`; where that finds none, training
+            stays plain. None for data without noise of one size.
+        window: R is applied at noise levels sigma/alpha below it. "auto" is tau.
+        weight: Of rows below the window and below tau, R included. What is 1 for the others: a
+            large one disturbs the rest of the network, 0 leaves R nothing to hold on to.
+        fraction: Share q of the global batch on which R is computed, at most.
+        start_step: First step that is not plain: two thirds of the run is best, when the shapes
             are there and the learning rate falls.
 
     Raises:
@@ -65,8 +73,10 @@ class Detail(Objective):
         radius_low: float = 0.3,
         radius_high: float = 1.0,
         n_iterations: int = 1,
-        window: float | str | None = "auto",
-        fraction: float = 0.25,
+        noise: float | str | None = "auto",
+        window: float | str = "auto",
+        weight: float = 0.2,
+        fraction: float = 0.125,
         start_step: int = 1000,
         **common: Any,
     ) -> None:
@@ -76,30 +86,42 @@ class Detail(Objective):
                 "radius must satisfy 0 < radius_low <= radius_high, got "
                 f"{radius_low} and {radius_high}"
             )
-        if lam < 0 or not 0 < fraction <= 1 or start_step < 0 or n_iterations < 0:
+        if not (lam >= 0 and n_iterations >= 0 and weight > 0 and start_step >= 0):
             raise ValueError(
-                "detail needs lam >= 0, 0 < fraction <= 1, start_step >= 0, n_iterations >= 0; "
-                f"got {lam}, {fraction}, {start_step}, {n_iterations}"
+                "detail needs lam >= 0, n_iterations >= 0, weight > 0, start_step >= 0; "
+                f"got {lam}, {n_iterations}, {weight}, {start_step}"
             )
-        if window != "auto" and (isinstance(window, str) or (window is not None and window <= 0)):
-            raise ValueError(f"window must be > 0, auto, or null for none, got {window!r}")
-        if window == "auto" and start_step < 2:
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
+        _positive_or("auto", "window", window)
+        if noise is not None:
+            _positive_or("auto, or null for none", "noise", noise)
+        elif window == "auto":
+            raise ValueError("window auto is the noise found or given: set window, or noise")
+        if noise == "auto" and start_step < 2:
             raise ValueError(
-                "window auto reads the plain steps before the regulariser starts: set start_step"
+                "noise auto reads the plain steps before the regulariser starts: set start_step"
             )
         self.lam, self.radius_low, self.radius_high = lam, radius_low, radius_high
-        self.n_iterations, self.window, self.fraction = n_iterations, window, fraction
-        self.start_step, self.spectrum = start_step, Spectrum()
-        self.auto: Scales | None = None
+        self.n_iterations, self.noise, self.window = n_iterations, noise, window
+        self.weight, self.fraction, self.start_step = weight, fraction, start_step
+        self.spectrum = Spectrum()
+        self.auto = None if isinstance(noise, str) else Scales(noise, None)
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
-        """`SmoothingDraws` in the steps with the regulariser, else what plain draws."""
+        """`SmoothingDraws` in the steps that are not plain, else what plain draws."""
         s = super().draw(batch, rng, step)
-        limit = self.limit(s.x0[0].numel()) if step >= self.start_step else 0.0
-        if limit == 0:
+        if step < self.start_step:
+            return s
+        noise, window = self.scales(s.x0[0].numel())
+        ratio = (s.sigma / s.alpha).flatten()
+        if noise > 0:
+            s.carries(torch.where(ratio > noise, noise, 0.0))
+        s.weight = torch.where(ratio < max(noise, window), self.weight, 1.0) * s.weight
+        if window == 0:
             return s
         t_all, _ = self.times.draw(rng.on("cpu"))  # every process sees the times of all rows
-        inside = self.schedule.ratio(t_all) < limit
+        inside = self.schedule.ratio(t_all) < window
         rows, share = choose_rows(rng, inside, ceil(self.fraction * rng.n_rows))
         rows, share = rows.to(s.x0.device), share.to(s.x0)
 
@@ -117,28 +139,25 @@ class Detail(Objective):
             clean = model(s.x_t)
             terms = self.denoising(clean, s)
             if isinstance(s, SmoothingDraws):
-                terms["equivariance"] = self.regulariser(nets["model"], clean, s)
-            elif self.window == "auto" and self.start_step / 2 <= s.step < self.start_step:
+                terms["equivariance"] = s.weight * self.regulariser(nets["model"], clean, s)
+            elif self.noise == "auto" and self.start_step / 2 <= s.step < self.start_step:
                 self.spectrum.add((s.sigma / s.alpha).flatten(), mse(clean.eps.detach(), s.eps))
             return terms
 
         yield Turn("model", [part])
 
-    def limit(self, n_elements: int) -> float:
-        """Noise levels sigma/alpha below this take part."""
-        if self.window is None:
-            return inf
-        if self.window != "auto":
-            return float(self.window)
+    def scales(self, n_elements: int) -> tuple[float, float]:
+        """(tau, window), 0 for none."""
         if self.auto is None:
             self.auto = self.spectrum.scales(n_elements)
-            self.news.append(f"window auto: {self.auto.in_words()}")
-        return self.auto.window
+            self.news.append(f"noise auto: {self.auto.in_words()}")
+        noise = self.auto.noise or 0.0
+        return noise, noise if self.window == "auto" else float(self.window)
 
     def found(self) -> dict[str, float]:
-        if self.auto is None:
+        if self.auto is None or self.noise != "auto":
             return {}
-        return {"window": self.auto.window, "noise_scale": self.auto.noise or 0.0}
+        return {"noise_scale": self.auto.noise or 0.0}
 
     def state_dict(self) -> dict[str, Tensor]:
         return super().state_dict() | {"spectrum": self.spectrum.sums.clone()}
@@ -164,3 +183,8 @@ class Detail(Objective):
         residual = eps_at(omega) - eps_hat - omega
         relative = per_sample_mean(residual**2) / per_sample_mean(omega**2)
         return put(s.rows, s.share * self.lam * relative, like=s.weight)
+
+
+def _positive_or(words: str, name: str, value: float | str) -> None:
+    if value != "auto" and (isinstance(value, str) or value <= 0):
+        raise ValueError(f"{name} must be > 0 or {words}, got {value!r}")

@@ -14,30 +14,16 @@ Source: ours, after Ambient diffusion (Daras et al. 2024, "Consistent diffusion 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
-from ..noising import mse
-from ..parametrization import column
 from ..randomness import StepRandom
 from ..schedules import Schedule
 from .base import Draws, Objective, Terms, Turn
 from .times import Times
-
-
-@dataclass(kw_only=True)
-class OracleDraws(Draws):
-    """With what the oracle knows.
-
-    Attributes:
-        gain: sqrt(1 - tau^2 / s^2), (B,): 1 on clean rows, 0 on rows that are not used.
-    """
-
-    gain: Tensor
 
 
 class Oracle(Objective):
@@ -69,27 +55,22 @@ class Oracle(Objective):
         infinite for dirt of another kind."""
         self.noise = noise
 
-    def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> OracleDraws:
+    def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
         if self.noise is None:
             raise ValueError("the oracle must be told which samples are dirty: call told(noise)")
         s = super().draw(batch, rng, step)
         tau = self.noise[batch["index"].cpu()].to(s.x0)
-        ratio = (s.sigma / s.alpha).flatten()
-        gain = (1 - (tau / ratio) ** 2).clamp(min=0).sqrt()
         if self.others_from is not None:
-            gain = torch.where(tau.isinf() & (ratio >= self.others_from), 1.0, gain)
-        s.x_t = s.alpha * s.x0 + column(gain, s.x0) * s.sigma * s.eps
-        return OracleDraws(**vars(s), gain=gain)
+            used = tau.isinf() & ((s.sigma / s.alpha).flatten() >= self.others_from)
+            tau = torch.where(used, 0.0, tau)
+        s.carries(tau)
+        return s
 
-    def turns(self, nets: Mapping[str, Denoiser], s: OracleDraws) -> Iterator[Turn]:
+    def turns(self, nets: Mapping[str, Denoiser], s: Draws) -> Iterator[Turn]:
         model = self.bind(nets["model"], s)
 
         def part() -> Terms:
-            prediction = model(s.x_t)
-            # an error of eps is det / alpha times as large in the output, where plain has its loss
-            det = prediction.a * s.sigma - prediction.b * s.alpha
-            weight = (det / s.alpha).flatten() ** 2 * self.snr_weight(prediction)
-            error = mse(column(s.gain, s.eps) * prediction.eps, s.eps)
-            return {"denoise": s.weight * weight * (s.gain > 0) * error}
+            terms = self.denoising(model(s.x_t), s)
+            return {name: (s.gain > 0) * term for name, term in terms.items()}
 
         yield Turn("model", [part])

@@ -48,34 +48,23 @@ class Scales:
     noise: float | None
     signal: float | None
 
-    @property
-    def window(self) -> float:
-        """Noise levels sigma/alpha at which noise can be told from signal; 0 without noise.
-
-        min(3 noise, signal / 3), but at least the noise itself. Source: ours, a rule that fits the
-        windows set by hand for the digits and the plane; no grid over windows has been run.
-        """
-        if self.noise is None or self.signal is None:
-            return 0.0
-        return max(self.noise, min(3 * self.noise, self.signal / 3))
-
     def in_words(self) -> str:
         """One line for the user."""
         if self.signal is None:
             return (
-                "too few plain steps came before the regulariser to tell noise from signal, so "
-                "nothing is smoothed; set objective.window, or a later objective.start_step"
+                "too few plain steps have come to tell noise from signal, so training stays plain; "
+                "set objective.noise, or a later objective.start_step"
             )
         if self.noise is None:
             return (
-                "no noise of one size stands out in the data, so nothing is smoothed; "
-                "set objective.window if you know better"
+                "no noise of one size stands out in the data, so training stays plain; "
+                "set objective.noise if you know better"
             )
         line = (
             f"noise of standard deviation {self.noise:.3g} in every element, signal from "
-            f"{self.signal:.3g}; smoothing below sigma/alpha = {self.window:.3g}"
+            f"{self.signal:.3g}; smoothing below sigma/alpha = {self.noise:.3g}"
         )
-        if self.window > self.signal / 2:
+        if self.noise > self.signal / 2:
             line += ". WARNING: that covers the signal, which will lose variability"
         return line
 

@@ -79,7 +79,7 @@ def sample(
         scheduler_config: The training scheduler's config; with a bare `Denoiser` it is made from
             its schedule when not given.
         on_batch: Called with the number of samples done, for a progress bar.
-        options: Passed to `make_scheduler`: stop_ratio, timestep_spacing, use_karras_sigmas...
+        options: Passed to `make_scheduler`: stop_ratio, grid_power, use_karras_sigmas...
 
     Returns:
         Samples (n, *sample_shape) on the device, in the range of the training data ([-1, 1] for
