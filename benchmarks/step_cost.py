@@ -9,6 +9,10 @@ and moving average, as the training loop does it.
     operations          of convolutions, matrix products and attention per update, to plain's
     live_bytes          most bytes that are allocated at once for the forward and backward pass
                         (activations, gradients, temporaries), from torch's profiler
+
+The same plain step is also taken as diffusers' example trains an unconditional model (its
+train_unconditional.py: add_noise, mse_loss, accelerator, AdamW, EMAModel), and by ours with the
+network compiled.
 """
 
 from __future__ import annotations
@@ -25,7 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.training_utils import EMAModel
 from torch import Tensor
+from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -66,6 +75,10 @@ class Bench:
     @property
     def n_updates(self) -> int:
         return self.objective.n_updates
+
+    def compile(self) -> Bench:
+        self.denoiser.network.compile()
+        return self
 
     def batch(self, number: int) -> dict[str, Any]:
         return self.dataset.__getitems__(self.order.keys(number))
@@ -112,6 +125,64 @@ class Bench:
         return peak
 
 
+class DiffusersLoop(Bench):
+    """The plain step as diffusers' train_unconditional.py takes it, on the same model and data."""
+
+    def __init__(self) -> None:
+        super().__init__("plain")
+        self.accelerator = Accelerator(cpu=True)
+        config = resolve(CONFIG, []).model
+        self.scheduler = DDPMScheduler(
+            num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear",
+            prediction_type=config.prediction_type,  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+        settings = self.settings
+        optimizer = torch.optim.AdamW(
+            self.denoiser.network.parameters(),
+            lr=settings.learning_rate,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            weight_decay=settings.adam_weight_decay,
+            eps=settings.adam_epsilon,
+        )
+        schedule = get_scheduler(
+            settings.lr_scheduler,
+            optimizer=optimizer,
+            num_warmup_steps=settings.lr_warmup_steps,
+            num_training_steps=settings.max_train_steps,
+        )
+        self.model, self.optimizer, self.lr_scheduler = self.accelerator.prepare(
+            self.denoiser.network, optimizer, schedule
+        )
+        self.ema = EMAModel(
+            self.model.parameters(),
+            decay=settings.ema_decay,
+            use_ema_warmup=True,
+            inv_gamma=1.0,
+            power=3 / 4,
+        )
+
+    def take(self, number: int, batch: dict[str, Any], *, learn: bool = True) -> None:
+        clean_images = batch["x0"]
+        noise = torch.randn(clean_images.shape)
+        last = self.scheduler.config["num_train_timesteps"]
+        timesteps = torch.randint(0, last, (len(clean_images),)).long()
+        noisy_images = self.scheduler.add_noise(clean_images, noise, timesteps)  # pyright: ignore[reportArgumentType]
+        with self.accelerator.accumulate(self.model):
+            output = self.model(noisy_images, timesteps).sample
+            target = self.scheduler.get_velocity(clean_images, noise, timesteps)  # pyright: ignore[reportArgumentType]
+            loss = functional.mse_loss(output.float(), target.float())
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+            if learn:
+                self.optimizer.step()
+                self.lr_scheduler.step()
+            self.optimizer.zero_grad()
+        if self.accelerator.sync_gradients and learn:
+            self.ema.step(self.model.parameters())
+        loss.detach().item()  # for its log
+
+
 def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, Any]:
     """All objectives side by side.
 
@@ -121,10 +192,15 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
     """
     torch.set_num_threads(1)
     names = [name for name in OBJECTIVE_SECTIONS if name != "oracle"]  # a control, a plain step
-    benches = {name: Bench(name) for name in names}
+    benches: dict[str, Bench] = {name: Bench(name) for name in names}
+    benches["plain, as in diffusers"] = DiffusersLoop()
+    benches["plain, compiled"] = Bench("plain").compile()
+    benches["detail, compiled"] = Bench("detail").compile()
+    names = list(benches)
     say(f"{n_rounds} rounds of {len(benches)} objectives, one thread ...")
-    for bench in benches.values():
-        bench.seconds(0)
+    for name, bench in benches.items():
+        for number in range(24 if "compiled" in name else 1):  # every number of rows there may be
+            bench.seconds(number)
     seconds: dict[str, list[float]] = {name: [] for name in benches}
     for number in range(1, n_rounds + 1):
         first = number % len(names)  # another one starts each round
@@ -133,7 +209,9 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
         if number % max(1, n_rounds // 4) == 0:
             say(f"  round {number}")
     say("counting operations and bytes ...")
-    operations = {name: bench.operations() for name, bench in benches.items()}
+    operations = {
+        name: benches[name].operations() for name in OBJECTIVE_SECTIONS if name in benches
+    }
     objectives: dict[str, Any] = {}
     for name, bench in benches.items():
         ratios = [own / plain for own, plain in zip(seconds[name], seconds["plain"], strict=True)]
@@ -141,7 +219,7 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
         objectives[name] = {
             "ratio_to_plain": statistics.median(ratios),
             "ratio_interval": [low, high],
-            "operations_to_plain": operations[name] / operations["plain"],
+            "operations_to_plain": operations[name.partition(",")[0]] / operations["plain"],
             "live_bytes": bench.live_bytes(),
             "seconds_per_update": statistics.median(seconds[name]),
             "updates_per_batch": bench.n_updates,

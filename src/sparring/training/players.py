@@ -43,12 +43,14 @@ class Player:
             name: value for name, value in network.named_parameters() if value.requires_grad
         }
         self.max_grad_norm = settings.max_grad_norm
+        self.fused = all(value.device.type in ("cpu", "cuda") for value in self.parameters.values())
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(),
             lr=settings.learning_rate,
             betas=(settings.adam_beta1, settings.adam_beta2),
             weight_decay=settings.adam_weight_decay,
             eps=settings.adam_epsilon,
+            fused=self.fused,
         )
         self.lr_schedule = get_scheduler(
             _SCHEDULES[settings.lr_scheduler],
@@ -146,8 +148,8 @@ class Player:
         for key, value in tensors["optimizer"].items():
             name, moment = key.rsplit("|", 1)
             parameter = self.parameters[name]
-            # AdamW's count of updates is a number that stays on the CPU
-            place = "cpu" if moment == "step" else parameter.device
+            # AdamW's count of updates is a number that stays on the CPU unless one kernel does all
+            place = "cpu" if moment == "step" and not self.fused else parameter.device
             self.optimizer.state[parameter][moment] = value.to(place)
         # the schedule is a function of the count and of the settings, which may have changed
         self.lr_schedule.last_epoch = self.n_updates
