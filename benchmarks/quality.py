@@ -57,8 +57,8 @@ class Cell:
             return json.loads(path.read_text(encoding="utf-8"))
         return None
 
-    def run(self) -> Run:
-        """What is left to do."""
+    def run(self, as_configured: bool) -> Run:
+        """What is left to do, of the evaluations all or the first."""
         config = resolve(self.config, self.words)
         sparring = [sys.executable, "-m", "sparring"]
         how = how_to_go_on(self.folder, config, "run", "--runs")
@@ -66,7 +66,7 @@ class Cell:
         commands += [
             [*sparring, "evaluate", str(self.folder), *more, "-o", str(self.evaluation(label))]
             for label, more in self.evaluations.items()
-            if self.measured(label) is None
+            if self.measured(label) is None and not (label and as_configured)
         ]
         log = self.folder.parent / f"{self.folder.name}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def cells(table: dict[str, Any], output: Path, only: list[str], seeds: int | Non
     found = []
     for name, experiment in table["experiments"].items():
         for method, own in experiment["methods"].items():
-            if only and not any(part in f"{name}/{method}" for part in only):
+            if only and not any(re.search(part, f"{name}/{method}") for part in only):
                 continue
             own = own if isinstance(own, dict) else {"overrides": own}
             for seed in own.get("seeds", experiment["seeds"])[:seeds]:
@@ -158,7 +158,10 @@ def _slug(words: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--table", type=Path, default=HERE / "quality_cpu.yaml")
-    parser.add_argument("--only", nargs="*", default=[], help="parts of EXPERIMENT/METHOD")
+    parser.add_argument("--only", nargs="*", default=[], help="patterns of EXPERIMENT/METHOD")
+    parser.add_argument(
+        "--as-configured", action="store_true", help="leave the other ways to sample for later"
+    )
     parser.add_argument("--seeds", type=int, help="only so many of each experiment's seeds")
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="where runs go")
     parser.add_argument("--slots", type=int, default=n_cores(), help="runs at a time")
@@ -167,7 +170,7 @@ def main() -> None:
     table = yaml.safe_load(chosen.table.read_text(encoding="utf-8"))
     try:
         wanted = cells(table, chosen.runs, chosen.only, chosen.seeds)
-        runs = [run for cell in wanted if not (run := cell.run()).is_done]
+        runs = [run for cell in wanted if not (run := cell.run(chosen.as_configured)).is_done]
         print(f"{len(wanted)} runs, {len(runs)} of them not finished, {chosen.slots} at a time")
 
         def progress() -> str:
@@ -179,7 +182,7 @@ def main() -> None:
             seconds = sum(run.seconds_left(0.06) for run in left) / chosen.slots
             return f"  {len(left)} left, about {minutes(seconds)}: {at}"
 
-        work(runs, chosen.slots, progress)
+        work(runs, chosen.slots, progress, finish_first=True)
         everything = cells(table, chosen.runs, [], None)
         found = list(rows(everything))
     except UserError as error:

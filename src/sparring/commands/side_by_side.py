@@ -101,13 +101,21 @@ def how_to_go_on(folder: Path, config: RunConfig, what: str, option: str) -> lis
     ]  # fmt: skip
 
 
-def work(runs: Sequence[Run], n_slots: int, progress: Callable[[], str]) -> None:
+def work(
+    runs: Sequence[Run],
+    n_slots: int,
+    progress: Callable[[], str],
+    *,
+    finish_first: bool = False,
+) -> None:
     """Runs all commands, `n_slots` at a time.
 
     Args:
         runs: What is to be done; those named first start first.
         n_slots: Commands at a time.
         progress: One line that says how far they are; printed now and then.
+        finish_first: Whether a run is evaluated before another one is trained, so that what is
+            broken off has figures; else training, which takes longest, comes first.
 
     Raises:
         UserError: if a command fails; the others are stopped.
@@ -118,7 +126,7 @@ def work(runs: Sequence[Run], n_slots: int, progress: Callable[[], str]) -> None
             for run in runs:
                 _advance(run)
             busy = sum(run.process is not None for run in runs)
-            for run in sorted(runs, key=lambda run: run.stage):  # training before evaluation
+            for run in sorted(runs, key=lambda run: run.stage, reverse=finish_first):
                 if busy < n_slots and run.process is None and not run.is_done:
                     _start(run)
                     busy += 1
