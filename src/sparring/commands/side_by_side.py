@@ -10,7 +10,10 @@ import contextlib
 import json
 import math
 import os
+import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -121,6 +124,8 @@ def work(
         UserError: if a command fails; the others are stopped.
     """
     last_line = -math.inf
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)) if in_main else None
     try:
         while not all(run.is_done for run in runs):
             for run in runs:
@@ -139,6 +144,9 @@ def work(
     except BaseException:
         _stop(runs)
         raise
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _start(run: Run) -> None:

@@ -1,0 +1,64 @@
+"""Runs side by side: their order, what a failure says, and that nothing is left running."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from sparring.commands.side_by_side import Run, work
+from sparring.errors import UserError
+
+
+def a_run(folder, name, *scripts):
+    commands = [[sys.executable, "-c", script] for script in scripts]
+    return Run(name, name, folder / name, folder / f"{name}.txt", commands, n_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("finish_first", "order"), [(False, ["a0", "b0", "a1", "b1"]), (True, ["a0", "a1", "b0", "b1"])]
+)
+def test_the_order_of_the_commands(tmp_path, finish_first, order):
+    told = tmp_path / "told"
+
+    def tell(word):
+        return f"open({str(told)!r}, 'a').write('{word} ')"
+
+    runs = [a_run(tmp_path, name, tell(f"{name}0"), tell(f"{name}1")) for name in "ab"]
+    work(runs, 1, lambda: "", finish_first=finish_first)
+    assert told.read_text().split() == order
+
+
+def test_a_failure_says_the_last_line_and_where_the_rest_is(tmp_path):
+    bad = a_run(
+        tmp_path, "bad", "print('much'); raise SystemExit('sparring: error: no such thing')"
+    )
+    with pytest.raises(UserError, match=r"bad failed: no such thing \(all it said is in .*bad.txt"):
+        work([bad], 1, lambda: "")
+
+
+def test_told_to_stop_it_takes_its_runs_along(tmp_path):
+    script = f"""
+        import sys
+        sys.path.insert(0, {str(os.path.dirname(__file__))!r})
+        from pathlib import Path
+        from test_side_by_side import a_run
+        from sparring.commands.side_by_side import work
+        folder = Path({str(tmp_path)!r})
+        mark = folder / "pid"
+        child = f"import os, time; open({{str(mark)!r}}, 'w').write(str(os.getpid()))"
+        child += "; time.sleep(99)"
+        work([a_run(folder, "long", child)], 1, lambda: "")
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
+    child = tmp_path / "pid"
+    while not (child.is_file() and child.read_text()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(child.read_text()), 0)
