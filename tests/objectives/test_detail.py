@@ -98,6 +98,18 @@ def test_above_their_own_noise_dirty_data_teach_the_clean_denoiser(name, kind, r
     assert slopes[tau] < 1e-7 * slopes[1e-6]
 
 
+def test_the_variational_bound_is_of_rows_without_noise_of_their_own(vp):
+    """Its x0 is the data, not the data with noise."""
+    network = torch.nn.Conv2d(1, 2, 1).double()
+    network.forward = lambda x, t: torch.nn.Conv2d.forward(network, x)
+    denoiser = Denoiser(network, vp, "eps", learned_variance=True)
+    x0 = torch.randn(64, 1, 2, 2, generator=torch.Generator().manual_seed(0)).double()
+    objective = OBJECTIVES["detail"](vp, noise=0.5, start_step=0)
+    s = objective.draw({"x0": x0}, StepRandom(0, 0, 64), 0)
+    (turn,) = objective.turns({"model": denoiser}, s)
+    assert torch.equal(turn.parts[0]()["vlb"] == 0, (s.sigma / s.alpha).flatten() > 0.5)
+
+
 def test_rows_below_their_own_noise_count_less(vp):
     """`weight` of a plain step's loss, below the noise or the window, whichever is higher."""
     n, denoiser = 64, Denoiser(LinearEps(torch.eye(D).double()), vp, "eps")

@@ -77,5 +77,8 @@ def test_other_dirt_is_left_out_or_used_from_a_level_on():
         s = objective.draw(batch, StepRandom(0, 0, 400), 0)
         used = (s.sigma / s.alpha).flatten() >= 1.0 if others_from else torch.zeros(400).bool()
         assert torch.equal(s.gain > 0, used)
+        network = LinearEps(torch.eye(2))
+        (turn,) = objective.turns({"model": Denoiser(network, vp, "eps")}, s)
+        assert torch.equal(turn.parts[0]()["denoise"] > 0, used)
     with pytest.raises(ValueError, match="must be told"):
         OBJECTIVES["oracle"](vp).draw(batch, StepRandom(0, 0, 400), 0)
