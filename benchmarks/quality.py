@@ -12,7 +12,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,13 @@ class Cell:
         )  # fmt: skip
 
 
-def cells(table: dict[str, Any], output: Path, only: list[str], seeds: int | None) -> list[Cell]:
+def cells(
+    table: dict[str, Any],
+    output: Path,
+    only: Sequence[str] = (),
+    seeds: int | None = None,
+    overrides: Sequence[str] = (),
+) -> list[Cell]:
     """All cells, seed by seed, so that a table broken off is a table of fewer seeds."""
     found = []
     for name, experiment in table["experiments"].items():
@@ -90,6 +96,7 @@ def cells(table: dict[str, Any], output: Path, only: list[str], seeds: int | Non
                 every = [
                     *own["overrides"],
                     *experiment.get("overrides", []),
+                    *overrides,
                     *(f"{key}={seed}" for key in keys),
                     f"training.output_dir={folder}",
                     "training.report_to=none",
@@ -162,6 +169,7 @@ def main() -> None:
     parser.add_argument(
         "--as-configured", action="store_true", help="leave the other ways to sample for later"
     )
+    parser.add_argument("--override", nargs="*", default=[], help="KEY=VALUE for all of them")
     parser.add_argument("--seeds", type=int, help="only so many of each experiment's seeds")
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="where runs go")
     parser.add_argument("--slots", type=int, default=n_cores(), help="runs at a time")
@@ -169,7 +177,7 @@ def main() -> None:
     chosen = parser.parse_args()
     table = yaml.safe_load(chosen.table.read_text(encoding="utf-8"))
     try:
-        wanted = cells(table, chosen.runs, chosen.only, chosen.seeds)
+        wanted = cells(table, chosen.runs, chosen.only, chosen.seeds, chosen.override)
         runs = [run for cell in wanted if not (run := cell.run(chosen.as_configured)).is_done]
         print(f"{len(wanted)} runs, {len(runs)} of them not finished, {chosen.slots} at a time")
 
@@ -183,7 +191,7 @@ def main() -> None:
             return f"  {len(left)} left, about {minutes(seconds)}: {at}"
 
         work(runs, chosen.slots, progress, finish_first=True)
-        everything = cells(table, chosen.runs, [], None)
+        everything = cells(table, chosen.runs)
         found = list(rows(everything))
     except UserError as error:
         sys.exit(f"error: {error}")
