@@ -17,7 +17,7 @@ PROTOCOL = {
     "versions": {"python": "3.11.9", "sparring": "0.1.0", "torch": "2.13.0"},
 }  # fmt: skip
 DETAIL = {"name": "detail", "lam": 10.0, "radius_low": 0.05, "radius_high": 0.2, "n_iterations": 1,
-          "noise": None, "window": 0.5, "weight": 1.0, "fraction": 0.25, "start_step": 0,
+          "noise": "auto", "window": "auto", "weight": 0.2, "fraction": 0.125, "start_step": 2000,
           "snr_gamma": None}  # fmt: skip
 GAUSSIAN = {"kind": "gaussian", "rate": 0.9, "sigma": 0.2, "seed": 0, "clip": False}
 

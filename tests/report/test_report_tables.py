@@ -272,3 +272,14 @@ def test_times_of_an_evaluation_are_costs_and_no_figures(demo_runs):
     runs = read_runs(demo_runs)
     rows = {r.label: r for r in tables.cost_rows(runs, runs[0])}
     assert [c.text for c in rows["Sampling for its figures"].cells] == ["31\u00a0s"] * 3
+
+
+@pytest.mark.parametrize(("found", "said"), [(0.42, "found 0.420"), (0.0, "found none")])
+def test_the_noise_that_was_found_stands_beside_auto(tmp_path, found, said):
+    folder = write_run(tmp_path / "robust", DETAIL, GAUSSIAN)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 3010, "loss": 0.1, "noise_scale": found}) + "\n")
+    (run,) = read_runs([str(folder)])
+    words = tables.describe_objective(run)
+    assert words.startswith("detail · lam 10")
+    assert f"noise auto ({said}), window auto, weight 0.2" in words

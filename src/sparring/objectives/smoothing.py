@@ -115,8 +115,11 @@ class Smoothing(Objective):
         self.fraction, self.start_step, self.detach_clean = fraction, start_step, detach_clean
         self.step_size, self.n_steps = step_size, n_steps
 
-    def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> SmoothingDraws:
+    def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
+        """`SmoothingDraws` in the steps with the regulariser, else what plain draws."""
         s = super().draw(batch, rng, step)
+        if step < self.start_step:
+            return s
         u = rng.uniform("bias").to(s.x0)
         if self.bias_per == "batch":
             u = rng.uniform_all("bias")[:1].to(s.x0).expand(len(s.x0))
@@ -133,12 +136,12 @@ class Smoothing(Objective):
             **vars(s), rows=rows, share=share, omega0=omega0[rows], radius=radius[rows]
         )
 
-    def turns(self, nets: Mapping[str, Denoiser], s: SmoothingDraws) -> Iterator[Turn]:
+    def turns(self, nets: Mapping[str, Denoiser], s: Draws) -> Iterator[Turn]:
         model = self.bind(nets["model"], s)
 
         def part() -> Terms:
             dropout = SharedDropout(s.x0.device)
-            if s.step < self.start_step:
+            if not isinstance(s, SmoothingDraws):
                 return self.denoising(model(s.x_t), s)
             if s.rows is not None:  # another batch size cannot share the mask
                 clean = model(s.x_t)

@@ -294,11 +294,15 @@ def config_rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def describe_objective(run: Run) -> str:
-    """'detail · lam 10, window 0.5': the objective with its leaves that are numbers or words."""
+    """'detail · lam 10, noise auto (found 0.42)': the objective, its leaves, what it found out."""
     leaves = [
         f"{key} {show_value(value)}" for key, value in run.section("objective").items()
         if key != "name" and value is not None and not isinstance(value, dict | list | bool)
     ]  # fmt: skip
+    found = run.metrics[-1].get("noise_scale") if run.metrics else None
+    if is_number(found):
+        words = f"found {show(found)}" if found > 0 else "found none"
+        leaves = [f"{leaf} ({words})" if leaf == "noise auto" else leaf for leaf in leaves]
     return " · ".join([run.objective, ", ".join(leaves)] if leaves else [run.objective])
 
 
