@@ -50,6 +50,7 @@ HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "digits.yaml"
 OUTPUT = HERE / "results" / "step_cost.json"
 NOISE = 0.42  # what auto finds in the demo's digits
+DIFFUSERS = "plain, as in diffusers"
 N_COUNTED = 6  # steps over which operations and bytes are counted
 
 
@@ -193,32 +194,27 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
     torch.set_num_threads(1)
     names = [name for name in OBJECTIVE_SECTIONS if name != "oracle"]  # a control, a plain step
     benches: dict[str, Bench] = {name: Bench(name) for name in names}
-    benches["plain, as in diffusers"] = DiffusersLoop()
+    benches[DIFFUSERS] = DiffusersLoop()
     benches["plain, compiled"] = Bench("plain").compile()
     benches["detail, compiled"] = Bench("detail").compile()
-    names = list(benches)
     say(f"{n_rounds} rounds of {len(benches)} objectives, one thread ...")
     for name, bench in benches.items():
         for number in range(24 if "compiled" in name else 1):  # every number of rows there may be
             bench.seconds(number)
-    seconds: dict[str, list[float]] = {name: [] for name in benches}
-    for number in range(1, n_rounds + 1):
-        first = number % len(names)  # another one starts each round
-        for name in names[first:] + names[:first]:
-            seconds[name].append(benches[name].seconds(number))
-        if number % max(1, n_rounds // 4) == 0:
-            say(f"  round {number}")
+    seconds = alternate(benches, n_rounds, say)
+    say("plain steps alone ...")
+    plain = {name: bench for name, bench in benches.items() if name.startswith("plain")}
+    against = relative(alternate(plain, n_rounds, say), DIFFUSERS)
     say("counting operations and bytes ...")
     operations = {
         name: benches[name].operations() for name in OBJECTIVE_SECTIONS if name in benches
     }
     objectives: dict[str, Any] = {}
-    for name, bench in benches.items():
-        ratios = [own / plain for own, plain in zip(seconds[name], seconds["plain"], strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4)
+    for name, (ratio, interval) in relative(seconds, "plain").items():
+        bench = benches[name]
         objectives[name] = {
-            "ratio_to_plain": statistics.median(ratios),
-            "ratio_interval": [low, high],
+            "ratio_to_plain": ratio,
+            "ratio_interval": interval,
             "operations_to_plain": operations[name.partition(",")[0]] / operations["plain"],
             "live_bytes": bench.live_bytes(),
             "seconds_per_update": statistics.median(seconds[name]),
@@ -234,7 +230,38 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
             "n_rounds": n_rounds,
         },
         "objectives": objectives,
+        "plain_to_diffusers": {
+            name: {"ratio": ratio, "interval": interval}
+            for name, (ratio, interval) in against.items()
+        },
     }
+
+
+def alternate(
+    benches: dict[str, Bench], n_rounds: int, say: Callable[[str], object]
+) -> dict[str, list[float]]:
+    """Seconds per update of each, round after round."""
+    names = list(benches)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(1, n_rounds + 1):
+        first = number % len(names)  # another one starts each round
+        for name in names[first:] + names[:first]:
+            seconds[name].append(benches[name].seconds(number))
+        if number % max(1, n_rounds // 4) == 0:
+            say(f"  round {number}")
+    return seconds
+
+
+def relative(
+    seconds: dict[str, list[float]], base: str
+) -> dict[str, tuple[float, tuple[float, float]]]:
+    """Median and quartiles over the rounds of the ratio to `base` in the same round."""
+    found = {}
+    for name, own in seconds.items():
+        ratios = [a / b for a, b in zip(own, seconds[base], strict=True)]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        found[name] = (statistics.median(ratios), (low, high))
+    return found
 
 
 @contextmanager
@@ -281,7 +308,11 @@ def table(result: dict[str, Any]) -> str:
             f"{name:<22}{row['ratio_to_plain']:>7.2f}x{quartiles:>16}"
             f"{row['operations_to_plain']:>11.2f}x{row['live_bytes'] / 1e6:>9.1f}"
         )
-    lines.append("time and operations per update of the model, as ratios to plain")
+    lines.append("time and operations per update of the model, as ratios to plain\n")
+    for name, row in result["plain_to_diffusers"].items():
+        low, high = row["interval"]
+        lines.append(f"{name:<22}{row['ratio']:>7.2f}x      {low:.2f}-{high:.2f}")
+    lines.append("plain steps alone, to diffusers' own loop")
     return "\n".join(lines)
 
 
