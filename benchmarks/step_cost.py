@@ -66,7 +66,7 @@ class Bench:
         self.settings = train_settings(config)
         self.dataset = build_dataset(config)
         shape, classes = self.dataset.sample_shape, self.dataset.num_classes
-        self.denoiser, _ = build_denoiser(config, shape, classes)
+        self.denoiser, self.scheduler_config = build_denoiser(config, shape, classes)
         self.objective = build_objective(config, self.denoiser.schedule)
         self.denoiser.train()
         self.player = Player(self.denoiser.network, self.settings)
@@ -132,11 +132,7 @@ class DiffusersLoop(Bench):
     def __init__(self) -> None:
         super().__init__("plain")
         self.accelerator = Accelerator(cpu=True)
-        config = resolve(CONFIG, []).model
-        self.scheduler = DDPMScheduler(
-            num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear",
-            prediction_type=config.prediction_type,  # pyright: ignore[reportArgumentType]
-        )  # fmt: skip
+        self.scheduler: Any = DDPMScheduler.from_config(self.scheduler_config)
         settings = self.settings
         optimizer = torch.optim.AdamW(
             self.denoiser.network.parameters(),
@@ -167,14 +163,16 @@ class DiffusersLoop(Bench):
         noise = torch.randn(clean_images.shape)
         last = self.scheduler.config["num_train_timesteps"]
         timesteps = torch.randint(0, last, (len(clean_images),)).long()
-        noisy_images = self.scheduler.add_noise(clean_images, noise, timesteps)  # pyright: ignore[reportArgumentType]
+        noisy_images = self.scheduler.add_noise(clean_images, noise, timesteps)
         with self.accelerator.accumulate(self.model):
             output = self.model(noisy_images, timesteps).sample
-            target = self.scheduler.get_velocity(clean_images, noise, timesteps)  # pyright: ignore[reportArgumentType]
+            target = self.scheduler.get_velocity(clean_images, noise, timesteps)
             loss = functional.mse_loss(output.float(), target.float())
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+                self.accelerator.clip_grad_norm_(
+                    self.model.parameters(), self.settings.max_grad_norm
+                )
             if learn:
                 self.optimizer.step()
                 self.lr_scheduler.step()

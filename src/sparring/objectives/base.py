@@ -82,7 +82,7 @@ class Draws:
 
     @property
     def gain(self) -> Tensor:
-        """g of `carries`, (B,), 1 for clean data."""
+        """g of `carries`, (B,), 1 on clean rows."""
         return torch.sqrt(1 - self._own_share**2)
 
     @property
@@ -91,14 +91,13 @@ class Draws:
 
         From x_t = alpha (x0 + g s eps): E[g x0 - (tau^2 / s) eps | x_t] = g E[clean x0 | x_t].
         """
-        tau = torch.zeros_like(self.weight) if self.tau is None else self.tau
-        return self._own_share * torch.minimum(tau, (self.sigma / self.alpha).flatten())
+        assert self.tau is not None
+        return self._own_share * torch.minimum(self.tau, (self.sigma / self.alpha).flatten())
 
     @property
     def _own_share(self) -> Tensor:
         """tau / s, at most 1, (B,)."""
-        if self.tau is None:
-            return torch.zeros_like(self.weight)
+        assert self.tau is not None
         return (self.tau * (self.alpha / self.sigma).flatten()).clamp(max=1)
 
 
