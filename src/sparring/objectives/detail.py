@@ -55,6 +55,8 @@ class Detail(Objective):
         weight: Of rows below the window and below tau, R included. What is 1 for the others: a
             large one disturbs the rest of the network, 0 leaves R nothing to hold on to.
         fraction: Share q of the global batch on which R is computed, at most.
+        interval: R is computed on every interval-th step and counts interval times (lazy
+            regularisation, Karras et al. 2020, "Analyzing and improving StyleGAN").
         start_step: First step that is not plain: two thirds of the run is best, when the shapes
             are there and the learning rate falls.
 
@@ -77,6 +79,7 @@ class Detail(Objective):
         window: float | str = "auto",
         weight: float = 0.2,
         fraction: float = 0.125,
+        interval: int = 1,
         start_step: int = 1000,
         **common: Any,
     ) -> None:
@@ -91,8 +94,10 @@ class Detail(Objective):
                 "detail needs lam >= 0, n_iterations >= 0, weight > 0, start_step >= 0; "
                 f"got {lam}, {n_iterations}, {weight}, {start_step}"
             )
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
+        if not (0 < fraction <= 1 and interval >= 1):
+            raise ValueError(
+                f"detail needs 0 < fraction <= 1 and interval >= 1, got {fraction}, {interval}"
+            )
         _positive_or("auto", "window", window)
         if noise is not None:
             _positive_or("auto, or null for none", "noise", noise)
@@ -104,12 +109,13 @@ class Detail(Objective):
             )
         self.lam, self.radius_low, self.radius_high = lam, radius_low, radius_high
         self.n_iterations, self.noise, self.window = n_iterations, noise, window
-        self.weight, self.fraction, self.start_step = weight, fraction, start_step
+        self.weight, self.fraction = weight, fraction
+        self.interval, self.start_step = interval, start_step
         self.spectrum = Spectrum()
         self.auto = None if isinstance(noise, str) else Scales(noise, None)
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
-        """`SmoothingDraws` in the steps that are not plain, else what plain draws."""
+        """`SmoothingDraws` in the steps with R; what plain draws before `start_step`."""
         s = super().draw(batch, rng, step)
         if step < self.start_step:
             return s
@@ -118,7 +124,7 @@ class Detail(Objective):
         if noise > 0:
             s.carries(torch.where(ratio > noise, noise, 0.0))
         s.weight = torch.where(ratio < max(noise, window), self.weight, 1.0) * s.weight
-        if window == 0:
+        if window == 0 or (step - self.start_step) % self.interval:
             return s
         t_all, _ = self.times.draw(rng.on("cpu"))  # every process sees the times of all rows
         inside = self.schedule.ratio(t_all) < window
@@ -182,7 +188,7 @@ class Detail(Objective):
             )
         residual = eps_at(omega) - eps_hat - omega
         relative = per_sample_mean(residual**2) / per_sample_mean(omega**2)
-        return put(s.rows, s.share * self.lam * relative, like=s.weight)
+        return put(s.rows, s.share * self.interval * self.lam * relative, like=s.weight)
 
 
 def _positive_or(words: str, name: str, value: float | str) -> None:
