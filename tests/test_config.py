@@ -121,7 +121,7 @@ def test_a_circle_of_bases_is_refused(config):
         ("trainin.seed=1", "unknown key 'trainin' - did you mean 'training'?"),
         ("learning_rate=1", "unknown key 'learning_rate' - did you mean 'training.learning_rate'?"),
         ("objective.lamb=1", "unknown key 'objective.lamb' - did you mean 'lam'?"),
-        ("objective.huber=1", "unknown key 'objective.huber' (known: fraction, lam,"),
+        ("objective.huber=1", "unknown key 'objective.huber' (known: fraction, interval,"),
         ("objective=detial", "unknown objective 'detial' - did you mean 'detail'?"),
         ("objective.lam=-0.1", "objective.lam must be >= 0, got -0.1"),
         ("objective.radius_low=-1", "objective.radius_low must be >= 0, got -1"),
@@ -225,6 +225,10 @@ def test_an_objectives_leaves_are_its_constructors_arguments_with_their_defaults
     if name == "detail":
         assert leaves.pop("start_step") is None  # follows from the run's length
         decided |= {"start_step"}
+    if "max_train_steps" in leaves:
+        assert leaves.pop("max_train_steps") is None  # section training's
+        decided |= {"max_train_steps"}
+    leaves.pop("teacher", None)  # a model to load, which the loop is given
     assert leaves == {key: value for key, value in own.items() if key not in decided}
     assert set(OBJECTIVES) == set(OBJECTIVE_SECTIONS)
 

@@ -167,6 +167,12 @@ def build_objective(config: RunConfig, schedule: Schedule) -> Objective:
     leaves["cond_dropout"] = training.conditioning_dropout_prob
     if leaves.get("start_step", 0) is None:
         leaves["start_step"] = 2 * training.max_train_steps // 3
+    if leaves.get("max_train_steps", 0) is None:
+        leaves["max_train_steps"] = training.max_train_steps
+    if ".py:" in str(leaves.get("metric", "")):
+        leaves["metric"] = load_from_file(leaves["metric"], "objective.metric")
+    if not isinstance(section, OwnObjective):
+        leaves.pop("teacher", None)  # whom to load is no argument of an objective
     if isinstance(section, OwnObjective):
         build = load_from_file(section.name, "objective")
         leaves = _leaves_of_own(section, build, leaves)
@@ -174,6 +180,33 @@ def build_objective(config: RunConfig, schedule: Schedule) -> Objective:
         build = OBJECTIVES[section.name]
     with one_line_errors(f"objective {section.name}"):
         return build(schedule, times, **leaves)
+
+
+def build_teacher(config: RunConfig, student: Denoiser) -> Denoiser | None:
+    """The teacher of `objective.teacher`, by default the model that the student starts from.
+
+    Raises:
+        UserError: if an objective that needs one is told none, or it does not go with the student.
+    """
+    leaves = config.objective.model_dump()
+    if "teacher" not in leaves:
+        return None
+    name = leaves["teacher"] or config.model.pretrained_model_name_or_path
+    if name is None:
+        raise UserError(
+            "objective.teacher is missing: name a trained model, or start from one with "
+            "model.pretrained_model_name_or_path"
+        )
+    from . import pretrained
+
+    teacher = pretrained.load(name).denoiser
+    u = torch.linspace(0.01, 0.99, 50)
+    own, its = (one.schedule.ratio(one.schedule.times(u)) for one in (student, teacher))
+    if not torch.allclose(own, its):
+        raise UserError(f"objective.teacher {name} was trained on another noise schedule")
+    if teacher.boundary is not None:
+        raise UserError(f"objective.teacher {name} is a consistency model: name a diffusion model")
+    return teacher
 
 
 def train_settings(config: RunConfig) -> TrainSettings:

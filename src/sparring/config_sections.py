@@ -15,6 +15,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    field_validator,
     model_validator,
 )
 
@@ -37,9 +38,12 @@ FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteSche
 EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 BUNDLED = ("digits", "digits_subspace", "plane", "gaussian_mixture", "swiss_roll", "two_moons")
 """Data sets that are there without a file or a download."""
+METRICS = ("pseudo_huber", "huber", "l2", "l1")
+"""Distances between two estimates of the data that consistency objectives know by name."""
 SAMPLERS = (
-    "ddim", "ddpm", "euler", "euler_ancestral", "heun", "dpm2", "dpm2_ancestral", "lms", "pndm",
-    "deis", "dpmsolver++", "dpmsolver++_sde", "unipc", "flow_euler", "flow_heun", "euler_edm",
+    "ddim", "consistency", "lcm", "ddpm", "euler", "euler_ancestral", "heun", "dpm2",
+    "dpm2_ancestral", "lms", "pndm", "deis", "dpmsolver++", "dpmsolver++_sde", "unipc",
+    "flow_euler", "flow_heun", "euler_edm",
 )  # fmt: skip
 SCHEDULERS = (*VP_SCHEDULERS, *FLOW_SCHEDULERS, *EDM_SCHEDULERS)
 
@@ -252,6 +256,7 @@ class Detail(ObjectiveSection):
     window: Positive | Literal["auto"] = "auto"
     weight: Positive = 0.2
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.125
+    interval: Count = 1
     start_step: CountOrZero | None = None  # None: after two thirds of training.max_train_steps
 
 
@@ -277,6 +282,71 @@ class DroPgd(ObjectiveSection):
     random_start: bool = False
 
 
+class _Consistency(ObjectiveSection):
+    boundary: Literal["ddim", "lcm"] = "ddim"
+    metric: str = "pseudo_huber"  # huber, l2, l1, or file.py:function
+    huber_c: NotNegative | None = None  # None: as in the metric's paper
+    weighting: Literal["inverse_gap", "uniform"] = "inverse_gap"
+    target: Literal["student", "ema"] = "student"
+    n_passes: Count = 1  # above 1: adversarial
+    perturbed: Literal["student", "target"] = "student"
+    step_size: NotNegative = 0.1
+    max_norm: NotNegative = 0.1
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, metric: str) -> str:
+        if metric not in METRICS and ".py:" not in metric:
+            hint = did_you_mean(metric, METRICS)
+            raise ValueError(f"objective.metric: unknown metric {metric!r}{hint}")
+        return metric
+
+
+class ConsistencyTraining(_Consistency):
+    name: Literal["consistency_training"] = "consistency_training"
+    n_levels: Count = 10
+    n_levels_end: Count = 1280
+    mean: float = -1.1
+    std: Positive = 2.0
+    max_train_steps: Count | None = None  # None: training.max_train_steps
+
+
+class EasyConsistencyTuning(_Consistency):
+    name: Literal["easy_consistency_tuning"] = "easy_consistency_tuning"
+    huber_c: NotNegative | None = 0.0
+    n_stages: Count = 8
+    q: Annotated[float, Field(gt=1)] = 2.0
+    k: NotNegative = 8.0
+    b: NotNegative = 1.0
+    mean: float = -1.1
+    std: Positive = 2.0
+    max_train_steps: Count | None = None  # None: training.max_train_steps
+
+
+class ConsistencyDistillation(_Consistency):
+    name: Literal["consistency_distillation"] = "consistency_distillation"
+    teacher: str | None = None  # None: model.pretrained_model_name_or_path
+    grid: Literal["karras", "skipping"] = "karras"
+    n_levels: Count = 17
+    solver: Literal["heun", "ddim", "euler"] = "heun"
+    guidance_low: NotNegative = 1.0
+    guidance_high: NotNegative = 1.0
+    guidance_embedding: bool = False
+    weighting: Literal["inverse_gap", "uniform"] = "uniform"
+    target: Literal["student", "ema"] = "ema"
+
+
+class LatentConsistencyDistillation(ConsistencyDistillation):
+    name: Literal["latent_consistency_distillation"] = "latent_consistency_distillation"  # pyright: ignore
+    boundary: Literal["ddim", "lcm"] = "lcm"
+    metric: str = "huber"
+    grid: Literal["karras", "skipping"] = "skipping"
+    n_levels: Count = 50
+    solver: Literal["heun", "ddim", "euler"] = "ddim"
+    guidance_low: NotNegative = 6.0
+    guidance_high: NotNegative = 16.0
+
+
 class OwnObjective(ObjectiveSection):
     """A user's own method, `name: path/to/method.py:Class`; its leaves are checked at build."""
 
@@ -288,7 +358,8 @@ OBJECTIVE_SECTIONS: dict[str, type[ObjectiveSection]] = {
     section.model_fields["name"].default: section
     for section in (
         Plain, InputPerturbation, Huber, SmoothingRandom, SmoothingAdversarial, Invariance,
-        Detail, Oracle, Dro, DroPgd,
+        Detail, Oracle, Dro, DroPgd, ConsistencyTraining, EasyConsistencyTuning,
+        ConsistencyDistillation, LatentConsistencyDistillation,
     )
 }  # fmt: skip
 
@@ -309,6 +380,10 @@ AnyObjective = Annotated[
     | Annotated[Oracle, Tag("oracle")]
     | Annotated[Dro, Tag("dro")]
     | Annotated[DroPgd, Tag("dro_pgd")]
+    | Annotated[ConsistencyTraining, Tag("consistency_training")]
+    | Annotated[EasyConsistencyTuning, Tag("easy_consistency_tuning")]
+    | Annotated[ConsistencyDistillation, Tag("consistency_distillation")]
+    | Annotated[LatentConsistencyDistillation, Tag("latent_consistency_distillation")]
     | Annotated[OwnObjective, Tag("own")],
     Discriminator(_which_objective),
 ]
@@ -369,6 +444,7 @@ class SamplingSection(Section):
     eta: Share = 0.0
     stop_ratio: Positive | None = None  # ddim: sigma/alpha at which the last step takes x0
     grid_power: Positive = 1.0  # ddim: above 1 the steps are denser towards the data
+    ratios: list[Positive] | None = None  # consistency: sigma/alpha of the steps, falling
     clip_sample: bool | None = None  # None: true on images with epsilon, sample or v_prediction
     guidance_scale: NotNegative = 1.0
     eps_scale: Positive = 1.0

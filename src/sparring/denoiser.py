@@ -30,6 +30,8 @@ class Denoiser(nn.Module):
             learned-range variance (Nichol & Dhariwal 2021).
         null_condition: What an unconditional row is given, by the network's argument names:
             a number (the null class) or a tensor (1, ...), for guidance and label dropout.
+        boundary: For a consistency model, how its function is made of the network's answer, see
+            `paths.Jump`; None for a diffusion model.
 
     Raises:
         ValueError: for an unknown kind, eps with a zero terminal SNR, or EDM preconditioning on
@@ -44,6 +46,7 @@ class Denoiser(nn.Module):
         *,
         learned_variance: bool = False,
         null_condition: Mapping[str, Any] | None = None,
+        boundary: str | None = None,
     ) -> None:
         super().__init__()
         is_edm = kind in ("edm", "edm_v")
@@ -55,7 +58,7 @@ class Denoiser(nn.Module):
             raise ValueError("eps-prediction is undefined at zero terminal SNR; use v or x0")
         self.network, self.schedule, self.kind = network, schedule, kind
         self.learned_variance = learned_variance
-        self.null_condition = dict(null_condition or {})
+        self.null_condition, self.boundary = dict(null_condition or {}), boundary
         # read off the bare network once: a compiled or distributed wrapper hides its signature
         self._is_diffusers = "return_dict" in inspect.signature(network.forward).parameters
 
@@ -118,6 +121,13 @@ class Denoiser(nn.Module):
         if rows is not None:
             t, condition = t[rows], tree_map(lambda value: value[rows], dict(condition))
         return lambda x_t: self(x_t, t, **condition)
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network without the wrappers of torch.compile and of several processes."""
+    while hasattr(network, "_orig_mod") or type(network).__name__ == "DistributedDataParallel":
+        network = getattr(network, "_orig_mod", None) or network.module  # pyright: ignore
+    return network
 
 
 @contextmanager

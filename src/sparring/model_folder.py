@@ -21,7 +21,7 @@ from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 from . import __version__, networks
-from .denoiser import Denoiser
+from .denoiser import Denoiser, unwrapped
 from .errors import UserError
 from .parametrization import DIFFUSERS_KINDS
 
@@ -49,9 +49,10 @@ def describe(
     return {
         "format": 1,
         "sparring": __version__,
-        "network": _network_config(_bare(denoiser.network)),
+        "network": _network_config(unwrapped(denoiser.network)),
         "kind": denoiser.kind,
         "learned_variance": denoiser.learned_variance,
+        "boundary": denoiser.boundary,
         "sample_shape": list(sample_shape),
         "num_classes": num_classes,
         "null_condition": {
@@ -97,7 +98,7 @@ def save(
     """
     folder = Path(folder)
     description = describe(denoiser, scheduler_config, sample_shape, num_classes)
-    network, half = _bare(denoiser.network), folder / f".half-model-{os.getpid()}"
+    network, half = unwrapped(denoiser.network), folder / f".half-model-{os.getpid()}"
     component = component_of(description["network"]["_class_name"])
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
@@ -233,13 +234,6 @@ def component_of(class_name: str) -> str | None:
     if ".py:" in class_name or not hasattr(diffusers, class_name):
         return None
     return "unet" if class_name.startswith("UNet") else "transformer"
-
-
-def _bare(network: nn.Module) -> Any:
-    """The network without the wrappers of torch.compile and of several processes."""
-    while hasattr(network, "_orig_mod") or type(network).__name__ == "DistributedDataParallel":
-        network = getattr(network, "_orig_mod", None) or network.module  # pyright: ignore
-    return network
 
 
 def _is_table(null: Any) -> bool:

@@ -7,11 +7,18 @@ One rule serves all first-order samplers (DDIM, flow Euler): keep the two unknow
 With a network's output o = a x0 + b eps this is linear in (x_t, o): x_s = A x_t + B o.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from .parametrization import Pair, Prediction
+from .parametrization import Pair, Prediction, column
 from .schedules import EDMSchedule, FlowSchedule, Schedule, VPSchedule
+
+_HIGHEST_RATIO = 80.0
+"""Of consistency models, as in Song et al. 2023: noise enough, where a schedule has no own end."""
+_LOWEST_RATIO = 0.002
 
 
 def step(prediction: Prediction, alpha_s: Tensor, sigma_s: Tensor) -> Tensor:
@@ -32,6 +39,109 @@ def step_coefficients(
     a, b = pair
     det = a * sigma_t - b * alpha_t
     return (a * sigma_s - b * alpha_s) / det, (alpha_s * sigma_t - sigma_s * alpha_t) / det
+
+
+def heun(
+    predict: Callable[[Tensor, Tensor], Prediction],
+    prediction: Prediction,
+    schedule: Schedule,
+    s: Tensor,
+) -> Tensor:
+    r"""From x_t to x_s by Heun's step of dy/dr = eps_hat, y = x/alpha, r = sigma/alpha.
+
+    y' = y_t + (r_s - r_t) eps_hat(t);   y_s = y_t + (r_s - r_t) (eps_hat(t) + eps_hat(y', s)) / 2
+
+    Args:
+        predict: The denoiser as a function of (x, t).
+        prediction: What it says at t.
+        schedule: The denoiser's schedule; alpha must not vanish at t.
+        s: Times to go to, (B,).
+
+    Source: Karras et al. 2022, algorithm 1 (without churn); there alpha = 1.
+    """
+    alpha_s, sigma_s = schedule.at(s, like=prediction.x_t)
+    gap = sigma_s / alpha_s - prediction.sigma / prediction.alpha
+    there = predict(step(prediction, alpha_s, sigma_s), s)
+    mean_eps = (prediction.eps + there.eps) / 2
+    return alpha_s * (prediction.x_t / prediction.alpha + gap * mean_eps)
+
+
+def consistency_range(schedule: Schedule) -> tuple[float, float]:
+    """Smallest and largest noise level sigma / alpha of a consistency model of this schedule.
+
+    A VP table's first entry and EDM's sigma_min and sigma_max; 0.002 and 80 (Song et al. 2023)
+    where the schedule ends in the data or in pure noise, and 80 at most for VP.
+    """
+    if isinstance(schedule, EDMSchedule):
+        return schedule.sigma_min, schedule.sigma_max
+    if isinstance(schedule, VPSchedule):
+        ends = torch.tensor([0, schedule.n_train_timesteps - 1])
+        low, high = schedule.ratio(ends).tolist()
+        return low, min(high, _HIGHEST_RATIO)
+    return _LOWEST_RATIO, _HIGHEST_RATIO
+
+
+@dataclass(frozen=True)
+class Jump:
+    r"""A consistency function from any denoiser: one step to the smallest noise level r_0.
+
+    f(x_t, t) = c_skip x_t / alpha + c_out x0_hat
+
+    "ddim":  c_skip = r_0 / r, c_out = 1 - c_skip, r = sigma / alpha: where `step` goes from t to
+             r_0, divided by alpha there. With EDM's preconditioning this is Song et al.'s choice up
+             to terms of order r_0 / r, and it is as well defined for any other network (ours).
+    "lcm":   c_skip = h^2 / ((10 t)^2 + h^2), c_out = 10 t / sqrt((10 t)^2 + h^2), h = 1/2: that of
+             latent consistency models and of diffusers' LCMScheduler, for VP only. There x_t is
+             not divided by alpha, which makes a difference at t = 0 only.
+
+    At the smallest time f(x_t, t) = x_t / alpha, to the bit.
+
+    Attributes:
+        schedule: The denoiser's.
+        boundary: "ddim" or "lcm".
+
+    Raises:
+        ValueError: for another boundary, or lcm on a schedule without integer times.
+    """
+
+    schedule: Schedule
+    boundary: str = "ddim"
+
+    def __post_init__(self) -> None:
+        if self.boundary not in ("ddim", "lcm"):
+            raise ValueError(f"boundary must be ddim or lcm, got {self.boundary!r}")
+        if self.boundary == "lcm" and not isinstance(self.schedule, VPSchedule):
+            raise ValueError("boundary lcm needs integer times: a DDPM-family scheduler")
+
+    @property
+    def first_time(self) -> Tensor:
+        """The smallest time, where the function is the identity; float64."""
+        low, _ = consistency_range(self.schedule)
+        return self.schedule.time_of_ratio(torch.tensor(low, dtype=torch.float64))
+
+    @property
+    def last_time(self) -> Tensor:
+        """The largest time, where sampling starts; float64."""
+        _, high = consistency_range(self.schedule)
+        return self.schedule.time_of_ratio(torch.tensor(high, dtype=torch.float64))
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(c_skip, c_out) at t, (B,) each, float64."""
+        if self.boundary == "lcm":
+            scaled, half = 10 * t.double(), 0.5
+            norm = scaled**2 + half**2
+            return half**2 / norm, scaled / norm.sqrt()
+        first = self.schedule.ratio(self.first_time.to(t.device))
+        c_skip = (first / self.schedule.ratio(t)).clamp(max=1)
+        # a time that was rounded to float32 on its way may miss the smallest by an ulp
+        c_skip = torch.where(t <= self.first_time.to(t), 1.0, c_skip)
+        return c_skip, 1 - c_skip
+
+    def __call__(self, prediction: Prediction, t: Tensor) -> Tensor:
+        """f(x_t, t), an estimate of x0, (B, *), from what the network says at t (B,)."""
+        x_t = prediction.x_t
+        c_skip, c_out = (column(c.to(x_t), x_t) for c in self.coefficients(t.to(x_t.device)))
+        return c_skip * (x_t / prediction.alpha) + c_out * prediction.x0
 
 
 def time_grid(schedule: Schedule, n_steps: int, spacing: str = "trailing") -> Tensor:

@@ -147,6 +147,7 @@ def _assembled(
         description["kind"],
         learned_variance=description["learned_variance"],
         null_condition=null,
+        boundary=description["boundary"],
     )
     return Model(
         denoiser,

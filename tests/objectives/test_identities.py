@@ -14,13 +14,22 @@ from support import CASES, SCHEDULES, LinearEps
 
 DIM, ROWS = 3, 16
 METHODS = sorted(set(OBJECTIVES) - {"oracle"})  # it must be told more: test_oracle.py
-AT_WORK = {"detail": {"noise": 0.3, "window": 3.0, "start_step": 0}}
-"""Options with which a method does from the first step what it is there for."""
+AT_WORK = {
+    "detail": {"noise": 0.3, "window": 3.0, "start_step": 0},
+    "latent_consistency_distillation": {"guidance_low": 1.0, "guidance_high": 1.0},
+}
+"""Options with which a method does from the first step, unconditionally, what it is there for."""
 
 
 def _denoiser(schedule, kind, dropout=0.0):
     torch.manual_seed(0)
     return Denoiser(MLP(DIM, 16, 1, dropout=dropout).double(), schedule, kind)
+
+
+def _others(objective, denoiser):
+    """The networks that a distillation calls beside the student."""
+    roles = ["ema"] * objective.needs_ema + ["teacher"] * objective.needs_teacher
+    return {role: copy.deepcopy(denoiser).requires_grad_(False).eval() for role in roles}
 
 
 def _batch(n=ROWS):
@@ -35,7 +44,8 @@ def _rng(n=ROWS, rows=None, step=0):
 def _gradients(objective, denoiser, batch=None, rng=None):
     denoiser.zero_grad()
     s = objective.draw(batch or _batch(), rng or _rng(), step=0)
-    for turn in objective.turns({"model": denoiser}, s):
+    nets = {"model": denoiser, **_others(objective, denoiser)}
+    for turn in objective.turns(nets, s):
         for part in turn.parts:
             sum(part().values()).mean().backward()
     return torch.cat([p.grad.flatten() for p in denoiser.parameters() if p.grad is not None])
@@ -110,9 +120,13 @@ def test_micro_batches_add_up_to_the_global_batch(method, vp):
 def test_a_loss_draws_nothing(method, vp):
     """The same draws give the same value; another step gives another."""
     denoiser, objective = _denoiser(vp, "eps"), OBJECTIVES[method](vp, **AT_WORK.get(method, {}))
-    first = [float(x.detach()) for x in objective(denoiser, _batch()["x0"], step=4)]
-    assert first == [float(x.detach()) for x in objective(denoiser, _batch()["x0"], step=4)]
-    assert first != [float(x.detach()) for x in objective(denoiser, _batch()["x0"], step=5)]
+    nets, x0 = _others(objective, denoiser), _batch()["x0"]
+
+    def losses(step):
+        return [float(x.detach()) for x in objective(denoiser, x0, step=step, nets=nets)]
+
+    assert losses(4) == losses(4)
+    assert losses(4) != losses(5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -122,9 +136,9 @@ def test_short_training_lowers_the_loss(method, vp):
     optimizer = torch.optim.Adam(denoiser.parameters(), 3e-3)
     objective = OBJECTIVES[method](vp, **AT_WORK.get(method, {}))
     x0 = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(64, 1)
-    losses = []
+    losses, nets = [], {"teacher": Denoiser(MLP(2, 48, 2), vp, "eps"), "ema": denoiser}
     for step in range(150):
-        for loss in objective(denoiser, x0, step=step):
+        for loss in objective(denoiser, x0, step=step, nets=nets):
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -13,4 +13,6 @@ CASES = {
     "dro": ("dro", {}, 1),
     "dro_accumulated": ("dro", {}, 2),
     "dro_pgd": ("dro_pgd", {}, 1),
+    "consistency": ("consistency_training", {"n_passes": 3, "perturbed": "target"}, 1),
+    "distillation": ("consistency_distillation", {"n_passes": 3}, 2),
 }

@@ -39,6 +39,7 @@ def main() -> None:
             folder / label,
             objective,
             denoiser=denoiser,
+            teacher=tiny_denoiser(seed=2).double(),
             train_batch_size=size // n_micro // n_processes,
             gradient_accumulation_steps=n_micro,
             max_train_steps=3,

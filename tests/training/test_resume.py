@@ -30,6 +30,10 @@ CASES = {
     "a time sampler with a memory": (("plain", "loss_second_moment", {}), {"use_ema": False}),
     "several updates a batch": (("dro", "uniform", {}), {"dropout": 0.3}),
     "shared dropout masks": (("smoothing_adversarial", "uniform", {}), {"dropout": 0.3}),
+    "levels that double": (
+        ("consistency_training", "uniform", {"max_train_steps": 21}),
+        {"dropout": 0.3},
+    ),
     "workers that read": (("detail", "uniform", {}), {"n_workers": 1, "ema_decay": 0.5}),
 }
 

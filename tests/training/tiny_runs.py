@@ -72,9 +72,11 @@ def run(run_dir: Path, objective: Objective | None = None, **changes: Any) -> di
     dropout, data = changes.pop("dropout", 0.0), changes.pop("data", None) or Points()
     ours = {
         name: changes.pop(name)
-        for name in ("sample_fn", "evaluate_fn", "save_fn", "config", "random_flip", "n_workers")
+        for name in (
+            "sample_fn", "evaluate_fn", "save_fn", "config", "random_flip", "n_workers", "teacher",
+        )
         if name in changes
-    }
+    }  # fmt: skip
     denoiser = changes.pop("denoiser", None) or tiny_denoiser(dropout)
     return train(
         denoiser, objective or make_objective(), data, tiny_settings(**changes), run_dir, **ours

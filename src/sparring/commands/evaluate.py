@@ -33,7 +33,7 @@ from ..evaluation.evaluate import Reference, Settings, check_count, evaluate
 from ..evaluation.protocol import require_alike
 from ..pretrained import load
 from ..sampling import grid, sample
-from ..sampling.schedulers import DEFAULTS, family_of
+from ..sampling.schedulers import default_sampler
 
 if TYPE_CHECKING:
     from ..pretrained import Model
@@ -126,7 +126,7 @@ class _Plan:
     @property
     def sampler(self) -> str:
         chosen = self.config.sampling.scheduler
-        return chosen or DEFAULTS[family_of(self.model.denoiser.schedule)]
+        return chosen or default_sampler(self.model.denoiser)
 
     @property
     def labels_from_reference(self) -> bool:
@@ -147,6 +147,7 @@ class _Plan:
             "eps_scale": sampling.eps_scale,
             "stop_ratio": sampling.stop_ratio,
             "grid_power": sampling.grid_power,
+            "ratios": sampling.ratios,
             "clip_sample": clips if sampling.clip_sample is None else sampling.clip_sample,
             "precision": str(dtype).removeprefix("torch."),
             "class_labels": labels if self.model.num_classes else None,
@@ -259,6 +260,7 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
                 clip_sample=sampling.clip_sample,
                 stop_ratio=sampling.stop_ratio,
                 grid_power=sampling.grid_power,
+                ratios=sampling.ratios,
                 batch_size=sampling.batch_size,
                 device=plan.device,
                 on_batch=on_batch,

@@ -39,6 +39,7 @@ def sample_command(
     clip_sample: bool | None = None,
     stop_ratio: float | None = None,
     grid_power: float | None = None,
+    ratios: Sequence[float] | None = None,
     timestep_spacing: str | None = None,
     class_labels: Sequence[int] | None = None,
     batch_size: int | None = None,
@@ -78,6 +79,7 @@ def sample_command(
         "clip_sample": clip_sample,
         "stop_ratio": stop_ratio,
         "grid_power": grid_power,
+        "ratios": None if ratios is None else list(ratios),
         "batch_size": batch_size,
     }
     chosen = section.model_dump() | {k: v for k, v in given.items() if v is not None}

@@ -19,6 +19,7 @@ from ..build import (
     build_denoiser,
     build_network,
     build_objective,
+    build_teacher,
     scheduler_config,
     train_settings,
 )
@@ -59,6 +60,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
     dataset = build_dataset(config)
     denoiser, scheduler = build_denoiser(config, dataset.sample_shape, dataset.num_classes)
     objective = build_objective(config, denoiser.schedule)
+    denoiser.boundary = objective.boundary
     if isinstance(objective, Oracle):
         objective.told(noise_of(dataset))
     num_classes = dataset.num_classes if config.model.class_conditional else None
@@ -74,6 +76,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
         dataset,
         settings,
         run,
+        teacher=build_teacher(config, denoiser),
         condition_fn=_class_labels if num_classes is not None else None,
         sample_fn=_sampler(config, dataset, scheduler, num_classes) if dataset.is_image else None,
         save_fn=lambda finished: _save(
@@ -199,6 +202,7 @@ def _sampler(
             clip_sample=chosen.clip_sample,
             stop_ratio=chosen.stop_ratio,
             grid_power=chosen.grid_power,
+            ratios=chosen.ratios,
             batch_size=chosen.batch_size,
         )
         grid(samples).save(path)

@@ -42,6 +42,7 @@ GENERATION = (
     "clip_sample",
     "stop_ratio",
     "grid_power",
+    "ratios",
     "precision",  # number format of the model's weights while sampling
     "class_labels",  # where the labels of a class-conditional model came from
 )

@@ -3,6 +3,12 @@
 from collections.abc import Callable
 
 from .base import Draws, Objective, Terms, Turn
+from .consistency import (
+    ConsistencyDistillation,
+    ConsistencyTraining,
+    EasyConsistencyTuning,
+    latent_consistency_distillation,
+)
 from .denoising import Huber, InputPerturbation, Plain
 from .detail import Detail
 from .dro import FreeAT, PGDTraining
@@ -21,14 +27,21 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "dro_pgd": PGDTraining,
     "detail": Detail,
     "oracle": Oracle,
+    "consistency_training": ConsistencyTraining,
+    "easy_consistency_tuning": EasyConsistencyTuning,
+    "consistency_distillation": ConsistencyDistillation,
+    "latent_consistency_distillation": latent_consistency_distillation,
 }
 """Name in a config -> constructor `(schedule, times=None, *, cond_dropout, ...)`."""
 
 __all__ = [
     "OBJECTIVES",
     "TIMES",
+    "ConsistencyDistillation",
+    "ConsistencyTraining",
     "Detail",
     "Draws",
+    "EasyConsistencyTuning",
     "FreeAT",
     "Huber",
     "InputPerturbation",
@@ -41,6 +54,7 @@ __all__ = [
     "Times",
     "Turn",
     "invariance",
+    "latent_consistency_distillation",
     "smoothing_adversarial",
     "smoothing_random",
 ]

@@ -117,6 +117,10 @@ class Objective(ABC):
     """Updates of the model from one batch."""
     needs_ema = False
     """Whether `turns` calls nets["ema"]."""
+    needs_teacher = False
+    """Whether `turns` calls nets["teacher"]."""
+    boundary: str | None = None
+    """What `Denoiser.boundary` becomes by this training."""
     ema_warmup = True
     """Whether the EMA's decay is warmed up unless the user says otherwise."""
 
@@ -151,8 +155,15 @@ class Objective(ABC):
             rng: The step's random numbers, for the same rows.
             step: Updates of the model done so far.
         """
+        t, weight = (values[rng.rows] for values in self.times.draw(rng.on("cpu")))
+        return self.noised(batch, rng, step, t, weight)
+
+    def noised(
+        self, batch: Mapping[str, Any], rng: StepRandom, step: int, t: Tensor, weight: Tensor
+    ) -> Draws:
+        """The draws of a step whose times t, (B,), and weights, (B,), are known."""
         x0 = batch["x0"]
-        t, weight = (values[rng.rows].to(x0.device) for values in self.times.draw(rng.on("cpu")))
+        t = t.to(x0.device)
         alpha, sigma = self.schedule.at(t, like=x0)
         eps = rng.normal("eps", x0.shape[1:]).to(x0)
         condition = dict(batch.get("cond") or {})
@@ -173,13 +184,27 @@ class Objective(ABC):
         )
 
     def bind(
-        self, denoiser: Denoiser, s: Draws, rows: Tensor | None = None
+        self,
+        denoiser: Denoiser,
+        s: Draws,
+        rows: Tensor | None = None,
+        *,
+        t: Tensor | None = None,
+        **told: Tensor,
     ) -> Callable[[Tensor], Prediction]:
-        """The denoiser as a function of x_t alone, at the drawn times and conditions."""
+        """The denoiser as a function of x_t alone, at the drawn conditions and times.
+
+        Args:
+            denoiser: Student, average or teacher.
+            s: The draws.
+            rows: Some rows only, (n,).
+            t: Other times, (B,).
+            told: What the network is told in addition, by argument name.
+        """
         condition = s.condition
         if s.dropped is not None:
             condition = denoiser.drop_condition(condition, s.dropped)
-        return denoiser.bind(s.t, condition, rows)
+        return denoiser.bind(s.t if t is None else t, {**condition, **told}, rows)
 
     def denoising(
         self,
@@ -245,7 +270,14 @@ class Objective(ABC):
         self.times.load_state_dict(state)
 
     def __call__(
-        self, denoiser: Denoiser, x0: Tensor, *, step: int, seed: int = 0, **condition: Any
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        *,
+        step: int,
+        seed: int = 0,
+        nets: Mapping[str, Denoiser] | None = None,
+        **condition: Any,
     ) -> Iterator[Tensor]:
         """The losses of a step in anybody's own loop, one per turn:
 
@@ -257,14 +289,20 @@ class Objective(ABC):
             x0: Data, (B, *), in the model's range.
             step: The step's number; with `seed` it decides all random numbers.
             seed: The run's seed; give each process its own.
+            nets: The other networks that the method calls, by role: "ema", "teacher".
             condition: What the network is told, by argument name.
+
+        Raises:
+            ValueError: if one of these is missing.
         """
-        if self.needs_ema:
-            raise ValueError(f"{type(self).__name__} needs an EMA network: use sparring's loop")
+        nets = {"model": denoiser, **(nets or {})}
+        for role, needed in (("ema", self.needs_ema), ("teacher", self.needs_teacher)):
+            if needed and role not in nets:
+                raise ValueError(
+                    f"{type(self).__name__} calls another network: pass nets={{{role!r}: ...}}"
+                )
         rng = StepRandom(seed, step, len(x0), device=x0.device)
-        for turn in self.turns(
-            {"model": denoiser}, self.draw({"x0": x0, "cond": condition}, rng, step)
-        ):
+        for turn in self.turns(nets, self.draw({"x0": x0, "cond": condition}, rng, step)):
             yield torch.stack(
                 [sum(part().values(), torch.zeros(())).mean() for part in turn.parts]
             ).sum()

@@ -61,10 +61,6 @@ class _Robust(Objective):
             return torch.zeros_like(delta)
         return delta if self.target == "corrected" else delta.detach()
 
-    def rms_step(self, delta: Tensor) -> float:
-        """step_size is a length ||.||_2, as in the official code; our balls count in rms."""
-        return self.step_size / delta[0].numel() ** 0.5
-
 
 class FreeAT(_Robust):
     r"""K passes over one batch, each an update of the weights and an ascent of delta for free.
@@ -109,8 +105,7 @@ class FreeAT(_Robust):
             delta = delta.detach().requires_grad_(climbs)
             yield Turn("model", [partial(self.robust, nets["model"], s, delta)])
             if climbs and delta.grad is not None:
-                delta = delta.detach() + self.rms_step(delta) * ball.ascent(delta.grad)
-                delta = ball.project(delta, self.max_norm)
+                delta = ball.climb(delta, delta.grad, self.step_size, self.max_norm)
 
 
 @dataclass(kw_only=True)
@@ -166,7 +161,7 @@ class PGDTraining(_Robust):
                     s.delta0,
                     torch.full((len(s.x0),), self.max_norm).to(s.x0),
                     L2Ball(),
-                    self.rms_step(s.delta0),
+                    self.step_size / s.delta0[0].numel() ** 0.5,  # a length; our balls count in rms
                     self.n_steps,
                 )
             with dropout():

@@ -19,9 +19,8 @@ from ..parametrization import KINDS, Prediction
 from ..randomness import generator
 from ..schedules import FlowSchedule, VPSchedule
 from .schedulers import (
-    DEFAULTS,
     config_from_schedule,
-    family_of,
+    default_sampler,
     make_scheduler,
     spoken_kind,
 )
@@ -57,7 +56,8 @@ def sample(
         n: Number of samples.
         scheduler: A name of `schedulers.NAMES` (ddim, ddpm, euler, heun, dpmsolver++, unipc,
             flow_euler, euler_edm, ...), a class name of diffusers, a scheduler object, which is
-            used as it is, or None for the default of the model's schedule.
+            used as it is, or None for the default of the model's schedule (consistency for a
+            consistency model).
         num_inference_steps: Steps of the sampler (Heun calls the model twice a step).
         seed: Sample i follows from (seed, i).
         guidance_scale: w of classifier-free guidance, output = null + w (conditional - null);
@@ -79,7 +79,8 @@ def sample(
         scheduler_config: The training scheduler's config; with a bare `Denoiser` it is made from
             its schedule when not given.
         on_batch: Called with the number of samples done, for a progress bar.
-        options: Passed to `make_scheduler`: stop_ratio, grid_power, use_karras_sigmas...
+        options: Passed to `make_scheduler`: stop_ratio, grid_power, ratios,
+            use_karras_sigmas...
 
     Returns:
         Samples (n, *sample_shape) on the device, in the range of the training data ([-1, 1] for
@@ -160,10 +161,15 @@ def describe_sampling(
         clip_sample = _clips(scheduler, model.scheduler_config, model, model.sample_shape)
     kind = model.denoiser.kind
     steps = make_scheduler(
-        scheduler, model.scheduler_config, kind, clip_sample=clip_sample, **options
+        scheduler,
+        model.scheduler_config,
+        kind,
+        clip_sample=clip_sample,
+        boundary=model.denoiser.boundary,
+        **options,
     )
     return {
-        "sampler": scheduler or DEFAULTS[family_of(model.denoiser.schedule)],
+        "sampler": scheduler or default_sampler(model.denoiser),
         "scheduler": type(steps).__name__,
         "steps": num_inference_steps,
         "timestep_spacing": steps.config.get("timestep_spacing"),
@@ -275,7 +281,14 @@ def _maker(
 ) -> Callable[[], Any]:
     """Makes fresh schedulers."""
     learned = denoiser.learned_variance
-    return lambda: make_scheduler(name, config, denoiser.kind, learned_variance=learned, **options)
+    return lambda: make_scheduler(
+        name,
+        config,
+        denoiser.kind,
+        learned_variance=learned,
+        boundary=denoiser.boundary,
+        **options,
+    )
 
 
 def _clips(
@@ -287,7 +300,8 @@ def _clips(
     is_image = len(shape) == 3 and (bare or model.vae is None)
     if not is_image or denoiser.kind not in ("eps", "x0", "v"):
         return False
-    return "clip_sample" in make_scheduler(name, config, denoiser.kind).config
+    scheduler = make_scheduler(name, config, denoiser.kind, boundary=denoiser.boundary)
+    return "clip_sample" in scheduler.config
 
 
 def _copier(scheduler: Any) -> Callable[[], Any]:

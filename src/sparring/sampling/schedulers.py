@@ -24,7 +24,7 @@ What is chosen here, and why:
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import diffusers
@@ -32,12 +32,16 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
+from ..denoiser import Denoiser
 from ..errors import UserError
 from ..parametrization import DIFFUSERS_KINDS
 from ..schedules import EDMSchedule, FlowSchedule, Schedule, VPSchedule, schedule_from_config
+from .consistency import ConsistencyScheduler
 
 NAMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "ddim": {"vp": ("GridDDIMScheduler", {})},
+    "consistency": {family: ("ConsistencyScheduler", {}) for family in ("vp", "flow", "edm")},
+    "lcm": {"vp": ("LCMScheduler", {})},
     "ddpm": {"vp": ("DDPMScheduler", {})},
     "euler": {"vp": ("EulerDiscreteScheduler", {})},
     "euler_ancestral": {"vp": ("EulerAncestralDiscreteScheduler", {})},
@@ -157,6 +161,13 @@ def family_of(schedule: Schedule) -> str:
     return "flow" if isinstance(schedule, FlowSchedule) else "edm"
 
 
+def default_sampler(denoiser: Denoiser) -> str:
+    """The name of the sampler that a model is sampled with when nobody says."""
+    if denoiser.boundary is not None:
+        return "consistency"
+    return DEFAULTS[family_of(denoiser.schedule)]
+
+
 def make_scheduler(
     name: str | None,
     train_scheduler_config: Mapping[str, Any],
@@ -167,13 +178,15 @@ def make_scheduler(
     timestep_spacing: str = "trailing",
     stop_ratio: float | None = None,
     grid_power: float = 1.0,
+    boundary: str | None = None,
+    ratios: Sequence[float] | None = None,
     **options: Any,
 ) -> Any:
     """A diffusers scheduler that samples what was trained with `train_scheduler_config`.
 
     Args:
         name: One of `NAMES`, a diffusers class name, or None for the family's default (ddim,
-            flow_euler, euler_edm).
+            flow_euler, euler_edm; consistency where there is a boundary).
         train_scheduler_config: Config of the training scheduler, or scheduler_config.json's.
         kind: What the model predicts: eps, x0, v, flow, edm, edm_v.
         clip_sample: Clip the estimate of x0 to the config's clip_sample_range (1 by default);
@@ -185,6 +198,8 @@ def make_scheduler(
             less of it. None goes down to the grid's last time.
         grid_power: ddim only: above 1 the steps are denser towards the data, where a smoothed
             model does its work; 1.5 with stop_ratio at half the noise is good for 10 steps.
+        boundary: Of a consistency model, see `paths.Jump`; None for a diffusion model.
+        ratios: consistency only: noise levels sigma / alpha of the steps, falling.
         options: Further arguments of the diffusers class, such as use_karras_sigmas=True.
 
     Raises:
@@ -193,6 +208,18 @@ def make_scheduler(
     """
     schedule = schedule_from_config(train_scheduler_config)
     family = family_of(schedule)
+    if name is None and boundary is not None:
+        name = "consistency"
+    if name == "consistency":
+        if boundary is None:
+            raise UserError("sampler consistency needs a consistency model; this one diffuses")
+        if stop_ratio is not None or grid_power != 1 or options:
+            raise ValueError("sampler consistency takes ratios and clip_sample, nothing else")
+        return ConsistencyScheduler(dict(train_scheduler_config), boundary, ratios, clip_sample)
+    if ratios is not None:
+        raise ValueError(
+            f"ratios go with the sampler consistency, not with {name or 'the default'}"
+        )
     cls, chosen = _find(name, family)
     accepted = _parameters(cls)
     if clip_sample and "clip_sample" not in accepted:

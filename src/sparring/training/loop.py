@@ -25,10 +25,12 @@ from .players import Player
 from .processes import (
     distributed,
     finished_weights,
+    frozen_teacher,
     live_average,
     make_accelerator,
     mean_over_processes,
     say,
+    share_weights,
 )
 from .run_folder import RunFolder, open_run
 from .settings import TrainSettings
@@ -71,6 +73,7 @@ def train(
     settings: TrainSettings,
     run_dir: str | Path | RunFolder,
     *,
+    teacher: Denoiser | None = None,
     condition_fn: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     sample_fn: Callable[[Denoiser, Path], None] | None = None,
     evaluate_fn: Callable[[Denoiser], Mapping[str, float]] | None = None,
@@ -92,6 +95,7 @@ def train(
         dataset: Samples, as in `sparring.data`; x0 as the model is to see it.
         settings: The numbers of the run.
         run_dir: The run's folder, or what `open_run` made of it.
+        teacher: Of distillation; it is frozen and in eval mode.
         condition_fn: The condition of a batch from the data set, by the network's argument names.
         sample_fn: Writes a grid of samples to the given PNG file, every `validation_steps`.
         evaluate_fn: Numbers to log at the same steps, as evaluation/<name>.
@@ -120,11 +124,14 @@ def train(
 
     # Who learns, and the networks by role.
     network = denoiser.to(device).train().network
+    share_weights(network, accelerator)
     warmup = objective.ema_warmup if settings.ema_warmup is None else settings.ema_warmup
     model = Player(network, settings, ema_warmup=warmup, scaler=accelerator.scaler)
     players, nets = {"model": model}, {"model": denoiser}
     if objective.needs_ema:
         nets["ema"] = live_average(denoiser, model, accelerator)
+    if objective.needs_teacher:
+        nets["teacher"] = frozen_teacher(teacher, accelerator)
 
     # Go on from a checkpoint.
     progress, window = Progress(), Window()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
@@ -16,6 +17,7 @@ from accelerate.utils import (
     ProjectConfiguration,
     set_seed,
 )
+from torch import nn
 
 from ..denoiser import Denoiser
 from ..errors import UserError
@@ -116,6 +118,13 @@ def distributed(denoiser: Denoiser, accelerator: Accelerator, *, compiled: bool)
         accelerator._models.clear()
 
 
+def share_weights(network: nn.Module, accelerator: Accelerator) -> None:
+    """Every process starts from the main process's weights, before an average is made of them."""
+    if accelerator.num_processes > 1:
+        for value in network.state_dict().values():
+            dist.broadcast(value, src=0)
+
+
 def live_average(denoiser: Denoiser, player: Player, accelerator: Accelerator) -> Denoiser:
     """A second denoiser whose weights are the player's average: one memory, no copying.
 
@@ -129,8 +138,24 @@ def live_average(denoiser: Denoiser, player: Player, accelerator: Accelerator) -
         average.network.parameters(), player.ema.shadow_params, strict=True
     ):
         parameter.data = shadow
-    average.network = accelerator.prepare_model(average.network, evaluation_mode=True)
+    # placed already: a move would leave the shadows behind
+    average.network = accelerator.prepare_model(
+        average.network, device_placement=False, evaluation_mode=True
+    )
     return average
+
+
+def frozen_teacher(teacher: Denoiser | None, accelerator: Accelerator) -> Denoiser:
+    """The teacher where the run is, at its precision; not distributed, as it never learns.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if teacher is None:
+        raise UserError("this objective learns from a teacher: set objective.teacher to a model")
+    teacher.to(accelerator.device).requires_grad_(False).eval()
+    teacher.network = accelerator.prepare_model(teacher.network, evaluation_mode=True)
+    return teacher
 
 
 @contextmanager

@@ -1,0 +1,431 @@
+r"""Consistency models: one network call from any noise level to the data, and adversarial training.
+
+    d( f(x_t, t), f_target(x_s, s) ) / gap,    s the next level below t
+
+f is the consistency function of `paths.Jump`. x_s is x_t's neighbour on the same path:
+
+- training:      x_s = alpha_s x0 + sigma_s eps, the same eps, and the target is the network itself;
+- distillation:  x_s = one solver step of a teacher from x_t, and the target is the moving average.
+
+Adversarial: delta on what the student reads, f(x_t + delta, t), or on what the target reads,
+f_target(x_s + delta, s). f answers with x0, so no target has to be corrected. delta is found as in
+Free-AT: K passes over one batch, each an update of the weights and an ascent of delta for free.
+
+Source: Song et al. 2023 (CM), Song & Dhariwal 2023 (iCT), Geng et al. 2024 (ECT), Luo et al. 2023
+(LCM). The adversarial part: Wang et al., ICLR 2025 (paper 1), whose consistency loss, K, step size
+and radius are unknown: a reconstruction after its diffusion algorithm.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..denoiser import Denoiser, SharedDropout, frozen, unwrapped
+from ..noising import add_noise, l2_norm, mse, per_sample_mean
+from ..parametrization import Prediction, column
+from ..paths import Jump, heun, step
+from ..perturbations import L2Ball
+from ..randomness import StepRandom
+from ..schedules import Schedule
+from .base import Draws, Objective, Terms, Turn
+from .levels import KarrasLevels, Levels, ShrinkingGap, SkippingLevels
+from .times import Times
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+"""Takes two estimates of x0, (B, *), gives their distance, (B,)."""
+
+
+def pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
+    """sqrt(||a - b||^2 + c^2) - c, (B,).
+
+    Source: Song & Dhariwal 2023, eq. 7; ECT's loss with c = 0.
+    """
+    rest = torch.full((len(a), 1), c).to(a)
+    return l2_norm(torch.cat([(a - b).flatten(1), rest], dim=1)) - c
+
+
+def huber(a: Tensor, b: Tensor, c: float) -> Tensor:
+    """Mean over the elements of sqrt((a - b)^2 + c^2) - c, (B,).
+
+    Source: diffusers' training script for latent consistency models (c = 0.001).
+    """
+    return per_sample_mean(torch.sqrt((a - b) ** 2 + c**2) - c)
+
+
+def make_metric(name: str | Metric, c: float | None, n_elements: int) -> Metric:
+    """pseudo_huber (c None: 0.00054 sqrt(d), as in iCT), huber (0.001), l2, l1, or itself."""
+    if callable(name):
+        return name
+    known: dict[str, Metric] = {
+        "pseudo_huber": partial(pseudo_huber, c=0.00054 * n_elements**0.5 if c is None else c),
+        "huber": partial(huber, c=0.001 if c is None else c),
+        "l2": mse,
+        "l1": lambda a, b: per_sample_mean((a - b).abs()),
+    }
+    if name not in known:
+        raise ValueError(f"metric must be one of {', '.join(known)} or a function, got {name!r}")
+    return known[name]
+
+
+@dataclass(kw_only=True)
+class ConsistencyDraws(Draws):
+    """With the neighbour.
+
+    Attributes:
+        t_s: Times of the neighbour, (B,), the smallest one where the pair ends in the data.
+        alpha_s, sigma_s: Coefficients at t_s, (B, 1, ...).
+        ends: Rows whose pair ends in the data: their target is x0, (B,).
+        guidance: Guidance scale of the teacher's step, (B,), 1 for none; None where it has none.
+    """
+
+    t_s: Tensor
+    alpha_s: Tensor
+    sigma_s: Tensor
+    ends: Tensor
+    guidance: Tensor | None
+
+
+class Consistency(Objective):
+    r"""What all consistency objectives have in common.
+
+    Args:
+        levels: Draws the pairs of neighbouring levels.
+        boundary: How f is made of the network's answer, see `paths.Jump`.
+        metric: d: "pseudo_huber", "huber", "l2", "l1" or a function of two estimates of x0.
+        huber_c: c of the two Hubers, data units; None: their papers' value, see `make_metric`.
+        weighting: "inverse_gap": 1 / (r_t - r_s), r = sigma / alpha; "uniform": 1.
+        target: Who answers at s: "student", the network itself with the same dropout mask, or
+            "ema", its moving average (in eval mode). No gradient reaches its weights.
+        n_passes: K, updates from one batch; 1 is plain training (paper 1: unknown).
+        perturbed: Where delta is added: "student" (x_t) or "target" (x_s) (paper 1: unknown).
+        step_size: Length ||.||_2 of an ascent step, sample units (paper 1: unknown; 0.1 is its
+            diffusion script's).
+        max_norm: Radius of the L2 ball per element, sample units (the same).
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        times: Times | None = None,
+        *,
+        levels: Levels,
+        boundary: str = "ddim",
+        metric: str | Metric = "pseudo_huber",
+        huber_c: float | None = None,
+        weighting: str = "inverse_gap",
+        target: str = "student",
+        n_passes: int = 1,
+        perturbed: str = "student",
+        step_size: float = 0.1,
+        max_norm: float = 0.1,
+        **common: Any,
+    ) -> None:
+        super().__init__(schedule, times, **common)
+        _one_of("weighting", weighting, "inverse_gap", "uniform")
+        _one_of("target", target, "student", "ema")
+        _one_of("perturbed", perturbed, "student", "target")
+        if n_passes < 1 or step_size < 0 or max_norm < 0 or (huber_c is not None and huber_c < 0):
+            raise ValueError(
+                "consistency needs n_passes >= 1 and step_size, max_norm, huber_c >= 0; got "
+                f"{n_passes}, {step_size}, {max_norm}, {huber_c}"
+            )
+        if self.snr_gamma is not None:
+            raise ValueError("snr_gamma goes with denoising losses, not with consistency")
+        make_metric(metric, huber_c, 1)
+        self.levels, self.jump, self.boundary = levels, Jump(schedule, boundary), boundary
+        self.metric, self.huber_c, self.weighting = metric, huber_c, weighting
+        self.target, self.needs_ema = target, target == "ema"
+        self.n_updates, self.perturbed = n_passes, perturbed
+        self.step_size, self.max_norm = step_size, max_norm
+
+    def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> ConsistencyDraws:
+        x0 = batch["x0"]
+        t, t_s = (v[rng.rows].to(x0.device) for v in self.levels.draw(rng.on("cpu"), step))
+        ends = t_s.isnan()
+        t_s = torch.where(ends, self.jump.first_time.to(t_s), t_s)
+        s = self.noised(batch, rng, step, t, torch.ones_like(t))
+        alpha_s, sigma_s = self.schedule.at(t_s, like=x0)
+        return ConsistencyDraws(
+            **vars(s), t_s=t_s, alpha_s=alpha_s, sigma_s=sigma_s, ends=ends, guidance=None
+        )
+
+    def turns(self, nets: Mapping[str, Denoiser], s: ConsistencyDraws) -> Iterator[Turn]:
+        ball, delta, x_s = L2Ball(), torch.zeros_like(s.x_t), self.neighbour(nets, s)
+        for k in range(self.n_updates):
+            climbs = k + 1 < self.n_updates
+            delta = delta.detach().requires_grad_(climbs)
+            yield Turn("model", [partial(self.compare, nets, s, x_s, delta)])
+            if climbs and delta.grad is not None:
+                delta = ball.climb(delta, delta.grad, self.step_size, self.max_norm)
+
+    def neighbour(self, nets: Mapping[str, Denoiser], s: ConsistencyDraws) -> Tensor:
+        """x_s on the path of x_t, (B, *), detached: here through x0 and eps themselves."""
+        return add_noise(s.x0, s.eps, s.alpha_s, s.sigma_s)
+
+    def compare(
+        self, nets: Mapping[str, Denoiser], s: ConsistencyDraws, x_s: Tensor, delta: Tensor
+    ) -> Terms:
+        """weight d(f(x_t), f_target(x_s)), with delta on one of the two."""
+        dropout = SharedDropout(s.x0.device)
+        x_t, answers = s.x_t, nets["ema" if self.target == "ema" else "model"]
+        with dropout():
+            if self.perturbed == "target" and delta.requires_grad:
+                with frozen(answers):  # the gradient of its input only
+                    goal = self.function(answers, s, s.t_s)(x_s + delta)
+            else:
+                with torch.no_grad():
+                    goal = self.function(answers, s, s.t_s)(
+                        x_s + delta if self.perturbed == "target" else x_s
+                    )
+        if self.perturbed == "student":
+            x_t = x_t + delta
+        with dropout():
+            estimate = self.function(nets["model"], s, s.t)(x_t)
+        goal = torch.where(column(s.ends, goal), s.x0, goal)
+        distance = make_metric(self.metric, self.huber_c, goal[0].numel())(estimate, goal)
+        return {"consistency": s.weight * self.weigh(s) * distance}
+
+    def function(
+        self, denoiser: Denoiser, s: ConsistencyDraws, t: Tensor
+    ) -> Callable[[Tensor], Tensor]:
+        """f( . , t) of a network, at the drawn conditions."""
+        predict = self.bind(denoiser, s, t=t)
+        return lambda x: self.jump(predict(x), t)
+
+    def weigh(self, s: ConsistencyDraws) -> Tensor | float:
+        """The weight of each pair, (B,)."""
+        if self.weighting == "uniform":
+            return 1.0
+        below = torch.where(s.ends, 0.0, (s.sigma_s / s.alpha_s).flatten())
+        return 1 / ((s.sigma / s.alpha).flatten() - below)
+
+
+class ConsistencyTraining(Consistency):
+    r"""Without a teacher, with the improved settings of iCT.
+
+    d(f(x_t, t), sg f(x_s, s)) / (r_t - r_s),  levels twice as fine at even intervals
+
+    Args:
+        n_levels, n_levels_end, mean, std: See `levels.KarrasLevels`; iCT's by default.
+        max_train_steps: Updates of the whole run, for the doubling.
+        rest: See `Consistency`.
+
+    Source: Song & Dhariwal 2023, table 1 and algorithm in appendix A.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        times: Times | None = None,
+        *,
+        n_levels: int = 10,
+        n_levels_end: int = 1280,
+        max_train_steps: int = 10000,
+        mean: float = -1.1,
+        std: float = 2.0,
+        **rest: Any,
+    ) -> None:
+        levels = KarrasLevels(schedule, n_levels, n_levels_end, max_train_steps, mean, std)
+        super().__init__(schedule, times, levels=levels, **rest)
+
+
+class EasyConsistencyTuning(Consistency):
+    r"""From a pretrained diffusion model: pairs that start at the data and come closer.
+
+    Args:
+        max_train_steps: Updates of the whole run.
+        n_stages, q, k, b, mean, std: See `levels.ShrinkingGap`.
+        huber_c: 0 in the official CIFAR-10 code: d is the Euclidean distance.
+        rest: See `Consistency`.
+
+    Source: Geng et al. 2024 and its official code.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        times: Times | None = None,
+        *,
+        max_train_steps: int = 10000,
+        n_stages: int = 8,
+        q: float = 2.0,
+        k: float = 8.0,
+        b: float = 1.0,
+        mean: float = -1.1,
+        std: float = 2.0,
+        huber_c: float | None = 0.0,
+        **rest: Any,
+    ) -> None:
+        levels = ShrinkingGap(schedule, max_train_steps, n_stages, q, k, b, mean, std)
+        super().__init__(schedule, times, levels=levels, huber_c=huber_c, **rest)
+
+
+class ConsistencyDistillation(Consistency):
+    r"""From a teacher: x_s is one step of its probability-flow ODE from x_t.
+
+    Args:
+        grid: "karras": neighbours on Karras' grid, see `levels.KarrasLevels`; "skipping": every
+            k-th training time, see `levels.SkippingLevels`.
+        n_levels: Gaps of the grid: 17 in CM, 50 in LCM.
+        solver: "heun" (CM's), "ddim", or "euler": Euler's step of dy/dr = eps_hat, which for any
+            schedule is DDIM's.
+        guidance_low, guidance_high: The teacher's guidance scale is uniform between them, null +
+            w (conditional - null); 1 and 1 is none. LCM's omega is w - 1.
+        guidance_embedding: Tell the student the guidance scale through the network's
+            `timestep_cond`, as LCM does; the network needs time_cond_proj_dim.
+        rest: See `Consistency`.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Source: Song et al. 2023, algorithm 2; with guidance Luo et al. 2023, eq. 14-16.
+    """
+
+    needs_teacher = True
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        times: Times | None = None,
+        *,
+        grid: str = "karras",
+        n_levels: int = 17,
+        solver: str = "heun",
+        guidance_low: float = 1.0,
+        guidance_high: float = 1.0,
+        guidance_embedding: bool = False,
+        weighting: str = "uniform",
+        target: str = "ema",
+        **rest: Any,
+    ) -> None:
+        _one_of("grid", grid, "karras", "skipping")
+        _one_of("solver", solver, "heun", "ddim", "euler")
+        if not 0 <= guidance_low <= guidance_high:
+            raise ValueError(
+                "guidance needs 0 <= guidance_low <= guidance_high, got "
+                f"{guidance_low} and {guidance_high}"
+            )
+        kinds: dict[str, Callable[..., Levels]] = {
+            "karras": KarrasLevels, "skipping": SkippingLevels
+        }  # fmt: skip
+        super().__init__(
+            schedule,
+            times,
+            levels=kinds[grid](schedule, n_levels),
+            weighting=weighting,
+            target=target,
+            **rest,
+        )
+        self.solver, self.guidance_embedding = solver, guidance_embedding
+        self.guidance_low, self.guidance_high = guidance_low, guidance_high
+
+    def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> ConsistencyDraws:
+        s = super().draw(batch, rng, step)
+        if self.guidance_high != 1 or self.guidance_embedding:
+            u = rng.uniform("guidance").to(s.x0)
+            s.guidance = self.guidance_low + (self.guidance_high - self.guidance_low) * u
+        return s
+
+    @torch.no_grad()
+    def neighbour(self, nets: Mapping[str, Denoiser], s: ConsistencyDraws) -> Tensor:
+        """x_s, (B, *): the teacher's step, once for all passes."""
+
+        def predict(x: Tensor, t: Tensor) -> Prediction:
+            return self.teach(nets["teacher"], s, t)(x)
+
+        prediction = predict(s.x_t, s.t)
+        if self.solver == "heun":
+            return heun(predict, prediction, self.schedule, s.t_s)
+        return step(prediction, s.alpha_s, s.sigma_s)
+
+    def teach(
+        self, teacher: Denoiser, s: ConsistencyDraws, t: Tensor
+    ) -> Callable[[Tensor], Prediction]:
+        """The teacher at times t with classifier-free guidance."""
+        conditional = super().bind(teacher, s, t=t)
+        if s.guidance is None:
+            return conditional
+        everyone = torch.ones(len(t), dtype=torch.bool, device=t.device)
+        null = teacher.bind(t, teacher.drop_condition(s.condition, everyone))
+
+        def guided(x: Tensor) -> Prediction:
+            with_it, without = conditional(x), null(x)
+            scale = column(s.guidance, x)  # pyright: ignore[reportArgumentType]
+            return replace(
+                with_it, output=without.output + scale * (with_it.output - without.output)
+            )
+
+        return guided
+
+    def bind(
+        self,
+        denoiser: Denoiser,
+        s: Draws,
+        rows: Tensor | None = None,
+        *,
+        t: Tensor | None = None,
+    ) -> Callable[[Tensor], Prediction]:
+        """The student or its average, told the guidance scale where it is to be."""
+        if not self.guidance_embedding:
+            return super().bind(denoiser, s, rows, t=t)
+        assert isinstance(s, ConsistencyDraws)
+        assert s.guidance is not None
+        told = guidance_embedding(s.guidance, guidance_dim(denoiser.network))
+        return super().bind(denoiser, s, rows, t=t, timestep_cond=told)
+
+
+def guidance_embedding(guidance: Tensor, dim: int) -> Tensor:
+    r"""The guidance scale as LCM's networks are told it, (B, dim).
+
+    [sin(1000 (w - 1) f_i), cos(1000 (w - 1) f_i)],  f_i = 10000^{-i / (dim/2 - 1)}
+
+    Args:
+        guidance: Guidance scales w, (B,).
+        dim: The network's time_cond_proj_dim, even.
+
+    Source: Luo et al. 2023; diffusers' `get_guidance_scale_embedding`.
+    """
+    half = dim // 2
+    i = torch.arange(half, dtype=torch.float64, device=guidance.device)
+    angle = 1000 * (guidance.double() - 1)[:, None] * 10000 ** (-i / (half - 1))
+    return torch.cat([angle.sin(), angle.cos()], dim=1).to(guidance.dtype)
+
+
+def guidance_dim(network: nn.Module) -> int:
+    """time_cond_proj_dim of a network, wrapped or not.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    dim = getattr(getattr(unwrapped(network), "config", None), "time_cond_proj_dim", None)
+    if dim is None:
+        raise ValueError(
+            "guidance_embedding needs a network with time_cond_proj_dim; "
+            "without it the student learns one guidance scale for all"
+        )
+    return dim
+
+
+latent_consistency_distillation = partial(
+    ConsistencyDistillation,
+    grid="skipping",
+    n_levels=50,
+    solver="ddim",
+    boundary="lcm",
+    metric="huber",
+    guidance_low=6.0,
+    guidance_high=16.0,
+)
+"""LCM's settings, as in diffusers' training scripts (their w from 5 to 15 is this less 1)."""
+
+
+def _one_of(name: str, value: str, *choices: str) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
