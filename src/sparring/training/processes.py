@@ -119,16 +119,17 @@ def distributed(denoiser: Denoiser, accelerator: Accelerator, *, compiled: bool)
 def live_average(denoiser: Denoiser, player: Player, accelerator: Accelerator) -> Denoiser:
     """A second denoiser whose weights are the player's average: one memory, no copying.
 
+    What is frozen is shared with the first one.
+
     Raises:
         UserError: if no average is kept.
     """
     if player.ema is None:
         raise UserError("this objective calls the averaged network: set training.use_ema=true")
     average = copy.deepcopy(denoiser).requires_grad_(False).eval()
-    for parameter, shadow in zip(
-        average.network.parameters(), player.ema.shadow_params, strict=True
-    ):
-        parameter.data = shadow
+    averages, live = player.averages(), dict(player.network.named_parameters())
+    for name, parameter in average.network.named_parameters():
+        parameter.data = averages.get(name, live[name].data)
     average.network = accelerator.prepare_model(average.network, evaluation_mode=True)
     return average
 
