@@ -32,8 +32,8 @@ def same(ours, theirs):
 def test_stable_diffusion_1_reads_captions_as_its_pipeline(folders):
     text, pipe = load(folders[0]).text, DiffusionPipeline.from_pretrained(folders[0])
     captions = [*CAPTIONS, "", LONG]
-    theirs, _ = pipe.encode_prompt(captions, "cpu", 1, False)
-    _, null = pipe.encode_prompt(["one"], "cpu", 1, True)
+    pairs = [pipe.encode_prompt([caption], "cpu", 1, True) for caption in captions]
+    theirs, null = torch.cat([states for states, _ in pairs]), pairs[0][1]
     ours = text(captions)
     same(ours, {"encoder_hidden_states": theirs})
     same(text.null(), {"encoder_hidden_states": null})
@@ -45,13 +45,13 @@ def test_stable_diffusion_xl_reads_captions_as_its_pipeline(tmp_path, zeros):
     folder = stable_diffusion_xl(tmp_path, force_zeros_for_empty_prompt=zeros)
     text, pipe = load(folder).text, DiffusionPipeline.from_pretrained(folder)
     captions = [*CAPTIONS, "", LONG]
-    states, _, pooled, _ = pipe.encode_prompt(captions)
-    _, null, _, null_pooled = pipe.encode_prompt(["one"])  # as many rows, to the last bit
+    encoded = [pipe.encode_prompt([caption]) for caption in captions]
+    states, null, pooled, null_pooled = (torch.cat(part) for part in zip(*encoded, strict=True))
     size = torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]]).float()
     told = {"text_embeds": pooled, "time_ids": size.repeat(len(captions), 1)}
     same(text(captions), {"encoder_hidden_states": states, "added_cond_kwargs": told})
-    told = {"text_embeds": null_pooled, "time_ids": size}
-    same(text.null(), {"encoder_hidden_states": null, "added_cond_kwargs": told})
+    told = {"text_embeds": null_pooled[:1], "time_ids": size}
+    same(text.null(), {"encoder_hidden_states": null[:1], "added_cond_kwargs": told})
     assert bool((null == 0).all()) is zeros
 
 

@@ -33,31 +33,28 @@ class TensorCache:
     def batch(
         self,
         keys: Sequence[str],
-        compute: Callable[[], dict[str, Tensor]],
+        compute: Callable[[int], dict[str, Tensor]],
         device: torch.device | str,
     ) -> dict[str, Tensor]:
-        """The tensors of all keys, stacked, by name.
-
-        If one is missing, `compute` is asked for the whole batch, because kernels may round
-        differently for another number of rows: what is kept is what training without a cache sees.
+        """The tensors of all keys, stacked, (B, *) each, by name.
 
         Args:
             keys: Of the rows.
-            compute: Gives the tensors (B, *) of all rows.
+            compute: Gives the tensors of one row, (1, *) each, by its number. A row's values must
+                not depend on the others, or what is found would depend on what was asked before.
             device: Where the result is wanted.
 
         Raises:
             UserError: if the folder cannot be written.
         """
-        rows = [self._read(key) for key in keys]
-        found = [row for row in rows if row is not None]
-        if len(found) == len(rows):
-            return {name: torch.stack([row[name] for row in found]).to(device) for name in found[0]}
-        computed = compute()
-        for i, (key, row) in enumerate(zip(keys, rows, strict=True)):
+        rows = []
+        for number, key in enumerate(keys):
+            row = self._read(key)
             if row is None:
-                self._write(key, {name: value[i] for name, value in computed.items()})
-        return computed
+                row = compute(number)
+                self._write(key, row)
+            rows.append({name: value.to(device) for name, value in row.items()})
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
     def _file(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"

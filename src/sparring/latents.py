@@ -20,7 +20,7 @@ from .errors import UserError
 from .randomness import StepRandom
 
 AT_ONCE = 16
-"""Images in one call of the VAE; it needs far more memory per image than the denoiser."""
+"""Latents in one call of the decoder; it needs far more memory per image than the denoiser."""
 
 
 def side_factor(vae: Any) -> int:
@@ -55,6 +55,9 @@ def latent_shape(vae: Any, image_shape: tuple[int, ...]) -> tuple[int, int, int]
 def posterior(vae: Any, x0: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the images' latents, in the VAE's own units.
 
+    Images are encoded one at a time: kernels may round differently for other rows of a batch, and
+    an image's latent is the same bits in every batch, epoch and process, with a cache or without.
+
     Args:
         vae: An autoencoder of diffusers that answers with a distribution.
         x0: Images (B, C, H, W) in [-1, 1].
@@ -65,7 +68,7 @@ def posterior(vae: Any, x0: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: for an autoencoder without a distribution.
     """
-    encoded = [vae.encode(part.to(vae.device, vae.dtype)) for part in x0.split(AT_ONCE)]
+    encoded = [vae.encode(image.to(vae.device, vae.dtype)) for image in x0.split(1)]
     if not hasattr(encoded[0], "latent_dist"):
         raise UserError(f"{type(vae).__name__} gives no distribution of latents: use AutoencoderKL")
     found = [one.latent_dist for one in encoded]
@@ -155,8 +158,9 @@ class LatentEncoder:
             for digest, flip in zip(batch["digest"], flips, strict=True)
         ]
 
-        def compute() -> dict[str, Tensor]:
-            return dict(zip(("mean", "std"), posterior(self.vae, x0), strict=True))
+        def compute(row: int) -> dict[str, Tensor]:
+            mean, std = posterior(self.vae, x0[row : row + 1])
+            return {"mean": mean, "std": std}
 
         kept = self.cache.batch(keys, compute, self.vae.device)
         return kept["mean"], kept["std"]

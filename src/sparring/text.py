@@ -29,6 +29,9 @@ class TextEncoder(nn.Module):
         {"encoder_hidden_states": (B, 77, d1 + d2),
          "added_cond_kwargs": {"text_embeds": (B, d), "time_ids": (B, 6)}}.
 
+    Captions are encoded one at a time, so that each has the same bits in every batch, with a cache
+    or without (see `latents.posterior`).
+
     Args:
         tokenizers: One or two; captions are cut to the length that they know (77 tokens).
         encoders: CLIP text models of transformers, one for each.
@@ -52,17 +55,13 @@ class TextEncoder(nn.Module):
         self.size, self.zero_null, self.cache = size, zero_null, cache
         self._fingerprint: str | None = None
 
-    @torch.no_grad()
     def forward(self, captions: Sequence[str]) -> dict[str, Any]:
         """The conditions of these captions, by the denoiser's argument names."""
-        ids = [self._tokens(tokenizer, captions) for tokenizer in self.tokenizers]
-        return self._condition(self._states(ids))
+        return self._condition(self._states([self._tokens(caption) for caption in captions]))
 
     def null(self) -> dict[str, Any]:
         """The condition of no caption, (1, ...) each: for guidance and for label dropout."""
-        ids = [self._tokens(tokenizer, [""]) for tokenizer in self.tokenizers]
-        with torch.no_grad():
-            states = self._encode(ids)
+        states = self._encode(self._tokens(""))
         if self.zero_null:
             states = {name: torch.zeros_like(value) for name, value in states.items()}
         return self._condition(states)
@@ -81,17 +80,19 @@ class TextEncoder(nn.Module):
             },
         }
 
-    def _states(self, ids: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _states(self, rows: Sequence[list[Tensor]]) -> dict[str, Tensor]:
         """hidden (B, 77, d) and, with two encoders, pooled (B, d): from the cache where kept."""
         if self.cache is None:
-            return self._encode(ids)
+            states = [self._encode(ids) for ids in rows]
+            return {name: torch.cat([one[name] for one in states]) for name in states[0]}
         if self._fingerprint is None:
             self._fingerprint = key_of(*(fingerprint(encoder) for encoder in self.encoders))
-        rows = zip(*ids, strict=True)
-        keys = [key_of("text", self._fingerprint, *(own.tolist() for own in row)) for row in rows]
-        return self.cache.batch(keys, lambda: self._encode(ids), self._device)
+        keys = [key_of("text", self._fingerprint, *(one.tolist() for one in row)) for row in rows]
+        return self.cache.batch(keys, lambda row: self._encode(rows[row]), self._device)
 
+    @torch.no_grad()
     def _encode(self, ids: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The states of one caption."""
         ids = [one.to(self._device) for one in ids]
         if len(self.encoders) == 1:
             return {"hidden": self.encoders[0](ids[0])[0]}
@@ -102,11 +103,13 @@ class TextEncoder(nn.Module):
         hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         return {"hidden": hidden, "pooled": outputs[-1][0]}
 
-    @staticmethod
-    def _tokens(tokenizer: Any, captions: Sequence[str]) -> Tensor:
-        """(B, 77): padded and, where they are longer, cut."""
+    def _tokens(self, caption: str) -> list[Tensor]:
+        """One caption for each encoder, (1, 77): padded and, where it is longer, cut."""
         words = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        return tokenizer(list(captions), max_length=tokenizer.model_max_length, **words).input_ids
+        return [
+            tokenizer([caption], max_length=tokenizer.model_max_length, **words).input_ids
+            for tokenizer in self.tokenizers
+        ]
 
     @property
     def _device(self) -> torch.device:
