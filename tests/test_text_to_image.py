@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, DiTPipeline, DiTTransformer2DModel
 from safetensors.torch import load_file
 
 from sparring.cli import main
@@ -17,7 +17,14 @@ from sparring.lora import add_lora, lora_config, lora_weights
 from sparring.pretrained import load
 from sparring.randomness import generator
 from sparring.sampling import sample
-from text_to_image import CAPTIONS, SIDE, captioned_folder, stable_diffusion, stable_diffusion_xl
+from text_to_image import (
+    CAPTIONS,
+    SIDE,
+    autoencoder,
+    captioned_folder,
+    stable_diffusion,
+    stable_diffusion_xl,
+)
 
 LORA = "model.lora={rank: 2, alpha: 4, target_modules: [to_q, to_v]}"
 
@@ -301,6 +308,48 @@ def test_a_run_starts_from_a_run(places, full, lora, tmp_path):
     told = run("train", places / "config.yaml", path, LORA, f"training.output_dir={tmp_path}/2")
     assert told.exit_code == 2
     assert "holds LoRA weights already" in told.stderr
+
+
+def test_what_a_copy_of_the_hub_leaves_out_is_left_out(places, tmp_path):
+    """The safety checker is named in model_index.json and never downloaded; pickles are ignored."""
+    copy = tmp_path / "hub"
+    shutil.copytree(places / "sd", copy)
+    index = json.loads((copy / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    del index["requires_safety_checker"]
+    (copy / "model_index.json").write_text(json.dumps(index))
+    (copy / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    path = f"model.pretrained_model_name_or_path={copy}"
+    folder = train(places, tmp_path / "run", path, "training.max_train_steps=1")
+    assert not list(folder.rglob("*.bin"))
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    assert pipe.safety_checker is None
+    assert len(quiet(pipe)("grey", num_inference_steps=1).images) == 1
+
+
+def test_a_class_conditional_latent_pipeline_learns_from_images(places, tmp_path):
+    torch.manual_seed(0)
+    network = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=8, num_layers=1,
+        sample_size=SIDE // 2, num_embeds_ada_norm=2, norm_num_groups=1,
+    )  # fmt: skip
+    DiTPipeline(network, autoencoder(), DDIMScheduler()).save_pretrained(tmp_path / "dit")
+    for i in range(6):
+        (tmp_path / f"photos/{i % 2}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(places / f"photos/{i}.png", tmp_path / f"photos/{i % 2}")
+    words = (
+        f"model.pretrained_model_name_or_path={tmp_path / 'dit'}",
+        "model.class_conditional=true",
+        f"data.train_data_dir={tmp_path / 'photos'}",
+    )
+    folder = train(places, tmp_path / "run", *words)
+    model, pipe = load(folder), DiffusionPipeline.from_pretrained(folder)
+    assert type(pipe).__name__ == "DiTPipeline"
+    assert (model.num_classes, model.denoiser.null_condition) == (2, {"class_labels": 2})
+    same(pipe.transformer.state_dict(), model.denoiser.network.state_dict())
+    told = run("train", places / "config.yaml", *words, "data.resolution=32",
+               f"training.output_dir={tmp_path / 'large'}")  # fmt: skip
+    assert "makes samples of shape (4, 8, 8)" in told.stderr
 
 
 def test_a_lora_run_whose_base_is_gone_says_so(places, lora, tmp_path):

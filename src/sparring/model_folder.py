@@ -216,7 +216,7 @@ def _copy_parts(pipeline: Path, half: Path, trained: str) -> None:
             shutil.copytree(pipeline / name, half / name, ignore=ignored)
         else:  # what a hub copy leaves out, such as the safety checker
             index[name] = [None, None]
-    if index.get("safety_checker", [None])[0] is None and "requires_safety_checker" in index:
+    if index.get("safety_checker") == [None, None]:
         index["requires_safety_checker"] = False
     _write_json(half / "model_index.json", index)
 
