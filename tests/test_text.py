@@ -78,6 +78,16 @@ def test_cached_captions_are_the_same_bits(folders, tmp_path, monkeypatch):
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2 * len(CAPTIONS)
 
 
+def test_another_text_encoder_reads_nothing_of_the_first_ones_cache(folders, tmp_path):
+    first, other = load(folders[0]).text, load(folders[0]).text
+    first.cache = other.cache = TensorCache(tmp_path)
+    with torch.no_grad():
+        for parameter in other.encoders.parameters():
+            parameter.mul_(0.9)
+    before = first(["grey"])["encoder_hidden_states"]
+    assert not torch.equal(other(["grey"])["encoder_hidden_states"], before)
+
+
 def test_captions_that_are_missing_are_one_clear_error():
     check_captions(["a", ""], "photos")
     with pytest.raises(UserError, match=r"1 of 2 images of photos have no caption, .* number 1"):

@@ -279,6 +279,11 @@ def test_another_resolution_than_the_pipelines_own(places, tmp_path):
     assert model.sample_shape == (4, SIDE, SIDE)
     told = model.text(["grey"])["added_cond_kwargs"]["time_ids"]
     assert told.tolist() == [[2 * SIDE, 2 * SIDE, 0, 0, 2 * SIDE, 2 * SIDE]]
+    smaller = load(folder)
+    smaller.resize((4, SIDE // 2, SIDE // 2))
+    for condition in (smaller.text(["grey"]), smaller.denoiser.null_condition):
+        told = condition["added_cond_kwargs"]["time_ids"]
+        assert told.tolist() == [[SIDE, SIDE, 0, 0, SIDE, SIDE]]
     pipe = quiet(DiffusionPipeline.from_pretrained(folder))
     assert pipe("grey", num_inference_steps=1).images[0].size == (2 * SIDE, 2 * SIDE)
 
@@ -400,7 +405,10 @@ def test_lora_changes_nothing_at_first_and_follows_from_the_seed(places):
     add_lora(model.denoiser.network, 2, seed=3)
     assert torch.equal(one_call(model.denoiser.network, model), before)
     other = load(places / "sd")
+    other.denoiser.requires_grad_(True)
     add_lora(other.denoiser.network, 2, seed=3)
+    learns = {name for name, p in other.denoiser.network.named_parameters() if p.requires_grad}
+    assert learns == set(lora_weights(other.denoiser.network))
     same(lora_weights(model.denoiser.network), lora_weights(other.denoiser.network))
 
 
