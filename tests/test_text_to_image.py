@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -384,6 +385,16 @@ def test_what_does_not_go_together_is_one_line(places, tmp_path, words, message)
     assert told.exit_code == 2, told.output
     assert message in told.stderr
     assert told.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "word", ["data.latents=mode", "data.latents_cache=x", "sampling.prompts=[grey]"]
+)
+def test_settings_of_latent_models_are_refused_elsewhere(tmp_path, word):
+    digits = Path(__file__).parents[1] / "configs/digits.yaml"
+    told = run("train", digits, word, f"training.output_dir={tmp_path / 'run'}")
+    assert told.exit_code == 2
+    assert word.partition("=")[0] in told.stderr
 
 
 def test_a_missing_caption_is_refused_before_training(places, tmp_path):

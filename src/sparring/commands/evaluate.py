@@ -138,7 +138,7 @@ class _Plan:
     def prompts(self) -> list[str] | None:
         """What the samples are to show: the run's prompts, else the reference's captions."""
         if self.model.text is None:
-            return None
+            return self.config.sampling.prompts  # which sample refuses
         known = [
             caption for caption in self.reference.dataset.captions or () if caption is not None
         ]

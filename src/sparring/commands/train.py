@@ -178,10 +178,12 @@ def _latent_encoder(
     """What makes latents of images, and the data set as it needs it; None for other models."""
     if model.text is not None:
         check_captions(dataset.captions, dataset.name)
+    elif config.sampling.prompts is not None:
+        raise UserError("sampling.prompts needs a text-to-image model: leave it out (null)")
     folder = config.data.latents_cache
     if model.vae is None:
-        if folder is not None:
-            raise UserError("data.latents_cache needs a latent model: leave it out (null)")
+        if folder is not None or config.data.latents != "sample":
+            raise UserError("data.latents and data.latents_cache go with latent models only")
         return None, dataset
     if folder is not None and not config.data.center_crop:
         raise UserError(
