@@ -14,7 +14,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -24,12 +24,17 @@ from .data.base import ModelRange
 from .data.datasets import training_data
 from .denoiser import Denoiser
 from .errors import UserError, did_you_mean
+from .latents import latent_shape
+from .lora import add_lora, lora_config, merge_lora
 from .objectives import OBJECTIVES, TIMES, Objective, Times
 from .parametrization import DIFFUSERS_KINDS
 from .randomness import derive_seed
 from .schedules import Schedule, kind_from_config, schedule_from_config
 from .training.settings import TrainSettings
 from .user_code import load_from_file
+
+if TYPE_CHECKING:
+    from .pretrained import Model
 
 Shape = tuple[int, ...]
 
@@ -88,11 +93,28 @@ def build_network(config: RunConfig, sample_shape: Shape, num_classes: int | Non
 def build_denoiser(
     config: RunConfig, sample_shape: Shape, num_classes: int | None
 ) -> tuple[Denoiser, dict[str, Any]]:
-    """The model to train, and the diffusers config of the scheduler it is trained with.
+    """The denoiser to train, and the diffusers config of the scheduler it is trained with.
+
+    Raises:
+        UserError: see `build_model`.
+    """
+    model = build_model(config, sample_shape, num_classes)
+    return model.denoiser, model.scheduler_config
+
+
+def build_model(config: RunConfig, sample_shape: Shape, num_classes: int | None) -> Model:
+    """The model to train, with the parts around it that are not trained: VAE and text encoder.
+
+    Args:
+        config: The run.
+        sample_shape: Shape of the data; a latent model's own is that of the images' latents.
+        num_classes: Classes of the data, used where model.class_conditional is true.
 
     Raises:
         UserError: if the config, the data and a pretrained model do not go together.
     """
+    from .pretrained import Model
+
     if not config.model.class_conditional:
         num_classes = None
     elif num_classes is None:
@@ -116,7 +138,7 @@ def build_denoiser(
             learned_variance=bool(config.model.learned_variance),
             null_condition=null,
         )
-    return denoiser, scheduler
+    return Model(denoiser, scheduler, sample_shape, num_classes, source=config.data.name)
 
 
 def scheduler_config(config: RunConfig) -> dict[str, Any]:
@@ -235,13 +257,21 @@ def constructor_defaults(build: Callable[..., Any]) -> dict[str, Any]:
     return found | fixed
 
 
-def _pretrained(
-    config: RunConfig, sample_shape: Shape, num_classes: int | None
-) -> tuple[Denoiser, dict[str, Any]]:
+def _pretrained(config: RunConfig, sample_shape: Shape, num_classes: int | None) -> Model:
     from . import pretrained
 
     name = str(config.model.pretrained_model_name_or_path)
     model = pretrained.load(name)
+    if lora_config(model.denoiser.network) is not None:
+        if config.model.lora is not None:
+            raise UserError(
+                f"{name} holds LoRA weights already: start from the pipeline it started from, or "
+                "set model.lora to null to train the whole network, with these weights merged"
+            )
+        merge_lora(model.denoiser.network)
+    if model.vae is not None:
+        sample_shape = latent_shape(model.vae, sample_shape)
+        model.resize(sample_shape)
     if tuple(model.sample_shape) != tuple(sample_shape):
         raise UserError(
             f"{name} makes samples of shape {tuple(model.sample_shape)} but the data are "
@@ -263,8 +293,16 @@ def _pretrained(
     drops = config.training.conditioning_dropout_prob > 0
     if drops and num_classes is not None and not model.denoiser.null_condition:
         raise UserError(f"{name} has no null class: set training.conditioning_dropout_prob to 0")
-    model.denoiser.requires_grad_(True)
-    return model.denoiser, dict(model.scheduler_config)
+    if config.model.lora is None:
+        model.denoiser.requires_grad_(True)
+    elif model.text is None:
+        raise UserError(
+            f"model.lora adapts Stable Diffusion 1.x, 2.x and XL, and {name} is neither"
+        )
+    else:
+        words = config.model.lora.model_dump()
+        add_lora(model.denoiser.network, **words, seed=config.training.seed)
+    return model
 
 
 def _network_class(name: str) -> Callable[..., nn.Module]:

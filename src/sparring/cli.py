@@ -143,25 +143,38 @@ def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
 @click.option("--stop-ratio", type=float, help="DDIM: sigma/alpha at which the last step starts.")
 @click.option("--grid-power", type=float, help="DDIM: above 1, steps denser towards the data.")
 @click.option("--class-label", "class_labels", type=int, multiple=True, help="Draw this class.")
+@click.option("--prompt", "prompts", multiple=True, help="Show this (text-to-image models).")
+@click.option("--prompt-file", help="Show these: a text file with a prompt in each line.")
 @click.option("--batch-size", type=int, help="Samples at once; changes speed and memory only.")
 @click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def sample(
-    model: str, overrides: tuple[str, ...], as_json: bool, output_dir: str | None, **options: Any
+    model: str,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    output_dir: str | None,
+    prompts: tuple[str, ...],
+    prompt_file: str | None,
+    **options: Any,
 ) -> None:
     """Draw samples from MODEL: images as PNG files and a grid, vectors as a table.
 
     MODEL is a run, a pipeline folder or a hub name. What is not said is the run's own section
     sampling; KEY=VALUE (sampling.num_inference_steps=10) changes it as in `sparring train`.
+    A text-to-image model draws one image per prompt, or -n images of the prompts in turn; without
+    a prompt those of sampling.prompts, else of the empty prompt.
 
     \b
     Examples:
       sparring sample runs/digits -n 100 --seed 1
+      sparring sample runs/photos --prompt "a red fox" --guidance-scale 7.5
       sparring sample google/ddpm-cifar10-32 --scheduler dpmsolver++ --num-inference-steps 20 -o out
     """
     from .config import sampling_of
 
     words = {name: value for name, value in options.items() if value not in (None, ())}
+    said = [*prompts, *_lines(prompt_file)]
+    words |= {"prompts": said} if said else {}
     settings = sampling_of([*overrides], words)
     from .commands.sample import sample_command
 
@@ -170,6 +183,19 @@ def sample(
         _print_json(result)
     else:
         click.echo(f"{result['n_images']} samples in {result['output']}")
+
+
+def _lines(file: str | None) -> list[str]:
+    """The lines of a text file that are not empty."""
+    if file is None:
+        return []
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--prompt-file {file} cannot be read: {error}") from error
+    if not any(line.strip() for line in lines):
+        raise UserError(f"--prompt-file {file} holds no prompt")
+    return [line.strip() for line in lines if line.strip()]
 
 
 @main.command()

@@ -54,6 +54,14 @@ class Section(BaseModel):
     )
 
 
+class LoraSection(Section):
+    """Small matrices that are trained in the network's place; see lora.py."""
+
+    rank: Count = 4
+    alpha: Positive | None = None  # None: rank
+    target_modules: list[str] = ["to_k", "to_q", "to_v", "to_out.0"]
+
+
 class ModelSection(Section):
     """Where the network comes from: built from `network`, or loaded."""
 
@@ -66,6 +74,7 @@ class ModelSection(Section):
     learned_variance: bool | None = None
     class_conditional: bool = False
     scheduler: dict[str, Any] | None = None  # a scheduler_config.json of diffusers
+    lora: LoraSection | None = None  # None: the whole network is trained
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelSection:
@@ -79,6 +88,10 @@ class ModelSection(Section):
                     "model.scheduler comes with the pretrained model; leave it out (null)"
                 )
             return self
+        if self.lora is not None:
+            raise ValueError(
+                "model.lora needs a trained model: model.pretrained_model_name_or_path"
+            )
         if self.network is None:
             raise ValueError(
                 "model.network is missing: describe the network ({_class_name: UNet2DModel, ...}) "
@@ -163,6 +176,10 @@ class DataSection(Section):
     n_points: Count | None = None
     dataloader_num_workers: CountOrZero = 0
     max_train_samples: Count | None = None
+    # Of latent models: what of the VAE's distribution is learned from, and a folder that keeps the
+    # distribution and the captions' hidden states (None: they are computed in every epoch).
+    latents: Literal["sample", "mode"] = "sample"
+    latents_cache: str | None = None
 
 
 class ContaminationSection(Section):
@@ -448,6 +465,7 @@ class SamplingSection(Section):
     clip_sample: bool | None = None  # None: true on images with epsilon, sample or v_prediction
     guidance_scale: NotNegative = 1.0
     eps_scale: Positive = 1.0
+    prompts: list[str] | None = None  # of text-to-image models, in turn; None: the empty prompt
     n_images: Count = 64
     batch_size: Count = 256
     seed: int = 0

@@ -15,6 +15,7 @@ def model_card(
     command: str,
     versions: Mapping[str, str],
     usage: str,
+    prompted: bool = False,
     figures: Mapping[str, Any] | None = None,
 ) -> str:
     """Markdown that says how a model was made and how to sample it; text of the user is escaped.
@@ -25,6 +26,7 @@ def model_card(
         command: The command that trained it.
         versions: Package -> version.
         usage: Python that samples it, see `pretrained.usage`.
+        prompted: Whether it is told what to show by a text.
         figures: Figures of an evaluation, if there are any, by name.
     """
     data, dirt = _section(run, "data"), _section(run, "contamination")
@@ -33,7 +35,7 @@ def model_card(
     is_dirty = dirt.get("kind", "none") != "none" and dirt.get("rate", 1)
     front = {
         "library_name": "diffusers" if "DiffusionPipeline" in usage else "sparring",
-        "pipeline_tag": "unconditional-image-generation",
+        "pipeline_tag": "text-to-image" if prompted else "unconditional-image-generation",
         "tags": ["sparring", "diffusion", "robust-training", str(objective.get("name", "plain"))],
     }
     network = model.get("network")

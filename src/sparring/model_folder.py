@@ -1,6 +1,8 @@
 """A model's folder: what is in it, and how it is written whole or not at all.
 
-model_index.json, unet/ or transformer/, scheduler/     diffusers' pipeline layout, or
+model_index.json, unet/ or transformer/, scheduler/     diffusers' pipeline layout, with
+vae/, text_encoder/, tokenizer/, ...                    parts of the pipeline it started from, or
+pytorch_lora_weights.safetensors                        what LoRA has learned, or
 model.safetensors, scheduler/                           for other networks
 model.json                                              what diffusers has no words for
 README.md                                               the model card
@@ -23,12 +25,20 @@ from torch import Tensor, nn
 from . import __version__, networks
 from .denoiser import Denoiser, unwrapped
 from .errors import UserError
+from .lora import WEIGHTS, lora_config, save_lora
 from .parametrization import DIFFUSERS_KINDS
 
 DESCRIPTION = "model.json"
 PIPELINE_FILE = "sparring_pipeline"
 _PIPELINE_SOURCE = Path(__file__).parent / "sampling" / "pipeline.py"
 _WORDS = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
+_NOT_COPIED = ("*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.onnx*", "*.fp16.*", "*.non_ema.*")
+"""Of a part that is not trained: pickles, and other versions of the weights."""
+_OLD = (
+    "unet", "transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
+    "model.safetensors", "null_condition.safetensors", WEIGHTS,
+)  # fmt: skip
+"""What an earlier model may have left in its folder."""
 
 
 def describe(
@@ -36,14 +46,27 @@ def describe(
     scheduler_config: Mapping[str, Any],
     sample_shape: tuple[int, ...],
     num_classes: int | None,
+    base: str | None = None,
 ) -> dict[str, Any]:
     """What model.json holds: all that is needed to build the model without its weights.
+
+    Args:
+        denoiser: The model.
+        scheduler_config: Config of the scheduler it was trained with.
+        sample_shape: Shape of one sample.
+        num_classes: Classes of the data, or None.
+        base: Of a latent model, the pipeline that it started from, a path or a hub name: the parts
+            that are not trained come from there, and the null condition from its text encoder.
 
     Raises:
         UserError: if the network does not say how it is built (an attribute `config`, a mapping of
             its constructor's arguments).
     """
-    nested = [name for name, null in denoiser.null_condition.items() if isinstance(null, Mapping)]
+    null = denoiser.null_condition
+    if base is not None:
+        tables = ("encoder_hidden_states", "added_cond_kwargs")
+        null = {name: value for name, value in null.items() if name not in tables}
+    nested = [name for name, value in null.items() if isinstance(value, Mapping)]
     if nested:
         raise UserError(f"a nested null condition cannot be saved: {', '.join(nested)}")
     return {
@@ -56,9 +79,13 @@ def describe(
         "sample_shape": list(sample_shape),
         "num_classes": num_classes,
         "null_condition": {
-            name: int(null) for name, null in denoiser.null_condition.items() if not _is_table(null)
+            name: int(value) for name, value in null.items() if not _is_table(value)
         },
-        "scheduler": _saved_scheduler(scheduler_config, denoiser.kind),
+        "scheduler": dict(scheduler_config)
+        if base is not None
+        else _saved_scheduler(scheduler_config, denoiser.kind),
+        "base": base,
+        "lora": lora_config(unwrapped(denoiser.network)),
     }
 
 
@@ -77,6 +104,8 @@ def save(
     sample_shape: tuple[int, ...],
     num_classes: int | None,
     card: str,
+    base: str | None = None,
+    parts: Path | None = None,
 ) -> None:
     """Write a model that `load` reads, and diffusers too where it can.
 
@@ -84,6 +113,10 @@ def save(
     unconditional U-Nets with DDPM, DDIM and flow schedulers; others need trust_remote_code=True,
     because their pipeline class lies in the folder (`sparring_pipeline.py`). The saved scheduler
     has timestep_spacing "trailing" where the config left the class's default, as `sample` has.
+
+    A latent model that was started from a pipeline becomes that pipeline, with its denoiser in the
+    place of the old one and everything else copied; with LoRA, only the LoRA weights are written,
+    for `pipeline.load_lora_weights(folder)`, and model.json names the pipeline.
 
     All is written under a temporary name first; the files that make a folder a model go away before
     anything is replaced and come last, so a folder never holds half a model.
@@ -95,15 +128,23 @@ def save(
         sample_shape: Shape of one sample.
         num_classes: Classes of the data, or None.
         card: The text of README.md, see `model_card`.
+        base: See `describe`.
+        parts: The folder of that pipeline.
     """
     folder = Path(folder)
-    description = describe(denoiser, scheduler_config, sample_shape, num_classes)
-    network, half = unwrapped(denoiser.network), folder / f".half-model-{os.getpid()}"
+    description = describe(denoiser, scheduler_config, sample_shape, num_classes, base)
+    network: Any = unwrapped(denoiser.network)
+    half = folder / f".half-model-{os.getpid()}"
     component = component_of(description["network"]["_class_name"])
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
     try:
-        if isinstance(network, ModelMixin) and component is not None:
+        if description["lora"] is not None:
+            save_lora(network, half)
+        elif parts is not None and component is not None:
+            _copy_parts(parts, half, component)
+            network.save_pretrained(half / component, safe_serialization=True)
+        elif isinstance(network, ModelMixin) and component is not None:
             network.save_pretrained(half / component, safe_serialization=True)
             _write_json(half / component / "config.json", description["network"])
             _write_json(half / "model_index.json", _model_index(component, description))
@@ -114,11 +155,12 @@ def save(
         tables = {
             name: null.detach().cpu().contiguous()
             for name, null in denoiser.null_condition.items()
-            if _is_table(null)
+            if base is None and _is_table(null)
         }
         if tables:
             save_file(tables, half / "null_condition.safetensors")
-        _write_json(half / "scheduler" / "scheduler_config.json", description["scheduler"])
+        if base is None:
+            _write_json(half / "scheduler" / "scheduler_config.json", description["scheduler"])
         (half / "README.md").write_text(card, encoding="utf-8")
         _write_json(half / DESCRIPTION, description)
         _move_in(half, folder)
@@ -128,7 +170,17 @@ def save(
 
 def usage(description: Mapping[str, Any], folder: str) -> str:
     """Python that samples a saved model, for its card."""
-    if component_of(description["network"]["_class_name"]) is None:
+    name, base = description["network"]["_class_name"], description["base"]
+    if base is not None:
+        start = folder if description["lora"] is None else base
+        lora = f"pipe.load_lora_weights({folder!r})\n" * (description["lora"] is not None)
+        told = "class_labels=[0, 1]" if description["num_classes"] is not None else "'a photo'"
+        return (
+            "from diffusers import DiffusionPipeline\n\n"
+            f"pipe = DiffusionPipeline.from_pretrained({start!r})\n{lora}"
+            f"images = pipe({told}, num_inference_steps=50).images"
+        )
+    if component_of(name) is None:
         return f"import sparring\n\nx = sparring.sample(sparring.load({folder!r}), 16)"
     own = _plain_pipeline(description) is None
     trust = ", trust_remote_code=True" * own
@@ -146,13 +198,29 @@ def _move_in(half: Path, folder: Path) -> None:
     last = ("model_index.json", DESCRIPTION)
     for name in last:
         (folder / name).unlink(missing_ok=True)
-    for old in ("unet", "transformer", "model.safetensors", "null_condition.safetensors"):
+    for old in _OLD:
         if not (half / old).exists():
             _remove(folder / old)
     names = sorted(path.name for path in half.iterdir())
     for name in [name for name in names if name not in last] + [n for n in last if n in names]:
         _remove(folder / name)
         os.replace(half / name, folder / name)
+
+
+def _copy_parts(pipeline: Path, half: Path, trained: str) -> None:
+    """A pipeline's folder without the part that is trained; what it lacks its index calls null."""
+    index = json.loads((pipeline / "model_index.json").read_text(encoding="utf-8"))
+    for name, value in index.items():
+        if name.startswith("_") or name == trained or not isinstance(value, list):
+            continue
+        if (pipeline / name).is_dir():
+            ignored = shutil.ignore_patterns(*_NOT_COPIED)
+            shutil.copytree(pipeline / name, half / name, ignore=ignored)
+        else:  # what a hub copy leaves out, such as the safety checker
+            index[name] = [None, None]
+    if index.get("safety_checker") == [None, None]:
+        index["requires_safety_checker"] = False
+    _write_json(half / "model_index.json", index)
 
 
 def _remove(path: Path) -> None:

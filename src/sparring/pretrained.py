@@ -22,8 +22,11 @@ from torch import nn
 from . import networks
 from .denoiser import Denoiser
 from .errors import UserError
+from .latents import side_factor
+from .lora import add_lora, load_lora, lora_config, merge_lora, restore_lora_weights
 from .model_folder import DESCRIPTION, component_of, describe, describe_run, save, usage
 from .schedules import kind_from_config, schedule_from_config
+from .text import PIPELINES, TextEncoder, load_text
 
 __all__ = ["Model", "describe", "describe_run", "load", "save", "usage"]
 
@@ -42,6 +45,8 @@ class Model:
         source: Where it came from, for protocols and messages.
         run_config: The run's config.yaml, or None for a model that is no run.
         vae: The autoencoder of a latent model, or None.
+        text: What turns captions into conditions, of a text-to-image model, or None.
+        parts: The pipeline's folder, where the parts that are never trained lie, or None.
     """
 
     denoiser: Denoiser
@@ -51,6 +56,29 @@ class Model:
     source: str
     run_config: dict[str, Any] | None = None
     vae: nn.Module | None = None
+    text: TextEncoder | None = None
+    parts: Path | None = None
+
+    def resize(self, sample_shape: tuple[int, ...]) -> None:
+        """Make samples of another size from now on: the U-Net's config and XL's text are told.
+
+        Raises:
+            UserError: for other channels, or another size of a network that has one size.
+        """
+        if tuple(sample_shape) == tuple(self.sample_shape):
+            return
+        network: Any = self.denoiser.network
+        if sample_shape[0] != self.sample_shape[0] or "UNet" not in type(network).__name__:
+            raise UserError(
+                f"{self.source} makes samples of shape {tuple(self.sample_shape)}, the data "
+                f"become {tuple(sample_shape)}: set data.resolution"
+            )
+        self.sample_shape = tuple(sample_shape)
+        side = list(sample_shape[1:])
+        network.register_to_config(sample_size=side[0] if side[0] == side[1] else side)
+        if self.text is not None:
+            self.text.size = _image_size(self.sample_shape, self.vae)
+            self.denoiser.null_condition = self.text.null()
 
 
 # Load
@@ -62,8 +90,10 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
     What can be loaded: finished runs; unfinished runs (the newest whole checkpoint, the source says
     which); pipelines whose denoiser is a `unet` or a `transformer` that is called as
     (x, t, class_labels) or (x, t, encoder_hidden_states): DDPM, DDIM, PNDM, flow, DiT, Stable
-    Diffusion and others. Of a latent pipeline the denoiser, the scheduler and the VAE are loaded,
-    text encoders are not: pass their output as a condition. Weights must be safetensors.
+    Diffusion and others. Of a latent pipeline the VAE is loaded too, and of Stable Diffusion 1.x,
+    2.x and XL the text encoders; of other text-to-image models they are not: pass their output as
+    a condition. Of a run that trained LoRA weights the pipeline it started from is loaded, with the
+    LoRA weights beside its own. Weights must be safetensors.
 
     Args:
         model: Path or hub name.
@@ -78,9 +108,9 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
         loaded = _load_folder(folder, source)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{source} cannot be loaded: {_one_line(error)}") from error
-    loaded.denoiser.to(device).eval().requires_grad_(False)
-    if loaded.vae is not None:
-        loaded.vae.to(device).eval().requires_grad_(False)
+    for part in (loaded.denoiser, loaded.vae, loaded.text):
+        if part is not None:
+            part.to(device).eval().requires_grad_(False)
     return loaded
 
 
@@ -100,6 +130,10 @@ def _load_folder(folder: Path, source: str) -> Model:
 
 def _load_described(folder: Path, description: dict[str, Any], source: str) -> Model:
     """What `save` wrote."""
+    if description.get("lora") is not None:
+        model = _base_of(description, source, folder)
+        load_lora(model.denoiser.network, folder)
+        return model
     network_config = description["network"]
     component = component_of(network_config["_class_name"])
     if (folder / "model_index.json").is_file() and component is not None:
@@ -125,16 +159,41 @@ def _load_unfinished(folder: Path, source: str) -> Model:
         raise UserError(f"{source} is a run without a finished model or a checkpoint yet")
     newest = steps[max(steps)]
     description = _json(folder / "checkpoints" / DESCRIPTION)
-    network = _new_network(description["network"])
-    load_model(network, str(newest / "model.safetensors"))
+    where = f"{source} (unfinished, {newest.name})"
+    if description.get("base") is not None:
+        model = _base_of(description, where, folder)
+        if description["lora"] is not None:
+            add_lora(model.denoiser.network, **description["lora"])
+            restore_lora_weights(model.denoiser.network, load_file(newest / "model.safetensors"))
+        else:
+            load_model(model.denoiser.network, str(newest / "model.safetensors"))
+    else:
+        network = _new_network(description["network"])
+        load_model(network, str(newest / "model.safetensors"))
+        model = _assembled(network, description, dict(description["null_condition"]), where, folder)
     if (newest / "ema.safetensors").is_file():
         averages = load_file(newest / "ema.safetensors")
         with torch.no_grad():
-            for name, parameter in network.named_parameters():
+            for name, parameter in model.denoiser.network.named_parameters():
                 if name in averages:
                     parameter.copy_(averages[name])
-    where = f"{source} (unfinished, {newest.name})"
-    return _assembled(network, description, dict(description["null_condition"]), where, folder)
+    return model
+
+
+def _base_of(description: Mapping[str, Any], source: str, folder: Path) -> Model:
+    """The pipeline that a run started from, under the run's name and at the run's size."""
+    try:
+        model = load(description["base"])
+    except UserError as error:
+        raise UserError(
+            f"{source} was trained on top of {description['base']}, which must be there too: "
+            f"{error}"
+        ) from error
+    if lora_config(model.denoiser.network) is not None:
+        merge_lora(model.denoiser.network)
+    model.resize(tuple(description["sample_shape"]))
+    model.source, model.run_config = source, _run_config(folder)
+    return model
 
 
 def _assembled(
@@ -149,7 +208,7 @@ def _assembled(
         null_condition=null,
         boundary=description["boundary"],
     )
-    return Model(
+    model = Model(
         denoiser,
         scheduler_config,
         tuple(description["sample_shape"]),
@@ -157,6 +216,9 @@ def _assembled(
         source,
         _run_config(folder),
     )
+    if (folder / "model_index.json").is_file():
+        _add_frozen_parts(model, folder, _json(folder / "model_index.json"))
+    return model
 
 
 def _load_pipeline(folder: Path, source: str) -> Model:
@@ -184,11 +246,27 @@ def _load_pipeline(folder: Path, source: str) -> Model:
         learned_variance=config.get("out_channels") == 2 * config["in_channels"],
         null_condition=null,
     )
-    vae = None
-    if index.get("vae") and (folder / "vae").is_dir():
-        vae = _diffusers_network(folder / "vae", index["vae"][1])
     shape = (config["in_channels"], *size)
-    return Model(denoiser, scheduler_config, shape, num_classes, source, _run_config(folder), vae)
+    model = Model(denoiser, scheduler_config, shape, num_classes, source, _run_config(folder))
+    _add_frozen_parts(model, folder, index)
+    return model
+
+
+def _add_frozen_parts(model: Model, folder: Path, index: Mapping[str, Any]) -> None:
+    """What a latent pipeline has around its denoiser: the VAE, and what reads captions."""
+    if not index.get("vae") or not (folder / "vae").is_dir():
+        return
+    model.parts = folder
+    model.vae = _diffusers_network(folder / "vae", index["vae"][1])
+    if index.get("_class_name") in PIPELINES:
+        model.text = load_text(folder, index, _image_size(model.sample_shape, model.vae))
+        model.denoiser.null_condition = model.text.null()
+
+
+def _image_size(sample_shape: tuple[int, ...], vae: nn.Module | None) -> tuple[int, int]:
+    """(H, W) in pixels of the images that the latents become."""
+    factor = side_factor(vae)
+    return sample_shape[1] * factor, sample_shape[2] * factor
 
 
 def _classes_of(config: Mapping[str, Any]) -> tuple[int | None, dict[str, int] | None]:
@@ -237,7 +315,7 @@ def _class_in_file(name: str) -> type[nn.Module]:
 
 
 def _from_hub(name: str) -> Path:
-    """The local copy of a hub model: denoiser, scheduler and VAE only."""
+    """The local copy of a hub model: denoiser, scheduler, VAE, and what `load_text` reads."""
     owner = name.partition("/")[0]
     is_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).exists()
     if is_path or owner == "runs" or Path(owner).is_dir():
@@ -247,7 +325,9 @@ def _from_hub(name: str) -> Path:
     cached = not _hub_answers()
     try:
         index = _json(Path(hf_hub_download(name, "model_index.json", local_files_only=cached)))
-        parts = [part for part in (*_COMPONENTS, "vae", "scheduler") if index.get(part)]
+        text = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+        reads = text if index.get("_class_name") in PIPELINES else ()
+        parts = [part for part in (*_COMPONENTS, "vae", "scheduler", *reads) if index.get(part)]
         wanted = ["*.json", *(f"{part}/*" for part in parts)]
         if len(parts) == 2:  # only a denoiser and a scheduler: old uploads keep them at the root
             wanted.append("diffusion_pytorch_model*.safetensors")

@@ -31,6 +31,7 @@ from ..data.datasets import build_dataset
 from ..errors import UserError
 from ..evaluation.evaluate import Reference, Settings, check_count, evaluate
 from ..evaluation.protocol import require_alike
+from ..latents import decode
 from ..pretrained import load
 from ..sampling import grid, sample
 from ..sampling.schedulers import default_sampler
@@ -133,12 +134,28 @@ class _Plan:
         n_classes = self.model.num_classes
         return n_classes is not None and n_classes == self.reference.dataset.num_classes
 
+    @property
+    def prompts(self) -> list[str] | None:
+        """What the samples are to show: the run's prompts, else the reference's captions."""
+        if self.model.text is None:
+            return self.config.sampling.prompts  # which sample refuses
+        known = [
+            caption for caption in self.reference.dataset.captions or () if caption is not None
+        ]
+        return self.config.sampling.prompts or known or None
+
+    @property
+    def prompts_from_reference(self) -> bool:
+        return self.config.sampling.prompts is None and bool(self.prompts)
+
     def generation(self) -> dict[str, Any]:
         """The half of the protocol that says how the samples were drawn."""
         sampling, denoiser = self.config.sampling, self.model.denoiser
-        clips = self.reference.dataset.is_image and denoiser.kind in ("eps", "x0", "v")
+        is_image = self.reference.dataset.is_image and self.model.vae is None
+        clips = is_image and denoiser.kind in ("eps", "x0", "v")
         dtype = next((p.dtype for p in denoiser.parameters()), torch.float32)
         labels = "as in the reference" if self.labels_from_reference else "each in turn"
+        prompts = "as in the reference" if self.prompts_from_reference else self.prompts
         return {
             "sampler": self.sampler,
             "steps": sampling.num_inference_steps,
@@ -151,6 +168,7 @@ class _Plan:
             "clip_sample": clips if sampling.clip_sample is None else sampling.clip_sample,
             "precision": str(dtype).removeprefix("torch."),
             "class_labels": labels if self.model.num_classes else None,
+            **({} if self.model.text is None else {"prompts": prompts or [""]}),
             "seeds": {"sampling": sampling.seed},
         }
 
@@ -255,6 +273,7 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
                 seed=sampling.seed,
                 guidance_scale=sampling.guidance_scale,
                 class_labels=_labels(plan),
+                prompts=plan.prompts,
                 eps_scale=sampling.eps_scale,
                 eta=sampling.eta,
                 clip_sample=sampling.clip_sample,
@@ -268,7 +287,7 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
         except ValueError as error:
             raise UserError(f"{plan.name}: {error}") from error
     if plan.model.vae is not None:
-        samples = _decode(plan.model.vae, samples, plan.device)
+        samples = decode(plan.model.vae, samples)
     sampled = time.perf_counter()
     figures = evaluate(
         samples,
@@ -284,15 +303,6 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
         "evaluation_seconds": round(time.perf_counter() - sampled, 3),
     }
     return figures, samples
-
-
-@torch.no_grad()
-def _decode(vae: Any, latents: Tensor, device: str, batch_size: int = 16) -> Tensor:
-    """Images (N, C, H, W) in [-1, 1] of latents (N, c, h, w), scaled as diffusers' pipelines do."""
-    shift, dtype = vae.config.get("shift_factor") or 0.0, next(vae.parameters()).dtype
-    latents = latents / vae.config.scaling_factor + shift
-    batches = [batch.to(device, dtype) for batch in latents.split(batch_size)]
-    return torch.cat([vae.decode(batch).sample.float().cpu() for batch in batches])
 
 
 def _labels(plan: _Plan) -> Tensor | None:

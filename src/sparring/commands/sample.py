@@ -18,6 +18,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..config_sections import SamplingSection
 from ..errors import UserError
+from ..latents import AT_ONCE, decode
 from ..pretrained import Model, load
 from ..sampling import describe_sampling, grid, sample, save_images
 
@@ -42,6 +43,7 @@ def sample_command(
     ratios: Sequence[float] | None = None,
     timestep_spacing: str | None = None,
     class_labels: Sequence[int] | None = None,
+    prompts: Sequence[str] | None = None,
     batch_size: int | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
@@ -57,6 +59,8 @@ def sample_command(
         n_images: Number of samples. This and the next ones are the run's own (its section
             `sampling`) where they are None; see `sparring.sample` for their meaning.
         class_labels: Classes to draw, repeated in turn; None: every class in turn.
+        prompts: What a text-to-image model is to show, one image each unless n_images says
+            otherwise (then in turn); None: the run's `sampling.prompts`, else the empty prompt.
         device: None: a GPU if there is one.
 
     Returns:
@@ -68,6 +72,8 @@ def sample_command(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load(model, device=device)
     section = SamplingSection(**((loaded.run_config or {}).get("sampling") or {}))
+    if prompts and n_images is None:
+        n_images = len(prompts)
     given = {
         "n_images": n_images,
         "scheduler": scheduler,
@@ -80,6 +86,7 @@ def sample_command(
         "stop_ratio": stop_ratio,
         "grid_power": grid_power,
         "ratios": None if ratios is None else list(ratios),
+        "prompts": list(prompts) if prompts else None,
         "batch_size": batch_size,
     }
     chosen = section.model_dump() | {k: v for k, v in given.items() if v is not None}
@@ -159,7 +166,7 @@ def _write(
     x: Tensor, labels: Tensor | None, model: Model, folder: Path, batch_size: int
 ) -> list[str]:
     if model.vae is not None:
-        x = _decoded(x, model.vae, batch_size)
+        x = decode(model.vae, x, min(batch_size, AT_ONCE))
     if x.ndim == 4 and x.shape[1] in (1, 3):
         grid(x[:N_SHOWN]).save(folder / "grid.png")
         return ["grid.png", *(path.name for path in save_images(x, folder))]
@@ -174,18 +181,6 @@ def _write(
             rows.writerow(row if labels is None else [*row, int(labels[i])])
     _scatter(x, labels, folder / "scatter.png")
     return ["samples.safetensors", "samples.csv", "scatter.png"]
-
-
-def _decoded(x: Tensor, vae: Any, batch_size: int) -> Tensor:
-    """Images of latents, in [-1, 1]."""
-    shift = vae.config.get("shift_factor") or 0.0
-    device, dtype = next(vae.parameters()).device, next(vae.parameters()).dtype
-    with torch.no_grad():
-        parts = [
-            vae.decode((part / vae.config.scaling_factor + shift).to(device, dtype)).sample.cpu()
-            for part in x.split(batch_size)
-        ]
-    return torch.cat(parts).float()
 
 
 def _scatter(x: Tensor, labels: Tensor | None, path: Path) -> None:

@@ -6,37 +6,42 @@ import json
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
 
 from ..build import (
     Shape,
     build_dataset,
-    build_denoiser,
+    build_model,
     build_network,
     build_objective,
     build_teacher,
     scheduler_config,
     train_settings,
 )
+from ..cache import TensorCache
 from ..config import RunConfig, dump
 from ..config_sections import BUNDLED
-from ..data.base import ModelRange
+from ..data.base import Dataset, Digests, ModelRange
 from ..data.contamination import noise_of, write_manifest
 from ..denoiser import Denoiser
 from ..errors import UserError
+from ..latents import LatentEncoder, decode
 from ..model_card import model_card
 from ..objectives import Oracle
 from ..pretrained import Model, describe, describe_run, save, usage
 from ..sampling import grid, sample
 from ..schedules import schedule_from_config
+from ..text import check_captions
 from ..training import open_run, train
 
 N_SHOWN = 64
+N_CAPTIONS_SHOWN = 8
+"""Of the training data, in the grids of a text-to-image model without sampling.prompts."""
 
 
 def train_command(config: RunConfig) -> dict[str, Any]:
@@ -58,30 +63,30 @@ def train_command(config: RunConfig) -> dict[str, Any]:
         settings.overwrite_output_dir,
     )
     dataset = build_dataset(config)
-    denoiser, scheduler = build_denoiser(config, dataset.sample_shape, dataset.num_classes)
-    objective = build_objective(config, denoiser.schedule)
-    denoiser.boundary = objective.boundary
+    model = build_model(config, dataset.sample_shape, dataset.num_classes)
+    objective = build_objective(config, model.denoiser.schedule)
+    model.denoiser.boundary = objective.boundary
     if isinstance(objective, Oracle):
+        if model.vae is not None:
+            raise UserError("objective oracle knows the noise of pixels, not that of their latents")
         objective.told(noise_of(dataset))
-    num_classes = dataset.num_classes if config.model.class_conditional else None
-    model = describe(denoiser, scheduler, dataset.sample_shape, num_classes)
+    encode, cached = _latent_encoder(config, model, dataset)
     if PartialState().is_main_process:
-        describe_run(run.path, model)
+        describe_run(run.path, _describe(model, config))
         _write_text(run.path / "config.yaml", dump(_as_kept(config)))
         if run.checkpoint is None:
             _describe_data(dataset, run.path / "data")
     summary = train(
-        denoiser,
+        model.denoiser,
         objective,
-        dataset,
+        cached,
         settings,
         run,
-        teacher=build_teacher(config, denoiser),
-        condition_fn=_class_labels if num_classes is not None else None,
-        sample_fn=_sampler(config, dataset, scheduler, num_classes) if dataset.is_image else None,
-        save_fn=lambda finished: _save(
-            finished, run.path, config, scheduler, dataset.sample_shape, num_classes
-        ),
+        teacher=build_teacher(config, model.denoiser),
+        condition_fn=_conditions(model),
+        encode_fn=encode,
+        sample_fn=_sampler(config, model, dataset) if dataset.is_image else None,
+        save_fn=lambda finished: _save(replace(model, denoiser=finished), run.path, config),
         random_flip=config.data.random_flip and dataset.is_image,
         n_workers=config.data.dataloader_num_workers,
         config=config.model_dump(mode="json"),
@@ -113,8 +118,9 @@ def dry_run_text(config: RunConfig) -> str:
         lines.append(f"samples       {' x '.join(map(str, shape))}")
         n_updates = build_objective(config, schedule).n_updates
     else:
-        name = config.model.pretrained_model_name_or_path
-        lines.append(f"network       from {name}" + _where_it_is(name))
+        name, lora = config.model.pretrained_model_name_or_path, config.model.lora
+        learns = "" if lora is None else f", LoRA of rank {lora.rank}"
+        lines.append(f"network       from {name}" + _where_it_is(name) + learns)
         assumed = schedule_from_config({"_class_name": "DDPMScheduler"})
         n_updates = build_objective(config, assumed).n_updates
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -169,8 +175,42 @@ def _where_it_is(name: str) -> str:
     return " (a name on the hub)"
 
 
-def _class_labels(batch: dict[str, Any]) -> dict[str, Tensor]:
-    return {"class_labels": batch["label"]}
+def _latent_encoder(
+    config: RunConfig, model: Model, dataset: ModelRange
+) -> tuple[LatentEncoder | None, Dataset]:
+    """What makes latents of images, and the data set as it needs it; None for other models."""
+    if model.text is not None:
+        check_captions(dataset.captions, dataset.name)
+    elif config.sampling.prompts is not None:
+        raise UserError("sampling.prompts needs a text-to-image model: leave it out (null)")
+    folder = config.data.latents_cache
+    if model.vae is None:
+        if folder is not None or config.data.latents != "sample":
+            raise UserError("data.latents and data.latents_cache go with latent models only")
+        return None, dataset
+    if folder is not None and not config.data.center_crop:
+        raise UserError(
+            "data.latents_cache keeps what is seen again, and random crops never are: set "
+            "data.center_crop to true, or data.latents_cache to null"
+        )
+    for part in (model.vae, model.text):
+        if part is not None:
+            part.to(PartialState().device)
+    cache = None if folder is None else TensorCache(folder)
+    if model.text is not None:
+        model.text.cache = cache
+    encoder = LatentEncoder(model.vae, sample=config.data.latents == "sample", cache=cache)
+    return encoder, dataset if cache is None else Digests(dataset)
+
+
+def _conditions(model: Model) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+    """The condition of a batch: its captions' hidden states, its class labels, or none."""
+    text = model.text
+    if text is not None:
+        return lambda batch: text(batch["caption"])
+    if model.num_classes is not None:
+        return lambda batch: {"class_labels": batch["label"]}
+    return None
 
 
 def _describe_data(dataset: ModelRange, folder: Path) -> None:
@@ -183,16 +223,19 @@ def _describe_data(dataset: ModelRange, folder: Path) -> None:
 
 
 def _sampler(
-    config: RunConfig, dataset: ModelRange, scheduler: dict[str, Any], num_classes: int | None
+    config: RunConfig, model: Model, dataset: ModelRange
 ) -> Callable[[Denoiser, Path], None]:
-    """Writes a grid of samples at the same noise every time."""
-    chosen = config.sampling
+    """Writes a grid of samples at the same noise every time, of prompts or the first captions."""
+    chosen, prompts = config.sampling, config.sampling.prompts
+    if model.text is not None and prompts is None:
+        captions = [caption for caption in dataset.captions or () if caption is not None]
+        prompts = list(dict.fromkeys(captions))[:N_CAPTIONS_SHOWN]
 
     def write(denoiser: Denoiser, path: Path) -> None:
-        model = Model(denoiser, scheduler, dataset.sample_shape, num_classes, source=str(path))
         samples = sample(
-            model,
+            replace(model, denoiser=denoiser),
             chosen.n_images,
+            prompts=prompts,
             scheduler=chosen.scheduler,
             num_inference_steps=chosen.num_inference_steps,
             seed=chosen.seed,
@@ -205,19 +248,27 @@ def _sampler(
             ratios=chosen.ratios,
             batch_size=chosen.batch_size,
         )
-        grid(samples).save(path)
+        grid(samples if model.vae is None else decode(model.vae, samples)).save(path)
 
     return write
 
 
-def _save(
-    denoiser: Denoiser,
-    folder: Path,
-    config: RunConfig,
-    scheduler: dict[str, Any],
-    sample_shape: Shape,
-    num_classes: int | None,
-) -> None:
+def _base(model: Model, config: RunConfig) -> str | None:
+    """Of a latent model, the pipeline whose other parts belong to it: a full path or a hub name."""
+    name = config.model.pretrained_model_name_or_path
+    if model.vae is None or name is None:
+        return None
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def _describe(model: Model, config: RunConfig) -> dict[str, Any]:
+    base = _base(model, config)
+    return describe(
+        model.denoiser, model.scheduler_config, model.sample_shape, model.num_classes, base
+    )
+
+
+def _save(model: Model, folder: Path, config: RunConfig) -> None:
     """The finished model at the run's root, with its card."""
     info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     command = info["command"]
@@ -226,9 +277,19 @@ def _save(
         run=config.model_dump(mode="json"),
         command=command if isinstance(command, str) else shlex.join(command),
         versions={"sparring": info["version"], **info["versions"]},
-        usage=usage(describe(denoiser, scheduler, sample_shape, num_classes), folder.name),
+        usage=usage(_describe(model, config), folder.name),
+        prompted=model.text is not None,
     )
-    save(folder, denoiser, scheduler, sample_shape, num_classes, card)
+    save(
+        folder,
+        model.denoiser,
+        model.scheduler_config,
+        model.sample_shape,
+        model.num_classes,
+        card,
+        base=_base(model, config),
+        parts=model.parts,
+    )
 
 
 def _check_hub(config: RunConfig) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cache import key_of
 from ..errors import UserError
 from . import transforms
 from .analytic import Truth
@@ -28,7 +29,8 @@ Key = int | tuple[int, int]
 
 Batch = dict[str, Any]
 """x0 (B, *), index (B,) long, label (B,) long if there are labels, caption list[str] if there are
-captions, unreadable list[str] (files that were replaced by the next readable one)."""
+captions, digest list[str] of `Digests`, unreadable list[str] (files that were replaced by the next
+readable one)."""
 
 READ_CHUNK = 1024
 
@@ -43,6 +45,7 @@ class Dataset(torch.utils.data.Dataset, ABC):
         num_classes: Number of classes, None without labels.
         class_names: Their names in the order of the labels, [] without labels.
         truth: The known answer of an analytic set, else None.
+        captions: What each image shows, None where that is not said; None for data without.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Dataset(torch.utils.data.Dataset, ABC):
     num_classes: int | None = None
     class_names: Sequence[str] = ()
     truth: Truth | None = None
+    captions: Sequence[str | None] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -175,6 +179,7 @@ class Wrapper(Dataset):
         self.name, self.is_image = dataset.name, dataset.is_image
         self.sample_shape, self.truth = dataset.sample_shape, dataset.truth
         self.num_classes, self.class_names = dataset.num_classes, dataset.class_names
+        self.captions = dataset.captions
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -199,6 +204,20 @@ class ModelRange(Wrapper):
 
     def fingerprint(self) -> str:
         return digest("model range", self.dataset.fingerprint())
+
+
+class Digests(Wrapper):
+    """Each sample comes with the digest of its values, by which a cache knows it.
+
+    It is made where samples are read, by the loader's workers.
+    """
+
+    def rows(self, indices: Tensor, positions: Tensor) -> Batch:
+        batch = self.dataset.rows(indices, positions)
+        return {**batch, "digest": [key_of(x0) for x0 in batch["x0"]]}
+
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint()  # the samples are the same
 
 
 def digest(*parts: object) -> str:

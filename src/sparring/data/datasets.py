@@ -27,7 +27,8 @@ N_TRAIN_DIGITS = 1500
 
 READING = frozenset(
     ("seed", "resolution", "center_crop", "n_channels", "held_out_share", "max_train_samples",
-     "image_column", "label_column", "caption_column", "random_flip", "dataloader_num_workers")
+     "image_column", "label_column", "caption_column", "random_flip", "dataloader_num_workers",
+     "latents", "latents_cache")
 )  # fmt: skip
 """Fields about how images are read: any data set accepts them, those that they say nothing about
 ignore them. Other fields belong to certain data sets, and are an error elsewhere."""
@@ -175,8 +176,8 @@ def two_moons(split: str, fields: Mapping[str, Any]) -> InMemory:
 
 
 def image_folder(split: str, fields: Mapping[str, Any]) -> ImageDataset:
-    """Every image below a folder. Field: train_data_dir (see sources.folder)."""
-    source = sources.folder(fields.get("train_data_dir"), split)
+    """Every image below a folder. Fields: train_data_dir, caption_column (see sources.folder)."""
+    source = sources.folder(fields.get("train_data_dir"), split, fields.get("caption_column"))
     return _from_files("image_folder", source, split, fields)
 
 

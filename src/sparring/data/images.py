@@ -155,7 +155,7 @@ class ImageDataset(Dataset):
         files: Where they come from; at least one.
         labels: Classes, shape (n,), long.
         class_names: Their names.
-        captions: A text per image.
+        captions: A text per image, None where there is none.
         resolution: Side in pixels: the shorter side is resized to it and a square is cropped. None:
             all images must have one size, and keep it.
         center_crop: False: each square is cropped at a place drawn from (seed, position in the
@@ -175,7 +175,7 @@ class ImageDataset(Dataset):
         files: Files,
         labels: Tensor | None = None,
         class_names: Sequence[str] = (),
-        captions: Sequence[str] | None = None,
+        captions: Sequence[str | None] | None = None,
         *,
         resolution: int | None = None,
         center_crop: bool = True,
@@ -225,6 +225,7 @@ class ImageDataset(Dataset):
         return digest(
             self.name, n, self.sample_shape, self.resolution, self.center_crop or self.seed,
             [] if self.labels is None else self.labels.tolist(), self.class_names,
+            *([] if self.captions is None else [list(self.captions)]),
             *(self._raw(i) for i in hashed),
         )  # fmt: skip
 

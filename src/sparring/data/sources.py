@@ -1,5 +1,7 @@
 """Which files make a data set, with their labels: an image folder, parquet files, a hub name."""
 
+import csv
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
      ".pbm", ".jp2", ".tga")
 )  # fmt: skip
+METADATA = ("metadata.jsonl", "metadata.csv")
 TEST_SPLITS = ("test", "validation", "valid", "val", "held_out")
 
 
@@ -27,14 +30,14 @@ class Source:
         files: The images.
         labels: Classes, shape (n,), or None.
         class_names: Their names.
-        captions: A text per image, or None.
+        captions: A text per image (None for an image without one), or None.
         is_split: Whether these are already the split that was asked for.
     """
 
     files: Files
     labels: Tensor | None = None
     class_names: Sequence[str] = ()
-    captions: list[str] | None = None
+    captions: list[str | None] | None = None
     is_split: bool = False
 
     def select(self, rows: Tensor) -> "Source":
@@ -49,18 +52,23 @@ class Source:
         )
 
 
-def folder(train_data_dir: str | None, split: str) -> Source:
+def folder(train_data_dir: str | None, split: str, caption_column: str | None = None) -> Source:
     """Every image below a folder; subfolders of the first level are the classes.
 
     There are labels if all images are in subfolders, at least two. A folder with a subfolder
     `train` beside nothing but other splits (test, validation, ...) is read split by split.
 
+    Captions come from metadata.jsonl or metadata.csv in the folder or in a split's subfolder, whose
+    `file_name` is relative to where it lies (the convention of Hugging Face's imagefolder), or from
+    a text file beside each image, photo.txt of photo.png.
+
     Args:
         train_data_dir: The folder.
         split: train, held_out, all, or the name of a split's subfolder.
+        caption_column: Of the metadata; None: `text`, and no captions without such a column.
 
     Raises:
-        UserError: if the folder is missing or holds no image.
+        UserError: if the folder is missing or holds no image, or the metadata cannot be read.
     """
     if train_data_dir is None:
         raise UserError("data.train_data_dir is missing: name the folder of images")
@@ -76,13 +84,69 @@ def folder(train_data_dir: str | None, split: str) -> Source:
             f"no image in folder '{train_data_dir}' (looked for {', '.join(sorted(EXTENSIONS))})"
         )
     files = FolderFiles(f"folder '{train_data_dir}'", [str(path) for path in paths])
+    captions = _captions(paths, list(dict.fromkeys([root, *roots])), caption_column)
     classes = [_class_of(path, roots) for path in paths]
     names = sorted({name for name in classes if name is not None})
     if None in classes or len(names) < 2:
-        return Source(files, is_split=is_split)
+        return Source(files, captions=captions, is_split=is_split)
     number = {name: i for i, name in enumerate(names)}
     labels = torch.tensor([number[name] for name in classes if name is not None])
-    return Source(files, labels, names, is_split=is_split)
+    return Source(files, labels, names, captions, is_split)
+
+
+def _captions(
+    paths: Sequence[Path], roots: Sequence[Path], column: str | None
+) -> list[str | None] | None:
+    """The caption of each image: of the metadata in these folders, else of the file beside it."""
+    tables = [root / name for root in roots for name in METADATA if (root / name).is_file()]
+    if not tables:
+        if column is not None:
+            raise UserError(
+                f"data.caption_column: folder '{roots[0]}' has no {' or '.join(METADATA)}"
+            )
+        beside = [path.with_suffix(".txt") for path in paths]
+        found = [_read(file).strip() if file.is_file() else None for file in beside]
+        return found if any(caption is not None for caption in found) else None
+    known: dict[str, str | None] = {}
+    columns: set[str] = set()
+    for table in tables:
+        for number, row in enumerate(_table(table), start=1):
+            if "file_name" not in row:
+                raise UserError(f"{table}: row {number} has no file_name")
+            text = row.get(column or "text")
+            columns |= row.keys()
+            known[os.path.normpath(table.parent / row["file_name"])] = (
+                None if text is None else str(text)
+            )
+    if (column or "text") not in columns:
+        if column is None:
+            return None
+        raise UserError(
+            f"data.caption_column: no column '{column}' in {tables[0]} "
+            f"(it has {', '.join(sorted(columns))})"
+        )
+    return [known.get(os.path.normpath(path)) for path in paths]
+
+
+def _table(file: Path) -> list[dict[str, Any]]:
+    """The rows of a metadata file."""
+    text = _read(file)
+    if file.suffix == ".csv":
+        return list(csv.DictReader(text.splitlines()))
+    try:
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON lines: {error}") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{file}: every line must be an object with file_name and a caption")
+    return rows
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as text: {error}") from error
 
 
 def _split_folders(root: Path, split: str) -> tuple[list[Path], bool]:
@@ -242,7 +306,9 @@ def _from_table(
     labels, class_names = None, []
     if label_column is not None:
         labels, class_names = _labels(table, label_column, origin, explicit)
-    captions = None if caption_column is None else [str(text) for text in table[caption_column][:]]
+    captions = None
+    if caption_column is not None:
+        captions = [None if text is None else str(text) for text in table[caption_column][:]]
     try:
         table = table.select_columns([image_column]).cast_column(
             image_column, datasets.Image(decode=False)

@@ -6,7 +6,7 @@ round differently for another batch size). torch's global random state is not to
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ def sample(
     guidance_scale: float = 1.0,
     class_labels: Tensor | int | None = None,
     condition: Mapping[str, Any] | None = None,
+    prompts: Sequence[str] | None = None,
     eps_scale: float = 1.0,
     eta: float = 0.0,
     clip_sample: bool | None = None,
@@ -66,6 +67,8 @@ def sample(
             class i mod num_classes.
         condition: Further arguments of the network, (n, ...) each, or (1, ...) for all alike, such
             as encoder_hidden_states.
+        prompts: Of a text-to-image model: sample i shows prompt i mod their number. None: the empty
+            prompt, unless `condition` says more.
         eps_scale: The estimate of the noise is divided by this; a little above 1 corrects exposure
             bias (ADM-ES, Ning et al. 2024, eq. 9). Not for flow models.
         eta: Noise of DDIM's steps, 0 deterministic, 1 as much as DDPM.
@@ -84,7 +87,8 @@ def sample(
 
     Returns:
         Samples (n, *sample_shape) on the device, in the range of the training data ([-1, 1] for
-        images), float32 (float64 for a float64 network); nothing is clipped at the end.
+        images), float32 (float64 for a float64 network); nothing is clipped at the end. Those of a
+        latent model are latents: `sparring.latents.decode(model.vae, samples)` makes images.
 
     Raises:
         UserError: for an unknown sampler or one of another family.
@@ -119,7 +123,8 @@ def sample(
     labels = _labels(class_labels, n, None if bare else model.num_classes)
     if labels is not None:
         condition["class_labels"] = labels
-    if guidance_scale != 1.0 and not condition:
+    text = _text(model, prompts, condition)
+    if guidance_scale != 1.0 and not condition and text is None:
         raise ValueError("guidance_scale needs a condition (class_labels or condition)")
 
     device = torch.device(device) if device is not None else _device_of(denoiser)
@@ -134,6 +139,8 @@ def sample(
             steps.set_timesteps(num_inference_steps, device=device)
             x = noise.to(device, _sample_dtype(denoiser)) * getattr(steps, "init_noise_sigma", 1.0)
             own_condition = _rows(condition, rows, n, device)
+            if text is not None:
+                own_condition |= text.to(device)(_in_turn(prompts or [""], rows))
             x = integrate(
                 denoiser, steps, x, own_condition, generators, guidance_scale, eps_scale, eta
             )
@@ -154,6 +161,7 @@ def describe_sampling(
     eta: float = 0.0,
     clip_sample: bool | None = None,
     batch_size: int = 256,
+    prompts: Sequence[str] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """What `sample` does with these arguments, for protocols: nothing is left to a default."""
@@ -179,6 +187,7 @@ def describe_sampling(
         "eta": eta,
         "seed": seed,
         "batch_size": batch_size,
+        **({} if model.text is None else {"prompts": list(prompts or [""])}),
         "options": {key: value for key, value in options.items() if key != "timestep_spacing"},
     }
 
@@ -319,6 +328,24 @@ def _labels(class_labels: Tensor | int | None, n: int, num_classes: int | None) 
     if num_classes is not None and not ((labels >= 0) & (labels < num_classes)).all():
         raise ValueError(f"class_labels must lie in [0, {num_classes - 1}]")
     return labels
+
+
+def _text(
+    model: "Model | Denoiser", prompts: Sequence[str] | None, condition: Mapping[str, Any]
+) -> Any:
+    """What encodes the prompts; None where a condition takes their place or nothing is asked."""
+    text = None if isinstance(model, Denoiser) else model.text
+    if prompts is not None and not prompts:
+        raise ValueError("prompts must not be empty; None is the empty prompt")
+    if prompts is not None and text is None:
+        raise ValueError("prompts need a text-to-image model (Stable Diffusion 1.x, 2.x, XL)")
+    if prompts is not None and "encoder_hidden_states" in condition:
+        raise ValueError("give prompts or a condition of encoder_hidden_states, not both")
+    return None if "encoder_hidden_states" in condition else text
+
+
+def _in_turn(prompts: Sequence[str], rows: range) -> list[str]:
+    return [prompts[i % len(prompts)] for i in rows]
 
 
 def _rows(condition: dict[str, Any], rows: range, n: int, device: torch.device) -> dict[str, Any]:

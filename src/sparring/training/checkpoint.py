@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `checkpoints/checkpoint-<step>` of safetensors and JSON:
 
-    model.safetensors       the network's weights and buffers
+    model.safetensors       the network's weights and buffers; with LoRA its LoRA weights alone
     ema.safetensors         their moving average, by parameter name
     optimizer.safetensors   AdamW's moments, as "<parameter name>|<moment>"
     objective.safetensors   what the objective remembers, if anything
@@ -33,6 +33,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..lora import lora_config, lora_weights, restore_lora_weights
 from ..objectives.base import Objective
 
 CHECKPOINTS = "checkpoints"
@@ -57,7 +58,7 @@ def write_checkpoint(
     Args:
         folder: The run's folder of checkpoints.
         step: Updates of the model so far.
-        network: The bare network, saved whole (tied weights once).
+        network: The bare network, saved whole (tied weights once); with LoRA what it has learned.
         tensors: Further tensors by file; empty ones get no file.
         state: Whatever JSON can hold.
         n_kept: Older checkpoints beyond this number are deleted, the newest never.
@@ -75,7 +76,10 @@ def write_checkpoint(
         own = half / f"random-{processes.process_index}.json"
         own.write_text(json.dumps(random_states()))
         if processes.is_main_process:
-            save_model(network, str(half / "model.safetensors"))
+            if lora_config(network) is None:
+                save_model(network, str(half / "model.safetensors"))
+            else:
+                tensors = {**tensors, "model": lora_weights(network)}
             for name, contents in tensors.items():
                 if contents:
                     whole = {key: value.detach().contiguous() for key, value in contents.items()}
@@ -208,7 +212,10 @@ class Checkpoint:
             UserError: if its parameters are others.
         """
         try:
-            load_model(network, str(self.path / "model.safetensors"))
+            if lora_config(network) is not None:
+                restore_lora_weights(network, self.tensors("model"))
+            else:
+                load_model(network, str(self.path / "model.safetensors"))
         except RuntimeError as error:
             line = " ".join(str(error).split())
             raise UserError(f"checkpoint {self.path} holds another network: {line}") from error

@@ -75,6 +75,7 @@ def train(
     *,
     teacher: Denoiser | None = None,
     condition_fn: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    encode_fn: Callable[[dict[str, Any], StepRandom], Tensor] | None = None,
     sample_fn: Callable[[Denoiser, Path], None] | None = None,
     evaluate_fn: Callable[[Denoiser], Mapping[str, float]] | None = None,
     save_fn: Callable[[Denoiser], None] | None = None,
@@ -97,6 +98,8 @@ def train(
         run_dir: The run's folder, or what `open_run` made of it.
         teacher: Of distillation; it is frozen and in eval mode.
         condition_fn: The condition of a batch from the data set, by the network's argument names.
+        encode_fn: x0 as the model is to see it, such as latents, of a batch and the step's random
+            numbers; the batch's x0 is mirrored already, where `mirrored` (B,) says so.
         sample_fn: Writes a grid of samples to the given PNG file, every `validation_steps`.
         evaluate_fn: Numbers to log at the same steps, as evaluation/<name>.
         save_fn: Saves the finished model.
@@ -187,7 +190,12 @@ def train(
                 assert isinstance(batch, dict)
                 unreadable.update(batch.get("unreadable", ()))
                 x0 = batch["x0"].to(next(network.parameters()).dtype)
-                batch["x0"] = mirror(x0, rng.uniform("flip")) if random_flip else x0
+                batch["x0"] = x0
+                if random_flip:
+                    u = rng.uniform("flip")
+                    batch |= {"x0": mirror(x0, u), "mirrored": u < 0.5}
+                if encode_fn is not None:
+                    batch["x0"] = encode_fn(batch, rng)
                 batch["cond"] = {} if condition_fn is None else condition_fn(batch)
                 micros.append(batch)
                 draws.append(objective.draw(batch, rng, progress.step))

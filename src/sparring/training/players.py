@@ -1,8 +1,8 @@
 """A player: a network that learns, with its optimiser, schedule, gradient scaler and average."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.optimization import get_scheduler
@@ -58,7 +58,8 @@ class Player:
             num_warmup_steps=settings.lr_warmup_steps,
             num_training_steps=max(settings.max_train_steps, settings.lr_warmup_steps + 1),
         )
-        self.ema = make_ema(network, settings.ema_decay, ema_warmup) if settings.use_ema else None
+        learned = self.parameters.values()
+        self.ema = make_ema(learned, settings.ema_decay, ema_warmup) if settings.use_ema else None
         self.last_lr = settings.learning_rate
         self.n_updates = 0
         self.n_skipped = 0
@@ -81,7 +82,7 @@ class Player:
         self.last_lr = self.optimizer.param_groups[0]["lr"]
         self.lr_schedule.step()
         if self.ema is not None:
-            self.ema.step(self.network.parameters())
+            self.ema.step(self.parameters.values())
         self.n_updates += 1
         self.n_skipped_in_a_row = 0
 
@@ -98,17 +99,23 @@ class Player:
         if self.ema is None:
             yield
             return
-        self.ema.store(self.network.parameters())
+        self.ema.store(self.parameters.values())
         try:
-            self.ema.copy_to(self.network.parameters())
+            self.ema.copy_to(self.parameters.values())
             yield
         finally:
-            self.ema.restore(self.network.parameters())
+            self.ema.restore(self.parameters.values())
 
     def keep_average(self) -> None:
         """The averaged weights become the network's own: the run is over."""
         if self.ema is not None:
-            self.ema.copy_to(self.network.parameters())
+            self.ema.copy_to(self.parameters.values())
+
+    def averages(self) -> dict[str, Tensor]:
+        """The average of each learned parameter by name, {} if none is kept; no copies."""
+        if self.ema is None:
+            return {}
+        return dict(zip(self.parameters, self.ema.shadow_params, strict=True))
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint keeps beside the network: moments and average, by file."""
@@ -117,11 +124,7 @@ class Player:
             for name, parameter in self.parameters.items()
             for moment, value in self.optimizer.state[parameter].items()
         }
-        average = {}
-        if self.ema is not None:
-            names = [name for name, _ in self.network.named_parameters()]
-            average = dict(zip(names, self.ema.shadow_params, strict=True))
-        return {"optimizer": moments, "ema": average}
+        return {"optimizer": moments, "ema": self.averages()}
 
     def state(self) -> dict[str, Any]:
         """The counts that go with `tensors`."""
@@ -165,17 +168,15 @@ class Player:
         if self.ema is not None:
             if state["n_averaged"] is None:
                 raise UserError("the checkpoint has no EMA: resume with training.use_ema=false")
-            for (name, _), average in zip(
-                self.network.named_parameters(), self.ema.shadow_params, strict=True
-            ):
+            for name, average in self.averages().items():
                 average.copy_(tensors["ema"][name])
             self.ema.optimization_step = state["n_averaged"]
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
 
 
-def make_ema(network: nn.Module, decay: float, warmup: bool) -> EMAModel:
-    r"""The moving average of a network's weights, shadow <- d shadow + (1 - d) weights.
+def make_ema(parameters: Iterable[Tensor], decay: float, warmup: bool) -> EMAModel:
+    r"""The moving average of learned weights, shadow <- d shadow + (1 - d) weights.
 
     With warm-up, d = min(decay, 1 - n^{-3/4}) at update n = 1, 2, ...: the first one copies the
     weights (the settings of diffusers' train_unconditional script). Without, d = decay from the
@@ -184,19 +185,18 @@ def make_ema(network: nn.Module, decay: float, warmup: bool) -> EMAModel:
     the official code of the DRO paper.
 
     Args:
-        network: Whose parameters.
+        parameters: Those that learn; what is frozen is its own average.
         decay: In [0, 1).
         warmup: Whether the decay rises first.
     """
+    learned = cast("list[nn.Parameter]", list(parameters))
     if warmup:
         return EMAModel(
-            network.parameters(),
+            learned,
             decay=decay,
             use_ema_warmup=True,
             inv_gamma=1.0,
             power=3 / 4,
             foreach=True,
         )
-    return EMAModel(
-        network.parameters(), decay=decay, min_decay=decay, update_after_step=-1, foreach=True
-    )
+    return EMAModel(learned, decay=decay, min_decay=decay, update_after_step=-1, foreach=True)

@@ -128,16 +128,17 @@ def share_weights(network: nn.Module, accelerator: Accelerator) -> None:
 def live_average(denoiser: Denoiser, player: Player, accelerator: Accelerator) -> Denoiser:
     """A second denoiser whose weights are the player's average: one memory, no copying.
 
+    What is frozen is shared with the first one.
+
     Raises:
         UserError: if no average is kept.
     """
     if player.ema is None:
         raise UserError("this objective calls the averaged network: set training.use_ema=true")
     average = copy.deepcopy(denoiser).requires_grad_(False).eval()
-    for parameter, shadow in zip(
-        average.network.parameters(), player.ema.shadow_params, strict=True
-    ):
-        parameter.data = shadow
+    averages, live = player.averages(), dict(player.network.named_parameters())
+    for name, parameter in average.network.named_parameters():
+        parameter.data = averages.get(name, live[name].data)
     # placed already: a move would leave the shadows behind
     average.network = accelerator.prepare_model(
         average.network, device_placement=False, evaluation_mode=True
