@@ -193,6 +193,7 @@ def _base_of(description: Mapping[str, Any], source: str, folder: Path) -> Model
         merge_lora(model.denoiser.network)
     model.resize(tuple(description["sample_shape"]))
     model.source, model.run_config = source, _run_config(folder)
+    model.denoiser.boundary = description["boundary"]
     return model
 
 
