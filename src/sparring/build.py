@@ -24,9 +24,10 @@ from .data.base import ModelRange
 from .data.datasets import training_data
 from .denoiser import Denoiser
 from .errors import UserError, did_you_mean
+from .guidance import with_guidance_embedding
 from .latents import latent_shape
 from .lora import add_lora, lora_config, merge_lora
-from .objectives import OBJECTIVES, TIMES, Objective, Times
+from .objectives import OBJECTIVES, TIMES, ConsistencyDistillation, Objective, Times
 from .parametrization import DIFFUSERS_KINDS
 from .randomness import derive_seed
 from .schedules import Schedule, kind_from_config, schedule_from_config
@@ -191,20 +192,39 @@ def build_objective(config: RunConfig, schedule: Schedule) -> Objective:
         leaves["start_step"] = 2 * training.max_train_steps // 3
     if leaves.get("max_train_steps", 0) is None:
         leaves["max_train_steps"] = training.max_train_steps
+    if leaves.get("guidance_embedding", False) is None:
+        leaves["guidance_embedding"] = config.model.lora is None
     if ".py:" in str(leaves.get("metric", "")):
         leaves["metric"] = load_from_file(leaves["metric"], "objective.metric")
-    if not isinstance(section, OwnObjective):
-        leaves.pop("teacher", None)  # whom to load is no argument of an objective
     if isinstance(section, OwnObjective):
         build = load_from_file(section.name, "objective")
         leaves = _leaves_of_own(section, build, leaves)
     else:
         build = OBJECTIVES[section.name]
+        leaves.pop("teacher", None)  # whom to load is no argument of an objective
     with one_line_errors(f"objective {section.name}"):
         return build(schedule, times, **leaves)
 
 
-def build_teacher(config: RunConfig, student: Denoiser) -> Denoiser | None:
+def make_student(config: RunConfig, model: Model, objective: Objective) -> None:
+    """What an objective asks of the network before it is trained: its boundary, and an input for
+    the guidance scale.
+
+    Raises:
+        UserError: if the network cannot be told the guidance scale.
+    """
+    model.denoiser.boundary = objective.boundary
+    if not (isinstance(objective, ConsistencyDistillation) and objective.guidance_embedding):
+        return
+    if config.model.lora is not None:
+        raise UserError(
+            "objective.guidance_embedding trains an input that LoRA does not reach: set it to false"
+        )
+    with one_line_errors("objective.guidance_embedding"):
+        model.denoiser.network = with_guidance_embedding(model.denoiser.network)
+
+
+def build_teacher(config: RunConfig, student: Model) -> Denoiser | None:
     """The teacher of `objective.teacher`, by default the model that the student starts from.
 
     Raises:
@@ -221,9 +241,11 @@ def build_teacher(config: RunConfig, student: Denoiser) -> Denoiser | None:
         )
     from . import pretrained
 
-    teacher = pretrained.load(name).denoiser
-    u = torch.linspace(0.01, 0.99, 50)
-    own, its = (one.schedule.ratio(one.schedule.times(u)) for one in (student, teacher))
+    model = pretrained.load(name)
+    model.resize(student.sample_shape)
+    teacher, u = model.denoiser, torch.linspace(0.01, 0.99, 50)
+    schedules = (student.denoiser.schedule, teacher.schedule)
+    own, its = (schedule.ratio(schedule.times(u)) for schedule in schedules)
     if not torch.allclose(own, its):
         raise UserError(f"objective.teacher {name} was trained on another noise schedule")
     if teacher.boundary is not None:

@@ -348,7 +348,7 @@ class ConsistencyDistillation(_Consistency):
     solver: Literal["heun", "ddim", "euler"] = "heun"
     guidance_low: NotNegative = 1.0
     guidance_high: NotNegative = 1.0
-    guidance_embedding: bool = False
+    guidance_embedding: bool | None = False
     weighting: Literal["inverse_gap", "uniform"] = "uniform"
     target: Literal["student", "ema"] = "ema"
 
@@ -360,6 +360,7 @@ class LatentConsistencyDistillation(ConsistencyDistillation):
     grid: Literal["karras", "skipping"] = "skipping"
     n_levels: Count = 50
     solver: Literal["heun", "ddim", "euler"] = "ddim"
+    guidance_embedding: bool | None = None  # None: yes, unless model.lora
     guidance_low: NotNegative = 6.0
     guidance_high: NotNegative = 16.0
 

@@ -19,10 +19,12 @@ from typing import Any
 
 import diffusers
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 from . import __version__, networks
+from .config_sections import VP_SCHEDULERS
 from .denoiser import Denoiser, unwrapped
 from .errors import UserError
 from .lora import WEIGHTS, lora_config, save_lora
@@ -30,6 +32,7 @@ from .parametrization import DIFFUSERS_KINDS
 
 DESCRIPTION = "model.json"
 PIPELINE_FILE = "sparring_pipeline"
+_SCHEDULER = "scheduler/scheduler_config.json"
 _PIPELINE_SOURCE = Path(__file__).parent / "sampling" / "pipeline.py"
 _WORDS = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
 _NOT_COPIED = ("*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.onnx*", "*.fp16.*", "*.non_ema.*")
@@ -144,6 +147,9 @@ def save(
         elif parts is not None and component is not None:
             _copy_parts(parts, half, component)
             network.save_pretrained(half / component, safe_serialization=True)
+            if samples_with_lcm(description):
+                _write_json(half / _SCHEDULER, _lcm_scheduler(description))
+                _name_scheduler(half / "model_index.json")
         elif isinstance(network, ModelMixin) and component is not None:
             network.save_pretrained(half / component, safe_serialization=True)
             _write_json(half / component / "config.json", description["network"])
@@ -160,7 +166,9 @@ def save(
         if tables:
             save_file(tables, half / "null_condition.safetensors")
         if base is None:
-            _write_json(half / "scheduler" / "scheduler_config.json", description["scheduler"])
+            lcm = samples_with_lcm(description)
+            scheduler = _lcm_scheduler(description) if lcm else description["scheduler"]
+            _write_json(half / _SCHEDULER, scheduler)
         (half / "README.md").write_text(card, encoding="utf-8")
         _write_json(half / DESCRIPTION, description)
         _move_in(half, folder)
@@ -175,21 +183,27 @@ def usage(description: Mapping[str, Any], folder: str) -> str:
         start = folder if description["lora"] is None else base
         lora = f"pipe.load_lora_weights({folder!r})\n" * (description["lora"] is not None)
         told = "class_labels=[0, 1]" if description["num_classes"] is not None else "'a photo'"
+        names, few = "DiffusionPipeline", "num_inference_steps=50"
+        if samples_with_lcm(description):
+            names, few = "DiffusionPipeline, LCMScheduler", "num_inference_steps=4"
+            lora += "pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)\n"
+            if "lora" in lora:  # such a student has its guidance inside
+                few += ", guidance_scale=1.0"
         return (
-            "from diffusers import DiffusionPipeline\n\n"
+            f"from diffusers import {names}\n\n"
             f"pipe = DiffusionPipeline.from_pretrained({start!r})\n{lora}"
-            f"images = pipe({told}, num_inference_steps=50).images"
+            f"images = pipe({told}, {few}).images"
         )
     if component_of(name) is None:
         return f"import sparring\n\nx = sparring.sample(sparring.load({folder!r}), 16)"
-    own = _plain_pipeline(description) is None
+    own, n_steps = _plain_pipeline(description) is None, 4 if description["boundary"] else 50
     trust = ", trust_remote_code=True" * own
     labels = "class_labels=[0, 1]" if description["num_classes"] is not None else "batch_size=16"
     guidance = ", guidance_scale=2.0" if description["null_condition"] and own else ""
     return (
         "from diffusers import DiffusionPipeline\n\n"
         f"pipe = DiffusionPipeline.from_pretrained({folder!r}{trust})\n"
-        f"images = pipe({labels}{guidance}, num_inference_steps=50).images"
+        f"images = pipe({labels}{guidance}, num_inference_steps={n_steps}).images"
     )
 
 
@@ -237,7 +251,7 @@ def _model_index(component: str, description: Mapping[str, Any]) -> dict[str, An
         "_class_name": plain or [PIPELINE_FILE, own],
         "_diffusers_version": diffusers.__version__,
         component: ["diffusers", description["network"]["_class_name"]],
-        "scheduler": ["diffusers", description["scheduler"]["_class_name"]],
+        "scheduler": ["diffusers", _scheduler_class(description)],
     }
     if plain is None:
         null = description["null_condition"].get("class_labels")
@@ -255,6 +269,8 @@ def _plain_pipeline(description: Mapping[str, Any]) -> str | None:
     )
     if not is_plain:
         return None
+    if samples_with_lcm(description):
+        return "DDPMPipeline"
     if scheduler == "DDIMScheduler" and not description["learned_variance"]:
         return "DDIMPipeline"
     # DDPMPipeline only calls set_timesteps and step, which is all that flow needs too
@@ -279,6 +295,32 @@ def _saved_scheduler(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
         words = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", **words}
     scheduler = cls(**{key: value for key, value in words.items() if key in parameters})
     return json.loads(scheduler.to_json_string())
+
+
+def samples_with_lcm(description: Mapping[str, Any]) -> bool:
+    """Whether a model is a consistency model that diffusers' LCMScheduler samples."""
+    is_vp = description["scheduler"]["_class_name"] in VP_SCHEDULERS
+    return description["boundary"] is not None and is_vp and description["kind"] in _WORDS
+
+
+def _scheduler_class(description: Mapping[str, Any]) -> str:
+    lcm = samples_with_lcm(description)
+    return "LCMScheduler" if lcm else description["scheduler"]["_class_name"]
+
+
+def _lcm_scheduler(description: Mapping[str, Any]) -> dict[str, Any]:
+    """LCMScheduler on the same noise schedule."""
+    config = _saved_scheduler(description["scheduler"], description["kind"])
+    known = inspect.signature(LCMScheduler.__init__).parameters
+    words = {key: value for key, value in config.items() if key in known}
+    own = {"timestep_spacing": "leading", "clip_sample": False}  # as LCM's pipelines have it
+    own["original_inference_steps"] = min(50, config["num_train_timesteps"])
+    return json.loads(LCMScheduler(**{**words, **own}).to_json_string())
+
+
+def _name_scheduler(index: Path) -> None:
+    words = json.loads(index.read_text(encoding="utf-8"))
+    _write_json(index, {**words, "scheduler": ["diffusers", "LCMScheduler"]})
 
 
 def _network_config(network: nn.Module) -> dict[str, Any]:

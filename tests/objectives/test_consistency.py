@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from sparring.denoiser import Denoiser
+from sparring.guidance import guidance_embedding
 from sparring.objectives import OBJECTIVES, ConsistencyDistillation, ConsistencyTraining
-from sparring.objectives.consistency import guidance_embedding, huber, pseudo_huber
+from sparring.objectives.consistency import huber, pseudo_huber
 from sparring.paths import Jump, heun, step
 from sparring.randomness import StepRandom
 from support import CASES, SCHEDULES, GaussianNetwork, tiny_unet

@@ -20,6 +20,7 @@ from ..build import (
     build_network,
     build_objective,
     build_teacher,
+    make_student,
     scheduler_config,
     train_settings,
 )
@@ -65,7 +66,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
     dataset = build_dataset(config)
     model = build_model(config, dataset.sample_shape, dataset.num_classes)
     objective = build_objective(config, model.denoiser.schedule)
-    model.denoiser.boundary = objective.boundary
+    make_student(config, model, objective)
     if isinstance(objective, Oracle):
         if model.vae is not None:
             raise UserError("objective oracle knows the noise of pixels, not that of their latents")
@@ -82,7 +83,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
         cached,
         settings,
         run,
-        teacher=build_teacher(config, model.denoiser),
+        teacher=build_teacher(config, model),
         condition_fn=_conditions(model),
         encode_fn=encode,
         sample_fn=_sampler(config, model, dataset) if dataset.is_image else None,

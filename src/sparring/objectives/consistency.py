@@ -22,9 +22,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..denoiser import Denoiser, SharedDropout, frozen, unwrapped
+from ..denoiser import Denoiser, SharedDropout, frozen
+from ..guidance import guidance_dim, guidance_embedding
 from ..noising import add_noise, l2_norm, mse, per_sample_mean
 from ..parametrization import Prediction, column
 from ..paths import Jump, heun, step
@@ -377,40 +378,14 @@ class ConsistencyDistillation(Consistency):
             return super().bind(denoiser, s, rows, t=t)
         assert isinstance(s, ConsistencyDraws)
         assert s.guidance is not None
-        told = guidance_embedding(s.guidance, guidance_dim(denoiser.network))
+        dim = guidance_dim(denoiser.network)
+        if dim is None:
+            raise ValueError(
+                "guidance_embedding needs a network with time_cond_proj_dim, see "
+                "guidance.with_guidance_embedding"
+            )
+        told = guidance_embedding(s.guidance, dim)
         return super().bind(denoiser, s, rows, t=t, timestep_cond=told)
-
-
-def guidance_embedding(guidance: Tensor, dim: int) -> Tensor:
-    r"""The guidance scale as LCM's networks are told it, (B, dim).
-
-    [sin(1000 (w - 1) f_i), cos(1000 (w - 1) f_i)],  f_i = 10000^{-i / (dim/2 - 1)}
-
-    Args:
-        guidance: Guidance scales w, (B,).
-        dim: The network's time_cond_proj_dim, even.
-
-    Source: Luo et al. 2023; diffusers' `get_guidance_scale_embedding`.
-    """
-    half = dim // 2
-    i = torch.arange(half, dtype=torch.float64, device=guidance.device)
-    angle = 1000 * (guidance.double() - 1)[:, None] * 10000 ** (-i / (half - 1))
-    return torch.cat([angle.sin(), angle.cos()], dim=1).to(guidance.dtype)
-
-
-def guidance_dim(network: nn.Module) -> int:
-    """time_cond_proj_dim of a network, wrapped or not.
-
-    Raises:
-        ValueError: if it has none.
-    """
-    dim = getattr(getattr(unwrapped(network), "config", None), "time_cond_proj_dim", None)
-    if dim is None:
-        raise ValueError(
-            "guidance_embedding needs a network with time_cond_proj_dim; "
-            "without it the student learns one guidance scale for all"
-        )
-    return dim
 
 
 latent_consistency_distillation = partial(

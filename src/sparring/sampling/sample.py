@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..denoiser import Denoiser
+from ..guidance import guidance_dim, guidance_embedding
 from ..parametrization import KINDS, Prediction
 from ..randomness import generator
 from ..schedules import FlowSchedule, VPSchedule
@@ -62,7 +63,8 @@ def sample(
         num_inference_steps: Steps of the sampler (Heun calls the model twice a step).
         seed: Sample i follows from (seed, i).
         guidance_scale: w of classifier-free guidance, output = null + w (conditional - null);
-            1 is none. Needs a condition and the denoiser's null condition.
+            1 is none. Needs a condition and the denoiser's null condition; a network with a
+            guidance embedding is told the scale instead.
         class_labels: One class for all, or (n,). None for a class-conditional model: sample i gets
             class i mod num_classes.
         condition: Further arguments of the network, (n, ...) each, or (1, ...) for all alike, such
@@ -127,6 +129,9 @@ def sample(
     if guidance_scale != 1.0 and not condition and text is None:
         raise ValueError("guidance_scale needs a condition (class_labels or condition)")
 
+    dim = guidance_dim(denoiser.network)
+    told = None if dim is None else guidance_embedding(torch.tensor([guidance_scale]), dim)
+
     device = torch.device(device) if device is not None else _device_of(denoiser)
     denoiser.to(device)
     done = []
@@ -141,9 +146,11 @@ def sample(
             own_condition = _rows(condition, rows, n, device)
             if text is not None:
                 own_condition |= text.to(device)(_in_turn(prompts or [""], rows))
-            x = integrate(
-                denoiser, steps, x, own_condition, generators, guidance_scale, eps_scale, eta
-            )
+            scale = guidance_scale
+            if told is not None:  # the network does in one call what guidance does in two
+                own_condition["timestep_cond"] = told.to(x).expand(len(x), -1)
+                scale = 1.0
+            x = integrate(denoiser, steps, x, own_condition, generators, scale, eps_scale, eta)
             done.append(x)
             if on_batch is not None:
                 on_batch(rows.stop)
