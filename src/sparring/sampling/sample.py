@@ -29,6 +29,9 @@ from .schedulers import (
 if TYPE_CHECKING:
     from ..pretrained import Model
 
+OnStep = Callable[[Tensor, Tensor], None]
+"""(t, x_t): see `integrate`."""
+
 
 def sample(
     model: "Model | Denoiser",
@@ -48,6 +51,7 @@ def sample(
     sample_shape: tuple[int, ...] | None = None,
     scheduler_config: Mapping[str, Any] | None = None,
     on_batch: Callable[[int], None] | None = None,
+    on_step: OnStep | None = None,
     **options: Any,
 ) -> Tensor:
     """Draw n samples.
@@ -79,6 +83,7 @@ def sample(
         scheduler_config: The training scheduler's config; with a bare `Denoiser` it is made from
             its schedule when not given.
         on_batch: Called with the number of samples done, for a progress bar.
+        on_step: See `integrate`; called for each batch in turn.
         options: Passed to `make_scheduler`: stop_ratio, grid_power, use_karras_sigmas...
 
     Returns:
@@ -134,8 +139,9 @@ def sample(
             x = noise.to(device, _sample_dtype(denoiser)) * getattr(steps, "init_noise_sigma", 1.0)
             own_condition = _rows(condition, rows, n, device)
             x = integrate(
-                denoiser, steps, x, own_condition, generators, guidance_scale, eps_scale, eta
-            )
+                denoiser, steps, x, own_condition, generators, guidance_scale, eps_scale, eta,
+                on_step,
+            )  # fmt: skip
             done.append(x)
             if on_batch is not None:
                 on_batch(rows.stop)
@@ -186,10 +192,16 @@ def integrate(
     guidance_scale: float = 1.0,
     eps_scale: float = 1.0,
     eta: float = 0.0,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """From the scheduler's initial noise x (B, *) to samples (B, *), through all its timesteps.
 
     The scheduler is fresh: `set_timesteps` was called, no step was taken.
+
+    Args:
+        on_step: Called before each call of the network with its t, shape (), and the x_t (B, *)
+            that the network is to see, in the schedule's own scale, alpha_t x0 + sigma_t eps,
+            whatever scale the scheduler carries its samples in.
     """
     extra: dict[str, Any] = {}
     accepted = inspect.signature(scheduler.step).parameters
@@ -212,6 +224,8 @@ def integrate(
     for t in scheduler.timesteps:
         x_in = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         times = t.to(x.device).expand(len(x))
+        if on_step is not None:
+            on_step(t, _unscaled(denoiser, x_in, times))
         output = _output(denoiser, x_in, times, dict(condition or {}))
         output, variance = output.chunk(2, 1) if denoiser.learned_variance else (output, None)
         if null is not None:
@@ -225,12 +239,18 @@ def integrate(
     return x
 
 
+def _unscaled(denoiser: Denoiser, x_in: Tensor, times: Tensor) -> Tensor:
+    """x_t of what `scale_model_input` made for the network: every scheduler hands it the same."""
+    _, sigma = denoiser.schedule.at(times, like=x_in)
+    return x_in / denoiser.schedule.input_scale(sigma)
+
+
 def _restate(
     denoiser: Denoiser, x_in: Tensor, times: Tensor, output: Tensor, kind: str, eps_scale: float
 ) -> Tensor:
     """The output restated as another kind of network's, its noise divided by eps_scale."""
     alpha, sigma = denoiser.schedule.at(times, like=x_in)
-    x_t = x_in / denoiser.schedule.input_scale(sigma)
+    x_t = _unscaled(denoiser, x_in, times)
     prediction = Prediction(x_t, output, alpha, sigma, *denoiser.pair(alpha, sigma))
     if eps_scale == 1.0:
         return prediction.to(kind)
