@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -364,9 +365,16 @@ def wasserstein_of_shadows(real: Tensor, fake: Tensor) -> float:
     """
     real, fake = _checked_pair(real, fake, at_least=1)
     n_levels = max(len(real), len(fake))
-    of_real = _quantiles(real.T.sort(1).values, n_levels)
-    of_fake = _quantiles(fake.T.sort(1).values, n_levels)
+    of_real = _quantiles(_sorted(real.T), n_levels)
+    of_fake = _quantiles(_sorted(fake.T), n_levels)
     return (of_real - of_fake).abs().mean().item()
+
+
+def _sorted(rows: Tensor) -> Tensor:
+    """Rows (P, N), each in rising order."""
+    if rows.device.type == "cpu":  # numpy's sort takes a third of torch's time
+        return torch.from_numpy(np.sort(rows.contiguous().numpy(), axis=1))
+    return rows.sort(1).values
 
 
 def _quantiles(ordered: Tensor, n_levels: int) -> Tensor:
