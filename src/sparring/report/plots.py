@@ -65,7 +65,8 @@ def line_chart(
         x_label, y_label, title: Words on the axes, and for those who cannot see the drawing.
         x_is_log: Put the steps, all > 0, on a logarithmic axis from the first to the last; else
             the axis starts at 0.
-        floor: What lies under this curve is shaded: values that mean nothing.
+        floor: What lies under this curve is shaded: values that mean nothing. A linear y axis
+            then starts at 0.
 
     Returns:
         The `<svg>` element, empty where no curve has a finite value.
@@ -82,8 +83,10 @@ def line_chart(
         x_axis = _Axis.log(min(steps), max(steps), LEFT, WIDTH - RIGHT)
     else:
         x_axis = _Axis.linear(0.0, max(*steps, 1.0), LEFT, WIDTH - RIGHT)
-    y_range = _y_range(drawn + shade)
-    y_axis = (_Axis.log if is_log else _Axis.linear)(*y_range, HEIGHT - BOTTOM, TOP)
+    low, high = _y_range(drawn + shade)
+    if shade and not is_log:
+        low = min(low, 0.0)  # the height of the shaded area is read
+    y_axis = (_Axis.log if is_log else _Axis.linear)(low, high, HEIGHT - BOTTOM, TOP)
 
     parts = [_grid(x_axis, y_axis)]
     for _, stretches in shade:
