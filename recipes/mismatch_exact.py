@@ -2,7 +2,7 @@
 
     python recipes/mismatch_exact.py plane gaussian_mixture --steps 10 50
 
-DDIM on the schedule of configs/plane.yaml, with the posterior mean of the data in closed form. What
+On the schedule of configs/plane.yaml, with the posterior mean of the data in closed form. What
 a trained model has beyond these numbers is its network's; what it has less, two errors that cancel.
 """
 
@@ -59,14 +59,16 @@ def mixture_mean(x: Tensor, means: Tensor, std: float, alpha: Tensor, sigma: Ten
     return (share[..., None] * near).sum(1)
 
 
-def main(name: str, n_steps: int, n: int, n_resamples: int, seeds: list[int]) -> str:
+def main(
+    name: str, n_steps: int, n: int, n_resamples: int, seeds: list[int], scheduler: str = "ddim"
+) -> str:
     """One line: mean over t, its floor, the last call and its floor, over seeds of the data."""
     schedule = schedule_from_config({"_class_name": "DDPMScheduler", **BETAS})
     rows = []
     for seed in seeds:
         truth = TRUTHS[name](seed)
         denoiser = Denoiser(Exact(truth, schedule), schedule, "x0")
-        sampling = {"sample_shape": truth.sample(1, 0).shape[1:], "scheduler": "ddim"}
+        sampling = {"sample_shape": truth.sample(1, 0).shape[1:], "scheduler": scheduler}
         curve = mismatch(
             denoiser, truth.sample, n_steps, n=n, n_resamples=n_resamples, sampling=sampling
         )
@@ -83,8 +85,10 @@ if __name__ == "__main__":
     parser.add_argument("--n", type=int, default=8192)
     parser.add_argument("--n-resamples", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--scheduler", default="ddim")
     chosen = parser.parse_args()
     print("| data | steps | mean over t | its floor | at the last call | its floor |")
     for name in chosen.names:
         for n_steps in chosen.steps:
-            print(main(name, n_steps, chosen.n, chosen.n_resamples, chosen.seeds), flush=True)
+            words = (chosen.n, chosen.n_resamples, chosen.seeds, chosen.scheduler)
+            print(main(name, n_steps, *words), flush=True)

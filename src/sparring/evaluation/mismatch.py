@@ -21,8 +21,14 @@ compare. x_t itself would grow with EDM's sigma up to 80, x_t / alpha_t with eve
 | vectors | `mmd_squared` | `metrics.gaussian_mmd`; unbiased, so the floor is 0 on average |
 | images | `frechet_distance` | of an extractor's features, only where sigma/alpha <= 1: |
 
-an extractor that was trained on clean images sees little in noise, so at higher noise the pixels'
-distance is the one to read.
+an extractor that was trained on clean images sees little in noise. (1,000 digits of classes 0 to 4
+against 1,000 of all: 26 floors at sigma/alpha 0.05, 24 at 0.5, 7 at 1, 3 at 2, 1.2 at 5, and no
+order among milder faults from 1 on.) The pixels' distance is weaker at low noise, about 3 floors
+there, but falls evenly, and is the one to read at all t.
+
+What the sampler adds by its steps is part of it: a perfect denoiser in few steps is off q too, and
+a trained one may be nearer to q than that where two errors cancel. `recipes/mismatch_exact.py` has
+the perfect denoiser's curves.
 """
 
 from __future__ import annotations
