@@ -38,21 +38,24 @@ def main(output: Path, groups: dict[str, list[str]]) -> str:
         UserError: for a run without a curve, or two of a group with one seed.
     """
     found = {name: [_figures(run) for run in read_runs(runs)] for name, runs in groups.items()}
-    result, lines = [], [_row(["steps", "run", "seeds", *COLUMNS, "less than the first"])]
-    lines.append(_row(["---"] * (len(COLUMNS) + 4)))
-    protocols = dict.fromkeys(key for runs in found.values() for run in runs for key in run)
-    for key in sorted(protocols, key=lambda key: json.loads(key)["steps"]):
-        baseline = _by_seed(runs[key] for runs in next(iter(found.values())) if key in runs)
+    every = [run for runs in found.values() for run in runs]
+    measured = {at for run in every for figures in run.values() for at in figures}
+    columns = {title: at for title, at in COLUMNS.items() if at in measured}
+    first = next(iter(groups))
+    lines = [_row(["sampler", "steps", "run", "seeds", *columns, f"nearer than {first}"])]
+    lines.append(_row(["---"] * (len(columns) + 5)))
+    result = []
+    for key in sorted({key for run in every for key in run}, key=_order):
+        protocol, baseline = json.loads(key), _by_seed(found[first], key)
         for name, runs in found.items():
-            seeds = _by_seed(run[key] for run in runs if key in run)
-            row = {"protocol": json.loads(key), "run": name, "figures": seeds}
-            pairs = [baseline[s][KEY] - seeds[s][KEY] for s in seeds if s in baseline]
-            row["less_than_the_first"] = pairs
-            cells = [spread([figures[at] for figures in seeds.values() if at in figures])
-                     for at in COLUMNS.values()]  # fmt: skip
-            lines.append(_row([str(row["protocol"]["steps"]), name, ", ".join(map(str, seeds)),
-                               *cells, spread(pairs)]))  # fmt: skip
-            result.append(row)
+            seeds = _by_seed(runs, key)
+            nearer = [baseline[s][KEY] - seeds[s][KEY] for s in seeds if s in baseline]
+            nearer = [] if name == first else nearer
+            cells = [[one[at] for one in seeds.values() if at in one] for at in columns.values()]
+            said = [str(protocol.get("sampler")), str(protocol["steps"]), name]
+            said += [", ".join(map(str, seeds)), *map(spread, cells), spread(nearer)]
+            lines += [_row(said)] if seeds else []
+            result.append({"protocol": protocol, "run": name, "figures": seeds, "nearer": nearer})
     output.parent.mkdir(parents=True, exist_ok=True)
     output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     output.with_suffix(".md").write_text("\n".join(lines) + "\n")
@@ -89,13 +92,19 @@ def _figures(run: Run) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _by_seed(figures: Any) -> dict[int, dict[str, Any]]:
+def _by_seed(runs: list[dict[str, dict[str, Any]]], key: str) -> dict[int, dict[str, Any]]:
+    """Figures of one protocol by the run's seed."""
     seeds: dict[int, dict[str, Any]] = {}
-    for one in figures:
+    for one in (run[key] for run in runs if key in run):
         if one["seed"] in seeds:
             raise UserError(f"{one['folder']}: another run of its group has seed {one['seed']} too")
         seeds[one["seed"]] = one
     return seeds
+
+
+def _order(key: str) -> tuple[str, int]:
+    protocol = json.loads(key)
+    return str(protocol.get("sampler")), protocol["steps"]
 
 
 def _row(cells: list[str]) -> str:

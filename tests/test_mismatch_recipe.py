@@ -46,7 +46,7 @@ def test_means_spreads_and_pairs(tmp_path):
     dro = [make_run(tmp_path / f"d{s}", s, {10: 0.2, 50: 0.05 + 0.1 * s}) for s in (2, 0)]
     text = recipe.main(tmp_path / "out" / "table", {"plain": plain, "dro": dro})
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    assert [row[:3] for row in rows[2:]] == [
+    assert [row[1:4] for row in rows[2:]] == [
         ["10", "plain", "0, 1, 2"], ["10", "dro", "2, 0"],
         ["50", "plain", "0, 1, 2"], ["50", "dro", "2, 0"],
     ]  # fmt: skip
@@ -57,6 +57,8 @@ def test_means_spreads_and_pairs(tmp_path):
     assert rows[5][-1].startswith("0.0500 ±")  # seed by seed, though the seeds' order differs
     assert rows[3][-1].startswith("0.300 ±")
     assert (tmp_path / "out" / "table.md").read_text() == text + "\n"
+    assert "Frechet" not in text
+    assert rows[4][-1] == "-"  # the first is compared with nobody
     assert len(json.loads((tmp_path / "out" / "table.json").read_text())) == 4
 
 
