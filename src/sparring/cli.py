@@ -226,6 +226,7 @@ def evaluate(
       sparring evaluate runs/plain runs/robust sampling.num_inference_steps=10 --json
       sparring evaluate google/ddpm-cifar10-32 data.name=huggingface \\
           data.dataset_name=uoft-cs/cifar10 -o cifar10
+      sparring evaluate runs/plain evaluation.mismatch=true evaluation.mismatch_steps=[10,50]
     """
     names = [word for word in models if not _is_override(word)]
     overrides = [word for word in models if _is_override(word)]

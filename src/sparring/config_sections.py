@@ -479,6 +479,15 @@ class EvaluationSection(Section):
     n_resamples: Count = 10
     seed: int = 0
     k: Count = 5
+    mismatch: bool = False  # also the distance of x_t while sampling to q(x_t), per t
+    mismatch_steps: list[Count] | None = None  # None: sampling.num_inference_steps
+    mismatch_samples: Count = 2048  # trajectories, and samples in each set of q(x_t)
+
+    @model_validator(mode="after")
+    def _mismatch_is_asked_for(self) -> EvaluationSection:
+        if self.mismatch_steps is not None and not self.mismatch:
+            raise ValueError("evaluation.mismatch_steps needs evaluation.mismatch=true")
+        return self
 
 
 class RunConfig(Section):

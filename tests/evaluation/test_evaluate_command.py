@@ -9,11 +9,13 @@ import yaml
 
 from sparring.commands import evaluate as command
 from sparring.commands.evaluate import as_text, evaluate_command
+from sparring.commands.mismatch import clean_data
 from sparring.data.datasets import build_dataset
 from sparring.denoiser import Denoiser
 from sparring.errors import UserError
 from sparring.evaluation.analytic import flat_manifold_errors
-from sparring.evaluation.evaluate import Settings, evaluate
+from sparring.evaluation.evaluate import Reference, Settings, evaluate
+from sparring.evaluation.mismatch import mismatch
 from sparring.networks import MLP
 from sparring.pretrained import load, save
 from sparring.sampling import sample
@@ -238,3 +240,64 @@ def test_a_folder_that_cannot_be_written_is_said_before_sampling(plane_run, tmp_
     monkeypatch.setattr(command, "sample", refuse)
     with pytest.raises(UserError, match=r"cannot be written .*choose another folder with -o"):
         evaluate_command([plane_run], output_dir=file / "out")
+
+
+MISMATCH = ["evaluation.mismatch=true", "evaluation.mismatch_samples=30"]
+
+
+def test_the_mismatch_of_a_plane_is_that_of_the_library(plane_run):
+    result = evaluate_command([plane_run], [*MISMATCH, "evaluation.mismatch_steps=[2, 3]"])
+    data = build_dataset("plane", "all", dim=3, n_points=64)
+    first, second = result["mismatch"]
+    assert [curve["protocol"]["steps"] for curve in (first, second)] == [2, 3]
+    for curve, steps in ((first, 2), (second, 3)):
+        expected = mismatch(load(plane_run), data.truth.sample, steps, n=30, n_resamples=2)
+        assert curve["times"] == expected["times"]
+        assert curve["mean"] == expected["mean"]
+        protocol = curve["protocol"]
+        assert (protocol["n_fake"], protocol["sampler"], protocol["data"]) == (30, "ddim", "plane")
+    assert result["protocol"]["steps"] == 3
+    (file,) = os.listdir(f"{plane_run}/evaluation")
+    with open(f"{plane_run}/evaluation/{file}") as stream:
+        assert json.load(stream)["mismatch"] == result["mismatch"]
+    text = as_text(result)
+    assert "mismatch while sampling, 2 steps" in text
+    assert "mismatch while sampling, 3 steps" in text
+    assert "mismatch" not in evaluate_command([plane_run])
+
+
+def test_the_mismatch_of_images_has_features_and_the_models_range(digits_run):
+    result = evaluate_command([digits_run], [*MISMATCH, "evaluation.mismatch_steps=[10]"])
+    (curve,) = result["mismatch"]
+    assert len(curve["times"]) == 10
+    last = curve["times"][-1]
+    assert last["frechet_distance"] > last["frechet_distance_of_reference"]
+    assert [row["ratio"] <= 1 for row in curve["times"]] == [
+        "frechet_distance" in row for row in curve["times"]
+    ]
+
+
+def test_clean_images_are_in_the_models_range_and_a_known_truth_is_drawn_afresh():
+    data = build_dataset("digits", "all")
+    x0 = clean_data(Reference(data, Settings("pixels")))
+    assert isinstance(x0, torch.Tensor)
+    assert (len(x0), x0.min(), x0.max()) == (1797, -1, 1)
+    torch.testing.assert_close(x0.mean(), 2 * data.read_all()["x0"].mean() - 1)
+    plane = build_dataset("plane", "all", dim=3, n_points=64)
+    draw = clean_data(Reference(plane, Settings()))
+    assert torch.equal(draw(5, 7), plane.truth.sample(5, 7))
+    subspace = build_dataset("digits_subspace", "all")
+    draw = clean_data(Reference(subspace, Settings("pixels")))
+    assert torch.equal(draw(5, 7), 2 * subspace.truth.sample(5, 7) - 1)
+
+
+def test_mismatch_needs_its_switch_and_no_latents(plane_run, monkeypatch):
+    with pytest.raises(UserError, match=r"mismatch_steps needs evaluation\.mismatch=true"):
+        evaluate_command([plane_run], ["evaluation.mismatch_steps=[2]"])
+    with pytest.raises(UserError, match="num_inference_steps must be"):
+        evaluate_command([plane_run], [*MISMATCH, "evaluation.mismatch_steps=[5000]"])
+    model = load(plane_run)
+    model.vae = torch.nn.Identity()
+    monkeypatch.setattr(command, "load", lambda *_, **__: model)
+    with pytest.raises(UserError, match="samples latents"):
+        evaluate_command([plane_run], MISMATCH)

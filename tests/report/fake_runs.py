@@ -51,6 +51,17 @@ def figures(frechet: float, noise: float, protocol: dict | None = None, **more: 
     } | more  # fmt: skip
 
 
+def mismatch_curve(distances: dict[float, float], steps: int = 10, **protocol: object) -> dict:
+    """A curve by sigma/alpha, with a floor of 0.02 whose interval ends at 0.03."""
+    rows = [
+        {"t": 100.0, "alpha": 1.0, "sigma": ratio, "ratio": ratio, "sliced_wasserstein": distance,
+         "sliced_wasserstein_of_reference": 0.02,
+         "sliced_wasserstein_of_reference_interval": [0.01, 0.03]}
+        for ratio, distance in distances.items()
+    ]  # fmt: skip
+    return {"times": rows, "mean": {}, "protocol": PROTOCOL | {"steps": steps} | protocol}
+
+
 def write_run(
     folder: Path, objective: dict | None = None, contamination: dict | None = None, *,
     evaluation: dict | None = None, terms: tuple[str, ...] = ("denoise",), seconds: float = 292.0,

@@ -2,16 +2,19 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from fake_runs import DETAIL, GAUSSIAN, PROTOCOL, figures, write_run
+from fake_runs import DETAIL, GAUSSIAN, PROTOCOL, figures, mismatch_curve, write_run
 
 from sparring.commands.report import report_command
 from sparring.errors import UserError
+from sparring.report.html import mismatch_charts
+from sparring.report.runs import read_runs
 
 VOID = {"meta", "link", "img", "br", "wbr", "hr", "input", "col"}
 EVIL = '<script>alert("x")</script>'
@@ -242,3 +245,40 @@ def test_a_file_that_only_claims_to_be_a_picture_is_not_embedded(tmp_path):
     _, page, result = make([str(run)], tmp_path)
     assert not page.all("img")
     assert any("has no samples" in sentence for sentence in result["missing"])
+
+
+def test_runs_with_a_mismatch_curve_are_drawn_together_and_the_others_are_not(tmp_path):
+    curves = {
+        "a": [mismatch_curve({100.0: 0.02, 1.0: 0.4, 0.01: 0.8}), mismatch_curve({1.0: 0.1}, 50)],
+        "b": [mismatch_curve({100.0: 0.02, 1.0: 0.2, 0.01: 0.4})],
+        "c": [mismatch_curve({100.0: 0.02, 1.0: 0.2, 0.01: 0.4}, n_fake=7)],
+        "d": [],
+    }
+    runs = [
+        str(write_run(tmp_path / name, None, None, evaluation=figures(9, 0.1, mismatch=found)))
+        for name, found in curves.items()
+    ]
+    _, page, _ = make([runs[3]], tmp_path)
+    assert "Does sampling meet" not in page.text
+    html, page, _ = make(runs, tmp_path)
+    assert "Does sampling meet what training saw?" in page.text
+    section = html[html.index('id="mismatch"') : html.index('id="losses"')]
+    charts = section.split("<figure")[1:]
+    assert ["10 steps, 1797" in c for c in charts] == [True, False, False]
+    assert [sum(f"</svg>{name}<" in c for name in "abcd")
+            for c in charts] == [2, 1, 1]  # fmt: skip
+    assert all("two sets of q(x_t)" in c and 'class="under-floor"' in c for c in charts)
+
+
+def test_the_newest_curve_of_a_run_counts(tmp_path):
+    run = write_run(tmp_path / "a", None, None)
+    (run / "evaluation").mkdir()
+    for name, value, age in (("old", 0.5, 100), ("new", 0.25, 0)):
+        file = run / "evaluation" / f"{name}.json"
+        found = figures(9, 0.1, mismatch=[mismatch_curve({1.0: value, 0.1: value})])
+        file.write_text(json.dumps(found))
+        os.utime(file, (file.stat().st_atime, file.stat().st_mtime - age))
+    (chart,) = mismatch_charts(read_runs([str(run)]), {"a": 0})
+    alone = run / "evaluation" / "old.json"
+    alone.unlink()
+    assert [chart] == mismatch_charts(read_runs([str(run)]), {"a": 0})

@@ -51,6 +51,30 @@ def test_a_curve_with_zeros_stays_on_a_linear_scale():
     np.testing.assert_allclose(points_of(svg)[:, 1], [194, 194 - 182 / 50, 12], atol=0.06)
 
 
+def test_noise_levels_lie_on_a_log_axis_over_the_shaded_floor():
+    floor = Curve("", 0, [100.0, 1.0, 0.01], [1.0, 1.0, 1.0])
+    svg = line_chart([Curve("a", 0, [100.0, 1.0, 0.01], [1.0, 2.0, 3.0])], x_label="ratio",
+                     y_label="d", title="t", x_is_log=True, floor=floor)  # fmt: skip
+    left, right, top, bottom = LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM
+    third = (bottom - top) / 3
+    expected = [[right, bottom - third], [(left + right) / 2, top + third], [left, top]]
+    np.testing.assert_allclose(points_of(svg), expected, atol=0.06)
+    shaded = re.search(r'<polygon class="under-floor" points="([^"]+)"', svg)
+    assert shaded
+    places = [[float(v) for v in p.split(",")] for p in shaded.group(1).split()]
+    height = bottom - third
+    expected = [[right, height], [(left + right) / 2, height], [left, height], [left, bottom],
+                [right, bottom]]  # fmt: skip
+    np.testing.assert_allclose(places, expected, atol=0.06)
+    assert "d, log scale" not in svg
+
+
+def test_one_noise_level_is_a_dot():
+    svg = line_chart([Curve("a", 0, [2.0], [1.0])], x_label="", y_label="", title="",
+                     x_is_log=True)  # fmt: skip
+    assert 'class="line-0 dot"' in svg
+
+
 def test_downsampling_keeps_means_and_extremes():
     values = np.arange(1000.0)
     few = downsample(range(1000), values, max_points=10)

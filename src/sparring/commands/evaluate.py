@@ -35,6 +35,7 @@ from ..latents import decode
 from ..pretrained import load
 from ..sampling import grid, sample
 from ..sampling.schedulers import default_sampler
+from .mismatch import check_mismatch, mismatch_curves, mismatch_lines
 
 if TYPE_CHECKING:
     from ..pretrained import Model
@@ -103,6 +104,7 @@ def as_text(result: Mapping[str, Any]) -> str:
         if (floor := result.get(f"{name}_of_reference")) is not None:
             line += f"   the reference itself: {floor:.4g}"
         lines.append(line)
+    lines += mismatch_lines(result.get("mismatch", []))
     protocol = result["protocol"]
     lines.append(
         f"  {protocol['n_fake']} samples, {protocol['sampler']} {protocol['steps']} steps, against "
@@ -203,6 +205,7 @@ def _plan(
             f"{tuple(dataset.sample_shape)}: name the model's own data, such as data.name=digits"
         )
     check_count(n_samples, dataset, settings)
+    check_mismatch(name, model, evaluation)
     training, held_out = _training_sets(name, model, dataset)
     return _Plan(name, model, config, reference, training, held_out, n_samples, device)
 
@@ -258,7 +261,8 @@ def _training_sets(
 
 
 def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Tensor]:
-    sampling, started = plan.config.sampling, time.perf_counter()
+    sampling, evaluation = plan.config.sampling, plan.config.evaluation
+    started = time.perf_counter()
     with tqdm(total=plan.n_samples, desc=f"sampling {plan.name}", unit="", disable=None) as bar:
 
         def on_batch(n_done: int) -> None:
@@ -268,20 +272,10 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
             samples = sample(
                 plan.model,
                 plan.n_samples,
-                scheduler=plan.sampler,
                 num_inference_steps=sampling.num_inference_steps,
-                seed=sampling.seed,
-                guidance_scale=sampling.guidance_scale,
-                class_labels=_labels(plan),
+                class_labels=_labels(plan, plan.n_samples),
                 prompts=plan.prompts,
-                eps_scale=sampling.eps_scale,
-                eta=sampling.eta,
-                clip_sample=sampling.clip_sample,
-                stop_ratio=sampling.stop_ratio,
-                grid_power=sampling.grid_power,
-                ratios=sampling.ratios,
-                batch_size=sampling.batch_size,
-                device=plan.device,
+                **_sampling(plan),
                 on_batch=on_batch,
             ).cpu()
         except ValueError as error:
@@ -296,19 +290,52 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
         held_out=plan.held_out,
         generation=plan.generation(),
     )
+    evaluated = time.perf_counter()
+    if evaluation.mismatch:
+        labels = _labels(plan, evaluation.mismatch_samples)
+        try:
+            figures["mismatch"] = mismatch_curves(
+                plan.model,
+                plan.reference,
+                evaluation,
+                sampling.num_inference_steps,
+                {"class_labels": labels, **_sampling(plan)},
+                figures["protocol"],
+            )
+        except ValueError as error:
+            raise UserError(f"{plan.name}: evaluation.mismatch: {error}") from error
+        figures["mismatch_seconds"] = round(time.perf_counter() - evaluated, 3)
     figures |= {
         "model": plan.name,
         "command": shlex.join(["sparring", "evaluate", plan.name, *overrides]),
         "sampling_seconds": round(sampled - started, 3),
-        "evaluation_seconds": round(time.perf_counter() - sampled, 3),
+        "evaluation_seconds": round(evaluated - sampled, 3),
     }
     return figures, samples
 
 
-def _labels(plan: _Plan) -> Tensor | None:
+def _sampling(plan: _Plan) -> dict[str, Any]:
+    """What `sample` is told besides the number of samples and steps, and the labels."""
+    sampling = plan.config.sampling
+    return {
+        "scheduler": plan.sampler,
+        "seed": sampling.seed,
+        "guidance_scale": sampling.guidance_scale,
+        "eps_scale": sampling.eps_scale,
+        "eta": sampling.eta,
+        "clip_sample": sampling.clip_sample,
+        "stop_ratio": sampling.stop_ratio,
+        "grid_power": sampling.grid_power,
+        "ratios": sampling.ratios,
+        "batch_size": sampling.batch_size,
+        "device": plan.device,
+    }
+
+
+def _labels(plan: _Plan, n: int) -> Tensor | None:
     """Classes of the samples: those of the reference, in a random order; None where it has none."""
     labels = plan.reference.labels if plan.labels_from_reference else None
-    return None if labels is None else labels[torch.arange(plan.n_samples) % len(labels)]
+    return None if labels is None else labels[torch.arange(n) % len(labels)]
 
 
 # --- Files -----------------------------------------------------------------------------------

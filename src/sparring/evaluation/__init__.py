@@ -7,5 +7,6 @@ classifier   the small network behind the extractor `classifier`
 analytic     exact errors where the truth is known
 leftover     noise left in pixels that clean images leave empty
 protocol     what must be alike for two figures to be compared
+mismatch     x_t while sampling against q(x_t), per t
 evaluate     all of it for one model's samples
 """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -124,6 +126,7 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
         unlike=tables.differences([group.protocol for group in groups]),
         full_protocol=lambda group: tables.flat(next(iter(group.members.values())).protocol),
         ranked=ranked,
+        mismatch=mismatch_charts(runs, styles),
         charts=charts_of(runs, styles),
         costs=tables.cost_rows(runs, baseline),
         settings=tables.config_rows(runs),
@@ -266,6 +269,38 @@ def charts_of(runs: Sequence[Run], styles: dict[str, int]) -> list[Chart]:
         if svg:
             charts.append(Chart(name, svg, [(curve.name, curve.style) for curve in curves]))
     return charts
+
+
+def mismatch_charts(runs: Sequence[Run], styles: dict[str, int]) -> list[Chart]:
+    """Distance of x_t while sampling to q(x_t) against sigma/alpha; one chart for each protocol,
+    the newest curve of each run, the floor shaded up to its interval's upper end."""
+    key = "sliced_wasserstein"
+    charts: dict[str, tuple[dict[str, Any], list[Curve], Curve]] = {}
+    for run in runs:
+        for curve in (curve for evaluation in run.evaluations for curve in evaluation.mismatch):
+            rows = [row for row in curve["times"] if is_number(row["ratio"]) and row["ratio"] > 0]
+            group = json.dumps(tables.comparable(curve["protocol"]), sort_keys=True)
+            ratios = [row["ratio"] for row in rows]
+            floor = Curve("", 0, ratios, [row[f"{key}_of_reference_interval"][1] for row in rows])
+            _, curves, _ = charts.setdefault(group, (curve["protocol"], [], floor))
+            if run.name not in [one.name for one in curves]:
+                values = [row[key] for row in rows]
+                curves.append(Curve(run.name, styles[run.name], ratios, values))
+    return [
+        _mismatch_chart(*charts[group])
+        for group in sorted(charts, key=lambda group: -len(charts[group][1]))
+    ]
+
+
+def _mismatch_chart(protocol: dict[str, Any], curves: list[Curve], floor: Curve) -> Chart:
+    parts = ["{data}", "{sampler}", "{steps} steps", "{n_fake} trajectories"]
+    title = ", ".join(parts).format(**protocol)
+    svg = line_chart(
+        curves, x_label="noise level sigma/alpha, log scale", y_label="distance to q(x_t)",
+        title=f"Distance of x_t while sampling to q(x_t) by noise level, {title}", x_is_log=True,
+        floor=floor,
+    )  # fmt: skip
+    return Chart(title, svg, [(curve.name, curve.style) for curve in curves])
 
 
 def columns_for(n_cards: int) -> int:

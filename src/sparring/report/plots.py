@@ -1,4 +1,4 @@
-"""Loss curves as hand-built SVG: crisp, small, coloured by the page in light and dark."""
+"""Curves as hand-built SVG: crisp, small, coloured by the page in light and dark."""
 
 from __future__ import annotations
 
@@ -51,11 +51,22 @@ def downsample(
     return Stretches(each(x, "mean"), each(y, "mean"), each(y, "min"), each(y, "max"))
 
 
-def line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str, title: str) -> Markup:
+def line_chart(
+    curves: Sequence[Curve], *, x_label: str, y_label: str, title: str,
+    x_is_log: bool = False, floor: Curve | None = None,
+) -> Markup:  # fmt: skip
     """An SVG chart: a line through each stretch's mean over a band from its smallest to largest.
 
     The y axis is logarithmic where the means are positive and span more than a factor of 12.
     Colours and dashes come from the classes `line-<style>` and `band-<style>`; text is escaped.
+
+    Args:
+        curves: One line each.
+        x_label, y_label, title: Words on the axes, and for those who cannot see the drawing.
+        x_is_log: Put the steps, all > 0, on a logarithmic axis from the first to the last; else
+            the axis starts at 0.
+        floor: What lies under this curve is shaded: values that mean nothing. A linear y axis
+            then starts at 0.
 
     Returns:
         The `<svg>` element, empty where no curve has a finite value.
@@ -64,13 +75,22 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str, title: st
     drawn = [(curve, stretches) for curve, stretches in drawn if len(stretches.steps)]
     if not drawn:
         return Markup("")
-    means = np.concatenate([s.mean for _, s in drawn])
+    shade = [(floor, downsample(floor.steps, floor.values))] if floor is not None else []
+    means = np.concatenate([s.mean for _, s in drawn + shade])
     is_log = bool(means.min() > 0 and means.max() > LOG_FROM_RATIO * means.min())
-    last = max(step for curve, _ in drawn for step in curve.steps)
-    x_axis = _Axis.linear(0.0, max(last, 1.0), LEFT, WIDTH - RIGHT)
-    y_axis = (_Axis.log if is_log else _Axis.linear)(*_y_range(drawn), HEIGHT - BOTTOM, TOP)
+    steps = [step for curve, _ in drawn for step in curve.steps]
+    if x_is_log:
+        x_axis = _Axis.log(min(steps), max(steps), LEFT, WIDTH - RIGHT)
+    else:
+        x_axis = _Axis.linear(0.0, max(*steps, 1.0), LEFT, WIDTH - RIGHT)
+    low, high = _y_range(drawn + shade)
+    if shade and not is_log:
+        low = min(low, 0.0)  # the height of the shaded area is read
+    y_axis = (_Axis.log if is_log else _Axis.linear)(low, high, HEIGHT - BOTTOM, TOP)
 
     parts = [_grid(x_axis, y_axis)]
+    for _, stretches in shade:
+        parts.append(_shade(stretches, x_axis, y_axis))
     for curve, stretches in drawn:
         parts.append(_band(curve, stretches, x_axis, y_axis))
     for curve, stretches in drawn:
@@ -133,6 +153,8 @@ class _Axis:
 
     @classmethod
     def log(cls, low: float, high: float, start: float, end: float) -> _Axis:
+        if high <= low:
+            low, high = low / 2, high * 2
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for multiples in ((1,), (1, 3), (1, 2, 5)):
             every = [float(f"{m}e{d}") for d in decades for m in multiples]
@@ -170,6 +192,13 @@ def _band(curve: Curve, s: Stretches, x_axis: _Axis, y_axis: _Axis) -> str:
     x = x_axis(s.steps)
     outline = _points(np.append(x, x[::-1]), y_axis(np.append(s.high, s.low[::-1])))
     return f'<polygon class="band-{curve.style}" points="{outline}"/>'
+
+
+def _shade(s: Stretches, x_axis: _Axis, y_axis: _Axis) -> str:
+    """Everything between the curve and the foot of the drawing."""
+    x, foot = x_axis(s.steps), np.array([HEIGHT - BOTTOM] * 2)
+    outline = _points(np.append(x, [x[-1], x[0]]), np.append(y_axis(s.mean), foot))
+    return f'<polygon class="under-floor" points="{outline}"/>'
 
 
 def _grid(x_axis: _Axis, y_axis: _Axis) -> str:

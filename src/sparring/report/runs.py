@@ -49,6 +49,12 @@ class Evaluation:
                     numbers[f"nearest_training_distance{key}"] = value
         return numbers
 
+    @property
+    def mismatch(self) -> list[dict[str, Any]]:
+        """Curves of `sparring evaluate RUN evaluation.mismatch=true`, as they were written."""
+        curves = self.figures.get("mismatch")
+        return [curve for curve in curves if isinstance(curve, dict)] if curves else []
+
 
 @dataclass(frozen=True)
 class Run:

@@ -29,6 +29,9 @@ from .schedulers import (
 if TYPE_CHECKING:
     from ..pretrained import Model
 
+OnStep = Callable[[Tensor, Tensor], None]
+"""(t, x_t): see `integrate`."""
+
 
 def sample(
     model: "Model | Denoiser",
@@ -49,6 +52,7 @@ def sample(
     sample_shape: tuple[int, ...] | None = None,
     scheduler_config: Mapping[str, Any] | None = None,
     on_batch: Callable[[int], None] | None = None,
+    on_step: OnStep | None = None,
     **options: Any,
 ) -> Tensor:
     """Draw n samples.
@@ -84,6 +88,7 @@ def sample(
         scheduler_config: The training scheduler's config; with a bare `Denoiser` it is made from
             its schedule when not given.
         on_batch: Called with the number of samples done, for a progress bar.
+        on_step: See `integrate`; called for each batch in turn.
         options: Passed to `make_scheduler`: stop_ratio, grid_power, ratios,
             use_karras_sigmas...
 
@@ -150,7 +155,9 @@ def sample(
             if told is not None:  # the network does in one call what guidance does in two
                 own_condition["timestep_cond"] = told.to(x).expand(len(x), -1)
                 scale = 1.0
-            x = integrate(denoiser, steps, x, own_condition, generators, scale, eps_scale, eta)
+            x = integrate(
+                denoiser, steps, x, own_condition, generators, scale, eps_scale, eta, on_step
+            )
             done.append(x)
             if on_batch is not None:
                 on_batch(rows.stop)
@@ -208,10 +215,16 @@ def integrate(
     guidance_scale: float = 1.0,
     eps_scale: float = 1.0,
     eta: float = 0.0,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """From the scheduler's initial noise x (B, *) to samples (B, *), through all its timesteps.
 
     The scheduler is fresh: `set_timesteps` was called, no step was taken.
+
+    Args:
+        on_step: Called before each call of the network with its t, shape (), and the x_t (B, *)
+            that the network is to see, in the schedule's own scale, alpha_t x0 + sigma_t eps,
+            whatever scale the scheduler carries its samples in.
     """
     extra: dict[str, Any] = {}
     accepted = inspect.signature(scheduler.step).parameters
@@ -234,6 +247,8 @@ def integrate(
     for t in scheduler.timesteps:
         x_in = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         times = t.to(x.device).expand(len(x))
+        if on_step is not None:
+            on_step(t, _unscaled(denoiser, x_in, times))
         output = _output(denoiser, x_in, times, dict(condition or {}))
         output, variance = output.chunk(2, 1) if denoiser.learned_variance else (output, None)
         if null is not None:
@@ -247,12 +262,18 @@ def integrate(
     return x
 
 
+def _unscaled(denoiser: Denoiser, x_in: Tensor, times: Tensor) -> Tensor:
+    """x_t of what `scale_model_input` made for the network: every scheduler hands it the same."""
+    _, sigma = denoiser.schedule.at(times, like=x_in)
+    return x_in / denoiser.schedule.input_scale(sigma)
+
+
 def _restate(
     denoiser: Denoiser, x_in: Tensor, times: Tensor, output: Tensor, kind: str, eps_scale: float
 ) -> Tensor:
     """The output restated as another kind of network's, its noise divided by eps_scale."""
     alpha, sigma = denoiser.schedule.at(times, like=x_in)
-    x_t = x_in / denoiser.schedule.input_scale(sigma)
+    x_t = _unscaled(denoiser, x_in, times)
     prediction = Prediction(x_t, output, alpha, sigma, *denoiser.pair(alpha, sigma))
     if eps_scale == 1.0:
         return prediction.to(kind)

@@ -1,0 +1,279 @@
+r"""Does sampling meet what training saw? The distance between x_t on the way and q(x_t), per t.
+
+A denoiser is trained on x_t = alpha_t x0 + sigma_t eps of real x0, and asked about the x_t that its
+own earlier answers led to. Both are the same distribution for a perfect model in many small steps;
+how far they are apart is the mismatch that adversarial training is said to shrink (Wang et al.,
+2025):
+
+    mismatch(t) = D( x_t before the network's call at t,  alpha_t x0 + sigma_t eps )
+
+with clean x0 and fresh eps, beside its floor, the same distance between two sets of the second kind
+of the same size. Everything that moves the sampler off q counts: the network's error, few steps,
+clipping, guidance, and dirty training data.
+
+The scale. All distances but the feature distance look at x_t / sqrt(alpha_t^2 + sigma_t^2): x_t
+itself for VP, and for every schedule a function of sigma/alpha alone, so that VP, flow and EDM
+compare. x_t itself would grow with EDM's sigma up to 80, x_t / alpha_t with everyone's.
+
+| data | figure | asks |
+|---|---|---|
+| all | `sliced_wasserstein` | do all one-dimensional shadows agree? Images: of their pixels |
+| vectors | `mmd_squared` | `metrics.gaussian_mmd`; unbiased, so the floor is 0 on average |
+| images | `frechet_distance` | of an extractor's features, only where sigma/alpha <= 1: |
+
+an extractor that was trained on clean images sees little in noise. (1,000 digits of classes 0 to 4
+against 1,000 of all: 26 floors at sigma/alpha 0.05, 24 at 0.5, 7 at 1, 3 at 2, 1.2 at 5, and no
+order among milder faults from 1 on.) The pixels' distance is weaker at low noise, about 3 floors
+there, but falls evenly, and is the one to read at all t.
+
+What the sampler adds by its steps is part of it: a perfect denoiser in few steps is off q too, and
+a trained one may be nearer to q than that where two errors cancel. `recipes/mismatch_exact.py` has
+the perfect denoiser's curves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoiser
+from ..randomness import derive_seed, generator
+from ..sampling import sample
+from .features import Extractor
+from .metrics import directions, frechet_distance, gaussian_mmd, wasserstein_of_shadows
+from .protocol import versions
+from .resampling import half_samples, interval
+
+if TYPE_CHECKING:
+    from ..pretrained import Model
+
+N_PROJECTIONS = 100
+MAX_FOR_MMD = 1000  # its cost grows with the square
+MAX_TIMES = 20
+MAX_FEATURE_RATIO = 1.0
+SCALE = "x_t / sqrt(alpha_t^2 + sigma_t^2)"
+
+CleanData = Tensor | Callable[[int, int], Tensor]
+"""Clean x0 (N, *) to draw from with replacement, or (n, seed) -> n fresh ones."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """One way to compare two sets of x_t.
+
+    Attributes:
+        name: The figure's name.
+        view: (x_t, alpha_t, sigma_t) -> what is looked at, (B, D); only that is kept.
+        between: (real, fake) -> the distance between two views.
+        max_rows: Rows that take part.
+        max_ratio: Not measured above this sigma/alpha.
+    """
+
+    name: str
+    view: Callable[[Tensor, Tensor, Tensor], Tensor]
+    between: Callable[[Tensor, Tensor], float]
+    max_rows: int | None = None
+    max_ratio: float = math.inf
+
+
+def mismatch(
+    model: Model | Denoiser,
+    reference_x0: CleanData,
+    num_inference_steps: int = 50,
+    *,
+    n: int = 2048,
+    extractor: Extractor | None = None,
+    n_resamples: int = 10,
+    seed: int = 0,
+    max_times: int = MAX_TIMES,
+    sampling: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The curve of a model and a sampler: distance to q(x_t) and floor at each visited time.
+
+    Args:
+        model: What `sparring.sample` takes.
+        reference_x0: Clean data in the model's range; see `CleanData`.
+        num_inference_steps: Steps of the sampler.
+        n: Trajectories, and samples in each set of q(x_t).
+        extractor: For images; without it only their pixels are compared.
+        n_resamples: Pairs of sets behind each distance and each floor, halves of the trajectories
+            behind each interval; at least 2.
+        seed: Of q's sets, the directions and the halves.
+        max_times: At most about so many steps are measured, evenly among all, the last included
+            (a sampler that calls the network twice a step is measured at both).
+        sampling: Further arguments of `sparring.sample`: scheduler, seed, clip_sample, ...
+
+    Returns:
+        JSON-ready. `times`: for each measured call in order t, alpha, sigma, ratio = sigma/alpha
+        (null where alpha is 0) and, for each distance, NAME, NAME_interval (95 %, of the
+        trajectories' sampling noise), NAME_of_reference (the floor) and
+        NAME_of_reference_interval (where 95 % of single pairs of sets of q fall). `mean`: the same
+        figures averaged over the times, without intervals. `protocol`: how it was measured.
+
+    Raises:
+        ValueError: for counts out of range, and what `sample` raises.
+
+    Source: ours, after the claim of Wang et al., ICLR 2025 (arXiv 2502.17099).
+    """
+    if n < 4 or n_resamples < 2 or max_times < 1:
+        raise ValueError(
+            "n must be >= 4, n_resamples >= 2 and max_times >= 1, "
+            f"got {n}, {n_resamples} and {max_times}"
+        )
+    schedule = model.schedule if isinstance(model, Denoiser) else model.denoiser.schedule
+    example = _draw(reference_x0, 1, seed)
+    distances = distances_for(tuple(example.shape[1:]), extractor, seed)
+    met = _meet(model, n, num_inference_steps, max_times, distances, dict(sampling or {}))
+    times = []
+    for i, (t, views) in met.items():
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        sets = [
+            _q(reference_x0, n, alpha, sigma, views, distances, derive_seed(seed, "q", i, r))
+            for r in range(n_resamples + 1)
+        ]
+        row: dict[str, Any] = {
+            "t": t.item(), "alpha": alpha.item(), "sigma": sigma.item(),
+            "ratio": (sigma / alpha).item() if alpha > 0 else None,
+        }  # fmt: skip
+        for distance in distances:
+            if distance.name in views:
+                real = [one[distance.name] for one in sets]
+                row |= _figures(distance, real, views[distance.name], n_resamples, seed)
+        times.append(row)
+    return {
+        "times": times,
+        "mean": _means(times, distances),
+        "protocol": {
+            "steps": num_inference_steps,
+            "n_fake": n,
+            "n_projections": N_PROJECTIONS,
+            "n_resamples": n_resamples,
+            "scale": SCALE,
+            "seeds": {"evaluation": seed, "sampling": (sampling or {}).get("seed", 0)},
+            "versions": versions(),
+        },
+    }
+
+
+def distances_for(
+    sample_shape: tuple[int, ...], extractor: Extractor | None = None, seed: int = 0
+) -> list[Distance]:
+    """The distances that suit samples (*sample_shape), see the table above."""
+    theta = directions(math.prod(sample_shape), N_PROJECTIONS, seed)
+
+    def shadows(x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return vectors(x_t, alpha, sigma) @ theta.to(x_t.device).T
+
+    found = [Distance("sliced_wasserstein", shadows, wasserstein_of_shadows)]
+    if len(sample_shape) == 1:
+        found.append(Distance("mmd_squared", vectors, gaussian_mmd, max_rows=MAX_FOR_MMD))
+    if extractor is not None:
+
+        def features(x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+            # the noisy image at its own contrast, which is what a clean one may be recognised by
+            return extractor((x_t / alpha / 2 + 0.5).clamp(0, 1))
+
+        between = frechet_distance
+        found.append(Distance("frechet_distance", features, between, max_ratio=MAX_FEATURE_RATIO))
+    return found
+
+
+def vectors(x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """x_t (B, *) over sqrt(alpha^2 + sigma^2), flattened, float64."""
+    return x_t.flatten(1).double() / (alpha**2 + sigma**2).sqrt().to(x_t.device)
+
+
+def _meet(
+    model: Model | Denoiser,
+    n: int,
+    n_steps: int,
+    max_times: int,
+    distances: list[Distance],
+    sampling: dict[str, Any],
+) -> dict[int, tuple[Tensor, dict[str, Tensor]]]:
+    """Samples, and keeps the views of x_t at the chosen calls: call -> (t, name -> (n, D))."""
+    schedule = model.schedule if isinstance(model, Denoiser) else model.denoiser.schedule
+    every = math.ceil(n_steps / max_times)
+    n_calls, ts = 0, {}
+    kept: defaultdict[int, defaultdict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+
+    def on_step(t: Tensor, x_t: Tensor) -> None:
+        nonlocal n_calls
+        call, n_calls = n_calls, n_calls + 1
+        if (call - (n_steps - 1)) % every:
+            return
+        ts[call] = t.cpu()
+        alpha, sigma = schedule.alpha(ts[call]), schedule.sigma(ts[call])
+        for distance in distances:
+            if sigma <= distance.max_ratio * alpha:
+                kept[call][distance.name].append(distance.view(x_t, alpha, sigma).cpu())
+
+    def on_batch(_: int) -> None:
+        nonlocal n_calls
+        n_calls = 0
+
+    sampling |= {"num_inference_steps": n_steps, "on_step": on_step, "on_batch": on_batch}
+    sample(model, n, **sampling)
+    limits = {distance.name: distance.max_rows for distance in distances}
+    return {
+        call: (ts[call], {name: torch.cat(part)[: limits[name]] for name, part in views.items()})
+        for call, views in sorted(kept.items())
+    }
+
+
+def _q(
+    reference_x0: CleanData,
+    n: int,
+    alpha: Tensor,
+    sigma: Tensor,
+    views: Mapping[str, Tensor],
+    distances: list[Distance],
+    seed: int,
+) -> dict[str, Tensor]:
+    """The views of n samples of q(x_t): name -> (n, D)."""
+    x0 = _draw(reference_x0, n, seed)
+    eps = torch.randn(x0.shape, generator=generator("cpu", seed, "eps"))
+    x_t = (alpha * x0 + sigma * eps).float()
+    return {
+        distance.name: distance.view(x_t[: distance.max_rows], alpha, sigma).cpu()
+        for distance in distances
+        if distance.name in views
+    }
+
+
+def _draw(reference_x0: CleanData, n: int, seed: int) -> Tensor:
+    if not isinstance(reference_x0, Tensor):
+        return reference_x0(n, seed)
+    rows = torch.randint(len(reference_x0), (n,), generator=generator("cpu", seed, "rows"))
+    return reference_x0[rows]
+
+
+def _figures(
+    distance: Distance, real: list[Tensor], fake: Tensor, n_resamples: int, seed: int
+) -> dict[str, Any]:
+    """Distance and floor, each a mean over as many pairs of sets, and their intervals."""
+    name, between = distance.name, distance.between
+    value = sum(between(one, fake) for one in real[1:]) / n_resamples
+    halves = half_samples(lambda half: between(real[0], half), fake, n_resamples, seed)
+    floors = torch.tensor([between(*pair) for pair in pairwise(real)], dtype=torch.float64)
+    floor, spread = floors.mean().item(), 1.96 * floors.std().item()
+    return {
+        name: value,
+        f"{name}_interval": interval(value, halves),
+        f"{name}_of_reference": floor,
+        f"{name}_of_reference_interval": [floor - spread, floor + spread],
+    }
+
+
+def _means(times: list[dict[str, Any]], distances: list[Distance]) -> dict[str, float]:
+    """Each distance and floor averaged over the times at which it was measured."""
+    keys = [key for d in distances for key in (d.name, f"{d.name}_of_reference")]
+    found = {key: [row[key] for row in times if key in row] for key in keys}
+    return {key: sum(values) / len(values) for key, values in found.items() if values}
