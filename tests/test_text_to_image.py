@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from click.testing import CliRunner
 from diffusers import DDIMScheduler, DiffusionPipeline, DiTPipeline, DiTTransformer2DModel
 from safetensors.torch import load_file
 
-from sparring.cli import main
 from sparring.errors import UserError
 from sparring.latents import decode
 from sparring.lora import add_lora, lora_config, lora_weights
@@ -22,9 +19,10 @@ from text_to_image import (
     CAPTIONS,
     SIDE,
     autoencoder,
-    captioned_folder,
-    stable_diffusion,
-    stable_diffusion_xl,
+    quiet,
+    run,
+    train,
+    training_places,
 )
 
 LORA = "model.lora={rank: 2, alpha: 4, target_modules: [to_q, to_v]}"
@@ -33,41 +31,7 @@ LORA = "model.lora={rank: 2, alpha: 4, target_modules: [to_q, to_v]}"
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     """Both pipelines, a captioned folder, and a config of four steps."""
-    root = tmp_path_factory.mktemp("text_to_image")
-    stable_diffusion(root)
-    stable_diffusion_xl(root)
-    captioned_folder(root / "photos")
-    config = {
-        "model": {"pretrained_model_name_or_path": str(root / "sd")},
-        "data": {
-            "name": "image_folder",
-            "train_data_dir": str(root / "photos"),
-            "random_flip": True,
-        },
-        "training": {
-            "max_train_steps": 4,
-            "train_batch_size": 3,
-            "learning_rate": 0.01,
-            "conditioning_dropout_prob": 0.3,
-            "checkpointing_steps": 2,
-            "log_every_steps": 1,
-            "validation_steps": None,
-            "report_to": "none",
-        },
-        "sampling": {"num_inference_steps": 2, "n_images": 4, "guidance_scale": 3.0},
-    }
-    (root / "config.yaml").write_text(yaml.safe_dump(config))
-    return root
-
-
-def run(*words):
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
-def train(places, folder, *overrides):
-    told = run("train", places / "config.yaml", f"training.output_dir={folder}", *overrides)
-    assert told.exit_code == 0, told.output
-    return folder
+    return training_places(tmp_path_factory.mktemp("text_to_image"))
 
 
 def weights(folder, part="unet"):
@@ -84,11 +48,6 @@ def tail(folder):
     """What the log says of each step, without times."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: line[key] for key in ("step", "loss", "grad_norm")} for line in lines]
-
-
-def quiet(pipe):
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def one_call(unet, model):

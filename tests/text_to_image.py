@@ -2,8 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
+from click.testing import CliRunner, Result
 from diffusers import (
     AutoencoderKL,
     EulerDiscreteScheduler,
@@ -14,6 +17,8 @@ from diffusers import (
 )
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from sparring.cli import main
 
 CAPTIONS = ["a red square", "a green square", "a blue square", "grey", "a dark red field", "white"]
 COLOURS = ["red", "green", "blue", "grey", "darkred", "white"]
@@ -109,3 +114,49 @@ def captioned_folder(folder: Path, captions: list[str] = CAPTIONS) -> Path:
         lines.append(json.dumps({"file_name": f"{i}.png", "text": caption}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def training_places(root: Path) -> Path:
+    """Both pipelines, a captioned folder, and a config of four steps."""
+    stable_diffusion(root)
+    stable_diffusion_xl(root)
+    captioned_folder(root / "photos")
+    config = {
+        "model": {"pretrained_model_name_or_path": str(root / "sd")},
+        "data": {
+            "name": "image_folder",
+            "train_data_dir": str(root / "photos"),
+            "random_flip": True,
+        },
+        "training": {
+            "max_train_steps": 4,
+            "train_batch_size": 3,
+            "learning_rate": 0.01,
+            "conditioning_dropout_prob": 0.3,
+            "checkpointing_steps": 2,
+            "log_every_steps": 1,
+            "validation_steps": None,
+            "report_to": "none",
+        },
+        "sampling": {"num_inference_steps": 2, "n_images": 4, "guidance_scale": 3.0},
+    }
+    (root / "config.yaml").write_text(yaml.safe_dump(config))
+    return root
+
+
+def run(*words: object) -> Result:
+    """The command line."""
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def train(places: Path, folder: Path, *overrides: str) -> Path:
+    """A run of `training_places`."""
+    told = run("train", places / "config.yaml", f"training.output_dir={folder}", *overrides)
+    assert told.exit_code == 0, told.output
+    return folder
+
+
+def quiet(pipe: Any) -> Any:
+    """A pipeline without a progress bar."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -136,6 +136,7 @@ def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
     "--scheduler", help="Such as ddim, ddpm, euler, heun, dpmsolver++, unipc, flow_euler."
 )
 @click.option("--num-inference-steps", type=int, help="Steps of the sampler.")
+@click.option("--sweep", help="Such as 1,2,4,8: sweep.png shows a row for each number of steps.")
 @click.option("--seed", type=int, help="Sample i follows from (seed, i).")
 @click.option("--guidance-scale", type=float, help="Of classifier-free guidance; 1 is none.")
 @click.option("--eps-scale", type=float, help="The estimated noise is divided by this.")
@@ -167,6 +168,7 @@ def sample(
     \b
     Examples:
       sparring sample runs/digits -n 100 --seed 1
+      sparring sample runs/consistency_digits --sweep 1,2,4,8
       sparring sample runs/photos --prompt "a red fox" --guidance-scale 7.5
       sparring sample google/ddpm-cifar10-32 --scheduler dpmsolver++ --num-inference-steps 20 -o out
     """
@@ -175,6 +177,8 @@ def sample(
     words = {name: value for name, value in options.items() if value not in (None, ())}
     said = [*prompts, *_lines(prompt_file)]
     words |= {"prompts": said} if said else {}
+    if "sweep" in words:
+        words["sweep"] = _numbers(str(words["sweep"]))
     settings = sampling_of([*overrides], words)
     from .commands.sample import sample_command
 
@@ -183,6 +187,14 @@ def sample(
         _print_json(result)
     else:
         click.echo(f"{result['n_images']} samples in {result['output']}")
+
+
+def _numbers(text: str) -> list[int]:
+    """Numbers of steps with commas between them."""
+    numbers = [int(word) for word in text.split(",") if word.strip().isdigit()]
+    if not numbers or len(numbers) != text.count(",") + 1 or 0 in numbers:
+        raise UserError(f"--sweep takes numbers of steps such as 1,2,4,8, got {text!r}")
+    return numbers
 
 
 def _lines(file: str | None) -> list[str]:

@@ -476,6 +476,7 @@ class EvaluationSection(Section):
     n_samples: Count | None = None  # None: as many as the reference holds
     extractor: str | None = None  # classifier (None: given labels), pixels, file.py:function
     reference: str = "all"
+    few_steps: list[Count] | None = None  # the figures at these numbers of steps as well
     n_resamples: Count = 10
     seed: int = 0
     k: Count = 5

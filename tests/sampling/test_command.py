@@ -16,7 +16,7 @@ from sparring.denoiser import Denoiser
 from sparring.errors import UserError
 from sparring.networks import MLP
 from sparring.pretrained import load, save
-from sparring.sampling import sample
+from sparring.sampling import grid, sample
 from sparring.schedules import schedule_from_config
 
 VP = {"_class_name": "DDPMScheduler"}
@@ -58,6 +58,16 @@ def test_images_of_a_run_with_its_own_settings(digits):
     assert sorted(path.name for path in folder.glob("0*.png")) == ["00000.png", "00001.png"]
     first = np.asarray(Image.open(folder / "00001.png"))
     assert (first == expected[1, 0].numpy()).all()  # sample 1 was of class 1 before, too
+
+
+def test_a_sweep_shows_a_row_for_each_number_of_steps(digits):
+    sample_command(str(digits), n_images=3, sweep=[1, 4], device="cpu")
+    picture = np.asarray(Image.open(digits / "evaluation" / "samples" / "sweep.png"))
+    rows = [
+        sample(load(digits), 3, num_inference_steps=count, seed=3, guidance_scale=2.0)
+        for count in (1, 4)
+    ]
+    assert (picture == np.asarray(grid(torch.cat(rows), n_columns=3))).all()
 
 
 def test_other_images_in_the_folder_are_not_touched(digits, tmp_path):

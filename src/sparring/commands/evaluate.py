@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 SECTIONS = ("data", "sampling", "evaluation")
 N_IN_GRID = 64
+SWEPT = ("frechet_distance", "empty_pixel_rms", "sliced_wasserstein", "off_manifold_rms")
+"""Figures that are printed for each number of evaluation.few_steps."""
 
 
 def evaluate_command(
@@ -104,6 +106,7 @@ def as_text(result: Mapping[str, Any]) -> str:
         if (floor := result.get(f"{name}_of_reference")) is not None:
             line += f"   the reference itself: {floor:.4g}"
         lines.append(line)
+    lines += few_step_lines(result.get("few_steps", {}))
     lines += mismatch_lines(result.get("mismatch", []))
     protocol = result["protocol"]
     lines.append(
@@ -111,6 +114,17 @@ def as_text(result: Mapping[str, Any]) -> str:
         f"{protocol['n_real']} of {protocol['data']} ({protocol['split']})"
     )
     return "\n".join(lines)
+
+
+def few_step_lines(few: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The main figures at each number of steps, a line each."""
+    names = [name for name in SWEPT if all(name in figures for figures in few.values())]
+    if not few or not names:
+        return []
+    lines = ["  " + f"{'steps':<36}" + "".join(f"{count:>10}" for count in few)]
+    for name in names:
+        lines.append(f"  {name:<36}" + "".join(f"{one[name]:>10.4g}" for one in few.values()))
+    return lines
 
 
 @dataclass(frozen=True)
@@ -261,8 +275,43 @@ def _training_sets(
 
 
 def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Tensor]:
-    sampling, evaluation = plan.config.sampling, plan.config.evaluation
+    evaluation, n_steps = plan.config.evaluation, plan.config.sampling.num_inference_steps
     started = time.perf_counter()
+    samples = _draw(plan, n_steps)
+    sampled = time.perf_counter()
+    figures = _figures(plan, samples)
+    evaluated = time.perf_counter()
+    for count in evaluation.few_steps or ():
+        found = figures if count == n_steps else _figures(plan, _draw(plan, count))
+        figures.setdefault("few_steps", {})[str(count)] = {
+            name: value for name, value in found.items() if isinstance(value, int | float)
+        }
+    swept = time.perf_counter()
+    if evaluation.mismatch:
+        labels = _labels(plan, evaluation.mismatch_samples)
+        try:
+            figures["mismatch"] = mismatch_curves(
+                plan.model,
+                plan.reference,
+                evaluation,
+                n_steps,
+                {"class_labels": labels, **_sampling(plan)},
+                figures["protocol"],
+            )
+        except ValueError as error:
+            raise UserError(f"{plan.name}: evaluation.mismatch: {error}") from error
+        figures["mismatch_seconds"] = round(time.perf_counter() - swept, 3)
+    figures |= {
+        "model": plan.name,
+        "command": shlex.join(["sparring", "evaluate", plan.name, *overrides]),
+        "sampling_seconds": round(sampled - started, 3),
+        "evaluation_seconds": round(evaluated - sampled, 3),
+    }
+    return figures, samples
+
+
+def _draw(plan: _Plan, n_steps: int) -> Tensor:
+    """Samples with that many steps, images of a latent model."""
     with tqdm(total=plan.n_samples, desc=f"sampling {plan.name}", unit="", disable=None) as bar:
 
         def on_batch(n_done: int) -> None:
@@ -272,7 +321,7 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
             samples = sample(
                 plan.model,
                 plan.n_samples,
-                num_inference_steps=sampling.num_inference_steps,
+                num_inference_steps=n_steps,
                 class_labels=_labels(plan, plan.n_samples),
                 prompts=plan.prompts,
                 **_sampling(plan),
@@ -280,38 +329,17 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
             ).cpu()
         except ValueError as error:
             raise UserError(f"{plan.name}: {error}") from error
-    if plan.model.vae is not None:
-        samples = decode(plan.model.vae, samples)
-    sampled = time.perf_counter()
-    figures = evaluate(
+    return samples if plan.model.vae is None else decode(plan.model.vae, samples)
+
+
+def _figures(plan: _Plan, samples: Tensor) -> dict[str, Any]:
+    return evaluate(
         samples,
         plan.reference,
         plan.training,
         held_out=plan.held_out,
         generation=plan.generation(),
     )
-    evaluated = time.perf_counter()
-    if evaluation.mismatch:
-        labels = _labels(plan, evaluation.mismatch_samples)
-        try:
-            figures["mismatch"] = mismatch_curves(
-                plan.model,
-                plan.reference,
-                evaluation,
-                sampling.num_inference_steps,
-                {"class_labels": labels, **_sampling(plan)},
-                figures["protocol"],
-            )
-        except ValueError as error:
-            raise UserError(f"{plan.name}: evaluation.mismatch: {error}") from error
-        figures["mismatch_seconds"] = round(time.perf_counter() - evaluated, 3)
-    figures |= {
-        "model": plan.name,
-        "command": shlex.join(["sparring", "evaluate", plan.name, *overrides]),
-        "sampling_seconds": round(sampled - started, 3),
-        "evaluation_seconds": round(evaluated - sampled, 3),
-    }
-    return figures, samples
 
 
 def _sampling(plan: _Plan) -> dict[str, Any]:

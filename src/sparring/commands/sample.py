@@ -6,7 +6,7 @@ import csv
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..sampling import describe_sampling, grid, sample, save_images
 
 PROTOCOL = "sampling.json"
 N_SHOWN = 64
+N_SWEPT = 8
 
 
 def sample_command(
@@ -41,6 +42,7 @@ def sample_command(
     stop_ratio: float | None = None,
     grid_power: float | None = None,
     ratios: Sequence[float] | None = None,
+    sweep: Sequence[int] | None = None,
     timestep_spacing: str | None = None,
     class_labels: Sequence[int] | None = None,
     prompts: Sequence[str] | None = None,
@@ -61,6 +63,7 @@ def sample_command(
         class_labels: Classes to draw, repeated in turn; None: every class in turn.
         prompts: What a text-to-image model is to show, one image each unless n_images says
             otherwise (then in turn); None: the run's `sampling.prompts`, else the empty prompt.
+        sweep: Numbers of steps; sweep.png then shows the first samples, a row for each of them.
         device: None: a GPU if there is one.
 
     Returns:
@@ -107,6 +110,7 @@ def sample_command(
 
         try:
             x = sample(loaded, n, class_labels=labels, device=device, on_batch=on_batch, **chosen)
+            rows = [_first(loaded, labels, n, device, chosen, count) for count in sweep or ()]
             protocol = describe_sampling(loaded, **chosen)
         except (ValueError, TypeError) as error:
             raise UserError(f"{model}: {' '.join(str(error).split())}") from error
@@ -119,6 +123,10 @@ def sample_command(
         "versions": {"sparring": __version__, "torch": torch.__version__},
     }
     files = _write(x.cpu(), labels, loaded, folder, chosen["batch_size"])
+    if rows:
+        protocol["sweep"] = list(sweep or ())
+        grid(torch.cat(rows), n_columns=len(rows[0])).save(folder / "sweep.png")
+        files.append("sweep.png")
     (folder / PROTOCOL).write_text(json.dumps(protocol, indent=2) + "\n", encoding="utf-8")
     return {
         "output": str(folder),
@@ -127,6 +135,24 @@ def sample_command(
         "protocol": protocol,
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _first(
+    model: Model,
+    labels: Tensor | None,
+    n: int,
+    device: str,
+    chosen: Mapping[str, Any],
+    num_inference_steps: int,
+) -> Tensor:
+    """The first images with another number of steps, (at most N_SWEPT, C, H, W)."""
+    if len(model.sample_shape) != 3:
+        raise ValueError("a sweep is a picture, and these samples are vectors")
+    few = min(n, N_SWEPT)
+    words = {**chosen, "num_inference_steps": num_inference_steps}
+    own = None if labels is None else labels[:few]
+    x = sample(model, few, class_labels=own, device=device, **words).cpu()
+    return x if model.vae is None else decode(model.vae, x)
 
 
 def _labels(given: Sequence[int] | None, n: int, model: Model, name: str) -> Tensor | None:

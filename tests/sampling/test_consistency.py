@@ -1,0 +1,133 @@
+"""Multistep consistency sampling: exact for an exact consistency function."""
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from sparring.denoiser import Denoiser
+from sparring.errors import UserError
+from sparring.paths import Jump, consistency_range
+from sparring.pretrained import load, save
+from sparring.randomness import generator
+from sparring.sampling import sample
+from support import SCHEDULES, GaussianNetwork, tiny_unet
+
+MEAN, STD, N = 0.3, 0.7, 20000
+KINDS = {"vp": "v", "cosine": "eps", "flow": "flow", "edm": "edm"}
+
+
+class ExactFunction(nn.Module):
+    """Its f is the solution of the probability-flow ODE of N(MEAN, STD^2)."""
+
+    def __init__(self, schedule, kind):
+        super().__init__()
+        self.schedule, self.kind, self.jump = schedule, kind, Jump(schedule)
+        self.unused = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x, t):
+        alpha, sigma = self.schedule.at(t, like=x)
+        x_t = x / self.schedule.input_scale(sigma)
+        low = self.schedule.ratio(self.jump.first_time)
+        y, ratio = x_t / alpha, sigma / alpha
+        f = MEAN + (y - MEAN) * ((STD**2 + low**2) / (STD**2 + ratio**2)).sqrt()
+        c_skip, c_out = (c[:, None] for c in self.jump.coefficients(t))
+        x0 = (f - c_skip * y) / c_out
+        a, b = Denoiser(nn.Identity(), self.schedule, self.kind).pair(alpha, sigma)
+        return a * x0 + b * (x_t - alpha * x0) / sigma
+
+
+def exact(name):
+    schedule = SCHEDULES[name]()
+    network = ExactFunction(schedule, KINDS[name])
+    return Denoiser(network, schedule, KINDS[name], boundary="ddim")
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("n_steps", [1, 2, 4])
+def test_an_exact_function_gives_the_data(name, n_steps):
+    x = sample(
+        exact(name), N, sample_shape=(1,), num_inference_steps=n_steps, batch_size=N,
+        clip_sample=False,
+    )  # fmt: skip
+    assert float(x.mean()) == pytest.approx(MEAN, abs=4 * STD / N**0.5 + 0.01)
+    assert float(x.std()) == pytest.approx(STD, rel=4 / (2 * N) ** 0.5 + 0.005)
+
+
+def test_times_are_those_of_the_grid_or_the_given_ones():
+    denoiser, seen = exact("edm"), []
+    common = {"sample_shape": (1,), "on_step": lambda t, x_t: seen.append(float((4 * t).exp()))}
+    sample(denoiser, 2, num_inference_steps=2, **common)
+    middle = ((80 ** (1 / 7) + 0.002 ** (1 / 7)) / 2) ** 7
+    assert seen == pytest.approx([80.0, middle])
+    seen.clear()
+    sample(denoiser, 2, num_inference_steps=3, ratios=[80.0, 0.8, 0.1], **common)
+    assert seen == pytest.approx([80.0, 0.8, 0.1])
+
+
+def test_between_the_steps_there_is_fresh_noise_at_the_next_level():
+    """What the network is given at the second step has q(x_t)'s spread."""
+    given = []
+    sample(
+        exact("edm"), N, sample_shape=(1,), num_inference_steps=2, ratios=[80.0, 0.5], batch_size=N,
+        on_step=lambda t, x_t: given.append(x_t),
+    )  # fmt: skip
+    assert float(given[1].std()) == pytest.approx((STD**2 + 0.5**2) ** 0.5, rel=0.02)
+    slope = float((given[0] * given[1]).mean() / (given[0] ** 2).mean())
+    assert slope == pytest.approx(STD / 80, rel=0.1)  # x0 follows the first noise, z does not
+
+
+def test_f_is_clipped_on_request():
+    x = sample(exact("vp"), 500, sample_shape=(1,), num_inference_steps=2, clip_sample=True)
+    assert float(x.max()) == 1.0
+    free = sample(exact("vp"), 500, sample_shape=(1,), num_inference_steps=2, clip_sample=False)
+    assert float(free.max()) > 1.0
+
+
+def test_a_pixel_model_loads_in_plain_diffusers(tmp_path):
+    schedule = SCHEDULES["vp"]()
+    denoiser = Denoiser(tiny_unet(), schedule, "v", boundary="ddim").eval()
+    config = {"_class_name": "DDPMScheduler", "prediction_type": "v_prediction"}
+    save(tmp_path, denoiser, config, (1, 8, 8), None, "card")
+    pipe, model = DiffusionPipeline.from_pretrained(tmp_path), load(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    assert type(pipe.scheduler).__name__ == "LCMScheduler"
+    assert (model.denoiser.boundary, model.denoiser.kind) == ("ddim", "v")
+    assert model.scheduler_config["_class_name"] == "DDPMScheduler"
+    ours = sample(
+        model, 1, scheduler="lcm", num_inference_steps=2, seed=1, timestep_spacing="leading",
+        clip_sample=False,
+    )  # fmt: skip
+    theirs = pipe(1, generator(device := "cpu", 1, "sample", 0), 2, output_type="np").images
+    ours = (ours / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert abs(ours - theirs).max() < 1e-5, device
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"ratios": [0.5, 80.0], "num_inference_steps": 2}, "must fall"),
+        ({"ratios": [100.0], "num_inference_steps": 1}, r"lie in \[0.002, 80\]"),
+        ({"ratios": [80.0], "num_inference_steps": 2}, "1 ratios do not make 2 steps"),
+        ({"stop_ratio": 0.3}, "takes ratios and clip_sample"),
+        ({"eta": 0.5}, "has no eta"),
+        ({"scheduler": "euler_edm", "ratios": [80.0]}, "ratios go with the sampler consistency"),
+    ],
+)
+def test_wrong_options_are_refused(words, said):
+    with pytest.raises(ValueError, match=said):
+        sample(exact("edm"), 2, sample_shape=(1,), **words)
+
+
+def test_a_diffusion_model_has_no_consistency_function():
+    schedule = SCHEDULES["vp"]()
+    denoiser = Denoiser(GaussianNetwork(schedule, "eps"), schedule)
+    with pytest.raises(UserError, match="this one diffuses"):
+        sample(denoiser, 2, sample_shape=(1,), scheduler="consistency")
+
+
+def test_the_range_is_the_schedules():
+    assert consistency_range(SCHEDULES["edm"]()) == (0.002, 80.0)
+    assert consistency_range(SCHEDULES["flow"]()) == (0.002, 80.0)
+    low, high = consistency_range(SCHEDULES["vp"]())
+    assert (low, high) == (pytest.approx(0.01, rel=0.01), 80.0)
