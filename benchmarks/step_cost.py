@@ -10,6 +10,10 @@ and moving average, as the training loop does it.
     live_bytes          most bytes that are allocated at once for the forward and backward pass
                         (activations, gradients, temporaries), from torch's profiler
 
+Consistency distillation is measured plain and adversarial (Free-AT with three passes, delta on
+what the student or on what the target reads), with a copy of the network as teacher. `detail` is
+measured with its regulariser and, as "detail, before R", in the first two thirds of a run.
+
 The same plain step is also taken as diffusers' example trains an unconditional model (its
 train_unconditional.py: add_noise, mse_loss, accelerator, AdamW, EMAModel), and by ours with the
 network compiled.
@@ -18,14 +22,15 @@ network compiled.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -50,6 +55,13 @@ HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "digits.yaml"
 OUTPUT = HERE / "results" / "step_cost.json"
 NOISE = 0.42  # what auto finds in the demo's digits
+LEFT_OUT = ("oracle", "latent_consistency_distillation")
+"""A control that costs a plain step, and one that needs text."""
+ADVERSARIAL = {
+    f"distillation, delta on the {who}": ("objective.n_passes=3", f"objective.perturbed={who}")
+    for who in ("student", "target")
+}
+BEFORE = "detail, before R"
 DIFFUSERS = "plain, as in diffusers"
 N_COUNTED = 6  # steps over which operations and bytes are counted
 
@@ -57,11 +69,11 @@ N_COUNTED = 6  # steps over which operations and bytes are counted
 class Bench:
     """One objective with a model of its own, ready to take steps."""
 
-    def __init__(self, name: str) -> None:
-        config = resolve(CONFIG, [f"objective={name}", "training.n_threads=1"])
-        if hasattr(config.objective, "start_step"):  # the cost with the regulariser, not before it
+    def __init__(self, name: str, *words: str, first_step: int = 0) -> None:
+        config = resolve(CONFIG, [f"objective={name}", "training.n_threads=1", *words])
+        if first_step == 0 and hasattr(config.objective, "start_step"):  # the cost with R
             config.objective.start_step = 0  # pyright: ignore[reportAttributeAccessIssue]
-        if getattr(config.objective, "noise", None) == "auto":
+        if first_step == 0 and getattr(config.objective, "noise", None) == "auto":
             config.objective.noise = NOISE  # pyright: ignore[reportAttributeAccessIssue]
         self.settings = train_settings(config)
         self.dataset = build_dataset(config)
@@ -69,6 +81,12 @@ class Bench:
         self.denoiser, self.scheduler_config = build_denoiser(config, shape, classes)
         self.objective = build_objective(config, self.denoiser.schedule)
         self.denoiser.train()
+        self.nets = {
+            "model": self.denoiser,
+            "ema": copy.deepcopy(self.denoiser).requires_grad_(False).eval(),
+            "teacher": copy.deepcopy(self.denoiser).requires_grad_(False).eval(),
+        }
+        self.first_step = first_step
         self.player = Player(self.denoiser.network, self.settings)
         self.n_rows = config.training.train_batch_size
         self.order = BatchOrder(len(self.dataset), 0, self.n_rows)
@@ -86,8 +104,9 @@ class Bench:
 
     def take(self, number: int, batch: dict[str, Any], *, learn: bool = True) -> None:
         """All updates from one batch."""
-        draws = self.objective.draw(batch, StepRandom(0, number, self.n_rows), number)
-        for turn in self.objective.turns({"model": self.denoiser}, draws):
+        step = self.first_step + number
+        draws = self.objective.draw(batch, StepRandom(0, number, self.n_rows), step)
+        for turn in self.objective.turns(self.nets, draws):
             for part in turn.parts:
                 torch.stack(list(part().values())).sum(0).mean().backward()
             if learn:
@@ -190,8 +209,11 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
         say: Takes lines for the user.
     """
     torch.set_num_threads(1)
-    names = [name for name in OBJECTIVE_SECTIONS if name != "oracle"]  # a control, a plain step
+    names = [name for name in OBJECTIVE_SECTIONS if name not in LEFT_OUT]
     benches: dict[str, Bench] = {name: Bench(name) for name in names}
+    for label, words in ADVERSARIAL.items():
+        benches[label] = Bench("consistency_distillation", *words)
+    benches[BEFORE] = Bench("detail", f"objective.start_step={10**6}", first_step=10**6 - 10**5)
     benches[DIFFUSERS] = DiffusersLoop()
     benches["plain, compiled"] = Bench("plain").compile()
     benches["detail, compiled"] = Bench("detail").compile()
@@ -204,8 +226,10 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
     plain = {name: bench for name, bench in benches.items() if name.startswith("plain")}
     against = relative(alternate(plain, n_rounds, say), DIFFUSERS)
     say("counting operations and bytes ...")
-    operations = {
-        name: benches[name].operations() for name in OBJECTIVE_SECTIONS if name in benches
+    counted = (*OBJECTIVE_SECTIONS, *ADVERSARIAL, BEFORE)
+    operations = {name: benches[name].operations() for name in counted if name in benches}
+    operations |= {
+        name: operations[name.partition(",")[0]] for name in benches if name not in operations
     }
     objectives: dict[str, Any] = {}
     for name, (ratio, interval) in relative(seconds, "plain").items():
@@ -213,9 +237,9 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
         objectives[name] = {
             "ratio_to_plain": ratio,
             "ratio_interval": interval,
-            "operations_to_plain": operations[name.partition(",")[0]] / operations["plain"],
+            "operations_to_plain": operations[name] / operations["plain"],
             "live_bytes": bench.live_bytes(),
-            "seconds_per_update": statistics.median(seconds[name]),
+            "seconds_per_update": median(seconds[name]),
             "updates_per_batch": bench.n_updates,
         }
     return {
@@ -228,6 +252,11 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
             "n_rounds": n_rounds,
         },
         "objectives": objectives,
+        "detail_over_a_run": (2 * median(seconds[BEFORE]) + median(seconds["detail"]))
+        / (3 * median(seconds["plain"])),
+        "to_plain_distillation": {
+            label: relative(seconds, "consistency_distillation")[label][0] for label in ADVERSARIAL
+        },
         "plain_to_diffusers": {
             name: {"ratio": ratio, "interval": interval}
             for name, (ratio, interval) in against.items()
@@ -257,8 +286,8 @@ def relative(
     found = {}
     for name, own in seconds.items():
         ratios = [a / b for a, b in zip(own, seconds[base], strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4)
-        found[name] = (statistics.median(ratios), (low, high))
+        low, _, high = quantiles(ratios, n=4)
+        found[name] = (median(ratios), (low, high))
     return found
 
 
@@ -298,18 +327,23 @@ def machine() -> dict[str, str]:
 
 def table(result: dict[str, Any]) -> str:
     """The result for a terminal."""
-    lines = [f"{'objective':<22}{'time':>8}{'quartiles':>16}{'operations':>12}{'live MB':>9}"]
+    lines = [f"{'objective':<36}{'time':>8}{'quartiles':>16}{'operations':>12}{'live MB':>9}"]
     for name, row in result["objectives"].items():
         low, high = row["ratio_interval"]
         quartiles = f"{low:.2f}-{high:.2f}"
         lines.append(
-            f"{name:<22}{row['ratio_to_plain']:>7.2f}x{quartiles:>16}"
+            f"{name:<36}{row['ratio_to_plain']:>7.2f}x{quartiles:>16}"
             f"{row['operations_to_plain']:>11.2f}x{row['live_bytes'] / 1e6:>9.1f}"
         )
     lines.append("time and operations per update of the model, as ratios to plain\n")
+    lines.append(f"{'detail, over a run':<36}{result['detail_over_a_run']:>7.2f}x")
+    lines += [f"{k:<36}{v:>7.2f}x" for k, v in result["to_plain_distillation"].items()]
+    lines.append(
+        "detail to plain, a third of its steps with R; adversarial to plain distillation\n"
+    )
     for name, row in result["plain_to_diffusers"].items():
         low, high = row["interval"]
-        lines.append(f"{name:<22}{row['ratio']:>7.2f}x      {low:.2f}-{high:.2f}")
+        lines.append(f"{name:<36}{row['ratio']:>7.2f}x      {low:.2f}-{high:.2f}")
     lines.append("plain steps alone, to diffusers' own loop")
     return "\n".join(lines)
 
