@@ -300,7 +300,8 @@ def _saved_scheduler(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
 def samples_with_lcm(description: Mapping[str, Any]) -> bool:
     """Whether a model is a consistency model that diffusers' LCMScheduler samples."""
     is_vp = description["scheduler"]["_class_name"] in VP_SCHEDULERS
-    return description["boundary"] is not None and is_vp and description["kind"] in _WORDS
+    is_known = is_vp and description["kind"] in _WORDS and not description["learned_variance"]
+    return description["boundary"] is not None and is_known
 
 
 def _scheduler_class(description: Mapping[str, Any]) -> str:
