@@ -207,14 +207,20 @@ def build_objective(config: RunConfig, schedule: Schedule) -> Objective:
 
 
 def make_student(config: RunConfig, model: Model, objective: Objective) -> None:
-    """What an objective asks of the network before it is trained: its boundary, and an input for
-    the guidance scale.
+    """What a consistency objective asks of the network: a boundary, an input for the guidance scale.
 
     Raises:
-        UserError: if the network cannot be told the guidance scale.
+        UserError: if the network cannot be told the guidance scale, or has no condition.
     """
     model.denoiser.boundary = objective.boundary
-    if not (isinstance(objective, ConsistencyDistillation) and objective.guidance_embedding):
+    if not isinstance(objective, ConsistencyDistillation):
+        return
+    if objective.guided and model.text is None and model.num_classes is None:
+        raise UserError(
+            "objective.guidance_low and guidance_high need a text-to-image or class-conditional "
+            "model: set both to 1, or take objective=consistency_distillation"
+        )
+    if not objective.guidance_embedding:
         return
     if config.model.lora is not None:
         raise UserError(

@@ -537,6 +537,12 @@ def test_out_of_range(vp, name, fields, said):
         OBJECTIVES[name](vp, **fields)
 
 
+def test_guidance_needs_a_condition(vp):
+    objective = OBJECTIVES["latent_consistency_distillation"](vp)
+    with pytest.raises(ValueError, match="needs a condition"):
+        objective.draw({"x0": torch.zeros(2, 4)}, StepRandom(0, 0, 2), 0)
+
+
 def test_lcms_boundary_needs_integer_times():
     with pytest.raises(ValueError, match="integer times"):
         ConsistencyTraining(SCHEDULES["edm"](), boundary="lcm")

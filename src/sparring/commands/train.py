@@ -67,6 +67,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
     model = build_model(config, dataset.sample_shape, dataset.num_classes)
     objective = build_objective(config, model.denoiser.schedule)
     make_student(config, model, objective)
+    teacher = build_teacher(config, model)
     if isinstance(objective, Oracle):
         if model.vae is not None:
             raise UserError("objective oracle knows the noise of pixels, not that of their latents")
@@ -83,7 +84,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
         cached,
         settings,
         run,
-        teacher=build_teacher(config, model),
+        teacher=teacher,
         condition_fn=_conditions(model),
         encode_fn=encode,
         sample_fn=_sampler(config, model, dataset) if dataset.is_image else None,

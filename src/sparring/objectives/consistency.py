@@ -327,9 +327,16 @@ class ConsistencyDistillation(Consistency):
         self.solver, self.guidance_embedding = solver, guidance_embedding
         self.guidance_low, self.guidance_high = guidance_low, guidance_high
 
+    @property
+    def guided(self) -> bool:
+        """Whether the teacher's step has classifier-free guidance."""
+        return (self.guidance_low, self.guidance_high) != (1, 1) or self.guidance_embedding
+
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> ConsistencyDraws:
         s = super().draw(batch, rng, step)
-        if self.guidance_high != 1 or self.guidance_embedding:
+        if self.guided:
+            if not s.condition:
+                raise ValueError("guidance needs a condition: text or class labels")
             u = rng.uniform("guidance").to(s.x0)
             s.guidance = self.guidance_low + (self.guidance_high - self.guidance_low) * u
         return s
