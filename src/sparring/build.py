@@ -207,7 +207,7 @@ def build_objective(config: RunConfig, schedule: Schedule) -> Objective:
 
 
 def make_student(config: RunConfig, model: Model, objective: Objective) -> None:
-    """What a consistency objective asks of the network: a boundary, an input for the guidance scale.
+    """What consistency objectives ask of the network: boundary, input for the guidance scale.
 
     Raises:
         UserError: if the network cannot be told the guidance scale, or has no condition.
