@@ -10,7 +10,12 @@ from torch import nn
 
 from sparring.denoiser import Denoiser
 from sparring.guidance import guidance_embedding
-from sparring.objectives import OBJECTIVES, ConsistencyDistillation, ConsistencyTraining
+from sparring.objectives import (
+    OBJECTIVES,
+    TIMES,
+    ConsistencyDistillation,
+    ConsistencyTraining,
+)
 from sparring.objectives.consistency import huber, pseudo_huber
 from sparring.paths import Jump, heun, step
 from sparring.randomness import StepRandom
@@ -528,6 +533,7 @@ def test_a_target_that_is_the_student_gets_no_gradient_through_its_weights(vp):
         ("consistency_training", {"boundary": "edm"}, "boundary"),
         ("consistency_training", {"perturbed": "both"}, "perturbed"),
         ("consistency_training", {"snr_gamma": 5.0}, "snr_gamma"),
+        ("consistency_training", {"vlb_weight": 1.0}, "vlb_weight"),
         ("consistency_distillation", {"solver": "rk4"}, "solver"),
         ("consistency_distillation", {"guidance_low": 3.0}, "guidance_low"),
     ],
@@ -535,6 +541,11 @@ def test_a_target_that_is_the_student_gets_no_gradient_through_its_weights(vp):
 def test_out_of_range(vp, name, fields, said):
     with pytest.raises(ValueError, match=said):
         OBJECTIVES[name](vp, **fields)
+
+
+def test_other_times_are_refused(vp):
+    with pytest.raises(ValueError, match="leave out times"):
+        ConsistencyTraining(vp, TIMES["lognormal"](vp))
 
 
 def test_guidance_needs_a_condition(vp):

@@ -34,7 +34,7 @@ from ..randomness import StepRandom
 from ..schedules import Schedule
 from .base import Draws, Objective, Terms, Turn
 from .levels import KarrasLevels, Levels, ShrinkingGap, SkippingLevels
-from .times import Times
+from .times import Times, Uniform
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 """Takes two estimates of x0, (B, *), gives their distance, (B,)."""
@@ -137,8 +137,13 @@ class Consistency(Objective):
                 "consistency needs n_passes >= 1 and step_size, max_norm, huber_c >= 0; got "
                 f"{n_passes}, {step_size}, {max_norm}, {huber_c}"
             )
-        if self.snr_gamma is not None:
-            raise ValueError("snr_gamma goes with denoising losses, not with consistency")
+        if self.snr_gamma is not None or common.get("vlb_weight") is not None:
+            raise ValueError("snr_gamma and vlb_weight go with denoising, not with consistency")
+        if not isinstance(self.times, Uniform):
+            raise ValueError(
+                "consistency draws pairs of levels by itself: leave out times "
+                "(training.timestep_sampling)"
+            )
         make_metric(metric, huber_c, 1)
         self.levels, self.jump, self.boundary = levels, Jump(schedule, boundary), boundary
         self.metric, self.huber_c, self.weighting = metric, huber_c, weighting
@@ -175,18 +180,10 @@ class Consistency(Objective):
     ) -> Terms:
         """weight d(f(x_t), f_target(x_s)), with delta on one of the two."""
         dropout = SharedDropout(s.x0.device)
-        x_t, answers = s.x_t, nets["ema" if self.target == "ema" else "model"]
-        with dropout():
-            if self.perturbed == "target" and delta.requires_grad:
-                with frozen(answers):  # the gradient of its input only
-                    goal = self.function(answers, s, s.t_s)(x_s + delta)
-            else:
-                with torch.no_grad():
-                    goal = self.function(answers, s, s.t_s)(
-                        x_s + delta if self.perturbed == "target" else x_s
-                    )
-        if self.perturbed == "student":
-            x_t = x_t + delta
+        x_t, x_s = (s.x_t + delta, x_s) if self.perturbed == "student" else (s.x_t, x_s + delta)
+        answers = nets["ema" if self.target == "ema" else "model"]
+        with dropout(), frozen(answers):  # at most the gradient of what it reads
+            goal = self.function(answers, s, s.t_s)(x_s)
         with dropout():
             estimate = self.function(nets["model"], s, s.t)(x_t)
         goal = torch.where(column(s.ends, goal), s.x0, goal)
