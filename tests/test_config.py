@@ -208,6 +208,20 @@ def test_detail_starts_after_two_thirds_of_the_run(config):
         assert build_objective(run, schedule).start_step == step
 
 
+def test_a_metric_of_ones_own_is_read_from_its_file(config, tmp_path):
+    import torch
+
+    from sparring.build import build_objective
+    from sparring.schedules import schedule_from_config
+
+    (tmp_path / "mine.py").write_text("def far(a, b):\n    return (a - b).abs().amax((1,))\n")
+    words = ["objective=consistency_training", f"objective.metric={tmp_path / 'mine.py'}:far"]
+    run = resolve(config(MINIMAL), words)
+    objective = build_objective(run, schedule_from_config({"_class_name": "DDPMScheduler"}))
+    assert objective.metric(torch.zeros(1, 3), torch.tensor([[1.0, -4.0, 2.0]])).tolist() == [4.0]
+    assert objective.levels.steps_per_stage == run.training.max_train_steps // 8
+
+
 @pytest.mark.parametrize("name", OBJECTIVE_SECTIONS)
 def test_an_objectives_leaves_are_its_constructors_arguments_with_their_defaults(name):
     from sparring.objectives import OBJECTIVES
@@ -229,6 +243,9 @@ def test_an_objectives_leaves_are_its_constructors_arguments_with_their_defaults
         assert leaves.pop("max_train_steps") is None  # section training's
         decided |= {"max_train_steps"}
     leaves.pop("teacher", None)  # a model to load, which the loop is given
+    if name == "latent_consistency_distillation":
+        assert leaves.pop("guidance_embedding") is None  # as model.lora allows
+        decided |= {"guidance_embedding"}
     assert leaves == {key: value for key, value in own.items() if key not in decided}
     assert set(OBJECTIVES) == set(OBJECTIVE_SECTIONS)
 
