@@ -96,13 +96,13 @@ def test_a_student_starts_as_its_teacher(places):
         assert torch.equal(answer, teacher(x, t, **condition).output)
 
 
-def test_the_default_sampler_is_multistep_consistency(distilled, tmp_path):
+def test_the_default_sampler_is_lcms(distilled, tmp_path):
     folder = distilled[2]
     told = run(
         "sample", folder, "--prompt", "white", "--num-inference-steps", 2, "-o", tmp_path / "drawn"
     )
     assert told.exit_code == 0, told.output
-    assert '"sampler": "consistency"' in (tmp_path / "drawn" / "sampling.json").read_text()
+    assert '"sampler": "lcm"' in (tmp_path / "drawn" / "sampling.json").read_text()
 
 
 def test_a_resumed_distillation_repeats_itself_to_the_bit(places, tmp_path):

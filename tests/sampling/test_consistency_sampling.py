@@ -58,8 +58,11 @@ def test_times_are_those_of_the_grid_or_the_given_ones():
     denoiser, seen = exact("edm"), []
     common = {"sample_shape": (1,), "on_step": lambda t, x_t: seen.append(float((4 * t).exp()))}
     sample(denoiser, 2, num_inference_steps=2, **common)
-    middle = ((80 ** (1 / 7) + 0.002 ** (1 / 7)) / 2) ** 7
-    assert seen == pytest.approx([80.0, middle])
+    assert seen == pytest.approx([80.0, 0.8])
+    seen.clear()
+    sample(denoiser, 2, num_inference_steps=3, **common)
+    middle = ((0.8 ** (1 / 7) + 0.002 ** (1 / 7)) / 2) ** 7
+    assert seen == pytest.approx([80.0, 0.8, middle])
     seen.clear()
     sample(denoiser, 2, num_inference_steps=3, ratios=[80.0, 0.8, 0.1], **common)
     assert seen == pytest.approx([80.0, 0.8, 0.1])

@@ -16,6 +16,10 @@ from ..paths import Jump, consistency_range
 from ..schedules import Schedule, schedule_from_config
 
 
+MIDDLE = 0.8
+"""Noise level of the second step."""
+
+
 class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
     r"""From noise to the data in one call, and back to less noise for the next:
 
@@ -27,8 +31,10 @@ class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
     Args:
         train_scheduler_config: Config of the scheduler that the model was trained with.
         boundary: How f is made of the estimate, see `paths.Jump`.
-        ratios: Noise levels sigma / alpha of the steps, falling; None: n steps on Karras' grid,
-            (high^{1/7} + i/n (low^{1/7} - high^{1/7}))^7, i = 0..n-1.
+        ratios: Noise levels sigma / alpha of the steps, falling; None: the highest, then n - 1 on
+            Karras' grid from m = 0.8, (m^{1/7} + i/(n-1) (low^{1/7} - m^{1/7}))^7, i = 0..n-2, for
+            data in [-1, 1]. Two steps are then those of iCT (0.821); for more it is ours: on digits
+            it is better with every step, while a grid from the highest level on is worse with two.
         clip_sample: Clip f to [-1, 1].
 
     Raises:
@@ -69,9 +75,10 @@ class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
         """The times of the steps; `ratios` decide where they are given."""
         levels = self.config["ratios"]
         if levels is None:
-            ramp = torch.arange(num_inference_steps, dtype=torch.float64) / num_inference_steps
-            low, high = self.low ** (1 / 7), self.high ** (1 / 7)
-            levels = (high + ramp * (low - high)) ** 7
+            rest = num_inference_steps - 1
+            ramp = torch.arange(rest, dtype=torch.float64) / max(rest, 1)
+            low, middle = self.low ** (1 / 7), MIDDLE ** (1 / 7)
+            levels = [self.high, *((middle + ramp * (low - middle)) ** 7).tolist()]
         elif len(levels) != num_inference_steps:
             raise ValueError(f"{len(levels)} ratios do not make {num_inference_steps} steps")
         times = self.schedule.time_of_ratio(torch.as_tensor(levels, dtype=torch.float64))

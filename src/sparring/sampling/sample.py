@@ -62,8 +62,8 @@ def sample(
         n: Number of samples.
         scheduler: A name of `schedulers.NAMES` (ddim, ddpm, euler, heun, dpmsolver++, unipc,
             flow_euler, euler_edm, ...), a class name of diffusers, a scheduler object, which is
-            used as it is, or None for the default of the model's schedule (consistency for a
-            consistency model).
+            used as it is, or None for the default of the model's schedule (of a consistency
+            model consistency, or lcm).
         num_inference_steps: Steps of the sampler (Heun calls the model twice a step).
         seed: Sample i follows from (seed, i).
         guidance_scale: w of classifier-free guidance, output = null + w (conditional - null);

@@ -70,6 +70,8 @@ NAMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
 """Name -> family -> (diffusers class, options)."""
 
 ALIASES = {"edm_euler": "euler_edm", "edm_dpmsolver++": "dpmsolver++", "dpmsolver": "dpmsolver++"}
+_CONSISTENCY = {"ddim": "consistency", "lcm": "lcm"}
+"""Boundary of a consistency model -> the sampler it is made for."""
 DEFAULTS = {"vp": "ddim", "flow": "flow_euler", "edm": "euler_edm"}
 
 # these classes know epsilon and v_prediction only; an x0-model speaks v to them (see `sample`)
@@ -164,7 +166,7 @@ def family_of(schedule: Schedule) -> str:
 def default_sampler(denoiser: Denoiser) -> str:
     """The name of the sampler that a model is sampled with when nobody says."""
     if denoiser.boundary is not None:
-        return "consistency"
+        return _CONSISTENCY[denoiser.boundary]
     return DEFAULTS[family_of(denoiser.schedule)]
 
 
@@ -186,7 +188,7 @@ def make_scheduler(
 
     Args:
         name: One of `NAMES`, a diffusers class name, or None for the family's default (ddim,
-            flow_euler, euler_edm; consistency where there is a boundary).
+            flow_euler, euler_edm; of a consistency model consistency, or lcm if it is latent).
         train_scheduler_config: Config of the training scheduler, or scheduler_config.json's.
         kind: What the model predicts: eps, x0, v, flow, edm, edm_v.
         clip_sample: Clip the estimate of x0 to the config's clip_sample_range (1 by default);
@@ -209,7 +211,7 @@ def make_scheduler(
     schedule = schedule_from_config(train_scheduler_config)
     family = family_of(schedule)
     if name is None and boundary is not None:
-        name = "consistency"
+        name = _CONSISTENCY[boundary]
     if name == "consistency":
         if boundary is None:
             raise UserError("sampler consistency needs a consistency model; this one diffuses")
