@@ -15,7 +15,6 @@ from ..parametrization import Prediction
 from ..paths import Jump, consistency_range
 from ..schedules import Schedule, schedule_from_config
 
-
 MIDDLE = 0.8
 """Noise level of the second step."""
 
