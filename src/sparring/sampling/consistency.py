@@ -32,8 +32,8 @@ class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
         boundary: How f is made of the estimate, see `paths.Jump`.
         ratios: Noise levels sigma / alpha of the steps, falling; None: the highest, then n - 1 on
             Karras' grid from m = 0.8, (m^{1/7} + i/(n-1) (low^{1/7} - m^{1/7}))^7, i = 0..n-2, for
-            data in [-1, 1]. Two steps are then those of iCT (0.821); for more it is ours: on digits
-            it is better with every step, while a grid from the highest level on is worse with two.
+            data in [-1, 1]. Two steps are then those of iCT (0.821); for more it is ours, since on
+            digits a grid from the highest level on is worse with two and with eight steps than one.
         clip_sample: Clip f to [-1, 1].
 
     Raises:
