@@ -10,6 +10,7 @@ from torch import nn
 
 from sparring.denoiser import Denoiser
 from sparring.guidance import guidance_embedding
+from sparring.noising import l2_norm
 from sparring.objectives import (
     OBJECTIVES,
     TIMES,
@@ -304,11 +305,11 @@ def test_a_pixel_distillation_step_is_its_transcription(vp, perturbed):
     assert (s.t > s.t_s).all()
 
 
-def test_a_latent_distillation_step_is_its_transcription(vp):
-    """diffusers' script for latent consistency distillation, with a guidance embedding."""
+@pytest.mark.parametrize("perturbed", [None, "student", "target"])
+def test_a_latent_distillation_step_is_its_transcription(vp, perturbed):
+    """diffusers' script for latent consistency distillation, plain and with two Free-AT passes."""
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
-    schedule = SCHEDULES["vp"]()
     torch.manual_seed(0)
     config = {
         "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (8, 16),
@@ -322,45 +323,52 @@ def test_a_latent_distillation_step_is_its_transcription(vp):
     ema = UNet2DConditionModel(**config, time_cond_proj_dim=12).double().requires_grad_(False)
     null = torch.randn(1, 5, 6, dtype=torch.float64)
     nets = {
-        "model": Denoiser(student, schedule),
-        "ema": Denoiser(ema, schedule),
-        "teacher": Denoiser(teacher, schedule, null_condition={"encoder_hidden_states": null}),
+        "model": Denoiser(student, vp),
+        "ema": Denoiser(ema, vp),
+        "teacher": Denoiser(teacher, vp, null_condition={"encoder_hidden_states": null}),
     }
-    objective = OBJECTIVES["latent_consistency_distillation"](schedule, guidance_embedding=True)
+    attack = {"n_passes": 2, "perturbed": perturbed, "step_size": 0.5} if perturbed else {}
+    objective = OBJECTIVES["latent_consistency_distillation"](vp, guidance_embedding=True, **attack)
     latents = torch.randn(5, 4, 8, 8, dtype=torch.float64)
     text = torch.randn(5, 5, 6, dtype=torch.float64)
     s = objective.draw(
         {"x0": latents, "cond": {"encoder_hidden_states": text}},
         StepRandom(1, 2, 5, dtype=torch.float64), 2,
     )  # fmt: skip
-    (turn,) = objective.turns(nets, s)
-    loss = turn.parts[0]()["consistency"].mean()
-    loss.backward()
-    ours = grads(student)
-    student.zero_grad()
+    ours = []
+    for turn in objective.turns(nets, s):  # the weights stay: only delta moves
+        student.zero_grad()
+        loss = turn.parts[0]()["consistency"].mean()
+        loss.backward()
+        ours.append((float(loss.detach()), grads(student)))
+    assert len(ours) == (2 if perturbed else 1)
 
     # the script, line by line
-    scheduler = DDPMScheduler()  # the same linear betas as `vp`
-    abar = scheduler.alphas_cumprod.double()
+    abar = DDPMScheduler().alphas_cumprod.double()  # the same linear betas as `vp`
     alphas, sigmas = abar.sqrt(), (1 - abar).sqrt()
     start = s.t.long()
     timesteps = torch.where(start - 20 < 0, 0, start - 20)
     assert torch.equal(s.t_s.long(), timesteps)
 
+    def at(table, t):
+        return table[t][:, None, None, None]
+
     def scalings(t):
-        scaled = 10.0 * t
+        scaled = 10.0 * t.double()
         c_skip = 0.5**2 / (scaled**2 + 0.5**2)
-        return c_skip[:, None, None, None], (scaled / (scaled**2 + 0.5**2) ** 0.5)[
-            :, None, None, None
-        ]
+        c_out = scaled / (scaled**2 + 0.5**2) ** 0.5
+        return c_skip[:, None, None, None], c_out[:, None, None, None]
 
     def predicted_origin(eps, t, x):
-        return (x - sigmas[t][:, None, None, None] * eps) / alphas[t][:, None, None, None]
+        return (x - at(sigmas, t) * eps) / at(alphas, t)
 
-    noise = s.eps
-    noisy = (
-        alphas[start][:, None, None, None] * latents + sigmas[start][:, None, None, None] * noise
-    )
+    def consistent(net, x, t):
+        eps = net(x, t, timestep_cond=w_embedding, encoder_hidden_states=text).sample
+        c_skip, c_out = scalings(t)
+        # the script does not divide by alpha, which is 1 - 5e-5 where c_skip is not nought
+        return c_skip * x / at(alphas, t) + c_out * predicted_origin(eps, t, x)
+
+    noisy = at(alphas, start) * latents + at(sigmas, start) * s.eps
     w = s.guidance - 1
     assert ((w >= 5) & (w <= 15)).all()
     w_embedding = embedding_of_the_script(w, 12)
@@ -371,26 +379,21 @@ def test_a_latent_distillation_step_is_its_transcription(vp):
         cond_x0, uncond_x0 = (predicted_origin(e, start, noisy) for e in (cond, uncond))
         pred_x0 = cond_x0 + w * (cond_x0 - uncond_x0)
         pred_noise = cond + w * (cond - uncond)
-        before = timesteps
-        x_prev = (
-            alphas[before][:, None, None, None] * pred_x0
-            + sigmas[before][:, None, None, None] * pred_noise
-        )
-        c_skip, c_out = scalings(timesteps.double())
-        target_noise = ema(
-            x_prev, timesteps, timestep_cond=w_embedding, encoder_hidden_states=text
-        ).sample
-        # the script does not divide by alpha, which is 1 - 5e-5 where c_skip is not nought
-        skipped = x_prev / alphas[timesteps][:, None, None, None]
-        target = c_skip * skipped + c_out * predicted_origin(target_noise, timesteps, x_prev)
-    c_skip, c_out = scalings(start.double())
-    noise_pred = student(noisy, start, timestep_cond=w_embedding, encoder_hidden_states=text).sample
-    skipped = noisy / alphas[start][:, None, None, None]
-    model_pred = c_skip * skipped + c_out * predicted_origin(noise_pred, start, noisy)
-    theirs = torch.mean(torch.sqrt((model_pred - target) ** 2 + 0.001**2) - 0.001)
-    theirs.backward()
-    assert float(loss) == pytest.approx(float(theirs), rel=1e-6)
-    assert_near(ours, grads(student))
+        x_prev = at(alphas, timesteps) * pred_x0 + at(sigmas, timesteps) * pred_noise
+    delta = torch.zeros_like(noisy)
+    for loss_before, grads_before in ours:
+        delta = delta.detach().requires_grad_(True)
+        student.zero_grad()
+        on_x, on_prev = (delta, 0.0) if perturbed == "student" else (0.0, delta)
+        target = consistent(ema, x_prev + on_prev, timesteps)
+        target = target if perturbed == "target" else target.detach()
+        model_pred = consistent(student, noisy + on_x, start)
+        loss = torch.mean(torch.sqrt((model_pred - target) ** 2 + 0.001**2) - 0.001)
+        loss.backward()
+        assert loss_before == pytest.approx(float(loss.detach()), rel=1e-6)
+        assert_near(grads_before, grads(student))
+        if perturbed:
+            delta = delta.detach() + 0.5 * delta.grad / l2_norm(delta.grad)[:, None, None, None]
 
 
 def embedding_of_the_script(w, dim):
