@@ -66,6 +66,15 @@ def heun(
     return alpha_s * (prediction.x_t / prediction.alpha + gap * mean_eps)
 
 
+def karras(first: float, last: float, u: Tensor) -> Tensor:
+    """Noise levels (first^{1/7} + u (last^{1/7} - first^{1/7}))^7, for u in [0, 1], shape of u.
+
+    Source: Karras et al. 2022, eq. 5 with rho = 7.
+    """
+    root, end = first ** (1 / 7), last ** (1 / 7)
+    return (root + u * (end - root)) ** 7
+
+
 def consistency_range(schedule: Schedule) -> tuple[float, float]:
     """Smallest and largest noise level sigma / alpha of a consistency model of this schedule.
 
@@ -164,9 +173,8 @@ def time_grid(schedule: Schedule, n_steps: int, spacing: str = "trailing") -> Te
         sigmas = torch.linspace(1.0, float(lowest), n_steps, dtype=torch.float64)
         return schedule.shifted(sigmas) * n_train
     if isinstance(schedule, EDMSchedule):
-        ramp = torch.linspace(0, 1, n_steps, dtype=torch.float64)
-        high, low = schedule.sigma_max ** (1 / 7), schedule.sigma_min ** (1 / 7)
-        return schedule.time_of_ratio((high + ramp * (low - high)) ** 7)
+        u = torch.linspace(0, 1, n_steps, dtype=torch.float64)
+        return schedule.time_of_ratio(karras(schedule.sigma_max, schedule.sigma_min, u))
     if not isinstance(schedule, VPSchedule):
         raise ValueError(f"no grid is known for {type(schedule).__name__}")
     if spacing == "leading":

@@ -306,3 +306,9 @@ class Objective(ABC):
             yield torch.stack(
                 [sum(part().values(), torch.zeros(())).mean() for part in turn.parts]
             ).sum()
+
+
+def one_of(name: str, value: str, *choices: str) -> None:
+    """Refuse an option that is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")

@@ -29,10 +29,10 @@ from ..guidance import guidance_dim, guidance_embedding
 from ..noising import add_noise, l2_norm, mse, per_sample_mean
 from ..parametrization import Prediction, column
 from ..paths import Jump, heun, step
-from ..perturbations import L2Ball
 from ..randomness import StepRandom
 from ..schedules import Schedule
-from .base import Draws, Objective, Terms, Turn
+from .base import Draws, Objective, Terms, Turn, one_of
+from .dro import free_at
 from .levels import KarrasLevels, Levels, ShrinkingGap, SkippingLevels
 from .times import Times, Uniform
 
@@ -129,9 +129,9 @@ class Consistency(Objective):
         **common: Any,
     ) -> None:
         super().__init__(schedule, times, **common)
-        _one_of("weighting", weighting, "inverse_gap", "uniform")
-        _one_of("target", target, "student", "ema")
-        _one_of("perturbed", perturbed, "student", "target")
+        one_of("weighting", weighting, "inverse_gap", "uniform")
+        one_of("target", target, "student", "ema")
+        one_of("perturbed", perturbed, "student", "target")
         if n_passes < 1 or step_size < 0 or max_norm < 0 or (huber_c is not None and huber_c < 0):
             raise ValueError(
                 "consistency needs n_passes >= 1 and step_size, max_norm, huber_c >= 0; got "
@@ -163,13 +163,8 @@ class Consistency(Objective):
         )
 
     def turns(self, nets: Mapping[str, Denoiser], s: ConsistencyDraws) -> Iterator[Turn]:
-        ball, delta, x_s = L2Ball(), torch.zeros_like(s.x_t), self.neighbour(nets, s)
-        for k in range(self.n_updates):
-            climbs = k + 1 < self.n_updates
-            delta = delta.detach().requires_grad_(climbs)
-            yield Turn("model", [partial(self.compare, nets, s, x_s, delta)])
-            if climbs and delta.grad is not None:
-                delta = ball.climb(delta, delta.grad, self.step_size, self.max_norm)
+        compare = partial(self.compare, nets, s, self.neighbour(nets, s))
+        yield from free_at(compare, s.x_t, self.n_updates, self.step_size, self.max_norm)
 
     def neighbour(self, nets: Mapping[str, Denoiser], s: ConsistencyDraws) -> Tensor:
         """x_s on the path of x_t, (B, *), detached: here through x0 and eps themselves."""
@@ -194,8 +189,12 @@ class Consistency(Objective):
         self, denoiser: Denoiser, s: ConsistencyDraws, t: Tensor
     ) -> Callable[[Tensor], Tensor]:
         """f( . , t) of a network, at the drawn conditions."""
-        predict = self.bind(denoiser, s, t=t)
+        predict = self.bind(denoiser, s, t=t, **self.told(denoiser, s))
         return lambda x: self.jump(predict(x), t)
+
+    def told(self, denoiser: Denoiser, s: ConsistencyDraws) -> dict[str, Tensor]:
+        """What student and target are told beside the condition, by argument name."""
+        return {}
 
     def weigh(self, s: ConsistencyDraws) -> Tensor | float:
         """The weight of each pair, (B,)."""
@@ -303,8 +302,8 @@ class ConsistencyDistillation(Consistency):
         target: str = "ema",
         **rest: Any,
     ) -> None:
-        _one_of("grid", grid, "karras", "skipping")
-        _one_of("solver", solver, "heun", "ddim", "euler")
+        one_of("grid", grid, "karras", "skipping")
+        one_of("solver", solver, "heun", "ddim", "euler")
         if not 0 <= guidance_low <= guidance_high:
             raise ValueError(
                 "guidance needs 0 <= guidance_low <= guidance_high, got "
@@ -354,7 +353,7 @@ class ConsistencyDistillation(Consistency):
         self, teacher: Denoiser, s: ConsistencyDraws, t: Tensor
     ) -> Callable[[Tensor], Prediction]:
         """The teacher at times t with classifier-free guidance."""
-        conditional = super().bind(teacher, s, t=t)
+        conditional = self.bind(teacher, s, t=t)
         if s.guidance is None:
             return conditional
         everyone = torch.ones(len(t), dtype=torch.bool, device=t.device)
@@ -369,18 +368,10 @@ class ConsistencyDistillation(Consistency):
 
         return guided
 
-    def bind(
-        self,
-        denoiser: Denoiser,
-        s: Draws,
-        rows: Tensor | None = None,
-        *,
-        t: Tensor | None = None,
-    ) -> Callable[[Tensor], Prediction]:
-        """The student or its average, told the guidance scale where it is to be."""
+    def told(self, denoiser: Denoiser, s: ConsistencyDraws) -> dict[str, Tensor]:
+        """The guidance scale, where it is to be told."""
         if not self.guidance_embedding:
-            return super().bind(denoiser, s, rows, t=t)
-        assert isinstance(s, ConsistencyDraws)
+            return {}
         assert s.guidance is not None
         dim = guidance_dim(denoiser.network)
         if dim is None:
@@ -388,8 +379,7 @@ class ConsistencyDistillation(Consistency):
                 "guidance_embedding needs a network with time_cond_proj_dim, see "
                 "guidance.with_guidance_embedding"
             )
-        told = guidance_embedding(s.guidance, dim)
-        return super().bind(denoiser, s, rows, t=t, timestep_cond=told)
+        return {"timestep_cond": guidance_embedding(s.guidance, dim)}
 
 
 latent_consistency_distillation = partial(
@@ -403,8 +393,3 @@ latent_consistency_distillation = partial(
     guidance_high=16.0,
 )
 """LCM's settings, as in diffusers' training scripts (their w from 5 to 15 is this less 1)."""
-
-
-def _one_of(name: str, value: str, *choices: str) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -8,7 +8,7 @@ that maps x0 to the perturbed point. For any parametrisation: a x0 + b (eps + de
 Source: Wang et al., ICLR 2025 (arXiv 2502.17099) and its official CIFAR-10 code.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -99,13 +99,31 @@ class FreeAT(_Robust):
         self.n_updates = n_passes
 
     def turns(self, nets: Mapping[str, Denoiser], s: Draws) -> Iterator[Turn]:
-        ball, delta = L2Ball(), torch.zeros_like(s.x_t)
-        for k in range(self.n_updates):
-            climbs = k + 1 < self.n_updates
-            delta = delta.detach().requires_grad_(climbs)
-            yield Turn("model", [partial(self.robust, nets["model"], s, delta)])
-            if climbs and delta.grad is not None:
-                delta = ball.climb(delta, delta.grad, self.step_size, self.max_norm)
+        robust = partial(self.robust, nets["model"], s)
+        yield from free_at(robust, s.x_t, self.n_updates, self.step_size, self.max_norm)
+
+
+def free_at(
+    loss: Callable[[Tensor], Terms], like: Tensor, n_passes: int, step_size: float, max_norm: float
+) -> Iterator[Turn]:
+    """The turns of Free-AT: an update of the model and an ascent of delta from each backward pass.
+
+    Args:
+        loss: The terms at a delta of the shape of `like`.
+        like: What delta is added to, (B, *).
+        n_passes: K; delta is zero in the first pass.
+        step_size: Length ||.||_2 of an ascent step.
+        max_norm: Radius of the L2 ball, per element.
+
+    Source: Shafahi et al. 2019, as in paper 1's official code.
+    """
+    ball, delta = L2Ball(), torch.zeros_like(like)
+    for k in range(n_passes):
+        climbs = k + 1 < n_passes
+        delta = delta.detach().requires_grad_(climbs)
+        yield Turn("model", [partial(loss, delta)])
+        if climbs and delta.grad is not None:
+            delta = ball.climb(delta, delta.grad, step_size, max_norm)
 
 
 @dataclass(kw_only=True)

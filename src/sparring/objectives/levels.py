@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ..paths import consistency_range
+from ..paths import consistency_range, karras
 from ..randomness import StepRandom
 from ..schedules import Schedule
 
@@ -82,9 +82,7 @@ class KarrasLevels(Levels):
 
     def ratios(self, n: int) -> Tensor:
         """The grid with n gaps, from low to high, (n + 1,), float64."""
-        ramp = torch.linspace(0, 1, n + 1, dtype=torch.float64)
-        low, high = self.low ** (1 / 7), self.high ** (1 / 7)
-        ratios = (low + ramp * (high - low)) ** 7
+        ratios = karras(self.low, self.high, torch.linspace(0, 1, n + 1, dtype=torch.float64))
         ratios[0], ratios[-1] = self.low, self.high
         return ratios
 

@@ -25,7 +25,7 @@ from ..parametrization import Prediction
 from ..perturbations import LinfBall, Radius, pgd
 from ..randomness import StepRandom
 from ..schedules import Schedule
-from .base import Draws, Objective, Terms, Turn
+from .base import Draws, Objective, Terms, Turn, one_of
 from .times import Times
 
 
@@ -100,10 +100,10 @@ class Smoothing(Objective):
         **common: Any,
     ) -> None:
         super().__init__(schedule, times, **common)
-        _one_of("attack", attack, "random", "adversarial")
-        _one_of("lam_scaling", lam_scaling, "paper", "constant", "relative")
-        _one_of("bias_per", bias_per, "sample", "batch")
-        _one_of("move", move, "noise", "sample")
+        one_of("attack", attack, "random", "adversarial")
+        one_of("lam_scaling", lam_scaling, "paper", "constant", "relative")
+        one_of("bias_per", bias_per, "sample", "batch")
+        one_of("move", move, "noise", "sample")
         if lam < 0 or not 0 < fraction <= 1 or start_step < 0 or step_size <= 0 or n_steps < 1:
             raise ValueError(
                 "smoothing needs lam >= 0, 0 < fraction <= 1, start_step >= 0, step_size > 0, "
@@ -235,8 +235,3 @@ def put(rows: Tensor | None, values: Tensor, like: Tensor) -> Tensor:
     if rows is None:
         return values
     return torch.zeros_like(like, dtype=values.dtype).index_add(0, rows, values)
-
-
-def _one_of(name: str, value: str, *allowed: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be {' or '.join(allowed)}, got {value!r}")

@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..parametrization import Prediction
-from ..paths import Jump, consistency_range
+from ..paths import Jump, consistency_range, karras
 from ..schedules import Schedule, schedule_from_config
 
 MIDDLE = 0.8
@@ -51,8 +51,8 @@ class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
         boundary: str = "ddim",
         ratios: Sequence[float] | None = None,
         clip_sample: bool = False,
-        prediction_type: str = "sample",
     ) -> None:
+        self.register_to_config(prediction_type="sample")  # what its step is given
         self.schedule: Schedule = schedule_from_config(train_scheduler_config)
         self.jump = Jump(self.schedule, boundary)
         self.low, self.high = consistency_range(self.schedule)
@@ -75,9 +75,8 @@ class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
         levels = self.config["ratios"]
         if levels is None:
             rest = num_inference_steps - 1
-            ramp = torch.arange(rest, dtype=torch.float64) / max(rest, 1)
-            low, middle = self.low ** (1 / 7), MIDDLE ** (1 / 7)
-            levels = [self.high, *((middle + ramp * (low - middle)) ** 7).tolist()]
+            u = torch.arange(rest, dtype=torch.float64) / max(rest, 1)
+            levels = [self.high, *karras(MIDDLE, self.low, u).tolist()]
         elif len(levels) != num_inference_steps:
             raise ValueError(f"{len(levels)} ratios do not make {num_inference_steps} steps")
         times = self.schedule.time_of_ratio(torch.as_tensor(levels, dtype=torch.float64))
