@@ -135,7 +135,7 @@ def test_a_circle_of_bases_is_refused(config):
         ("training=3", "training must be a section (key: value), got 3"),
         ("data.name=digit", "data.name must be one of digits, digits_subspace,"),
         ("contamination.rate=1.5", "contamination.rate must be <= 1, got 1.5"),
-        ("sampling.scheduler=dimm", "unknown sampling.scheduler 'dimm' - did you mean 'ddim'?"),
+        ("sampling.scheduler=dimm", "unknown sampler 'dimm' - did you mean 'ddim'?"),
         ("model.scheduler={_class_name: DDPMSchedule}", "did you mean 'DDPMScheduler'?"),
         ("model.prediction_type=eps", "must be one of epsilon, sample, v_prediction,"),
         ("model=null", "model must be a section"),

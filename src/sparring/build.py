@@ -9,20 +9,24 @@ settings = train_settings(run)
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
-from .config_sections import OwnObjective, RunConfig
+from .backbones import label_backbone, load_dino
+from .config_sections import Adt, OwnObjective, RunConfig
 from .data.base import ModelRange
 from .data.datasets import training_data
 from .denoiser import Denoiser
+from .discriminators import Discriminator, Heads, ImageEye, LatentEye
 from .errors import UserError, did_you_mean
 from .guidance import with_guidance_embedding
 from .latents import latent_shape
@@ -30,6 +34,7 @@ from .lora import add_lora, lora_config, merge_lora
 from .objectives import OBJECTIVES, TIMES, ConsistencyDistillation, Objective, Times
 from .parametrization import DIFFUSERS_KINDS
 from .randomness import derive_seed
+from .sampling.schedulers import make_scheduler, spoken_kind
 from .schedules import Schedule, kind_from_config, schedule_from_config
 from .training.settings import TrainSettings
 from .user_code import load_from_file
@@ -166,8 +171,14 @@ def scheduler_config(config: RunConfig) -> dict[str, Any]:
         return {"_class_name": name} | _plain(dict(build(**words).config))
 
 
-def build_objective(config: RunConfig, schedule: Schedule) -> Objective:
+def build_objective(config: RunConfig, schedule: Schedule, model: Model | None = None) -> Objective:
     """The objective with its leaves and its sampler of times.
+
+    Args:
+        config: The run.
+        schedule: The model's.
+        model: Who learns; `adt` takes from it how its sampler's scheduler is built. Without, the
+            objective is good for looking at, not for training.
 
     Raises:
         UserError: for a value it refuses, or an argument that a user's own method does not have.
@@ -202,6 +213,9 @@ def build_objective(config: RunConfig, schedule: Schedule) -> Objective:
     else:
         build = OBJECTIVES[section.name]
         leaves.pop("teacher", None)  # whom to load is no argument of an objective
+        leaves.pop("discriminator", None)
+        if section.name == "adt":
+            leaves |= _path_of(section.scheduler, model)
     with one_line_errors(f"objective {section.name}"):
         return build(schedule, times, **leaves)
 
@@ -257,6 +271,84 @@ def build_teacher(config: RunConfig, student: Model) -> Denoiser | None:
     if teacher.boundary is not None:
         raise UserError(f"objective.teacher {name} is a consistency model: name a diffusion model")
     return teacher
+
+
+def build_discriminator(
+    config: RunConfig, model: Model, dataset: ModelRange, kept_in: Path | None = None
+) -> tuple[Discriminator, TrainSettings] | None:
+    """Who judges the samples of `adt`, with the numbers of its optimiser; None for others.
+
+    Args:
+        config: The run.
+        model: Who learns, before it does.
+        dataset: What features=labels is trained on.
+        kept_in: Where these features are kept, for a resumed run.
+
+    Raises:
+        UserError: if a feature network cannot be had, or does not go with the data.
+    """
+    section = config.objective
+    if not isinstance(section, Adt):
+        return None
+    if len(dataset.sample_shape) != 3:
+        raise UserError(f"objective adt needs images, and {config.data.name} has none")
+    own, seed = section.discriminator, config.training.seed
+    with one_line_errors("objective.discriminator"):
+        if own.features == "denoiser":
+            eye, channels = _latent_eye(model, own.blocks)
+        else:
+            backbone = (
+                label_backbone(dataset, seed, own.blocks, kept_in)
+                if own.features == "labels"
+                else load_dino(own.features, own.blocks, own.side)
+            )
+            eye = ImageEye(
+                backbone,
+                own.augment,
+                shared=own.reading != "pooled",
+                vae=model.vae,
+                reconstructed=own.real == "reconstruction",
+            )
+            channels = eye.channels
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "discriminator"))
+            heads = Heads(channels, own.reading, own.width)
+        discriminator = Discriminator(eye, heads, loss=own.loss, r1=own.r1)
+    settings = dataclasses.replace(
+        train_settings(config),
+        learning_rate=own.learning_rate,
+        lr_scheduler="constant",
+        lr_warmup_steps=0,
+        adam_beta1=own.adam_beta1,
+        adam_beta2=own.adam_beta2,
+        adam_weight_decay=own.adam_weight_decay,
+        max_grad_norm=own.max_grad_norm,
+        use_ema=False,
+    )
+    return discriminator, settings
+
+
+def _latent_eye(model: Model, blocks: list[int] | None) -> tuple[LatentEye, list[int]]:
+    """The model as it is now, looking at its own samples; and the channels of what it sees."""
+    copied = copy.deepcopy(model.denoiser)
+    if lora_config(copied.network) is not None:
+        merge_lora(copied.network)  # nothing is learned yet: this only takes the matrices away
+    eye = LatentEye(copied, blocks)
+    x0, condition = torch.zeros(1, *model.sample_shape), {}
+    if model.text is not None:
+        condition = model.text([""])
+    elif model.num_classes is not None:
+        condition = {"class_labels": torch.zeros(1, dtype=torch.long)}
+    return eye, eye.channels_of(x0, condition)
+
+
+def _path_of(name: str | None, model: Model | None) -> dict[str, Any]:
+    """Arguments of `ADT` for a sampler's name."""
+    if name is None or model is None:
+        return {"scheduler": None}
+    kind = model.denoiser.kind
+    scheduler = make_scheduler(name, model.scheduler_config, kind)
+    return {"scheduler": scheduler, "spoken": spoken_kind(scheduler)}
 
 
 def train_settings(config: RunConfig) -> TrainSettings:

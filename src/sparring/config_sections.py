@@ -48,6 +48,12 @@ SAMPLERS = (
 SCHEDULERS = (*VP_SCHEDULERS, *FLOW_SCHEDULERS, *EDM_SCHEDULERS)
 
 
+def _check_sampler(name: str) -> str:
+    if name not in SAMPLERS and not name.endswith("Scheduler"):
+        raise ValueError(f"unknown sampler {name!r}{did_you_mean(name, SAMPLERS)}")
+    return name
+
+
 class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
@@ -365,6 +371,48 @@ class LatentConsistencyDistillation(ConsistencyDistillation):
     guidance_high: NotNegative = 16.0
 
 
+class DiscriminatorSection(Section):
+    """Who judges the samples of `adt`; see discriminators.py."""
+
+    # labels: a small network trained on the data's labels; denoiser: the model's own blocks, in
+    # latent space; otherwise the name or folder of a DINOv2
+    features: str = "facebook/dinov2-small"
+    blocks: list[CountOrZero] | None = None  # None: four, evenly spaced; labels and denoiser: all
+    side: Count = 224  # pixels to which images are resized for a DINOv2
+    reading: Literal["patches", "predictor", "pooled", "unpaired"] = "patches"
+    width: Count = 64
+    loss: Literal["hinge", "non_saturating", "relativistic"] = "hinge"
+    r1: NotNegative = 1e-4
+    augment: list[Literal["color", "flip", "translation", "zoom", "cutout"]] = [
+        "color", "translation", "cutout",
+    ]  # fmt: skip
+    real: Literal["image", "reconstruction"] = "image"  # of latent models: what fakes are held to
+    learning_rate: Positive = 2e-4
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    adam_weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive | None = 1.0
+
+
+class Adt(ObjectiveSection):
+    name: Literal["adt"] = "adt"
+    num_inference_steps: Count = 20
+    scheduler: Annotated[str, AfterValidator(_check_sampler)] | None = None  # None: ddim, or Euler
+    guidance_scale: NotNegative = 1.0
+    cfg_grad: Literal["both", "cond_only"] = "both"
+    start: Literal["uniform", "noise"] = "uniform"
+    n_trained: Count = 4
+    trained: Literal["even", "random", "last"] = "even"
+    path_weight: Literal["native", "unit", "x0_balanced"] = "native"
+    input_grad: bool = False
+    weight: NotNegative = 0.1
+    diffusion_weight: NotNegative = 1.0
+    warmup_batches: CountOrZero = 0
+    discriminator_steps: Count = 1
+    rows_at_once: Count = 64
+    discriminator: DiscriminatorSection = Field(default_factory=DiscriminatorSection)
+
+
 class OwnObjective(ObjectiveSection):
     """A user's own method, `name: path/to/method.py:Class`; its leaves are checked at build."""
 
@@ -377,7 +425,7 @@ OBJECTIVE_SECTIONS: dict[str, type[ObjectiveSection]] = {
     for section in (
         Plain, InputPerturbation, Huber, SmoothingRandom, SmoothingAdversarial, Invariance,
         Detail, Oracle, Dro, DroPgd, ConsistencyTraining, EasyConsistencyTuning,
-        ConsistencyDistillation, LatentConsistencyDistillation,
+        ConsistencyDistillation, LatentConsistencyDistillation, Adt,
     )
 }  # fmt: skip
 
@@ -402,6 +450,7 @@ AnyObjective = Annotated[
     | Annotated[EasyConsistencyTuning, Tag("easy_consistency_tuning")]
     | Annotated[ConsistencyDistillation, Tag("consistency_distillation")]
     | Annotated[LatentConsistencyDistillation, Tag("latent_consistency_distillation")]
+    | Annotated[Adt, Tag("adt")]
     | Annotated[OwnObjective, Tag("own")],
     Discriminator(_which_objective),
 ]
@@ -447,12 +496,6 @@ class TrainingSection(Section):
     push_to_hub: bool = False
     hub_model_id: str | None = None
     n_threads: Count | None = None  # None: torch's own choice
-
-
-def _check_sampler(name: str) -> str:
-    if name not in SAMPLERS and not name.endswith("Scheduler"):
-        raise ValueError(f"unknown sampling.scheduler {name!r}{did_you_mean(name, SAMPLERS)}")
-    return name
 
 
 class SamplingSection(Section):

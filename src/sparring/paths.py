@@ -41,6 +41,21 @@ def step_coefficients(
     return (a * sigma_s - b * alpha_s) / det, (alpha_s * sigma_t - sigma_s * alpha_t) / det
 
 
+def restate(pair: Pair, other: Pair, alpha: Tensor, sigma: Tensor) -> Pair:
+    """(p, q) of other_output = p output + q x_t: the same estimate in the words of another kind.
+
+    Args:
+        pair: (a, b) of the output, a x0 + b eps.
+        other: (a, b) of the other output.
+        alpha, sigma: Coefficients of x_t.
+
+    Source: ours (the 2x2 system of `parametrization`).
+    """
+    (a, b), (c, d) = pair, other
+    det = a * sigma - b * alpha
+    return (c * sigma - d * alpha) / det, (a * d - b * c) / det
+
+
 def heun(
     predict: Callable[[Tensor, Tensor], Prediction],
     prediction: Prediction,

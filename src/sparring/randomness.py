@@ -1,5 +1,7 @@
 r"""Every random number of a step follows from (seed, step, name, position in the global batch).
 
+A step is a global batch here; it makes one update of the model, or several, or none.
+
 A process never owns a random state: it asks for the rows it is responsible for, and any process
 asking for the same rows gets the same numbers. Hence a resumed run repeats itself, and the number
 of processes or micro-batches does not change the mathematics.
@@ -36,11 +38,12 @@ class StepRandom:
 
     Args:
         seed: The run's seed.
-        step: The step's number (optimiser updates of the model done before it).
+        step: The number of the global batch.
         n_rows: Size of the global batch: rows of all processes and micro-batches.
         rows: The rows this call is responsible for; all of them by default.
         device: Where the numbers are made and needed.
         dtype: Their floating-point type.
+        micro: Which of the step's micro-batches the rows are.
     """
 
     def __init__(
@@ -51,8 +54,9 @@ class StepRandom:
         rows: slice | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        micro: int = 0,
     ) -> None:
-        self.seed, self.step, self.n_rows = seed, step, n_rows
+        self.seed, self.step, self.n_rows, self.micro = seed, step, n_rows, micro
         self.rows = slice(0, n_rows) if rows is None else rows
         self.device, self.dtype = torch.device(device), dtype
 
@@ -61,7 +65,9 @@ class StepRandom:
 
         Decisions (times, chosen rows) are drawn on the CPU, where looking at them costs no wait.
         """
-        return StepRandom(self.seed, self.step, self.n_rows, self.rows, device, self.dtype)
+        return StepRandom(
+            self.seed, self.step, self.n_rows, self.rows, device, self.dtype, self.micro
+        )
 
     def normal(self, name: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Standard normal numbers for the own rows, shape (n_own, *shape)."""
@@ -82,6 +88,15 @@ class StepRandom:
     def permutation(self, name: str) -> Tensor:
         """A random order of the global batch's rows, shape (n_rows,), the same on all processes."""
         return torch.randperm(self.n_rows, generator=self._stream(name), device=self.device)
+
+    def shared(self, name: str) -> torch.Generator:
+        """For what all rows of a micro-batch share, on all processes: a generator on the CPU."""
+        return generator("cpu", self.seed, "step", self.step, "micro", self.micro, name)
+
+    def generators(self, name: str) -> list[torch.Generator]:
+        """One of each own row, on the CPU, for numbers whose count is not known beforehand."""
+        rows = range(self.n_rows)[self.rows]
+        return [generator("cpu", self.seed, "step", self.step, name, row) for row in rows]
 
     @property
     def _kind(self) -> dict:

@@ -16,6 +16,7 @@ from accelerate import PartialState
 from ..build import (
     Shape,
     build_dataset,
+    build_discriminator,
     build_model,
     build_network,
     build_objective,
@@ -65,9 +66,10 @@ def train_command(config: RunConfig) -> dict[str, Any]:
     )
     dataset = build_dataset(config)
     model = build_model(config, dataset.sample_shape, dataset.num_classes)
-    objective = build_objective(config, model.denoiser.schedule)
+    objective = build_objective(config, model.denoiser.schedule, model)
     make_student(config, model, objective)
     teacher = build_teacher(config, model)
+    rival = build_discriminator(config, model, dataset, run.path / "data" / "features.safetensors")
     if isinstance(objective, Oracle):
         if model.vae is not None:
             raise UserError("objective oracle knows the noise of pixels, not that of their latents")
@@ -85,6 +87,8 @@ def train_command(config: RunConfig) -> dict[str, Any]:
         settings,
         run,
         teacher=teacher,
+        discriminator=None if rival is None else rival[0],
+        discriminator_settings=None if rival is None else rival[1],
         condition_fn=_conditions(model),
         encode_fn=encode,
         sample_fn=_sampler(config, model, dataset) if dataset.is_image else None,
@@ -118,16 +122,16 @@ def dry_run_text(config: RunConfig) -> str:
         schedule = schedule_from_config(scheduler_config(config))
         lines.append(f"network       {type(network).__name__}, {n_parameters:,} parameters")
         lines.append(f"samples       {' x '.join(map(str, shape))}")
-        n_updates = build_objective(config, schedule).n_updates
+        objective = build_objective(config, schedule)
     else:
         name, lora = config.model.pretrained_model_name_or_path, config.model.lora
         learns = "" if lora is None else f", LoRA of rank {lora.rank}"
         lines.append(f"network       from {name}" + _where_it_is(name) + learns)
         assumed = schedule_from_config({"_class_name": "DDPMScheduler"})
-        n_updates = build_objective(config, assumed).n_updates
+        objective = build_objective(config, assumed)
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     n_global = training.train_batch_size * training.gradient_accumulation_steps * n_processes
-    n_batches = -(-training.max_train_steps // n_updates)
+    n_updates, n_batches = objective.n_updates, objective.n_batches(training.max_train_steps)
     contamination = config.contamination
     dirty = "clean" if contamination.kind == "none" else (
         f"{100 * contamination.rate:g} % {contamination.kind}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from .adt import ADT
 from .base import Draws, Objective, Terms, Turn
 from .consistency import (
     ConsistencyDistillation,
@@ -31,10 +32,12 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "easy_consistency_tuning": EasyConsistencyTuning,
     "consistency_distillation": ConsistencyDistillation,
     "latent_consistency_distillation": latent_consistency_distillation,
+    "adt": ADT,
 }
 """Name in a config -> constructor `(schedule, times=None, *, cond_dropout, ...)`."""
 
 __all__ = [
+    "ADT",
     "OBJECTIVES",
     "TIMES",
     "ConsistencyDistillation",

@@ -119,6 +119,8 @@ class Objective(ABC):
     """Whether `turns` calls nets["ema"]."""
     needs_teacher = False
     """Whether `turns` calls nets["teacher"]."""
+    needs_discriminator = False
+    """Whether `turns` calls nets["discriminator"], which then learns too."""
     boundary: str | None = None
     """What `Denoiser.boundary` becomes by this training."""
     ema_warmup = True
@@ -144,14 +146,24 @@ class Objective(ABC):
         """Lines for the user; whoever runs the steps prints and clears them."""
 
     @abstractmethod
-    def turns(self, nets: Mapping[str, Denoiser], s: Any) -> Iterator[Turn]:
+    def turns(self, nets: Mapping[str, Any], s: Any) -> Iterator[Turn]:
         """The turns of one step, from draws `s`; draws nothing itself."""
+
+    def set_up(self, denoiser: Denoiser, discriminator: Any) -> None:
+        """Told once, before the first draw, who plays: for those that need a discriminator."""
+        raise NotImplementedError(f"{type(self).__name__} has one player")
+
+    def n_batches(self, n_steps: int) -> int:
+        """Global batches of so many updates of the model."""
+        return -(-n_steps // self.n_updates)
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
         """All randomness of a step.
 
         Args:
-            batch: "x0" (B, *), the own rows; "cond", the condition by argument name, if any.
+            batch: "x0" (B, *), the own rows; "cond", the condition by argument name, if any;
+                "image" (B, C, H, W), where x0 are latents of it; "sampling_cond", where sampling
+                tells the network something else than training does.
             rng: The step's random numbers, for the same rows.
             step: Updates of the model done so far.
         """
@@ -295,6 +307,11 @@ class Objective(ABC):
         Raises:
             ValueError: if one of these is missing.
         """
+        if self.needs_discriminator:
+            raise ValueError(
+                f"{type(self).__name__} has two players and many parts to a turn: go through "
+                "`turns` yourself, as docs/adt.md shows"
+            )
         nets = {"model": denoiser, **(nets or {})}
         for role, needed in (("ema", self.needs_ema), ("teacher", self.needs_teacher)):
             if needed and role not in nets:

@@ -6,6 +6,7 @@ A checkpoint is a folder `checkpoints/checkpoint-<step>` of safetensors and JSON
     ema.safetensors         their moving average, by parameter name
     optimizer.safetensors   AdamW's moments, as "<parameter name>|<moment>"
     objective.safetensors   what the objective remembers, if anything
+    discriminator.safetensors, discriminator-optimizer.safetensors   of a second player
     state.json              counts, schedule, scaler, open log window, fingerprint
     random-<process>.json   states of the generators that dropout draws from
     manifest.json           size and SHA-256 of each of the files above
@@ -35,6 +36,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..lora import lora_config, lora_weights, restore_lora_weights
 from ..objectives.base import Objective
+from .players import Player
 
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
@@ -220,6 +222,22 @@ class Checkpoint:
             line = " ".join(str(error).split())
             raise UserError(f"checkpoint {self.path} holds another network: {line}") from error
 
+    def restore_player(self, name: str, player: Player) -> None:
+        """Continue a player's optimiser and average; the weights too, of all but the model.
+
+        Raises:
+            UserError: if the checkpoint has no such player.
+        """
+        if name not in self.state["players"]:
+            raise UserError(
+                f"checkpoint {self.path} has no {name}: resume with the objective it was written "
+                "with"
+            )
+        tensors = {file: self.tensors(_file(name, file)) for file in ("optimizer", "ema")}
+        if name != "model":
+            player.network.load_state_dict(self.tensors(name))
+        player.restore(tensors, self.state["players"][name])
+
     def restore_objective(self, objective: Objective) -> None:
         """Give the objective back what it remembered.
 
@@ -241,6 +259,20 @@ class Checkpoint:
             return False
         set_random_states(json.loads(file.read_text()))
         return True
+
+
+def kept_tensors(players: Mapping[str, Player]) -> dict[str, Mapping[str, Tensor]]:
+    """What a checkpoint holds of the players beside the model's own weights, by file."""
+    kept: dict[str, Mapping[str, Tensor]] = {}
+    for name, player in players.items():
+        kept |= {_file(name, file): value for file, value in player.tensors().items()}
+        if name != "model":
+            kept[name] = player.network.state_dict()
+    return kept
+
+
+def _file(player: str, name: str) -> str:
+    return name if player == "model" else f"{player}-{name}"
 
 
 # Random states

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from ..data.batches import make_loader, rows_of
 from ..denoiser import Denoiser
+from ..discriminators import Discriminator
 from ..errors import UserError
 from ..objectives.base import Objective, Terms, Turn
 from ..parametrization import column
 from ..randomness import StepRandom
-from .checkpoint import CHECKPOINTS, Checkpoint, write_checkpoint
+from .checkpoint import CHECKPOINTS, Checkpoint, kept_tensors, write_checkpoint
 from .players import Player
 from .processes import (
     distributed,
@@ -29,6 +30,7 @@ from .processes import (
     live_average,
     make_accelerator,
     mean_over_processes,
+    placed_discriminator,
     say,
     share_weights,
 )
@@ -74,6 +76,8 @@ def train(
     run_dir: str | Path | RunFolder,
     *,
     teacher: Denoiser | None = None,
+    discriminator: Discriminator | None = None,
+    discriminator_settings: TrainSettings | None = None,
     condition_fn: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     encode_fn: Callable[[dict[str, Any], StepRandom], Tensor] | None = None,
     sample_fn: Callable[[Denoiser, Path], None] | None = None,
@@ -97,6 +101,9 @@ def train(
         settings: The numbers of the run.
         run_dir: The run's folder, or what `open_run` made of it.
         teacher: Of distillation; it is frozen and in eval mode.
+        discriminator: Of adversarial diffusion tuning; its heads learn.
+        discriminator_settings: Its optimiser's numbers; None: those of `settings`. It keeps no
+            average.
         condition_fn: The condition of a batch from the data set, by the network's argument names.
         encode_fn: x0 as the model is to see it, such as latents, of a batch and the step's random
             numbers; the batch's x0 is mirrored already, where `mirrored` (B,) says so.
@@ -130,11 +137,17 @@ def train(
     share_weights(network, accelerator)
     warmup = objective.ema_warmup if settings.ema_warmup is None else settings.ema_warmup
     model = Player(network, settings, ema_warmup=warmup, scaler=accelerator.scaler)
-    players, nets = {"model": model}, {"model": denoiser}
+    players: dict[str, Player] = {"model": model}
+    nets: dict[str, Any] = {"model": denoiser}
     if objective.needs_ema:
         nets["ema"] = live_average(denoiser, model, accelerator)
     if objective.needs_teacher:
         nets["teacher"] = frozen_teacher(teacher, accelerator)
+    if objective.needs_discriminator:
+        rival = nets["discriminator"] = placed_discriminator(discriminator, accelerator)
+        own = replace(discriminator_settings or settings, use_ema=False)
+        players["discriminator"] = Player(rival.network, own, scaler=accelerator.scaler)
+        objective.set_up(denoiser, rival)
 
     # Go on from a checkpoint.
     progress, window = Progress(), Window()
@@ -143,8 +156,8 @@ def train(
     if checkpoint is not None:
         check_same_run(checkpoint, fingerprint, config, accelerator)
         checkpoint.restore_network(network)
-        tensors = {name: checkpoint.tensors(name) for name in ("optimizer", "ema")}
-        model.restore(tensors, checkpoint.state["model"])
+        for name, player in players.items():
+            checkpoint.restore_player(name, player)
         checkpoint.restore_objective(objective)
         progress = Progress(**checkpoint.state["progress"])
         window = Window(**checkpoint.state["window"])
@@ -157,7 +170,7 @@ def train(
 
     with (
         StopRequest() as stop,
-        distributed(denoiser, accelerator, compiled=settings.compile),
+        distributed(nets, players, accelerator, compiled=settings.compile),
         progress_bar(settings.max_train_steps, progress.step, accelerator.is_main_process) as bar,
     ):
         batches = iter(
@@ -185,7 +198,9 @@ def train(
             draws = []
             for micro in range(n_micro):
                 rows = rows_of(micro, process, n_processes, n_own)
-                rng = StepRandom(settings.seed, progress.step, n_global, rows, device)
+                rng = StepRandom(
+                    settings.seed, progress.n_batches, n_global, rows, device, micro=micro
+                )
                 batch = send_to_device(next(batches), device)
                 assert isinstance(batch, dict)
                 unreadable.update(batch.get("unreadable", ()))
@@ -195,7 +210,7 @@ def train(
                     u = rng.uniform("flip")
                     batch |= {"x0": mirror(x0, u), "mirrored": u < 0.5}
                 if encode_fn is not None:
-                    batch["x0"] = encode_fn(batch, rng)
+                    batch |= {"image": batch["x0"], "x0": encode_fn(batch, rng)}
                 batch["cond"] = {} if condition_fn is None else condition_fn(batch)
                 micros.append(batch)
                 draws.append(objective.draw(batch, rng, progress.step))
@@ -232,7 +247,8 @@ def train(
                     )  # fmt: skip
                 if not overflow:
                     terms = dict(zip(terms, means, strict=True))
-                    numbers = {"loss": sum(terms.values()), "grad_norm": grad_norm}
+                    whose = "" if player is model else f"{turns[0].player}/"
+                    numbers = {f"{whose}loss": sum(terms.values()), f"{whose}grad_norm": grad_norm}
                     window.add(numbers | {f"loss/{name}": term for name, term in terms.items()})
                     player.step()
                     progress.step += player is model
@@ -256,7 +272,8 @@ def train(
             if window.values:
                 means = window.means()
                 speed = f"{window.images_per_second:.0f} images/s"
-                bar.set_postfix_str(f"loss {means['loss']:.4g}, {speed}", refresh=False)
+                loss = means.get("loss", means.get("discriminator/loss"))
+                bar.set_postfix_str(f"loss {loss:.4g}, {speed}", refresh=False)
                 if due(settings.log_every_steps) or done:
                     means |= {"lr": model.last_lr, "images_per_second": window.images_per_second}
                     means |= {"seconds": progress.seconds, **objective.found()}
@@ -285,10 +302,10 @@ def train(
                     run.path / CHECKPOINTS,
                     progress.step,
                     network,
-                    {**model.tensors(), "objective": objective.state_dict()},
+                    kept_tensors(players) | {"objective": objective.state_dict()},
                     {
                         "progress": asdict(progress),
-                        "model": model.state(),
+                        "players": {name: player.state() for name, player in players.items()},
                         "window": vars(window),
                         "fingerprint": fingerprint,
                         "config": None if config is None else flat(config),

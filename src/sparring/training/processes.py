@@ -3,9 +3,10 @@
 import copy
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from accelerate.utils import (
 from torch import nn
 
 from ..denoiser import Denoiser
+from ..discriminators import Discriminator
 from ..errors import UserError
 from ..randomness import derive_seed
 from .checkpoint import unchanged_random_states
@@ -100,20 +102,26 @@ def say(accelerator: Accelerator, line: str) -> None:
 
 
 @contextmanager
-def distributed(denoiser: Denoiser, accelerator: Accelerator, *, compiled: bool) -> Iterator[None]:
-    """Inside, the denoiser's network is compiled if wanted, casts, and shares its gradients.
+def distributed(
+    nets: Mapping[str, Any], players: Iterable[str], accelerator: Accelerator, *, compiled: bool
+) -> Iterator[None]:
+    """Inside, the players' networks cast and share gradients; the model is compiled if wanted.
 
-    An objective may call it several times before a backward pass, with frozen parameters in
+    An objective may call them several times before a backward pass, with frozen parameters in
     between; buffers are not broadcast, which would change them under the graph's feet.
     """
-    bare = denoiser.network
+    bare = nets["model"].network
     if compiled:
         bare.compile()
-    denoiser.network = accelerator.prepare_model(bare)
+    for name in players:
+        nets[name].network = accelerator.prepare_model(nets[name].network)
     try:
         yield
     finally:
-        denoiser.network = accelerator.unwrap_model(denoiser.network, keep_fp32_wrapper=False)
+        for name in players:
+            nets[name].network = accelerator.unwrap_model(
+                nets[name].network, keep_fp32_wrapper=False
+            )
         bare._compiled_call_impl = None
         accelerator._models.clear()
 
@@ -157,6 +165,22 @@ def frozen_teacher(teacher: Denoiser | None, accelerator: Accelerator) -> Denois
     teacher.to(accelerator.device).requires_grad_(False).eval()
     teacher.network = accelerator.prepare_model(teacher.network, evaluation_mode=True)
     return teacher
+
+
+def placed_discriminator(
+    discriminator: Discriminator | None, accelerator: Accelerator
+) -> Discriminator:
+    """The discriminator where the run is; its heads the same on all processes, its eye frozen.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if discriminator is None:
+        raise UserError("this objective has two players: pass a discriminator")
+    discriminator.to(accelerator.device)
+    share_weights(discriminator.network, accelerator)
+    discriminator.eye = accelerator.prepare_model(discriminator.eye, evaluation_mode=True)
+    return discriminator
 
 
 @contextmanager

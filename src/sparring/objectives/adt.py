@@ -1,0 +1,504 @@
+r"""ADT, adversarial diffusion tuning: train a model through its own inference path.
+
+    x_start = alpha x0 + sigma eps        start drawn uniformly from the calls of a sampler
+    x_end   = the sampler's, from x_start                      (a rollout, image to image)
+    model:          weight * G(D(x_end, x0)) + diffusion_weight * denoising loss
+    discriminator:  its loss of the real pair and the fake pair
+
+Gradients stop at the network's input and only some calls S are trained, so with W of `rollouts`
+
+    d L_adv / d theta = sum over k in S of  w_k <g, d o_k / d theta>,     g = dL_adv / dx_end,
+                                                                          w_k = W_end,k.
+
+Hence no graph of the path is ever held: roll out without gradients and keep the inputs of S; take g
+once, through the decoder and the discriminator; then, for each k, one forward and one backward pass
+with w_k g as what comes from above. A turn's parts are these passes: memory does not grow with K.
+
+Source: Shen et al. 2025 (arXiv 2504.11423). The image-to-image start, the stopped gradient, trained
+subset, siamese DINOv2 discriminator and kept diffusion loss are the paper's; its settings are not
+known to us, so each is an option. The backward pass in parts is ours.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..denoiser import Denoiser
+from ..discriminators import Discriminator, Maps
+from ..parametrization import KINDS, column
+from ..randomness import StepRandom
+from ..rollouts import OneStepPath, Path, SchedulerPath
+from ..schedules import Schedule
+from .base import Draws, Objective, Terms, Turn, one_of
+from .times import Times
+
+MEMORY = 0.99
+"""Of the running means of the balance, per batch."""
+WON = 0.02
+"""A side has won when the overlap of the scores stays this close to 0 or 1."""
+
+
+@dataclass(kw_only=True)
+class ADTDraws(Draws):
+    """With the randomness of a rollout.
+
+    Attributes:
+        image: The real images, (B, C, H, W); of latent models x0 is what became of them.
+        start: The call it begins with.
+        trained: The calls S that are trained, of the whole path's numbers.
+        noise: eps of x_start, (B, *).
+        generators: Of the noise of stochastic samplers, one a row.
+        looks: Two looks of the discriminator's eye.
+        told: The condition as sampling tells it.
+        learns: Whether the model takes a turn in this batch.
+    """
+
+    image: Tensor
+    start: int
+    trained: tuple[int, ...]
+    noise: Tensor
+    generators: Sequence[torch.Generator]
+    looks: tuple[Any, Any]
+    told: dict[str, Any]
+    learns: bool
+
+
+class ADT(Objective):
+    r"""Adversarial diffusion tuning; see the module's text.
+
+    Args:
+        num_inference_steps: Of the sampler in training.
+        scheduler: A diffusers scheduler of the model's family whose path is trained; None: DDIM
+            without noise, for flow Euler, in closed form.
+        spoken: The kind that this scheduler understands, where it is not the network's.
+        guidance_scale: w of guidance in the rollout, o = null + w (conditional - null).
+        cfg_grad: "both": the null answer is trained too, by (1 - w) of the gradient;
+            "cond_only": it is taken as given.
+        start: "uniform" over the path's calls, or "noise": always from pure noise.
+        n_trained: K, network calls that are trained in each rollout; all, where fewer are left.
+        trained: "even": with a random offset (as CoMat does for DRTune); "random"; or "last".
+        path_weight: "native": w_k = W_end,k. It depends on what the network predicts: for eps the
+            first steps weigh a hundred times the last. "unit": sign(W_end,k) / n; "x0_balanced":
+            (d x0_hat_k / d o_k) / n, each estimate of x0 counts alike, whatever the network
+            predicts; n is the calls of the whole path, so that all weights sum to about one as they
+            do for flow.
+        input_grad: Gradients also pass through the network's input, from later trained calls to
+            earlier ones (as CoMat does for SD 1.5); with all calls trained this is backpropagation
+            through sampling. Needs native weights.
+        weight: Of the adversarial loss.
+        diffusion_weight: Of the denoising loss that is kept; 0: it is not computed.
+        warmup_batches: First batches in which the discriminator learns alone.
+        discriminator_steps: Its updates, each on a batch of its own, for one of the model.
+        rows_at_once: Images that are decoded and judged at a time: bounds the memory of the decoder
+            and the discriminator.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Source: Shen et al. 2025; DRTune (Wu et al. 2024) for the stopped gradient and even steps.
+    """
+
+    needs_discriminator = True
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        times: Times | None = None,
+        *,
+        num_inference_steps: int = 20,
+        scheduler: Any = None,
+        spoken: str | None = None,
+        guidance_scale: float = 1.0,
+        cfg_grad: str = "both",
+        start: str = "uniform",
+        n_trained: int = 4,
+        trained: str = "even",
+        path_weight: str = "native",
+        input_grad: bool = False,
+        weight: float = 0.1,
+        diffusion_weight: float = 1.0,
+        warmup_batches: int = 0,
+        discriminator_steps: int = 1,
+        rows_at_once: int = 64,
+        **common: Any,
+    ) -> None:
+        super().__init__(schedule, times, **common)
+        one_of("cfg_grad", cfg_grad, "both", "cond_only")
+        one_of("start", start, "uniform", "noise")
+        one_of("trained", trained, "even", "random", "last")
+        one_of("path_weight", path_weight, "native", "unit", "x0_balanced")
+        counts = {
+            "num_inference_steps": num_inference_steps,
+            "n_trained": n_trained,
+            "discriminator_steps": discriminator_steps,
+            "rows_at_once": rows_at_once,
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name} must be >= 1, got {count}")
+        for name, value in {
+            "guidance_scale": guidance_scale,
+            "weight": weight,
+            "diffusion_weight": diffusion_weight,
+            "warmup_batches": warmup_batches,
+        }.items():
+            if value < 0:
+                raise ValueError(f"{name} must be >= 0, got {value}")
+        if weight == diffusion_weight == 0:
+            raise ValueError("weight and diffusion_weight are both 0: the model learns nothing")
+        if input_grad and path_weight != "native":
+            raise ValueError("input_grad needs path_weight native: other weights are no gradient")
+        self.num_inference_steps, self.scheduler, self.spoken = (
+            num_inference_steps, scheduler, spoken,
+        )  # fmt: skip
+        self.guidance_scale, self.cfg_grad = guidance_scale, cfg_grad
+        self.start, self.n_trained, self.trained = start, n_trained, trained
+        self.path_weight, self.input_grad = path_weight, input_grad
+        self.weight, self.diffusion_weight = weight, diffusion_weight
+        self.warmup_batches, self.discriminator_steps = warmup_batches, discriminator_steps
+        self.rows_at_once = rows_at_once
+        self._path: Path | None = None
+        self._eye: Any = None
+        self.balance = Balance()
+
+    def n_batches(self, n_steps: int) -> int:
+        return self.warmup_batches + n_steps * self.discriminator_steps
+
+    def set_up(self, denoiser: Denoiser, discriminator: Discriminator) -> None:
+        """Told once, before the first draw, whose path it is and through what eyes it is judged.
+
+        Raises:
+            ValueError: if the scheduler's path cannot be trained through.
+        """
+        self._eye = discriminator.eye
+        if self.scheduler is None:
+            self._path = OneStepPath(self.schedule, denoiser.pair, self.num_inference_steps)
+        else:
+            self._path = SchedulerPath(
+                self.scheduler,
+                self.schedule,
+                denoiser.pair,
+                self.num_inference_steps,
+                None if self.spoken is None else KINDS[self.spoken],
+            )
+
+    @property
+    def path(self) -> Path:
+        """The sampler's."""
+        assert self._path is not None, "call set_up first"
+        return self._path
+
+    # Draw
+
+    def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> ADTDraws:
+        s, path = super().draw(batch, rng, step), self.path
+        shared = rng.shared("path")
+        which = (
+            torch.randint(len(path.starts), (), generator=shared) if self.start == "uniform" else 0
+        )
+        start = path.starts[int(which)]
+        return ADTDraws(
+            **vars(s),
+            image=batch.get("image", s.x0),
+            start=start,
+            trained=self._subset(range(start, path.n_calls), shared),
+            noise=rng.normal("rollout", s.x0.shape[1:]).to(s.x0),
+            generators=[] if self.scheduler is None else rng.generators("rollout steps"),
+            looks=self._eye.draw(rng, s.x0),
+            told=dict(batch.get("sampling_cond") or batch.get("cond") or {}),
+            learns=self._model_learns(rng.step),
+        )
+
+    def _subset(self, calls: range, rng: torch.Generator) -> tuple[int, ...]:
+        """S, ascending: min(K, len(calls)) of the calls."""
+        k = min(self.n_trained, len(calls))
+        if self.trained == "last":
+            return tuple(calls[-k:])
+        if self.trained == "random":
+            return tuple(sorted(calls[i] for i in torch.randperm(len(calls), generator=rng)[:k]))
+        gap = len(calls) // k
+        offset = int(torch.randint(len(calls) - gap * (k - 1), (), generator=rng))
+        return tuple(calls[offset + gap * i] for i in range(k))
+
+    def _model_learns(self, batch: int) -> bool:
+        done = batch - self.warmup_batches
+        return done >= 0 and (done + 1) % self.discriminator_steps == 0
+
+    # Take turns
+
+    def turns(self, nets: Mapping[str, Any], s: ADTDraws) -> Iterator[Turn]:
+        denoiser, discriminator = nets["model"], nets["discriminator"]
+        answer = self.guided(denoiser, s.told)
+        x_end, inputs = self.rollout(denoiser, answer, s)
+        maps, judged = self.judge(discriminator, x_end, s)
+        if s.learns:
+            parts: list[Callable[[], Terms]] = []
+            if self.diffusion_weight > 0:
+                parts.append(partial(self._diffusion, denoiser, s))
+            if self.weight > 0:
+                parts += self._path_parts(denoiser, answer, inputs, judged, s)
+            yield Turn("model", parts)
+            self.balance.unwatch()
+        yield Turn("discriminator", [partial(self._discriminate, discriminator, maps)])
+
+    def guided(
+        self, denoiser: Denoiser, told: dict[str, Any]
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """The network's answer to (x_t, t), t (), with guidance, (B, *)."""
+        w = self.guidance_scale
+        if w != 1.0 and not told:
+            raise ValueError("guidance_scale needs a condition: classes or captions")
+        if w == 1.0:
+            return lambda x_t, t: denoiser(x_t, t.to(x_t.device).expand(len(x_t)), **told).output
+        everyone = torch.ones(_rows(told), dtype=torch.bool)
+        null = denoiser.drop_condition(told, everyone)
+
+        def answer(x_t: Tensor, t: Tensor) -> Tensor:
+            times = t.to(x_t.device).expand(len(x_t))
+            conditional = denoiser(x_t, times, **told).output
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.cfg_grad == "both"):
+                unconditional = denoiser(x_t, times, **null).output
+            return unconditional + w * (conditional - unconditional)
+
+        return answer
+
+    @torch.no_grad()
+    def rollout(
+        self, denoiser: Denoiser, answer: Callable[[Tensor, Tensor], Tensor], s: ADTDraws
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """x_end (B, *), and what the network read at each trained call; float32, dropout off."""
+        x_t = self.path.begin(s.start, precise(s.x0), precise(s.noise))
+        walk, inputs = self.path.walk(s.start, x_t, s.generators), {}
+        with evaluating(denoiser):
+            for call in range(s.start, self.path.n_calls):
+                if call in s.trained:
+                    inputs[call] = walk.x_t
+                walk.step(answer(walk.x_t, self.path.times[call]))
+        return walk.x_t, inputs
+
+    def judge(
+        self, discriminator: Discriminator, x_end: Tensor, s: ADTDraws
+    ) -> tuple[tuple[Maps, Maps, Maps], tuple[Tensor, Tensor]]:
+        """What the discriminator sees, and what it says to the model.
+
+        Returns:
+            Maps of the fake, of the real and of the real once more under the fake's look, detached;
+            the model's loss (B,) and g = its gradient by x_end (B, *), zero if it takes no turn.
+        """
+        eye, (look_a, look_b) = discriminator.eye, s.looks
+        seen: list[tuple[Maps, Maps, Maps]] = []
+        losses, slopes = [], []
+        for first in range(0, len(x_end), self.rows_at_once):
+            rows = slice(first, first + self.rows_at_once)
+            a, b, told = _take(look_a, rows), _take(look_b, rows), _take(s.told, rows)
+            with torch.no_grad():
+                image = eye.real(s.x0[rows], s.image[rows])
+                real, again = eye(image, b, told), eye(image, a, told)
+            with torch.set_grad_enabled(s.learns):
+                x = x_end[rows].detach().requires_grad_(s.learns)
+                fake = eye(eye.prepare(x), a, told)
+                loss = discriminator.generator_loss(fake, real, again)
+            slopes.append(
+                torch.autograd.grad(loss.sum(), x)[0] if s.learns else torch.zeros_like(x)
+            )
+            losses.append(loss.detach())
+            seen.append(([one.detach() for one in fake], real, again))
+        maps = tuple(
+            [torch.cat(parts) for parts in zip(*one, strict=True)]
+            for one in zip(*seen, strict=True)
+        )
+        return maps, (torch.cat(losses), torch.cat(slopes))  # pyright: ignore[reportReturnType]
+
+    def _diffusion(self, denoiser: Denoiser, s: ADTDraws) -> Terms:
+        terms = self.denoising(self.bind(denoiser, s)(s.x_t), s)
+        return {name: self.diffusion_weight * term for name, term in terms.items()}
+
+    def _path_parts(
+        self,
+        denoiser: Denoiser,
+        answer: Callable[[Tensor, Tensor], Tensor],
+        inputs: Mapping[int, Tensor],
+        judged: tuple[Tensor, Tensor],
+        s: ADTDraws,
+    ) -> list[Callable[[], Terms]]:
+        """One part for each trained call, the last call first: later inputs depend on earlier ones.
+
+        Its value is the loss's share, its gradient that of w_k <g, o_k>.
+        """
+        loss, g = judged
+        w = self.path.coefficients(s.start)
+        total = self.path_weights(denoiser, s.start)
+        later: list[tuple[int, Tensor, Tensor]] = []  # call, its input, the scale of its gradient
+
+        def part(call: int) -> Terms:
+            upstream = float(total[call - s.start]) * g
+            x_t, unit = inputs[call], torch.ones(len(g), device=g.device, requires_grad=True)
+            for after, x_after, scale in later:
+                assert x_after.grad is not None
+                assert scale.grad is not None
+                share = float(w[after - s.start, call - s.start])
+                # the loop scales the loss; what it did to a number of known gradient tells by what
+                upstream = upstream + share * x_after.grad / column(scale.grad, g)
+            if self.input_grad:
+                x_t = x_t.detach().requires_grad_()
+                later.append((call, x_t, unit))
+            if s.step % 10 == 0:
+                self.balance.watch(denoiser, 3 * call // self.path.n_calls)
+            with evaluating(denoiser):
+                output = answer(x_t, self.path.times[call])
+            slope = (upstream.detach() * output).flatten(1).sum(1)
+            if self.input_grad:
+                slope = slope + unit
+            return {"adversarial": self.weight * (loss / len(inputs) + slope - slope.detach())}
+
+        return [partial(part, call) for call in sorted(inputs, reverse=True)]
+
+    def path_weights(self, denoiser: Denoiser, start: int) -> Tensor:
+        """w_k of every call from `start` on, (n,), float64; see `path_weight`."""
+        native = self.path.coefficients(start)[-1]
+        if self.path_weight == "native":
+            return native
+        if self.path_weight == "unit":
+            return native.sign() / self.path.n_calls
+        times = self.path.times[start:]
+        alpha, sigma = self.schedule.alpha(times), self.schedule.sigma(times)
+        a, b = denoiser.pair(alpha, sigma)
+        return sigma / (a * sigma - b * alpha) / self.path.n_calls
+
+    def _discriminate(self, discriminator: Discriminator, maps: tuple[Maps, Maps, Maps]) -> Terms:
+        terms, scores = discriminator.loss(*maps)
+        self.balance.see(scores)
+        self.news += self.balance.news()
+        return terms
+
+    # Remember
+
+    def found(self) -> dict[str, float]:
+        return self.balance.found()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**super().state_dict(), **self.balance.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self.balance.load_state_dict(state)
+
+
+class Balance:
+    """Who is winning: running means over the batches, logged as balance/*.
+
+    real, fake: Mean scores of the pairs.
+    overlap: P(a fake pair scores above a real one), 1/2 where the two cannot be told apart, 0 where
+        the discriminator tells them all, 1 where it is wrong about all.
+    early, middle, late: Norm of the weights' gradient from the last trained call in that third of
+        the path that was looked at, in one step of ten (times the loss scale under fp16).
+    """
+
+    names = ("real", "fake", "overlap", "early", "middle", "late")
+
+    def __init__(self) -> None:
+        self.means = torch.full((6,), float("nan"))
+        self.n_seen = torch.zeros((), dtype=torch.long)
+        self.warned = torch.zeros((), dtype=torch.bool)
+        self._third = 0
+        self._squares: list[Tensor] = []
+        self._handles: list[Any] = []
+
+    @torch.no_grad()
+    def see(self, scores: Tensor) -> None:
+        """Scores of the real and the fake pairs, (2, B)."""
+        real, fake = scores.float()
+        over = (fake[:, None] > real).float().mean() + (fake[:, None] == real).float().mean() / 2
+        now = torch.stack([real.mean(), fake.mean(), over])
+        self.means = self.means.to(now)
+        memory = min(MEMORY, 1 - 1 / (int(self.n_seen) + 1))
+        self.means[:3] = memory * self.means[:3].nan_to_num() + (1 - memory) * now
+        self.n_seen += 1
+
+    def news(self) -> list[str]:
+        """A warning, once each time, when one side has won for as long as the means remember."""
+        if int(self.n_seen) % 100 or int(self.n_seen) < 200:
+            return []
+        overlap = float(self.means[2])
+        won = min(overlap, 1 - overlap) < WON
+        told, self.warned = bool(self.warned), torch.tensor(won)
+        if not won or told:
+            return []
+        if overlap < WON:
+            return [
+                "the discriminator tells every fake (overlap of the scores "
+                f"{overlap:.3f}): lower its learning rate, raise r1, or augment more"
+            ]
+        return [
+            f"the model deceives the discriminator (overlap of the scores {overlap:.3f}): raise "
+            "discriminator_steps or its learning rate, or lower objective.weight"
+        ]
+
+    def found(self) -> dict[str, float]:
+        """The numbers that there are, by name."""
+        numbers = zip(self.names, self.means.tolist(), strict=True)
+        return {f"balance/{name}": value for name, value in numbers if value == value}
+
+    def watch(self, denoiser: Denoiser, third: int) -> None:
+        """The gradients of the weights that arrive from here on are of a call in that third."""
+        self.unwatch()
+        self._third = third
+        learned = [one for one in denoiser.network.parameters() if one.requires_grad]
+        self._handles = [
+            one.register_hook(lambda grad: self._squares.append(grad.float().square().sum()))
+            for one in learned
+        ]
+
+    def unwatch(self) -> None:
+        """No more hooks; their norm is kept."""
+        for handle in self._handles:
+            handle.remove()
+        if self._squares:
+            self.means[3 + self._third] = torch.stack(self._squares).sum().sqrt()
+        self._handles, self._squares = [], []
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What must survive a restart."""
+        return {"balance": self.means, "balance_n": self.n_seen, "balance_warned": self.warned}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.means, self.n_seen = state["balance"].clone(), state["balance_n"].clone()
+        self.warned = state["balance_warned"].clone()
+
+
+def precise(x: Tensor) -> Tensor:
+    """At least float32: a path in half precision gathers rounding at every step."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Dropout is off inside, and so is whatever else a network does in training only."""
+    training = [one for one in module.modules() if one.training]
+    for one in training:
+        one.training = False
+    try:
+        yield
+    finally:
+        for one in training:
+            one.training = True
+
+
+def _rows(told: Mapping[str, Any]) -> int:
+    value = next(iter(told.values()))
+    return _rows(value) if isinstance(value, Mapping) else len(value)
+
+
+def _take(value: Any, rows: slice) -> Any:
+    """Some rows of a look or a condition."""
+    if isinstance(value, Mapping):
+        return {name: _take(one, rows) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_take(one, rows) for one in value)
+    return value[rows] if isinstance(value, Tensor) else value.at(rows)
