@@ -13,7 +13,6 @@ from sparring.parametrization import KINDS
 from sparring.rollouts import OneStepPath, Path, SchedulerPath
 from sparring.sampling.schedulers import make_scheduler, spoken_kind
 from sparring.schedules import FlowSchedule, schedule_from_config
-
 from support import SCHEDULES, GaussianNetwork
 
 SD = {

@@ -104,7 +104,7 @@ def load_dino(name: str, blocks: Sequence[int] | None, side: int) -> DinoBackbon
 class LabelBackbone(nn.Module):
     """A small residual network, trained to tell a data set's classes: for images of a few pixels.
 
-    Maps: the image itself (0), 32 channels at full size (1), 64 at half (2), 96 at a quarter (3).
+    Maps: the image itself (0), 16 channels at full size (1), 32 at half (2), 64 at a quarter (3).
 
     Args:
         n_channels: Of the images.
@@ -117,7 +117,7 @@ class LabelBackbone(nn.Module):
     Source: ours; DINOv2 needs images of at least a hundred pixels a side.
     """
 
-    widths = (32, 64, 96)
+    widths = (16, 32, 64)
 
     def __init__(
         self, n_channels: int, num_classes: int, blocks: Sequence[int] | None = None
@@ -133,12 +133,9 @@ class LabelBackbone(nn.Module):
             for i, (n_in, n_out) in enumerate(zip(sizes, self.widths, strict=False))
         )
         self.refine = nn.ModuleList(
-            nn.Sequential(
-                nn.GroupNorm(8, n), nn.SiLU(), nn.Conv2d(n, n, 3, 1, 1),
-                nn.GroupNorm(8, n), nn.SiLU(), nn.Conv2d(n, n, 3, 1, 1),
-            )
+            nn.Sequential(nn.GroupNorm(8, n), nn.SiLU(), nn.Conv2d(n, n, 3, 1, 1))
             for n in self.widths
-        )  # fmt: skip
+        )
         self.last = nn.Linear(self.widths[-1], num_classes)
 
     def maps(self, images: Tensor) -> list[Tensor]:

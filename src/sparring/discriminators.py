@@ -109,7 +109,8 @@ class Heads(nn.Module):
 
         Args:
             u: Feature maps of the images to be judged, (B, C_i, h_i, w_i) each.
-            y: Those of what they are compared with; not read by "unpaired".
+            y: Those of what they are compared with; not read by "unpaired". With fewer rows than u,
+                u is several such batches, one after the other, all compared with y.
             penalised: Whether R1 is wanted; otherwise it is zero.
 
         Returns:
@@ -131,7 +132,10 @@ class Heads(nn.Module):
         z = [head(one) for head, one in zip(self.heads, u, strict=True)]
         if self.reading == "unpaired":
             return torch.cat([one.flatten(1) for one in z], 1)
-        against = [head(one) for head, one in zip(self.heads, y, strict=True)]
+        n_batches = len(u[0]) // len(y[0])
+        against = [
+            head(one).repeat(n_batches, 1, 1, 1) for head, one in zip(self.heads, y, strict=True)
+        ]
         if self.reading == "predictor":
             z = [predict(one) for predict, one in zip(self.predictors, z, strict=True)]
             against = [one.detach() for one in against]
@@ -322,7 +326,7 @@ class Discriminator(nn.Module):
         if r1 < 0:
             raise ValueError(f"r1 must be >= 0, got {r1}")
         self.eye: Any = eye
-        self.network, self.r1 = heads, r1
+        self.network, self.r1, self.relative = heads, r1, loss == "relativistic"
         self._of_discriminator, self._of_generator = LOSSES[loss]
 
     def generator_loss(self, fake: Maps, real: Maps, real_again: Maps) -> Tensor:
@@ -333,8 +337,10 @@ class Discriminator(nn.Module):
         heads = unwrapped(self.network)
         with frozen(heads):
             score, _ = heads(fake, real)
-            with torch.no_grad():
-                of_real, _ = heads(real_again, real)
+            of_real = score.new_zeros(())
+            if self.relative:
+                with torch.no_grad():
+                    of_real, _ = heads(real_again, real)
         return self._of_generator(of_real, score).mean(1)
 
     def loss(self, fake: Maps, real: Maps, real_again: Maps) -> tuple[dict[str, Tensor], Tensor]:
@@ -348,7 +354,7 @@ class Discriminator(nn.Module):
         n = len(real[0])
         scores, penalty = self.network(
             [torch.cat(both) for both in zip(real_again, fake, strict=True)],
-            [torch.cat((one, one)) for one in real],
+            real,
             self.r1 > 0,
         )
         of_real, of_fake = scores[:n], scores[n:]

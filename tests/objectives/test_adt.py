@@ -1,12 +1,10 @@
-"""Adversarial diffusion tuning: its gradients against ordinary autograd through the same rollout."""
+"""Adversarial diffusion tuning: gradients against autograd through the same rollout."""
 
 from typing import Any
 
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
-from support import tiny_unet
-from text_to_image import unet
 from torch import Tensor, nn
 
 from sparring.denoiser import Denoiser
@@ -16,6 +14,8 @@ from sparring.objectives.adt import ADTDraws
 from sparring.randomness import StepRandom
 from sparring.sampling.schedulers import make_scheduler, spoken_kind
 from sparring.schedules import FlowSchedule, schedule_from_config
+from support import tiny_unet
+from text_to_image import unet
 
 B = 3
 SD = {
@@ -191,3 +191,262 @@ def test_the_backward_pass_in_parts_is_autograd_through_the_rollout(
     found = gradients(denoiser)
     assert len(s.trained) == min(words["n_trained"], objective.path.n_calls)
     assert float((found - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_a_missing_weight_would_be_noticed() -> None:
+    """The comparison above is not blind: with unit weights the two differ."""
+    objective, denoiser, rival, s = case("sd", start="noise", diffusion_weight=1e-30)
+    expected = by_autograd(objective, denoiser, rival, s)
+    objective.path_weight = "unit"
+    learn(objective, denoiser, rival, s)
+    assert float((gradients(denoiser) - expected).norm() / expected.norm()) > 0.1
+
+
+def test_the_terms_add_up_to_the_losses() -> None:
+    objective, denoiser, rival, s = case("sd", diffusion_weight=0.5, start="noise")
+    terms = learn(objective, denoiser, rival, s)
+    with torch.no_grad():
+        answer = objective.guided(denoiser, s.told)
+        x_end, _ = objective.rollout(denoiser, answer, s)
+        eye, (a, b) = rival.eye, s.looks
+        maps = eye(x_end, a, {}), eye(s.x0, b, {}), eye(s.x0, a, {})
+        expected = 0.7 * rival.generator_loss(*maps)
+        plain = objective.denoising(objective.bind(denoiser, s)(s.x_t), s)["denoise"]
+    torch.testing.assert_close(terms["adversarial"], expected)
+    torch.testing.assert_close(terms["denoise"], 0.5 * plain)
+
+
+@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+def test_x0_balanced_weights_do_not_depend_on_the_parametrisation(kind: str) -> None:
+    """d o_k / d theta times w_k is (d x0_hat_k / d theta) / n for every kind."""
+    schedule = schedule_from_config(SD)
+    denoiser = Denoiser(tiny_unet(), schedule, kind)
+    objective = ADT(schedule, num_inference_steps=5, path_weight="x0_balanced")
+    objective.set_up(denoiser, discriminator(1))
+    w = objective.path_weights(denoiser, 0)
+    x_t, output = torch.randn(2, 1, 8, 8).double(), torch.randn(2, 1, 8, 8).double()
+    for call in range(5):
+        o = output.clone().requires_grad_()
+        alpha, sigma = schedule.at(objective.path.times[call].expand(2), like=x_t)
+        a, b = denoiser.pair(alpha, sigma)
+        x0 = (sigma * o - b * x_t) / (a * sigma - b * alpha)
+        (slope,) = torch.autograd.grad(x0.sum(), o)
+        torch.testing.assert_close(slope / 5, w[call].expand_as(slope))
+
+
+def test_unit_weights_sum_to_one_with_the_native_signs() -> None:
+    for name in ("sd", "sd3"):
+        objective, denoiser, _, _ = case(name, path_weight="unit")
+        w, native = objective.path_weights(denoiser, 0), objective.path.coefficients(0)[-1]
+        assert float(w.abs().sum()) == pytest.approx(1)
+        assert torch.equal(w.sign(), native.sign())
+
+
+def test_where_rollouts_begin_and_what_is_trained() -> None:
+    """Starts are uniform over the path; "even" subsets are evenly spaced, "last" are the last."""
+    objective, *_ = case("unconditional", n_trained=2)
+    batch = {"x0": torch.zeros(2, 1, 8, 8)}
+    draws = [objective.draw(batch, StepRandom(0, i, 2), 0) for i in range(600)]
+    counts = torch.bincount(torch.tensor([s.start for s in draws]), minlength=6)
+    assert float((counts / 600 - 1 / 6).abs().max()) < 0.05
+    assert all(len(s.trained) == min(2, 6 - s.start) for s in draws)
+    from_noise = [s.trained for s in draws if s.start == 0]
+    assert {b - a for a, b in from_noise} == {3}
+    assert {a for a, _ in from_noise} == {0, 1, 2}
+    objective.trained = "last"
+    assert objective.draw(batch, StepRandom(0, 0, 2), 0).trained[-1] == 5
+    objective.trained = "random"
+    seen = {objective.draw(batch, StepRandom(0, i, 2), 0).trained for i in range(200)}
+    assert any(b - a not in (3,) for a, b in (one for one in seen if len(one) == 2))
+
+
+def test_rows_of_a_micro_batch_share_the_path_on_all_processes() -> None:
+    objective, *_ = case("unconditional", n_trained=2, trained="random")
+    parts = [
+        objective.draw({"x0": torch.zeros(2, 1, 8, 8)}, StepRandom(5, 9, 4, rows, micro=1), 0)
+        for rows in (slice(0, 2), slice(2, 4))
+    ]
+    assert (parts[0].start, parts[0].trained) == (parts[1].start, parts[1].trained)
+    micros = [
+        objective.draw(
+            {"x0": torch.zeros(2, 1, 8, 8)}, StepRandom(5, i, 4, slice(0, 2), micro=micro), 0
+        )
+        for i in range(20)
+        for micro in (0, 1)
+    ]
+    assert len({(s.start, s.trained) for s in micros}) > 5
+
+
+def test_who_learns_in_which_batch() -> None:
+    objective, denoiser, rival, _ = case("unconditional", warmup_batches=3, discriminator_steps=2)
+    players = []
+    for batch in range(7):
+        s = objective.draw({"x0": torch.zeros(2, 1, 8, 8)}, StepRandom(0, batch, 2), 0)
+        turns = objective.turns(nets(denoiser, rival), s)
+        players.append("".join(turn.player[0] for turn in turns))
+    assert players == ["d", "d", "d", "d", "md", "d", "md"]
+    assert objective.n_batches(2) == 7
+
+
+def test_nothing_leaks_into_what_is_frozen_or_into_the_other_player() -> None:
+    objective, denoiser, rival, s = case("sd", guidance_scale=2.0)
+    turns = objective.turns(nets(denoiser, rival), s)
+    for part in next(turns).parts:
+        torch.stack(list(part().values())).sum(0).mean().backward()
+    assert all(one.grad is None for one in rival.parameters())
+    assert all(one.requires_grad for one in rival.network.parameters())
+    assert gradients(denoiser).abs().sum() > 0
+    denoiser.zero_grad()
+    for part in next(turns).parts:
+        torch.stack(list(part().values())).sum(0).mean().backward()
+    assert all(one.grad is None for one in denoiser.parameters())
+    assert all(one.grad is None for one in rival.eye.parameters())
+    assert all(one.grad is not None for one in rival.network.parameters())
+
+
+def test_only_the_heads_learn_when_all_else_is_frozen() -> None:
+    objective, denoiser, rival, s = case("unconditional")
+    denoiser.requires_grad_(False)
+    s.learns = False
+    (turn,) = objective.turns(nets(denoiser, rival), s)
+    torch.stack(list(turn.parts[0]().values())).sum(0).mean().backward()
+    assert all(one.grad is None for one in [*denoiser.parameters(), *rival.eye.parameters()])
+    assert all(one.grad is not None for one in rival.network.parameters())
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    """With the input detached a reentrant checkpoint would silently give none."""
+    objective, denoiser, rival, s = case("sd", guidance_scale=2.0)
+    learn(objective, denoiser, rival, s)
+    expected = gradients(denoiser)
+    network: Any = denoiser.network
+    network.enable_gradient_checkpointing()
+    learn(objective, denoiser, rival, s)
+    torch.testing.assert_close(gradients(denoiser), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_rollouts_run_without_dropout_and_leave_training_mode() -> None:
+    denoiser = Denoiser(tiny_unet(dropout=0.5).train(), schedule_from_config(SD), "v")
+    rival = discriminator(1)
+    objective = ADT(denoiser.schedule, num_inference_steps=4, diffusion_weight=0.0, weight=1.0)
+    objective.set_up(denoiser, rival)
+    s = objective.draw({"x0": torch.rand(2, 1, 8, 8)}, StepRandom(0, 0, 2), 1)
+    learn(objective, denoiser, rival, s)
+    once = gradients(denoiser)
+    learn(objective, denoiser, rival, s)
+    assert torch.equal(gradients(denoiser), once)
+    assert denoiser.network.training
+    assert all(one.training for one in denoiser.network.modules())
+
+
+def test_few_rows_at_a_time_change_nothing() -> None:
+    objective, denoiser, rival, s = case("sd", guidance_scale=2.0)
+    learn(objective, denoiser, rival, s)
+    expected = gradients(denoiser)
+    objective.rows_at_once = 2
+    learn(objective, denoiser, rival, s)
+    torch.testing.assert_close(gradients(denoiser), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_every_reading_trains_both_players(reading: str) -> None:
+    """A few alternating steps: the discriminator's loss falls on fixed fakes."""
+    rival = discriminator(1, reading, r1=1e-3)
+    objective, denoiser, _, s = case("unconditional", rival=rival, start="noise")
+    optimizer = torch.optim.Adam(rival.network.parameters(), lr=3e-3, betas=(0.0, 0.99))
+    losses = []
+    for _ in range(30):
+        *_, turn = objective.turns(nets(denoiser, rival), s)
+        terms = turn.parts[0]()
+        torch.stack(list(terms.values())).sum(0).mean().backward()
+        optimizer.step()
+        rival.zero_grad()
+        losses.append(float(terms["discriminator"].mean()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_model_learns_to_deceive() -> None:
+    """Against fixed heads the adversarial loss of the same rollout falls."""
+    objective, denoiser, rival, s = case(
+        "unconditional", start="noise", diffusion_weight=0.0, n_trained=6
+    )
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(15):
+        losses.append(float(learn(objective, denoiser, rival, s)["adversarial"].mean()))
+        optimizer.step()
+    assert losses[-1] < losses[0] - 0.05
+
+
+def test_latents_are_judged_through_the_denoisers_own_blocks() -> None:
+    """No decoder and no other network; the gradient is that of autograd all the same."""
+    for name in ("sd", "sd3"):
+        copied, _ = model(name)
+        eye = LatentEye(copied)
+        channels = eye.channels_of(torch.zeros(1, 4, 8, 8), condition(name, 1, 9))
+        torch.manual_seed(3)
+        rival = Discriminator(eye, Heads(channels, "patches", 12))
+        objective, denoiser, rival, s = case(name, rival=rival, diffusion_weight=1e-30)
+        expected = by_autograd(objective, denoiser, rival, s)
+        learn(objective, denoiser, rival, s)
+        assert float((gradients(denoiser) - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_guidance_without_a_condition_is_refused() -> None:
+    objective, denoiser, rival, s = case("unconditional", guidance_scale=2.0)
+    with pytest.raises(ValueError, match="needs a condition"):
+        next(objective.turns(nets(denoiser, rival), s))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"trained": "first"}, "trained must be"),
+        ({"n_trained": 0}, "n_trained must be >= 1"),
+        ({"weight": -1.0}, "weight must be >= 0"),
+        ({"weight": 0.0, "diffusion_weight": 0.0}, "learns nothing"),
+        ({"input_grad": True, "path_weight": "unit"}, "needs path_weight native"),
+    ],
+)
+def test_wrong_options(words: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        ADT(schedule_from_config(SD), **words)
+
+
+def test_the_balance_is_the_share_of_deceived_pairs_and_warns_once() -> None:
+    objective = ADT(schedule_from_config(SD))
+    balance = objective.balance
+    balance.see(torch.tensor([[1.0, 3.0], [2.0, 0.0]]))  # fake 2 beats real 1, no other pair does
+    assert balance.found() == {
+        "balance/real": 2.0, "balance/fake": 1.0, "balance/overlap": 0.25
+    }  # fmt: skip
+    lines = []
+    for _ in range(1200):
+        balance.see(torch.tensor([[1.0, 3.0], [-2.0, 0.0]]))
+        lines += balance.news()
+    assert len(lines) == 1
+    assert "tells every fake" in lines[0]
+    other = ADT(schedule_from_config(SD))
+    other.load_state_dict(objective.state_dict())
+    assert other.found() == objective.found()
+    other.balance.see(torch.tensor([[1.0, 3.0], [-2.0, 0.0]]))
+    assert other.found() != {}
+
+
+def test_gradient_norms_are_those_of_the_calls() -> None:
+    """early, middle, late: of a rollout with one trained call in each third."""
+    objective, denoiser, rival, s = case(
+        "unconditional", start="noise", n_trained=3, diffusion_weight=1e-30
+    )
+    s.step = 10
+    learn(objective, denoiser, rival, s)
+    (turn, *_) = [next(objective.turns(nets(denoiser, rival), s))]
+    norms = []
+    for part in turn.parts[1:]:  # the last call first
+        denoiser.zero_grad()
+        part()["adversarial"].mean().backward()
+        norms.append(float(gradients(denoiser).norm()))
+    objective.balance.unwatch()
+    found = objective.found()
+    thirds = [found[f"balance/{name}"] for name in ("late", "middle", "early")]
+    assert thirds == pytest.approx(norms, rel=1e-5)
