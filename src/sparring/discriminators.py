@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from .augmentations import POLICIES, Look, augment, draw_looks
 from .denoiser import Denoiser, frozen, unwrapped
 from .latents import unscaled
-from .noising import add_noise
+from .noising import add_noise, precise
 from .randomness import StepRandom
 
 READINGS = ("patches", "predictor", "pooled", "unpaired")
@@ -123,8 +123,8 @@ class Heads(nn.Module):
         if not penalised:
             return self._score(u, y), u[0].new_zeros(len(u[0]))
         with torch.autocast(u[0].device.type, enabled=False):  # squares of small gradients
-            u = [one.detach().float().requires_grad_() for one in u]
-            scores = self._score(u, [one.float() for one in y])
+            u = [precise(one.detach()).requires_grad_() for one in u]
+            scores = self._score(u, [precise(one) for one in y])
             slopes = torch.autograd.grad(scores.mean(1).sum(), u, create_graph=True)
         return scores, torch.stack([one.flatten(1).square().sum(1) for one in slopes]).sum(0)
 
@@ -299,9 +299,9 @@ def _blocks(network: Any) -> list[nn.Module]:
 def _as_map(hidden: Tensor, x: Tensor) -> Tensor:
     """Tokens (B, N, C) as a map in the proportions of x; maps as they are."""
     if hidden.ndim == 4:
-        return hidden.float()
+        return precise(hidden)
     height = round((hidden.shape[1] * x.shape[2] / x.shape[3]) ** 0.5)
-    return hidden.float().transpose(1, 2).unflatten(2, (height, -1))
+    return precise(hidden).transpose(1, 2).unflatten(2, (height, -1))
 
 
 class Discriminator(nn.Module):

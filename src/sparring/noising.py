@@ -1,5 +1,6 @@
 r"""The forward process and distances between tensors, per sample."""
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,11 @@ def per_sample_mean(values: Tensor) -> Tensor:
 def mse(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error per sample, (B,)."""
     return per_sample_mean((prediction - target) ** 2)
+
+
+def precise(x: Tensor) -> Tensor:
+    """At least float32: what adds up many small things is no matter of half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def l2_norm(values: Tensor) -> Tensor:

@@ -14,5 +14,7 @@ CASES = {
     "dro_accumulated": ("dro", {}, 2),
     "dro_pgd": ("dro_pgd", {}, 1),
     "consistency": ("consistency_training", {"n_passes": 3, "perturbed": "target"}, 1),
+    "adt": ("adt", {}, 1),
+    "adt_accumulated": ("adt", {"input_grad": True, "warmup_batches": 1}, 2),
     "distillation": ("consistency_distillation", {"n_passes": 3}, 2),
 }

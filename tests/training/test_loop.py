@@ -106,8 +106,8 @@ def test_a_step_is_an_update_and_runs_end_with_whole_batches(
     assert summary["n_images"] == 8 * n_batches
     logged = [line["step"] for line in metrics(tmp_path)]
     assert logged == ([4, 8, 10] if n_passes == 1 else [6, 9, 12])
-    assert outcome(tmp_path)["model"]["n_updates"] == n_steps
-    assert outcome(tmp_path)["model"]["n_averaged"] == n_steps
+    assert outcome(tmp_path)["players"]["model"]["n_updates"] == n_steps
+    assert outcome(tmp_path)["players"]["model"]["n_averaged"] == n_steps
 
 
 class CallsAverage(Objective):
@@ -207,7 +207,7 @@ def test_fp16_skips_are_counted_and_training_goes_on(tmp_path, monkeypatch):
     assert summary["n_skipped"] >= 3
     assert summary["n_steps"] == 10
     assert summary["n_images"] == 8 * (10 + summary["n_skipped"])
-    state = outcome(tmp_path)["model"]
+    state = outcome(tmp_path)["players"]["model"]
     assert state["n_averaged"] == 10
     assert state["n_skipped_in_a_row"] == 0
     assert metrics(tmp_path)[-1]["n_skipped"] == summary["n_skipped"]

@@ -34,6 +34,10 @@ CASES = {
         ("consistency_training", "uniform", {"max_train_steps": 21}),
         {"dropout": 0.3},
     ),
+    "two players": (
+        ("adt", "uniform", {"warmup_batches": 2, "discriminator_steps": 2}),
+        {"dropout": 0.3, "gradient_accumulation_steps": 2},
+    ),
     "workers that read": (("detail", "uniform", {}), {"n_workers": 1, "ema_decay": 0.5}),
 }
 

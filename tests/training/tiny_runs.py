@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sparring.denoiser import Denoiser
+from sparring.discriminators import Discriminator, Heads
 from sparring.networks import MLP
 from sparring.objectives import OBJECTIVES, TIMES, Objective
+from sparring.randomness import StepRandom
 from sparring.schedules import Schedule, schedule_from_config
 from sparring.training import TrainSettings, latest_checkpoint, train
 from sparring.training.checkpoint import Checkpoint
@@ -47,10 +50,40 @@ def tiny_denoiser(dropout: float = 0.0, seed: int = 0) -> Denoiser:
     return Denoiser(MLP(3, width=16, n_blocks=1, dropout=dropout), vp_schedule())
 
 
+class PointsEye(torch.nn.Module):
+    """Looks at points through a random layer, from two sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.layer = torch.nn.Linear(3, 6).requires_grad_(False)
+
+    def draw(self, rng: StepRandom, like: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = (0.1 * rng.normal(name, like.shape[1:]) for name in ("a", "b"))
+        return first.to(like), second.to(like)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        return x
+
+    def real(self, x0: Tensor, image: Tensor) -> Tensor:
+        return x0
+
+    def forward(self, seen: Tensor, look: Tensor, condition: dict[str, Any]) -> list[Tensor]:
+        return [self.layer(seen + look).tanh()[:, :, None, None]]
+
+
+def tiny_discriminator(seed: int = 0) -> Discriminator:
+    eye = PointsEye()
+    torch.manual_seed(seed)
+    return Discriminator(eye, Heads([6], "patches", 8))
+
+
 def make_objective(name: str = "plain", times: str = "uniform", **fields: Any) -> Objective:
     schedule = vp_schedule()
     if name == "detail":  # at work from the first step
         fields = {"noise": 0.3, "window": 0.5, "start_step": 0, **fields}
+    if name == "adt":
+        fields = {"num_inference_steps": 5, "n_trained": 2, "weight": 1.0, **fields}
     return OBJECTIVES[name](schedule, TIMES[times](schedule), **fields)
 
 
@@ -78,9 +111,11 @@ def run(run_dir: Path, objective: Objective | None = None, **changes: Any) -> di
         if name in changes
     }  # fmt: skip
     denoiser = changes.pop("denoiser", None) or tiny_denoiser(dropout)
-    return train(
-        denoiser, objective or make_objective(), data, tiny_settings(**changes), run_dir, **ours
-    )
+    objective = objective or make_objective()
+    rival = changes.pop("discriminator", None)
+    if objective.needs_discriminator:
+        ours["discriminator"] = rival or tiny_discriminator()
+    return train(denoiser, objective, data, tiny_settings(**changes), run_dir, **ours)
 
 
 def outcome(run_dir: Path) -> dict[str, Any]:
@@ -88,14 +123,14 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     folder = latest_checkpoint(run_dir)
     assert folder is not None
     checkpoint = Checkpoint(folder)
-    names = ("model", "ema", "optimizer", "objective")
+    names = [path.stem for path in folder.glob("*.safetensors")]
     state = checkpoint.state
     progress = {key: value for key, value in state["progress"].items() if key != "seconds"}
     return {
         "tensors": {name: checkpoint.tensors(name) for name in names},
         "progress": progress,
         "window": state["window"]["values"],
-        "model": state["model"],
+        "players": state["players"],
         "metrics": metrics(run_dir),
         "torch": json.loads((folder / "random-0.json").read_text())["torch"],
     }

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ..denoiser import Denoiser
 from ..discriminators import Discriminator, Maps
+from ..noising import precise
 from ..parametrization import KINDS, column
 from ..randomness import StepRandom
 from ..rollouts import OneStepPath, Path, SchedulerPath
@@ -402,7 +403,7 @@ class Balance:
     names = ("real", "fake", "overlap", "early", "middle", "late")
 
     def __init__(self) -> None:
-        self.means = torch.full((6,), float("nan"))
+        self.means = torch.zeros(6)
         self.n_seen = torch.zeros((), dtype=torch.long)
         self.warned = torch.zeros((), dtype=torch.bool)
         self._third = 0
@@ -417,7 +418,7 @@ class Balance:
         now = torch.stack([real.mean(), fake.mean(), over])
         self.means = self.means.to(now)
         memory = min(MEMORY, 1 - 1 / (int(self.n_seen) + 1))
-        self.means[:3] = memory * self.means[:3].nan_to_num() + (1 - memory) * now
+        self.means[:3] = memory * self.means[:3] + (1 - memory) * now
         self.n_seen += 1
 
     def news(self) -> list[str]:
@@ -441,8 +442,14 @@ class Balance:
 
     def found(self) -> dict[str, float]:
         """The numbers that there are, by name."""
-        numbers = zip(self.names, self.means.tolist(), strict=True)
-        return {f"balance/{name}": value for name, value in numbers if value == value}
+        if int(self.n_seen) == 0:
+            return {}
+        numbers = dict(zip(self.names, self.means.tolist(), strict=True))
+        return {
+            f"balance/{name}": value
+            for name, value in numbers.items()
+            if value > 0 or name not in ("early", "middle", "late")  # a third never looked at
+        }
 
     def watch(self, denoiser: Denoiser, third: int) -> None:
         """The gradients of the weights that arrive from here on are of a call in that third."""
@@ -470,11 +477,6 @@ class Balance:
         """Takes back what `state_dict` gave."""
         self.means, self.n_seen = state["balance"].clone(), state["balance_n"].clone()
         self.warned = state["balance_warned"].clone()
-
-
-def precise(x: Tensor) -> Tensor:
-    """At least float32: a path in half precision gathers rounding at every step."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @contextmanager
