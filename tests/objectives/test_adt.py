@@ -361,7 +361,7 @@ def test_every_reading_trains_both_players(reading: str) -> None:
         torch.stack(list(terms.values())).sum(0).mean().backward()
         optimizer.step()
         rival.zero_grad()
-        losses.append(float(terms["discriminator"].mean()))
+        losses.append(float(terms["discriminator"].detach().mean()))
     assert losses[-1] < 0.5 * losses[0]
 
 
