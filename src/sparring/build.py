@@ -325,7 +325,7 @@ def _pretrained(config: RunConfig, sample_shape: Shape, num_classes: int | None)
         model.denoiser.requires_grad_(True)
     elif model.text is None:
         raise UserError(
-            f"model.lora adapts Stable Diffusion 1.x, 2.x and XL, and {name} is neither"
+            f"model.lora adapts Stable Diffusion 1.x, 2.x, XL and 3, and {name} is none of them"
         )
     else:
         words = config.model.lora.model_dump()

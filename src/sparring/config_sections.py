@@ -59,7 +59,7 @@ class LoraSection(Section):
 
     rank: Count = 4
     alpha: Positive | None = None  # None: rank
-    target_modules: list[str] = ["to_k", "to_q", "to_v", "to_out.0"]
+    target_modules: list[str] | None = None  # None: the layers of all attentions
 
 
 class ModelSection(Section):

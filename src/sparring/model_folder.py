@@ -35,10 +35,13 @@ PIPELINE_FILE = "sparring_pipeline"
 _SCHEDULER = "scheduler/scheduler_config.json"
 _PIPELINE_SOURCE = Path(__file__).parent / "sampling" / "pipeline.py"
 _WORDS = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
-_NOT_COPIED = ("*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.onnx*", "*.fp16.*", "*.non_ema.*")
+NOT_COPIED = (
+    "*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.onnx*", "*.fp16.*", "*.fp16-*", "*.non_ema.*",
+)  # fmt: skip
 """Of a part that is not trained: pickles, and other versions of the weights."""
 _OLD = (
-    "unet", "transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
+    "unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3",
+    "tokenizer", "tokenizer_2", "tokenizer_3",
     "model.safetensors", "null_condition.safetensors", WEIGHTS,
 )  # fmt: skip
 """What an earlier model may have left in its folder."""
@@ -67,7 +70,7 @@ def describe(
     """
     null = denoiser.null_condition
     if base is not None:
-        tables = ("encoder_hidden_states", "added_cond_kwargs")
+        tables = ("encoder_hidden_states", "pooled_projections", "added_cond_kwargs")
         null = {name: value for name, value in null.items() if name not in tables}
     nested = [name for name, value in null.items() if isinstance(value, Mapping)]
     if nested:
@@ -228,7 +231,7 @@ def _copy_parts(pipeline: Path, half: Path, trained: str) -> None:
         if name.startswith("_") or name == trained or not isinstance(value, list):
             continue
         if (pipeline / name).is_dir():
-            ignored = shutil.ignore_patterns(*_NOT_COPIED)
+            ignored = shutil.ignore_patterns(*NOT_COPIED)
             shutil.copytree(pipeline / name, half / name, ignore=ignored)
         else:  # what a hub copy leaves out, such as the safety checker
             index[name] = [None, None]
