@@ -168,9 +168,10 @@ class StableDiffusionXLText(TextEncoder):
         condition, n = self._told(states), len(states["hidden"])
         if sizes is None:
             sizes = torch.tensor([[*self.size, 0, 0]]).expand(n, -1)
-        time_ids = torch.cat([sizes, torch.tensor([self.size]).to(sizes).expand(n, -1)], dim=1)
+        target = torch.tensor([self.size]).to(sizes).expand(n, -1)
         # in float32 whatever the encoders' precision: bfloat16 would round sizes above 256
-        condition["added_cond_kwargs"]["time_ids"] = time_ids.float().to(self._device)
+        time_ids = torch.cat([sizes, target], dim=1).float().to(self._device)
+        condition["added_cond_kwargs"]["time_ids"] = time_ids
         return condition
 
 
@@ -293,6 +294,21 @@ def _clip(
     ]
     hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
     return hidden, [output[0] for output in outputs]
+
+
+def sizes_of(batch: Mapping[str, Any]) -> Tensor | None:
+    """What XL is told of the images of a batch, see `TextEncoder.forward`; None if nobody knows.
+
+    Args:
+        batch: With `framing`, (B, 5) (see `data.base.Batch`), and perhaps `mirrored`, (B,): such an
+            image is one that was mirrored before the crop, which begins where it used to end.
+    """
+    if "framing" not in batch:
+        return None
+    height, width, top, left, right = batch["framing"].unbind(1)
+    if "mirrored" in batch:
+        left = torch.where(batch["mirrored"], right, left)
+    return torch.stack([height, width, top, left], dim=1)
 
 
 def check_captions(captions: Sequence[str | None] | None, name: str) -> None:

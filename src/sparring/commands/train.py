@@ -37,7 +37,7 @@ from ..objectives import Oracle
 from ..pretrained import Model, describe, describe_run, save, usage
 from ..sampling import grid, sample
 from ..schedules import schedule_from_config
-from ..text import check_captions
+from ..text import check_captions, sizes_of
 from ..training import open_run, train
 
 N_SHOWN = 64
@@ -206,10 +206,10 @@ def _latent_encoder(
 
 
 def _conditions(model: Model) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
-    """The condition of a batch: its captions' hidden states, its class labels, or none."""
+    """The condition of a batch: captions (and sizes, of XL), class labels, or none."""
     text = model.text
     if text is not None:
-        return lambda batch: text(batch["caption"])
+        return lambda batch: text(batch["caption"], sizes_of(batch))
     if model.num_classes is not None:
         return lambda batch: {"class_labels": batch["label"]}
     return None
