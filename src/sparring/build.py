@@ -230,6 +230,34 @@ def make_student(config: RunConfig, model: Model, objective: Objective) -> None:
         model.denoiser.network = with_guidance_embedding(model.denoiser.network)
 
 
+def spare_memory(config: RunConfig, model: Model, teacher: Denoiser | None) -> None:
+    """What training holds in memory, as `training` asks.
+
+    With gradient_checkpointing the network's blocks are computed again on the way back. With LoRA
+    and mixed_precision bf16 all that never learns is held in bfloat16: the base's weights, the VAE,
+    the text encoders and the teacher. LoRA's own weights stay float32; so does everything under
+    fp16, where XL's VAE would overflow.
+
+    Raises:
+        UserError: if the network knows no gradient checkpointing.
+    """
+    network: Any = model.denoiser.network
+    if config.training.gradient_checkpointing:
+        if not getattr(network, "_supports_gradient_checkpointing", False):
+            raise UserError(
+                f"training.gradient_checkpointing: {type(network).__name__} cannot, set it to false"
+            )
+        network.enable_gradient_checkpointing()
+    if config.model.lora is None or config.training.mixed_precision != "bf16":
+        return
+    for part in (network, model.vae, model.text, teacher):
+        for parameter in () if part is None else part.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    if model.text is not None:
+        model.denoiser.null_condition = model.text.null()
+
+
 def build_teacher(config: RunConfig, student: Model) -> Denoiser | None:
     """The teacher of `objective.teacher`, by default the model that the student starts from.
 

@@ -427,6 +427,7 @@ class TrainingSection(Section):
     use_ema: bool = True
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     ema_warmup: bool | None = None  # None: as the objective prefers (off for DRO)
+    gradient_checkpointing: bool = False  # less memory, more time, the same gradients
     compile: bool = False
     timestep_sampling: Literal["uniform", "logit_normal", "lognormal", "loss_second_moment"] = (
         "uniform"

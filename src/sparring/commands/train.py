@@ -22,6 +22,7 @@ from ..build import (
     build_teacher,
     make_student,
     scheduler_config,
+    spare_memory,
     train_settings,
 )
 from ..cache import TensorCache
@@ -68,6 +69,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
     objective = build_objective(config, model.denoiser.schedule)
     make_student(config, model, objective)
     teacher = build_teacher(config, model)
+    spare_memory(config, model, teacher)
     if isinstance(objective, Oracle):
         if model.vae is not None:
             raise UserError("objective oracle knows the noise of pixels, not that of their latents")

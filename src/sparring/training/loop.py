@@ -189,7 +189,7 @@ def train(
                 batch = send_to_device(next(batches), device)
                 assert isinstance(batch, dict)
                 unreadable.update(batch.get("unreadable", ()))
-                x0 = batch["x0"].to(next(network.parameters()).dtype)
+                x0 = batch["x0"].to(next(iter(model.parameters.values())).dtype)
                 batch["x0"] = x0
                 if random_flip:
                     u = rng.uniform("flip")
