@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 
 from sparring.latents import decode
@@ -78,6 +79,51 @@ def tail(folder):
     """What the log says of each step, without times."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: line[key] for key in ("step", "loss", "grad_norm")} for line in lines]
+
+
+def card(folder):
+    """The Python code of a model card."""
+    return (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+
+
+def test_the_cards_code_draws_an_image(places, full, lora, monkeypatch):
+    monkeypatch.chdir(places)
+    assert "from_pretrained('full')\n" in card(full)
+    assert ", text_encoder_3=None, tokenizer_3=None)\n" in card(lora)
+    for folder in (full, lora):
+        found = {}
+        exec(card(folder).replace("num_inference_steps=50", "num_inference_steps=1"), found)
+        assert len(found["images"]) == 1
+
+
+def test_what_is_downloaded_of_a_hub_repository(places, tmp_path, monkeypatch):
+    """All that is read, in one precision, and not the same weights in one file."""
+    hub, copy = shutil.copytree(places / "sd3", tmp_path / "hub"), tmp_path / "copy"
+    unwanted = (
+        "sd3_medium_incl_clips.safetensors", "text_encoders/t5xxl_fp16.safetensors",
+        "text_encoder_3/model.fp16-00001-of-00002.safetensors", "transformer/x.bin",
+        "text_encoder_3/model.safetensors.index.fp16.json", "vae/x.fp16.safetensors",
+    )  # fmt: skip
+    for name in unwanted:
+        (hub / name).parent.mkdir(exist_ok=True)
+        (hub / name).write_bytes(b"")
+
+    def snapshot(name, allow_patterns, ignore_patterns, local_files_only):
+        files = [str(path.relative_to(hub)) for path in hub.rglob("*") if path.is_file()]
+        for file in filter_repo_objects(
+            files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        ):
+            (copy / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(hub / file, copy / file)
+        return str(copy)
+
+    monkeypatch.setattr("sparring.pretrained._hub_answers", lambda: True)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file, **_: str(hub / file))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    model, local = load("somebody/sd3"), load(places / "sd3")
+    ours, theirs = (one_call(one.denoiser.network, one) for one in (model, local))
+    assert torch.equal(ours, theirs)
+    assert not any((copy / name).exists() for name in unwanted)
 
 
 def test_what_is_loaded(places):

@@ -13,7 +13,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,13 +179,20 @@ def save(
         shutil.rmtree(half, ignore_errors=True)
 
 
-def usage(description: Mapping[str, Any], folder: str) -> str:
-    """Python that samples a saved model, for its card."""
+def usage(description: Mapping[str, Any], folder: str, absent: Sequence[str] = ()) -> str:
+    """Python that samples a saved model, for its card.
+
+    Args:
+        description: See `describe`.
+        folder: Where it is.
+        absent: Parts of its pipeline that are null and that diffusers must be told are.
+    """
     name, base = description["network"]["_class_name"], description["base"]
     if base is not None:
         start = folder if description["lora"] is None else base
         lora = f"pipe.load_lora_weights({folder!r})\n" * (description["lora"] is not None)
         told = "class_labels=[0, 1]" if description["num_classes"] is not None else "'a photo'"
+        null = "".join(f", {part}=None" for part in absent)
         names, few = "DiffusionPipeline", "num_inference_steps=50"
         if samples_with_lcm(description):
             names, few = "DiffusionPipeline, LCMScheduler", "num_inference_steps=4"
@@ -194,7 +201,7 @@ def usage(description: Mapping[str, Any], folder: str) -> str:
                 few += ", guidance_scale=1.0"
         return (
             f"from diffusers import {names}\n\n"
-            f"pipe = DiffusionPipeline.from_pretrained({start!r})\n{lora}"
+            f"pipe = DiffusionPipeline.from_pretrained({start!r}{null})\n{lora}"
             f"images = pipe({told}, {few}).images"
         )
     if component_of(name) is None:

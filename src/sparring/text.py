@@ -31,6 +31,8 @@ class TextEncoder(nn.Module, ABC):
     """
 
     n_encoders: int
+    absent: tuple[str, ...] = ()
+    """Parts that this pipeline lacks and diffusers' `from_pretrained` must be told it lacks."""
 
     def __init__(
         self,
@@ -192,12 +194,14 @@ class StableDiffusion3Text(TextEncoder):
     def __init__(self, *args: Any, width: int, **words: Any) -> None:
         super().__init__(*args, **words)
         self.width = width
+        if len(self.encoders) < self.n_encoders:
+            self.absent = ("text_encoder_3", "tokenizer_3")
 
     @torch.no_grad()
     def _encode(self, ids: Sequence[Tensor]) -> dict[str, Tensor]:
         hidden, outputs = _clip(self.encoders[:2], ids[:2])
         states = {"hidden": hidden, "pooled": torch.cat(outputs, dim=-1)}
-        if len(self.encoders) == 3:
+        if not self.absent:
             states["t5"] = self.encoders[2](ids[2])[0]
         return states
 

@@ -281,7 +281,7 @@ def _save(model: Model, folder: Path, config: RunConfig) -> None:
         run=config.model_dump(mode="json"),
         command=command if isinstance(command, str) else shlex.join(command),
         versions={"sparring": info["version"], **info["versions"]},
-        usage=usage(_describe(model, config), folder.name),
+        usage=usage(_describe(model, config), folder.name, model.text.absent if model.text else ()),
         prompted=model.text is not None,
     )
     save(
