@@ -9,8 +9,11 @@ from safetensors.torch import load_file
 from sparring.build import build_model, spare_memory
 from sparring.commands import train as command
 from sparring.config import resolve
+from sparring.latents import LatentEncoder
 from sparring.lora import lora_weights
+from sparring.objectives import Objective
 from sparring.pretrained import load
+from sparring.randomness import StepRandom
 from text_to_image import CAPTIONS, run, stable_diffusion_3, train, training_places
 
 LORA = "model.lora={rank: 2, alpha: 4}"
@@ -143,9 +146,6 @@ def test_lora_in_bf16_learns_as_in_float32_and_resumes_to_the_bit(places, tmp_pa
 
 
 def test_latents_are_drawn_in_float32_from_a_vae_in_bf16(places):
-    from sparring.latents import LatentEncoder
-    from sparring.randomness import StepRandom
-
     model = built(places, start(places, "sdxl"), LORA, BF16)
     x0 = torch.rand(2, 3, 16, 16) * 2 - 1
     z = LatentEncoder(model.vae)({"x0": x0}, StepRandom(0, 0, 2))
@@ -153,6 +153,18 @@ def test_latents_are_drawn_in_float32_from_a_vae_in_bf16(places):
     assert not torch.equal(z, z.bfloat16().float())
     exact = LatentEncoder(load(places / "sdxl").vae)({"x0": x0}, StepRandom(0, 0, 2))
     torch.testing.assert_close(z, exact, rtol=0.05, atol=0.02)
+
+
+def test_training_sees_latents_in_float32(places, tmp_path, monkeypatch):
+    noised, seen = Objective.noised, set()
+
+    def watched(self, batch, *drawn):
+        seen.add(batch["x0"].dtype)
+        return noised(self, batch, *drawn)
+
+    monkeypatch.setattr(Objective, "noised", watched)
+    train(places, tmp_path / "run", LORA, BF16)
+    assert seen == {torch.float32}
 
 
 def test_a_teacher_is_held_in_bf16_too(places, tmp_path, monkeypatch):
