@@ -242,7 +242,8 @@ def test_an_objectives_leaves_are_its_constructors_arguments_with_their_defaults
     if "max_train_steps" in leaves:
         assert leaves.pop("max_train_steps") is None  # section training's
         decided |= {"max_train_steps"}
-    leaves.pop("teacher", None)  # a model to load, which the loop is given
+    for given in ("teacher", "discriminator"):  # what the loop is given
+        leaves.pop(given, None)
     if name == "latent_consistency_distillation":
         assert leaves.pop("guidance_embedding") is None  # as model.lora allows
         decided |= {"guidance_embedding"}

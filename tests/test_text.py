@@ -1,5 +1,7 @@
 """Captions to conditions: what diffusers' pipelines give, and nothing else."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -8,16 +10,21 @@ from sparring.cache import TensorCache
 from sparring.errors import UserError
 from sparring.pretrained import load
 from sparring.text import check_captions
-from text_to_image import CAPTIONS, SIDE, stable_diffusion, stable_diffusion_xl
+from text_to_image import (
+    CAPTIONS,
+    SIDE,
+    stable_diffusion,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+)
 
 LONG = "a very long caption " * 8
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return stable_diffusion(tmp_path_factory.mktemp("sd")), stable_diffusion_xl(
-        tmp_path_factory.mktemp("sdxl")
-    )
+    root = tmp_path_factory.mktemp("text")
+    return stable_diffusion(root), stable_diffusion_xl(root), stable_diffusion_3(root)
 
 
 def same(ours, theirs):
@@ -50,9 +57,44 @@ def test_stable_diffusion_xl_reads_captions_as_its_pipeline(tmp_path, zeros):
     size = torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]]).float()
     told = {"text_embeds": pooled, "time_ids": size.repeat(len(captions), 1)}
     same(text(captions), {"encoder_hidden_states": states, "added_cond_kwargs": told})
-    told = {"text_embeds": null_pooled[:1], "time_ids": size}
+    told = {"text_embeds": null_pooled[:1]}  # a row whose caption is left out keeps its size
     same(text.null(), {"encoder_hidden_states": null[:1], "added_cond_kwargs": told})
     assert bool((null == 0).all()) is zeros
+
+
+@pytest.mark.parametrize("t5", [True, False])
+def test_stable_diffusion_3_reads_captions_as_its_pipeline(tmp_path, t5):
+    folder = stable_diffusion_3(tmp_path, t5=t5)
+    absent = {} if t5 else {"text_encoder_3": None, "tokenizer_3": None}
+    text, pipe = load(folder).text, DiffusionPipeline.from_pretrained(folder, **absent)
+    captions = [*CAPTIONS, "", 3 * LONG]
+    with torch.no_grad():
+        encoded = [pipe.encode_prompt(caption, None, None) for caption in captions]
+    states, null, pooled, null_pooled = (torch.cat(part) for part in zip(*encoded, strict=True))
+    ours = text(captions)
+    same(ours, {"encoder_hidden_states": states, "pooled_projections": pooled})
+    told = {"encoder_hidden_states": null[:1], "pooled_projections": null_pooled[:1]}
+    same(text.null(), told)
+    hidden = ours["encoder_hidden_states"]
+    assert hidden.shape == (len(captions), 77 + 256, 32)
+    assert torch.allclose(hidden[0, 77:], hidden[1, 77:]) is not t5
+
+
+def test_both_conditions_of_a_batch_share_the_captions(folders, monkeypatch):
+    sizes, captions = torch.tensor([[40, 30, 5, 0], [16, 99, 0, 41]]), CAPTIONS[:2]
+    for folder in folders:
+        text = load(folder).text
+        expected = text(captions, sizes), text(captions)
+        encode = Mock(wraps=text._encode)
+        monkeypatch.setattr(text, "_encode", encode)
+        for ours, theirs in zip(text.both(captions, sizes), expected, strict=True):
+            same(ours, theirs)
+        assert encode.call_count == len(captions)
+        if "added_cond_kwargs" in expected[0]:
+            learned, drawn = (one["added_cond_kwargs"]["time_ids"] for one in expected)
+            end = [SIDE, SIDE]
+            assert learned.tolist() == [[40, 30, 5, 0, *end], [16, 99, 0, 41, *end]]
+            assert drawn.tolist() == [[*end, 0, 0, *end]] * 2
 
 
 def test_the_null_condition_is_there_for_label_dropout(folders):
@@ -66,6 +108,15 @@ def test_the_null_condition_is_there_for_label_dropout(folders):
         assert torch.equal(mixed["encoder_hidden_states"], torch.stack([null, states[1], null]))
 
 
+def test_a_row_without_its_caption_keeps_its_size(folders):
+    model = load(folders[1])
+    condition = model.text(CAPTIONS[:2], torch.tensor([[40, 30, 5, 0], [16, 99, 0, 41]]))
+    mixed = model.denoiser.drop_condition(condition, torch.tensor([True, False]))
+    told, before = mixed["added_cond_kwargs"], condition["added_cond_kwargs"]
+    assert torch.equal(told["time_ids"], before["time_ids"])
+    assert told["text_embeds"][0].abs().max() == 0 < before["text_embeds"][0].abs().max()
+
+
 def test_cached_captions_are_the_same_bits(folders, tmp_path, monkeypatch):
     for folder in folders:
         plain, cached = load(folder).text, load(folder).text
@@ -74,8 +125,8 @@ def test_cached_captions_are_the_same_bits(folders, tmp_path, monkeypatch):
         same(cached(CAPTIONS), expected)
         monkeypatch.setattr(cached, "_encode", None)  # nothing is left to compute
         same(cached(CAPTIONS[::-1]), plain(CAPTIONS[::-1]))
-    # both have the same first encoder, and one has two: no key is shared
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 2 * len(CAPTIONS)
+    # the encoders are alike, but not how many there are: no key is shared
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3 * len(CAPTIONS)
 
 
 def test_another_text_encoder_reads_nothing_of_the_first_ones_cache(folders, tmp_path):

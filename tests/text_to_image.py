@@ -1,4 +1,4 @@
-"""The smallest Stable Diffusion 1.x and XL there are: diffusers' own classes, random weights."""
+"""The smallest Stable Diffusion 1.x, XL and 3 there are: diffusers' own classes, random weights."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,24 @@ from click.testing import CliRunner, Result
 from diffusers import (
     AutoencoderKL,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from sparring.cli import main
 
@@ -55,12 +66,29 @@ def text_encoder(cls: type, tokens: CLIPTokenizer, width: int, seed: int) -> tor
     return encoder
 
 
-def autoencoder() -> AutoencoderKL:
+def t5_tokenizer() -> T5TokenizerFast:
+    """Letters and a few words, each with its probability: a unigram model."""
+    words = ["<pad>", "</s>", "<unk>", "\u2581", "\u2581a", "\u2581red", "\u2581square", "grey"]
+    pieces = [(piece, -float(i)) for i, piece in enumerate(words)]
+    pieces += [(chr(code), -20.0) for code in range(97, 123)]
+    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def t5_encoder(tokens: T5TokenizerFast, width: int) -> T5EncoderModel:
+    torch.manual_seed(5)
+    config = T5Config(
+        vocab_size=len(tokens), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    return T5EncoderModel(config).eval()
+
+
+def autoencoder(latent_channels: int = 4, **words: Any) -> AutoencoderKL:
     torch.manual_seed(1)
     return AutoencoderKL(
-        block_out_channels=(8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4,
+        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        sample_size=SIDE, scaling_factor=0.18215,
+        sample_size=SIDE, latent_channels=latent_channels, **{"scaling_factor": 0.18215, **words},
     )  # fmt: skip
 
 
@@ -101,6 +129,28 @@ def stable_diffusion_xl(folder: Path, *, force_zeros_for_empty_prompt: bool = Tr
         force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
     ).save_pretrained(folder / "sdxl")  # fmt: skip
     return folder / "sdxl"
+
+
+def stable_diffusion_3(folder: Path, name: str = "sd3", *, t5: bool = True) -> Path:
+    """A Stable Diffusion 3, with T5 or without, saved by diffusers in `folder`."""
+    tokens, pieces = tokenizer(folder / "tokens"), t5_tokenizer()
+    torch.manual_seed(2)
+    transformer = SD3Transformer2DModel(
+        sample_size=SIDE // 2, patch_size=2, in_channels=16, out_channels=16, num_layers=2,
+        num_attention_heads=2, attention_head_dim=8, caption_projection_dim=16,
+        joint_attention_dim=32, pooled_projection_dim=24, pos_embed_max_size=12,
+    )  # fmt: skip
+    StableDiffusion3Pipeline(
+        vae=autoencoder(
+            16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False,
+            use_post_quant_conv=False,
+        ),
+        text_encoder=text_encoder(CLIPTextModelWithProjection, tokens, 16, 3), tokenizer=tokens,
+        text_encoder_2=text_encoder(CLIPTextModelWithProjection, tokens, 8, 4), tokenizer_2=tokens,
+        text_encoder_3=t5_encoder(pieces, 32) if t5 else None, tokenizer_3=pieces if t5 else None,
+        transformer=transformer.eval(), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    ).save_pretrained(folder / name)  # fmt: skip
+    return folder / name
 
 
 def captioned_folder(folder: Path, captions: list[str] = CAPTIONS) -> Path:

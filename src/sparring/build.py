@@ -34,7 +34,7 @@ from .lora import add_lora, lora_config, merge_lora
 from .objectives import OBJECTIVES, TIMES, ConsistencyDistillation, Objective, Times
 from .parametrization import DIFFUSERS_KINDS
 from .randomness import derive_seed
-from .sampling.schedulers import make_scheduler, spoken_kind
+from .sampling.schedulers import make_scheduler
 from .schedules import Schedule, kind_from_config, schedule_from_config
 from .training.settings import TrainSettings
 from .user_code import load_from_file
@@ -244,6 +244,38 @@ def make_student(config: RunConfig, model: Model, objective: Objective) -> None:
         model.denoiser.network = with_guidance_embedding(model.denoiser.network)
 
 
+def spare_memory(config: RunConfig, model: Model, teacher: Denoiser | None) -> None:
+    """What training holds in memory, as `training` asks.
+
+    With gradient_checkpointing the blocks of the network, and of a decoder that is trained through,
+    are computed again on the way back. With LoRA
+    and mixed_precision bf16 all that never learns is held in bfloat16: the base's weights, the VAE,
+    the text encoders and the teacher. LoRA's own weights stay float32; so does everything under
+    fp16, where XL's VAE would overflow.
+
+    Raises:
+        UserError: if the network knows no gradient checkpointing.
+    """
+    network: Any = model.denoiser.network
+    if config.training.gradient_checkpointing:
+        if not getattr(network, "_supports_gradient_checkpointing", False):
+            raise UserError(
+                f"training.gradient_checkpointing: {type(network).__name__} cannot, set it to false"
+            )
+        vae: Any = model.vae
+        for part in (network, vae):
+            if part is not None:
+                part.enable_gradient_checkpointing()
+    if config.model.lora is None or config.training.mixed_precision != "bf16":
+        return
+    for part in (network, model.vae, model.text, teacher):
+        for parameter in () if part is None else part.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    if model.text is not None:
+        model.denoiser.null_condition = model.text.null()
+
+
 def build_teacher(config: RunConfig, student: Model) -> Denoiser | None:
     """The teacher of `objective.teacher`, by default the model that the student starts from.
 
@@ -346,9 +378,7 @@ def _path_of(name: str | None, model: Model | None) -> dict[str, Any]:
     """Arguments of `ADT` for a sampler's name."""
     if name is None or model is None:
         return {"scheduler": None}
-    kind = model.denoiser.kind
-    scheduler = make_scheduler(name, model.scheduler_config, kind)
-    return {"scheduler": scheduler, "spoken": spoken_kind(scheduler)}
+    return {"scheduler": make_scheduler(name, model.scheduler_config, model.denoiser.kind)}
 
 
 def train_settings(config: RunConfig) -> TrainSettings:
@@ -417,7 +447,7 @@ def _pretrained(config: RunConfig, sample_shape: Shape, num_classes: int | None)
         model.denoiser.requires_grad_(True)
     elif model.text is None:
         raise UserError(
-            f"model.lora adapts Stable Diffusion 1.x, 2.x and XL, and {name} is neither"
+            f"model.lora adapts Stable Diffusion 1.x, 2.x, XL and 3, and {name} is none of them"
         )
     else:
         words = config.model.lora.model_dump()

@@ -65,7 +65,7 @@ class LoraSection(Section):
 
     rank: Count = 4
     alpha: Positive | None = None  # None: rank
-    target_modules: list[str] = ["to_k", "to_q", "to_v", "to_out.0"]
+    target_modules: list[str] | None = None  # None: the layers of all attentions
 
 
 class ModelSection(Section):
@@ -409,6 +409,7 @@ class Adt(ObjectiveSection):
     diffusion_weight: NotNegative = 1.0
     warmup_batches: CountOrZero = 0
     discriminator_steps: Count = 1
+    real_pair: Literal["same", "other"] = "same"
     rows_at_once: Count = 64
     discriminator: DiscriminatorSection = Field(default_factory=DiscriminatorSection)
 
@@ -476,6 +477,7 @@ class TrainingSection(Section):
     use_ema: bool = True
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     ema_warmup: bool | None = None  # None: as the objective prefers (off for DRO)
+    gradient_checkpointing: bool = False  # less memory, more time, the same gradients
     compile: bool = False
     timestep_sampling: Literal["uniform", "logit_normal", "lognormal", "loss_second_moment"] = (
         "uniform"

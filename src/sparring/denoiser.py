@@ -96,6 +96,8 @@ class Denoiser(nn.Module):
     def drop_condition(self, condition: Mapping[str, Any], dropped: Tensor) -> dict[str, Any]:
         """The condition with the null condition in the rows where `dropped` (B,) is true.
 
+        What a nested null condition does not name stays, such as the sizes that XL is told.
+
         Raises:
             ValueError: if the denoiser has no null condition for one of the names.
         """
@@ -108,7 +110,12 @@ class Denoiser(nn.Module):
             return torch.where(column(dropped.to(value.device), value), null, value)
 
         return {
-            name: {key: swap(value[key], self.null_condition[name][key]) for key in value}
+            name: {
+                key: swap(own, self.null_condition[name][key])
+                if key in self.null_condition[name]
+                else own
+                for key, own in value.items()
+            }
             if isinstance(value, Mapping)
             else swap(value, self.null_condition[name])
             for name, value in condition.items()

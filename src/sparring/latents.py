@@ -142,10 +142,10 @@ class LatentEncoder:
             rng: The random numbers of the step, for these rows.
         """
         x0 = batch["x0"]
-        mean, std = self._posterior(batch)
+        mean, std = (one.to(x0) for one in self._posterior(batch))  # the VAE may be less precise
         if self.sample:
             mean = mean + std * rng.normal("latent", mean.shape[1:]).to(mean)
-        return scaled(self.vae, mean).to(x0)
+        return scaled(self.vae, mean)
 
     def _posterior(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         x0 = batch["x0"]

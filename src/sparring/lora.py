@@ -18,13 +18,15 @@ from .randomness import derive_seed
 WEIGHTS = "pytorch_lora_weights.safetensors"
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
 """The layers that diffusers' text-to-image scripts adapt: those of all attentions."""
+OF_CAPTIONS = ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
+"""The same of the captions' side, where images and captions attend to each other (SD 3)."""
 
 
 def add_lora(
     network: Any,
     rank: int,
     alpha: float | None = None,
-    target_modules: Sequence[str] = ATTENTION,
+    target_modules: Sequence[str] | None = None,
     seed: int = 0,
 ) -> None:
     """Freeze a network of diffusers and put trainable LoRA matrices beside its layers.
@@ -33,7 +35,8 @@ def add_lora(
         network: Changed in place.
         rank: Of the matrices A (rank, n_in) and B (n_out, rank).
         alpha: Their sum is scaled by alpha / rank; None: rank.
-        target_modules: Ends of the names of the layers that get them.
+        target_modules: Ends of the names of the layers that get them; None: ATTENTION, and of
+            Stable Diffusion 3 OF_CAPTIONS too.
         seed: Of A, Gaussian of standard deviation 1 / rank.
 
     Raises:
@@ -44,6 +47,9 @@ def add_lora(
     except ImportError as error:
         raise UserError("model.lora needs peft: pip install 'sparring[text]'") from error
     network.requires_grad_(False)
+    if target_modules is None:
+        is_joint = type(network).__name__ == "SD3Transformer2DModel"
+        target_modules = (*ATTENTION, *OF_CAPTIONS) if is_joint else ATTENTION
     config = LoraConfig(
         r=rank,
         lora_alpha=rank if alpha is None else alpha,  # pyright: ignore[reportArgumentType]
@@ -102,7 +108,7 @@ def save_lora(network: Any, folder: str | Path) -> None:
 
     The file has alpha = rank, as every reader takes for granted: B is saved times alpha / rank.
     """
-    from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
+    from diffusers.loaders.lora_pipeline import SD3LoraLoaderMixin, StableDiffusionLoraLoaderMixin
     from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
     from peft.utils.save_and_load import get_peft_model_state_dict
 
@@ -114,9 +120,12 @@ def save_lora(network: Any, folder: str | Path) -> None:
         name: (scale * value if "lora_B" in name else value).detach().cpu().contiguous()
         for name, value in get_peft_model_state_dict(network, adapter_name=adapter).items()
     }
-    StableDiffusionLoraLoaderMixin.save_lora_weights(
-        str(folder), unet_lora_layers=convert_state_dict_to_diffusers(weights)
-    )
+    if _prefix(network) == "transformer":
+        SD3LoraLoaderMixin.save_lora_weights(str(folder), transformer_lora_layers=weights)
+    else:
+        StableDiffusionLoraLoaderMixin.save_lora_weights(
+            str(folder), unet_lora_layers=convert_state_dict_to_diffusers(weights)
+        )
 
 
 def load_lora(network: Any, folder: str | Path) -> None:
@@ -130,5 +139,14 @@ def load_lora(network: Any, folder: str | Path) -> None:
     except ImportError as error:
         raise UserError("LoRA weights need peft: pip install 'sparring[text]'") from error
     network.load_lora_adapter(
-        str(folder), prefix="unet", weight_name=WEIGHTS, use_safetensors=True, local_files_only=True
+        str(folder),
+        prefix=_prefix(network),
+        weight_name=WEIGHTS,
+        use_safetensors=True,
+        local_files_only=True,
     )
+
+
+def _prefix(network: Any) -> str:
+    """What the names in a pipeline's file of LoRA weights begin with."""
+    return "unet" if type(network).__name__.startswith("UNet") else "transformer"

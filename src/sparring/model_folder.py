@@ -13,7 +13,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,13 @@ PIPELINE_FILE = "sparring_pipeline"
 _SCHEDULER = "scheduler/scheduler_config.json"
 _PIPELINE_SOURCE = Path(__file__).parent / "sampling" / "pipeline.py"
 _WORDS = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
-_NOT_COPIED = ("*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.onnx*", "*.fp16.*", "*.non_ema.*")
+NOT_COPIED = (
+    "*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.onnx*", "*.fp16.*", "*.fp16-*", "*.non_ema.*",
+)  # fmt: skip
 """Of a part that is not trained: pickles, and other versions of the weights."""
 _OLD = (
-    "unet", "transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
+    "unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3",
+    "tokenizer", "tokenizer_2", "tokenizer_3",
     "model.safetensors", "null_condition.safetensors", WEIGHTS,
 )  # fmt: skip
 """What an earlier model may have left in its folder."""
@@ -67,7 +70,7 @@ def describe(
     """
     null = denoiser.null_condition
     if base is not None:
-        tables = ("encoder_hidden_states", "added_cond_kwargs")
+        tables = ("encoder_hidden_states", "pooled_projections", "added_cond_kwargs")
         null = {name: value for name, value in null.items() if name not in tables}
     nested = [name for name, value in null.items() if isinstance(value, Mapping)]
     if nested:
@@ -176,13 +179,20 @@ def save(
         shutil.rmtree(half, ignore_errors=True)
 
 
-def usage(description: Mapping[str, Any], folder: str) -> str:
-    """Python that samples a saved model, for its card."""
+def usage(description: Mapping[str, Any], folder: str, absent: Sequence[str] = ()) -> str:
+    """Python that samples a saved model, for its card.
+
+    Args:
+        description: See `describe`.
+        folder: Where it is.
+        absent: Parts of its pipeline that are null and that diffusers must be told are.
+    """
     name, base = description["network"]["_class_name"], description["base"]
     if base is not None:
         start = folder if description["lora"] is None else base
         lora = f"pipe.load_lora_weights({folder!r})\n" * (description["lora"] is not None)
         told = "class_labels=[0, 1]" if description["num_classes"] is not None else "'a photo'"
+        null = "".join(f", {part}=None" for part in absent)
         names, few = "DiffusionPipeline", "num_inference_steps=50"
         if samples_with_lcm(description):
             names, few = "DiffusionPipeline, LCMScheduler", "num_inference_steps=4"
@@ -191,7 +201,7 @@ def usage(description: Mapping[str, Any], folder: str) -> str:
                 few += ", guidance_scale=1.0"
         return (
             f"from diffusers import {names}\n\n"
-            f"pipe = DiffusionPipeline.from_pretrained({start!r})\n{lora}"
+            f"pipe = DiffusionPipeline.from_pretrained({start!r}{null})\n{lora}"
             f"images = pipe({told}, {few}).images"
         )
     if component_of(name) is None:
@@ -228,7 +238,7 @@ def _copy_parts(pipeline: Path, half: Path, trained: str) -> None:
         if name.startswith("_") or name == trained or not isinstance(value, list):
             continue
         if (pipeline / name).is_dir():
-            ignored = shutil.ignore_patterns(*_NOT_COPIED)
+            ignored = shutil.ignore_patterns(*NOT_COPIED)
             shutil.copytree(pipeline / name, half / name, ignore=ignored)
         else:  # what a hub copy leaves out, such as the safety checker
             index[name] = [None, None]

@@ -24,9 +24,17 @@ from .denoiser import Denoiser
 from .errors import UserError
 from .latents import side_factor
 from .lora import add_lora, load_lora, lora_config, merge_lora, restore_lora_weights
-from .model_folder import DESCRIPTION, component_of, describe, describe_run, save, usage
+from .model_folder import (
+    DESCRIPTION,
+    NOT_COPIED,
+    component_of,
+    describe,
+    describe_run,
+    save,
+    usage,
+)
 from .schedules import kind_from_config, schedule_from_config
-from .text import PIPELINES, TextEncoder, load_text
+from .text import PIPELINES, TextEncoder, load_text, text_parts
 
 __all__ = ["Model", "describe", "describe_run", "load", "save", "usage"]
 
@@ -60,15 +68,15 @@ class Model:
     parts: Path | None = None
 
     def resize(self, sample_shape: tuple[int, ...]) -> None:
-        """Make samples of another size from now on: the U-Net's config and XL's text are told.
+        """Make samples of another size from now on: the network's config and XL's text are told.
 
         Raises:
-            UserError: for other channels, or another size of a network that has one size.
+            UserError: for other channels, or a size that the network cannot have.
         """
         if tuple(sample_shape) == tuple(self.sample_shape):
             return
         network: Any = self.denoiser.network
-        if sample_shape[0] != self.sample_shape[0] or "UNet" not in type(network).__name__:
+        if sample_shape[0] != self.sample_shape[0] or not _has_size(network, sample_shape[1:]):
             raise UserError(
                 f"{self.source} makes samples of shape {tuple(self.sample_shape)}, the data "
                 f"become {tuple(sample_shape)}: set data.resolution"
@@ -78,7 +86,6 @@ class Model:
         network.register_to_config(sample_size=side[0] if side[0] == side[1] else side)
         if self.text is not None:
             self.text.size = _image_size(self.sample_shape, self.vae)
-            self.denoiser.null_condition = self.text.null()
 
 
 # Load
@@ -91,9 +98,9 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
     which); pipelines whose denoiser is a `unet` or a `transformer` that is called as
     (x, t, class_labels) or (x, t, encoder_hidden_states): DDPM, DDIM, PNDM, flow, DiT, Stable
     Diffusion and others. Of a latent pipeline the VAE is loaded too, and of Stable Diffusion 1.x,
-    2.x and XL the text encoders; of other text-to-image models they are not: pass their output as
-    a condition. Of a run that trained LoRA weights the pipeline it started from is loaded, with the
-    LoRA weights beside its own. Weights must be safetensors.
+    2.x, XL and 3 the text encoders; of other text-to-image models they are not: pass their output
+    as a condition. Of a run that trained LoRA weights the pipeline it started from is loaded, with
+    the LoRA weights beside its own. Weights must be safetensors.
 
     Args:
         model: Path or hub name.
@@ -260,8 +267,19 @@ def _add_frozen_parts(model: Model, folder: Path, index: Mapping[str, Any]) -> N
     model.parts = folder
     model.vae = _diffusers_network(folder / "vae", index["vae"][1])
     if index.get("_class_name") in PIPELINES:
-        model.text = load_text(folder, index, _image_size(model.sample_shape, model.vae))
+        network: Any = model.denoiser.network
+        size = _image_size(model.sample_shape, model.vae)
+        model.text = load_text(folder, index, size, network.config)
         model.denoiser.null_condition = model.text.null()
+
+
+def _has_size(network: Any, size: tuple[int, ...]) -> bool:
+    """Whether a network can make samples of this height and width too."""
+    if type(network).__name__ == "SD3Transformer2DModel":
+        patch, most = network.config.patch_size, network.config.pos_embed_max_size
+        fits = all(side % patch == 0 and side // patch <= most for side in size)
+        return fits and size[0] == size[1]  # its config has one side only
+    return "UNet" in type(network).__name__
 
 
 def _image_size(sample_shape: tuple[int, ...], vae: nn.Module | None) -> tuple[int, int]:
@@ -326,18 +344,16 @@ def _from_hub(name: str) -> Path:
     cached = not _hub_answers()
     try:
         index = _json(Path(hf_hub_download(name, "model_index.json", local_files_only=cached)))
-        text = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
-        reads = text if index.get("_class_name") in PIPELINES else ()
-        parts = [part for part in (*_COMPONENTS, "vae", "scheduler", *reads) if index.get(part)]
+        reads = (*_COMPONENTS, "vae", "scheduler")
+        parts = [*(part for part in reads if index.get(part)), *text_parts(index)]
         wanted = ["*.json", *(f"{part}/*" for part in parts)]
         if len(parts) == 2:  # only a denoiser and a scheduler: old uploads keep them at the root
             wanted.append("diffusion_pytorch_model*.safetensors")
-        unwanted = ["*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.onnx*", "*.fp16.*", "*.non_ema.*"]
         return Path(
             snapshot_download(
                 name,
                 allow_patterns=wanted,
-                ignore_patterns=unwanted,
+                ignore_patterns=list(NOT_COPIED),
                 local_files_only=cached,
             )
         )

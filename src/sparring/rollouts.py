@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .parametrization import Pair
+from .parametrization import KINDS, Pair
 from .paths import restate, step_coefficients, time_grid
-from .schedules import EDMSchedule, Schedule
+from .schedules import EDMSchedule, Schedule, kind_from_config
 
 _TOLERANCE = 1e-4
 """Of the check that a step is linear; schedulers compute in float32."""
@@ -160,8 +160,8 @@ class SchedulerPath(Path):
         schedule: The model's.
         pair: The network's two numbers.
         n_steps: Of the sampler; Heun and KDPM2 make two calls a step.
-        spoken: The two numbers of what the scheduler wants to be told, where that is something else
-            than what the network says.
+
+    What the network says is restated in the kind that the scheduler's config asks for.
 
     Raises:
         ValueError: if its step is not linear (clip_sample, thresholding) or cannot begin in the
@@ -174,7 +174,6 @@ class SchedulerPath(Path):
         schedule: Schedule,
         pair: PairOf,
         n_steps: int,
-        spoken: PairOf | None = None,
     ) -> None:
         name, config = type(scheduler).__name__, scheduler.config
         for word in ("clip_sample", "thresholding"):
@@ -188,7 +187,8 @@ class SchedulerPath(Path):
                 f"{name} cannot begin in the middle of its path: take ddim, euler, heun, "
                 "dpmsolver++ or unipc"
             )
-        self.schedule, self.pair, self.spoken = schedule, pair, spoken or pair
+        self.schedule, self.pair = schedule, pair
+        self.spoken = KINDS.get(kind_from_config(config), pair)  # EDM: the network's own
         self.scheduler = copy.deepcopy(scheduler)
         self.scheduler.set_timesteps(n_steps)
         self.times = self.scheduler.timesteps

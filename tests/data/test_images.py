@@ -9,8 +9,10 @@ from PIL import Image
 
 from sparring.data import images, sources, transforms
 from sparring.data.batches import make_loader
+from sparring.data.contamination import contaminate
 from sparring.data.datasets import build_dataset
 from sparring.errors import UserError
+from sparring.text import sizes_of
 
 
 def test_a_folder_gives_its_pixels_and_its_subfolders_as_classes(folder):
@@ -161,7 +163,7 @@ def test_sizes_that_differ_need_a_resolution(folder, write_image):
     data = build_dataset("image_folder", train_data_dir=str(folder), resolution=8)
     assert data.held is None
     wide = transforms.resize(torch.tensor(pixels)[None] / 255, 8)
-    assert torch.equal(data[10]["x0"], transforms.center_crop(wide, 8))
+    assert torch.equal(data[10]["x0"], transforms.crop(wide, 8, *transforms.center(wide, 8)))
 
 
 def test_random_crops_follow_from_seed_and_position(tmp_path, write_image):
@@ -178,6 +180,47 @@ def test_random_crops_follow_from_seed_and_position(tmp_path, write_image):
     place = (crops == windows).flatten(2).all(2)  # (300, 33)
     assert (place.sum(1) == 1).all()
     assert int(place.any(0).sum()) == 33
+
+
+def script_corner(height, width, resolution):
+    """(top, left) of a centre crop, as diffusers' train_text_to_image_sdxl.py reckons it."""
+    y1 = max(0, round((height - resolution) / 2.0))
+    x1 = max(0, round((width - resolution) / 2.0))
+    return y1, x1
+
+
+def test_framing_says_how_each_image_was_before(tmp_path, write_image):
+    sizes = [(20, 30), (8, 20), (17, 17), (30, 12), (8, 8)]
+    for i, size in enumerate(sizes):
+        write_image(tmp_path / f"{i}.png", seed=i, size=size, mode="L")
+    options = {"train_data_dir": str(tmp_path), "resolution": 8}
+    centred = build_dataset("image_folder", **options).read_all()["framing"]
+    for (height, width), told in zip(sizes, centred.tolist(), strict=True):
+        shorter = min(height, width)
+        resized = round(height * 8 / shorter), round(width * 8 / shorter)
+        top, left = script_corner(*resized, 8)
+        assert told == [height, width, top, left, resized[1] - 8 - left]
+    anywhere = build_dataset("image_folder", center_crop=False, **options)
+    batch = anywhere.__getitems__([(i, 7 + i) for i in range(5)])
+    assert batch["framing"][:, 2:].tolist() != centred[:, 2:].tolist()
+    for i, told in enumerate(batch["framing"].tolist()):
+        whole = transforms.resize(images.decode(str(tmp_path / f"{i}.png")), 8)
+        assert tuple(told[:2]) == sizes[i]
+        assert torch.equal(batch["x0"][i], transforms.crop(whole, 8, *told[2:4]))
+    mirrored = sizes_of(batch | {"mirrored": torch.ones(5, dtype=torch.bool)})
+    for i, told in enumerate(mirrored.tolist()):  # the script mirrors first and crops then
+        whole = transforms.resize(images.decode(str(tmp_path / f"{i}.png")), 8).flip(-1)
+        assert torch.equal(batch["x0"][i].flip(-1), transforms.crop(whole, 8, *told[2:]))
+    assert torch.equal(sizes_of(batch), batch["framing"][:, :4])
+    assert sizes_of({"x0": batch["x0"]}) is None
+
+
+def test_framing_of_images_that_keep_their_size(folder):
+    whole = build_dataset("image_folder", train_data_dir=str(folder))
+    assert whole.held is not None
+    assert whole.__getitems__([3, 1])["framing"].tolist() == [[8, 8, 0, 0, 0]] * 2
+    dirty = contaminate(whole, {"kind": "gaussian"})
+    assert torch.equal(dirty.__getitems__([3])["framing"], torch.tensor([[8, 8, 0, 0, 0]]))
 
 
 def test_crops_in_training_differ_between_epochs_but_not_between_workers(tmp_path, write_image):
@@ -272,6 +315,13 @@ def test_parquet_with_images_and_classes(table, tmp_path):
     assert batch["label"].tolist() == [0, 2, 1, 0, 2, 1]
     expected = torch.cat([_pictures(3, shard)[1] for shard in range(2)])
     assert torch.equal(batch["x0"], expected)
+
+
+def test_framing_of_a_table(table, tmp_path, write_image):
+    write_image(tmp_path / "wide.png", size=(8, 20), mode="L")
+    path = table({"image": [{"bytes": (tmp_path / "wide.png").read_bytes(), "path": None}]})
+    data = build_dataset("parquet", data_files=path, resolution=8)
+    assert data.__getitems__([0])["framing"].tolist() == [[8, 20, 0, 6, 6]]
 
 
 def test_parquet_without_metadata_words_as_classes_captions_and_a_broken_row(table):

@@ -12,7 +12,7 @@ from sparring.discriminators import READINGS, Discriminator, Heads, ImageEye, La
 from sparring.objectives import ADT
 from sparring.objectives.adt import ADTDraws
 from sparring.randomness import StepRandom
-from sparring.sampling.schedulers import make_scheduler, spoken_kind
+from sparring.sampling.schedulers import make_scheduler
 from sparring.schedules import FlowSchedule, schedule_from_config
 from support import tiny_unet
 from text_to_image import unet
@@ -102,7 +102,7 @@ def case(
     rival = rival or discriminator(1 if name == "unconditional" else 4)
     if sampler is not None:
         scheduler = make_scheduler(sampler, config, denoiser.kind)
-        words |= {"scheduler": scheduler, "spoken": spoken_kind(scheduler)}
+        words["scheduler"] = scheduler
     objective = ADT(denoiser.schedule, num_inference_steps=6, weight=0.7, **words)
     objective.set_up(denoiser, rival)
     shape = (1, 8, 8) if name == "unconditional" else (4, 8, 8)

@@ -23,6 +23,7 @@ from ..build import (
     build_teacher,
     make_student,
     scheduler_config,
+    spare_memory,
     train_settings,
 )
 from ..cache import TensorCache
@@ -34,12 +35,12 @@ from ..denoiser import Denoiser
 from ..errors import UserError
 from ..latents import LatentEncoder, decode
 from ..model_card import model_card
-from ..objectives import Oracle
+from ..objectives import Objective, Oracle
 from ..pretrained import Model, describe, describe_run, save, usage
 from ..sampling import grid, sample
 from ..schedules import schedule_from_config
-from ..text import check_captions
-from ..training import open_run, train
+from ..text import check_captions, sizes_of
+from ..training import ConditionFn, open_run, train
 
 N_SHOWN = 64
 N_CAPTIONS_SHOWN = 8
@@ -69,6 +70,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
     objective = build_objective(config, model.denoiser.schedule, model)
     make_student(config, model, objective)
     teacher = build_teacher(config, model)
+    spare_memory(config, model, teacher)
     rival = build_discriminator(config, model, dataset, run.path / "data" / "features.safetensors")
     if isinstance(objective, Oracle):
         if model.vae is not None:
@@ -89,7 +91,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
         teacher=teacher,
         discriminator=None if rival is None else rival[0],
         discriminator_settings=None if rival is None else rival[1],
-        condition_fn=_conditions(model),
+        condition_fn=_conditions(model, objective),
         encode_fn=encode,
         sample_fn=_sampler(config, model, dataset) if dataset.is_image else None,
         save_fn=lambda finished: _save(replace(model, denoiser=finished), run.path, config),
@@ -209,13 +211,15 @@ def _latent_encoder(
     return encoder, dataset if cache is None else Digests(dataset)
 
 
-def _conditions(model: Model) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
-    """The condition of a batch: its captions' hidden states, its class labels, or none."""
+def _conditions(model: Model, objective: Objective) -> ConditionFn | None:
+    """The condition of a batch: captions (and sizes, of XL), class labels, or none."""
     text = model.text
+    if text is not None and objective.needs_discriminator:
+        return lambda batch: text.both(batch["caption"], sizes_of(batch))
     if text is not None:
-        return lambda batch: text(batch["caption"])
+        return lambda batch: (text(batch["caption"], sizes_of(batch)), {})
     if model.num_classes is not None:
-        return lambda batch: {"class_labels": batch["label"]}
+        return lambda batch: ({"class_labels": batch["label"]}, {"class_labels": batch["label"]})
     return None
 
 
@@ -283,7 +287,7 @@ def _save(model: Model, folder: Path, config: RunConfig) -> None:
         run=config.model_dump(mode="json"),
         command=command if isinstance(command, str) else shlex.join(command),
         versions={"sparring": info["version"], **info["versions"]},
-        usage=usage(_describe(model, config), folder.name),
+        usage=usage(_describe(model, config), folder.name, model.text.absent if model.text else ()),
         prompted=model.text is not None,
     )
     save(

@@ -30,7 +30,8 @@ Key = int | tuple[int, int]
 Batch = dict[str, Any]
 """x0 (B, *), index (B,) long, label (B,) long if there are labels, caption list[str] if there are
 captions, digest list[str] of `Digests`, unreadable list[str] (files that were replaced by the next
-readable one)."""
+readable one); of images from files framing (B, 5) long: height and width in the file, and how many
+pixels the crop has cut off at the top, left and right after resizing."""
 
 READ_CHUNK = 1024
 

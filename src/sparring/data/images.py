@@ -201,18 +201,19 @@ class ImageDataset(Dataset):
         if self.held is not None:
             index = self.stand_in[indices]
             x0 = transforms.to_float(self.held[index])
+            framing = torch.tensor([[*self.sample_shape[1:], 0, 0, 0]]).repeat(len(index), 1)
             for asked, used in zip(indices.tolist(), index.tolist(), strict=True):
                 unreadable += [self.files.where(i) for i in _between(asked, used, len(self))]
         else:
             read = [self._next_readable(i, unreadable) for i in indices.tolist()]
             index = torch.tensor([i for i, _ in read], dtype=torch.long)
-            x0 = torch.stack(
-                [
-                    self._fit(image, position, self.files.where(i))
-                    for (i, image), position in zip(read, positions.tolist(), strict=True)
-                ]
-            )
-        batch: Batch = {"x0": x0, "index": index, "unreadable": unreadable}
+            fitted = [
+                self._fit(image, position, self.files.where(i))
+                for (i, image), position in zip(read, positions.tolist(), strict=True)
+            ]
+            x0 = torch.stack([image for image, _ in fitted])
+            framing = torch.tensor([place for _, place in fitted])
+        batch: Batch = {"x0": x0, "index": index, "framing": framing, "unreadable": unreadable}
         if self.labels is not None:
             batch["label"] = self.labels[index]
         if self.captions is not None:
@@ -255,8 +256,9 @@ class ImageDataset(Dataset):
             f"{self.files.where(index)} ({reasons[0]})"
         )
 
-    def _fit(self, image: Tensor, position: int, where: str) -> Tensor:
-        """One image at its size, shape `sample_shape`."""
+    def _fit(self, image: Tensor, position: int, where: str) -> tuple[Tensor, list[int]]:
+        """One image at its size, shape `sample_shape`, and its row of the batch's `framing`."""
+        height, width = image.shape[1:]
         if self.resolution is None:
             if tuple(image.shape) != self.sample_shape:
                 raise UserError(
@@ -264,12 +266,16 @@ class ImageDataset(Dataset):
                     f"{_size(image.shape)}, the first {_size(self.sample_shape)}): "
                     "set data.resolution"
                 )
-            return image
+            return image, [height, width, 0, 0, 0]
         image = transforms.resize(image, self.resolution)
         if self.center_crop:
-            return transforms.center_crop(image, self.resolution)
-        rng = generator("cpu", self.seed, "crop", position)
-        return transforms.random_crop(image, self.resolution, rng)
+            top, left = transforms.center(image, self.resolution)
+        else:
+            rng = generator("cpu", self.seed, "crop", position)
+            top, left = transforms.anywhere(image, self.resolution, rng)
+        right = image.shape[-1] - self.resolution - left
+        square = transforms.crop(image, self.resolution, top, left)
+        return square, [height, width, top, left, right]
 
     def _hold(self) -> tuple[Tensor | None, Tensor]:
         """All images as uint8 (n, C, H, W) and who stands in for whom, if that changes no pixel."""
@@ -287,7 +293,7 @@ class ImageDataset(Dataset):
                 continue
             if self.resolution is not None and image.shape[1:] != shape[1:]:
                 return None, everyone
-            held[i] = transforms.to_uint8(self._fit(image, i, self.files.where(i)))
+            held[i] = transforms.to_uint8(self._fit(image, i, self.files.where(i))[0])
             if not torch.equal(transforms.to_float(held[i]), image):
                 return None, everyone
         good = everyone[readable]

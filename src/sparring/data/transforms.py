@@ -28,22 +28,22 @@ def resize(x: Tensor, resolution: int) -> Tensor:
     return out if x.ndim == 4 else out[0]
 
 
-def center_crop(x: Tensor, resolution: int) -> Tensor:
-    """The middle square of `resolution` pixels, shape (..., resolution, resolution)."""
+def center(x: Tensor, resolution: int) -> tuple[int, int]:
+    """(top, left) of the middle square of `resolution` pixels."""
     height, width = x.shape[-2:]
-    return crop(x, resolution, (height - resolution) // 2, (width - resolution) // 2)
+    return (height - resolution) // 2, (width - resolution) // 2
 
 
-def random_crop(x: Tensor, resolution: int, rng: torch.Generator) -> Tensor:
-    """A square of `resolution` pixels, each place equally likely, drawn from `rng`."""
+def anywhere(x: Tensor, resolution: int, rng: torch.Generator) -> tuple[int, int]:
+    """(top, left) of a square of `resolution` pixels, each equally likely, drawn from `rng`."""
     height, width = x.shape[-2:]
     top = int(torch.randint(height - resolution + 1, (), generator=rng))
     left = int(torch.randint(width - resolution + 1, (), generator=rng))
-    return crop(x, resolution, top, left)
+    return top, left
 
 
 def crop(x: Tensor, resolution: int, top: int, left: int) -> Tensor:
-    """The square of `resolution` pixels whose first pixel is (top, left)."""
+    """The square of `resolution` pixels from (top, left) on: (..., resolution, resolution)."""
     return x[..., top : top + resolution, left : left + resolution]
 
 

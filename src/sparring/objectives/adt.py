@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ..denoiser import Denoiser
 from ..discriminators import Discriminator, Maps
 from ..noising import precise
-from ..parametrization import KINDS, column
+from ..parametrization import column
 from ..randomness import StepRandom
 from ..rollouts import OneStepPath, Path, SchedulerPath
 from ..schedules import Schedule
@@ -76,7 +76,6 @@ class ADT(Objective):
         num_inference_steps: Of the sampler in training.
         scheduler: A diffusers scheduler of the model's family whose path is trained; None: DDIM
             without noise, for flow Euler, in closed form.
-        spoken: The kind that this scheduler understands, where it is not the network's.
         guidance_scale: w of guidance in the rollout, o = null + w (conditional - null).
         cfg_grad: "both": the null answer is trained too, by (1 - w) of the gradient;
             "cond_only": it is taken as given.
@@ -95,6 +94,11 @@ class ADT(Objective):
         diffusion_weight: Of the denoising loss that is kept; 0: it is not computed.
         warmup_batches: First batches in which the discriminator learns alone.
         discriminator_steps: Its updates, each on a batch of its own, for one of the model.
+        real_pair: What is compared with the real image in the pair that passes for real: "same",
+            itself under another look; "other", the real image of another row. With "same" the
+            discriminator may tell fakes by their being other images; that says something where the
+            model was told enough to draw the same one: by captions, or by a start late on the path.
+            (The paper's pairs are not known; "other" is ours.)
         rows_at_once: Images that are decoded and judged at a time: bounds the memory of the decoder
             and the discriminator.
 
@@ -113,7 +117,6 @@ class ADT(Objective):
         *,
         num_inference_steps: int = 20,
         scheduler: Any = None,
-        spoken: str | None = None,
         guidance_scale: float = 1.0,
         cfg_grad: str = "both",
         start: str = "uniform",
@@ -125,6 +128,7 @@ class ADT(Objective):
         diffusion_weight: float = 1.0,
         warmup_batches: int = 0,
         discriminator_steps: int = 1,
+        real_pair: str = "same",
         rows_at_once: int = 64,
         **common: Any,
     ) -> None:
@@ -132,6 +136,7 @@ class ADT(Objective):
         one_of("cfg_grad", cfg_grad, "both", "cond_only")
         one_of("start", start, "uniform", "noise")
         one_of("trained", trained, "even", "random", "last")
+        one_of("real_pair", real_pair, "same", "other")
         one_of("path_weight", path_weight, "native", "unit", "x0_balanced")
         counts = {
             "num_inference_steps": num_inference_steps,
@@ -154,15 +159,13 @@ class ADT(Objective):
             raise ValueError("weight and diffusion_weight are both 0: the model learns nothing")
         if input_grad and path_weight != "native":
             raise ValueError("input_grad needs path_weight native: other weights are no gradient")
-        self.num_inference_steps, self.scheduler, self.spoken = (
-            num_inference_steps, scheduler, spoken,
-        )  # fmt: skip
+        self.num_inference_steps, self.scheduler = num_inference_steps, scheduler
         self.guidance_scale, self.cfg_grad = guidance_scale, cfg_grad
         self.start, self.n_trained, self.trained = start, n_trained, trained
         self.path_weight, self.input_grad = path_weight, input_grad
         self.weight, self.diffusion_weight = weight, diffusion_weight
         self.warmup_batches, self.discriminator_steps = warmup_batches, discriminator_steps
-        self.rows_at_once = rows_at_once
+        self.real_pair, self.rows_at_once = real_pair, rows_at_once
         self._path: Path | None = None
         self._eye: Any = None
         self.balance = Balance()
@@ -181,11 +184,7 @@ class ADT(Objective):
             self._path = OneStepPath(self.schedule, denoiser.pair, self.num_inference_steps)
         else:
             self._path = SchedulerPath(
-                self.scheduler,
-                self.schedule,
-                denoiser.pair,
-                self.num_inference_steps,
-                None if self.spoken is None else KINDS[self.spoken],
+                self.scheduler, self.schedule, denoiser.pair, self.num_inference_steps
             )
 
     @property
@@ -288,18 +287,23 @@ class ADT(Objective):
         """What the discriminator sees, and what it says to the model.
 
         Returns:
-            Maps of the fake, of the real and of the real once more under the fake's look, detached;
+            Maps of the fake, of the real and of its partner under the fake's look, detached;
             the model's loss (B,) and g = its gradient by x_end (B, *), zero if it takes no turn.
         """
         eye, (look_a, look_b) = discriminator.eye, s.looks
+        shift = 0 if self.real_pair == "same" else 1
+        partner_x0, partner_image = s.x0.roll(shift, 0), s.image.roll(shift, 0)
         seen: list[tuple[Maps, Maps, Maps]] = []
         losses, slopes = [], []
         for first in range(0, len(x_end), self.rows_at_once):
             rows = slice(first, first + self.rows_at_once)
             a, b, told = _take(look_a, rows), _take(look_b, rows), _take(s.told, rows)
             with torch.no_grad():
-                image = eye.real(s.x0[rows], s.image[rows])
-                real, again = eye(image, b, told), eye(image, a, told)
+                image, partner = (
+                    eye.real(x0[rows], image[rows])
+                    for x0, image in ((s.x0, s.image), (partner_x0, partner_image))
+                )
+                real, again = eye(image, b, told), eye(partner, a, told)
             with torch.set_grad_enabled(s.learns):
                 x = x_end[rows].detach().requires_grad_(s.learns)
                 fake = eye(eye.prepare(x), a, told)
@@ -442,14 +446,11 @@ class Balance:
 
     def found(self) -> dict[str, float]:
         """The numbers that there are, by name."""
-        if int(self.n_seen) == 0:
-            return {}
-        numbers = dict(zip(self.names, self.means.tolist(), strict=True))
-        return {
-            f"balance/{name}": value
-            for name, value in numbers.items()
-            if value > 0 or name not in ("early", "middle", "late")  # a third never looked at
-        }
+        numbers = self.means.tolist()
+        found = dict(zip(self.names[:3], numbers[:3], strict=True)) if int(self.n_seen) else {}
+        looked_at = zip(self.names[3:], numbers[3:], strict=True)
+        found |= {name: value for name, value in looked_at if value > 0}
+        return {f"balance/{name}": value for name, value in found.items()}
 
     def watch(self, denoiser: Denoiser, third: int) -> None:
         """The gradients of the weights that arrive from here on are of a call in that third."""

@@ -366,7 +366,7 @@ def _text(
     if prompts is not None and not prompts:
         raise ValueError("prompts must not be empty; None is the empty prompt")
     if prompts is not None and text is None:
-        raise ValueError("prompts need a text-to-image model (Stable Diffusion 1.x, 2.x, XL)")
+        raise ValueError("prompts need a text-to-image model (Stable Diffusion 1.x, 2.x, XL, 3)")
     if prompts is not None and "encoder_hidden_states" in condition:
         raise ValueError("give prompts or a condition of encoder_hidden_states, not both")
     return None if "encoder_hidden_states" in condition else text

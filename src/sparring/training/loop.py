@@ -49,6 +49,7 @@ from .tracking import (
 )
 
 MAX_SKIPPED_IN_A_ROW = 20
+ConditionFn = Callable[[dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
 
 
 @dataclass
@@ -78,7 +79,7 @@ def train(
     teacher: Denoiser | None = None,
     discriminator: Discriminator | None = None,
     discriminator_settings: TrainSettings | None = None,
-    condition_fn: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    condition_fn: ConditionFn | None = None,
     encode_fn: Callable[[dict[str, Any], StepRandom], Tensor] | None = None,
     sample_fn: Callable[[Denoiser, Path], None] | None = None,
     evaluate_fn: Callable[[Denoiser], Mapping[str, float]] | None = None,
@@ -104,7 +105,8 @@ def train(
         discriminator: Of adversarial diffusion tuning; its heads learn.
         discriminator_settings: Its optimiser's numbers; None: those of `settings`. It keeps no
             average.
-        condition_fn: The condition of a batch from the data set, by the network's argument names.
+        condition_fn: The conditions of a batch from the data set, by the network's argument names:
+            as training tells them, and as sampling does ({} where nothing is sampled).
         encode_fn: x0 as the model is to see it, such as latents, of a batch and the step's random
             numbers; the batch's x0 is mirrored already, where `mirrored` (B,) says so.
         sample_fn: Writes a grid of samples to the given PNG file, every `validation_steps`.
@@ -204,14 +206,15 @@ def train(
                 batch = send_to_device(next(batches), device)
                 assert isinstance(batch, dict)
                 unreadable.update(batch.get("unreadable", ()))
-                x0 = batch["x0"].to(next(network.parameters()).dtype)
+                x0 = batch["x0"].to(next(iter(model.parameters.values())).dtype)
                 batch["x0"] = x0
                 if random_flip:
                     u = rng.uniform("flip")
                     batch |= {"x0": mirror(x0, u), "mirrored": u < 0.5}
                 if encode_fn is not None:
                     batch |= {"image": batch["x0"], "x0": encode_fn(batch, rng)}
-                batch["cond"] = {} if condition_fn is None else condition_fn(batch)
+                if condition_fn is not None:
+                    batch["cond"], batch["sampling_cond"] = condition_fn(batch)
                 micros.append(batch)
                 draws.append(objective.draw(batch, rng, progress.step))
             while objective.news:
