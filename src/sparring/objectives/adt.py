@@ -291,18 +291,15 @@ class ADT(Objective):
             the model's loss (B,) and g = its gradient by x_end (B, *), zero if it takes no turn.
         """
         eye, (look_a, look_b) = discriminator.eye, s.looks
-        shift = 0 if self.real_pair == "same" else 1
-        partner_x0, partner_image = s.x0.roll(shift, 0), s.image.roll(shift, 0)
         seen: list[tuple[Maps, Maps, Maps]] = []
         losses, slopes = [], []
         for first in range(0, len(x_end), self.rows_at_once):
             rows = slice(first, first + self.rows_at_once)
             a, b, told = _take(look_a, rows), _take(look_b, rows), _take(s.told, rows)
             with torch.no_grad():
-                image, partner = (
-                    eye.real(x0[rows], image[rows])
-                    for x0, image in ((s.x0, s.image), (partner_x0, partner_image))
-                )
+                image = partner = eye.real(s.x0[rows], s.image[rows])
+                if self.real_pair == "other":
+                    partner = eye.real(s.x0.roll(1, 0)[rows], s.image.roll(1, 0)[rows])
                 real, again = eye(image, b, told), eye(partner, a, told)
             with torch.set_grad_enabled(s.learns):
                 x = x_end[rows].detach().requires_grad_(s.learns)
