@@ -22,6 +22,14 @@ OF_CAPTIONS = ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
 """The same of the captions' side, where images and captions attend to each other (SD 3)."""
 
 
+def adapted(network: Any, target_modules: Sequence[str] | None = None) -> list[str]:
+    """Ends of the names of the layers that get LoRA; None: see `add_lora`."""
+    if target_modules is not None:
+        return list(target_modules)
+    is_joint = type(network).__name__ == "SD3Transformer2DModel"
+    return [*ATTENTION, *OF_CAPTIONS] if is_joint else list(ATTENTION)
+
+
 def add_lora(
     network: Any,
     rank: int,
@@ -47,14 +55,12 @@ def add_lora(
     except ImportError as error:
         raise UserError("model.lora needs peft: pip install 'sparring[text]'") from error
     network.requires_grad_(False)
-    if target_modules is None:
-        is_joint = type(network).__name__ == "SD3Transformer2DModel"
-        target_modules = (*ATTENTION, *OF_CAPTIONS) if is_joint else ATTENTION
+    target_modules = adapted(network, target_modules)
     config = LoraConfig(
         r=rank,
         lora_alpha=rank if alpha is None else alpha,  # pyright: ignore[reportArgumentType]
         init_lora_weights="gaussian",
-        target_modules=list(target_modules),
+        target_modules=target_modules,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "lora"))

@@ -33,6 +33,7 @@ from ..data.base import Dataset, Digests, ModelRange
 from ..data.contamination import noise_of, write_manifest
 from ..denoiser import Denoiser
 from ..errors import UserError
+from ..estimate import estimate
 from ..latents import LatentEncoder, decode
 from ..model_card import model_card
 from ..objectives import Objective, Oracle
@@ -144,6 +145,7 @@ def dry_run_text(config: RunConfig) -> str:
         + (f", {n_updates} updates to a batch" if n_updates > 1 else ""),
         f"training      {training.max_train_steps:,} steps, {n_global} samples to a batch "
         f"({n_processes} process(es)), {n_batches * n_global:,} samples seen",
+        *estimate(config),
     ]
     return "".join(f"# {line}\n" for line in lines) + "\n" + dump(config).rstrip()
 

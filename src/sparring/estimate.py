@@ -1,0 +1,258 @@
+r"""What a run of a text-to-image model will need, from its parts' configs: nothing is loaded.
+
+The networks are built of fake tensors, which have shapes and no memory; one forward pass of each
+says what autograd would keep for the way back. So the peak is
+
+    weights + gradients + optimiser + average + max over who is alive of what is kept
+
+without the allocator's waste, temporaries of kernels and CUDA's own half gigabyte: an estimate.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .config_sections import Adt, DiscriminatorSection, LoraSection, RunConfig
+from .errors import UserError
+from .lora import adapted
+
+GB = 1e9
+_VAE = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+}
+KNOWN: dict[str, dict[str, Any]] = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": {
+        "network": {
+            "_class_name": "UNet2DConditionModel", "sample_size": 64, "cross_attention_dim": 768,
+            "attention_head_dim": 8,
+        },
+        "vae": {**_VAE, "latent_channels": 4},
+        "text": 123_060_480,
+    },
+    "stabilityai/stable-diffusion-xl-base-1.0": {
+        "network": {
+            "_class_name": "UNet2DConditionModel", "sample_size": 128, "cross_attention_dim": 2048,
+            "block_out_channels": [320, 640, 1280],
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            "transformer_layers_per_block": [1, 2, 10], "attention_head_dim": [5, 10, 20],
+            "use_linear_projection": True, "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+        },
+        "vae": {**_VAE, "latent_channels": 4},
+        "text": 123_060_480 + 694_659_840,
+    },
+    "stabilityai/stable-diffusion-3-medium-diffusers": {
+        "network": {
+            "_class_name": "SD3Transformer2DModel", "sample_size": 128, "num_layers": 24,
+            "num_attention_heads": 24, "joint_attention_dim": 4096,
+            "caption_projection_dim": 1536, "out_channels": 16, "pos_embed_max_size": 192,
+        },
+        "vae": {
+            **_VAE, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False,
+        },
+        "text": 123_650_304 + 694_659_840 + 4_762_310_656,
+    },
+}  # fmt: skip
+"""Of pipelines on the hub that are not here: what their published config.json files say, and the
+number of their text encoders' weights."""
+_DINO = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+"""Width, blocks and heads of facebook/dinov2-<name>."""
+
+
+def estimate(config: RunConfig) -> list[str]:
+    """Lines on network calls and memory of one update, for the summary of a dry run.
+
+    Of models that are neither here nor known only the calls can be told; of others than
+    text-to-image pipelines nothing is said of memory.
+    """
+    lines = []
+    if isinstance(config.objective, Adt):
+        lines.append(f"network calls {calls_of(config)}")
+    name = config.model.pretrained_model_name_or_path
+    parts = None if name is None else parts_of(name)
+    if parts is not None:
+        lines.append(f"memory        {memory_of(config, parts)}")
+    elif isinstance(config.objective, Adt):
+        lines.append("memory        unknown: the model's configs are not here")
+    return lines
+
+
+def calls_of(config: RunConfig) -> str:
+    """Network calls of one update of `adt`, in words; means over the start step.
+
+    n calls a rollout from the noise, (n + 1) / 2 on average from a uniform start, min(K, what is
+    left) of them trained; with guidance each is two.
+    """
+    section = config.objective
+    assert isinstance(section, Adt)
+    name = (section.scheduler or "").lower()
+    second_order = any(one in name for one in ("heun", "dpm2"))
+    n = 2 * section.num_inference_steps - 1 if second_order else section.num_inference_steps
+    left = range(n, 0, -2 if second_order else -1) if section.start == "uniform" else [n]
+    rolled = sum(left) / len(left) * section.discriminator_steps
+    trained = sum(min(section.n_trained, one) for one in left) / len(left)
+    both = 1 if section.guidance_scale == 1 else 2
+    trained_rows = both if section.cfg_grad == "both" else 1
+    kept = int(section.diffusion_weight > 0)
+    guided = " (guidance: each is two)" if both == 2 else ""
+    total = both * rolled + (trained_rows + 2 * trained_rows + (both - trained_rows)) * trained
+    return (
+        f"{rolled:g} in rollouts and {trained:.3g} trained to a step{guided}, {kept} for the "
+        f"denoising loss: as much as {(total + 3 * kept) / 3:.3g} plain steps, without the "
+        "discriminator"
+    )
+
+
+def parts_of(name: str) -> dict[str, Any] | None:
+    """Configs of a pipeline's network and VAE, and the size of its text encoders; None: unknown."""
+    folder = Path(name)
+    if not (folder / "model_index.json").is_file():
+        return KNOWN.get(name)
+    component = next((one for one in ("unet", "transformer") if (folder / one).is_dir()), None)
+    if component is None or not (folder / "vae" / "config.json").is_file():
+        return None
+    files = [*folder.glob("text_encoder*/*.safetensors")]
+    return {
+        "network": json.loads((folder / component / "config.json").read_text()),
+        "vae": json.loads((folder / "vae" / "config.json").read_text()),
+        "text": sum(file.stat().st_size for file in files) // 4,
+    }
+
+
+def memory_of(config: RunConfig, parts: Mapping[str, Any]) -> str:
+    """The estimate of one update's peak memory, in words."""
+    training, section = config.training, config.objective
+    low = training.mixed_precision != "no"
+    active = 2 if low else 4
+    rows = training.train_batch_size
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network, vae = _build(parts["network"]), _build(parts["vae"])
+        n_all = _count(network)
+        n_learned = (
+            n_all if config.model.lora is None else _as_with_lora(network, config.model.lora)
+        )
+        if training.gradient_checkpointing:
+            network.enable_gradient_checkpointing()
+            vae.enable_gradient_checkpointing()
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        side = config.data.resolution or factor * network.config.sample_size
+        latent = torch.randn(1, network.config.in_channels, side // factor, side // factor)
+        guided = isinstance(section, Adt) and section.guidance_scale != 1
+        kept = rows * _saved(lambda: _call(network, latent))
+        kept *= 2 if guided and isinstance(section, Adt) and section.cfg_grad == "both" else 1
+        judged, n_eye = 0, 0
+        if isinstance(section, Adt):
+            judged, n_eye = _judged(section, vae, network, latent)
+    if isinstance(section, Adt):
+        by_dino, n_dino = _seen_by_dino(section.discriminator)
+        judged = min(rows, section.rows_at_once) * (judged + by_dino)
+        n_eye += n_dino
+    spared = config.model.lora is not None and training.mixed_precision == "bf16"
+    frozen = 0 if config.model.lora is None else n_all
+    weights = (
+        4 * n_learned + (2 if spared else 4) * (frozen + _count(vae) + parts["text"]) + 4 * n_eye
+    )
+    learning = (4 + 8 + 4 * training.use_ema) * n_learned
+    total = weights + learning + active * max(kept, judged)
+    of_eye = f", decoder and discriminator {active * judged / GB:.1f} (not both)" if judged else ""
+    return (
+        f"about {total / GB:.0f} GB: weights {weights / GB:.1f}, gradients, AdamW and average "
+        f"{learning / GB:.1f}, activations of the network {active * kept / GB:.1f}{of_eye}"
+    )
+
+
+def _as_with_lora(network: nn.Module, lora: LoraSection) -> int:
+    """Let only those layers learn that LoRA adapts, which keep what LoRA keeps; its weights."""
+    ends = tuple(adapted(network, lora.target_modules))
+    network.requires_grad_(False)
+    n_learned = 0
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Linear) and name.endswith(ends):
+            layer.weight.requires_grad_(True)
+            n_learned += lora.rank * (layer.in_features + layer.out_features)
+    return n_learned
+
+
+def _judged(section: Adt, vae: Any, network: Any, latent: Tensor) -> tuple[int, int]:
+    """Numbers kept for the gradient by one generated sample, and the weights of who judges it."""
+    own = section.discriminator
+    z = latent.detach().requires_grad_()
+    if own.features == "denoiser":
+        return _saved(lambda: _call(network.requires_grad_(False), z)), _count(network)
+    vae.requires_grad_(False)
+    return _saved(lambda: vae.decode(z).sample), 0
+
+
+def _seen_by_dino(own: DiscriminatorSection) -> tuple[int, int]:
+    """Numbers kept by a DINOv2 that sees one image, and its weights; (0, 0) if there is none."""
+    if own.features in ("denoiser", "labels"):
+        return 0, 0
+    from transformers import AutoConfig, AutoModel, Dinov2Config
+
+    name = own.features
+    if (Path(name) / "config.json").is_file():
+        config = AutoConfig.from_pretrained(name)
+    else:
+        size = next((one for one in _DINO if one in name), "small")
+        width, depth, heads = _DINO[size]
+        words = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
+        config = Dinov2Config(**words, patch_size=14, image_size=518)  # pyright: ignore
+    with torch.device("meta"):
+        dino = AutoModel.from_config(config).requires_grad_(False).eval()
+        image = torch.randn(1, 3, own.side, own.side, requires_grad=True)
+        kept = _saved(lambda: dino(image, output_hidden_states=True).last_hidden_state)
+    return kept, _count(dino)
+
+
+def _build(config: Mapping[str, Any]) -> Any:
+    words = {key: value for key, value in config.items() if not key.startswith("_")}
+    return getattr(diffusers, config["_class_name"])(**words)
+
+
+def _call(network: Any, latent: Tensor) -> Tensor:
+    """One call with a condition of the right shapes."""
+    config, t = network.config, torch.zeros(1)
+    if "joint_attention_dim" in config:
+        text = torch.randn(1, 333, config.joint_attention_dim)  # 77 tokens of CLIP, 256 of T5
+        pooled = torch.randn(1, config.pooled_projection_dim)
+        return network(latent, text, pooled, t, return_dict=False)[0]
+    if "cross_attention_dim" not in config:
+        raise UserError(f"the memory of {type(network).__name__} cannot be estimated")
+    added = None
+    if config.addition_embed_type == "text_time":
+        n_text = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        added = {"text_embeds": torch.randn(1, n_text), "time_ids": torch.zeros(1, 6)}
+    text = torch.randn(1, 77, config.cross_attention_dim)
+    return network(
+        latent, t, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False
+    )[0]
+
+
+def _saved(run: Callable[[], Tensor]) -> int:
+    """Numbers that autograd keeps for the way back, weights not counted."""
+    seen: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        if not isinstance(x, nn.Parameter):
+            seen[x.untyped_storage()._cdata] = x.numel()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        out = run()
+    del out
+    return sum(seen.values())
+
+
+def _count(network: nn.Module) -> int:
+    return sum(one.numel() for one in network.parameters())
