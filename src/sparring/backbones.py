@@ -158,13 +158,15 @@ class LabelBackbone(nn.Module):
 
 
 def label_backbone(
-    dataset: Dataset, seed: int, blocks: Sequence[int] | None, kept_in: Path | None = None
+    dataset: Dataset, blocks: Sequence[int] | None = None, kept_in: Path | None = None
 ) -> LabelBackbone:
     """A `LabelBackbone` trained on a data set's images and labels, 800 AdamW steps of 64.
 
+    Its weights follow from the data, to the bit on one CPU thread: every run looks through the same
+    eyes, whatever its seed.
+
     Args:
         dataset: In the model's range.
-        seed: Of its weights and batches; on one CPU thread they decide every bit.
         blocks: Which maps it gives.
         kept_in: A safetensors file that is read if it is there and written otherwise, so that a
             resumed run looks through the same eyes.
@@ -178,7 +180,7 @@ def label_backbone(
             "none: set data.label_column, or take denoiser, or the name of a DINOv2"
         )
     with one_thread(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "label backbone"))
+        torch.manual_seed(derive_seed("label backbone"))
         try:
             network = LabelBackbone(dataset.sample_shape[0], dataset.num_classes, blocks)
         except ValueError as error:
@@ -186,7 +188,7 @@ def label_backbone(
         if kept_in is not None and kept_in.is_file():
             network.load_state_dict(load_file(kept_in))
         else:
-            _fit(network, dataset, seed)
+            _fit(network, dataset)
             if kept_in is not None:
                 kept_in.parent.mkdir(parents=True, exist_ok=True)
                 half = kept_in.with_suffix(f".half-{os.getpid()}")  # processes may write at once
@@ -195,8 +197,8 @@ def label_backbone(
     return network.requires_grad_(False).eval()
 
 
-def _fit(network: LabelBackbone, dataset: Dataset, seed: int) -> None:
-    rng = generator("cpu", seed, "label backbone batches")
+def _fit(network: LabelBackbone, dataset: Dataset) -> None:
+    rng = generator("cpu", "label backbone batches")
     chosen = torch.randperm(len(dataset), generator=rng)[:N_IMAGES].tolist()
     batch = dataset.__getitems__(chosen)
     images, labels = batch["x0"].float(), batch["label"]

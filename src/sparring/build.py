@@ -324,13 +324,13 @@ def build_discriminator(
         return None
     if len(dataset.sample_shape) != 3:
         raise UserError(f"objective adt needs images, and {config.data.name} has none")
-    own, seed = section.discriminator, config.training.seed
+    own = section.discriminator
     with one_line_errors("objective.discriminator"):
         if own.features == "denoiser":
             eye, channels = _latent_eye(model, own.blocks)
         else:
             backbone = (
-                label_backbone(dataset, seed, own.blocks, kept_in)
+                label_backbone(dataset, own.blocks, kept_in)
                 if own.features == "labels"
                 else load_dino(own.features, own.blocks, own.side)
             )
@@ -343,7 +343,7 @@ def build_discriminator(
             )
             channels = eye.channels
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "discriminator"))
+            torch.manual_seed(derive_seed(config.training.seed, "discriminator"))
             heads = Heads(channels, own.reading, own.width)
         discriminator = Discriminator(eye, heads, loss=own.loss, r1=own.r1)
     settings = dataclasses.replace(

@@ -95,7 +95,7 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
     """A model from a run, a diffusers pipeline folder or a hub name.
 
     What can be loaded: finished runs; unfinished runs (the newest whole checkpoint, the source says
-    which); pipelines whose denoiser is a `unet` or a `transformer` that is called as
+    which); a run's checkpoints, by their folders; pipelines whose denoiser is a `unet` or a `transformer` that is called as
     (x, t, class_labels) or (x, t, encoder_hidden_states): DDPM, DDIM, PNDM, flow, DiT, Stable
     Diffusion and others. Of a latent pipeline the VAE is loaded too, and of Stable Diffusion 1.x,
     2.x, XL and 3 the text encoders; of other text-to-image models they are not: pass their output
@@ -127,7 +127,9 @@ def _load_folder(folder: Path, source: str) -> Model:
     if (folder / "model_index.json").is_file():
         return _load_pipeline(folder, source)
     if (folder / "checkpoints" / DESCRIPTION).is_file():
-        return _load_unfinished(folder, source)
+        return _load_checkpoint(_newest_checkpoint(folder, source), f"{source} (unfinished, {{}})")
+    if (folder.parent / DESCRIPTION).is_file() and (folder / "model.safetensors").is_file():
+        return _load_checkpoint(folder, f"{source} ({{}})")
     if (folder / "config.yaml").is_file():
         raise UserError(f"{source} is a run without a finished model or a checkpoint yet")
     raise UserError(
@@ -154,8 +156,8 @@ def _load_described(folder: Path, description: dict[str, Any], source: str) -> M
     return _assembled(network, description, null, source, folder)
 
 
-def _load_unfinished(folder: Path, source: str) -> Model:
-    """The newest whole checkpoint of a run: its moving average where it keeps one."""
+def _newest_checkpoint(folder: Path, source: str) -> Path:
+    """The newest whole checkpoint of a run."""
     steps = {
         int(path.name.removeprefix("checkpoint-")): path
         for path in (folder / "checkpoints").glob("checkpoint-*")
@@ -164,9 +166,13 @@ def _load_unfinished(folder: Path, source: str) -> Model:
     }
     if not steps:
         raise UserError(f"{source} is a run without a finished model or a checkpoint yet")
-    newest = steps[max(steps)]
-    description = _json(folder / "checkpoints" / DESCRIPTION)
-    where = f"{source} (unfinished, {newest.name})"
+    return steps[max(steps)]
+
+
+def _load_checkpoint(newest: Path, where: str) -> Model:
+    """The moving average of a checkpoint, where it keeps one."""
+    folder, where = newest.parents[1], where.format(newest.name)
+    description = _json(newest.parent / DESCRIPTION)
     if description.get("base") is not None:
         model = _base_of(description, where, folder)
         if description["lora"] is not None:
