@@ -95,12 +95,12 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
     """A model from a run, a diffusers pipeline folder or a hub name.
 
     What can be loaded: finished runs; unfinished runs (the newest whole checkpoint, the source says
-    which); a run's checkpoints, by their folders; pipelines whose denoiser is a `unet` or a `transformer` that is called as
-    (x, t, class_labels) or (x, t, encoder_hidden_states): DDPM, DDIM, PNDM, flow, DiT, Stable
-    Diffusion and others. Of a latent pipeline the VAE is loaded too, and of Stable Diffusion 1.x,
-    2.x, XL and 3 the text encoders; of other text-to-image models they are not: pass their output
-    as a condition. Of a run that trained LoRA weights the pipeline it started from is loaded, with
-    the LoRA weights beside its own. Weights must be safetensors.
+    which); a run's checkpoints, by their folders; pipelines whose denoiser is a `unet` or a
+    `transformer` that is called as (x, t, class_labels) or (x, t, encoder_hidden_states): DDPM,
+    DDIM, PNDM, flow, DiT, Stable Diffusion and others. Of a latent pipeline the VAE is loaded too,
+    and of Stable Diffusion 1.x, 2.x, XL and 3 the text encoders; of other text-to-image models they
+    are not: pass their output as a condition. Of a run that trained LoRA weights the pipeline it
+    started from is loaded, with the LoRA weights beside its own. Weights must be safetensors.
 
     Args:
         model: Path or hub name.

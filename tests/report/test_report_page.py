@@ -9,7 +9,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from fake_runs import DETAIL, GAUSSIAN, PROTOCOL, figures, mismatch_curve, write_run
+from fake_runs import (
+    DETAIL,
+    GAUSSIAN,
+    PROTOCOL,
+    digits_grid,
+    figures,
+    mismatch_curve,
+    write_run,
+)
 
 from sparring.commands.report import report_command
 from sparring.errors import UserError
@@ -111,6 +119,25 @@ def test_the_last_grid_of_training_stands_in_and_unlike_noise_is_said(tmp_path):
     config.write_text(text.replace("n_images: 64\n  seed: 0", "n_images: 64\n  seed: 7"))
     _, page, _ = make([str(run) for run in runs], tmp_path)
     assert "The grids do not start from the same noise (seed: 0 / 7)." in page.text
+
+
+def test_a_tuned_run_shows_what_its_model_drew_before(tmp_path):
+    tuned, other = (write_run(tmp_path / name, None, None) for name in ("tuned", "other"))
+    digits_grid(tuned / "samples" / "step-0.png", 0.7, seed=3)
+    rows = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
+    rows = [row | {"balance/overlap": 0.3, "balance/real": 1.0} for row in rows]
+    (tuned / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    html, page, _ = make([str(tuned), str(other)], tmp_path)
+    before, after = (
+        base64.b64encode((tuned / "samples" / f"step-{n}.png").read_bytes()).decode()
+        for n in (0, 3000)
+    )
+    section = html.split('id="before-after"')[1].split("</section>")[0]
+    assert section.count("<img") == 2
+    assert section.index(before) < section.index(after)
+    assert "after step 3000" in section
+    assert "Overlap of real and fake scores" in page.text
+    assert 'id="before-after"' not in make([str(other)], tmp_path)[0]
 
 
 def test_the_noise_of_an_evaluation_is_its_protocol_s(tmp_path):

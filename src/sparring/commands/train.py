@@ -83,6 +83,8 @@ def train_command(config: RunConfig) -> dict[str, Any]:
         _write_text(run.path / "config.yaml", dump(_as_kept(config)))
         if run.checkpoint is None:
             _describe_data(dataset, run.path / "data")
+        if run.checkpoint is None:
+            _show_the_start(config, model, dataset, run.path)
     summary = train(
         model.denoiser,
         objective,
@@ -263,6 +265,15 @@ def _sampler(
         grid(samples if model.vae is None else decode(model.vae, samples)).save(path)
 
     return write
+
+
+def _show_the_start(config: RunConfig, model: Model, dataset: ModelRange, folder: Path) -> None:
+    """What a model drew before this run, at the noise of the grids to come."""
+    started = config.model.pretrained_model_name_or_path is not None
+    if started and dataset.is_image and config.training.validation_steps is not None:
+        (folder / "samples").mkdir(exist_ok=True)
+        model.denoiser.to(PartialState().device)
+        _sampler(config, model, dataset)(model.denoiser, folder / "samples" / "step-0.png")
 
 
 def _base(model: Model, config: RunConfig) -> str | None:

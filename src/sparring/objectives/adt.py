@@ -180,6 +180,10 @@ class ADT(Objective):
             ValueError: if the scheduler's path cannot be trained through.
         """
         self._eye = discriminator.eye
+        if self.warmup_batches:
+            self.news.append(
+                f"the discriminator learns alone for the first {self.warmup_batches} batches"
+            )
         if self.scheduler is None:
             self._path = OneStepPath(self.schedule, denoiser.pair, self.num_inference_steps)
         else:

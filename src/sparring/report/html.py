@@ -76,6 +76,17 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Samples at the same noise before and after training."""
+
+    name: str
+    style: int
+    before: Picture
+    after: Picture
+    what: str  # the step of the second grid, and the prompts
+
+
+@dataclass(frozen=True)
 class Card:
     """A model of the comparison with its picture and its leading figures."""
 
@@ -122,6 +133,7 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
         cards=[card_of(run, groups, baseline, finding.leader, ranked, styles) for run in runs],
         columns=columns_for(len(pictures) + len(runs)),
         noise=noise_note(runs),
+        pairs=pairs_of(runs, styles),
         groups=[(group, tables.figure_rows(group, ranked)) for group in groups],
         unlike=tables.differences([group.protocol for group in groups]),
         full_protocol=lambda group: tables.flat(next(iter(group.members.values())).protocol),
@@ -200,6 +212,20 @@ def card_of(
     )  # fmt: skip
 
 
+def pairs_of(runs: Sequence[Run], styles: dict[str, int]) -> list[Pair]:
+    """Before and after, of the runs that started from a model and drew samples on the way."""
+    pairs = []
+    for run in runs:
+        if run.before is None or run.after is None or run.before == run.after:
+            continue
+        what = f"after step {run.after.stem.removeprefix('step-')}"
+        if prompts := run.section("sampling").get("prompts"):
+            what += ", prompts in turn: " + "; ".join(map(str, prompts))
+        pictures = read_picture(run.before), read_picture(run.after)
+        pairs.append(Pair(run.name, styles[run.name], *pictures, what))
+    return pairs
+
+
 def sampling_words(run: Run) -> str:
     """'50 steps, ddim, noise seed 0': how the picture's samples were drawn, as recorded."""
     words = {"steps": "{} steps", "sampler": "{}", "seed": "noise seed {}"}
@@ -250,20 +276,21 @@ def bars_of(
 
 
 def charts_of(runs: Sequence[Run], styles: dict[str, int]) -> list[Chart]:
-    """One chart for the total loss and one for each named term, in the order they were logged."""
+    """One chart for the total loss, one for each named term, and the balance of two players."""
     terms = dict.fromkeys(
         key for run in runs for row in run.metrics for key in row
-        if key == "loss" or key.startswith("loss/")
+        if key in ("loss", "balance/overlap") or key.startswith("loss/")
     )  # fmt: skip
     charts = []
-    for term in sorted(terms, key=lambda key: key != "loss"):
+    for term in sorted(terms, key=lambda key: (key != "loss", key == "balance/overlap")):
         curves = []
         for run in runs:
             points = [(row["step"], row[term]) for row in run.metrics if is_number(row.get(term))]
             if points:
                 steps, values = zip(*points, strict=True)
                 curves.append(Curve(run.name, styles[run.name], steps, values))
-        name = "Total loss" if term == "loss" else f"Term: {term.removeprefix('loss/')}"
+        names = {"loss": "Total loss", "balance/overlap": "Overlap of real and fake scores"}
+        name = names.get(term) or f"Term: {term.removeprefix('loss/')}"
         listed = _listed([curve.name for curve in curves])
         svg = line_chart(curves, x_label="step", y_label=term, title=f"{name} by step, {listed}")
         if svg:

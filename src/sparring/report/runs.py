@@ -71,6 +71,8 @@ class Run:
     manifest: dict[str, Any] | None = None  # the header of data/manifest.jsonl
     training_samples: Path | None = None
     samples: Path | None = None
+    before: Path | None = None  # grid of the model that it started from, and the last at its noise
+    after: Path | None = None
 
     def section(self, name: str) -> dict[str, Any]:
         """A section of config.yaml; empty where the file has none."""
@@ -187,6 +189,7 @@ def read_run(argument: str, folder: Path, name: str) -> Run:
         manifest=read_manifest_header(folder / "data" / "manifest.jsonl"),
         training_samples=_png(folder / "data" / "training_samples.png"),
         samples=_png(folder / "evaluation" / "grid.png") or last_grid(folder / "samples"),
+        before=_png(folder / "samples" / "step-0.png"), after=last_grid(folder / "samples"),
     )  # fmt: skip
 
 
