@@ -33,6 +33,35 @@ def test_the_training_loop_of_the_readme_learns():
     assert any(not torch.equal(a, b) for a, b in zip(before, denoiser.parameters(), strict=True))
 
 
+def test_the_loop_of_adts_page_runs():
+    """As printed, on tiny networks: both players move, nothing else does."""
+    from support import tiny_unet
+
+    from sparring.backbones import LabelBackbone
+    from sparring.denoiser import Denoiser
+    from sparring.schedules import schedule_from_config
+
+    page = (Path(__file__).parents[1] / "docs" / "adt.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    torch.manual_seed(0)
+    denoiser = Denoiser(tiny_unet(), schedule_from_config({"_class_name": "DDPMScheduler"}), "v")
+    backbone = LabelBackbone(1, 10, [1, 2])
+    before = [one.clone() for one in [*denoiser.parameters(), *backbone.parameters()]]
+    names: dict = {
+        "denoiser": denoiser,
+        "backbone": backbone,
+        "augment": ["translation"],
+        "loader": [torch.rand(4, 1, 8, 8) * 2 - 1] * 3,
+    }
+    exec(block, names)
+    after = [*denoiser.parameters(), *backbone.parameters()]
+    moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+    n = len(list(denoiser.parameters()))
+    assert all(moved[:n])
+    assert not any(moved[n:])
+    assert float(names["rival"].network.centre.detach()) != 0.5
+
+
 def test_the_readme_names_every_objective_and_command():
     from sparring.cli import main
     from sparring.objectives import OBJECTIVES
