@@ -9,18 +9,27 @@ these features and not on those of the classifier, which the discriminator never
 
 import os
 
-import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparring.backbones import LabelBackbone
 
 
-def features(images: Tensor) -> Tensor:
+class LastMap(nn.Module):
     """The last map averaged over places, (B, 64), of images (B, C, H, W) in [0, 1]."""
+
+    def __init__(self, backbone: LabelBackbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.backbone.maps(2 * images - 1)[-1].mean((2, 3))
+
+
+def features() -> nn.Module:
+    """The backbone in the file that SPARRING_FEATURES names."""
     weights = load_file(os.environ["SPARRING_FEATURES"])
-    n_channels = weights["enter.0.weight"].shape[1]
-    network = LabelBackbone(n_channels, len(weights["last.bias"])).eval()
-    network.load_state_dict(weights)
-    with torch.no_grad():
-        return network.maps(2 * images - 1)[-1].mean((2, 3))
+    n_channels, n_classes = weights["enter.0.weight"].shape[1], len(weights["last.bias"])
+    backbone = LabelBackbone(n_channels, n_classes)
+    backbone.load_state_dict(weights)
+    return LastMap(backbone).requires_grad_(False).eval()
