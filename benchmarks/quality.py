@@ -95,7 +95,7 @@ def cells(
                 keys = experiment.get("seed_keys", table["seed_keys"])
                 every = [
                     *own["overrides"],
-                    *experiment.get("overrides", []),
+                    *(one.replace("{seed}", f"{seed}") for one in experiment.get("overrides", [])),
                     *overrides,
                     *(f"{key}={seed}" for key in keys),
                     f"training.output_dir={folder}",

@@ -1,0 +1,112 @@
+"""What a dry run foretells, against known sizes and against what really happens."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from sparring.commands.train import dry_run_text
+from sparring.config import resolve
+from sparring.denoiser import Denoiser
+from sparring.discriminators import Discriminator, Heads, LatentEye
+from sparring.estimate import KNOWN, _build, _count, _saved, estimate
+from sparring.objectives import ADT
+from sparring.randomness import StepRandom
+from sparring.schedules import schedule_from_config
+from text_to_image import stable_diffusion, unet
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SIZES = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": 859_520_964,
+    "stabilityai/stable-diffusion-xl-base-1.0": 2_567_463_684,
+    "stabilityai/stable-diffusion-3-medium-diffusers": 2_084_951_104,
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_known_networks_have_their_published_size(name: str) -> None:
+    with FakeTensorMode():
+        assert _count(_build(KNOWN[name]["network"])) == SIZES[name]
+        assert _count(_build(KNOWN[name]["vae"])) == pytest.approx(83.7e6, rel=0.003)
+
+
+def test_what_autograd_keeps_is_counted_on_fake_tensors_as_on_real_ones() -> None:
+    def kept() -> int:
+        network: Any = unet(16)
+        x, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 16)
+        t = torch.zeros(2)
+        return _saved(lambda: network(x, t, encoder_hidden_states=text, return_dict=False)[0])
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake = kept()
+    assert fake == kept()
+    assert fake > 50_000
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_network_calls_are_those_that_are_made(guidance: float) -> None:
+    """Mean over the start steps of the calls of a tiny U-Net, by kind."""
+    words = [f"objective.guidance_scale={guidance}", "objective.num_inference_steps=6"]
+    words += ["objective.scheduler=null", "objective.n_trained=2"]
+    (line, *_) = estimate(resolve(CONFIGS / "adt_sd15.yaml", words))
+    assert "3.5 in rollouts and 1.83 trained to a step" in line
+    denoiser = Denoiser(
+        unet(16), schedule_from_config({"_class_name": "DDPMScheduler"}),
+        null_condition={"encoder_hidden_states": torch.zeros(1, 5, 16)},
+    )  # fmt: skip
+    calls = {"rolled": 0, "trained": 0}
+    denoiser.network.register_forward_hook(
+        lambda *_: calls.update(
+            {(key := "trained" if torch.is_grad_enabled() else "rolled"): calls[key] + 1}
+        )
+    )
+    copied = Denoiser(unet(16), denoiser.schedule)
+    eye = LatentEye(copied)
+    told = {"encoder_hidden_states": torch.zeros(1, 5, 16)}
+    channels = eye.channels_of(torch.zeros(1, 4, 8, 8), told)
+    objective = ADT(denoiser.schedule, num_inference_steps=6, n_trained=2, guidance_scale=guidance)
+    rival = Discriminator(eye, Heads(channels, width=4))
+    objective.set_up(denoiser, rival)
+    seen = {}
+    for batch in range(40):
+        x0 = torch.zeros(1, 4, 8, 8)
+        s = objective.draw({"x0": x0, "cond": told}, StepRandom(0, batch, 1), 1)
+        if s.start in seen:
+            continue
+        before = dict(calls)
+        turn = next(objective.turns({"model": denoiser, "discriminator": rival}, s))
+        for part in turn.parts:
+            part()
+        seen[s.start] = {key: calls[key] - before[key] for key in calls}
+    assert len(seen) == 6
+    each = 2 if guidance != 1 else 1
+    assert sum(one["rolled"] for one in seen.values()) / 6 == pytest.approx(3.5 * each)
+    assert sum(one["trained"] - 1 for one in seen.values()) / 6 == pytest.approx(11 / 6 * each)
+
+
+def gigabytes(words: list[str]) -> float:
+    line = estimate(resolve(CONFIGS / "adt_sd15.yaml", words))[-1]
+    return float(line.split("about ")[1].split(" GB")[0])
+
+
+def test_memory_follows_what_is_asked_for() -> None:
+    text = dry_run_text(resolve(CONFIGS / "adt_sd15.yaml"))
+    assert "# network calls 25.5 in rollouts and 4.8 trained" in text
+    assert "# memory        about 4 GB" in text
+    small = gigabytes([])
+    assert gigabytes(["training.gradient_checkpointing=false"]) > 2 * small
+    # gradients, two moments, the average and the weights themselves, 4 bytes each
+    assert gigabytes(["model.lora=null"]) > 20 * 859_520_964 / 1e9
+
+
+def test_a_pipeline_in_a_folder_is_read_and_an_unknown_one_is_not(tmp_path: Path) -> None:
+    folder = stable_diffusion(tmp_path)
+    where = f"model.pretrained_model_name_or_path={folder}"
+    words = [where, "data.resolution=16", "model.lora=null"]
+    assert "about 0 GB" in estimate(resolve(CONFIGS / "text_to_image.yaml", words))[0]
+    unknown = "model.pretrained_model_name_or_path=somebody/something"
+    lines = estimate(resolve(CONFIGS / "adt_sd15.yaml", [unknown]))
+    assert "unknown" in lines[-1]
+    assert estimate(resolve(CONFIGS / "text_to_image.yaml", [unknown])) == []
