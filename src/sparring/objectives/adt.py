@@ -186,6 +186,7 @@ class ADT(Objective):
             self._path = SchedulerPath(
                 self.scheduler, self.schedule, denoiser.pair, self.num_inference_steps
             )
+        self._path.coefficients(0)  # here a sampler that is not linear is found out
 
     @property
     def path(self) -> Path:
