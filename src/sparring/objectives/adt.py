@@ -322,9 +322,7 @@ class ADT(Objective):
         )
         return maps, (torch.cat(losses), torch.cat(slopes))  # pyright: ignore[reportReturnType]
 
-    def _diffusion(
-        self, denoiser: Denoiser, dropout: Callable[[bool], None], s: ADTDraws
-    ) -> Terms:
+    def _diffusion(self, denoiser: Denoiser, dropout: Callable[[bool], None], s: ADTDraws) -> Terms:
         dropout(True)
         terms = self.denoising(self.bind(denoiser, s)(s.x_t), s)
         return {name: self.diffusion_weight * term for name, term in terms.items()}
