@@ -1,4 +1,6 @@
-"""One tiny U-Net, one tiny MLP, and one denoiser that is exactly right."""
+"""Tiny networks, and one denoiser that is exactly right."""
+
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -93,3 +95,23 @@ def tiny_unet(**changes: object) -> nn.Module:
         "attention_head_dim": 8,
     }
     return UNet2DModel(**(settings | changes))
+
+
+def tiny_dino(folder: Path, *, registers: bool = False) -> Path:
+    """A DINOv2 of five blocks, saved in a folder."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    if registers:
+        config = transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=4)  # pyright: ignore
+        transformers.Dinov2WithRegistersModel(config).save_pretrained(folder)
+    else:
+        transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).save_pretrained(folder)  # pyright: ignore
+    return folder

@@ -120,6 +120,15 @@ def test_a_circle_of_bases_is_refused(config):
         ("training.learning_rat=1", "unknown key 'training.learning_rat' - did you mean 'learning"),
         ("trainin.seed=1", "unknown key 'trainin' - did you mean 'training'?"),
         ("learning_rate=1", "unknown key 'learning_rate' - did you mean 'training.learning_rate'?"),
+        ("model.lora.rnak=1", "unknown key 'model.lora.rnak' - did you mean 'rank'?"),
+        (
+            "objective={name: adt, discriminator: {widht: 1}}",
+            "unknown key 'objective.discriminator.widht' - did you mean 'width'?",
+        ),
+        (
+            "objective={name: adt, discriminator: {width: wide}}",
+            "objective.discriminator.width must be a whole number, got 'wide'",
+        ),
         ("objective.lamb=1", "unknown key 'objective.lamb' - did you mean 'lam'?"),
         ("objective.huber=1", "unknown key 'objective.huber' (known: fraction, interval,"),
         ("objective=detial", "unknown objective 'detial' - did you mean 'detail'?"),

@@ -16,6 +16,7 @@ from sparring.data.datasets import training_data
 from sparring.discriminators import LOSSES, READINGS, Discriminator, Heads, ImageEye
 from sparring.errors import UserError
 from sparring.randomness import StepRandom
+from support import tiny_dino
 
 
 def maps(n: int, seed: int) -> list[Tensor]:
@@ -182,25 +183,6 @@ def test_looks_share_places_but_never_colours() -> None:
         a, b = draw_looks(StepRandom(0, 0, 4), shared=shared)
         assert torch.equal(a.place, b.place) == shared
         assert not torch.equal(a.colour, b.colour)
-
-
-def tiny_dino(folder: Path, *, registers: bool = False) -> Path:
-    import transformers
-
-    torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 16,
-        "num_hidden_layers": 5,
-        "num_attention_heads": 2,
-        "image_size": 28,
-        "patch_size": 14,
-    }
-    if registers:
-        config = transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=4)  # pyright: ignore
-        transformers.Dinov2WithRegistersModel(config).save_pretrained(folder)
-    else:
-        transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).save_pretrained(folder)  # pyright: ignore
-    return folder
 
 
 @pytest.mark.parametrize("registers", [False, True])

@@ -117,7 +117,7 @@ def test_what_is_downloaded_of_a_hub_repository(places, tmp_path, monkeypatch):
             shutil.copy(hub / file, copy / file)
         return str(copy)
 
-    monkeypatch.setattr("sparring.pretrained._hub_answers", lambda: True)
+    monkeypatch.setattr("sparring.pretrained.hub_answers", lambda: True)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file, **_: str(hub / file))
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     model, local = load("somebody/sd3"), load(places / "sd3")

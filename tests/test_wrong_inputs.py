@@ -199,6 +199,15 @@ def test_each_is_one_line(words, said):
     assert said in refusal(*words)
 
 
+def test_adversarial_tuning_of_what_it_does_not_fit():
+    assert "adt needs images, and plane has none" in refusal("train", PLANE, "objective=adt")
+    words = ["objective=adt", "objective.guidance_scale=2", "training.train_batch_size=4"]
+    line = refusal("train", DIGITS, *words, "model.class_conditional=false")
+    assert "objective.guidance_scale needs a text-to-image model" in line
+    line = refusal("train", DIGITS, "objective=adt", "objective.discriminator.features=./nowhere")
+    assert "objective.discriminator.features ./nowhere cannot be loaded" in line
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

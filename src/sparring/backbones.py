@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from .data.base import Dataset
 from .data.classifier import one_thread
 from .errors import UserError
+from .pretrained import hub_answers
 from .randomness import derive_seed, generator
+from .text import no_progress_bar
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 N_STEPS, BATCH_SIZE, N_IMAGES = 800, 64, 20_000
@@ -31,7 +33,7 @@ class DinoBackbone(nn.Module):
         side: Of the resized image, in pixels.
 
     Raises:
-        ValueError: for blocks it does not have.
+        ValueError: for blocks it does not have, or a side smaller than a patch.
 
     Source: Oquab et al. 2023; which blocks ADT takes is not known, four as in ADD.
     """
@@ -47,7 +49,9 @@ class DinoBackbone(nn.Module):
         )
         if not self.blocks or not set(self.blocks) <= set(range(depth + 1)):
             raise ValueError(f"blocks must be of 0 to {depth}, got {blocks}")
-        self.model, self.side = model, max(1, round(side / self.patch)) * self.patch
+        if side < self.patch:
+            raise ValueError(f"side must be >= {self.patch}, one patch, got {side}")
+        self.model, self.side = model, round(side / self.patch) * self.patch
         self.n_prefix = 1 + getattr(model.config, "num_register_tokens", 0)  # the class token
         self.channels = [model.config.hidden_size] * len(self.blocks)
         self.mean: Tensor
@@ -87,13 +91,17 @@ def load_dino(name: str, blocks: Sequence[int] | None, side: int) -> DinoBackbon
             "objective.discriminator.features needs transformers: pip install 'sparring[text]'"
         ) from error
     place = f"objective.discriminator.features {name}"
+    cached = not Path(name).is_dir() and not hub_answers()
     try:
-        kind = AutoConfig.from_pretrained(name).model_type
+        kind = AutoConfig.from_pretrained(name, local_files_only=cached).model_type
         if kind not in ("dinov2", "dinov2_with_registers"):
             raise UserError(f"{place} is a {kind}: name a DINOv2, denoiser or labels")
-        model = AutoModel.from_pretrained(name, use_safetensors=True)
+        with no_progress_bar():
+            model = AutoModel.from_pretrained(name, use_safetensors=True, local_files_only=cached)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = "there is no such folder, and the hub cannot be reached"
+        if not cached:
+            reason = str(error).strip().splitlines()[0]
         raise UserError(f"{place} cannot be loaded: {reason}") from error
     try:
         return DinoBackbone(model.float(), blocks, side)

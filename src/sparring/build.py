@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from .backbones import label_backbone, load_dino
-from .config_sections import Adt, OwnObjective, RunConfig
+from .backbones import DinoBackbone, label_backbone, load_dino
+from .config_sections import Adt, DiscriminatorSection, OwnObjective, RunConfig
 from .data.base import ModelRange
 from .data.datasets import training_data
 from .denoiser import Denoiser
@@ -215,7 +215,7 @@ def build_objective(config: RunConfig, schedule: Schedule, model: Model | None =
         leaves.pop("teacher", None)  # whom to load is no argument of an objective
         leaves.pop("discriminator", None)
         if section.name == "adt":
-            leaves |= _path_of(section.scheduler, model)
+            leaves["scheduler"] = _scheduler_of(config, model)
     with one_line_errors(f"objective {section.name}"):
         return build(schedule, times, **leaves)
 
@@ -329,13 +329,10 @@ def build_discriminator(
         if own.features == "denoiser":
             eye, channels = _latent_eye(model, own.blocks)
         else:
-            backbone = (
+            eye = ImageEye(
                 label_backbone(dataset, own.blocks, kept_in)
                 if own.features == "labels"
-                else load_dino(own.features, own.blocks, own.side)
-            )
-            eye = ImageEye(
-                backbone,
+                else _dino(own, dataset),
                 own.augment,
                 shared=own.reading != "pooled",
                 vae=model.vae,
@@ -360,6 +357,21 @@ def build_discriminator(
     return discriminator, settings
 
 
+def _dino(own: DiscriminatorSection, dataset: ModelRange) -> DinoBackbone:
+    """The DINOv2 of objective.discriminator.
+
+    Raises:
+        UserError: if it cannot be had, or the images are smaller than one of its patches.
+    """
+    dino, (height, width) = load_dino(own.features, own.blocks, own.side), dataset.sample_shape[1:]
+    if min(height, width) < dino.patch:
+        raise UserError(
+            f"objective.discriminator.features {own.features} looks at patches of {dino.patch} "
+            f"pixels, and the images are {width}x{height}: take labels or denoiser"
+        )
+    return dino
+
+
 def _latent_eye(model: Model, blocks: list[int] | None) -> tuple[LatentEye, list[int]]:
     """The model as it is now, looking at its own samples; and the channels of what it sees."""
     copied = copy.deepcopy(model.denoiser)
@@ -374,11 +386,30 @@ def _latent_eye(model: Model, blocks: list[int] | None) -> tuple[LatentEye, list
     return eye, eye.channels_of(x0, condition)
 
 
-def _path_of(name: str | None, model: Model | None) -> dict[str, Any]:
-    """Arguments of `ADT` for a sampler's name."""
-    if name is None or model is None:
-        return {"scheduler": None}
-    return {"scheduler": make_scheduler(name, model.scheduler_config, model.denoiser.kind)}
+def _scheduler_of(config: RunConfig, model: Model | None) -> Any:
+    """The scheduler whose path `adt` trains; None for its own.
+
+    Raises:
+        UserError: for a sampler of another family, guidance of a model without a null condition, or
+            pairs of two images in batches of one.
+    """
+    section = cast(Adt, config.objective)
+    if section.real_pair == "other" and config.training.train_batch_size == 1:
+        raise UserError(
+            "objective.real_pair=other compares two images of a batch: set "
+            "training.train_batch_size to 2 or more, or real_pair to same"
+        )
+    if model is None:
+        return None
+    if section.guidance_scale != 1 and not model.denoiser.null_condition:
+        raise UserError(
+            "objective.guidance_scale needs a text-to-image model, or a class-conditional one with "
+            "training.conditioning_dropout_prob > 0: set it to 1"
+        )
+    if section.scheduler is None:
+        return None
+    with one_line_errors("objective.scheduler"):
+        return make_scheduler(section.scheduler, model.scheduler_config, model.denoiser.kind)
 
 
 def train_settings(config: RunConfig) -> TrainSettings:

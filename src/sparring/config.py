@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -223,15 +223,17 @@ def _explain(
     known: list[str] = list(fields) + (["base", "objectives"] if model is RunConfig else [])
     for depth, part in enumerate(detail["loc"]):
         if depth == 1 and parts == ["objective"]:  # pydantic names the branch of the union here
-            known = list(OBJECTIVE_SECTIONS.get(str(part), ObjectiveSection).model_fields)
+            fields = OBJECTIVE_SECTIONS.get(str(part), ObjectiveSection).model_fields
+            known = list(fields)
             continue
         if part not in known and detail["type"] != "extra_forbidden":
             break  # a branch of a union, not a key
         parts.append(str(part))
-        inner = fields[part].annotation if part in fields else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            fields = inner.model_fields
-            known = list(fields)
+        annotation = fields[part].annotation if part in fields else None
+        for inner in (annotation, *get_args(annotation)):  # a section, or one that may be left out
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                fields = inner.model_fields
+                known = list(fields)
     key = ".".join([prefix, *parts] if prefix else parts)
     kind, given, ctx = detail["type"], detail.get("input"), detail.get("ctx", {})
     if kind == "extra_forbidden":

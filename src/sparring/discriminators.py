@@ -260,7 +260,9 @@ class LatentEye(nn.Module):
     def channels_of(self, x0: Tensor, condition: dict[str, Any]) -> list[int]:
         """Of the feature maps, by looking once."""
         look = torch.zeros(len(x0)), torch.zeros_like(x0)
-        with torch.no_grad():
+        held = next(self.denoiser.parameters())
+        reduced = held.dtype == torch.bfloat16  # the inputs are float32, as in training
+        with torch.no_grad(), torch.autocast(held.device.type, torch.bfloat16, enabled=reduced):
             return [one.shape[1] for one in self(x0, look, condition)]
 
     def draw(self, rng: StepRandom, like: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:

@@ -347,7 +347,7 @@ def _from_hub(name: str) -> Path:
         raise UserError(f"no model at {name}: there is no such folder")
     from huggingface_hub import hf_hub_download, snapshot_download
 
-    cached = not _hub_answers()
+    cached = not hub_answers()
     try:
         index = _json(Path(hf_hub_download(name, "model_index.json", local_files_only=cached)))
         reads = (*_COMPONENTS, "vae", "scheduler")
@@ -368,7 +368,7 @@ def _from_hub(name: str) -> Path:
         raise UserError(f"no model at {name}: there is no such folder, and {why}") from error
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether to ask the hub at all: its client would retry, aloud, for half a minute."""
     from huggingface_hub import constants
 

@@ -268,7 +268,7 @@ def load_text(
             raise UserError(
                 f"{folder}/{part} has no safetensors weights; sparring reads no pickle files"
             )
-    with _no_progress_bar():
+    with no_progress_bar():
         tokenizers = [
             getattr(transformers, "T5TokenizerFast" if part.endswith("_3") else "CLIPTokenizer")
             .from_pretrained(folder / part, local_files_only=True)
@@ -340,7 +340,7 @@ def check_captions(captions: Sequence[str | None] | None, name: str) -> None:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     """transformers draws a bar for every model, however small."""
     from transformers.utils import logging
 

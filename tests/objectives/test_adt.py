@@ -119,7 +119,8 @@ def nets(denoiser: Denoiser, rival: Discriminator) -> dict[str, Any]:
 def learn(objective: ADT, denoiser: Denoiser, rival: Discriminator, s: ADTDraws) -> dict[str, Any]:
     """Gradients of the model's turn, as the loop takes it, and the sum of each term."""
     denoiser.zero_grad()
-    turn = next(objective.turns(nets(denoiser, rival), s))
+    turns = objective.turns(nets(denoiser, rival), s)
+    turn = next(turns)
     assert turn.player == "model"
     terms: dict[str, Any] = {}
     for part in turn.parts:
@@ -127,6 +128,7 @@ def learn(objective: ADT, denoiser: Denoiser, rival: Discriminator, s: ADTDraws)
         torch.stack(list(own.values())).sum(0).mean().backward()
         for key, value in own.items():
             terms[key] = terms.get(key, 0) + value.detach()
+    turns.close()
     return terms
 
 
@@ -325,8 +327,13 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     torch.testing.assert_close(gradients(denoiser), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_rollouts_run_without_dropout_and_leave_training_mode() -> None:
-    denoiser = Denoiser(tiny_unet(dropout=0.5).train(), schedule_from_config(SD), "v")
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_rollouts_run_without_dropout_and_leave_training_mode(checkpointed: bool) -> None:
+    """Checkpointed blocks are computed again in the backward pass: without dropout too."""
+    network: Any = tiny_unet(dropout=0.5).train()
+    if checkpointed:
+        network.enable_gradient_checkpointing()
+    denoiser = Denoiser(network, schedule_from_config(SD), "v")
     rival = discriminator(1)
     objective = ADT(denoiser.schedule, num_inference_steps=4, diffusion_weight=0.0, weight=1.0)
     objective.set_up(denoiser, rival)
@@ -335,6 +342,10 @@ def test_rollouts_run_without_dropout_and_leave_training_mode() -> None:
     once = gradients(denoiser)
     learn(objective, denoiser, rival, s)
     assert torch.equal(gradients(denoiser), once)
+    objective.diffusion_weight = 1.0  # and the denoising loss with it
+    terms = [learn(objective, denoiser, rival, s) for _ in range(2)]
+    assert not torch.equal(terms[0]["denoise"], terms[1]["denoise"])
+    assert torch.equal(terms[0]["adversarial"], terms[1]["adversarial"])
     assert denoiser.network.training
     assert all(one.training for one in denoiser.network.modules())
 

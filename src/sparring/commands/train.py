@@ -22,6 +22,7 @@ from ..build import (
     build_objective,
     build_teacher,
     make_student,
+    one_line_errors,
     scheduler_config,
     spare_memory,
     train_settings,
@@ -73,6 +74,9 @@ def train_command(config: RunConfig) -> dict[str, Any]:
     teacher = build_teacher(config, model)
     spare_memory(config, model, teacher)
     rival = build_discriminator(config, model, dataset, run.path / "data" / "features.safetensors")
+    if rival is not None:
+        with one_line_errors("objective adt"):  # the loop does this too, with the run under way
+            objective.set_up(model.denoiser, rival[0])
     if isinstance(objective, Oracle):
         if model.vae is not None:
             raise UserError("objective oracle knows the noise of pixels, not that of their latents")

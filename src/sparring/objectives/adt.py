@@ -190,6 +190,7 @@ class ADT(Objective):
             self._path = SchedulerPath(
                 self.scheduler, self.schedule, denoiser.pair, self.num_inference_steps
             )
+        self._path.coefficients(0)  # here a sampler that is not linear is found out
 
     @property
     def path(self) -> Path:
@@ -241,12 +242,13 @@ class ADT(Objective):
         x_end, inputs = self.rollout(denoiser, answer, s)
         maps, judged = self.judge(discriminator, x_end, s)
         if s.learns:
-            parts: list[Callable[[], Terms]] = []
-            if self.diffusion_weight > 0:
-                parts.append(partial(self._diffusion, denoiser, s))
-            if self.weight > 0:
-                parts += self._path_parts(denoiser, answer, inputs, judged, s)
-            yield Turn("model", parts)
+            with dropout_of(denoiser) as dropout:
+                parts: list[Callable[[], Terms]] = []
+                if self.diffusion_weight > 0:
+                    parts.append(partial(self._diffusion, denoiser, dropout, s))
+                if self.weight > 0:
+                    parts += self._path_parts(denoiser, answer, dropout, inputs, judged, s)
+                yield Turn("model", parts)
             self.balance.unwatch()
         yield Turn("discriminator", [partial(self._discriminate, discriminator, maps)])
 
@@ -278,7 +280,8 @@ class ADT(Objective):
         """x_end (B, *), and what the network read at each trained call; float32, dropout off."""
         x_t = self.path.begin(s.start, precise(s.x0), precise(s.noise))
         walk, inputs = self.path.walk(s.start, x_t, s.generators), {}
-        with evaluating(denoiser):
+        with dropout_of(denoiser) as dropout:
+            dropout(False)
             for call in range(s.start, self.path.n_calls):
                 if call in s.trained:
                     inputs[call] = walk.x_t
@@ -320,7 +323,8 @@ class ADT(Objective):
         )
         return maps, (torch.cat(losses), torch.cat(slopes))  # pyright: ignore[reportReturnType]
 
-    def _diffusion(self, denoiser: Denoiser, s: ADTDraws) -> Terms:
+    def _diffusion(self, denoiser: Denoiser, dropout: Callable[[bool], None], s: ADTDraws) -> Terms:
+        dropout(True)
         terms = self.denoising(self.bind(denoiser, s)(s.x_t), s)
         return {name: self.diffusion_weight * term for name, term in terms.items()}
 
@@ -328,6 +332,7 @@ class ADT(Objective):
         self,
         denoiser: Denoiser,
         answer: Callable[[Tensor, Tensor], Tensor],
+        dropout: Callable[[bool], None],
         inputs: Mapping[int, Tensor],
         judged: tuple[Tensor, Tensor],
         s: ADTDraws,
@@ -355,8 +360,8 @@ class ADT(Objective):
                 later.append((call, x_t, unit))
             if s.step % 10 == 0:
                 self.balance.watch(denoiser, 3 * call // self.path.n_calls)
-            with evaluating(denoiser):
-                output = answer(x_t, self.path.times[call])
+            dropout(False)  # on the way back too, where checkpointed blocks are computed again
+            output = answer(x_t, self.path.times[call])
             slope = (upstream.detach() * output).flatten(1).sum(1)
             if self.input_grad:
                 slope = slope + unit
@@ -482,16 +487,18 @@ class Balance:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Dropout is off inside, and so is whatever else a network does in training only."""
+def dropout_of(module: nn.Module) -> Iterator[Callable[[bool], None]]:
+    """A switch of dropout and whatever else a network does in training only; it ends as it was."""
     training = [one for one in module.modules() if one.training]
-    for one in training:
-        one.training = False
-    try:
-        yield
-    finally:
+
+    def switch(on: bool) -> None:
         for one in training:
-            one.training = True
+            one.training = on
+
+    try:
+        yield switch
+    finally:
+        switch(True)
 
 
 def _rows(told: Mapping[str, Any]) -> int:
