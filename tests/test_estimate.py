@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SIZES = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": 859_520_964,
     "stabilityai/stable-diffusion-xl-base-1.0": 2_567_463_684,
-    "stabilityai/stable-diffusion-3-medium-diffusers": 2_084_951_104,
+    "stabilityai/stable-diffusion-3-medium-diffusers": 2_028_328_000,
 }
 
 
