@@ -16,7 +16,6 @@ from accelerate import PartialState
 from ..build import (
     Shape,
     build_dataset,
-    build_discriminator,
     build_model,
     build_network,
     build_objective,
@@ -27,6 +26,7 @@ from ..build import (
     spare_memory,
     train_settings,
 )
+from ..build_discriminator import build_discriminator
 from ..cache import TensorCache
 from ..config import RunConfig, dump
 from ..config_sections import BUNDLED
