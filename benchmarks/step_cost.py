@@ -134,15 +134,7 @@ class Bench:
 
     def _peak(self, number: int) -> int:
         batch = self.batch(number)
-        with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            self.take(number, batch, learn=False)
-        recorded: Any = profiler.profiler
-        events = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
-        live = peak = 0
-        for event in sorted(events, key=lambda event: event.start_ns()):
-            live += event.nbytes()
-            peak = max(peak, live)
-        return peak
+        return peak_bytes(lambda: self.take(number, batch, learn=False))
 
 
 class DiffusersLoop(Bench):
@@ -289,6 +281,19 @@ def relative(
         low, _, high = quantiles(ratios, n=4)
         found[name] = (median(ratios), (low, high))
     return found
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Most bytes that `work` has allocated at once, over what was there before."""
+    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    recorded: Any = profiler.profiler
+    events = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
 
 
 @contextmanager
