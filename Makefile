@@ -3,6 +3,7 @@
 #   make test      the tests (minutes)          make test-all   with the slow ones
 #   make lint      ruff                         make types      pyright
 #   make bench     the cost of a step of every objective, benchmarks/results/step_cost.json
+#   make bench-adt-memory   memory of adt by the number of trained calls, benchmarks/results/adt_memory.json
 #   make bench-quality   methods x data x seeds, benchmarks/results/quality_cpu.json (a day; ARGS="--only digits")
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -11,7 +12,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-gpu lint format types bench bench-quality clean
+.PHONY: setup demo test test-all test-gpu lint format types bench bench-adt-memory bench-quality clean
 
 setup: $(INSTALLED)
 
@@ -53,6 +54,9 @@ types: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step_cost.py $(ARGS)
+
+bench-adt-memory: $(INSTALLED)
+	$(BIN)/python benchmarks/adt_memory.py $(ARGS)
 
 bench-quality: $(INSTALLED)
 	$(BIN)/python benchmarks/quality.py $(ARGS)

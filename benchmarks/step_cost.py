@@ -10,6 +10,21 @@ and moving average, as the training loop does it.
     live_bytes          most bytes that are allocated at once for the forward and backward pass
                         (activations, gradients, temporaries), from torch's profiler
 
+For plain and adt also, with the same draws on both sides, in the same round:
+
+    ratio_to_network_calls    seconds of a step to those of its network calls made bare: of adt the
+                        denoiser's in the rollout without a graph, the trained ones and the
+                        denoising loss's with their backward passes, the backbone's three (one of
+                        them differentiated by its input), the heads' for the model and for
+                        themselves, R1 included. Drawing, augmentation, the sampler's arithmetic,
+                        losses, clipping, optimisers and averages are in the step alone. That both
+                        sides make the same operations is checked
+    ratio_to_denoiser_calls   to the denoiser's calls alone
+
+`adt` is measured with features trained on the labels and unpaired heads, 20 steps and K = 4; its
+rollouts begin anywhere on the path, so its steps differ: its operations are those of the timed
+steps, and the quartiles of its ratio to plain are mostly those of the starts.
+
 Consistency distillation is measured plain and adversarial (Free-AT with three passes, delta on
 what the student or on what the target reads), with a copy of the network as teacher. `detail` is
 measured with its regulariser and, as "detail, before R", in the first two thirds of a run.
@@ -27,7 +42,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
@@ -41,13 +56,24 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 import sparring
-from sparring.build import build_dataset, build_denoiser, build_objective, train_settings
+from sparring.build import (
+    build_dataset,
+    build_discriminator,
+    build_model,
+    build_objective,
+    train_settings,
+)
 from sparring.config import resolve
 from sparring.config_sections import OBJECTIVE_SECTIONS
 from sparring.data.batches import BatchOrder
+from sparring.denoiser import frozen
+from sparring.discriminators import Discriminator
+from sparring.objectives.adt import ADT, ADTDraws
+from sparring.objectives.base import Draws
 from sparring.randomness import StepRandom
 from sparring.training.players import Player
 
@@ -62,6 +88,12 @@ ADVERSARIAL = {
     for who in ("student", "target")
 }
 BEFORE = "detail, before R"
+LABELS = (
+    "objective.discriminator.features=labels",
+    "objective.discriminator.blocks=[1,2,3]",
+    "objective.discriminator.width=32",
+    "objective.discriminator.reading=unpaired",
+)
 DIFFUSERS = "plain, as in diffusers"
 N_COUNTED = 6  # steps over which operations and bytes are counted
 
@@ -78,16 +110,23 @@ class Bench:
         self.settings = train_settings(config)
         self.dataset = build_dataset(config)
         shape, classes = self.dataset.sample_shape, self.dataset.num_classes
-        self.denoiser, self.scheduler_config = build_denoiser(config, shape, classes)
-        self.objective = build_objective(config, self.denoiser.schedule)
+        model = build_model(config, shape, classes)
+        self.denoiser, self.scheduler_config = model.denoiser, model.scheduler_config
+        self.objective = build_objective(config, self.denoiser.schedule, model)
         self.denoiser.train()
-        self.nets = {
+        self.nets: dict[str, Any] = {
             "model": self.denoiser,
             "ema": copy.deepcopy(self.denoiser).requires_grad_(False).eval(),
             "teacher": copy.deepcopy(self.denoiser).requires_grad_(False).eval(),
         }
         self.first_step = first_step
-        self.player = Player(self.denoiser.network, self.settings)
+        self.players = {"model": Player(self.denoiser.network, self.settings)}
+        found = build_discriminator(config, model, self.dataset)
+        if found is not None:
+            rival, settings = found
+            self.nets["discriminator"] = rival
+            self.players["discriminator"] = Player(rival.network, settings)
+            self.objective.set_up(self.denoiser, rival)
         self.n_rows = config.training.train_batch_size
         self.order = BatchOrder(len(self.dataset), 0, self.n_rows)
 
@@ -104,15 +143,19 @@ class Bench:
 
     def take(self, number: int, batch: dict[str, Any], *, learn: bool = True) -> None:
         """All updates from one batch."""
-        step = self.first_step + number
-        draws = self.objective.draw(batch, StepRandom(0, number, self.n_rows), step)
-        for turn in self.objective.turns(self.nets, draws):
+        for turn in self.objective.turns(self.nets, self.draw(number, batch)):
             for part in turn.parts:
                 torch.stack(list(part().values())).sum(0).mean().backward()
             if learn:
-                self.player.clip()
-                self.player.step()
-            self.player.optimizer.zero_grad(set_to_none=True)
+                self.players[turn.player].clip()
+                self.players[turn.player].step()
+            for player in self.players.values():
+                player.optimizer.zero_grad(set_to_none=True)
+
+    def draw(self, number: int, batch: dict[str, Any]) -> Draws:
+        """All randomness of a step; the same number gives the same."""
+        rng = StepRandom(0, number, self.n_rows)
+        return self.objective.draw(batch, rng, self.first_step + number)
 
     def seconds(self, number: int) -> float:
         """Seconds per update; reading the data is not counted."""
@@ -121,12 +164,66 @@ class Bench:
         self.take(number, batch)
         return (time.perf_counter() - started) / self.n_updates
 
-    def operations(self) -> float:
-        """Multiplications and additions per update, mean over a few steps."""
-        with FlopCounterMode(display=False) as counter:
-            for number in range(N_COUNTED):
+    def call_seconds(self, number: int) -> tuple[float, float]:
+        """Seconds of the network calls of the same step, bare: the denoiser's, and all.
+
+        As many, of the same shapes and with the same backward passes as the update of `plain` or
+        `adt` makes, and nothing else: no sampler, loss, drawing, clipping, optimiser or average.
+        """
+        s = self.draw(number, self.batch(number))
+        n_rollout, n_learning = 0, 1
+        if isinstance(s, ADTDraws):
+            assert isinstance(self.objective, ADT)
+            n_rollout = self.objective.path.n_calls - s.start
+            n_learning += len(s.trained)
+        network, from_above = self.denoiser.network, torch.randn_like(s.x_t)
+        started = time.perf_counter()
+        with torch.no_grad():
+            for _ in range(n_rollout):
+                network(s.x_t, timestep=s.t, return_dict=False)
+        for _ in range(n_learning):
+            network(s.x_t, timestep=s.t, return_dict=False)[0].backward(from_above)
+        of_denoiser = of_all = time.perf_counter() - started
+        network.zero_grad(set_to_none=True)
+        if isinstance(s, ADTDraws):
+            of_all += self._discriminator_seconds(s.x0)
+        return of_denoiser, of_all
+
+    def _discriminator_seconds(self, x0: Tensor) -> float:
+        """Of an update's calls of backbone and heads: two looks at real images, one at fakes."""
+        rival: Discriminator = self.nets["discriminator"]
+        backbone, heads, fake_x = rival.eye.backbone, rival.network, x0.clone().requires_grad_()
+        started = time.perf_counter()
+        with torch.no_grad():
+            real, again = backbone(x0), backbone(x0)
+        seconds = time.perf_counter() - started
+        with frozen(heads):
+            started = time.perf_counter()
+            fake = backbone(fake_x)
+            heads(fake, real)[0].mean().backward()
+            seconds += time.perf_counter() - started
+        both = [torch.cat(two).detach() for two in zip(again, fake, strict=True)]
+        started = time.perf_counter()
+        score, penalty = heads(both, real, rival.r1 > 0)
+        (score.mean() + penalty.mean()).backward()
+        seconds += time.perf_counter() - started
+        heads.zero_grad(set_to_none=True)
+        return seconds
+
+    def operations(self, numbers: Collection[int]) -> float:
+        """Multiplications and additions per update, mean over some steps."""
+        with Operations() as counted:
+            for number in numbers:
                 self.take(number, self.batch(number), learn=False)
-        return counter.get_total_flops() / (N_COUNTED * self.n_updates)
+        return counted.total / (len(numbers) * self.n_updates)
+
+    def checked_calls(self, number: int) -> None:
+        """`call_seconds` does the operations of the step, no more and no fewer."""
+        with Operations() as counted:
+            self.call_seconds(number)
+        own, found = counted.total, self.operations([number])
+        if own != found:
+            raise AssertionError(f"step {number}: {found} operations, its bare calls {own}")
 
     def live_bytes(self) -> int:
         """Most bytes allocated at once by forward and backward, over what was there before."""
@@ -134,15 +231,7 @@ class Bench:
 
     def _peak(self, number: int) -> int:
         batch = self.batch(number)
-        with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            self.take(number, batch, learn=False)
-        recorded: Any = profiler.profiler
-        events = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
-        live = peak = 0
-        for event in sorted(events, key=lambda event: event.start_ns()):
-            live += event.nbytes()
-            peak = max(peak, live)
-        return peak
+        return peak_bytes(lambda: self.take(number, batch, learn=False))
 
 
 class DiffusersLoop(Bench):
@@ -210,7 +299,7 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
     """
     torch.set_num_threads(1)
     names = [name for name in OBJECTIVE_SECTIONS if name not in LEFT_OUT]
-    benches: dict[str, Bench] = {name: Bench(name) for name in names}
+    benches = {name: Bench(name, *(LABELS if name == "adt" else ())) for name in names}
     for label, words in ADVERSARIAL.items():
         benches[label] = Bench("consistency_distillation", *words)
     benches[BEFORE] = Bench("detail", f"objective.start_step={10**6}", first_step=10**6 - 10**5)
@@ -225,9 +314,16 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
     say("plain steps alone ...")
     plain = {name: bench for name, bench in benches.items() if name.startswith("plain")}
     against = relative(alternate(plain, n_rounds, say), DIFFUSERS)
+    say("steps of plain and adt and their network calls ...")
+    calls = {name: to_calls(benches[name], n_rounds) for name in ("plain", "adt")}
     say("counting operations and bytes ...")
     counted = (*OBJECTIVE_SECTIONS, *ADVERSARIAL, BEFORE)
-    operations = {name: benches[name].operations() for name in counted if name in benches}
+    timed = range(1, n_rounds + 1)  # a step of adt costs what its random start makes it cost
+    operations = {
+        name: benches[name].operations(timed if name == "adt" else range(N_COUNTED))
+        for name in counted
+        if name in benches
+    }
     operations |= {
         name: operations[name.partition(",")[0]] for name in benches if name not in operations
     }
@@ -241,7 +337,7 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
             "live_bytes": bench.live_bytes(),
             "seconds_per_update": median(seconds[name]),
             "updates_per_batch": bench.n_updates,
-        }
+        } | calls.get(name, {})
     return {
         "machine": machine(),
         "settings": {
@@ -262,6 +358,26 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
             for name, (ratio, interval) in against.items()
         },
     }
+
+
+def to_calls(bench: Bench, n_rounds: int) -> dict[str, Any]:
+    """Seconds of a step over those of its bare network calls, with the same draws."""
+    for number in range(1, 4):
+        bench.checked_calls(number)
+    of_all, of_denoiser = [], []
+    for number in range(1, n_rounds + 1):
+        if number % 2:  # either goes first as often as the other
+            step, (denoiser, networks) = bench.seconds(number), bench.call_seconds(number)
+        else:
+            (denoiser, networks), step = bench.call_seconds(number), bench.seconds(number)
+        of_all.append(step / networks)
+        of_denoiser.append(step / denoiser)
+    found: dict[str, Any] = {}
+    for name, ratios in (("network", of_all), ("denoiser", of_denoiser)):
+        low, middle, high = quantiles(ratios, n=4)
+        found[f"ratio_to_{name}_calls"] = middle
+        found[f"{name}_calls_interval"] = (low, high)
+    return found
 
 
 def alternate(
@@ -289,6 +405,40 @@ def relative(
         low, _, high = quantiles(ratios, n=4)
         found[name] = (median(ratios), (low, high))
     return found
+
+
+class Operations(TorchDispatchMode):
+    """Counts multiplications and additions, by torch's formulas.
+
+    torch's own FlopCounterMode also tells them by module, by hooks with which R1, a gradient taken
+    inside a module, cannot be had.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula: Any = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Most bytes that `work` has allocated at once, over what was there before."""
+    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    recorded: Any = profiler.profiler
+    events = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
 
 
 @contextmanager
@@ -336,6 +486,13 @@ def table(result: dict[str, Any]) -> str:
             f"{row['operations_to_plain']:>11.2f}x{row['live_bytes'] / 1e6:>9.1f}"
         )
     lines.append("time and operations per update of the model, as ratios to plain\n")
+    for name, row in result["objectives"].items():
+        for whose in ("network", "denoiser"):
+            if f"ratio_to_{whose}_calls" in row:
+                low, high = row[f"{whose}_calls_interval"]
+                label, ratio = f"{name}, to its {whose} calls", row[f"ratio_to_{whose}_calls"]
+                lines.append(f"{label:<36}{ratio:>7.2f}x{f'{low:.2f}-{high:.2f}':>16}")
+    lines.append("a step, by the bare calls of all its networks or of the denoiser alone\n")
     lines.append(f"{'detail, over a run':<36}{result['detail_over_a_run']:>7.2f}x")
     lines += [f"{k:<36}{v:>7.2f}x" for k, v in result["to_plain_distillation"].items()]
     lines.append(

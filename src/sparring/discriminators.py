@@ -284,9 +284,10 @@ class LatentEye(nn.Module):
         schedule = self.denoiser.schedule
         t = schedule.times(self.lowest + (self.highest - self.lowest) * u.to(seen.device))
         alpha, sigma = schedule.at(t, like=seen)
-        self._seen.clear()
         self.denoiser(add_noise(seen, eps.to(seen), alpha, sigma), t, **condition)
-        return [_as_map(self._seen[number], seen) for number in self._chosen]
+        maps = [_as_map(self._seen[number], seen) for number in self._chosen]
+        self._seen.clear()  # they would keep their graph
+        return maps
 
 
 def _blocks(network: Any) -> list[nn.Module]:
