@@ -1,0 +1,32 @@
+"""Grids side by side, each under its caption: the pictures of the README and of the docs.
+
+make bench-quality ARGS="--seeds 1 --as-configured --only ^digits/"
+cd runs/quality/digits; python ../../../recipes/grids_figure.py digits.png "training data, 90 % noisy=plain/seed-0/data/training_samples.png" \\
+    plain=plain/seed-0/evaluation/as_configured/grid.png "ours (detail)=detail/seed-0/evaluation/as_configured/grid.png"
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+SIDE, MARGIN, CAPTION = 300, 14, 34
+
+
+def main(output: Path, shown: Sequence[str]) -> None:
+    """Write the picture; `shown` are CAPTION=PATH."""
+    width = len(shown) * (SIDE + MARGIN) + MARGIN
+    page = Image.new("RGB", (width, SIDE + CAPTION + 2 * MARGIN), "white")
+    font, draw = ImageFont.load_default(size=18), ImageDraw.Draw(page)
+    for i, one in enumerate(shown):
+        caption, _, path = one.rpartition("=")
+        left = MARGIN + i * (SIDE + MARGIN)
+        draw.text((left, MARGIN), caption, fill="black", font=font)
+        picture = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
+        page.paste(picture, (left, MARGIN + CAPTION))
+    page.save(output, optimize=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
