@@ -1,8 +1,11 @@
 """Grids side by side, each under its caption: the pictures of the README and of the docs.
 
 make bench-quality ARGS="--seeds 1 --as-configured --only ^digits/"
-cd runs/quality/digits; python ../../../recipes/grids_figure.py digits.png "training data, 90 % noisy=plain/seed-0/data/training_samples.png" \\
-    plain=plain/seed-0/evaluation/as_configured/grid.png "ours (detail)=detail/seed-0/evaluation/as_configured/grid.png"
+R=runs/quality/digits; G=seed-0/evaluation/as_configured/grid.png
+python recipes/grids_figure.py docs/images/digits.png \\
+    "training data, 90 % noisy=$R/plain/seed-0/data/training_samples.png" "plain=$R/plain/$G" \\
+    "published smoothing=$R/adversarial/$G" "ours (detail)=$R/detail/$G" \\
+    "plain on clean data=$R/plain_clean_data/$G"
 """
 
 import sys
