@@ -109,4 +109,4 @@ def test_a_pipeline_in_a_folder_is_read_and_an_unknown_one_is_not(tmp_path: Path
     unknown = "model.pretrained_model_name_or_path=somebody/something"
     lines = estimate(resolve(CONFIGS / "adt_sd15.yaml", [unknown]))
     assert "unknown" in lines[-1]
-    assert estimate(resolve(CONFIGS / "text_to_image.yaml", [unknown])) == []
+    assert estimate(resolve(CONFIGS / "digits.yaml")) == []

@@ -73,8 +73,8 @@ _DINO = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
 def estimate(config: RunConfig) -> list[str]:
     """Lines on network calls and memory of one update, for the summary of a dry run.
 
-    Of models that are neither here nor known only the calls can be told; of others than
-    text-to-image pipelines nothing is said of memory.
+    Of models that are neither here nor known the memory cannot be told; of others than
+    text-to-image pipelines nothing is said of it.
     """
     lines = []
     if isinstance(config.objective, Adt):
@@ -83,7 +83,7 @@ def estimate(config: RunConfig) -> list[str]:
     parts = None if name is None else parts_of(name)
     if parts is not None:
         lines.append(f"memory        {memory_of(config, parts)}")
-    elif isinstance(config.objective, Adt):
+    elif config.model.lora is not None:
         lines.append("memory        unknown: the model's configs are not here")
     return lines
 
