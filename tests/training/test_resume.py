@@ -4,8 +4,18 @@ import json
 
 import pytest
 import torch
-from tiny_runs import Points, assert_same, make_objective, metrics, outcome, run, tiny_denoiser
+from tiny_runs import (
+    Points,
+    assert_same,
+    make_objective,
+    metrics,
+    outcome,
+    run,
+    tiny_denoiser,
+    tiny_discriminator,
+)
 
+from sparring.discriminators import Heads
 from sparring.errors import UserError
 
 
@@ -126,6 +136,23 @@ def test_another_network_is_not_continued(tmp_path):
     other.network.last[-1] = torch.nn.Linear(16, 3, bias=False)
     with pytest.raises(UserError, match="holds another network"):
         run(tmp_path, resume_from_checkpoint="latest", denoiser=other)
+
+
+def test_another_discriminator_is_not_continued(tmp_path):
+    run(tmp_path, make_objective("adt"))
+    other = tiny_discriminator()
+    other.network = Heads([6], "predictor", 8)
+    with pytest.raises(UserError, match="holds another discriminator"):
+        run(
+            tmp_path, make_objective("adt"), discriminator=other, max_train_steps=20,
+            resume_from_checkpoint="latest",
+        )  # fmt: skip
+
+
+def test_a_run_of_one_player_is_not_continued_by_two(tmp_path):
+    run(tmp_path)
+    with pytest.raises(UserError, match="has no discriminator"):
+        run(tmp_path, make_objective("adt"), max_train_steps=20, resume_from_checkpoint="latest")
 
 
 def test_another_time_sampler_is_not_continued(tmp_path):

@@ -226,7 +226,7 @@ class Checkpoint:
         """Continue a player's optimiser and average; the weights too, of all but the model.
 
         Raises:
-            UserError: if the checkpoint has no such player.
+            UserError: if the checkpoint has no such player, or another.
         """
         if name not in self.state["players"]:
             raise UserError(
@@ -235,7 +235,11 @@ class Checkpoint:
             )
         tensors = {file: self.tensors(_file(name, file)) for file in ("optimizer", "ema")}
         if name != "model":
-            player.network.load_state_dict(self.tensors(name))
+            try:
+                player.network.load_state_dict(self.tensors(name))
+            except RuntimeError as error:
+                line = " ".join(str(error).split())
+                raise UserError(f"checkpoint {self.path} holds another {name}: {line}") from error
         player.restore(tensors, self.state["players"][name])
 
     def restore_objective(self, objective: Objective) -> None:
