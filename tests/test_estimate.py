@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sparring.commands.train import dry_run_text
@@ -43,6 +44,20 @@ def test_what_autograd_keeps_is_counted_on_fake_tensors_as_on_real_ones() -> Non
         fake = kept()
     assert fake == kept()
     assert fake > 50_000
+
+
+def test_what_is_kept_is_no_weight_and_whole_where_it_is_seen_in_part() -> None:
+    x = torch.randn(7, 10, requires_grad=True)
+    layer = torch.nn.Linear(10, 20)
+    assert _saved(lambda: layer(x)) == 70  # x, for the weights' gradient
+    layer.requires_grad_(False)
+    assert _saved(lambda: layer(x)) == 0
+
+    def gated() -> Tensor:
+        a, b = (2 * x).chunk(2, dim=1)  # halves of one tensor
+        return a * b
+
+    assert _saved(gated) == 70
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

@@ -244,8 +244,9 @@ def _saved(run: Callable[[], Tensor]) -> int:
     seen: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
-        if not isinstance(x, nn.Parameter):
-            seen[x.untyped_storage()._cdata] = x.numel()
+        if not isinstance(x if x._base is None else x._base, nn.Parameter):  # a view of the weights
+            held = x.untyped_storage()
+            seen[held._cdata] = held.nbytes() // x.element_size()  # all that a view keeps alive
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
