@@ -219,14 +219,13 @@ class Checkpoint:
             else:
                 load_model(network, str(self.path / "model.safetensors"))
         except RuntimeError as error:
-            line = " ".join(str(error).split())
-            raise UserError(f"checkpoint {self.path} holds another network: {line}") from error
+            raise self._is_of_another("network", error) from error
 
     def restore_player(self, name: str, player: Player) -> None:
         """Continue a player's optimiser and average; the weights too, of all but the model.
 
         Raises:
-            UserError: if the checkpoint has no such player, or another.
+            UserError: if the checkpoint has no such player, or one of another shape.
         """
         if name not in self.state["players"]:
             raise UserError(
@@ -238,9 +237,12 @@ class Checkpoint:
             try:
                 player.network.load_state_dict(self.tensors(name))
             except RuntimeError as error:
-                line = " ".join(str(error).split())
-                raise UserError(f"checkpoint {self.path} holds another {name}: {line}") from error
+                raise self._is_of_another(name, error) from error
         player.restore(tensors, self.state["players"][name])
+
+    def _is_of_another(self, what: str, error: RuntimeError) -> UserError:
+        line = " ".join(str(error).split())
+        return UserError(f"checkpoint {self.path} holds another {what}: {line}")
 
     def restore_objective(self, objective: Objective) -> None:
         """Give the objective back what it remembered.
