@@ -112,7 +112,7 @@ def load_dino(name: str, blocks: Sequence[int] | None, side: int) -> DinoBackbon
 class LabelBackbone(nn.Module):
     """A small residual network, trained to tell a data set's classes: for images of a few pixels.
 
-    Maps: the image itself (0), 16 channels at full size (1), 32 at half (2), 64 at a quarter (3).
+    Maps: 16 channels at full size (1), 32 at half (2), 64 at a quarter (3).
 
     Args:
         n_channels: Of the images.
@@ -131,11 +131,12 @@ class LabelBackbone(nn.Module):
         self, n_channels: int, num_classes: int, blocks: Sequence[int] | None = None
     ) -> None:
         super().__init__()
-        self.blocks = list(range(len(self.widths) + 1)) if blocks is None else list(blocks)
-        if not self.blocks or not set(self.blocks) <= set(range(len(self.widths) + 1)):
-            raise ValueError(f"blocks must be of 0 to {len(self.widths)}, got {blocks}")
+        every = range(1, len(self.widths) + 1)
+        self.blocks = list(every if blocks is None else blocks)
+        if not self.blocks or not set(self.blocks) <= set(every):
+            raise ValueError(f"blocks must be of 1 to {len(self.widths)}, got {blocks}")
+        self.channels = [self.widths[block - 1] for block in self.blocks]
         sizes = (n_channels, *self.widths)
-        self.channels = [sizes[block] for block in self.blocks]
         self.enter = nn.ModuleList(
             nn.Conv2d(n_in, n_out, 5 if i == 0 else 3, 1 if i == 0 else 2, 2 if i == 0 else 1)
             for i, (n_in, n_out) in enumerate(zip(sizes, self.widths, strict=False))
@@ -147,8 +148,8 @@ class LabelBackbone(nn.Module):
         self.last = nn.Linear(self.widths[-1], num_classes)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """All four, of images (B, C, H, W) in about [-1, 1]."""
-        maps, hidden = [images], images
+        """All three, of images (B, C, H, W) in about [-1, 1]."""
+        maps, hidden = [], images
         for enter, refine in zip(self.enter, self.refine, strict=True):
             hidden = enter(hidden)
             hidden = hidden + refine(hidden)
@@ -158,7 +159,7 @@ class LabelBackbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """The chosen ones."""
         maps = self.maps(images)
-        return [maps[block] for block in self.blocks]
+        return [maps[block - 1] for block in self.blocks]
 
     def logits(self, images: Tensor) -> Tensor:
         """Of the classes, (B, num_classes)."""
