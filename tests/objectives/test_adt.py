@@ -441,6 +441,23 @@ def test_latents_are_judged_through_the_denoisers_own_blocks() -> None:
         assert float((gradients(denoiser) - expected).norm() / expected.norm()) < 1e-5
 
 
+def test_the_other_real_image_is_seen_with_its_own_condition() -> None:
+    """The eye that reads conditions is told of each image what is true of it."""
+    copied, _ = model("sd")
+    eye = LatentEye(copied)
+    heads = Heads(eye.channels_of(torch.zeros(1, 4, 8, 8), condition("sd", 1, 9)), "patches", 12)
+    rival = Discriminator(eye, heads)
+    objective, _, _, s = case("sd", rival=rival, real_pair="other", rows_at_once=2)
+    (fake, real, again), _ = objective.judge(rival, s.noise, s)
+    (a, b), row = s.looks, [B - 1, 0, 1]
+    other = {key: value[row] for key, value in s.told.items()}
+    with torch.no_grad():
+        expected = eye(s.noise, a, s.told), eye(s.x0, b, s.told), eye(s.x0[row], a, other)
+    for found, known in zip((fake, real, again), expected, strict=True):
+        for one, its in zip(found, known, strict=True):
+            torch.testing.assert_close(one, its, rtol=1e-4, atol=1e-5)
+
+
 def test_guidance_without_a_condition_is_refused() -> None:
     objective, denoiser, rival, s = case("unconditional", guidance_scale=2.0)
     with pytest.raises(ValueError, match="needs a condition"):
@@ -499,3 +516,17 @@ def test_gradient_norms_are_those_of_the_calls() -> None:
     found = objective.found()
     thirds = [found[f"balance/{name}"] for name in ("late", "middle", "early")]
     assert thirds == pytest.approx(norms, rel=1e-5)
+
+
+def test_gradient_norms_leave_out_the_next_micro_batch() -> None:
+    """Its denoising loss comes after the first one's last call."""
+    objective, denoiser, rival, s = case("unconditional", start="noise", n_trained=1)
+    s.step = 10
+    first, second = (next(objective.turns(nets(denoiser, rival), s)) for _ in range(2))
+    norms = []
+    for part in [*first.parts, second.parts[0]]:
+        denoiser.zero_grad()
+        torch.stack(list(part().values())).sum(0).mean().backward()
+        norms.append(float(gradients(denoiser).norm()))
+    objective.balance.unwatch()
+    assert list(objective.found().values()) == pytest.approx([norms[1]], rel=1e-5)

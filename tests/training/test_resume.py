@@ -1,21 +1,23 @@
 """A run that breaks off and is resumed is the run that never did, to the bit."""
 
 import json
+import signal
+from typing import Any
 
 import pytest
 import torch
 from tiny_runs import (
     Points,
+    PointsEye,
     assert_same,
     make_objective,
     metrics,
     outcome,
     run,
     tiny_denoiser,
-    tiny_discriminator,
 )
 
-from sparring.discriminators import Heads
+from sparring.discriminators import Discriminator, Heads
 from sparring.errors import UserError
 
 
@@ -140,19 +142,48 @@ def test_another_network_is_not_continued(tmp_path):
 
 def test_another_discriminator_is_not_continued(tmp_path):
     run(tmp_path, make_objective("adt"))
-    other = tiny_discriminator()
-    other.network = Heads([6], "predictor", 8)
+    other = Discriminator(PointsEye(), Heads([6], "patches", 4))
     with pytest.raises(UserError, match="holds another discriminator"):
         run(
-            tmp_path, make_objective("adt"), discriminator=other, max_train_steps=20,
+            tmp_path,
+            make_objective("adt"),
             resume_from_checkpoint="latest",
-        )  # fmt: skip
+            max_train_steps=20,
+            discriminator=other,
+        )
 
 
 def test_a_run_of_one_player_is_not_continued_by_two(tmp_path):
     run(tmp_path)
     with pytest.raises(UserError, match="has no discriminator"):
         run(tmp_path, make_objective("adt"), max_train_steps=20, resume_from_checkpoint="latest")
+
+
+def test_a_run_that_stops_in_the_warm_up_goes_on_there(tmp_path, capsys):
+    """And says once that there is one."""
+
+    class Interrupted(Points):
+        n_read = 0
+
+        def __getitems__(self, keys: list[Any]) -> dict[str, Any]:
+            self.n_read += 1
+            if self.n_read == 3:
+                signal.raise_signal(signal.SIGTERM)
+            return super().__getitems__(keys)
+
+    def objective():
+        return make_objective("adt", warmup_batches=6)
+
+    run(tmp_path / "whole", objective(), gradient_accumulation_steps=2)
+    said = "sparring: the discriminator learns alone for the first 6 batches"
+    assert capsys.readouterr().err.count(said) == 1
+    words = {"gradient_accumulation_steps": 2, "checkpointing_steps": 6}
+    with pytest.raises(UserError, match="after step 0; a checkpoint is written"):
+        run(tmp_path / "cut", objective(), data=Interrupted(), **words)
+    capsys.readouterr()
+    run(tmp_path / "cut", objective(), resume_from_checkpoint="latest", **words)
+    assert said not in capsys.readouterr().err
+    assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / "cut"))
 
 
 def test_another_time_sampler_is_not_continued(tmp_path):

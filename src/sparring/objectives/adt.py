@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from ..denoiser import Denoiser
 from ..discriminators import Discriminator, Maps
@@ -35,13 +36,9 @@ from ..parametrization import column
 from ..randomness import StepRandom
 from ..rollouts import OneStepPath, Path, SchedulerPath
 from ..schedules import Schedule
+from .balance import Balance
 from .base import Draws, Objective, Terms, Turn, one_of
 from .times import Times
-
-MEMORY = 0.99
-"""Of the running means of the balance, per batch."""
-WON = 0.02
-"""A side has won when the overlap of the scores stays this close to 0 or 1."""
 
 
 @dataclass(kw_only=True)
@@ -83,10 +80,9 @@ class ADT(Objective):
         n_trained: K, network calls that are trained in each rollout; all, where fewer are left.
         trained: "even": with a random offset (as CoMat does for DRTune); "random"; or "last".
         path_weight: "native": w_k = W_end,k. It depends on what the network predicts: for eps the
-            first steps weigh a hundred times the last. "unit": sign(W_end,k) / n; "x0_balanced":
-            (d x0_hat_k / d o_k) / n, each estimate of x0 counts alike, whatever the network
-            predicts; n is the calls of the whole path, so that all weights sum to about one as they
-            do for flow.
+            first calls weigh ten times the later ones, for flow all weights sum to one. "unit":
+            sign(W_end,k) / n, n the calls of the whole path; "x0_balanced": (d x0_hat_k / d o_k)
+            / n, each estimate of x0 counts alike, whatever the network predicts.
         input_grad: Gradients also pass through the network's input, from later trained calls to
             earlier ones (as CoMat does for SD 1.5); with all calls trained this is backpropagation
             through sampling. Needs native weights.
@@ -180,10 +176,6 @@ class ADT(Objective):
             ValueError: if the scheduler's path cannot be trained through.
         """
         self._eye = discriminator.eye
-        if self.warmup_batches:
-            self.news.append(
-                f"the discriminator learns alone for the first {self.warmup_batches} batches"
-            )
         if self.scheduler is None:
             self._path = OneStepPath(self.schedule, denoiser.pair, self.num_inference_steps)
         else:
@@ -202,6 +194,10 @@ class ADT(Objective):
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> ADTDraws:
         s, path = super().draw(batch, rng, step), self.path
+        if rng.step == rng.micro == 0 and self.warmup_batches:
+            self.news.append(
+                f"the discriminator learns alone for the first {self.warmup_batches} batches"
+            )
         shared = rng.shared("path")
         which = (
             torch.randint(len(path.starts), (), generator=shared) if self.start == "uniform" else 0
@@ -298,6 +294,7 @@ class ADT(Objective):
             the model's loss (B,) and g = its gradient by x_end (B, *), zero if it takes no turn.
         """
         eye, (look_a, look_b) = discriminator.eye, s.looks
+        partners = tree_map(lambda one: one.roll(1, 0), (s.x0, s.image, s.told))
         seen: list[tuple[Maps, Maps, Maps]] = []
         losses, slopes = [], []
         for first in range(0, len(x_end), self.rows_at_once):
@@ -305,9 +302,11 @@ class ADT(Objective):
             a, b, told = _take(look_a, rows), _take(look_b, rows), _take(s.told, rows)
             with torch.no_grad():
                 image = partner = eye.real(s.x0[rows], s.image[rows])
+                partner_told = told
                 if self.real_pair == "other":
-                    partner = eye.real(s.x0.roll(1, 0)[rows], s.image.roll(1, 0)[rows])
-                real, again = eye(image, b, told), eye(partner, a, told)
+                    *own, partner_told = _take(partners, rows)
+                    partner = eye.real(*own)
+                real, again = eye(image, b, told), eye(partner, a, partner_told)
             with torch.set_grad_enabled(s.learns):
                 x = x_end[rows].detach().requires_grad_(s.learns)
                 fake = eye(eye.prepare(x), a, told)
@@ -324,6 +323,7 @@ class ADT(Objective):
         return maps, (torch.cat(losses), torch.cat(slopes))  # pyright: ignore[reportReturnType]
 
     def _diffusion(self, denoiser: Denoiser, dropout: Callable[[bool], None], s: ADTDraws) -> Terms:
+        self.balance.unwatch()  # of the micro-batch before
         dropout(True)
         terms = self.denoising(self.bind(denoiser, s)(s.x_t), s)
         return {name: self.diffusion_weight * term for name, term in terms.items()}
@@ -398,92 +398,6 @@ class ADT(Objective):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
         self.balance.load_state_dict(state)
-
-
-class Balance:
-    """Who is winning: running means over the batches, logged as balance/*.
-
-    real, fake: Mean scores of the pairs.
-    overlap: P(a fake pair scores above a real one), 1/2 where the two cannot be told apart, 0 where
-        the discriminator tells them all, 1 where it is wrong about all.
-    early, middle, late: Norm of the weights' gradient from the last trained call in that third of
-        the path that was looked at, in one step of ten (times the loss scale under fp16).
-    """
-
-    names = ("real", "fake", "overlap", "early", "middle", "late")
-
-    def __init__(self) -> None:
-        self.means = torch.zeros(6)
-        self.n_seen = torch.zeros((), dtype=torch.long)
-        self.warned = torch.zeros((), dtype=torch.bool)
-        self._third = 0
-        self._squares: list[Tensor] = []
-        self._handles: list[Any] = []
-
-    @torch.no_grad()
-    def see(self, scores: Tensor) -> None:
-        """Scores of the real and the fake pairs, (2, B)."""
-        real, fake = scores.float()
-        over = (fake[:, None] > real).float().mean() + (fake[:, None] == real).float().mean() / 2
-        now = torch.stack([real.mean(), fake.mean(), over])
-        self.means = self.means.to(now)
-        memory = min(MEMORY, 1 - 1 / (int(self.n_seen) + 1))
-        self.means[:3] = memory * self.means[:3] + (1 - memory) * now
-        self.n_seen += 1
-
-    def news(self) -> list[str]:
-        """A warning, once each time, when one side has won for as long as the means remember."""
-        if int(self.n_seen) % 100 or int(self.n_seen) < 200:
-            return []
-        overlap = float(self.means[2])
-        won = min(overlap, 1 - overlap) < WON
-        told, self.warned = bool(self.warned), torch.tensor(won)
-        if not won or told:
-            return []
-        if overlap < WON:
-            return [
-                "the discriminator tells every fake (overlap of the scores "
-                f"{overlap:.3f}): lower its learning rate, raise r1, or augment more"
-            ]
-        return [
-            f"the model deceives the discriminator (overlap of the scores {overlap:.3f}): raise "
-            "discriminator_steps or its learning rate, or lower objective.weight"
-        ]
-
-    def found(self) -> dict[str, float]:
-        """The numbers that there are, by name."""
-        numbers = self.means.tolist()
-        found = dict(zip(self.names[:3], numbers[:3], strict=True)) if int(self.n_seen) else {}
-        looked_at = zip(self.names[3:], numbers[3:], strict=True)
-        found |= {name: value for name, value in looked_at if value > 0}
-        return {f"balance/{name}": value for name, value in found.items()}
-
-    def watch(self, denoiser: Denoiser, third: int) -> None:
-        """The gradients of the weights that arrive from here on are of a call in that third."""
-        self.unwatch()
-        self._third = third
-        learned = [one for one in denoiser.network.parameters() if one.requires_grad]
-        self._handles = [
-            one.register_hook(lambda grad: self._squares.append(grad.float().square().sum()))
-            for one in learned
-        ]
-
-    def unwatch(self) -> None:
-        """No more hooks; their norm is kept."""
-        for handle in self._handles:
-            handle.remove()
-        if self._squares:
-            self.means[3 + self._third] = torch.stack(self._squares).sum().sqrt()
-        self._handles, self._squares = [], []
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What must survive a restart."""
-        return {"balance": self.means, "balance_n": self.n_seen, "balance_warned": self.warned}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
-        self.means, self.n_seen = state["balance"].clone(), state["balance_n"].clone()
-        self.warned = state["balance_warned"].clone()
 
 
 @contextmanager
