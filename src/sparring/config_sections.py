@@ -385,8 +385,8 @@ class DiscriminatorSection(Section):
     r1: NotNegative = 1e-4
     augment: list[Literal["color", "flip", "translation", "zoom", "cutout"]] = [
         "color", "translation", "cutout",
-    ]  # fmt: skip
-    real: Literal["image", "reconstruction"] = "image"  # of latent models: what fakes are held to
+    ]  # fmt: skip  # of images: denoiser sees noise instead
+    real: Literal["image", "reconstruction"] = "image"  # of decoded latents: what fakes are held to
     learning_rate: Positive = 2e-4
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
