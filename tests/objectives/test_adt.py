@@ -458,6 +458,25 @@ def test_the_other_real_image_is_seen_with_its_own_condition() -> None:
             torch.testing.assert_close(one, its, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("cfg_grad", ["both", "cond_only"])
+def test_guidance_trains_both_answers_or_the_conditional_one(cfg_grad: str) -> None:
+    """o = null + w (conditional - null), with the null answer detached or not."""
+    objective, denoiser, _, s = case("sd", guidance_scale=3.0, cfg_grad=cfg_grad)
+    t = objective.path.times[2]
+    null = {key: one.expand(B, 5, 16) for key, one in condition("sd", 1, 9).items()}
+    output = objective.guided(denoiser, s.told)(s.noise, t)
+    output.square().sum().backward()
+    found = gradients(denoiser)
+    denoiser.zero_grad()
+    conditional, given = (denoiser(s.noise, t.expand(B), **one).output for one in (s.told, null))
+    given = given if cfg_grad == "both" else given.detach()
+    expected = 3 * conditional - 2 * given
+    expected.square().sum().backward()
+    torch.testing.assert_close(output, expected)
+    known = gradients(denoiser)
+    assert float((found - known).norm() / known.norm()) < 1e-5
+
+
 def test_guidance_without_a_condition_is_refused() -> None:
     objective, denoiser, rival, s = case("unconditional", guidance_scale=2.0)
     with pytest.raises(ValueError, match="needs a condition"):
