@@ -16,6 +16,15 @@ from sparring.schedules import (
     schedule_from_config,
 )
 
+SD = {
+    "_class_name": "DDPMScheduler",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+}
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+"""Configs of the schedulers of Stable Diffusion 1.x and XL, and of 3."""
+
 
 class GaussianNetwork(nn.Module):
     r"""The perfect network for x0 ~ N(mean, std^2) in every element.

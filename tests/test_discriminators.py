@@ -1,5 +1,6 @@
 """Scores, losses, R1 and augmentation against what they must be; DINOv2 against transformers."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from sparring.augmentations import Look, augment, draw_looks
 from sparring.backbones import DinoBackbone, LabelBackbone, label_backbone, load_dino
 from sparring.data.base import ModelRange
 from sparring.data.datasets import training_data
-from sparring.discriminators import LOSSES, READINGS, Discriminator, Heads, ImageEye
+from sparring.denoiser import Denoiser
+from sparring.discriminators import LOSSES, READINGS, Discriminator, Heads, ImageEye, LatentEye
 from sparring.errors import UserError
 from sparring.randomness import StepRandom
-from support import tiny_dino
+from sparring.schedules import schedule_from_config
+from support import SD, tiny_dino, tiny_unet
 
 
 def maps(n: int, seed: int) -> list[Tensor]:
@@ -98,6 +101,16 @@ def test_r1_is_the_squared_slope_on_the_heads_inputs(reading: str) -> None:
     assert all(one.grad is not None for one in weights)
 
 
+@pytest.mark.parametrize("reading", READINGS)
+def test_the_penalty_is_half_gamma_r1_of_the_real_pair(reading: str) -> None:
+    net, fake, real, again = heads(reading), maps(3, 0), maps(3, 1), maps(3, 2)
+    terms, scores = Discriminator(ImageEye(Itself()), net, r1=0.3).loss(fake, real, again)
+    of_real, penalty = net(again, real, True)
+    torch.testing.assert_close(terms["r1"], 0.15 * penalty)
+    expected = [of_real.mean(1), net(fake, real)[0].mean(1)]
+    torch.testing.assert_close(scores, torch.stack(expected).detach())
+
+
 def test_losses_are_what_they_are_called() -> None:
     real, fake = torch.tensor([0.5, 2.0]), torch.tensor([-3.0, 0.5])
     found = {name: (d(real, fake), g(real, fake)) for name, (d, g) in LOSSES.items()}
@@ -142,6 +155,27 @@ def look(n: int = 1, **place: float) -> Look:
     neutral = {"flip": 0.9, "right": 0.5, "down": 0.5, "zoom": 0.5, "x": 0.5, "y": 0.5}
     row = torch.tensor([[{**neutral, **place}[name] for name in names]])
     return Look(torch.tensor([[0.5, 0.5, 0.5]]).repeat(n, 1), row.repeat(n, 1))
+
+
+def test_a_latent_eye_sees_the_blocks_at_a_noisy_sample() -> None:
+    """Of alpha x + sigma eps at t; both looks share the time, each has a noise of its own."""
+    denoiser = Denoiser(tiny_unet().eval(), schedule_from_config(SD))
+    eye = LatentEye(copy.deepcopy(denoiser), [1])
+    x = torch.rand(2, 1, 8, 8)
+    (u, eps), (its_u, its_eps) = eye.draw(StepRandom(0, 0, 2), x)
+    assert torch.equal(u, its_u)
+    assert float((eps - its_eps).abs().min()) > 0
+    (found,) = eye(x, (u, eps), {})
+    t = (1000 * u).long()
+    alpha, sigma = (
+        one[:, None, None, None].float()
+        for one in (denoiser.schedule.alpha(t), denoiser.schedule.sigma(t))
+    )
+    seen: list[Tensor] = []
+    network: Any = denoiser.network
+    network.down_blocks[1].register_forward_hook(lambda *one: seen.append(one[2][0]))
+    denoiser(alpha * x + sigma * eps, t)
+    torch.testing.assert_close(found, seen[0])
 
 
 def test_each_augmentation_alone() -> None:

@@ -13,15 +13,8 @@ from sparring.parametrization import KINDS
 from sparring.rollouts import OneStepPath, Path, SchedulerPath
 from sparring.sampling.schedulers import make_scheduler
 from sparring.schedules import FlowSchedule, schedule_from_config
-from support import SCHEDULES, GaussianNetwork
+from support import FLOW, SCHEDULES, SD, GaussianNetwork
 
-SD = {
-    "_class_name": "DDPMScheduler",
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-}
-FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 MULTISTEP = ("ddim", "ddpm", "euler", "heun", "dpmsolver++", "unipc", "deis", "dpm2")
 
 

@@ -15,17 +15,10 @@ from sparring.objectives.adt import ADTDraws
 from sparring.randomness import StepRandom
 from sparring.sampling.schedulers import make_scheduler
 from sparring.schedules import FlowSchedule, schedule_from_config
-from support import tiny_unet
+from support import FLOW, SD, tiny_unet
 from text_to_image import unet
 
 B = 3
-SD = {
-    "_class_name": "DDPMScheduler",
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-}
-FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 
 
 class Convolutions(nn.Module):
