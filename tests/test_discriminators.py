@@ -199,10 +199,11 @@ def test_each_augmentation_alone() -> None:
         augment(images, flat, ["color"]), images.mean() + 0.5 * (images - images.mean())
     )
     colourful = torch.rand(1, 3, 4, 4)
-    grey = Look(torch.tensor([[0.5, 0.0, 0.5]]), look().place)
-    torch.testing.assert_close(
-        augment(colourful, grey, ["color"]), colourful.mean(1, keepdim=True).expand(1, 3, 4, 4)
-    )
+    grey = colourful.mean(1, keepdim=True)
+    for number, factor in ((0.0, 0), (0.5, 1), (1.0, 2)):  # to grey, as it is, twice as colourful
+        saturated = Look(torch.tensor([[0.5, number, 0.5]]), look().place)
+        expected = grey + factor * (colourful - grey)
+        torch.testing.assert_close(augment(colourful, saturated, ["color"]), expected)
 
 
 def test_gradients_flow_through_every_augmentation() -> None:
