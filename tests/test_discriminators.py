@@ -148,6 +148,11 @@ def test_the_pairs_are_those_of_the_text() -> None:
     judge.loss([fake], [real], [again])
     assert [one.flatten().tolist() for one in seen[0]] == [[1, 1], [2, 2]]
     assert [one.flatten().tolist() for one in seen[1]] == [[3, 3, 1, 1], [2, 2]]
+    Discriminator(ImageEye(Itself()), Recorder(), loss="relativistic").generator_loss(
+        [fake], [real], [again]
+    )
+    assert [one.flatten().tolist() for one in seen[2]] == [[1, 1], [2, 2]]
+    assert [one.flatten().tolist() for one in seen[3]] == [[3, 3], [2, 2]]
 
 
 def look(n: int = 1, **place: float) -> Look:
