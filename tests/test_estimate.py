@@ -101,6 +101,24 @@ def test_network_calls_are_those_that_are_made(guidance: float) -> None:
     assert sum(one["trained"] - 1 for one in seen.values()) / 6 == pytest.approx(11 / 6 * each)
 
 
+@pytest.mark.parametrize(
+    ("words", "plain_steps"),
+    [
+        # a pass forward is 1/3 of a plain step, forward and backward are 1
+        (["guidance_scale=1"], (6 + 3 * 11 / 6 + 3) / 3),
+        (["guidance_scale=3"], (2 * (6 + 3 * 11 / 6) + 3) / 3),
+        (["guidance_scale=3", "cfg_grad=cond_only"], (2 * 6 + (3 + 1) * 11 / 6 + 3) / 3),
+        (["guidance_scale=1", "discriminator_steps=2"], (2 * 6 + 3 * 11 / 6 + 3) / 3),
+        (["guidance_scale=1", "diffusion_weight=0"], (6 + 3 * 11 / 6) / 3),
+    ],
+)
+def test_a_step_in_plain_steps(words: list[str], plain_steps: float) -> None:
+    """Heun makes 11 calls of 6 steps and begins with 11, 9, ..., 1 left: 6 on average."""
+    words = ["scheduler=heun", "num_inference_steps=6", "n_trained=2", *words]
+    (line, *_) = estimate(resolve(CONFIGS / "adt_sd15.yaml", [f"objective.{one}" for one in words]))
+    assert f"as much as {plain_steps:.3g} plain steps" in line
+
+
 def gigabytes(words: list[str]) -> float:
     line = estimate(resolve(CONFIGS / "adt_sd15.yaml", words))[-1]
     return float(line.split("about ")[1].split(" GB")[0])
