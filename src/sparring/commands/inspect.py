@@ -143,6 +143,7 @@ def noise_of(audit: Audit) -> dict[str, Any] | None:
         "residual_histogram": {"edges": edges.tolist(), "n_images": counts.tolist()},
         "gain_per_image": noise.gain,
         "whiteness": noise.whiteness,
+        "kept_by_clipping": noise.kept,
         "degrees": noise.degrees,
         "patch": {"height": audit.patch[0], "width": audit.patch[1]},
     }

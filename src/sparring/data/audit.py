@@ -8,7 +8,7 @@ Images are looked at as training would read them, contamination included, on the
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -60,7 +60,7 @@ class Audit:
     is_blank: np.ndarray
     energy: np.ndarray | None = None
     patch: tuple[int, int] | None = None
-    noise: NoiseLevel | None = field(default=None)
+    noise: NoiseLevel | None = None
 
     @cached_property
     def duplicates(self) -> list[list[int]]:
@@ -129,6 +129,7 @@ def audit_images(dataset: Dataset, seed: int = 0) -> Audit:
     residual = quiet_directions(dataset, seed)
     index, digests, thumbs, blank, energy = [], [], [], [], []
     unreadable: dict[str, None] = {}
+    is_clipped = True
     sizes: Counter[tuple[int, int]] = Counter()
     n, chunk = len(dataset), chunk_size(dataset)
     with tqdm(total=n, unit="image", disable=None) as progress:
@@ -142,6 +143,7 @@ def audit_images(dataset: Dataset, seed: int = 0) -> Audit:
             places = batch["framing"][kept, :2].tolist() if "framing" in batch else None
             sizes.update((w, h) for h, w in places or [[height, width]] * len(x0))
             index.append(numbers.numpy())
+            is_clipped = is_clipped and bool(((x0 >= 0) & (x0 <= 1)).all())
             digests += [key_of(image) for image in x0]
             thumbs.append(thumbnails(x0))
             blank.append((x0.flatten(1).amax(1) - x0.flatten(1).amin(1) < BLANK).numpy())
@@ -154,7 +156,11 @@ def audit_images(dataset: Dataset, seed: int = 0) -> Audit:
     )  # fmt: skip
     if residual is not None and sum(map(len, energy)) >= 2:
         audit.energy, audit.patch = np.concatenate(energy), residual.patch
-        audit.noise = fit_noise_level(audit.energy, residual.degrees)
+        audit.noise = fit_noise_level(audit.energy, residual.degrees, is_clipped)
+        if is_clipped and audit.noise.is_found:
+            noisy = audit.index[audit.p_noisy > 0.5][:: max(1, len(audit.index) // (2 * chunk))]
+            x0 = dataset.__getitems__(noisy[:chunk].tolist())["x0"]
+            audit.noise = replace(audit.noise, kept=residual.kept(x0))
     return audit
 
 

@@ -20,12 +20,18 @@ Maximum likelihood gives rate, sigma, mu and s. Detail counts on dirty images as
 it does not pass for noise. That all images might be dirty is allowed: noise of one size spreads the
 energies less than detail does (s >= `LEAST_SPREAD`).
 
+**Clipping.** An image of 8 bits holds nothing outside [0, 1]. At an empty pixel clipping leaves
+1/2 - 1/(2 pi) = 0.34 of the noise's variance, far from both ends all of it; with z the share of
+noisy images in which a pixel is at an end, 1 - 1.32 z is exact in both cases and near in between.
+sigma is divided by the root of what is left in the quiet directions. Clipped noise has a kurtosis
+of up to 5.4, so its energies spread like those of nu / 2.2 degrees; the likelier of both is taken.
+
 Works on the [0, 1] scale. Source: ours; the directions after Pyatykh, Hesser and Zheng 2013 ("Image
 noise level estimation by principal component analysis"), who take the smallest variance itself.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,12 +56,16 @@ MAX_DEGREES = 256
 LEAST_SPREAD = 0.4
 """Of clean images' ln energy. Clean digits, clothes and photographs have 0.7 to 1.4; directions
 learned from noisy data leave 0.5."""
+LOST_AT_AN_END = 1 + 1 / np.pi
+"""Share of the noise's variance that clipping takes, per share of images at an end: 0.66 / 0.5."""
+CLIPPED_KURTOSIS = 5.41
+"""Of max(n, 0), n ~ N(0, 1)."""
 STRAY = 1e-3
 """Share of images that may lie anywhere, for robustness."""
 N_BINS, N_NODES, N_CUTS = 120, 9, 25
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(N_NODES)
 NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
-LEAST_RATE, LEAST_GAIN, LEAST_WHITENESS = 0.05, 0.01, 0.7
+LEAST_RATE, LEAST_GAIN, LEAST_WHITENESS = 0.05, 0.01, 0.75
 """What counts as noise: a share of the images, log likelihood per image above that of clean images
 alone, and the energy in the quieter half of the directions against that in all."""
 
@@ -94,6 +104,13 @@ class Residual:
             quiet = squares[:, : max(1, squares.shape[1] // 2)]
             out[rows] = torch.stack([squares.mean(1), quiet.mean(1)], 1)
         return out.double().numpy() + FLOOR
+
+    def kept(self, x0: Tensor) -> float:
+        """Share of the noise's variance that clipping has left in noisy images (B, C, H, W)."""
+        at_end = ((x0 <= 0) | (x0 >= 1)).float()
+        left = 1 - LOST_AT_AN_END * patches(at_end, self.patch).mean((0, 1)).clamp(max=0.5)
+        shares = [(half.directions.square() * left[:, None]).sum(0).mean() for half in self.halves]
+        return float(sum(shares) / 2)
 
 
 def quiet_directions(dataset: Dataset, seed: int = 0) -> Residual | None:
@@ -169,21 +186,28 @@ class NoiseLevel:
 
     Attributes:
         rate: Share of noisy images.
-        sigma: Standard deviation of their noise, [0, 1] scale.
+        sigma_left: Standard deviation of their noise as far as clipping left it, [0, 1] scale.
         mu, spread: Mean and standard deviation of clean images' ln energy.
         degrees: nu, of the chi square.
         gain: Log likelihood per image above that of clean images alone, nats.
         whiteness: Energy of noisy images in the quieter half of the directions against that in all;
             1 for white noise, far below for detail that passes for noise.
+        kept: Share of the noise's variance that clipping has left, 1 without.
     """
 
     rate: float
-    sigma: float
+    sigma_left: float
     mu: float
     spread: float
     degrees: int
     gain: float
     whiteness: float
+    kept: float = 1.0
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the noise that was added, [0, 1] scale."""
+        return self.sigma_left / float(np.sqrt(self.kept))
 
     @property
     def is_found(self) -> bool:
@@ -205,23 +229,24 @@ class NoiseLevel:
         Above sigma^2 + the median clean energy it does not fall again, though a clean image of much
         detail may be as likely there.
         """
-        top = np.log(self.sigma**2 + np.exp(self.mu))
+        top = np.log(self.sigma_left**2 + np.exp(self.mu))
         c = np.minimum(np.log(energy), top)
         clean = (1 - self.rate) * norm.pdf(c, self.mu, self.spread)
-        noisy = self.rate * _noisy_pdf(c, self.sigma, self.mu, self.spread, self.degrees)
+        noisy = self.rate * _noisy_pdf(c, self.sigma_left, self.mu, self.spread, self.degrees)
         return noisy / np.maximum(clean + noisy, 1e-300)
 
     def sigma_of(self, energy: np.ndarray) -> np.ndarray:
-        """sqrt(e - median clean energy), at least 0: each image's noise, (N,), [0, 1] scale."""
-        return np.sqrt(np.maximum(energy - np.exp(self.mu), 0))
+        """sqrt((e - median clean energy) / kept), at least 0: each image's noise, [0, 1] scale."""
+        return np.sqrt(np.maximum(energy - np.exp(self.mu), 0) / self.kept)
 
 
-def fit_noise_level(energy: np.ndarray, degrees: int) -> NoiseLevel:
+def fit_noise_level(energy: np.ndarray, degrees: int, is_clipped: bool = False) -> NoiseLevel:
     """Maximum likelihood of the mixture.
 
     Args:
         energy: Of each image, in all directions and in the quieter half, (N, 2), all >= `FLOOR`.
         degrees: nu.
+        is_clipped: Whether no value lies outside [0, 1], so that noise may have been clipped.
 
     Raises:
         ValueError: for fewer than `LEAST_IMAGES` images.
@@ -229,7 +254,6 @@ def fit_noise_level(energy: np.ndarray, degrees: int) -> NoiseLevel:
     if len(energy) < LEAST_IMAGES:
         raise ValueError(f"a noise level needs {LEAST_IMAGES} images, got {len(energy)}")
     degrees = min(degrees, MAX_DEGREES)
-    least = max(LEAST_SPREAD, 1.25 * np.sqrt(2 / degrees))
     c = np.log(energy[:, 0])
     low, high = float(np.quantile(c, 0.0005)) - 0.05, float(np.quantile(c, 0.9995)) + 0.05
     counts, edges = np.histogram(c.clip(low, high), N_BINS, (low, high))
@@ -238,34 +262,43 @@ def fit_noise_level(energy: np.ndarray, degrees: int) -> NoiseLevel:
     def loss(density: np.ndarray) -> float:
         return -float((share * np.log((1 - STRAY) * density + STRAY / (high - low))).sum())
 
-    def mixture_loss(q: np.ndarray) -> float:
+    def mixture_loss(q: np.ndarray, nu: int, least: float) -> float:
         odds, log_sigma, mu, log_spread = q
         inside = abs(odds) < 9 and -8 < log_sigma < 3 and -15 < mu < 5 and -6 < log_spread < 1.5
         if not inside:
             return 1e3
         rate, spread = 1 / (1 + np.exp(-odds)), least + np.exp(log_spread)
-        noisy = _noisy_pdf(middle, np.exp(log_sigma), mu, spread, degrees)
+        noisy = _noisy_pdf(middle, np.exp(log_sigma), mu, spread, nu)
         return loss((1 - rate) * norm.pdf(middle, mu, spread) + rate * noisy)
 
-    starts = sorted(_starts(c, least), key=mixture_loss)[:2]
     options = {"maxiter": 400, "xatol": 2e-3, "fatol": 1e-6}
-    found = min(
-        (minimize(mixture_loss, q, method="Nelder-Mead", options=options) for q in starts),
-        key=lambda one: one.fun,
-    )
+    fits = []
+    for nu in (degrees, max(2, round(2 * degrees / (CLIPPED_KURTOSIS - 1))))[: 1 + is_clipped]:
+        least = _least_spread(nu)
+        starts = sorted(_starts(c, least), key=lambda q: mixture_loss(q, nu, least))[:2]
+        for q in starts:
+            fit = minimize(mixture_loss, q, (nu, least), method="Nelder-Mead", options=options)
+            fits.append((fit.fun, nu, fit.x))
+    smallest, degrees, q = min(fits, key=lambda fit: fit[0])
+    least = _least_spread(degrees)
     clean = minimize(
         lambda q: loss(norm.pdf(middle, q[0], least + np.exp(min(q[1], 5)))),
         [c.mean(), 0.0], method="Nelder-Mead",
     )  # fmt: skip
-    odds, log_sigma, mu, log_spread = map(float, found.x)
+    odds, log_sigma, mu, log_spread = map(float, q)
     level = NoiseLevel(
-        rate=float(1 / (1 + np.exp(-odds))), sigma=float(np.exp(log_sigma)), mu=mu,
+        rate=float(1 / (1 + np.exp(-odds))), sigma_left=float(np.exp(log_sigma)), mu=mu,
         spread=float(least + np.exp(log_spread)), degrees=degrees,
-        gain=max(0.0, float(clean.fun - found.fun)), whiteness=1.0,
+        gain=max(0.0, float(clean.fun - smallest)), whiteness=1.0,
     )  # fmt: skip
     p = level.p_noisy(energy[:, 0])
     total, quiet = p @ energy
-    return NoiseLevel(**{**vars(level), "whiteness": float(quiet / max(total, 1e-300))})
+    return replace(level, whiteness=float(quiet / max(total, 1e-300)))
+
+
+def _least_spread(degrees: int) -> float:
+    """Least standard deviation of clean images' ln energy: more than noise of one size has."""
+    return max(LEAST_SPREAD, 1.25 * float(np.sqrt(2 / degrees)))
 
 
 def _starts(c: np.ndarray, least: float) -> list[np.ndarray]:
