@@ -54,7 +54,7 @@ def inspect_command(
     Raises:
         UserError: if the data are no images or cannot be read, or the folder cannot be written.
     """
-    out = None if output_dir is None else _made(Path(output_dir).expanduser())
+    out = None if output_dir is None else _made(Path(output_dir).expanduser(), data)
     try:
         audit = audit_images(_dataset(data, contamination))
     except SizesDiffer:
@@ -72,7 +72,10 @@ def inspect_command(
     return result | {"output_dir": None if out is None else str(out)}
 
 
-def _made(out: Path) -> Path:
+def _made(out: Path, data: Mapping[str, Any]) -> Path:
+    inside = data.get("train_data_dir")
+    if inside and out.resolve().is_relative_to(Path(inside).expanduser().resolve()):
+        raise UserError(f"{out} lies inside the data ({inside}): choose another place")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
