@@ -4,6 +4,7 @@
 #   make lint      ruff                         make types      pyright
 #   make bench     the cost of a step of every objective, benchmarks/results/step_cost.json
 #   make bench-adt-memory   memory of adt by the number of trained calls, benchmarks/results/adt_memory.json
+#   make bench-inspect   how well sparring inspect estimates known noise (ARGS="'FOLDER/train-*.parquet'" for Fashion-MNIST)
 #   make bench-quality   methods x data x seeds, benchmarks/results/quality_cpu.json (a day; ARGS="--only digits")
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,7 +13,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-gpu lint format types bench bench-adt-memory bench-quality clean
+.PHONY: setup demo test test-all test-gpu lint format types bench bench-adt-memory bench-inspect bench-quality clean
 
 setup: $(INSTALLED)
 
@@ -57,6 +58,9 @@ bench: $(INSTALLED)
 
 bench-adt-memory: $(INSTALLED)
 	$(BIN)/python benchmarks/adt_memory.py $(ARGS)
+
+bench-inspect: $(INSTALLED)
+	$(BIN)/python benchmarks/inspect_noise.py $(ARGS)
 
 bench-quality: $(INSTALLED)
 	$(BIN)/python benchmarks/quality.py $(ARGS)

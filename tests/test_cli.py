@@ -17,7 +17,7 @@ from sparring.commands.demo import _time_left
 from sparring.commands.side_by_side import EVALUATION_SECONDS, Run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-COMMANDS = ("train", "sample", "evaluate", "report", "contaminate", "demo")
+COMMANDS = ("train", "sample", "evaluate", "report", "contaminate", "inspect", "demo")
 TINY_UNET = (
     "model.network={_class_name: UNet2DModel, block_out_channels: [8, 8], layers_per_block: 1, "
     "down_block_types: [DownBlock2D, DownBlock2D], up_block_types: [UpBlock2D, UpBlock2D], "
@@ -187,6 +187,18 @@ def test_contaminate_writes_a_copy(tmp_path):
     summary = json.loads(told.stdout)
     assert (summary["n_images"], summary["n_dirty"], summary["clip"]) == (20, 10, True)
     assert len(list((tmp_path / "copy").rglob("*.png"))) == 20
+
+
+def test_inspect_prints_its_findings():
+    words = ("contamination.kind=gaussian", "contamination.sigma=0.2")
+    told = run("inspect", "digits", *words, "--json")
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)
+    assert abs(found["noise"]["sigma"] - 0.2) < 0.02
+    assert found["suggestion"]["objective"] == "detail"
+    told = run("inspect", "digits", *words)
+    assert "known: gaussian on 90.0 % with sigma 0.2" in told.stdout
+    assert "suggestion: objective=detail objective.noise=0.4" in told.stdout
 
 
 @pytest.mark.slow

@@ -72,6 +72,7 @@ def main(context: click.Context) -> None:
     sparring demo                                         the whole story in minutes
     sparring train configs/digits.yaml objective=detail   one run
     sparring evaluate runs/digits                         its figures
+    sparring inspect photos                               is this data dirty, and how
     sparring report runs/plain runs/robust -o report.html
     """
     if context.invoked_subcommand is None:
@@ -308,6 +309,38 @@ def contaminate(
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
+
+
+@main.command()
+@click.argument("data")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("-o", "--output-dir", help="Also write report.json, ranking.jsonl and index.html.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def inspect(data: str, overrides: tuple[str, ...], output_dir: str | None, as_json: bool) -> None:
+    """Say what a set of images holds: unreadable files, duplicates, sizes, and how noisy it is.
+
+    DATA is a folder of images, a parquet file, a bundled set (digits), a config file, with the
+    contamination that it names, or the name of a data set on the hub. KEY=VALUE changes a setting
+    of sections data and contamination. The size of the noise and the share of noisy images are
+    estimated from the images alone, and the images are ranked by their noise; nothing is changed.
+
+    \b
+    Examples:
+      sparring inspect photos data.resolution=64 -o photos-report
+      sparring inspect digits contamination.kind=gaussian contamination.sigma=0.2
+    """
+    from .config import contamination_of
+
+    sections = contamination_of(data, [*overrides], "none", "inspect")
+    from .build import one_line_errors
+    from .commands.inspect import as_text, inspect_command
+
+    with one_line_errors("inspect"):
+        result = inspect_command(*sections, output_dir, say=_say)
+    if as_json:
+        _print_json(result)
+    else:
+        click.echo(as_text(result))
 
 
 @main.command()

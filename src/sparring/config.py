@@ -289,15 +289,16 @@ def sampling_of(overrides: Sequence[str], options: Mapping[str, Any]) -> dict[st
 
 
 def contamination_of(
-    data: str, overrides: Sequence[str], kind: str
+    data: str, overrides: Sequence[str], kind: str, command: str = "contaminate"
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Sections data and contamination for `sparring contaminate`.
+    """Sections data and contamination for `sparring contaminate` and `sparring inspect`.
 
     Args:
         data: A folder of images, a parquet file or pattern, a bundled set such as digits, a
             config file, or the name of a data set on the hub.
         overrides: `key=value` of these two sections.
         kind: Of contamination, where a config or an override does not say it.
+        command: Who asks, for error messages.
     """
     raw: dict[str, Any] = {"contamination": {"kind": kind}}
     if data.endswith((".yaml", ".yml")):
@@ -312,10 +313,10 @@ def contamination_of(
         raw["data"] = {"name": "huggingface", "dataset_name": data}
     for override in overrides:
         if override.partition(".")[0] not in ("data", "contamination"):
-            raise UserError(f"override {override!r}: contaminate takes data.* and contamination.*")
+            raise UserError(f"override {override!r}: {command} takes data.* and contamination.*")
     merged = with_overrides(raw, overrides)
     needed = {"network": {"_class_name": "UNet2DModel"}}  # a config needs a model; it is not used
-    config = check({**merged, "model": needed}, f"contaminate {data}", overrides)
+    config = check({**merged, "model": needed}, f"{command} {data}", overrides)
     sections = config.data, config.contamination
     data_fields, contamination = (one.model_dump(exclude_none=True) for one in sections)
     return data_fields, contamination

@@ -6,5 +6,6 @@ analytic        sets with a known answer, and that answer (`.truth`)
 images          folders, parquet files and Hugging Face data sets
 transforms      resize, crop, flip, ranges
 contamination   `Contaminated` and its manifest; the kinds are in corruptions
+audit           duplicates, sizes, noise: what a set of images holds; the estimate is in noise_level
 batches         which sample stands where in the stream: `make_loader`
 """

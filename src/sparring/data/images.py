@@ -33,6 +33,10 @@ class Unreadable(Exception):  # noqa: N818 - the state of a file
     """A file that is not an image, or a broken one. Internal: the next readable image stands in."""
 
 
+class SizesDiffer(UserError):  # noqa: N818 - the state of a data set
+    """The images have no common size, and none was asked for."""
+
+
 def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
     """Read an image file of any kind that Pillow knows.
 
@@ -147,6 +151,19 @@ class TableFiles(Files):
         return TableFiles(self.origin, self.table, self.column, [self.rows[row] for row in rows])
 
 
+def least_side(files: Files) -> int | None:
+    """The shortest side of all images, in pixels, by their headers; None without a readable one."""
+    sides = []
+    for i in range(len(files)):
+        file = files.open(i)
+        try:
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+                sides.append(min(image.size))
+        except Exception:  # a broken header can raise anything, and is reported elsewhere
+            continue
+    return min(sides, default=None)
+
+
 class ImageDataset(Dataset):
     """Images decoded from files, resized and cropped to one square size.
 
@@ -164,7 +181,8 @@ class ImageDataset(Dataset):
         seed: Of the random crops.
 
     Raises:
-        UserError: if no image is readable, or sizes differ and no resolution is given.
+        UserError: if no image is readable, or sizes differ and no resolution is given
+            (`SizesDiffer`).
     """
 
     is_image = True
@@ -261,7 +279,7 @@ class ImageDataset(Dataset):
         height, width = image.shape[1:]
         if self.resolution is None:
             if tuple(image.shape) != self.sample_shape:
-                raise UserError(
+                raise SizesDiffer(
                     f"images of {self.files.origin} differ in size ({where} is "
                     f"{_size(image.shape)}, the first {_size(self.sample_shape)}): "
                     "set data.resolution"
