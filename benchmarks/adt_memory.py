@@ -37,7 +37,7 @@ from step_cost import machine, parameters, peak_bytes
 from sparring.denoiser import Denoiser
 from sparring.discriminators import Discriminator, Heads, LatentEye
 from sparring.objectives import ADT
-from sparring.objectives.adt import ADTDraws, evaluating
+from sparring.objectives.adt import ADTDraws, dropout_of
 from sparring.objectives.base import Terms, Turn
 from sparring.randomness import StepRandom
 from sparring.schedules import schedule_from_config
@@ -103,7 +103,8 @@ def through_autograd(
     def adversarial() -> Terms:
         answer, path = objective.guided(denoiser, s.told), objective.path
         walk = path.walk(s.start, path.begin(s.start, s.x0, s.noise), s.generators)
-        with evaluating(denoiser):
+        with dropout_of(denoiser) as dropout:
+            dropout(False)
             for call in range(s.start, path.n_calls):
                 with torch.set_grad_enabled(call in s.trained):
                     output = answer(walk.x_t.detach(), path.times[call])
@@ -114,7 +115,8 @@ def through_autograd(
         loss = rival.generator_loss(eye(walk.x_t, a, s.told), real, again)
         return {"adversarial": objective.weight * loss}
 
-    yield Turn("model", [partial(objective._diffusion, denoiser, s), adversarial])
+    with dropout_of(denoiser) as dropout:
+        yield Turn("model", [partial(objective._diffusion, denoiser, dropout, s), adversarial])
 
 
 def measure_one(way: str, K: int, n_steps: int) -> dict[str, Any]:

@@ -62,11 +62,11 @@ from torch.utils.flop_counter import flop_registry
 import sparring
 from sparring.build import (
     build_dataset,
-    build_discriminator,
     build_model,
     build_objective,
     train_settings,
 )
+from sparring.build_discriminator import build_discriminator
 from sparring.config import resolve
 from sparring.config_sections import OBJECTIVE_SECTIONS
 from sparring.data.batches import BatchOrder
