@@ -268,7 +268,7 @@ class InceptionV3(nn.Module):
         if images.shape[1] not in (1, 3):
             raise ValueError(f"Inception takes 1 or 3 channels, got {images.shape[1]}")
         images = images.expand(-1, 3, -1, -1)
-        x = (resize_tf1((255 * images).round()) - 128) / 128
+        x = (resize_tf1((255 * images).round(), SIDE) - 128) / 128
         for name in self.stages:
             x = self.get_submodule(name)(x)
         return x.mean((2, 3))
