@@ -328,7 +328,7 @@ def test_a_saved_reference_is_used_the_next_time(digits_run, tmp_path):
     assert {k: v for k, v in again.items() if k not in changing} == {
         k: v for k, v in first.items() if k not in changing
     }
-    with pytest.raises(UserError, match="is of another reference .*split: all in the file, train"):
+    with pytest.raises(UserError, match=r"is of another reference .*split: all in the file, train"):
         evaluate_command([digits_run], [*told, "evaluation.reference=train"])
     assert [one.name for one in file.parent.iterdir()] == ["digits.safetensors"]
 

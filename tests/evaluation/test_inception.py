@@ -200,6 +200,10 @@ def test_other_weights_are_one_clear_line(change, message, tmp_path):
 
 
 def test_a_file_that_is_none_is_one_clear_line(tmp_path):
+    half = with_batch_norm(random_state())
+    del half["Conv2d_2a_3x3.bn.running_var"]
+    with pytest.raises(UserError, match=r"lacks 'Conv2d_2a_3x3\.bn\.running_var'"):
+        load_inception(64, saved(tmp_path, half, "half.safetensors"))
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(UserError, match=r"text\.safetensors cannot be read"):
         load_inception(64, tmp_path / "text.safetensors")

@@ -215,9 +215,10 @@ def evaluate(
         generation: How the samples were drawn, for the protocol: sampler, steps, guidance, seeds...
 
     Returns:
-        JSON-ready figures by name; `frechet_distance` and `sliced_wasserstein` stand beside their
-        floors (`..._of_reference`) and 95 % intervals (`..._interval`) over random halves of the
-        samples.
+        JSON-ready figures by name: distances and shares of images, exact errors where the truth is
+        known, the Inception Score where the extractor has classes. `frechet_distance` and
+        `sliced_wasserstein` stand beside their floors (`..._of_reference`) and 95 % intervals
+        (`..._interval`) over random halves of the samples.
 
     Raises:
         UserError: for samples that are too few, not finite, or shaped unlike the reference.
@@ -294,8 +295,9 @@ def image_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
     if n < reference.extractor.n_enough:
         log.warning(
             "%d images are few for FID, which needs %d: it is too high, and comparable only at the "
-            "same number of images; frechet_distance_infinity is extrapolated",
-            n, reference.extractor.n_enough,
+            "same number of images; frechet_distance_infinity is extrapolated (and too low below "
+            "%d images)",
+            n, reference.extractor.n_enough, 4 * n_dims,
         )  # fmt: skip
     whole = Gaussian.of(real)
     seed, n_resamples = settings.seed, settings.n_resamples

@@ -33,6 +33,7 @@ import shutil
 import tempfile
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 
 import safetensors
@@ -328,8 +329,10 @@ def load_inception(n_features: int = 2048, weights: str | Path | None = None) ->
         state = fold(safetensors.torch.load_file(path))
     except FileNotFoundError:
         raise UserError(f"evaluation.weights: there is no file {path}") from None
+    except KeyError as error:
+        raise UserError(f"evaluation.weights: {path} lacks {error}") from error
     except (OSError, safetensors.SafetensorError) as error:
-        again = "" if weights else "; delete it to have it made anew"
+        again = "; delete it to have it made anew" if path == converted_path() else ""
         raise UserError(f"evaluation.weights: {path} cannot be read ({error}){again}") from error
     return _network(n_features, state, path)
 
@@ -363,15 +366,16 @@ def _network(n_features: int, state: Mapping[str, Tensor], path: Path) -> Incept
 
 
 def last_stage(state: Mapping[str, Tensor]) -> str | None:
-    """The last stage up to which no weight is missing, `fc` of a whole file; None without any."""
-    present, last = {name.removesuffix(".weight") for name in state}, None
-    for stage, make in [*STAGES.items(), ("fc", lambda: nn.Linear(1, 1))]:
-        with torch.device("meta"):
-            names = [name for name in make().state_dict() if name.endswith("weight")]
-        needed = {f"{stage}.{name}".removesuffix(".weight") for name in names}
-        if not needed <= present:
+    """The last stage up to which no (folded) weight is missing, `fc` of a whole file; None without
+    the first."""
+    with torch.device("meta"):  # names only
+        whole = InceptionV3().state_dict()
+    last = None
+    for stage in [*STAGES, "fc"]:
+        weights = {name for name in whole if name.startswith(f"{stage}.")}
+        if not weights <= state.keys():
             break
-        last = stage if needed or last else None
+        last = stage
     return last
 
 
@@ -426,7 +430,7 @@ def public_weights() -> Path:
             with page, half.open("wb") as file:
                 shutil.copyfileobj(page, file)
             return _convert(half, converted, URL)
-    except OSError as error:  # urllib's errors are OSErrors too
+    except (OSError, HTTPException, safetensors.SafetensorError) as error:
         raise UserError(
             f"the Inception weights are not in {converted.parent} and could not be brought there "
             f"({error}): download {URL} and name it as evaluation.weights=PATH"
@@ -446,7 +450,7 @@ def _safetensors_of(path: Path) -> Path:
     try:
         converted_path().parent.mkdir(parents=True, exist_ok=True)
         return _convert(path, converted_path(), str(path))
-    except OSError as error:
+    except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"evaluation.weights: {path} cannot be converted ({error})") from error
 
 
@@ -461,12 +465,9 @@ def _convert(path: Path, converted: Path, name: str) -> Path:
         )
     if not converted.is_file():
         state = torch.load(path, map_location="cpu", weights_only=True)
-        handle, half = tempfile.mkstemp(dir=converted.parent, suffix=".tmp")
-        os.close(handle)
-        safetensors.torch.save_file(
-            {key: value.contiguous() for key, value in fold(state).items()},
-            half,
-            metadata={"sha256": SHA256, "batch_norm": "folded"},
-        )
-        os.replace(half, converted)
+        folded = {key: value.contiguous() for key, value in fold(state).items()}
+        with tempfile.TemporaryDirectory(dir=converted.parent) as folder:  # then renamed: whole
+            half = Path(folder) / converted.name
+            safetensors.torch.save_file(folded, half, metadata={"sha256": SHA256})
+            os.replace(half, converted)
     return converted
