@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sparring.commands.evaluate import as_text
 from sparring.data.base import InMemory
 from sparring.errors import UserError
 from sparring.evaluation import inception
@@ -283,8 +284,10 @@ SETTINGS = {"extractor": "inception-64", "n_resamples": 2}
 
 def test_figures_carry_what_fid_depends_on(small, pictures, weights, caplog):
     settings = Settings(**SETTINGS, weights=weights)
-    figures = evaluate(2 * pictures.x0[:30] - 1, pictures, None, settings)
+    drawn = {"sampler": "ddim", "steps": 5}
+    figures = evaluate(2 * pictures.x0[:30] - 1, pictures, None, settings, generation=drawn)
     protocol = figures["protocol"]
+    assert "frechet_distance is FID-64: " in as_text(figures)
     assert protocol["extractor"] == "inception-64"
     assert protocol["resize"] == "bilinear as in TensorFlow 1, to 299 pixels"
     assert protocol["range"] == "[0, 1], clipped, rounded to 8 bits"
@@ -322,6 +325,14 @@ def test_what_inception_cannot_measure_is_refused(pictures, weights):
         make_extractor("pixels", pictures, weights=weights)
     with pytest.raises(UserError, match="takes images with 1 or 3 channels, pairs has 2"):
         make_extractor("inception-64", InMemory("pairs", torch.rand(9, 2, 4, 4)), weights=weights)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_features(pictures, weights):
+    on_cpu = make_extractor("inception-64", pictures, "cpu", weights)
+    on_gpu = make_extractor("inception-64", pictures, "cuda", weights)
+    assert on_cpu.checksum == on_gpu.checksum
+    torch.testing.assert_close(on_gpu(pictures.x0), on_cpu(pictures.x0), rtol=1e-4, atol=1e-5)
 
 
 # --- Saved statistics

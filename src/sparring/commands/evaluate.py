@@ -85,7 +85,7 @@ def evaluate_command(
         {plan.name: plan.protocol() for plan in plans}, sampling=not allow_unlike_sampling
     )
     if save_reference is not None:
-        _save_reference(list(references.values()), Path(save_reference))
+        _save_reference(plans[0].reference, Path(save_reference))  # all are alike
     results = {}
     for plan in plans:
         figures, samples = _measure(plan, overrides)
@@ -399,16 +399,11 @@ def _check_writable(folder: Path | None) -> None:
         ) from error
 
 
-def _save_reference(references: Sequence[Reference], path: Path) -> None:
-    if len(references) > 1:
-        raise UserError(
-            f"--save-reference {path}: the models have {len(references)} different references, and "
-            "a file holds one: evaluate them one at a time"
-        )
+def _save_reference(reference: Reference, path: Path) -> None:
     if path.suffix != ".safetensors":
         raise UserError(f"--save-reference {path} must end in .safetensors")
     _check_writable(path.parent)
-    _replace(path, references[0].save)
+    _replace(path, reference.save)
     log.info("wrote %s", path)
 
 
