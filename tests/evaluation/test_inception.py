@@ -5,6 +5,7 @@ Weights are random here: features of 64 need the first three layers only.
 
 import hashlib
 import logging
+import math
 import pickle
 from pathlib import Path
 
@@ -408,3 +409,44 @@ def test_full_files_do_not_warn(caplog):
     assert not caplog.text
     with pytest.raises(ValueError, match="768 features have no classes"):
         network.logits_unbiased(torch.ones(1, 768))
+
+
+# --- Against torch-fidelity 0.4.0
+
+
+def hashed(shape, salt):
+    """Numbers in [-1/2, 1/2) that look random and are the same everywhere."""
+    k = torch.arange(math.prod(shape))
+    return ((31 * k * k + 7919 * k + 104729 * salt) % 10007 / 10007 - 0.5).reshape(shape)
+
+
+def hashed_state():
+    state = InceptionV3().state_dict()
+    for salt, (name, value) in enumerate(sorted(state.items())):
+        spread = (24 / value[0].numel()) ** 0.5 if value.ndim > 1 else 0.2
+        state[name] = spread * hashed(value.shape, salt)
+    return state
+
+
+THEIRS = {  # values of its network with hashed weights on one hashed image, and their mean
+    192: ({0: 0.0993804, 33: 0.4397684, 132: 1.3748842}, 0.6967535),
+    768: ({0: 1.1887949, 129: 0.066007, 516: 0.1523191, 645: 0.6460381}, 0.3658403),
+    2048: ({342: 0.9882588, 684: 1.1708746, 1026: 0.6284337, 1710: 1.1807842}, 0.5354015),
+}
+THEIR_LOGITS = {0: -0.3576465, 169: 1.2283541, 845: -3.008158}
+
+
+def test_features_of_known_weights_are_those_of_torch_fidelity():
+    """`python benchmarks/inception_reference.py` compares more of them."""
+    image, state = (255 * (hashed((1, 3, 40, 50), 0) + 0.5)).round() / 255, hashed_state()
+    for n_features, (values, mean) in THEIRS.items():
+        network = inception._network(n_features, state, Path("hashed"))
+        features = network(image)
+        found = features[0]
+        assert {place: found[place].item() for place in values} == pytest.approx(values, rel=1e-4)
+        assert found.mean().item() == pytest.approx(mean, rel=1e-4)
+        if n_features == 2048:
+            logits = network.logits_unbiased(features)[0]
+            assert {k: logits[k].item() for k in THEIR_LOGITS} == pytest.approx(
+                THEIR_LOGITS, rel=1e-4
+            )
