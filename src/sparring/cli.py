@@ -219,12 +219,18 @@ def _lines(file: str | None) -> list[str]:
     is_flag=True,
     help="Also put figures of different samplers or steps side by side.",
 )
+@click.option(
+    "--save-reference",
+    metavar="FILE",
+    help="Write the reference's features, for evaluation.statistics=FILE the next time.",
+)
 @click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def evaluate(
     models: tuple[str, ...],
     output_dir: str | None,
     allow_unlike_sampling: bool,
+    save_reference: str | None,
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -240,6 +246,7 @@ def evaluate(
       sparring evaluate google/ddpm-cifar10-32 data.name=huggingface \\
           data.dataset_name=uoft-cs/cifar10 -o cifar10
       sparring evaluate runs/plain evaluation.mismatch=true evaluation.mismatch_steps=[10,50]
+      sparring evaluate runs/cifar evaluation.extractor=inception
     """
     names = [word for word in models if not _is_override(word)]
     overrides = [word for word in models if _is_override(word)]
@@ -252,6 +259,7 @@ def evaluate(
         overrides,
         output_dir,
         allow_unlike_sampling=allow_unlike_sampling,
+        save_reference=save_reference,
         device=device,
     )
     if as_json:

@@ -519,7 +519,10 @@ class SamplingSection(Section):
 
 class EvaluationSection(Section):
     n_samples: Count | None = None  # None: as many as the reference holds
-    extractor: str | None = None  # classifier (None: given labels), pixels, file.py:function
+    # classifier (None: given labels), pixels, inception (-768, -192, -64), file.py:function
+    extractor: str | None = None
+    weights: str | None = None  # of inception; None: from the cache, or the public address
+    statistics: str | None = None  # a file of --save-reference; None: the reference is read anew
     reference: str = "all"
     few_steps: list[Count] | None = None  # the figures at these numbers of steps as well
     n_resamples: Count = 10

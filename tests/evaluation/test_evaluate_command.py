@@ -314,3 +314,27 @@ def test_mismatch_needs_its_switch_and_no_latents(plane_run, monkeypatch):
     monkeypatch.setattr(command, "load", lambda *_, **__: model)
     with pytest.raises(UserError, match="samples latents"):
         evaluate_command([plane_run], MISMATCH)
+
+
+# --- A saved reference
+
+
+def test_a_saved_reference_is_used_the_next_time(digits_run, tmp_path):
+    file = tmp_path / "kept" / "digits.safetensors"
+    first = evaluate_command([digits_run], output_dir=tmp_path, save_reference=file)
+    told = [f"evaluation.statistics={file}"]
+    again = evaluate_command([digits_run], told, output_dir=tmp_path)
+    changing = ("command", "sampling_seconds", "evaluation_seconds")
+    assert {k: v for k, v in again.items() if k not in changing} == {
+        k: v for k, v in first.items() if k not in changing
+    }
+    with pytest.raises(UserError, match=r"is of another reference .*split: all in the file, train"):
+        evaluate_command([digits_run], [*told, "evaluation.reference=train"])
+    assert [one.name for one in file.parent.iterdir()] == ["digits.safetensors"]
+
+
+def test_a_reference_that_cannot_be_saved_is_one_clear_line(digits_run, plane_run, tmp_path):
+    with pytest.raises(UserError, match=r"--save-reference r\.npz must end in \.safetensors"):
+        evaluate_command([digits_run], save_reference="r.npz")
+    with pytest.raises(UserError, match="plane has no images: it needs no saved statistics"):
+        evaluate_command([plane_run], save_reference=tmp_path / "r.safetensors")

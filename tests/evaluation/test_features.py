@@ -187,8 +187,8 @@ def test_a_file_that_cannot_be_used_is_one_clear_line(code, message, digits, tmp
 
 
 def test_unknown_names_are_refused(digits):
-    with pytest.raises(UserError, match="unknown extractor 'inception': choose classifier, pixels"):
-        make_extractor("inception", digits)
+    with pytest.raises(UserError, match="unknown extractor 'vgg': choose classifier, pixels, inc"):
+        make_extractor("vgg", digits)
     with pytest.raises(UserError, match=r"there is no file missing\.py"):
         make_extractor("missing.py:net", digits)
 

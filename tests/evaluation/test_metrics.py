@@ -281,3 +281,43 @@ def test_interval_of_a_frechet_distance_holds_as_much_as_fresh_samples_scatter()
 def test_an_interval_needs_two_resamples():
     with pytest.raises(ValueError, match="at least 2 resamples, got 1"):
         resampling.interval(1.0, torch.ones(1))
+
+
+# --- Few samples, and the Inception Score
+
+
+def test_the_extrapolated_distance_loses_the_bias_of_few_samples():
+    torch.manual_seed(0)
+    d, m = 16, 400
+    real = Gaussian(torch.zeros(d, dtype=F64), torch.eye(d, dtype=F64))
+    scale, mean = torch.linspace(0.5, 1.5, d, dtype=F64), 0.1
+    exact = d * mean**2 + (scale - 1).square().sum().item()
+    plain, extrapolated = [], []
+    for seed in range(20):
+        fake = mean + scale * torch.randn(m, d, dtype=F64)
+        plain.append(metrics.frechet_distance(real, fake))
+        extrapolated.append(metrics.frechet_distance_infinity(real, fake, seed=seed))
+    bias = sum(plain) / 20 - exact
+    assert bias > 0.1
+    assert abs(sum(extrapolated) / 20 - exact) < 0.3 * bias
+
+
+def test_inception_score_counts_classes():
+    certain = 100 * torch.eye(5, dtype=F64).repeat(8, 1)
+    assert metrics.inception_score(certain, n_splits=4, seed=None) == pytest.approx(
+        (5, 0), abs=1e-6
+    )
+    assert metrics.inception_score(certain[:1].repeat(9, 1), n_splits=3) == pytest.approx(
+        (1, 0), abs=1e-6
+    )
+    assert metrics.inception_score(torch.zeros(9, 5), n_splits=3) == pytest.approx((1, 0), abs=1e-6)
+
+
+def test_inception_score_by_hand():
+    p = torch.tensor([[0.9, 0.1], [0.5, 0.5]], dtype=F64)
+    mean = p.mean(0)
+    expected = (p * (p / mean).log()).sum(1).mean().exp().item()
+    found, _ = metrics.inception_score(p.log() + 3, n_splits=1)
+    assert found == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match="at least 10 samples, got 2"):
+        metrics.inception_score(p)

@@ -54,6 +54,7 @@ def evaluate_command(
     output_dir: str | Path | None = None,
     *,
     allow_unlike_sampling: bool = False,
+    save_reference: str | Path | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Sample and measure models.
@@ -63,6 +64,7 @@ def evaluate_command(
         overrides: `key=value` each, of sections data, sampling and evaluation.
         output_dir: Where the files go; None: the `evaluation/` folder of each run.
         allow_unlike_sampling: Also put figures of different samplers or steps side by side.
+        save_reference: File for the reference's features and statistics, see evaluation.statistics.
         device: Where to sample; None: a GPU if there is one.
 
     Returns:
@@ -82,6 +84,8 @@ def evaluate_command(
     require_alike(
         {plan.name: plan.protocol() for plan in plans}, sampling=not allow_unlike_sampling
     )
+    if save_reference is not None:
+        _save_reference(plans[0].reference, Path(save_reference))  # all are alike
     results = {}
     for plan in plans:
         figures, samples = _measure(plan, overrides)
@@ -109,6 +113,8 @@ def as_text(result: Mapping[str, Any]) -> str:
     lines += few_step_lines(result.get("few_steps", {}))
     lines += mismatch_lines(result.get("mismatch", []))
     protocol = result["protocol"]
+    if what := protocol.get("frechet_distance_is"):
+        lines.append(f"  frechet_distance is {what}")
     lines.append(
         f"  {protocol['n_fake']} samples, {protocol['sampler']} {protocol['steps']} steps, against "
         f"{protocol['n_real']} of {protocol['data']} ({protocol['split']})"
@@ -208,6 +214,8 @@ def _plan(
         seed=evaluation.seed,
         k=evaluation.k,
         device=device,
+        weights=evaluation.weights,
+        statistics=evaluation.statistics,
     )
     key = (dataset.fingerprint(), settings)
     reference = references.setdefault(key, Reference(dataset, settings, evaluation.reference))
@@ -389,6 +397,14 @@ def _check_writable(folder: Path | None) -> None:
         raise UserError(
             f"{folder} cannot be written ({error.strerror}): choose another folder with -o"
         ) from error
+
+
+def _save_reference(reference: Reference, path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise UserError(f"--save-reference {path} must end in .safetensors")
+    _check_writable(path.parent)
+    _replace(path, reference.save)
+    log.info("wrote %s", path)
 
 
 def _write(

@@ -2,7 +2,9 @@
 
 metrics      distances between two sets of features, each a function of two arrays
 resampling   intervals
-features     named extractors: classifier, pixels, a user's own
+features     named extractors: classifier, pixels, inception, a user's own
+inception    the network behind FID, and its weights
+statistics   the reference's features in a file
 classifier   the small network behind the extractor `classifier`
 analytic     exact errors where the truth is known
 leftover     noise left in pixels that clean images leave empty

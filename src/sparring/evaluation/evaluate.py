@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,8 +28,10 @@ from .leftover import EMPTY_SHARE, count_empty, rms_in
 from .metrics import (
     Gaussian,
     frechet_distance,
+    frechet_distance_infinity,
     frechet_distance_of_halves,
     frechet_distance_of_resamples,
+    inception_score,
     kernel_distance_of_subsets,
     nearest_distances,
     neighbour_radii,
@@ -37,10 +40,13 @@ from .metrics import (
 )
 from .protocol import versions
 from .resampling import half_samples, interval
+from .statistics import CLAIMS, check_features, load_statistics, save_statistics
 
 log = logging.getLogger(__name__)
 
 MAX_FOR_NEIGHBOURS = 10_000
+N_COMPUTED_AGAIN = 16
+N_SPLITS = 10
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,11 @@ class Settings:
     """How to measure.
 
     Attributes:
-        extractor: `classifier`, `pixels` or `path/to/file.py:function`, see `features`; None:
-            `classifier` where the reference has labels, else `pixels`.
+        extractor: `classifier`, `pixels`, `inception` or `path/to/file.py:function`, see
+            `features`; None: `classifier` where the reference has labels, else `pixels`.
+        weights: File of the Inception weights; None: from the cache or the public address.
+        statistics: File of saved features of the reference, checked before use; None: they are
+            computed.
         n_resamples: Resamples behind each interval and each floor; at least 2.
         seed: Of subsets, resamples, directions and fresh samples.
         k: Neighbours that make the balls of precision, recall, density and coverage.
@@ -63,6 +72,8 @@ class Settings:
     k: int = 5
     max_reference: int = 50_000
     device: str = "cpu"
+    weights: str | None = None
+    statistics: str | None = None
 
     def __post_init__(self) -> None:
         if self.n_resamples < 2:
@@ -90,10 +101,13 @@ class Reference:
 
     @cached_property
     def extractor(self) -> Extractor:
-        return make_extractor(self.settings.extractor, self.dataset, self.settings.device)
+        settings = self.settings
+        return make_extractor(settings.extractor, self.dataset, settings.device, settings.weights)
 
     @cached_property
     def _read(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        if self.settings.statistics is not None:
+            return self._load(self.settings.statistics)
         features, labels = [], []
         n_empty = torch.zeros(self.dataset.sample_shape, dtype=torch.long)
         for images, label in image_batches(self.dataset, _rows(self.dataset, self.settings)):
@@ -104,6 +118,33 @@ class Reference:
         has_labels = all(label is not None for label in labels)
         labels = torch.cat(labels) if has_labels else None
         return features, n_empty.double() / len(features) >= EMPTY_SHARE, labels
+
+    def save(self, path: str | Path) -> None:
+        """Write features, statistics and labels, with what they were computed from.
+
+        Raises:
+            UserError: for data that are no images.
+        """
+        if not self.dataset.is_image:
+            raise UserError(f"{self.dataset.name} has no images: it needs no saved statistics")
+        features, is_empty, labels = self._read
+        save_statistics(path, features, is_empty, labels, self._claims())
+
+    def _load(self, path: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What `save` wrote, if it is of these data; the first rows are computed again."""
+        features, is_empty, labels = load_statistics(path, self._claims())
+        rows = _rows(self.dataset, self.settings)[:N_COMPUTED_AGAIN]
+        images, _ = next(image_batches(self.dataset, rows))
+        check_features(path, features[: len(images)], self.extractor(images.clamp(0, 1)))
+        return features, is_empty, labels
+
+    def _claims(self) -> dict[str, Any]:
+        """What decides the features: the protocol's share of it, and which rows were read."""
+        protocol, settings = self.protocol(0), self.settings
+        is_whole = len(self.dataset) <= settings.max_reference
+        return {key: protocol[key] for key in CLAIMS} | {
+            "rows": "all" if is_whole else f"{len(self)} by seed {settings.seed}"
+        }
 
     @property
     def labels(self) -> Tensor | None:
@@ -137,7 +178,7 @@ class Reference:
         if self.dataset.is_image:
             protocol |= {
                 "resize": self.extractor.resize,
-                "range": "[0, 1], clipped, not rounded",
+                "range": self.extractor.range,
                 "extractor": self.extractor.name,
                 "extractor_checksum": self.extractor.checksum,
                 "k": self.settings.k,
@@ -174,9 +215,10 @@ def evaluate(
         generation: How the samples were drawn, for the protocol: sampler, steps, guidance, seeds...
 
     Returns:
-        JSON-ready figures by name; `frechet_distance` and `sliced_wasserstein` stand beside their
-        floors (`..._of_reference`) and 95 % intervals (`..._interval`) over random halves of the
-        samples.
+        JSON-ready figures by name: distances and shares of images, exact errors where the truth is
+        known, the Inception Score where the extractor has classes. `frechet_distance` and
+        `sliced_wasserstein` stand beside their floors (`..._of_reference`) and 95 % intervals
+        (`..._interval`) over random halves of the samples.
 
     Raises:
         UserError: for samples that are too few, not finite, or shaped unlike the reference.
@@ -250,6 +292,13 @@ def image_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
             "little; use more samples or an extractor with fewer features",
             n, n_dims,
         )  # fmt: skip
+    if n < reference.extractor.n_enough:
+        log.warning(
+            "%d images are few for FID, which needs %d: it is too high, and comparable only at the "
+            "same number of images; frechet_distance_infinity is extrapolated (and too low below "
+            "%d images)",
+            n, reference.extractor.n_enough, 4 * n_dims,
+        )  # fmt: skip
     whole = Gaussian.of(real)
     seed, n_resamples = settings.seed, settings.n_resamples
     distance = frechet_distance(whole, fake)
@@ -265,8 +314,34 @@ def image_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
         "kernel_distance": kernel_mean,
         "kernel_distance_interval": interval(kernel_mean, kernel, subset_size, n),
         **_neighbour_figures(real, fake, settings),
+        **_few_image_figures(whole, fake, n, reference),
+        **_inception_scores(real, fake, reference),
         "empty_pixel_rms": rms_in(samples01, reference.empty_pixels),
         "n_empty_pixels": int(reference.empty_pixels.sum()),
+    }
+
+
+def _few_image_figures(
+    real: Gaussian, fake: Tensor, n: int, reference: Reference
+) -> dict[str, float]:
+    """FID-infinity where the extractor says that n images are few."""
+    if n >= reference.extractor.n_enough:
+        return {}
+    seed = reference.settings.seed
+    return {"frechet_distance_infinity": frechet_distance_infinity(real, fake, seed=seed)}
+
+
+def _inception_scores(real: Tensor, fake: Tensor, reference: Reference) -> dict[str, Any]:
+    """The Inception Score where the extractor has classes, beside that of the reference."""
+    logits = reference.extractor.logits
+    if logits is None:
+        return {}
+    n_splits, seed = min(N_SPLITS, len(real), len(fake)), reference.settings.seed
+    mean, deviation = inception_score(logits(fake), n_splits, seed)
+    return {
+        "inception_score": mean,
+        "inception_score_std": deviation,
+        "inception_score_of_reference": inception_score(logits(real), n_splits, seed)[0],
     }
 
 

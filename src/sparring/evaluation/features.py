@@ -4,6 +4,7 @@
 |---|---|---|
 | `classifier` | layer before the classes (64) of a small CNN trained on the reference | labels |
 | `pixels` | the image itself, flattened | no labels; small images |
+| `inception`, or `inception-768`, -192, -64 | Inception-v3, see inception.py | FID, KID, IS |
 | `path/to/file.py:function` | what the module returned by `function()` gives | a known network |
 
 Every extractor takes images (B, C, H, W) in [0, 1] and gives features (B, D). Figures of different
@@ -26,6 +27,10 @@ from ..data.base import Dataset
 from ..errors import UserError
 from ..user_code import load_from_file
 from .classifier import MAX_SIDE, get_classifier
+from .inception import BATCH_SIZE, EXTRACTORS, SIDE, load_inception
+
+N_ENOUGH = 10_000
+"""Images that FID needs at least, by its authors (Heusel et al., 2017)."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +42,32 @@ class Extractor:
         function: The map itself, one batch at a time.
         checksum: Of its weights (or of its code, where there are none).
         resize: What it does to the size of an image, in words, for the protocol.
+        range: What it does to the values of an image, in words, for the protocol.
         details: More for the protocol, such as the classifier's held-out accuracy.
+        logits: Logits (N, n_classes) from features, where the Inception Score is defined.
+        n_enough: With fewer images a Frechet distance is warned of, and extrapolated.
+        batch_size: Images at once.
     """
 
     name: str
     function: Callable[[Tensor], Tensor]
     checksum: str
     resize: str = "none"
+    range: str = "[0, 1], clipped, not rounded"
     details: dict[str, Any] = field(default_factory=dict)
+    logits: Callable[[Tensor], Tensor] | None = None
+    n_enough: int = 0
+    batch_size: int = 256
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, batch_size: int = 256) -> Tensor:
+    def __call__(self, images: Tensor, batch_size: int | None = None) -> Tensor:
         """Features (N, D) in float64 on the CPU of images (N, C, H, W) in [0, 1], batch by batch.
 
         Raises:
             ValueError: where the function does not answer (B, C, H, W) with (B, D).
         """
-        return torch.cat([self._features(batch) for batch in images.split(batch_size)])
+        batches = images.split(batch_size or self.batch_size)
+        return torch.cat([self._features(batch) for batch in batches])
 
     def _features(self, images: Tensor) -> Tensor:
         features = self.function(images)
@@ -68,21 +82,31 @@ class Extractor:
 
 
 def make_extractor(
-    name: str | None, reference: Dataset, device: torch.device | str = "cpu"
+    name: str | None,
+    reference: Dataset,
+    device: torch.device | str = "cpu",
+    weights: str | None = None,
 ) -> Extractor:
     """The extractor of that name; the classifier is trained on `reference`, or read from the cache.
 
     Args:
-        name: `classifier`, `pixels` or `path/to/file.py:function`; None: `classifier` where the
-            reference has labels, else `pixels`.
+        name: `classifier`, `pixels`, `inception` (-768, -192, -64) or `path/to/file.py:function`;
+            None: `classifier` where the reference has labels, else `pixels`.
         reference: Clean images in [0, 1], labelled for `classifier`.
         device: Where the features are computed (training is always on the CPU, see classifier.py).
+        weights: Of Inception, a file; None: from the cache or the public address.
 
     Raises:
         UserError: for an unknown name, missing labels, or a file that cannot be used.
     """
     if name is None:
         name = "classifier" if reference.num_classes else "pixels"
+    if name in EXTRACTORS:
+        return _inception(name, reference, device, weights)
+    if weights is not None:
+        raise UserError(
+            f"evaluation.weights is for evaluation.extractor={', '.join(EXTRACTORS)}, not {name}"
+        )
     if name == "pixels":
         return Extractor("pixels", lambda images: images.flatten(1), checksum="none")
     if name == "classifier":
@@ -104,7 +128,38 @@ def make_extractor(
     if ".py:" in name:
         return _from_file(name, device)
     raise UserError(
-        f"unknown extractor {name!r}: choose classifier, pixels or path/to/file.py:function"
+        f"unknown extractor {name!r}: choose classifier, pixels, {', '.join(EXTRACTORS)} or "
+        "path/to/file.py:function"
+    )
+
+
+def _inception(
+    name: str, reference: Dataset, device: torch.device | str, weights: str | None
+) -> Extractor:
+    n_channels = reference.sample_shape[0]
+    if n_channels not in (1, 3):
+        raise UserError(
+            f"evaluation.extractor={name} takes images with 1 or 3 channels, {reference.name} has "
+            f"{n_channels}: use evaluation.extractor=pixels"
+        )
+    n_features = EXTRACTORS[name]
+    network = load_inception(n_features, weights).to(device)
+
+    def features(images: Tensor) -> Tensor:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 moves FID by 1e-3
+            return network(images.to(device, torch.float32))
+
+    unlike = f"FID-{n_features}: features of an inner layer, not comparable with FID"
+    return Extractor(
+        name,
+        features,
+        checksum=checksum(network),
+        resize=f"bilinear as in TensorFlow 1, to {SIDE} pixels",
+        range="[0, 1], clipped, rounded to 8 bits",
+        details={"frechet_distance_is": "FID" if n_features == 2048 else unlike},
+        logits=network.logits_unbiased if n_features == 2048 else None,
+        n_enough=N_ENOUGH,
+        batch_size=BATCH_SIZE,
     )
 
 

@@ -46,7 +46,13 @@ GENERATION = (
     "precision",  # number format of the model's weights while sampling
     "class_labels",  # where the labels of a class-conditional model came from
 )
-RECORDED = ("seeds", "versions", "classifier_held_out_accuracy", "n_resamples")
+RECORDED = (
+    "seeds",
+    "versions",
+    "classifier_held_out_accuracy",
+    "n_resamples",
+    "frechet_distance_is",
+)
 
 
 def versions() -> dict[str, str]:

@@ -26,6 +26,10 @@ class Measure:
 
 MEASURES = (
     Measure("frechet_distance", "Fréchet distance", "lower is better", "lower"),
+    Measure("frechet_distance_infinity", "Fréchet distance, extrapolated",
+            "to infinitely many samples", "lower"),
+    Measure("inception_score", "Inception Score", "higher is better", "higher"),
+    Measure("inception_score_std", "… its spread over parts of the samples", ""),
     Measure("kernel_distance", "Kernel distance", "lower is better", "lower"),
     Measure("precision", "Precision", "share of samples that look real", "higher"),
     Measure("recall", "Recall", "share of real images within reach", "higher"),

@@ -1,0 +1,104 @@
+"""Features of a reference in a file, so that a large one is read once and not at every evaluation.
+
+    sparring evaluate RUN --save-reference reference.safetensors
+    sparring evaluate OTHER evaluation.statistics=reference.safetensors
+
+The file holds the features, their mean `mu` and covariance `sigma` (pytorch-fid's names), the
+labels, the empty pixels, and its claims: data and their fingerprint, rows, extractor and its
+checksum, resize. A file whose claims differ from what is asked for is refused with the difference
+named; then the first rows are computed again and compared. Statistics of other programs make no
+such claims and are not read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .metrics import Gaussian
+
+CLAIMS = (
+    "data", "data_fingerprint", "split", "n_real",
+    "resize", "range", "extractor", "extractor_checksum",
+)  # fmt: skip
+TOLERANCE = 1e-2
+"""Relative difference of features that are computed again: another device differs by 1e-3."""
+
+
+def save_statistics(
+    path: str | Path,
+    features: Tensor,
+    is_empty: Tensor,
+    labels: Tensor | None,
+    claims: Mapping[str, Any],
+) -> None:
+    """Write features (N, D), empty pixels (C, H, W), labels (N,) and the claims as safetensors."""
+    gaussian = Gaussian.of(features)
+    exact = torch.equal(features.float().double(), features)
+    tensors = {
+        "features": features.float() if exact else features,
+        "mu": gaussian.mean,
+        "sigma": gaussian.covariance,
+        "is_empty": is_empty,
+        **({} if labels is None else {"labels": labels}),
+    }
+    safetensors.torch.save_file(
+        {name: value.contiguous() for name, value in tensors.items()},
+        path,
+        metadata={"claims": json.dumps(dict(claims))},
+    )
+
+
+def load_statistics(
+    path: str | Path, claims: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Features (N, D) in float64, empty pixels and labels of a file that makes these claims.
+
+    Raises:
+        UserError: for a file that cannot be read, or is of other data or another extractor.
+    """
+    place = f"evaluation.statistics: {path}"
+    if not Path(path).is_file():
+        raise UserError(f"{place} is no file: make it with --save-reference")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            found = json.loads((file.metadata() or {})["claims"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        features, is_empty = tensors["features"].double(), tensors["is_empty"]
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"{place} is no file of --save-reference ({error})") from error
+    unlike = [
+        f"{key}: {found.get(key, 'not said')} in the file, {value} asked for"
+        for key, value in claims.items()
+        if found.get(key) != value
+    ]
+    if unlike:
+        raise UserError(f"{place} is of another reference ({'; '.join(unlike)}): make it anew")
+    return features, is_empty, tensors.get("labels")
+
+
+def check_features(path: str | Path, saved: Tensor, computed: Tensor) -> None:
+    """Refuse saved features (n, D) that differ from those computed again.
+
+    Raises:
+        UserError: naming the relative difference, |saved - computed| / |computed|.
+    """
+    if saved.shape != computed.shape:
+        difference = f"{tuple(saved.shape)} and not {tuple(computed.shape)}"
+    else:
+        relative = (saved - computed).norm() / computed.norm().clamp(min=1e-12)
+        if relative <= TOLERANCE:
+            return
+        difference = f"by a relative {relative:.2g}"
+    raise UserError(
+        f"evaluation.statistics: {path} holds other features than its data give ({difference}): "
+        "make it anew with --save-reference"
+    )
