@@ -93,10 +93,10 @@ class StepRandom:
         """For what all rows of a micro-batch share, on all processes: a generator on the CPU."""
         return generator("cpu", self.seed, "step", self.step, "micro", self.micro, name)
 
-    def generators(self, name: str) -> list[torch.Generator]:
-        """One of each own row, on the CPU, for numbers whose count is not known beforehand."""
+    def seeds(self, name: str) -> list[int]:
+        """One of each own row, for numbers whose count is not known beforehand."""
         rows = range(self.n_rows)[self.rows]
-        return [generator("cpu", self.seed, "step", self.step, name, row) for row in rows]
+        return [derive_seed(self.seed, "step", self.step, name, row) for row in rows]
 
     @property
     def _kind(self) -> dict:

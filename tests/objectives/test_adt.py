@@ -150,12 +150,6 @@ def by_autograd(objective: ADT, denoiser: Denoiser, rival: Discriminator, s: ADT
     return gradients(denoiser)
 
 
-def fresh(s: ADTDraws, seeds: range = range(B)) -> ADTDraws:
-    """The same draws, generators rewound."""
-    s.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return s
-
-
 CASES: list[tuple[str, str | None, dict[str, Any]]] = [
     ("unconditional", None, {}),
     ("unconditional", "heun", {"n_trained": 5}),
@@ -182,8 +176,8 @@ def test_the_backward_pass_in_parts_is_autograd_through_the_rollout(
     objective, denoiser, rival, s = case(
         name, sampler, input_grad=input_grad, **{**words, "diffusion_weight": 1e-30}
     )
-    expected = by_autograd(objective, denoiser, rival, fresh(s))
-    learn(objective, denoiser, rival, fresh(s))
+    expected = by_autograd(objective, denoiser, rival, s)
+    learn(objective, denoiser, rival, s)
     found = gradients(denoiser)
     assert len(s.trained) == min(words["n_trained"], objective.path.n_calls)
     assert float((found - expected).norm() / expected.norm()) < 1e-5
@@ -307,6 +301,16 @@ def test_rows_of_a_micro_batch_share_the_path_on_all_processes() -> None:
         first, second = (objective.draw({"x0": x0}, one, 0) for one in random)
         differ += (first.start, first.trained) != (second.start, second.trained)
     assert differ > 10
+
+
+def test_a_rollout_draws_nothing_itself() -> None:
+    """The same draws of a stochastic sampler make the same rollout, other draws another."""
+    objective, denoiser, _, s = case("sd", "ddpm", start="noise")
+    answer = objective.guided(denoiser, s.told)
+    once, again = (objective.rollout(denoiser, answer, s)[0] for _ in range(2))
+    assert torch.equal(once, again)
+    s.seeds = [seed + 1 for seed in s.seeds]
+    assert not torch.equal(once, objective.rollout(denoiser, answer, s)[0])
 
 
 def test_who_learns_in_which_batch() -> None:

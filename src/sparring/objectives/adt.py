@@ -50,7 +50,7 @@ class ADTDraws(Draws):
         start: The call it begins with.
         trained: The calls S that are trained, of the whole path's numbers.
         noise: eps of x_start, (B, *).
-        generators: Of the noise of stochastic samplers, one a row.
+        seeds: Of the noise of stochastic samplers, one a row.
         looks: Two looks of the discriminator's eye.
         told: The condition as sampling tells it.
         learns: Whether the model takes a turn in this batch.
@@ -60,10 +60,15 @@ class ADTDraws(Draws):
     start: int
     trained: tuple[int, ...]
     noise: Tensor
-    generators: Sequence[torch.Generator]
+    seeds: Sequence[int]
     looks: tuple[Any, Any]
     told: dict[str, Any]
     learns: bool
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """New ones from the seeds: the same draws make the same rollout each time."""
+        return [torch.Generator().manual_seed(seed) for seed in self.seeds]
 
 
 class ADT(Objective):
@@ -209,7 +214,7 @@ class ADT(Objective):
             start=start,
             trained=self._subset(range(start, path.n_calls), shared),
             noise=rng.normal("rollout", s.x0.shape[1:]).to(s.x0),
-            generators=[] if self.scheduler is None else rng.generators("rollout steps"),
+            seeds=[] if self.scheduler is None else rng.seeds("rollout steps"),
             looks=self._eye.draw(rng, s.x0),
             told=dict(batch.get("sampling_cond") or batch.get("cond") or {}),
             learns=self._model_learns(rng.step),
