@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data.base import Dataset
-from .data.classifier import one_thread
+from .data.classifier import fit_labels, one_thread
 from .errors import UserError
 from .pretrained import hub_answers
 from .randomness import derive_seed, generator
@@ -211,12 +211,7 @@ def _fit(network: LabelBackbone, dataset: Dataset) -> None:
     chosen = torch.randperm(len(dataset), generator=rng)[:N_IMAGES].tolist()
     batch = dataset.__getitems__(chosen)
     images, labels = batch["x0"].float(), batch["label"]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, N_STEPS)
-    for _ in range(N_STEPS):
-        rows = torch.randint(len(images), (BATCH_SIZE,), generator=rng)
-        loss = F.cross_entropy(network.logits(images[rows]), labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    fit_labels(
+        network.logits, network.parameters(), images, labels, rng,
+        n_steps=N_STEPS, batch_size=BATCH_SIZE, learning_rate=1e-3, weight_decay=0.05,
+    )  # fmt: skip

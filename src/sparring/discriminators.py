@@ -214,10 +214,9 @@ class LatentEye(nn.Module):
     feature maps. The two looks share the time and differ in the noise.
 
     Args:
-        denoiser: Frozen, as it was before training; see `copy_of_base`.
+        denoiser: A copy of the model as it was before training; it is frozen.
         blocks: Which of its blocks, None for all: of a U-Net the down blocks and the middle one,
             of a transformer its blocks.
-        lowest, highest: Range of the times, as a share u of `Schedule.times`' uniform numbers.
 
     Raises:
         ValueError: for blocks that the network does not have.
@@ -226,17 +225,9 @@ class LatentEye(nn.Module):
     transformer's; uniform times are ours.
     """
 
-    reconstructed = False
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        blocks: Sequence[int] | None = None,
-        lowest: float = 0.0,
-        highest: float = 1.0,
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, blocks: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.denoiser, self.lowest, self.highest = denoiser, lowest, highest
+        self.denoiser = denoiser
         self.requires_grad_(False).eval()
         network: Any = unwrapped(denoiser.network)
         found = _blocks(network)
@@ -282,7 +273,7 @@ class LatentEye(nn.Module):
         """Feature maps of x + noise, (B, C_i, h_i, w_i) each."""
         u, eps = look
         schedule = self.denoiser.schedule
-        t = schedule.times(self.lowest + (self.highest - self.lowest) * u.to(seen.device))
+        t = schedule.times(u.to(seen.device))
         alpha, sigma = schedule.at(t, like=seen)
         self.denoiser(add_noise(seen, eps.to(seen), alpha, sigma), t, **condition)
         maps = [_as_map(self._seen[number], seen) for number in self._chosen]

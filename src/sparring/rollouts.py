@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .noising import add_noise
 from .parametrization import KINDS, Pair
 from .paths import restate, step_coefficients, time_grid
 from .schedules import EDMSchedule, Schedule, kind_from_config
@@ -77,7 +78,7 @@ class Path(ABC):
         """
         alpha, sigma = self.schedule.at(self.times[start].expand(len(x0)), like=x0)
         if start > 0:
-            return alpha * x0 + sigma * eps
+            return add_noise(x0, eps, alpha, sigma)
         return sigma * eps if isinstance(self.schedule, EDMSchedule) else eps
 
     @abstractmethod

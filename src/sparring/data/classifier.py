@@ -5,7 +5,7 @@ written out, one sample at a time: it needs no autograd, which forked data-loadi
 machine with a GPU may not use, and cannot depend on the rest of a batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -127,6 +127,38 @@ def _averaging(side: int) -> Tensor:
     """The matrix (min(side, 32), side) that averages pixels down; the identity if there are few."""
     every_pixel = torch.eye(side, dtype=torch.float64)[None]
     return F.adaptive_avg_pool1d(every_pixel, min(side, LARGEST_SIDE))[0].T.contiguous()
+
+
+def fit_labels(
+    logits: Callable[[Tensor], Tensor],
+    weights: Iterable[Tensor],
+    images: Tensor,
+    labels: Tensor,
+    rng: torch.Generator,
+    *,
+    n_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+) -> None:
+    """AdamW with a cosine schedule on the cross-entropy of random batches, in place.
+
+    Args:
+        logits: Of the classes, (B, n_classes), of images (B, C, H, W).
+        weights: What learns.
+        images, labels: (N, C, H, W) and (N,).
+        rng: Of the batches.
+        n_steps, batch_size, learning_rate, weight_decay: The numbers of the training.
+    """
+    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+    for _ in range(n_steps):
+        rows = torch.randint(len(images), (batch_size,), generator=rng)
+        loss = F.cross_entropy(logits(images[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
 
 
 @contextmanager

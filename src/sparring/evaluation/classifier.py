@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.base import Dataset
+from ..data.classifier import fit_labels
 from ..randomness import derive_seed, generator
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,11 @@ def train_classifier(reference: Dataset) -> tuple[Classifier, float]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(SEED, "classifier weights"))
             network = Classifier(n_channels, max(sides), reference.num_classes or 0)
-        _fit(network, images[train], labels[train])
+        fit_labels(
+            network, network.parameters(), images[train], labels[train],
+            generator("cpu", SEED, "classifier batches"),
+            n_steps=N_STEPS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, weight_decay=0.01,
+        )  # fmt: skip
         with torch.no_grad():
             guesses = torch.cat([network(part).argmax(1) for part in images[held_out].split(256)])
     finally:
@@ -135,19 +140,6 @@ def shrink(images: Tensor) -> Tensor:
     scale = MAX_SIDE / max(images.shape[2:])
     size = [max(1, round(scale * n)) for n in images.shape[2:]]
     return F.interpolate(images, size=size, mode="area")
-
-
-def _fit(network: Classifier, images: Tensor, labels: Tensor) -> None:
-    random = generator("cpu", SEED, "classifier batches")
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, N_STEPS)
-    for _ in range(N_STEPS):
-        rows = torch.randint(len(images), (BATCH_SIZE,), generator=random)
-        loss = F.cross_entropy(network(images[rows]), labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
 
 
 def _write(path: Path, network: Classifier, accuracy: float) -> None:

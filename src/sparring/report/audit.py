@@ -7,10 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from .. import __version__
-from .html import read_picture
+from .html import read_picture, template
 from .plots import Curve, line_chart
 
 N_ROWS = 50
@@ -23,12 +21,8 @@ def render(result: Mapping[str, Any], folder: Path) -> str:
         result: As in report.json.
         folder: Holds dirtiest.png and cleanest.png.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     pictures = {name: read_picture(folder / f"{name}.png") for name in ("dirtiest", "cleanest")}
-    return environment.get_template("audit.html").render(
+    return template("audit.html").render(
         result=result, pictures=pictures, chart=_histogram(result["noise"]),
         n_rows=N_ROWS, version=__version__,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from .. import __version__
@@ -117,12 +117,7 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
     finding = find(runs, groups, baseline)
     styles = choose_styles(runs, baseline, finding.leader)
     pictures = training_data([run for run in runs if run.contamination] or runs)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["breakable"] = breakable
-    html = environment.get_template("template.html").render(
+    html = template("template.html").render(
         title=title or _listed([run.name for run in runs]),
         finding=finding,
         runs=runs,
@@ -148,6 +143,16 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
         version=__version__,
     )
     return html, finding
+
+
+def template(name: str) -> Template:
+    """A template of this folder; what a page is given is escaped, and all of it must be given."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["breakable"] = breakable
+    return environment.get_template(name)
 
 
 def choose_styles(runs: Sequence[Run], baseline: Run, leader: str | None) -> dict[str, int]:
