@@ -277,6 +277,9 @@ def test_errors_are_one_line(tmp_path, monkeypatch):
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     save(tmp_path / "bin", denoiser_of(unet(), DDPM), DDPM, (1, 8, 8), None, "card")
+    save(tmp_path / "old", denoiser_of(MLP(2, width=8), DDPM), DDPM, (2,), None, "card")
+    says = tmp_path / "old" / "model.json"
+    says.write_text(says.read_text().replace('"boundary"', '"something_else"'))
     for file in (tmp_path / "bin" / "unet").glob("*.safetensors"):
         file.rename(file.with_suffix(".bin"))
     for name, message in {
@@ -286,6 +289,7 @@ def test_errors_are_one_line(tmp_path, monkeypatch):
         str(tmp_path / "empty"): "holds no model",
         str(tmp_path / "run"): "without a finished model",
         str(tmp_path / "cut"): "cannot be loaded",
+        str(tmp_path / "old"): "its files do not say 'boundary'",
         str(tmp_path / "bin"): "no safetensors",
     }.items():
         with pytest.raises(UserError, match=message) as caught:

@@ -113,7 +113,12 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
     folder = Path(model) if Path(model).is_dir() else _from_hub(source)
     try:
         loaded = _load_folder(folder, source)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except KeyError as error:
+        raise UserError(
+            f"{source} cannot be loaded: its files do not say {error}; another version of sparring "
+            "may have written them"
+        ) from error
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{source} cannot be loaded: {_one_line(error)}") from error
     for part in (loaded.denoiser, loaded.vae, loaded.text):
         if part is not None:
