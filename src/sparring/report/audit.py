@@ -1,4 +1,4 @@
-"""A data audit as one HTML file: everything inline, nothing fetched, no script."""
+"""A data audit as one HTML file: everything inline, nothing fetched."""
 
 from __future__ import annotations
 

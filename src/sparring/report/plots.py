@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ def line_chart(
             then starts at 0.
 
     Returns:
-        The `<svg>` element, empty where no curve has a finite value.
+        The `<svg>` element, empty where no curve has a finite value. Its `data-curves` hold the
+        drawn points with their numbers, for page.js.
     """
     drawn = [(curve, downsample(curve.steps, curve.values)) for curve in curves]
     drawn = [(curve, stretches) for curve, stretches in drawn if len(stretches.steps)]
@@ -110,7 +112,9 @@ def line_chart(
     )
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">'
+        f'aria-label="{escape(title)}" data-x="{escape(x_label.partition(",")[0])}" '
+        f'data-curves="{escape(_numbers(drawn, x_axis, y_axis))}" '
+        'xmlns="http://www.w3.org/2000/svg">'
         + "".join(parts) + "</svg>"
     )  # fmt: skip
 
@@ -180,6 +184,19 @@ def _y_range(drawn: Sequence[tuple[Curve, Stretches]]) -> tuple[float, float]:
     if means.min() > 0:
         low = max(low, means.min() / 2)
     return float(low), float(high)
+
+
+def _numbers(
+    drawn: Sequence[tuple[Curve, Stretches]], x_axis: _Axis, y_axis: _Axis
+) -> str:  # fmt: skip
+    """JSON: name, style and [x on the drawing, y on it, x, y] of each point of each curve."""
+    curves = []
+    for curve, s in drawn:
+        places = zip(x_axis(s.steps), y_axis(s.mean), s.steps, s.mean, strict=True)
+        points = [[round(a, 1), round(b, 1), float(f"{x:.6g}"), float(f"{y:.4g}")]
+                  for a, b, x, y in places]  # fmt: skip
+        curves.append({"name": curve.name, "style": curve.style, "points": points})
+    return json.dumps(curves, separators=(",", ":"))
 
 
 def _points(x: np.ndarray, y: np.ndarray) -> str:

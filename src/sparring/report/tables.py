@@ -214,8 +214,17 @@ def best_of(group: Group, names: Sequence[str], measure: Measure) -> str | None:
 @dataclass(frozen=True)
 class Cell:
     text: str
+    value: float | None = None  # what it is sorted by; None: its text
     detail: str = ""
     is_best: bool = False
+
+
+def _cell(number: Any, detail: str = "", is_best: bool = False) -> Cell:
+    return Cell(show(number), number if is_number(number) else None, detail, is_best)
+
+
+def _duration(seconds: Any) -> Cell:
+    return Cell(show_seconds(seconds), seconds if is_number(seconds) else None)
 
 
 @dataclass(frozen=True)
@@ -236,14 +245,14 @@ def figure_rows(group: Group, ranked: Sequence[str]) -> list[Row]:
         for name in names:
             interval = group.interval(name, measure.key)
             detail = f"{show(interval[0])} – {show(interval[1])}" if interval else ""
-            cells.append(Cell(show(group.value(name, measure.key)), detail, name == best))
+            cells.append(_cell(group.value(name, measure.key), detail, name == best))
         rows.append(Row(measure.label, cells, measure.hint))
         for suffix, label in BESIDE.items():
             values = [group.value(name, measure.key + suffix) for name in names]
             if any(value is not None for value in values):
                 if measure.key == "nearest_training_distance":
                     label = "… of images that calibrate it"
-                rows.append(Row(label, [Cell(show(value)) for value in values], "", True))
+                rows.append(Row(label, [_cell(value) for value in values], "", True))
     return rows
 
 
@@ -268,24 +277,24 @@ def cost_rows(runs: Sequence[Run], baseline: Run) -> list[Row]:
             return images / seconds
         return None
 
-    def ratio(run: Run) -> str:
+    def ratio(run: Run) -> Cell:
         mine, other = run.seconds_per_step, baseline.seconds_per_step
-        return f"×{show(mine / other)}" if mine and other else "n/a"
+        return Cell(f"×{show(mine / other)}", mine / other) if mine and other else Cell("n/a")
 
     columns = {
-        "Training time": lambda run: show_seconds(recorded(run, "train_seconds")),
-        "Steps": lambda run: show(recorded(run, "n_steps")),
-        "Time per step": lambda run: show_seconds(run.seconds_per_step),
+        "Training time": lambda run: _duration(recorded(run, "train_seconds")),
+        "Steps": lambda run: _cell(recorded(run, "n_steps")),
+        "Time per step": lambda run: _duration(run.seconds_per_step),
         f"… as a ratio to {baseline.name}": ratio,
-        "Images per second": lambda run: show(images_per_second(run)),
-        "Sampling for its figures": lambda run: show_seconds(
+        "Images per second": lambda run: _cell(images_per_second(run)),
+        "Sampling for its figures": lambda run: _duration(
             run.evaluations[0].figures.get("sampling_seconds") if run.evaluations else None
         ),
-        "Parameters": lambda run: show(recorded(run, "n_parameters")),
-        "Processes": lambda run: show(recorded(run, "n_processes")),
-        "Device": lambda run: show_value(run.info.get("device", "n/a")),
+        "Parameters": lambda run: _cell(recorded(run, "n_parameters")),
+        "Processes": lambda run: _cell(recorded(run, "n_processes")),
+        "Device": lambda run: Cell(show_value(run.info.get("device", "n/a"))),
     }
-    return [Row(label, [Cell(of(run)) for run in runs]) for label, of in columns.items()]
+    return [Row(label, [of(run) for run in runs]) for label, of in columns.items()]
 
 
 def config_rows(runs: Sequence[Run]) -> list[Row]:
