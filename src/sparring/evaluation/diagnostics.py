@@ -33,16 +33,15 @@ instead; the rest ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.analytic import Truth
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, frozen
 from ..noising import add_noise, l2_norm
 from ..parametrization import column
 from ..paths import consistency_range, step, time_grid
@@ -174,22 +173,19 @@ def lipschitz(
         n_iterations: Products with J^T J; more come nearer, from below.
     """
     model = denoiser.bind(t, condition or {})
-
-    def x0_hat(x: Tensor) -> Tensor:
-        return model(x).x0
-
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the others have no forward derivative
-        # a product's order does not matter: rows do not see each other, so J is a block each
-        _, transposed = vjp(x0_hat, x_t)
+    # math: the other attentions have no second derivative; rows do not see each other, so the
+    # Jacobian of all of them is a block for each
+    with frozen(denoiser), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        x = x_t.detach().requires_grad_(True)
+        x0_hat = model(x).x0
+        u = torch.zeros_like(x0_hat, requires_grad=True)
+        (transposed,) = torch.autograd.grad(x0_hat, x, u, create_graph=True)  # J^T u, linear in u
         v = start
         for _ in range(n_iterations):
-            v = _normed(v)
-            (v,) = transposed(_directional(x0_hat, x_t, v))
-        return l2_norm(_directional(x0_hat, x_t, _normed(v)))
-
-
-def _directional(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
-    return jvp(function, (x,), (v,))[1]
+            (along,) = torch.autograd.grad(transposed, u, _normed(v), retain_graph=True)  # J v
+            (v,) = torch.autograd.grad(x0_hat, x, along, retain_graph=True)  # J^T J v
+        (along,) = torch.autograd.grad(transposed, u, _normed(v))
+    return l2_norm(along)
 
 
 def _normed(v: Tensor) -> Tensor:
@@ -209,7 +205,9 @@ def straightness(
         condition: The network's further arguments.
     """
     schedule = denoiser.schedule
-    times = time_grid(schedule, n_steps).to(noise.device)
+    _, high = consistency_range(schedule)  # beyond it nothing but noise: eps says nothing of x0
+    last = schedule.time_of_ratio(torch.tensor(high, dtype=torch.float64))
+    times = torch.minimum(time_grid(schedule, n_steps).double(), last).to(noise.device)
     ends = [schedule.at(t, like=noise) for t in times]
     one = torch.ones((), dtype=noise.dtype, device=noise.device)
     alpha, sigma = ends[0]
