@@ -104,7 +104,9 @@ def test_a_point_goes_with_its_class(tmp_path, monkeypatch):
     result = evaluate_command([run], ASKED)
     moons = build_dataset("two_moons", "all", n_points=60)
     assert seen["condition"]["class_labels"].tolist() == points(moons)["label"].tolist()
-    assert "arrows" not in result["diagnostics"]  # the true score is that of both moons
+    found = result["diagnostics"]  # the true score is that of both moons
+    assert "arrows" not in found
+    assert all("score_error" not in row for row in found["times"])
 
 
 def test_latents_and_consistency_models_are_refused(mixture_run, tmp_path, monkeypatch):

@@ -87,22 +87,24 @@ def levels_command(
     if len(index) < 4:
         raise UserError(f"{dataset.name} has {len(index)} readable images: at least 4 are needed")
     of_clean = features(clean_images)
-    found: dict[str, Any] = {"noisy": [], **{name: [] for name in names}}
+    noisy_figures: list[dict[str, Any]] = []
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     pictures = []
     for level in levels:
         dirt = {"kind": "gaussian", "rate": 1.0, "sigma": level}
         noisy = contaminate(dataset, {**contamination, **dirt})
         told, _ = noise_of_each(noisy, level if sigma is None else sigma)
         batch, _ = readable(noisy, index.tolist())
-        row = {"noisy": batch["x0"].clamp(0, 1)}
-        for name, cleaner in cleaners.items():
-            row[name] = cleaner(batch, told[index], noisy)
-        for name, images in row.items():
+        cleaned = [cleaner(batch, told[index], noisy) for cleaner in cleaners.values()]
+        before = batch["x0"].clamp(0, 1)
+        for images, rows_of in zip(
+            [before, *cleaned], [noisy_figures, *found.values()], strict=True
+        ):
             figures = cleaning_figures(
                 images, clean_images, features(images), of_clean, n_resamples, seed
             )
-            found[name].append({"level": level, "told": float(told[index].mean()), **figures})
-        pictures.append(torch.cat([one[:N_SHOWN] for one in (clean_images, *row.values())]))
+            rows_of.append({"level": level, "told": float(told[index].mean()), **figures})
+        pictures.append(torch.cat([one[:N_SHOWN] for one in (clean_images, before, *cleaned)]))
     first = cleaners[names[0]]
     protocol = {
         "data": dataset.name, "data_fingerprint": dataset.fingerprint(),
@@ -112,7 +114,7 @@ def levels_command(
         **first.protocol(dataset), "n_resamples": n_resamples, "versions": versions(),
     }  # fmt: skip
     result = {
-        "levels": list(levels), "noisy": found.pop("noisy"), "models": found,
+        "levels": list(levels), "noisy": noisy_figures, "models": found,
         "skipped": skipped, "protocol": protocol, "command": command,
     }  # fmt: skip
     for name, folder in folders.items():

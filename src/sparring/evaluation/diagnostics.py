@@ -79,7 +79,7 @@ def diagnostics(
         x0: Clean data in the model's range, (N, *), on the denoiser's device: the points.
         condition: The network's further arguments, (N, ...) each.
         truth: What is known about the data, for the score; only where the model's range is that of
-            the data (vectors).
+            the data (vectors), and no matter with a condition, which has a score of its own.
         n_times: Noise levels, evenly spaced in the logarithm.
         n_path_steps: Steps of each of the N paths.
         seed: Of noise, perturbations, starts of power iterations and paths.
@@ -96,7 +96,8 @@ def diagnostics(
         raise ValueError("a consistency model jumps: it has no field to look at")
     if len(x0) < 2 or n_times < 1:
         raise ValueError(f"at least 2 points and 1 time are needed, got {len(x0)} and {n_times}")
-    condition, known = dict(condition or {}), truth if has_true_score(truth) else None
+    condition = dict(condition or {})
+    known = truth if has_true_score(truth) and not condition else None  # not that of one class
     schedule = denoiser.schedule
     times = []
     for i, ratio in enumerate(noise_levels(denoiser, n_times)):
@@ -113,12 +114,12 @@ def diagnostics(
         row |= _spread("equivariance_error", equivariance_error(denoiser, x_t, t, omega, condition))
         row |= _spread("lipschitz", lipschitz(denoiser, x_t, t, start, condition))
         if known is not None and ratio >= LEAST_RATIO:
-            row["score_error"] = score_error(denoiser, x_t, t, known, condition)
+            row["score_error"] = score_error(denoiser, x_t, t, known)
         times.append(row)
     z = torch.randn(x0.shape, generator=generator("cpu", seed, "paths")).to(x0)
     straight = straightness(denoiser, z, n_path_steps, condition)
     found: dict[str, Any] = {"times": times, **_spread("straightness", straight)}
-    if known is not None and x0[0].numel() == 2 and not condition:
+    if known is not None and x0[0].numel() == 2:
         found["arrows"] = [arrows(denoiser, known, ratio) for ratio in ARROW_RATIOS]
     return found | {
         "protocol": {
@@ -225,13 +226,11 @@ def straightness(
 
 
 @torch.no_grad()
-def score_error(
-    denoiser: Denoiser, x_t: Tensor, t: Tensor, truth: Truth, condition: Condition | None = None
-) -> float:
+def score_error(denoiser: Denoiser, x_t: Tensor, t: Tensor, truth: Truth) -> float:
     """sqrt(mean ||score_hat - score||^2 / mean ||score||^2) over points x_t (B, d) at one time."""
     alpha, sigma = denoiser.schedule.alpha(t)[0].item(), denoiser.schedule.sigma(t)[0].item()
     score = true_score(truth, x_t.cpu(), alpha, sigma)
-    learned = -denoiser(x_t, t, **dict(condition or {})).eps.double().cpu() / sigma
+    learned = -denoiser(x_t, t).eps.double().cpu() / sigma
     error = (learned - score).square().sum(1).mean() / score.square().sum(1).mean()
     return error.sqrt().item()
 
