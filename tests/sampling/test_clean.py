@@ -94,6 +94,26 @@ def test_many_calls_follow_the_probability_flow(name, kind):
     assert (found - posterior_mean(y, TAU)).abs().max() > 0.05
 
 
+class FarThenNear(nn.Module):
+    """x0_hat = 3 in the first call, a quarter of x_t in the second."""
+
+    def forward(self, x, t):
+        return torch.where((t > 150)[:, None], 3.0, x / 4)
+
+
+def test_a_clipped_step_takes_the_noise_of_the_clipped_estimate():
+    """In y = x_t / alpha_t: y_s = x0 + (r_s / r) (y - x0), x0 = 1 where it was 3."""
+    schedule, r = SCHEDULES["vp"](), 0.9
+    least, _ = consistency_range(schedule)
+    lower = karras(r, least, torch.tensor([0.5], dtype=torch.float64))
+    t = matching_time(schedule, lower)
+    assert t < 150
+    y = torch.tensor([[1.2, -0.5]])
+    expected = schedule.alpha(t) * (1 + lower / r * (y - 1)) / 4
+    found = clean(Denoiser(FarThenNear(), schedule, "x0"), y, r, n_steps=2, clip_sample=True)
+    torch.testing.assert_close(found, expected.float())
+
+
 @pytest.mark.parametrize(("name", "kind"), [("vp", "v"), ("flow", "flow")])
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_with_eta_the_answer_scatters_as_its_recursion_says(name, kind, eta):
