@@ -352,6 +352,121 @@ def inspect(data: str, overrides: tuple[str, ...], output_dir: str | None, as_js
 
 
 @main.command()
+@click.argument("data")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL... [KEY=VALUE]...")
+@click.option("-o", "--output-dir", help="Where to; an empty or new folder for cleaned images.")
+@click.option("--sigma", help="The images' noise on the [0, 1] scale, or auto.")
+@click.option("--levels", help="DATA is clean: put noise of these sizes on it, such as 0.1,0.2.")
+@click.option("--num-inference-steps", "n_steps", type=int, help="Calls of the network; 1.")
+@click.option("--eta", type=float, help="Noise of the steps between the calls, 0 to 1; 0.")
+@click.option("--purify", type=float, help="Add noise up to this size first, [0, 1] scale; 0.")
+@click.option("--seed", type=int, help="Of the noise of --purify and --eta.")
+@click.option("-n", "--n-images", type=int, help="With --levels: at most so many images; 1,000.")
+@click.option("--extractor", help="With --levels: of the features, as evaluation.extractor.")
+@click.option("--batch-size", type=int, help="Images at once; changes speed and memory only.")
+@click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def clean(
+    data: str,
+    models: tuple[str, ...],
+    output_dir: str | None,
+    sigma: str | None,
+    levels: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Clean images of their noise with a model, or measure how well models do it.
+
+    DATA is what `sparring inspect` takes. Each image is handed to MODEL at the time whose noise is
+    the image's own; OUT/images holds the answers, in the tree and the formats of DATA. --sigma auto
+    finds the noise as `sparring inspect` does. KEY=VALUE changes a setting of sections data and
+    contamination. With --levels, DATA is clean, several models may be named, and the figures go to
+    -o, or to the runs' evaluation folders, where `sparring report` finds them.
+
+    \b
+    Examples:
+      sparring clean photos runs/robust -o photos-clean --sigma auto
+      sparring clean photos runs/robust -o photos-clean --sigma 0.1 --num-inference-steps 10
+      sparring clean digits runs/plain runs/robust --levels 0.1,0.2,0.4 data.split=held_out
+    """
+    from .config import contamination_of
+
+    names = [word for word in models if not _is_override(word)]
+    overrides = [word for word in models if _is_override(word)]
+    if not names:
+        raise click.UsageError("Missing argument 'MODEL'", click.get_current_context())
+    noise = _noise(sigma)
+    given = {name: value for name, value in options.items() if value is not None}
+    sizes = None if levels is None else _sizes(levels)
+    if sizes is None:
+        _check_clean(names, output_dir, noise, given)
+        if not data.endswith((".yaml", ".yml")) and "data.split" not in _keys(overrides):
+            overrides.append("data.split=all")
+    sections = contamination_of(data, overrides, "none", "clean")
+    from .build import one_line_errors
+
+    with one_line_errors("clean"):
+        if sizes is None:
+            from .commands.clean import clean_command
+
+            result = clean_command(
+                *sections, names[0], str(output_dir), noise or 0.0,
+                say=_say if as_json else click.echo, **given,
+            )  # fmt: skip
+        else:
+            from .commands.clean_levels import as_text, levels_command, spoken
+
+            told = [data, *models, "--levels", str(levels)]
+            told += [] if sigma is None else ["--sigma", sigma]
+            result = levels_command(
+                *sections, names, sizes, output_dir, noise, command=spoken(told), **given
+            )
+            if not as_json:
+                click.echo(as_text(result))
+    if as_json:
+        _print_json(result)
+
+
+def _check_clean(
+    names: list[str], output_dir: str | None, noise: float | str | None, given: dict[str, Any]
+) -> None:
+    """Refuse what makes no sense where images are cleaned and nothing is measured."""
+    if len(names) > 1:
+        raise UserError(f"clean writes one set of images: name one model, got {', '.join(names)}")
+    if output_dir is None:
+        raise UserError("name a folder for the cleaned images: -o OUT")
+    if noise is None and not given.get("purify"):
+        raise UserError("how noisy are the images? --sigma 0.1 ([0, 1] scale), or --sigma auto")
+    if wrong := [name for name in ("n_images", "extractor") if name in given]:
+        raise UserError(f"--{wrong[0].replace('_', '-')} goes with --levels")
+
+
+def _noise(sigma: str | None) -> float | str | None:
+    """What --sigma says."""
+    return sigma if sigma in (None, "auto") else _sizes(str(sigma), "--sigma", 1)[0]
+
+
+def _sizes(text: str, option: str = "--levels", most: int | None = None) -> list[float]:
+    """Sizes of noise with commas between them."""
+    try:
+        sizes = [float(word) for word in text.split(",")]
+    except ValueError:
+        sizes = []
+    if (
+        not sizes
+        or not all(0 <= size < float("inf") for size in sizes)
+        or len(sizes) > (most or 99)
+    ):
+        said = "sizes of noise such as 0.1,0.2,0.4" if most is None else "a number >= 0, or auto"
+        raise UserError(f"{option} takes {said}, got {text!r}")
+    return sizes
+
+
+def _keys(overrides: list[str]) -> list[str]:
+    return [override.partition("=")[0] for override in overrides]
+
+
+@main.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("-o", "--output", default="report.html", show_default=True, help="The page to write.")
 @click.option("--title", help="Heading of the page; the runs' names by default.")

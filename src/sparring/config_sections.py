@@ -531,6 +531,8 @@ class EvaluationSection(Section):
     mismatch: bool = False  # also the distance of x_t while sampling to q(x_t), per t
     mismatch_steps: list[Count] | None = None  # None: sampling.num_inference_steps
     mismatch_samples: Count = 2048  # trajectories, and samples in each set of q(x_t)
+    diagnostics: bool = False  # also equivariance error, Lipschitz estimate, straightness, score
+    diagnostics_points: Annotated[int, Field(ge=2)] = 64  # clean samples at which that is looked at
 
     @model_validator(mode="after")
     def _mismatch_is_asked_for(self) -> EvaluationSection:

@@ -81,13 +81,13 @@ def heun(
     return alpha_s * (prediction.x_t / prediction.alpha + gap * mean_eps)
 
 
-def karras(first: float, last: float, u: Tensor) -> Tensor:
-    """Noise levels (first^{1/7} + u (last^{1/7} - first^{1/7}))^7, for u in [0, 1], shape of u.
+def karras(first: Tensor | float, last: float, u: Tensor | float) -> Tensor:
+    """Noise levels (first^{1/7} + u (last^{1/7} - first^{1/7}))^7, u in [0, 1]; one is a tensor.
 
     Source: Karras et al. 2022, eq. 5 with rho = 7.
     """
     root, end = first ** (1 / 7), last ** (1 / 7)
-    return (root + u * (end - root)) ** 7
+    return (root + u * (end - root)) ** 7  # pyright: ignore[reportReturnType]
 
 
 def consistency_range(schedule: Schedule) -> tuple[float, float]:

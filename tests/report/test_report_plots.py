@@ -15,6 +15,7 @@ from sparring.report.plots import (
     WIDTH,
     Curve,
     _Axis,
+    arrow_chart,
     downsample,
     line_chart,
     tick_label,
@@ -121,3 +122,23 @@ def test_linear_ticks_are_even_and_inside(low: float, high: float):
     assert 2 <= len(axis.ticks) <= 7
     assert all(axis.low - 1e-9 <= tick <= axis.high + 1e-9 for tick in axis.ticks)
     np.testing.assert_allclose(np.diff(axis.ticks), np.diff(axis.ticks)[0])
+
+
+def test_arrows_start_at_their_points_and_point_where_the_field_does():
+    points = [[x, y] for x in (0.0, 1.0, 2.0) for y in (0.0, 1.0, 2.0)]
+    right, up = [[1.0, 0.0]] * 9, [[0.0, 0.5]] * 9
+    svg = arrow_chart(points, [right, up], title="<b>")
+    assert "<b>" not in svg
+    first, second = (
+        [[float(n) for n in part.split()] for part in re.split("[ML]", path) if part]
+        for path in re.findall(r' d="([^"]*)"', svg)
+    )
+    (x0, y0), (x1, y1) = first[:2]
+    assert y1 == y0
+    assert x1 > x0
+    assert first[0] == second[0]
+    gap = first[5 * 3][0] - x0  # three points up, then one to the right; five ends an arrow
+    assert x1 - x0 == pytest.approx(1.4 * gap, rel=0.01)
+    (x0, y0), (x1, y1) = second[:2]
+    assert x1 == x0
+    assert y0 - y1 == pytest.approx(0.7 * gap, rel=0.01)

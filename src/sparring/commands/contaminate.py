@@ -45,7 +45,7 @@ def contaminate(
             cannot be written, or no contamination is chosen.
     """
     out = Path(output_dir).expanduser()
-    _check_place(out, data)
+    check_place(out, data)
     source = build_dataset(**data)
     if not source.is_image:
         raise UserError(f"contaminate writes images, and {source.name} holds vectors")
@@ -80,7 +80,7 @@ def contaminate(
     return summary
 
 
-def _check_place(out: Path, data: Mapping[str, Any]) -> None:
+def check_place(out: Path, data: Mapping[str, Any]) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose another output folder")
     if out.is_dir() and any(out.iterdir()):
@@ -135,12 +135,12 @@ def _file_name(
         while name in names:  # a.jpg beside a.png
             name = name.removesuffix(".png") + f"-{number}.png"
     else:
-        name = f"{number}.png" if label is None else f"{_as_folder(dataset, label)}/{number}.png"
+        name = f"{number}.png" if label is None else f"{as_folder(dataset, label)}/{number}.png"
     names.add(name)
     return name
 
 
-def _as_folder(dataset: Dataset, label: int) -> str:
+def as_folder(dataset: Dataset, label: int) -> str:
     """A class's name as that of a folder."""
     name = dataset.class_names[label].replace("/", "_").replace("\\", "_").strip()
     return f"class-{label}" if name.startswith(".") or not name else name

@@ -35,6 +35,7 @@ from ..latents import decode
 from ..pretrained import load
 from ..sampling import grid, sample
 from ..sampling.schedulers import default_sampler
+from .diagnostics import check_diagnostics, diagnostics_lines, field_diagnostics
 from .mismatch import check_mismatch, mismatch_curves, mismatch_lines
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def as_text(result: Mapping[str, Any]) -> str:
         lines.append(line)
     lines += few_step_lines(result.get("few_steps", {}))
     lines += mismatch_lines(result.get("mismatch", []))
+    lines += diagnostics_lines(result.get("diagnostics", {}))
     protocol = result["protocol"]
     if what := protocol.get("frechet_distance_is"):
         lines.append(f"  frechet_distance is {what}")
@@ -228,6 +230,7 @@ def _plan(
         )
     check_count(n_samples, dataset, settings)
     check_mismatch(name, model, evaluation)
+    check_diagnostics(name, model, evaluation)
     training, held_out = _training_sets(name, model, dataset)
     return _Plan(name, model, config, reference, training, held_out, n_samples, device)
 
@@ -309,6 +312,10 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
         except ValueError as error:
             raise UserError(f"{plan.name}: evaluation.mismatch: {error}") from error
         figures["mismatch_seconds"] = round(time.perf_counter() - swept, 3)
+    if evaluation.diagnostics:
+        figures["diagnostics"] = field_diagnostics(
+            plan.model, plan.reference, evaluation, plan.device
+        )
     figures |= {
         "model": plan.name,
         "command": shlex.join(["sparring", "evaluate", plan.name, *overrides]),

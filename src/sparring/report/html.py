@@ -22,8 +22,9 @@ from markupsafe import Markup, escape
 from .. import __version__
 from ..errors import UserError
 from . import tables
+from .charts import arrow_charts, cleaning_charts, diagnostics_charts, straightness_of
 from .finding import Finding, find
-from .plots import Curve, line_chart
+from .plots import Chart, Curve, line_chart
 from .runs import PNG_SIGNATURE, Run, is_number, missing
 
 N_STYLES = 8  # line styles and colours in style.css; 0 is the baseline's, 1 the leader's
@@ -70,13 +71,6 @@ class Bars:
     bars: list[Bar]
     floor: float | None = None  # the reference's own figure, percent of the longest bar
     floor_text: str = ""
-
-
-@dataclass(frozen=True)
-class Chart:
-    title: str
-    svg: Markup
-    legend: list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -138,6 +132,10 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
         full_protocol=lambda group: tables.flat(next(iter(group.members.values())).protocol),
         ranked=ranked,
         mismatch=mismatch_charts(runs, styles),
+        cleaning=cleaning_charts(runs, styles),
+        diagnostics=diagnostics_charts(runs, styles),
+        straightness=straightness_of(runs),
+        arrows=arrow_charts(runs),
         charts=charts_of(runs, styles),
         costs=tables.cost_rows(runs, baseline),
         settings=tables.config_rows(runs),

@@ -28,6 +28,15 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Chart:
+    """A drawing with its heading, and the name and line style of each curve."""
+
+    title: str
+    svg: Markup
+    legend: list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
 class Stretches:
     """A curve cut into stretches of steps: mean, smallest and largest value of each."""
 
@@ -115,6 +124,46 @@ def line_chart(
         f'aria-label="{escape(title)}" data-x="{escape(x_label.partition(",")[0])}" '
         f'data-curves="{escape(_numbers(drawn, x_axis, y_axis))}" '
         'xmlns="http://www.w3.org/2000/svg">'
+        + "".join(parts) + "</svg>"
+    )  # fmt: skip
+
+
+def arrow_chart(
+    points: Sequence[Sequence[float]], fields: Sequence[Sequence[Sequence[float]]], *, title: str
+) -> Markup:
+    """An SVG drawing of vector fields on the same points of the plane; field i has `line-<i>`.
+
+    The longest arrow of the first field is 1.4 times as long as the points of a square grid are
+    apart, and all others are to scale, up to twice that.
+
+    Args:
+        points: Where the arrows start, (n, 2).
+        fields: Arrows (n, 2) each.
+        title: For those who cannot see the drawing.
+    """
+    at, side = np.asarray(points, dtype=float), HEIGHT - 2 * TOP
+    low, high = at.min(0), at.max(0)
+    scale = side / max(float((high - low).max()), 1e-12) * 0.86
+    corner = np.array([(WIDTH - side) / 2 + 0.07 * side, HEIGHT - TOP - 0.07 * side])
+    start = corner + (at - low) * scale * np.array([1, -1])
+    gap = scale * float((high - low).max()) / max(math.sqrt(len(at)) - 1, 1)
+    longest = max(float(np.linalg.norm(np.asarray(fields[0], dtype=float), axis=1).max()), 1e-12)
+    parts = []
+    for style, field in enumerate(fields):
+        vector = np.asarray(field, dtype=float) / longest * 1.4 * gap * np.array([1, -1])
+        length = np.linalg.norm(vector, axis=1, keepdims=True)
+        vector = vector * np.minimum(1, 2.8 * gap / np.maximum(length, 1e-12))
+        end, across = start + vector, vector[:, ::-1] * np.array([1, -1])
+        heads = [end - 0.35 * vector + side * 0.2 * across for side in (1, -1)]
+        path = "".join(
+            f"M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}"
+            f"M{c[0]:.1f} {c[1]:.1f}L{b[0]:.1f} {b[1]:.1f}L{d[0]:.1f} {d[1]:.1f}"
+            for a, b, c, d in zip(start, end, *heads, strict=True)
+        )
+        parts.append(f'<path class="line-{style} arrow" fill="none" d="{path}"/>')
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">'
         + "".join(parts) + "</svg>"
     )  # fmt: skip
 

@@ -55,6 +55,12 @@ class Evaluation:
         curves = self.figures.get("mismatch")
         return [curve for curve in curves if isinstance(curve, dict)] if curves else []
 
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """Of `sparring evaluate RUN evaluation.diagnostics=true`; empty where it was not asked."""
+        found = self.figures.get("diagnostics")
+        return found if isinstance(found, dict) else {}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -69,6 +75,7 @@ class Run:
     metrics: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl, one row a step
     evaluations: list[Evaluation] = field(default_factory=list)
     manifest: dict[str, Any] | None = None  # the header of data/manifest.jsonl
+    cleaning: list[dict[str, Any]] = field(default_factory=list)  # of sparring clean --levels
     training_samples: Path | None = None
     samples: Path | None = None
     before: Path | None = None  # grid of the model that it started from, and the last at its noise
@@ -187,6 +194,7 @@ def read_run(argument: str, folder: Path, name: str) -> Run:
         metrics=read_metrics(folder / "metrics.jsonl"),
         evaluations=read_evaluations(folder / "evaluation"),
         manifest=read_manifest_header(folder / "data" / "manifest.jsonl"),
+        cleaning=read_cleaning(folder / "evaluation"),
         training_samples=_png(folder / "data" / "training_samples.png"),
         samples=_png(folder / "evaluation" / "grid.png") or last_grid(folder / "samples"),
         before=_png(folder / "samples" / "step-0.png"), after=last_grid(folder / "samples"),
@@ -217,6 +225,12 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     paths = sorted(folder.glob("*.json"), key=lambda p: (-p.stat().st_mtime, p.name))
     found = [Evaluation(path, _read_object(path)) for path in paths]
     return [evaluation for evaluation in found if evaluation.numbers]
+
+
+def read_cleaning(folder: Path) -> list[dict[str, Any]]:
+    """What `sparring clean RUN --levels` wrote there, newest first."""
+    paths = sorted(folder.glob("cleaning-*.json"), key=lambda p: (-p.stat().st_mtime, p.name))
+    return [_read_object(path) for path in paths]
 
 
 def read_manifest_header(path: Path) -> dict[str, Any] | None:

@@ -137,17 +137,17 @@ def sample(
     dim = guidance_dim(denoiser.network)
     told = None if dim is None else guidance_embedding(torch.tensor([guidance_scale]), dim)
 
-    device = torch.device(device) if device is not None else _device_of(denoiser)
+    device = torch.device(device) if device is not None else device_of(denoiser)
     denoiser.to(device)
     done = []
-    with _evaluation(denoiser), torch.no_grad():
+    with evaluation_mode(denoiser), torch.no_grad():
         for start in range(0, n, batch_size):
             rows = range(start, min(n, start + batch_size))
             generators = [generator("cpu", seed, "sample", i) for i in rows]
             noise = torch.stack([torch.randn(shape, generator=own) for own in generators])
             steps = build()
             steps.set_timesteps(num_inference_steps, device=device)
-            x = noise.to(device, _sample_dtype(denoiser)) * getattr(steps, "init_noise_sigma", 1.0)
+            x = noise.to(device, sample_dtype(denoiser)) * getattr(steps, "init_noise_sigma", 1.0)
             own_condition = _rows(condition, rows, n, device)
             if text is not None:
                 own_condition |= text.to(device)(_in_turn(prompts or [""], rows))
@@ -391,7 +391,7 @@ def _rows(condition: dict[str, Any], rows: range, n: int, device: torch.device) 
     return tree_map(take, condition)
 
 
-def _device_of(module: nn.Module) -> torch.device:
+def device_of(module: nn.Module) -> torch.device:
     first = next(module.parameters(), None)
     return torch.device("cpu") if first is None else first.device
 
@@ -401,12 +401,12 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
     return next(floating, torch.float32)
 
 
-def _sample_dtype(module: nn.Module) -> torch.dtype:
+def sample_dtype(module: nn.Module) -> torch.dtype:
     return torch.float64 if _dtype_of(module) == torch.float64 else torch.float32
 
 
 @contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards every submodule is in the mode it was in."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

@@ -1,0 +1,305 @@
+"""`sparring clean DATA MODEL -o OUT`: clean one's own images with a diffusion model.
+
+Each image is handed to the model at the t whose noise is the image's own (see sampling.clean). The
+noise is given, or `auto`: found as `sparring inspect` finds it, one size on the images that rank as
+noisy; the others are left as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data import transforms
+from ..data.audit import audit_images
+from ..data.base import READ_CHUNK, Batch, Dataset
+from ..data.contamination import contaminate
+from ..data.datasets import build_dataset
+from ..errors import UserError
+from ..evaluation.protocol import versions
+from ..pretrained import load
+from ..sampling import clean, grid, matching_time
+from .contaminate import as_folder, check_place
+
+if TYPE_CHECKING:
+    from ..pretrained import Model
+
+N_SHOWN = 32
+FORMATS: dict[str, dict[str, Any]] = {
+    **{suffix: {"quality": 95, "subsampling": 0} for suffix in (".jpg", ".jpeg", ".jfif")},
+    ".webp": {"lossless": True},
+}
+"""How files are written where the format's own default would lose much."""
+
+
+@dataclass(frozen=True)
+class Cleaner:
+    """A model and how it cleans, for images in [0, 1].
+
+    Attributes:
+        model: What cleans.
+        n_steps, eta, seed: As in `sampling.clean`.
+        purify: As there, but on the [0, 1] scale.
+        batch_size: Images per call of the network.
+        device: Where to run.
+    """
+
+    model: Model
+    n_steps: int = 1
+    eta: float = 0.0
+    purify: float = 0.0
+    seed: int = 0
+    batch_size: int = 256
+    device: str = "cpu"
+
+    def check(self, data: Dataset) -> None:
+        """Refuse data that the model cannot clean.
+
+        Raises:
+            UserError: for vectors, latent models, other shapes and unknown classes.
+        """
+        model, name = self.model, self.model.source
+        if not data.is_image:
+            raise UserError(f"clean works on images, and {data.name} holds vectors")
+        if model.vae is not None:
+            raise UserError(
+                f"{name} works on latents, where the noise of an image is no Gaussian noise: "
+                "clean needs a model of pixels"
+            )
+        if tuple(model.sample_shape) != tuple(data.sample_shape):
+            advice = ""
+            if len(model.sample_shape) == 3:
+                channels, height, width = model.sample_shape
+                advice = (
+                    f": set data.resolution={min(height, width)} and data.n_channels={channels} "
+                    "(shrinking an image shrinks its noise)"
+                )
+            raise UserError(
+                f"{name} knows samples of shape {tuple(model.sample_shape)}, {data.name} has "
+                f"{tuple(data.sample_shape)}{advice}"
+            )
+        if model.num_classes is not None and self.labels_are(data) is None:
+            raise UserError(
+                f"{name} wants to know the class of an image: {data.name} does not have its "
+                f"{model.num_classes} classes, and the model knows no null class"
+            )
+
+    def labels_are(self, data: Dataset) -> str | None:
+        """Where the labels of a class-conditional model come from, for the protocol."""
+        model = self.model
+        if model.num_classes is None:
+            return None
+        if data.num_classes == model.num_classes:
+            return "the data's own"
+        return "the null class" if "class_labels" in model.denoiser.null_condition else None
+
+    def __call__(self, batch: Batch, sigma: Tensor, data: Dataset) -> Tensor:
+        """Cleaned images (B, C, H, W) in [0, 1] of a batch whose noise is sigma (B,), [0, 1] scale.
+
+        Images that the model leaves alone come back as they were.
+        """
+        condition = {}
+        if (labels := self.labels_are(data)) is not None:
+            null = self.model.denoiser.null_condition.get("class_labels")
+            own = labels == "the data's own"
+            condition["class_labels"] = batch["label"] if own else torch.full((len(sigma),), null)
+        cleaned = clean(
+            self.model,
+            transforms.to_model_range(batch["x0"]),
+            2 * sigma,
+            n_steps=self.n_steps,
+            eta=self.eta,
+            purify=2 * self.purify,
+            clip_sample=True,
+            condition=condition,
+            seed=self.seed,
+            index=batch["index"],
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+        return transforms.from_model_range(cleaned).clamp(0, 1).float()
+
+    def time(self, sigma: float) -> float | None:
+        """The t at which an image of this noise is handed in; None where it is left alone."""
+        schedule = self.model.denoiser.schedule
+        level = torch.tensor([2 * max(sigma, self.purify)], dtype=torch.float64)
+        if level <= 0 or abs(schedule.ratio(schedule.time_of_ratio(level)) / level - 1) > 1e-6:
+            return None
+        return matching_time(schedule, level).item()
+
+    def protocol(self, data: Dataset) -> dict[str, Any]:
+        """How it cleans, JSON-ready."""
+        return {
+            "n_steps": self.n_steps, "eta": self.eta, "purify": self.purify, "seed": self.seed,
+            "clip_sample": True, "class_labels": self.labels_are(data), "scale": "[0, 1]",
+            "matching_t": "sigma_t / alpha_t = 2 sigma",
+        }  # fmt: skip
+
+
+def clean_command(
+    data: Mapping[str, Any],
+    contamination: Mapping[str, Any],
+    model: str,
+    output_dir: str | Path,
+    sigma: float | str,
+    *,
+    say: Callable[[str], object] = print,
+    device: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Clean a set of images: OUT/images in the tree and the formats of the input.
+
+    Args:
+        data: `name`, `split` and fields as in `build_dataset`.
+        contamination: What is done to them first, for trying; kind none leaves them as they are.
+        model: A run, a pipeline folder or a hub name.
+        output_dir: A folder that is empty or not there; it appears when it is complete.
+        sigma: Noise of the images, [0, 1] scale, or "auto".
+        say: Takes the lines for the user.
+        device: Where to run; None: a GPU if there is one.
+        options: n_steps, eta, purify, seed and batch_size of `Cleaner`.
+
+    Returns:
+        What OUT/cleaning.json holds, and output_dir.
+
+    Raises:
+        UserError: for data, a model or a folder that do not do.
+    """
+    out = Path(output_dir).expanduser()
+    check_place(out, data)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dataset = contaminate(build_dataset(**data), contamination)
+    cleaner = Cleaner(load(model, device), device=device, **options)
+    cleaner.check(dataset)
+    noise, found = noise_of_each(dataset, sigma)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"cannot write to {out.parent}: {error.strerror}") from error
+    try:
+        result = {
+            "model": model, "data": dict(data), "contamination": dict(contamination),
+            "data_fingerprint": dataset.fingerprint(), "sigma": sigma, "estimate": found,
+            "protocol": cleaner.protocol(dataset) | {"versions": versions()},
+        }  # fmt: skip
+        result |= _write(dataset, cleaner, noise, partial, data.get("train_data_dir"))
+        _write_page(result, partial)
+        partial.chmod(0o755)
+        partial.replace(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    say(
+        f"{result['n_cleaned']} of {result['n_images']} images were cleaned, the others are as "
+        f"they were: {out}/images; what each got: {out}/cleaning.json"
+    )
+    if result["skipped"]:
+        say(f"left out {len(result['skipped'])} unreadable file(s), listed in cleaning.json")
+    return result | {"output_dir": str(out)}
+
+
+def noise_of_each(dataset: Dataset, sigma: float | str) -> tuple[Tensor, dict[str, Any] | None]:
+    """The noise of each image, (N,), [0, 1] scale, and for "auto" what was found.
+
+    "auto" is the size of the mixture's noise where an image is more likely noisy than not, else 0.
+    That there is one size for all is worth more than an image's own estimate, which scatters.
+
+    Raises:
+        UserError: where no noise of one size is found.
+    """
+    if sigma != "auto":
+        return torch.full((len(dataset),), float(sigma), dtype=torch.float64), None
+    audit = audit_images(dataset)
+    if audit.noise is None or not audit.noise.is_found:
+        why = (
+            "there are too few images" if audit.noise is None else "no noise of one size stands out"
+        )
+        raise UserError(f"the noise of {dataset.name} cannot be estimated ({why}): set --sigma")
+    noise, index = torch.zeros(len(dataset), dtype=torch.float64), torch.from_numpy(audit.index)
+    noise[index] = torch.from_numpy(audit.p_noisy > 0.5).double() * audit.noise.sigma
+    found = {
+        "sigma": audit.noise.sigma, "rate": audit.noise.rate,
+        "n_noisy": int((audit.p_noisy > 0.5).sum()), "kept_by_clipping": audit.noise.kept,
+    }  # fmt: skip
+    return noise, found
+
+
+def readable(dataset: Dataset, asked: Sequence[int]) -> tuple[Batch, list[str]]:
+    """The readable ones of these samples, and the files that are not."""
+    batch = dataset.__getitems__(asked)
+    kept = batch["index"] == torch.tensor(asked)  # elsewhere another image stands in
+    rows = {name: value[kept] for name, value in batch.items() if isinstance(value, Tensor)}
+    return rows, batch["unreadable"]
+
+
+def _write(
+    dataset: Dataset, cleaner: Cleaner, noise: Tensor, folder: Path, root: str | None
+) -> dict[str, Any]:
+    """Clean and write all images; the counts, and a record of each image."""
+    n, records = len(dataset), []
+    skipped: dict[str, None] = {}
+    shown, before, after = set(range(0, n, -(-n // N_SHOWN))), [], []
+    with tqdm(total=n, unit="image", disable=None) as progress:
+        for first in range(0, n, READ_CHUNK):
+            batch, unreadable = readable(dataset, range(first, min(first + READ_CHUNK, n)))
+            skipped |= dict.fromkeys(unreadable)
+            index = batch["index"].tolist()
+            cleaned = cleaner(batch, noise[batch["index"]], dataset)
+            labels = batch["label"].tolist() if "label" in batch else [None] * len(index)
+            for i, label, x, y in zip(index, labels, cleaned, batch["x0"], strict=True):
+                file = Path("images") / _file_name(dataset, i, label, root)
+                _save(x, folder / file)
+                sigma = float(noise[i])
+                records.append({
+                    "file": file.as_posix(), "source": dataset.where(i), "index": i,
+                    "sigma": sigma, "t": cleaner.time(sigma),
+                })  # fmt: skip
+                if i in shown:
+                    before.append(y)
+                    after.append(x)
+            progress.update(min(READ_CHUNK, n - first))
+    for name, images in (("before", before), ("after", after)):
+        grid(2 * torch.stack(images) - 1, 8).save(folder / f"{name}.png")
+    return {
+        "n_images": len(records),
+        "n_cleaned": sum(record["t"] is not None for record in records),
+        "skipped": list(skipped),
+        "images": records,
+    }
+
+
+def _file_name(dataset: Dataset, index: int, label: int | None, root: str | None) -> Path:
+    """Where an image goes: as in the folder it comes from, else class/number.png."""
+    where = dataset.where(index)
+    if root is not None and where is not None:
+        return Path(where).relative_to(Path(root).expanduser())
+    number = str(index).zfill(len(str(len(dataset) - 1)))
+    return Path("" if label is None else as_folder(dataset, label)) / f"{number}.png"
+
+
+def _save(x: Tensor, path: Path) -> None:
+    """One image (C, H, W) in [0, 1] in 8 bits, in the format that the name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = transforms.to_uint8(x).permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels)
+    image.save(path, **FORMATS.get(path.suffix.lower(), {}))
+
+
+def _write_page(result: Mapping[str, Any], folder: Path) -> None:
+    from ..report.cleaning import render
+
+    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    (folder / "cleaning.json").write_text(text, encoding="utf-8")
+    (folder / "index.html").write_bytes(render(result, folder).encode("utf-8", errors="replace"))

@@ -1,0 +1,210 @@
+"""`sparring clean DATA MODEL... --levels 0.1,0.2`: how well do models clean, where it is known?
+
+DATA is clean. It gets Gaussian noise of each level, all images of it, and every model cleans it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.base import READ_CHUNK, Dataset
+from ..data.contamination import contaminate
+from ..data.datasets import build_dataset
+from ..errors import UserError
+from ..evaluation.cleaning import cleaning_figures
+from ..evaluation.features import Extractor, make_extractor
+from ..evaluation.protocol import versions
+from ..pretrained import load
+from ..randomness import generator
+from ..sampling import grid
+from .clean import Cleaner, noise_of_each, readable
+
+N_IMAGES = 1000
+N_SHOWN = 12
+
+
+def levels_command(
+    data: Mapping[str, Any],
+    contamination: Mapping[str, Any],
+    models: Sequence[str],
+    levels: Sequence[float],
+    output_dir: str | Path | None = None,
+    sigma: float | str | None = None,
+    *,
+    n_images: int = N_IMAGES,
+    extractor: str | None = None,
+    n_resamples: int = 10,
+    device: str | None = None,
+    command: str = "",
+    **options: Any,
+) -> dict[str, Any]:
+    """Noise of known sizes on clean images, and what each model makes of it.
+
+    Args:
+        data: `name`, `split` and fields as in `build_dataset`; clean.
+        contamination: Its `seed` is the noise's, its `clip` cuts noisy images to [0, 1]; its kind
+            is none.
+        models: Runs, pipeline folders or hub names.
+        levels: Sizes of the noise, [0, 1] scale.
+        output_dir: Where report.json, index.html and pictures go. None: cleaning-*.json into the
+            `evaluation/` folder of each run.
+        sigma: What the models are told: None the level, "auto" what is estimated, or a number.
+        n_images: At most so many images, a random subset of the data.
+        extractor: Of the features, see `evaluation.features`.
+        n_resamples: Halves behind each interval.
+        device: Where to run; None: a GPU if there is one.
+        command: For the record.
+        options: n_steps, eta, purify, seed and batch_size of `Cleaner`.
+
+    Returns:
+        {"levels": [...], "noisy": [figures...], "models": {name: [figures...]}, "skipped",
+        "protocol", "command"}, the figures of each level in each list.
+
+    Raises:
+        UserError: for data, models or levels that do not do.
+    """
+    if contamination.get("kind", "none") != "none":
+        raise UserError("--levels puts noise on clean images: set contamination.kind=none")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    names = list(dict.fromkeys(models))
+    dataset = build_dataset(**data)
+    cleaners = {name: Cleaner(load(name, device), device=device, **options) for name in names}
+    for cleaner in cleaners.values():
+        cleaner.check(dataset)
+    folders = _folders(names, output_dir)
+    features = make_extractor(extractor, build_dataset(**{**data, "split": "all"}), device)
+    seed = int(contamination.get("seed") or 0)
+    random = generator("cpu", seed, "images to clean")
+    rows = torch.randperm(len(dataset), generator=random)[:n_images].sort().values
+    clean_images, index, skipped = _read(dataset, rows)
+    if len(index) < 4:
+        raise UserError(f"{dataset.name} has {len(index)} readable images: at least 4 are needed")
+    of_clean = features(clean_images)
+    noisy_figures: list[dict[str, Any]] = []
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    pictures = []
+    for level in levels:
+        dirt = {"kind": "gaussian", "rate": 1.0, "sigma": level}
+        noisy = contaminate(dataset, {**contamination, **dirt})
+        told, _ = noise_of_each(noisy, level if sigma is None else sigma)
+        batch, _ = readable(noisy, index.tolist())
+        cleaned = [cleaner(batch, told[index], noisy) for cleaner in cleaners.values()]
+        before = batch["x0"].clamp(0, 1)
+        for images, rows_of in zip(
+            [before, *cleaned], [noisy_figures, *found.values()], strict=True
+        ):
+            figures = cleaning_figures(
+                images, clean_images, features(images), of_clean, n_resamples, seed
+            )
+            rows_of.append({"level": level, "told": float(told[index].mean()), **figures})
+        pictures.append(torch.cat([one[:N_SHOWN] for one in (clean_images, before, *cleaned)]))
+    first = cleaners[names[0]]
+    protocol = {
+        "data": dataset.name, "data_fingerprint": dataset.fingerprint(),
+        "split": data.get("split"), "n_images": len(index),
+        "noise_seed": seed, "clip": bool(contamination.get("clip", False)),
+        "told": "the level" if sigma is None else sigma, **_extracted(features),
+        **first.protocol(dataset), "n_resamples": n_resamples, "versions": versions(),
+    }  # fmt: skip
+    result = {
+        "levels": list(levels), "noisy": noisy_figures, "models": found,
+        "skipped": skipped, "protocol": protocol, "command": command,
+    }  # fmt: skip
+    for name, folder in folders.items():
+        _write(result, name, folder, pictures)
+    return result
+
+
+def _read(dataset: Dataset, rows: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+    """The readable ones of these images, (n, C, H, W), their numbers, and the other files."""
+    parts = [readable(dataset, part.tolist()) for part in rows.split(READ_CHUNK)]
+    images, index = (torch.cat([batch[name] for batch, _ in parts]) for name in ("x0", "index"))
+    if dataset.truth is None and len(images) and (images.min() < 0 or images.max() > 1):
+        raise UserError(f"{dataset.name} is not clean: its values leave [0, 1]")
+    return images, index, list(dict.fromkeys(file for _, files in parts for file in files))
+
+
+def _extracted(extractor: Extractor) -> dict[str, Any]:
+    return {
+        "extractor": extractor.name,
+        "extractor_checksum": extractor.checksum,
+        **extractor.details,
+    }
+
+
+def _folders(names: Sequence[str], output_dir: str | Path | None) -> dict[str, Path]:
+    """Where the results go: all of them into one folder (""), or each into its own run's."""
+    if output_dir is not None:
+        folders = {"": Path(output_dir).expanduser()}
+    else:
+        folders = {
+            name: Path(name) / "evaluation"
+            for name in names
+            if (Path(name) / "config.yaml").is_file()
+        }
+    for folder in folders.values():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    return folders
+
+
+def _write(result: Mapping[str, Any], name: str, folder: Path, pictures: list[Tensor]) -> None:
+    """Everything with its page into a folder, or one model's figures into its run's."""
+    if name:
+        protocol = result["protocol"]
+        words = [protocol["data"], protocol["split"], f"{protocol['n_steps']}-steps"]
+        words += [f"{key}{protocol[key]:g}" for key in ("eta", "purify") if protocol[key]]
+        words += [f"told-{protocol['told']}"] * (protocol["told"] != "the level")
+        words += [f"seed{protocol['noise_seed']}"]
+        own = {**result, "models": {name: result["models"][name]}}
+        stem = "-".join(str(word).replace("/", "-") for word in words)
+        _replace(folder / f"cleaning-{stem}.json", own)
+        return
+    from ..report.cleaning import render_levels
+
+    for level, images in zip(result["levels"], pictures, strict=True):
+        n_rows = 2 + len(result["models"])
+        picture = grid(2 * images - 1, len(images) // n_rows)
+        picture.save(folder / f"level-{level:g}.png")
+    _replace(folder / "report.json", result)
+    page = render_levels(result, folder)
+    (folder / "index.html").write_bytes(page.encode("utf-8", errors="replace"))
+
+
+def _replace(path: Path, result: Mapping[str, Any]) -> None:
+    """Write under another name and rename: a reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    """A table for a terminal: a line for each model, PSNR and feature distance by level."""
+    lines = []
+    for key, words in (("psnr", "PSNR, dB"), ("feature_distance", "feature distance")):
+        lines.append(
+            f"  {words + ' at noise':<36}"
+            + "".join(f"{level:>10.3g}" for level in result["levels"])
+        )
+        for name, figures in {"noisy": result["noisy"], **result["models"]}.items():
+            lines.append(f"  {name:<36}" + "".join(f"{one[key]:>10.4g}" for one in figures))
+    protocol = result["protocol"]
+    lines.append(
+        f"  {protocol['n_images']} images of {protocol['data']} ({protocol['split']}), told "
+        f"{protocol['told']}, {protocol['n_steps']} step(s)"
+    )
+    return "\n".join(lines)
+
+
+def spoken(words: Sequence[str]) -> str:
+    """The command, for the record."""
+    return shlex.join(["sparring", "clean", *words])

@@ -1,0 +1,119 @@
+"""Charts of what runs do besides their losses: how well they clean, what field they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import tables
+from .plots import Chart, Curve, arrow_chart, line_chart
+from .runs import Run
+
+FIGURES = {
+    "psnr": ("PSNR, dB", "higher is better"),
+    "feature_distance": ("Feature distance", "0 the same image, 1 any other"),
+    "frechet_distance": ("Fréchet distance", "lower is better"),
+}
+NOISY = "the noisy images"
+NOISY_STYLE = 7  # the last of the page's line styles
+
+
+def cleaning_charts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[Chart]:
+    """PSNR of cleaned images against the level of the noise; one chart for each protocol, the
+    newest curve of each run."""
+    charts: dict[str, tuple[Mapping[str, Any], list[Curve]]] = {}
+    for run in runs:
+        for result in run.cleaning:
+            (figures,) = result["models"].values()
+            apart = ("versions", "class_labels")
+            alike = {k: v for k, v in result["protocol"].items() if k not in apart}
+            group = json.dumps([alike, result["levels"]], sort_keys=True)
+            if group not in charts:
+                noisy = cleaning_curve(NOISY, NOISY_STYLE, result["noisy"], "psnr")
+                charts[group] = result, [noisy]
+            curves = charts[group][1]
+            if run.name not in [curve.name for curve in curves]:
+                curves.append(cleaning_curve(run.name, styles[run.name], figures, "psnr"))
+    return [
+        cleaning_chart(
+            "psnr", curves, "{data} ({split}), {n_steps} step(s)".format(**result["protocol"])
+        )
+        for result, curves in charts.values()
+    ]
+
+
+def cleaning_curve(name: str, style: int, figures: Sequence[Mapping[str, Any]], key: str) -> Curve:
+    """A figure by the level of the noise."""
+    return Curve(name, style, [one["level"] for one in figures], [one[key] for one in figures])
+
+
+def cleaning_chart(key: str, curves: list[Curve], title: str = "") -> Chart:
+    """The curves of one of `FIGURES`, under its name or a title."""
+    label, hint = FIGURES[key]
+    svg = line_chart(
+        curves, x_label="noise of the images, [0, 1] scale", y_label=f"{label}, {hint}",
+        title=f"{label} of cleaned images by the noise that they had {title}".strip(),
+    )  # fmt: skip
+    return Chart(title or label, svg, [(curve.name, curve.style) for curve in curves])
+
+
+DIAGNOSTICS = {
+    "equivariance_error": ("Equivariance error", "relative error"),
+    "lipschitz": ("Lipschitz estimate", "of x0_hat in x_t"),
+    "score_error": ("Score error", "relative error"),
+}
+
+
+def diagnostics_charts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[Chart]:
+    """The figures per t against sigma/alpha; a chart for each figure and protocol, the newest curve
+    of each run."""
+    charts: dict[tuple[str, str], list[Curve]] = {}
+    for run, found in _diagnosed(runs):
+        alike = {key: value for key, value in found["protocol"].items() if key != "seeds"}
+        for key in DIAGNOSTICS:
+            rows = [row for row in found["times"] if key in row]
+            curves = charts.setdefault((key, json.dumps(alike, sort_keys=True)), [])
+            if rows and run.name not in [curve.name for curve in curves]:
+                ratios, values = [row["ratio"] for row in rows], [row[key] for row in rows]
+                curves.append(Curve(run.name, styles[run.name], ratios, values))
+    drawn = []
+    for (key, protocol), curves in charts.items():
+        title, label = DIAGNOSTICS[key]
+        told = json.loads(protocol)
+        svg = line_chart(
+            curves, x_label="noise level sigma/alpha, log scale", y_label=label,
+            title=f"{title} by noise level, {told.get('data')}, {told['n_points']} points",
+            x_is_log=True,
+        )  # fmt: skip
+        if svg:
+            drawn.append(Chart(title, svg, [(curve.name, curve.style) for curve in curves]))
+    return sorted(
+        drawn, key=lambda chart: [one[0] for one in DIAGNOSTICS.values()].index(chart.title)
+    )
+
+
+def straightness_of(runs: Sequence[Run]) -> str:
+    """'plain 0.81, robust 0.84': of the newest diagnostics of each run."""
+    said: dict[str, str] = {}
+    for run, found in _diagnosed(runs):
+        said.setdefault(run.name, f"{run.name} {tables.show(found['straightness'])}")
+    return ", ".join(said.values())
+
+
+def arrow_charts(runs: Sequence[Run]) -> list[Chart]:
+    """True and learned score of two-dimensional data, newest of each run, a chart a noise level."""
+    charts: dict[tuple[str, float], Chart] = {}
+    for run, found in _diagnosed(runs):
+        for field in found.get("arrows", []):
+            title = f"{run.name}, sigma/alpha {field['ratio']:g}"
+            svg = arrow_chart(
+                field["points"], [field["true"], field["learned"]], title=f"Score of {title}"
+            )
+            key = run.name, field["ratio"]
+            charts.setdefault(key, Chart(title, svg, [("true", 0), ("learned", 1)]))
+    return list(charts.values())
+
+
+def _diagnosed(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
+    return [(run, one.diagnostics) for run in runs for one in run.evaluations if one.diagnostics]

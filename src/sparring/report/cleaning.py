@@ -1,0 +1,67 @@
+"""What `sparring clean` did, as one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from . import tables
+from .charts import FIGURES, NOISY, cleaning_chart, cleaning_curve
+from .html import N_STYLES, read_picture, template
+
+
+def render(result: Mapping[str, Any], folder: Path) -> str:
+    """The page of a cleaned set.
+
+    Args:
+        result: As in cleaning.json.
+        folder: Holds before.png and after.png.
+    """
+    pictures = {name: read_picture(folder / f"{name}.png") for name in ("before", "after")}
+    return template("cleaning.html").render(
+        title=Path(str(result["data"]["name"])).name, result=result, pictures=pictures, charts=[],
+        rows=[], protocol=tables.flat(result["protocol"]), show_value=tables.show_value,
+        version=__version__,
+    )  # fmt: skip
+
+
+def render_levels(result: Mapping[str, Any], folder: Path) -> str:
+    """The page of models that clean noise of known sizes: curves, table, pictures.
+
+    Args:
+        result: As in report.json.
+        folder: Holds a picture for each level.
+    """
+    levels = result["levels"]
+    pictures = {
+        f"noise {level:g}: clean, noisy, {', '.join(result['models'])}": read_picture(
+            folder / f"level-{level:g}.png"
+        )
+        for level in levels
+    }
+    all_figures = {NOISY: result["noisy"], **result["models"]}
+    styles = {name: i % N_STYLES for i, name in enumerate(all_figures)}
+    charts = [
+        cleaning_chart(
+            key, [cleaning_curve(name, styles[name], one, key) for name, one in all_figures.items()]
+        )
+        for key in ("psnr", "feature_distance")
+    ]
+    rows = [
+        (FIGURES[key], name, [(tables.show(one.get(key)), _spread(one, key)) for one in figures])
+        for key in FIGURES
+        for name, figures in all_figures.items()
+        if any(key in one for one in figures)
+    ]
+    return template("cleaning.html").render(
+        title=str(result["protocol"]["data"]), result=result, pictures=pictures, charts=charts,
+        rows=rows, protocol=tables.flat(result["protocol"]), show_value=tables.show_value,
+        version=__version__,
+    )  # fmt: skip
+
+
+def _spread(figures: Mapping[str, Any], key: str) -> str:
+    low_high = figures.get(f"{key}_interval")
+    return "" if low_high is None else f"{tables.show(low_high[0])} to {tables.show(low_high[1])}"

@@ -1,0 +1,180 @@
+r"""Cleaning images of one's own: a noisy image is an x_t whose noise is there already.
+
+    y = x0 + tau n,   n ~ N(0, I),   is   x_t / alpha_t   at the t where sigma_t / alpha_t = tau,
+
+so alpha_t y is handed to the network as it is and no noise is added. One call gives the posterior
+mean x0_hat = E[x0 | y], of all answers the one with the least squared error, and a smooth one.
+Going down from t in more calls (DDIM; `eta` = 1 draws at random) gives an image that looks like the
+data, at a larger error.
+
+Purification adds noise on the way, up to a level r above tau, and goes down from there:
+
+    x_t = alpha_t (y + sqrt(r^2 - tau^2) z),   z ~ N(0, I),   sigma_t / alpha_t = r.
+
+It drowns what is not Gaussian noise (an attack, blocks of JPEG), and detail of the same size.
+
+Everything is in the model's range: images in [-1, 1], where noise is twice as large as on the
+[0, 1] scale. Source: denoising at the matching t as in Xiao et al. 2022 ("DensePure") and Carlini
+et al. 2023 ("(Certified!!) adversarial robustness for free!", section 3); purification: Nie et al.
+2022 ("DiffPure"), with the noise that is there already counted in (ours).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoiser
+from ..parametrization import column
+from ..paths import Jump, consistency_range, karras
+from ..randomness import generator
+from ..schedules import Schedule
+from .sample import device_of, evaluation_mode, sample_dtype
+
+if TYPE_CHECKING:
+    from ..pretrained import Model
+
+
+def matching_time(schedule: Schedule, sigma: Tensor) -> Tensor:
+    """The t at which a clean image plus noise of size sigma is x_t / alpha_t.
+
+    sigma_t / alpha_t = sigma
+
+    Args:
+        schedule: The model's.
+        sigma: Noise of the image, (B,), in the model's range, > 0.
+
+    Returns:
+        Times, (B,), float64, between the integers for VP.
+
+    Raises:
+        ValueError: where the schedule has no such time.
+    """
+    t = schedule.time_of_ratio(sigma)
+    missed = (schedule.ratio(t) / sigma.double() - 1).abs() > 1e-6
+    if missed.any():
+        low, high = consistency_range(schedule)
+        raise ValueError(
+            f"noise of size {sigma[missed][0]:.4g} in the model's range lies outside what this "
+            f"model knows, {low:.4g} to {high:.4g}"
+        )
+    return t
+
+
+def clean(
+    model: Model | Denoiser,
+    noisy: Tensor,
+    sigma: Tensor | float,
+    *,
+    n_steps: int = 1,
+    eta: float = 0.0,
+    purify: float = 0.0,
+    clip_sample: bool = False,
+    condition: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    index: Tensor | None = None,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Clean images, or vectors, of Gaussian noise of a known size.
+
+    A sample whose noise is below the least that the model knows (VP: its first time) is handed back
+    as it is, unless it is purified.
+
+    Args:
+        model: What `sparring.load` returns, or a `Denoiser`.
+        noisy: Samples (N, *) in the model's range, not clipped where they have not been.
+        sigma: Standard deviation of their noise, (N,) or one number, in the model's range.
+        n_steps: Calls of the network. 1: x0_hat. More: noise levels from the image's own down to
+            the model's least (Karras' grid), then x0_hat.
+        eta: Noise of the steps between the calls, 0 deterministic, 1 as much as ancestral sampling;
+            no matter for one call.
+        purify: Noise level, in the model's range, up to which noise is added first; 0 adds none.
+        clip_sample: Clip each x0_hat to [-1, 1], the step's noise going with the clipped one.
+        condition: Further arguments of the network, (N, ...) each.
+        seed: Sample i's noise (purification, eta) follows from (seed, index i).
+        index: Numbers of the samples, (N,); None: 0 to N - 1.
+        batch_size: Samples per call of the network.
+        device: Where to run; None: where the model is. The model is moved there.
+
+    Returns:
+        Estimates of the clean samples, (N, *), on the CPU.
+
+    Raises:
+        ValueError: for options out of range, noise larger than the model knows, or more than one
+            step of a consistency model.
+    """
+    denoiser = model if isinstance(model, Denoiser) else model.denoiser
+    n = len(noisy)
+    levels = torch.as_tensor(sigma, dtype=torch.float64).cpu().expand(n)
+    _check(denoiser, levels, n_steps, eta, purify, batch_size)
+    index = torch.arange(n) if index is None else index
+    device = torch.device(device) if device is not None else device_of(denoiser)
+    denoiser.to(device)
+    least, _ = consistency_range(denoiser.schedule)
+    cleaned = noisy.to("cpu", sample_dtype(denoiser), copy=True)
+    start = levels.clamp(min=purify)
+    with evaluation_mode(denoiser), torch.no_grad():
+        for rows in (start >= least).nonzero().flatten().split(batch_size):
+            random = [generator("cpu", seed, "clean", i) for i in index[rows].tolist()]
+            y, added = cleaned[rows], (start[rows] ** 2 - levels[rows] ** 2).sqrt()
+            if added.any():
+                y = y + column(added.to(y), y) * _normal(y, random)
+            own = {name: value[rows].to(device) for name, value in (condition or {}).items()}
+            grid = [karras(start[rows], least, k / n_steps) for k in range(n_steps)]
+            cleaned[rows] = _down(denoiser, y.to(device), grid, own, random, eta, clip_sample).cpu()
+    return cleaned
+
+
+def _down(
+    denoiser: Denoiser,
+    y: Tensor,
+    grid: list[Tensor],
+    condition: Mapping[str, Tensor],
+    random: list[torch.Generator],
+    eta: float,
+    clip_sample: bool,
+) -> Tensor:
+    """From y = x_t / alpha_t at the first noise levels, (B,) each, to x0_hat at the last."""
+    schedule = denoiser.schedule
+    times = [matching_time(schedule, ratio).to(y.device) for ratio in grid]
+    alpha, sigma = schedule.at(times[0], like=y)
+    x_t, x0 = alpha * y, y
+    for t, s in zip(times, [*times[1:], None], strict=True):
+        prediction = denoiser(x_t, t, **condition)
+        jump = denoiser.boundary and Jump(schedule, denoiser.boundary)
+        x0 = jump(prediction, t) if jump else prediction.x0
+        x0 = x0.clamp(-1, 1) if clip_sample else x0
+        if s is not None:
+            alpha_s, sigma_s = schedule.at(s, like=y)
+            eps = (x_t - alpha * x0) / sigma
+            # DDIM's eq. 16, which is the spread of x_s given x_t and x0 on any schedule
+            share = 1 - (sigma_s * alpha / (alpha_s * sigma)) ** 2
+            fresh = eta * sigma_s * share.clamp(min=0).sqrt()
+            x_t = alpha_s * x0 + (sigma_s**2 - fresh**2).sqrt() * eps
+            if eta:
+                x_t = x_t + fresh * _normal(y, random)
+            alpha, sigma = alpha_s, sigma_s
+    return x0
+
+
+def _normal(like: Tensor, random: list[torch.Generator]) -> Tensor:
+    """Standard normal numbers, shape of `like` (B, *), row by row from its own generator."""
+    return torch.stack([torch.randn(like.shape[1:], generator=own) for own in random]).to(like)
+
+
+def _check(
+    denoiser: Denoiser, levels: Tensor, n_steps: int, eta: float, purify: float, batch_size: int
+) -> None:
+    if n_steps < 1 or batch_size < 1 or not 0 <= eta <= 1:
+        raise ValueError(
+            "the steps and batch_size must be >= 1 and eta in [0, 1], "
+            f"got {n_steps}, {batch_size} and {eta}"
+        )
+    if not (levels.isfinite() & (levels >= 0)).all() or not purify >= 0:
+        raise ValueError("sigma and purify must be finite and >= 0")
+    if denoiser.boundary is not None and n_steps > 1:
+        raise ValueError("a consistency model answers in one step, not in several")
