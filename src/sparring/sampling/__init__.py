@@ -1,8 +1,9 @@
 """From noise to data: diffusers' samplers around a `Denoiser`, and samples as files."""
 
 from .images import grid, save_images
-from .sample import describe_sampling, integrate, sample
+from .sample import describe_sampling, sample
 from .schedulers import NAMES, make_scheduler
+from .steps import integrate
 
 __all__ = [
     "NAMES",
