@@ -75,3 +75,70 @@ def power_iteration(gain: Gain, start: Tensor, radius: Tensor, n_iterations: int
         ascent = ball.ascent(gain_gradient(gain, w))
         w = torch.where(column(ascent.flatten(1).any(1), w), length * ascent, w)
     return w.detach()
+
+
+class Best:
+    """The point with the largest gain seen so far, row by row, and that gain.
+
+    Args:
+        w: The first point, (B, *).
+        value: Its gain, (B,); kept as `first_value`.
+    """
+
+    def __init__(self, w: Tensor, value: Tensor) -> None:
+        self.w, self.value, self.first_value = w.detach(), value.detach(), value.detach()
+
+    def offer(self, w: Tensor, value: Tensor) -> None:
+        """Take the rows of w whose gain is larger; one that is not a number never is."""
+        better = value.detach() > self.value
+        better |= self.value.isnan() & ~value.detach().isnan()
+        self.w = torch.where(column(better, w), w.detach(), self.w)
+        self.value = torch.where(better, value.detach(), self.value)
+
+
+def strongest(gain: Gain, start: Tensor, radius: Tensor, ball: Ball, n_steps: int) -> Best:
+    r"""The best point that FGSM and then PGD meet, the start included, row by row.
+
+    1. w_0, the start
+    2. FGSM's point, project(w_0 + 2 radius ascent(grad gain(w_0))): the diameter leads from any
+       point of the cube to any corner
+    3. PGD's, w_{k+1} = project(w_k + (2.5 radius / n_steps) ascent(grad gain(w_k))), k < n_steps,
+       where n_steps > 1
+
+    So FGSM is never weaker than its start, and PGD never weaker than FGSM, in every row.
+
+    Args:
+        gain: What is maximised; the same function at every call, so that values compare.
+        start: A point of the ball, (B, *).
+        radius: (B,), in w's units.
+        ball: The norm.
+        n_steps: Gradients, and steps of PGD; 1 is FGSM.
+
+    Source: Goodfellow et al. 2015; Madry et al. 2018; the best point as in Croce and Hein 2020.
+    """
+    w = start.detach()
+    value, ascent = _value_and_ascent(gain, w, ball)
+    best, reach = Best(w, value), column(radius, start)
+    with torch.no_grad():
+        point = ball.project(w + 2 * reach * ascent, radius)
+        best.offer(point, gain(point))
+    if n_steps == 1:
+        return best
+    for k in range(n_steps):
+        w = ball.project(w + 2.5 * reach / n_steps * ascent, radius)
+        if k + 1 < n_steps:
+            value, ascent = _value_and_ascent(gain, w, ball)
+        else:
+            with torch.no_grad():
+                value = gain(w)
+        best.offer(w, value)
+    return best
+
+
+def _value_and_ascent(gain: Gain, w: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
+    """gain(w), (B,), and the ball's direction of its gradient, (B, *)."""
+    with torch.enable_grad():
+        w = w.detach().requires_grad_(True)
+        value = gain(w)
+        (gradient,) = torch.autograd.grad(value.sum(), w)
+    return value.detach(), ball.ascent(gradient)

@@ -18,12 +18,20 @@ LOG_FROM_RATIO = 12.0
 
 @dataclass(frozen=True)
 class Curve:
-    """Values of one term of one run; `style` is its place among the page's line styles."""
+    """Values of one term of one run; `style` is its place among the page's line styles.
+
+    `low` and `high` are a band around at most `MAX_POINTS` values, `notes` what each of these says
+    when it is pointed at; a control's line is thin and dotted.
+    """
 
     name: str
     style: int
     steps: Sequence[float]
     values: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    notes: Sequence[str] = ()
+    is_control: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ def line_chart(
     Returns:
         The `<svg>` element, empty where no curve has a finite value.
     """
-    drawn = [(curve, downsample(curve.steps, curve.values)) for curve in curves]
+    drawn = [(curve, _banded(curve, downsample(curve.steps, curve.values))) for curve in curves]
     drawn = [(curve, stretches) for curve, stretches in drawn if len(stretches.steps)]
     if not drawn:
         return Markup("")
@@ -82,7 +90,7 @@ def line_chart(
     if x_is_log:
         x_axis = _Axis.log(min(steps), max(steps), LEFT, WIDTH - RIGHT)
     else:
-        x_axis = _Axis.linear(0.0, max(*steps, 1.0), LEFT, WIDTH - RIGHT)
+        x_axis = _Axis.linear(0.0, max(steps) or 1.0, LEFT, WIDTH - RIGHT)
     low, high = _y_range(drawn + shade)
     if shade and not is_log:
         low = min(low, 0.0)  # the height of the shaded area is read
@@ -99,7 +107,14 @@ def line_chart(
             x, y = points.split(",")
             parts.append(f'<circle class="line-{curve.style} dot" cx="{x}" cy="{y}" r="3"/>')
         else:
-            parts.append(f'<polyline class="line-{curve.style}" points="{points}"/>')
+            thin = " control" if curve.is_control else ""
+            parts.append(f'<polyline class="line-{curve.style}{thin}" points="{points}"/>')
+        for point, note in zip(points.split() if curve.notes else (), curve.notes, strict=True):
+            x, y = point.split(",")
+            parts.append(
+                f'<circle class="line-{curve.style} dot" cx="{x}" cy="{y}" r="3">'
+                f"<title>{escape(note)}</title></circle>"
+            )
     middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
     scale = ", log scale" if is_log else ""
     parts.append(
@@ -180,6 +195,13 @@ def _y_range(drawn: Sequence[tuple[Curve, Stretches]]) -> tuple[float, float]:
     if means.min() > 0:
         low = max(low, means.min() / 2)
     return float(low), float(high)
+
+
+def _banded(curve: Curve, s: Stretches) -> Stretches:
+    """The stretches with the curve's own band, where it has one and each value is a stretch."""
+    if curve.low is None or curve.high is None or len(s.steps) != len(curve.values):
+        return s
+    return Stretches(s.steps, s.mean, np.asarray(curve.low), np.asarray(curve.high))
 
 
 def _points(x: np.ndarray, y: np.ndarray) -> str:
