@@ -545,11 +545,11 @@ class AttackSection(Section):
     kind: Literal["random", "fgsm", "pgd"] = "pgd"
     norm: Literal["linf", "l2"] = "linf"
     radii: Annotated[list[Positive], Field(min_length=1)] = [0.1, 0.2, 0.4]  # noise units
-    objective: Literal["final", "denoising", "features"] = "final"
+    aim: Literal["final", "denoising", "features"] = "final"
     # calls of the network (whole numbers) or shares of the path (other numbers, 0.0 to 1.0), or all
     where: Annotated[list[int | float], Field(min_length=1)] | Literal["all"] = [0.25, 0.5, 0.75]
     n_attack_steps: Count | None = None  # of pgd; None: 10
-    n_path_steps: Count | Literal["all"] = 1  # calls that the objective looks ahead
+    n_path_steps: Count | Literal["all"] = 1  # calls that the aim looks ahead
     n_expectation: Count | None = None  # None: the attacker knows the sampler's noise
     transfer_from: str | None = None  # the model the attacker has; None: the attacked one
     corruptions: list[Literal["shift", "contrast", "blur", "block", "impulse"]] = []
@@ -563,7 +563,7 @@ class AttackSection(Section):
             raise ValueError(
                 f"attack.n_attack_steps goes with attack.kind=pgd, not with {self.kind}"
             )
-        told = {"objective", "n_path_steps", "n_expectation", "transfer_from"}
+        told = {"aim", "n_path_steps", "n_expectation", "transfer_from"}
         if self.kind == "random" and (unused := sorted(told & self.model_fields_set)):
             raise ValueError(
                 f"attack.{unused[0]} needs attack.kind=fgsm or pgd: random noise has no aim"

@@ -150,9 +150,9 @@ def _attack(section: AttackSection, plan: _Plan) -> Attack:
     """The attack without a radius."""
     features = None
     try:
-        if section.objective == "features":
+        if section.aim == "features":
             if plan.model.vae is not None or not plan.reference.dataset.is_image:
-                raise ValueError("objective features is of models that make images, not latents")
+                raise ValueError("aim features is of models that make images, not latents")
             extractor = plan.reference.extractor
             curves.check_differentiable(extractor, plan.reference.dataset.sample_shape)
             features = curves.feature_map(extractor)
@@ -160,7 +160,7 @@ def _attack(section: AttackSection, plan: _Plan) -> Attack:
             radius=min(section.radii),
             kind=section.kind,
             norm=section.norm,
-            objective=section.objective,
+            aim=section.aim,
             where=section.where if isinstance(section.where, str) else tuple(section.where),
             n_attack_steps=(section.n_attack_steps or 10) if section.kind == "pgd" else 1,
             n_path_steps=None if section.n_path_steps == "all" else section.n_path_steps,
@@ -206,7 +206,8 @@ def _curves(plan: _Plan, section: AttackSection, source: Model | None) -> dict[s
     told = curves.describe(attack, section.n_seeds, section.corruptions)
     told["transfer_from"] = section.transfer_from
     protocol = plan.protocol()
-    protocol["seeds"] = {**protocol["seeds"], "attack": section.seed}
+    seeds = plan.reference.protocol(section.n_samples)["seeds"] | protocol["seeds"]
+    protocol["seeds"] = {**seeds, "attack": section.seed}
     return found | {
         "protocol": protocol | {"attack": told},
         "attack_seconds": round(time.perf_counter() - started, 3),

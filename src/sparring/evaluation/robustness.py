@@ -16,7 +16,7 @@ attack. Quality and shift are two things: a sample may be pushed far to become a
 | `empty_pixel_rms` | images: how much noise is left where the reference is empty |
 | `sliced_wasserstein`, `off_manifold_rms` | data with a known truth: see `analytic` |
 | `shift_rms` | how far is each sample from the unattacked one of the same noise, model's range |
-| `objective`, `objective_at_start` | what was attacked, at w and at its random start; means |
+| `gain`, `gain_at_start` | what the attack maximises, at w and at its random start; means |
 
 The Frechet distance of few samples is too high, for all radii alike; its floor is that of as many
 images of the reference.
@@ -118,7 +118,7 @@ def robustness(
                     move = attack_at(own, radius, source, n, words)
                 samples = sample(model, n, move=move, **words)
                 figures = _figures(samples, clean, reference, real, images)
-                found[name][radius].append(figures | _objective(move))
+                found[name][radius].append(figures | _gains(move))
                 on_run()
     quality = next(name for name in LEADING if name in unattacked)
     result: dict[str, Any] = {"quality": quality}
@@ -159,7 +159,7 @@ def rehearse(model: Model, attack: Attack, source: Model | None, **words: Any) -
 
 def describe(attack: Attack, n_seeds: int, corruptions: Sequence[str]) -> dict[str, Any]:
     """The attack's half of the protocol."""
-    told = ("kind", "norm", "objective", "n_attack_steps", "n_path_steps", "n_expectation")
+    told = ("kind", "norm", "aim", "n_attack_steps", "n_path_steps", "n_expectation")
     where = attack.where if isinstance(attack.where, str) else list(attack.where)
     described = {key: getattr(attack, key) for key in told} | {"where": where}
     if attack.kind == "random":  # which looks at nothing
@@ -193,7 +193,7 @@ def check_differentiable(extractor: Extractor, sample_shape: tuple[int, ...]) ->
     if not follows:
         raise ValueError(
             f"the features of extractor {extractor.name} do not follow a small change of the image "
-            f"(range: {extractor.range}), so they have no gradient to attack: take objective final "
+            f"(range: {extractor.range}), so they have no gradient to attack: take aim final "
             "or another extractor"
         )
 
@@ -264,13 +264,13 @@ def _figures(
     return found | {"shift_rms": shift}
 
 
-def _objective(move: Move) -> dict[str, float]:
+def _gains(move: Move) -> dict[str, float]:
     if not isinstance(move, TrajectoryAttack) or not move.gains:
         return {}
     pairs = list(move.gains.values())
     return {
         key: torch.stack([pair[i] for pair in pairs]).mean().item()
-        for i, key in enumerate(("objective_at_start", "objective"))
+        for i, key in enumerate(("gain_at_start", "gain"))
     }
 
 

@@ -99,33 +99,27 @@ class Best:
 def strongest(gain: Gain, start: Tensor, radius: Tensor, ball: Ball, n_steps: int) -> Best:
     r"""The best point that FGSM and then PGD meet, the start included, row by row.
 
-    1. w_0, the start
-    2. FGSM's point, project(w_0 + 2 radius ascent(grad gain(w_0))): the diameter leads from any
-       point of the cube to any corner
-    3. PGD's, w_{k+1} = project(w_k + (2.5 radius / n_steps) ascent(grad gain(w_k))), k < n_steps,
-       where n_steps > 1
+    w_{k+1} = project(w_k + l_k ascent(grad gain(w_k))),   l_k = 2 radius (1 - k / n_steps)
 
-    So FGSM is never weaker than its start, and PGD never weaker than FGSM, in every row.
+    The first step is the ball's diameter, which leads from any point of the cube to any corner: w_1
+    is FGSM's point for every n_steps. Then steps get shorter, so that the last ones settle. So FGSM
+    (n_steps = 1) is never weaker than its start, and PGD never weaker than FGSM, in every row.
 
     Args:
         gain: What is maximised; the same function at every call, so that values compare.
         start: A point of the ball, (B, *).
         radius: (B,), in w's units.
         ball: The norm.
-        n_steps: Gradients, and steps of PGD; 1 is FGSM.
+        n_steps: Gradients.
 
-    Source: Goodfellow et al. 2015; Madry et al. 2018; the best point as in Croce and Hein 2020.
+    Source: Goodfellow et al. 2015; Madry et al. 2018; the best point as in Croce and Hein 2020; the
+    lengths are ours.
     """
     w = start.detach()
     value, ascent = _value_and_ascent(gain, w, ball)
-    best, reach = Best(w, value), column(radius, start)
-    with torch.no_grad():
-        point = ball.project(w + 2 * reach * ascent, radius)
-        best.offer(point, gain(point))
-    if n_steps == 1:
-        return best
+    best, diameter = Best(w, value), 2 * column(radius, start)
     for k in range(n_steps):
-        w = ball.project(w + 2.5 * reach / n_steps * ascent, radius)
+        w = ball.project(w + (1 - k / n_steps) * diameter * ascent, radius)
         if k + 1 < n_steps:
             value, ascent = _value_and_ascent(gain, w, ball)
         else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from markupsafe import Markup
 from .. import __version__
 from ..errors import UserError
 from . import tables
-from .html import Picture, read_picture, template
+from .html import N_STYLES, Picture, read_picture, template
 from .plots import Curve, line_chart
-from .runs import Run
+from .runs import Run, short_names
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,20 @@ class AttackGroup:
 
     @property
     def label(self) -> str:
-        """'PGD, Linf, on the final sample at 0.25, 0.5, 0.75 of the path': what was done."""
+        """What was done, in words."""
         attack = self.protocol["attack"]
         where = attack["where"]
         if where != "all":
-            where = ", ".join(
-                f"{one:g} of the path" if isinstance(one, float) else f"call {one}" for one in where
-            )
+            calls = [f"call {one}" for one in where if isinstance(one, int)]
+            shares = [f"{one:g}" for one in where if isinstance(one, float)]
+            calls += [f"{', '.join(shares)} of the path"] if shares else []
+            where = ", ".join(calls)
         parts = [attack["kind"], attack["norm"], f"at {where}"]
-        if "objective" in attack:
+        if "aim" in attack:
             steps = attack["n_path_steps"]
             ahead = "to the end" if steps is None else f"{steps} call{'s' * (steps > 1)} ahead"
-            looks = "" if attack["objective"] == "denoising" else f", looking {ahead}"
-            parts.insert(1, f"on {attack['objective']}{looks}")
+            looks = "" if attack["aim"] == "denoising" else f", looking {ahead}"
+            parts.insert(1, f"on {attack['aim']}{looks}")
             if attack["kind"] == "pgd":
                 parts[0] += f" of {attack['n_attack_steps']} steps"
             if attack["n_expectation"]:
@@ -151,12 +152,13 @@ class AttackGroup:
     def _curve(self, member: Attacked, curve: Mapping[str, Any]) -> Curve:
         quality, points = self.quality, curve["points"]
         values = [point[quality] for point in points]
-        spreads = [point[f"{quality}_std"] or 0.0 for point in points]
+        is_control = curve["kind"] == "control"  # which has no band: bands upon bands hide lines
+        spreads = [0.0 if is_control else point[f"{quality}_std"] or 0.0 for point in points]
         return Curve(
             member.name, member.style, [point["radius"] for point in points], values,
             low=[a - b for a, b in zip(values, spreads, strict=True)],
             high=[a + b for a, b in zip(values, spreads, strict=True)],
-            is_control=curve["kind"] == "control",
+            is_control=is_control,
             notes=[
                 f"{member.name}, {curve['name']}, radius {point['radius']:g}: "
                 f"{tables.show(point[quality])} {_spread(point, quality)}".rstrip()
@@ -223,7 +225,9 @@ def attack_groups(runs: Sequence[Run], styles: Mapping[str, int]) -> list[Attack
 
 def render_page(paths: Sequence[Path]) -> str:
     """A page of these results alone."""
-    found = [one for i, path in enumerate(paths) if (one := read_attack(path, style=i % 8))]
+    found = [one for i, path in enumerate(paths) if (one := read_attack(path, style=i % N_STYLES))]
+    names = short_names([Path(one.data["model"]) for one in found])
+    found = [replace(one, name=name) for one, name in zip(found, names, strict=True)]
     return template("attack_page.html").render(attacks=grouped(found), version=__version__)
 
 

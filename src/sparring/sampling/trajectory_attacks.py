@@ -4,10 +4,10 @@ r"""Attacks on the sampling path: x_t is moved before chosen calls of the networ
 
 Paper 2 attacks "intermediate timesteps of the sampling trajectory", its reviewers ask for adaptive
 attacks and for expectation over the sampler's noise; the attacked times, the steps and the
-objective are not given by the paper and are options here. At each chosen call in turn the attacker
+aim are not given by the paper and are options here. At each chosen call in turn the attacker
 sees where the sampler is, earlier moves included, and maximises one of
 
-| objective | maximises | asks |
+| aim | maximises | asks |
 |---|---|---|
 | `final` | mse(end(x_t + sigma_t w), end of the unattacked path) | how far is the sample pushed |
 | `features` | the same between features of the two ends | how far as an eye sees it |
@@ -45,7 +45,7 @@ from ..randomness import generator
 from .steps import Steps
 
 KINDS = ("random", "fgsm", "pgd")
-OBJECTIVES = ("final", "denoising", "features")
+AIMS = ("final", "denoising", "features")
 Draw = Callable[[], list[torch.Generator] | None]
 """Makes the generators of the sampler's noise to come, one a row, always from the same state."""
 
@@ -59,11 +59,11 @@ class Attack:
         kind: "random" is the control: a random corner of the cube, or a random point of the
             sphere, as large as an attack can be. "fgsm" and "pgd" start there; see `strongest`.
         norm: "linf" or "l2".
-        objective: See above.
+        aim: See above.
         where: Attacked calls: whole numbers count the calls from noise (0), other numbers are
             shares of the path in [0, 1]; "all" is every call.
         n_attack_steps: Gradients per attacked call; 1 for "fgsm".
-        n_path_steps: Calls of the network that the objective looks ahead; None: to the end.
+        n_path_steps: Calls of the network that the aim looks ahead; None: to the end.
         n_expectation: Draws of the sampler's noise; None: the attacker knows the noise.
         seed: Of the starts and draws: those of sample i follow from (seed, i, call).
         features: Of "features": differentiable, from samples in the model's range to (B, D).
@@ -75,7 +75,7 @@ class Attack:
     radius: float
     kind: str = "pgd"
     norm: str = "linf"
-    objective: str = "final"
+    aim: str = "final"
     where: tuple[int | float, ...] | str = (0.25, 0.5, 0.75)
     n_attack_steps: int = 10
     n_path_steps: int | None = 1
@@ -84,7 +84,7 @@ class Attack:
     features: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("kind", KINDS), ("norm", BALLS), ("objective", OBJECTIVES)):
+        for name, known in (("kind", KINDS), ("norm", BALLS), ("aim", AIMS)):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
@@ -97,14 +97,14 @@ class Attack:
                 "n_attack_steps, n_path_steps and n_expectation must be >= 1, got "
                 f"{', '.join(str(count) for count in counts)}"
             )
-        if self.objective == "denoising" and self.n_path_steps != 1:
-            raise ValueError("objective denoising looks at one call: leave n_path_steps at 1")
+        if self.aim == "denoising" and self.n_path_steps != 1:
+            raise ValueError("aim denoising looks at one call: leave n_path_steps at 1")
         if self.n_expectation is not None and self.n_path_steps == 1:
             raise ValueError(
                 "n_expectation needs n_path_steps > 1: one call of the network has no noise"
             )
-        if (self.features is None) != (self.objective != "features"):
-            raise ValueError("objective features and a function `features` go together")
+        if (self.features is None) != (self.aim != "features"):
+            raise ValueError("aim features and a function `features` go together")
 
 
 def calls_of(where: Sequence[int | float] | str, n_calls: int) -> list[int]:
@@ -134,7 +134,7 @@ class TrajectoryAttack:
 
     Attributes:
         perturbations: Attacked call -> w of all samples, (n, *), on the CPU, once sampling is done.
-        gains: Attacked call -> (the objective at the random start, at w), (n,) each; not of
+        gains: Attacked call -> (what is maximised, at the random start and at w), (n,) each; not of
             "random", which does not look at it.
     """
 
@@ -192,8 +192,8 @@ class TrajectoryAttack:
         return self.ball.project(self.attack.radius * corner, radius), radius
 
     def _gain(self, steps: Steps, call: int, x: Tensor, sigma: Tensor) -> Gain:
-        """The objective as a function of w."""
-        if self.attack.objective == "denoising":
+        """What is maximised, as a function of w."""
+        if self.attack.aim == "denoising":
             eps = steps.prediction(x, call).eps
 
             def missed(w: Tensor) -> Tensor:
