@@ -195,6 +195,17 @@ def test_strongest_reaches_the_corner_and_the_pole(name):
         torch.testing.assert_close(one.w, expected)
 
 
+@pytest.mark.parametrize("name", BALLS)
+def test_shorter_steps_settle_inside_the_ball(name):
+    """Where the largest gain is inside, steps of the diameter would jump over it for ever."""
+    torch.manual_seed(0)
+    radius = torch.full((4,), 0.5)
+    top = 0.5 * BALLS[name].draw(StepRandom(1, 0, 4), "omega", (DIM,), radius)
+    start = BALLS[name].draw(StepRandom(0, 0, 4), "omega", (DIM,), radius)
+    best = strongest(lambda w: -(w - top).square().mean(1), start, radius, BALLS[name], 100)
+    torch.testing.assert_close(best.w, top, rtol=0, atol=0.02)
+
+
 def test_best_takes_no_value_that_is_not_a_number():
     nan = float("nan")
     best = Best(torch.zeros(3, 1), torch.tensor([1.0, nan, 1.0]))
