@@ -17,7 +17,9 @@ from sparring.commands.demo import _time_left
 from sparring.commands.side_by_side import EVALUATION_SECONDS, Run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-COMMANDS = ("train", "sample", "evaluate", "report", "contaminate", "inspect", "demo")
+COMMANDS = (
+    "train", "sample", "evaluate", "attack", "report", "contaminate", "inspect", "demo",
+)  # fmt: skip
 TINY_UNET = (
     "model.network={_class_name: UNet2DModel, block_out_channels: [8, 8], layers_per_block: 1, "
     "down_block_types: [DownBlock2D, DownBlock2D], up_block_types: [UpBlock2D, UpBlock2D], "
@@ -213,13 +215,18 @@ def test_the_demo_trains_evaluates_reports_and_can_be_repeated(tmp_path):
         assert model["frechet_distance"] > 0
         assert model["empty_pixel_rms"] > 0
         assert model["train_seconds"] > 0
+        assert {name: len(curve) for name, curve in model["attack"].items()} == {
+            "pgd": 4, "random": 4,
+        }  # fmt: skip
     for name, kind, objective in [
         ("plain", "gaussian", "plain"), ("robust", "gaussian", "detail"), ("clean", "none", "plain")
     ]:  # fmt: skip
         config = yaml.safe_load((tmp_path / "demo" / name / "config.yaml").read_text())
         assert (config["contamination"]["kind"], config["objective"]["name"]) == (kind, objective)
     assert f"Report: {tmp_path / 'demo' / 'report.html'}" in told.output
-    assert (tmp_path / "demo" / "report.html").is_file()
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert page.count("<title>plain, pgd, radius") == 4
+    assert page.count(" on the way</h3>") == 3
     other = run(*words, "training.learning_rate=0.5")
     assert other.exit_code == 2
     assert "holds a demo run with other settings" in other.stderr

@@ -72,6 +72,7 @@ def main(context: click.Context) -> None:
     sparring demo                                         the whole story in minutes
     sparring train configs/digits.yaml objective=detail   one run
     sparring evaluate runs/digits                         its figures
+    sparring attack runs/plain runs/robust                quality under attack
     sparring inspect photos                               is this data dirty, and how
     sparring report runs/plain runs/robust -o report.html
     """
@@ -262,6 +263,43 @@ def evaluate(
         save_reference=save_reference,
         device=device,
     )
+    if as_json:
+        _print_json(result)
+    else:
+        click.echo(as_text(result))
+
+
+@main.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL... [KEY=VALUE]...")
+@click.option("-o", "--output-dir", help="A folder for all of it and a page; a run's attacks/.")
+@click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def attack(
+    models: tuple[str, ...], output_dir: str | None, device: str | None, as_json: bool
+) -> None:
+    """Attack the sampling path of models: quality against the radius of the attack.
+
+    MODEL is a run, a pipeline folder or a hub name, trained in whatever way. Before chosen calls of
+    the network x_t is moved by sigma_t w, w in a ball; random noise of the same size is the
+    control. KEY=VALUE changes a setting of sections attack, data, sampling and evaluation; a model
+    that is no run needs data.name and what goes with it.
+
+    \b
+    Examples:
+      sparring attack runs/plain runs/robust -o attacked
+      sparring attack runs/plain attack.kind=fgsm attack.norm=l2 attack.where=[0,0.5]
+      sparring attack runs/plain attack.n_path_steps=all sampling.num_inference_steps=10
+      sparring attack runs/plain attack.transfer_from=runs/robust
+      sparring attack google/ddpm-cifar10-32 data.name=huggingface \
+          data.dataset_name=uoft-cs/cifar10 -o cifar10
+    """
+    names = [word for word in models if not _is_override(word)]
+    overrides = [word for word in models if _is_override(word)]
+    if not names:
+        raise click.UsageError("Missing argument 'MODEL'", click.get_current_context())
+    from .commands.attack import as_text, attack_command
+
+    result = attack_command(names, overrides, output_dir, device=device)
     if as_json:
         _print_json(result)
     else:

@@ -541,6 +541,38 @@ class EvaluationSection(Section):
         return self
 
 
+class AttackSection(Section):
+    """Of `sparring attack`, no part of a run; see sampling/trajectory_attacks.py."""
+
+    kind: Literal["random", "fgsm", "pgd"] = "pgd"
+    norm: Literal["linf", "l2"] = "linf"
+    radii: Annotated[list[Positive], Field(min_length=1)] = [0.1, 0.2, 0.4]  # noise units
+    aim: Literal["final", "denoising", "features"] = "final"
+    # calls of the network (whole numbers) or shares of the path (other numbers, 0.0 to 1.0), or all
+    where: Annotated[list[int | float], Field(min_length=1)] | Literal["all"] = [0.25, 0.5, 0.75]
+    n_attack_steps: Count | None = None  # of pgd; None: 10
+    n_path_steps: Count | Literal["all"] = 1  # calls that the aim looks ahead
+    n_expectation: Count | None = None  # None: the attacker knows the sampler's noise
+    transfer_from: str | None = None  # the model the attacker has; None: the attacked one
+    corruptions: list[Literal["shift", "contrast", "blur", "block", "impulse"]] = []
+    n_samples: Count = 256
+    n_seeds: Count = 3
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> AttackSection:
+        if self.kind != "pgd" and self.n_attack_steps is not None:
+            raise ValueError(
+                f"attack.n_attack_steps goes with attack.kind=pgd, not with {self.kind}"
+            )
+        told = {"aim", "n_path_steps", "n_expectation", "transfer_from"}
+        if self.kind == "random" and (unused := sorted(told & self.model_fields_set)):
+            raise ValueError(
+                f"attack.{unused[0]} needs attack.kind=fgsm or pgd: random noise has no aim"
+            )
+        return self
+
+
 class RunConfig(Section):
     model: ModelSection
     data: DataSection = Field(default_factory=DataSection)

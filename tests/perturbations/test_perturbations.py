@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from sparring.perturbations import BALLS, L2Ball, LinfBall, Radius, fgsm, pgd, power_iteration
+from sparring.perturbations import (
+    BALLS,
+    Best,
+    L2Ball,
+    LinfBall,
+    Radius,
+    fgsm,
+    pgd,
+    power_iteration,
+    strongest,
+)
 from sparring.randomness import StepRandom
 
 DIM = 12
@@ -143,3 +153,62 @@ def test_radius_formulas():
 def test_radius_refuses_nonsense(bad):
     with pytest.raises(ValueError, match="radius"):
         Radius(**bad)
+
+
+@pytest.mark.parametrize("name", BALLS)
+@pytest.mark.parametrize("n_steps", [1, 2, 7])
+def test_strongest_keeps_the_best_point_of_each_row(name, n_steps):
+    """On a wavy gain steps may lead down; what comes back is the best of what was asked about."""
+    ball, n, seen = BALLS[name], 40, []
+    torch.manual_seed(0)
+    direction = torch.randn(n, DIM)
+
+    def wavy(w):
+        value = torch.sin(6 * w * direction).flatten(1).sum(1)
+        seen.append((w.detach(), value.detach()))
+        return value
+
+    radius = torch.full((n,), 0.8)
+    start = ball.draw(StepRandom(0, 0, n), "omega", (DIM,), radius)
+    best = strongest(wavy, start, radius, ball, n_steps)
+    assert len(seen) == n_steps + 1
+    values = torch.stack([value for _, value in seen])
+    torch.testing.assert_close(best.value, values.amax(0))
+    torch.testing.assert_close(wavy(best.w), best.value)
+    assert torch.equal(best.first_value, values[0])
+    assert (ball.norm(best.w) <= 0.8 * (1 + 1e-5)).all()
+    one = strongest(wavy, start, radius, ball, 1)
+    assert (best.value >= one.value).all()
+    assert (values.argmax(0) < n_steps).any() or n_steps == 1  # the last one is not always best
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_strongest_reaches_the_corner_and_the_pole(name):
+    torch.manual_seed(0)
+    direction, radius = torch.randn(5, DIM), torch.linspace(0.1, 1, 5)
+    start = BALLS[name].draw(StepRandom(0, 0, 5), "omega", (DIM,), radius)
+    best = strongest(_linear(direction), start, radius, BALLS[name], 20)
+    expected = radius[:, None] * BALLS[name].ascent(direction)
+    torch.testing.assert_close(best.w, expected, rtol=0, atol=1e-3)
+    if name == "linf":  # FGSM's step leads to any corner
+        one = strongest(_linear(direction), start, radius, BALLS[name], 1)
+        torch.testing.assert_close(one.w, expected)
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_shorter_steps_settle_inside_the_ball(name):
+    """Where the largest gain is inside, steps of the diameter would jump over it for ever."""
+    torch.manual_seed(0)
+    radius = torch.full((4,), 0.5)
+    top = 0.5 * BALLS[name].draw(StepRandom(1, 0, 4), "omega", (DIM,), radius)
+    start = BALLS[name].draw(StepRandom(0, 0, 4), "omega", (DIM,), radius)
+    best = strongest(lambda w: -(w - top).square().mean(1), start, radius, BALLS[name], 100)
+    torch.testing.assert_close(best.w, top, rtol=0, atol=0.02)
+
+
+def test_best_takes_no_value_that_is_not_a_number():
+    nan = float("nan")
+    best = Best(torch.zeros(3, 1), torch.tensor([1.0, nan, 1.0]))
+    best.offer(torch.ones(3, 1), torch.tensor([nan, 0.0, 2.0]))
+    assert best.w.flatten().tolist() == [0, 1, 1]
+    assert best.value.tolist() == [1, 0, 2]

@@ -5,18 +5,15 @@ sampler is an affine map of its first noise then, so the samplers run on the two
 which give the mean and the spread without drawing anything.
 """
 
-import importlib
-
 import pytest
 import torch
 
 from sparring.denoiser import Denoiser
-from sparring.sampling import integrate, make_scheduler, sample
+from sparring.sampling import integrate, make_scheduler, sample, steps
 from sparring.sampling.schedulers import config_from_schedule
 from sparring.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 from support import GaussianNetwork
 
-module = importlib.import_module("sparring.sampling.sample")  # the package has the function
 MEAN, STD = 0.3, 0.7
 N_STEPS = 400
 SAMPLERS = {
@@ -69,11 +66,11 @@ def test_x_t_is_distributed_as_q(name):
 def test_other_scales_fail_this_file(name, undone, monkeypatch):
     """Sensitivity: Euler's own x / alpha, and EDM's scaled input, are not x_t."""
     if undone == "input_scale":
-        monkeypatch.setattr(module, "_unscaled", lambda denoiser, x_in, times: x_in)
+        monkeypatch.setattr(steps, "_unscaled", lambda denoiser, x_in, times: x_in)
     else:
         alpha = exact("vp").schedule.alpha
         monkeypatch.setattr(
-            module, "_unscaled", lambda denoiser, x_in, times: x_in / alpha(times)[:, None]
+            steps, "_unscaled", lambda denoiser, x_in, times: x_in / alpha(times)[:, None]
         )
     assert worst_errors(name)[1] > 0.3
 

@@ -34,12 +34,21 @@ REPORTED = (
     "empty_pixel_rms",
     "nearest_training_distance",
 )
+ATTACK = (
+    "attack.kind=pgd",
+    "attack.n_attack_steps=3",
+    "attack.radii=[0.1,0.2,0.4]",
+    "attack.n_samples=128",
+    "attack.n_seeds=3",
+    "sampling.num_inference_steps=10",
+)
+"""Of the curves of quality against radius: what a minute on two cores allows."""
 FIRST_GUESS = {"robust": 0.16, "plain": 0.09, "clean": 0.09}
 """Seconds per step before any was measured; for the first estimate of the time left only."""
 
 
 def demo_command(output_dir: Path, seed: int = 0, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Train, evaluate, report.
+    """Train, evaluate, attack, report.
 
     Args:
         output_dir: Holds the three runs, report.html and summary.json.
@@ -106,12 +115,13 @@ def _plan(output_dir: Path, seed: int, overrides: list[str]) -> dict[str, Run]:
         how = how_to_go_on(folder, config, "demo run", "--output-dir")
         train = [sys.executable, "-m", "sparring", "train", str(config_path), *words, *how]
         evaluate = [sys.executable, "-m", "sparring", "evaluate", str(folder)]
+        attack = [sys.executable, "-m", "sparring", "attack", str(folder), *ATTACK]
         run = Run(
             name,
             title,
             folder,
             output_dir / "logs" / f"{name}.txt",
-            [train, evaluate],
+            [train, evaluate, attack],
             config.training.max_train_steps,
         )
         if is_finished(folder):
@@ -127,8 +137,9 @@ def _progress(runs: list[Run], n_slots: int) -> str:
         run = next(run for run in runs if run.name == name)
         if run.is_done:
             state = "done"
-        elif run.stage == 1:
-            state = "evaluating" if run.process is not None else "trained"
+        elif run.stage >= 1:
+            working = "evaluating" if run.stage == 1 else "attacking"
+            state = working if run.process is not None else "trained"
         elif run.process is not None:
             state = f"{run.step}/{run.n_steps}"
         else:
@@ -170,6 +181,7 @@ def _summary(
             "title": run.title,
             "run": str(run.folder),
             "train_command": shlex.join(["sparring", *run.commands[0][3:]]),
+            "attack": _attack_curves(run.folder),
         }
     plain, robust = models["plain"], models["robust"]
     summary = {
@@ -188,6 +200,16 @@ def _summary(
     text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
     (output_dir / "summary.json").write_text(text, encoding="utf-8")
     return summary
+
+
+def _attack_curves(folder: Path) -> dict[str, list[dict[str, float]]]:
+    """Curve -> radius, mean and standard deviation over seeds of the Frechet distance."""
+    newest = max((folder / "attacks").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    keys = ("radius", "frechet_distance", "frechet_distance_std")
+    return {
+        curve["name"]: [{key: point[key] for key in keys} for point in curve["points"]]
+        for curve in json.loads(newest.read_text())["curves"]
+    }
 
 
 def _report(output_dir: Path) -> Path:
@@ -210,3 +232,15 @@ def _print_table(summary: dict[str, Any]) -> None:
         )
     floor = summary["models"]["plain"]["frechet_distance_of_reference"]
     print(f"{'(floor)':<10}{floor:>18.1f}   distance of a resample of the clean digits\n")
+    attacked = summary["models"]["plain"]["attack"]["pgd"]
+    print("Frechet distance under attack of the sampling path (10 steps, 128 samples, 3 seeds)")
+    print(f"{'radius':<18}" + "".join(f"{point['radius']:>14g}" for point in attacked))
+    for name, row in summary["models"].items():
+        for curve, points in row["attack"].items():
+            cells = "".join(f"{_with_spread(point):>14}" for point in points)
+            print(f"{name:<10}{curve:<8}{cells}")
+    print()
+
+
+def _with_spread(point: dict[str, float]) -> str:
+    return f"{point['frechet_distance']:.1f} ± {point['frechet_distance_std']:.1f}"

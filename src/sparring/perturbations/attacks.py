@@ -75,3 +75,64 @@ def power_iteration(gain: Gain, start: Tensor, radius: Tensor, n_iterations: int
         ascent = ball.ascent(gain_gradient(gain, w))
         w = torch.where(column(ascent.flatten(1).any(1), w), length * ascent, w)
     return w.detach()
+
+
+class Best:
+    """The point with the largest gain seen so far, row by row, and that gain.
+
+    Args:
+        w: The first point, (B, *).
+        value: Its gain, (B,); kept as `first_value`.
+    """
+
+    def __init__(self, w: Tensor, value: Tensor) -> None:
+        self.w, self.value, self.first_value = w.detach(), value.detach(), value.detach()
+
+    def offer(self, w: Tensor, value: Tensor) -> None:
+        """Take the rows of w whose gain is larger; one that is not a number never is."""
+        better = value.detach() > self.value
+        better |= self.value.isnan() & ~value.detach().isnan()
+        self.w = torch.where(column(better, w), w.detach(), self.w)
+        self.value = torch.where(better, value.detach(), self.value)
+
+
+def strongest(gain: Gain, start: Tensor, radius: Tensor, ball: Ball, n_steps: int) -> Best:
+    r"""The best point that FGSM and then PGD meet, the start included, row by row.
+
+    w_{k+1} = project(w_k + l_k ascent(grad gain(w_k))),   l_k = 2 radius (1 - k / n_steps)
+
+    The first step is the ball's diameter, which leads from any point of the cube to any corner: w_1
+    is FGSM's point for every n_steps. Then steps get shorter, so that the last ones settle. So FGSM
+    (n_steps = 1) is never weaker than its start, and PGD never weaker than FGSM, in every row.
+
+    Args:
+        gain: What is maximised; the same function at every call, so that values compare.
+        start: A point of the ball, (B, *).
+        radius: (B,), in w's units.
+        ball: The norm.
+        n_steps: Gradients.
+
+    Source: Goodfellow et al. 2015; Madry et al. 2018; the best point as in Croce and Hein 2020; the
+    lengths are ours.
+    """
+    w = start.detach()
+    value, ascent = _value_and_ascent(gain, w, ball)
+    best, diameter = Best(w, value), 2 * column(radius, start)
+    for k in range(n_steps):
+        w = ball.project(w + (1 - k / n_steps) * diameter * ascent, radius)
+        if k + 1 < n_steps:
+            value, ascent = _value_and_ascent(gain, w, ball)
+        else:
+            with torch.no_grad():
+                value = gain(w)
+        best.offer(w, value)
+    return best
+
+
+def _value_and_ascent(gain: Gain, w: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
+    """gain(w), (B,), and the ball's direction of its gradient, (B, *)."""
+    with torch.enable_grad():
+        w = w.detach().requires_grad_(True)
+        value = gain(w)
+        (gradient,) = torch.autograd.grad(value.sum(), w)
+    return value.detach(), ball.ascent(gradient)

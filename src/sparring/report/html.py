@@ -109,6 +109,8 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
     Raises:
         UserError: where a picture of a run cannot be read.
     """
+    from .attacks import attack_groups  # which makes a page of its own with what is here
+
     baseline = tables.choose_baseline(runs)
     ranked = [run.name for run in tables.contenders(runs, baseline)]
     groups = tables.group_by_protocol(runs, ranked)
@@ -131,6 +133,7 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
         unlike=tables.differences([group.protocol for group in groups]),
         full_protocol=lambda group: tables.flat(next(iter(group.members.values())).protocol),
         ranked=ranked,
+        attacks=attack_groups(runs, styles),
         mismatch=mismatch_charts(runs, styles),
         cleaning=cleaning_charts(runs, styles),
         diagnostics=diagnostics_charts(runs, styles),

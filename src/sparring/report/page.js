@@ -12,7 +12,7 @@ const element = (name, classes, parent) => {
   return parent.appendChild(made);
 };
 
-// --- Charts: data-curves = [{name, style, points: [[x on the drawing, y on it, x, y], ...]}, ...]
+// --- Charts: data-curves = [{name, style, points: [[x on the drawing, y on it, x, y, what it says?]]}]
 
 function readable(chart) {
   const curves = JSON.parse(chart.dataset.curves);
@@ -40,7 +40,7 @@ function readable(chart) {
       dots[k].setAttribute("r", 3);
     });
     const here = nearest(curves.flatMap((curve) => curve.points), at);
-    const values = curves.map((curve, k) => `${curve.name} ${shown(found[k][3])}`);
+    const values = curves.map((curve, k) => found[k][4] ?? `${curve.name} ${shown(found[k][3])}`);
     readout.textContent = `${chart.dataset.x} ${shown(here[2])}: ${values.join(" · ")}`;
   };
 

@@ -19,12 +19,20 @@ LOG_FROM_RATIO = 12.0
 
 @dataclass(frozen=True)
 class Curve:
-    """Values of one term of one run; `style` is its place among the page's line styles."""
+    """Values of one term of one run; `style` is its place among the page's line styles.
+
+    `low` and `high` are a band around at most `MAX_POINTS` values, `notes` what each of these says
+    when it is pointed at; a control's line is thin and dotted.
+    """
 
     name: str
     style: int
     steps: Sequence[float]
     values: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    notes: Sequence[str] = ()
+    is_control: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def line_chart(
         The `<svg>` element, empty where no curve has a finite value. Its `data-curves` hold the
         drawn points with their numbers, for page.js.
     """
-    drawn = [(curve, downsample(curve.steps, curve.values)) for curve in curves]
+    drawn = [(curve, _banded(curve, downsample(curve.steps, curve.values))) for curve in curves]
     drawn = [(curve, stretches) for curve, stretches in drawn if len(stretches.steps)]
     if not drawn:
         return Markup("")
@@ -93,7 +101,7 @@ def line_chart(
     if x_is_log:
         x_axis = _Axis.log(min(steps), max(steps), LEFT, WIDTH - RIGHT)
     else:
-        x_axis = _Axis.linear(0.0, max(*steps, 1.0), LEFT, WIDTH - RIGHT)
+        x_axis = _Axis.linear(0.0, max(steps) or 1.0, LEFT, WIDTH - RIGHT)
     low, high = _y_range(drawn + shade)
     if shade and not is_log:
         low = min(low, 0.0)  # the height of the shaded area is read
@@ -110,7 +118,8 @@ def line_chart(
             x, y = points.split(",")
             parts.append(f'<circle class="line-{curve.style} dot" cx="{x}" cy="{y}" r="3"/>')
         else:
-            parts.append(f'<polyline class="line-{curve.style}" points="{points}"/>')
+            thin = " control" if curve.is_control else ""
+            parts.append(f'<polyline class="line-{curve.style}{thin}" points="{points}"/>')
     middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
     scale = ", log scale" if is_log else ""
     parts.append(
@@ -238,14 +247,25 @@ def _y_range(drawn: Sequence[tuple[Curve, Stretches]]) -> tuple[float, float]:
 def _numbers(
     drawn: Sequence[tuple[Curve, Stretches]], x_axis: _Axis, y_axis: _Axis
 ) -> str:  # fmt: skip
-    """JSON: name, style and [x on the drawing, y on it, x, y] of each point of each curve."""
+    """JSON: name, style and [x on the drawing, y on it, x, y] of each point of each curve, with
+    what the point says of itself where the curve has notes."""
     curves = []
+    points: list[list[float | str]]
     for curve, s in drawn:
         places = zip(x_axis(s.steps), y_axis(s.mean), s.steps, s.mean, strict=True)
         points = [[round(a, 1), round(b, 1), float(f"{x:.6g}"), float(f"{y:.4g}")]
                   for a, b, x, y in places]  # fmt: skip
+        for point, note in zip(points if curve.notes else (), curve.notes, strict=True):
+            point.append(note)
         curves.append({"name": curve.name, "style": curve.style, "points": points})
-    return json.dumps(curves, separators=(",", ":"))
+    return json.dumps(curves, separators=(",", ":"), ensure_ascii=False)
+
+
+def _banded(curve: Curve, s: Stretches) -> Stretches:
+    """The stretches with the curve's own band, where it has one and each value is a stretch."""
+    if curve.low is None or curve.high is None or len(s.steps) != len(curve.values):
+        return s
+    return Stretches(s.steps, s.mean, np.asarray(curve.low), np.asarray(curve.high))
 
 
 def _points(x: np.ndarray, y: np.ndarray) -> str:

@@ -2,8 +2,9 @@
 
 from .clean import clean, matching_time
 from .images import grid, save_images
-from .sample import describe_sampling, integrate, sample
+from .sample import describe_sampling, sample
 from .schedulers import NAMES, make_scheduler
+from .steps import integrate
 
 __all__ = [
     "NAMES",

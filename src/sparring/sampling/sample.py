@@ -5,7 +5,6 @@ generator of its own, on the CPU, so neither the batch size nor the device chang
 round differently for another batch size). torch's global random state is not touched.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,21 +15,13 @@ from torch.utils._pytree import tree_map
 
 from ..denoiser import Denoiser
 from ..guidance import guidance_dim, guidance_embedding
-from ..parametrization import KINDS, Prediction
 from ..randomness import generator
 from ..schedules import FlowSchedule, VPSchedule
-from .schedulers import (
-    config_from_schedule,
-    default_sampler,
-    make_scheduler,
-    spoken_kind,
-)
+from .schedulers import config_from_schedule, default_sampler, make_scheduler
+from .steps import Move, OnStep, dtype_of, integrate
 
 if TYPE_CHECKING:
     from ..pretrained import Model
-
-OnStep = Callable[[Tensor, Tensor], None]
-"""(t, x_t): see `integrate`."""
 
 
 def sample(
@@ -53,6 +44,7 @@ def sample(
     scheduler_config: Mapping[str, Any] | None = None,
     on_batch: Callable[[int], None] | None = None,
     on_step: OnStep | None = None,
+    move: Move | None = None,
     **options: Any,
 ) -> Tensor:
     """Draw n samples.
@@ -89,6 +81,8 @@ def sample(
             its schedule when not given.
         on_batch: Called with the number of samples done, for a progress bar.
         on_step: See `integrate`; called for each batch in turn.
+        move: See `integrate`; called for each batch in turn. The way in for attacks
+            (`trajectory_attacks`).
         options: Passed to `make_scheduler`: stop_ratio, grid_power, ratios,
             use_karras_sigmas...
 
@@ -156,8 +150,9 @@ def sample(
                 own_condition["timestep_cond"] = told.to(x).expand(len(x), -1)
                 scale = 1.0
             x = integrate(
-                denoiser, steps, x, own_condition, generators, scale, eps_scale, eta, on_step
-            )
+                denoiser, steps, x, own_condition, generators, scale, eps_scale, eta,
+                on_step, move, rows,
+            )  # fmt: skip
             done.append(x)
             if on_batch is not None:
                 on_batch(rows.stop)
@@ -204,90 +199,6 @@ def describe_sampling(
         **({} if model.text is None else {"prompts": list(prompts or [""])}),
         "options": {key: value for key, value in options.items() if key != "timestep_spacing"},
     }
-
-
-def integrate(
-    denoiser: Denoiser,
-    scheduler: Any,
-    x: Tensor,
-    condition: Mapping[str, Any] | None = None,
-    generators: list[torch.Generator] | None = None,
-    guidance_scale: float = 1.0,
-    eps_scale: float = 1.0,
-    eta: float = 0.0,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """From the scheduler's initial noise x (B, *) to samples (B, *), through all its timesteps.
-
-    The scheduler is fresh: `set_timesteps` was called, no step was taken.
-
-    Args:
-        on_step: Called before each call of the network with its t, shape (), and the x_t (B, *)
-            that the network is to see, in the schedule's own scale, alpha_t x0 + sigma_t eps,
-            whatever scale the scheduler carries its samples in.
-    """
-    extra: dict[str, Any] = {}
-    accepted = inspect.signature(scheduler.step).parameters
-    if "generator" in accepted:
-        extra["generator"] = generators
-    if "use_clipped_model_output" in accepted:  # changes nothing where x0 is not clipped
-        extra["use_clipped_model_output"] = True
-    if eta:
-        if "eta" not in accepted:
-            raise ValueError(f"{type(scheduler).__name__} has no eta; eta goes with ddim")
-        extra["eta"] = eta
-    spoken = spoken_kind(scheduler) or denoiser.kind
-    keeps_variance = "learned" in str(scheduler.config.get("variance_type")) and type(
-        scheduler
-    ).__name__.startswith("DDPM")
-    null = None
-    if guidance_scale != 1.0:
-        everyone = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        null = denoiser.drop_condition(dict(condition or {}), everyone)
-    for t in scheduler.timesteps:
-        x_in = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        times = t.to(x.device).expand(len(x))
-        if on_step is not None:
-            on_step(t, _unscaled(denoiser, x_in, times))
-        output = _output(denoiser, x_in, times, dict(condition or {}))
-        output, variance = output.chunk(2, 1) if denoiser.learned_variance else (output, None)
-        if null is not None:
-            unconditional = _output(denoiser, x_in, times, null)[:, : output.shape[1]]
-            output = unconditional + guidance_scale * (output - unconditional)
-        if eps_scale != 1.0 or spoken != denoiser.kind:
-            output = _restate(denoiser, x_in, times, output, spoken, eps_scale)
-        if variance is not None and keeps_variance:
-            output = torch.cat([output, variance], dim=1)
-        x = scheduler.step(output, t, x, **extra).prev_sample
-    return x
-
-
-def _unscaled(denoiser: Denoiser, x_in: Tensor, times: Tensor) -> Tensor:
-    """x_t of what `scale_model_input` made for the network: every scheduler hands it the same."""
-    _, sigma = denoiser.schedule.at(times, like=x_in)
-    return x_in / denoiser.schedule.input_scale(sigma)
-
-
-def _restate(
-    denoiser: Denoiser, x_in: Tensor, times: Tensor, output: Tensor, kind: str, eps_scale: float
-) -> Tensor:
-    """The output restated as another kind of network's, its noise divided by eps_scale."""
-    alpha, sigma = denoiser.schedule.at(times, like=x_in)
-    x_t = _unscaled(denoiser, x_in, times)
-    prediction = Prediction(x_t, output, alpha, sigma, *denoiser.pair(alpha, sigma))
-    if eps_scale == 1.0:
-        return prediction.to(kind)
-    eps = prediction.eps / eps_scale
-    x0 = (x_t - sigma * eps) / alpha
-    a, b = KINDS[kind](alpha, sigma) if kind in KINDS else denoiser.pair(alpha, sigma)
-    return a * x0 + b * eps
-
-
-def _output(
-    denoiser: Denoiser, x_in: Tensor, times: Tensor, condition: Mapping[str, Any]
-) -> Tensor:
-    """The network's output at its own precision, handed back at the sample's."""
-    return denoiser.output(x_in.to(_dtype_of(denoiser)), times, **condition).to(x_in.dtype)
 
 
 def _check(denoiser: Denoiser, n_steps: int, eps_scale: float, guidance_scale: float) -> None:
@@ -396,13 +307,8 @@ def device_of(module: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def _dtype_of(module: nn.Module) -> torch.dtype:
-    floating = (p.dtype for p in module.parameters() if p.is_floating_point())
-    return next(floating, torch.float32)
-
-
 def sample_dtype(module: nn.Module) -> torch.dtype:
-    return torch.float64 if _dtype_of(module) == torch.float64 else torch.float32
+    return torch.float64 if dtype_of(module) == torch.float64 else torch.float32
 
 
 @contextmanager

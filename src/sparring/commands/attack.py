@@ -1,0 +1,273 @@
+"""`sparring attack MODEL [MODEL ...] [KEY=VALUE ...]`: quality against radius under attack.
+
+Models, reference and sampling are those of `sparring evaluate`; section attack says what the
+attacker may do. Each run gets attacks/*.json, which `sparring report` draws; -o puts everything
+into one folder, with a page of its own, and is the way for models that are no runs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from ..config import check_section, with_overrides
+from ..config_sections import AttackSection
+from ..errors import UserError
+from ..evaluation import robustness as curves
+from ..evaluation.evaluate import Reference, Settings
+from ..evaluation.protocol import require_alike
+from ..latents import decode
+from ..pretrained import load
+from ..sampling import grid
+from ..sampling.trajectory_attacks import Attack
+from .evaluate import (
+    SECTIONS,
+    _check_writable,
+    _labels,
+    _Plan,
+    _plan,
+    _replace,
+    _sampling,
+    file_stem,
+)
+
+if TYPE_CHECKING:
+    from ..pretrained import Model
+
+log = logging.getLogger(__name__)
+
+N_SHOWN = 4
+FOLDER, PAGE = "attacks", "attack.html"
+
+
+def attack_command(
+    models: Sequence[str],
+    overrides: Sequence[str] = (),
+    output_dir: str | Path | None = None,
+    *,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Attack models and measure what is left of their quality.
+
+    Args:
+        models: Runs, pipeline folders or hub names.
+        overrides: `key=value` each, of sections attack, data, sampling and evaluation.
+        output_dir: Where the files go; None: the `attacks/` folder of each run.
+        device: Where to sample; None: a GPU if there is one.
+
+    Returns:
+        {"models": {MODEL: curves and protocol}}, as in the JSON files.
+
+    Raises:
+        UserError: for anything that keeps the curves from being made or compared.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    section, others = _section(overrides)
+    names = list(dict.fromkeys(models))
+    references: dict[tuple[str, Settings], Reference] = {}
+    words = [*others, f"evaluation.n_samples={section.n_samples}"]
+    plans = [_plan(name, words, device, references) for name in names]
+    folders = {name: _folder(name, output_dir) for name in names}
+    for folder in set(folders.values()):
+        _check_writable(folder)
+    require_alike({plan.name: plan.protocol() for plan in plans})
+    source = None if section.transfer_from is None else load(section.transfer_from, device=device)
+    for plan in plans:
+        attack = _attack(section, plan)
+        try:
+            curves.rehearse(plan.model, attack, source, **_words(plan, 2))
+        except ValueError as error:
+            raise UserError(f"{plan.name}: attack: {error}") from error
+    results = {}
+    for plan in plans:
+        result = _curves(plan, section, source) | {"model": plan.name}
+        result["command"] = shlex.join(["sparring", "attack", plan.name, *overrides])
+        _write(plan, result, section, source, overrides, folders[plan.name], output_dir is not None)
+        results[plan.name] = result
+    if output_dir is not None:
+        from ..report.attacks import render_page
+
+        page = Path(output_dir) / PAGE
+        html = render_page([Path(output_dir) / f"{_prefix(name)}.json" for name in names])
+        _replace(page, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+        log.info("wrote %s", page)
+    return {"models": results}
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    """The curves as lines for a terminal: a line for each curve, a column for each radius."""
+    lines = []
+    for name, one in result["models"].items():
+        quality, protocol = one["quality"], one["protocol"]
+        points = one["curves"][0]["points"]
+        lines.append(f"{name}: {quality} by radius ({protocol['attack']['norm']}, noise units)")
+        lines.append("  " + f"{'':<22}" + "".join(f"{point['radius']:>18.4g}" for point in points))
+        for curve in one["curves"]:
+            cells = [_cell(point, quality) for point in curve["points"]]
+            lines.append(f"  {curve['name']:<22}" + "".join(f"{cell:>18}" for cell in cells))
+        if (floor := one.get(f"{quality}_of_reference")) is not None:
+            lines.append(f"  the reference itself, {protocol['n_fake']} images: {floor:.4g}")
+        seeds = protocol["attack"]["n_seeds"]
+        lines.append(
+            f"  {seeds} x {protocol['n_fake']} samples, {protocol['sampler']} "
+            f"{protocol['steps']} steps"
+        )
+    return "\n".join(lines)
+
+
+def _cell(point: Mapping[str, Any], quality: str) -> str:
+    spread = point[f"{quality}_std"]
+    return f"{point[quality]:.4g}" + ("" if spread is None else f" ± {spread:.2g}")
+
+
+def _section(overrides: Sequence[str]) -> tuple[AttackSection, list[str]]:
+    """Section attack, and the overrides of the other sections."""
+    own = [one for one in overrides if one.partition("=")[0].startswith("attack.")]
+    others = [one for one in overrides if one not in own]
+    for override in others:
+        key = override.partition("=")[0]
+        if key.partition(".")[0] not in SECTIONS:
+            sections = ", ".join(f"{name}.*" for name in ("attack", *SECTIONS))
+            raise UserError(f"override {override!r}: attack takes {sections}")
+        if key == "evaluation.n_samples":
+            raise UserError(f"override {override!r}: the attack draws attack.n_samples")
+        if key in ("evaluation.few_steps", "evaluation.mismatch"):
+            raise UserError(f"override {override!r}: goes with sparring evaluate")
+    raw = with_overrides({}, own).get("attack", {})
+    return check_section(AttackSection, raw, "attack", own), others
+
+
+def _attack(section: AttackSection, plan: _Plan) -> Attack:
+    """The attack without a radius."""
+    features = None
+    try:
+        if section.aim == "features":
+            if plan.model.vae is not None or not plan.reference.dataset.is_image:
+                raise ValueError("aim features is of models that make images, not latents")
+            extractor = plan.reference.extractor
+            curves.check_differentiable(extractor, plan.reference.dataset.sample_shape)
+            features = curves.feature_map(extractor)
+        return Attack(
+            radius=min(section.radii),
+            kind=section.kind,
+            norm=section.norm,
+            aim=section.aim,
+            where=section.where if isinstance(section.where, str) else tuple(section.where),
+            n_attack_steps=(section.n_attack_steps or 10) if section.kind == "pgd" else 1,
+            n_path_steps=None if section.n_path_steps == "all" else section.n_path_steps,
+            n_expectation=section.n_expectation,
+            seed=section.seed,
+            features=features,
+        )
+    except ValueError as error:
+        raise UserError(f"{plan.name}: attack: {error}") from error
+
+
+def _words(plan: _Plan, n: int) -> dict[str, Any]:
+    """What `sample` is told."""
+    return {
+        **_sampling(plan),
+        "num_inference_steps": plan.config.sampling.num_inference_steps,
+        "class_labels": _labels(plan, n),
+        "prompts": plan.prompts,
+    }
+
+
+def _curves(plan: _Plan, section: AttackSection, source: Model | None) -> dict[str, Any]:
+    started, attack = time.perf_counter(), _attack(section, plan)
+    n_radii = len(set(section.radii))
+    total = curves.n_runs(attack, n_radii, section.n_seeds, section.corruptions)
+    with tqdm(total=total, desc=f"attacking {plan.name}", unit="run", disable=None) as bar:
+        try:
+            found = curves.robustness(
+                plan.model,
+                plan.reference,
+                attack,
+                section.radii,
+                n=section.n_samples,
+                n_seeds=section.n_seeds,
+                corruptions=section.corruptions,
+                source=source,
+                sampling=_words(plan, section.n_samples),
+                images=_images(plan),
+                on_run=lambda: bar.update() and None,
+            )
+        except ValueError as error:
+            raise UserError(f"{plan.name}: attack: {error}") from error
+    told = curves.describe(attack, section.n_seeds, section.corruptions)
+    told["transfer_from"] = section.transfer_from
+    protocol = plan.protocol()
+    seeds = plan.reference.protocol(section.n_samples)["seeds"] | protocol["seeds"]
+    protocol["seeds"] = {**seeds, "attack": section.seed}
+    return found | {
+        "protocol": protocol | {"attack": told},
+        "attack_seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _images(plan: _Plan) -> curves.Images:
+    vae = plan.model.vae
+    return (lambda samples: samples) if vae is None else (lambda samples: decode(vae, samples))
+
+
+# --- Files -----------------------------------------------------------------------------------
+
+
+def _folder(name: str, output_dir: str | Path | None) -> Path | None:
+    if output_dir is not None:
+        return Path(output_dir)
+    run = Path(name)
+    return run / FOLDER if (run / "config.yaml").is_file() else None
+
+
+def _prefix(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
+
+
+def _write(
+    plan: _Plan,
+    result: dict[str, Any],
+    section: AttackSection,
+    source: Model | None,
+    overrides: Sequence[str],
+    folder: Path | None,
+    is_shared: bool,
+) -> None:
+    """The curves as JSON and, of images, what happens on the way as a picture."""
+    if folder is None:
+        log.warning("%s is no run folder: its curves are printed only (give -o)", plan.name)
+        return
+    stem = _prefix(plan.name) if is_shared else file_stem(plan.sampler, plan.config, overrides)
+    picture = _picture(plan, section, source)
+    if picture is not None:
+        _replace(folder / f"{stem}.png", lambda temporary: picture.save(temporary, "PNG"))
+        result["picture"] = {
+            "file": f"{stem}.png",
+            "radius": max(section.radii),
+            "n": min(N_SHOWN, section.n_samples),
+        }
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    _replace(folder / f"{stem}.json", lambda one: one.write_text(text, encoding="utf-8"))
+    log.info("wrote %s", folder / f"{stem}.json")
+
+
+def _picture(plan: _Plan, section: AttackSection, source: Model | None) -> Any:
+    """Estimates of x0 on the way, a pair of rows a sample: unattacked, at the largest radius."""
+    if not plan.reference.dataset.is_image:
+        return None
+    n = min(N_SHOWN, section.n_samples)
+    words, images = _words(plan, n), _images(plan)
+    move = curves.attack_at(_attack(section, plan), max(section.radii), source, n, words)
+    clean = curves.on_the_way(plan.model, None, n, words, images)
+    attacked = curves.on_the_way(plan.model, move, n, words, images)
+    pairs = torch.stack([clean, attacked], 1).flatten(0, 2)
+    return grid(pairs, n_columns=clean.shape[1], min_side=32)

@@ -1,0 +1,285 @@
+r"""How fast does the quality of samples fall under attack? Curves of quality against radius.
+
+    robustness(model, reference, Attack(radius=0, kind="pgd"), radii=[0.1, 0.2]) -> curves
+
+Each seed draws the same n samples again and again: unattacked, under the attack at every radius,
+under random noise of the same size (the control), and, where asked for, from corrupted starting
+noise. A curve has a point for each radius with the mean over the seeds and their spread, which is
+of sampling and attack, not of training.
+
+Read an attack against its control: what random noise of that size does as well is no effect of the
+attack. Quality and shift are two things: a sample may be pushed far to become another good sample.
+
+| figure | asks |
+|---|---|
+| `frechet_distance` | images: how far are the samples' features from the reference's |
+| `empty_pixel_rms` | images: how much noise is left where the reference is empty |
+| `sliced_wasserstein`, `off_manifold_rms` | data with a known truth: see `analytic` |
+| `shift_rms` | how far is each sample from the unattacked one of the same noise, model's range |
+| `gain`, `gain_at_start` | what the attack maximises, at w and at its random start; means |
+
+The Frechet distance of few samples is too high, for all radii alike; its floor is that of as many
+images of the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..sampling import sample
+from ..sampling.steps import Move, Steps
+from ..sampling.trajectory_attacks import (
+    Attack,
+    CorruptedStart,
+    Replay,
+    TrajectoryAttack,
+)
+from .analytic import analytic_figures
+from .evaluate import Reference
+from .features import Extractor
+from .leftover import rms_in
+from .metrics import Gaussian, frechet_distance, frechet_distance_of_resamples
+
+if TYPE_CHECKING:
+    from ..pretrained import Model
+
+LEADING = ("frechet_distance", "sliced_wasserstein")
+"""The figure that is drawn, the first of these that the data allow."""
+N_PATH_COLUMNS = 6
+
+Images = Callable[[Tensor], Tensor]
+"""From a model's samples to what is measured: decodes latents."""
+
+
+def robustness(
+    model: Model,
+    reference: Reference,
+    attack: Attack,
+    radii: Sequence[float],
+    *,
+    n: int = 256,
+    n_seeds: int = 3,
+    corruptions: Sequence[str] = (),
+    source: Model | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    images: Images = lambda samples: samples,
+    on_run: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """The curves of one model.
+
+    Args:
+        model: What is attacked.
+        reference: Clean data.
+        attack: Its radius is not used; its seed is that of the first repetition.
+        radii: > 0, noise units; 0 is added.
+        n: Samples of each repetition.
+        n_seeds: Repetitions: sampling and attack with seeds s, s + 1, ...
+        corruptions: Of the starting noise, see `CorruptedStart`.
+        source: The model that the attacker has; None: the attacked one itself. Perturbations found
+            on it are replayed on `model` (transfer).
+        sampling: Further arguments of `sample`: scheduler, seed, num_inference_steps, ...
+        images: Decodes latents.
+        on_run: Called after each run of the sampler, `n_runs` times.
+
+    Returns:
+        JSON-ready: `curves`, each with name, kind ("attack", "control", "corruption") and
+        `points` of {"radius", FIGURE, FIGURE_std (None for one seed), FIGURE_of_seeds}; `quality`,
+        the leading figure; `QUALITY_of_reference`, its floor.
+
+    Raises:
+        ValueError: what `Attack`, `TrajectoryAttack` and `sample` raise.
+    """
+    words = dict(sampling or {})
+    first_seed, radii = words.pop("seed", 0), sorted({0.0, *radii})
+    names = _names(attack, corruptions, source)
+    found: dict[str, dict[float, list[dict[str, float]]]] = {
+        name: {radius: [] for radius in radii} for name in names
+    }
+    real = Gaussian.of(reference.features) if reference.dataset.is_image else None
+    for j in range(n_seeds):
+        own = replace(attack, seed=attack.seed + j)
+        words["seed"] = first_seed + j
+        clean = sample(model, n, **words)
+        unattacked = _figures(clean, clean, reference, real, images)
+        on_run()
+        for name, kind in names.items():
+            found[name][0.0].append(unattacked)
+            for radius in radii[1:]:
+                if kind == "corruption":
+                    move = CorruptedStart(name.removeprefix("start "), radius, own.seed)
+                elif kind == "control":
+                    move = attack_at(control_of(own), radius, None, n, words)
+                else:
+                    move = attack_at(own, radius, source, n, words)
+                samples = sample(model, n, move=move, **words)
+                figures = _figures(samples, clean, reference, real, images)
+                found[name][radius].append(figures | _gains(move))
+                on_run()
+    quality = next(name for name in LEADING if name in unattacked)
+    result: dict[str, Any] = {"quality": quality}
+    if quality == "frechet_distance":
+        seed, n_resamples = reference.settings.seed, reference.settings.n_resamples
+        floors = frechet_distance_of_resamples(reference.features, n, n_resamples, seed)
+        result["frechet_distance_of_reference"] = floors.mean().item()
+    curves = [
+        {
+            "name": name,
+            "kind": kind,
+            "points": [{"radius": radius, **_over_seeds(rows)} for radius, rows in points.items()],
+        }
+        for (name, kind), points in zip(names.items(), found.values(), strict=True)
+    ]
+    return result | {"curves": curves}
+
+
+def n_runs(attack: Attack, n_radii: int, n_seeds: int, corruptions: Sequence[str]) -> int:
+    """How often `robustness` samples."""
+    return n_seeds * (1 + n_radii * len(_names(attack, corruptions, None)))
+
+
+def rehearse(model: Model, attack: Attack, source: Model | None, **words: Any) -> None:
+    """Attack two samples, so that what cannot work says so before anything long begins.
+
+    Raises:
+        ValueError: what `TrajectoryAttack` and `sample` raise, or for models whose calls differ.
+    """
+    for one in filter(None, (model, source)):
+        sample(one, 2, move=TrajectoryAttack(attack), **words)
+    if source is not None and source.sample_shape != model.sample_shape:
+        raise ValueError(
+            f"{source.source} makes samples of shape {tuple(source.sample_shape)}, not "
+            f"{tuple(model.sample_shape)}: its attack cannot be transferred"
+        )
+
+
+def describe(attack: Attack, n_seeds: int, corruptions: Sequence[str]) -> dict[str, Any]:
+    """The attack's half of the protocol."""
+    told = ("kind", "norm", "aim", "n_attack_steps", "n_path_steps", "n_expectation")
+    where = attack.where if isinstance(attack.where, str) else list(attack.where)
+    described = {key: getattr(attack, key) for key in told} | {"where": where}
+    if attack.kind == "random":  # which looks at nothing
+        described = {key: described[key] for key in ("kind", "norm", "where")}
+    return described | {"n_seeds": n_seeds, "corruptions": list(corruptions)}
+
+
+def feature_map(extractor: Extractor) -> Callable[[Tensor], Tensor]:
+    """An extractor as a function of samples in [-1, 1] that gradients pass through."""
+
+    def features(x: Tensor) -> Tensor:
+        return extractor.function(((x + 1) / 2).clamp(0, 1))
+
+    return features
+
+
+def check_differentiable(extractor: Extractor, sample_shape: tuple[int, ...]) -> None:
+    """Refuse an extractor whose features do not follow small changes of an image.
+
+    Raises:
+        ValueError: for one that rounds its input, or computes without gradients.
+    """
+    x = torch.rand(2, *sample_shape, generator=torch.Generator().manual_seed(0)) - 0.5
+    with torch.enable_grad():
+        x.requires_grad_(True)
+        y = feature_map(extractor)(x)
+        follows = y.requires_grad
+        if follows:
+            (gradient,) = torch.autograd.grad(y.double().square().sum(), x)
+            follows = bool(gradient.any())
+    if not follows:
+        raise ValueError(
+            f"the features of extractor {extractor.name} do not follow a small change of the image "
+            f"(range: {extractor.range}), so they have no gradient to attack: take aim final "
+            "or another extractor"
+        )
+
+
+def on_the_way(
+    model: Model, move: Move | None, n: int, sampling: Mapping[str, Any], images: Images
+) -> Tensor:
+    """The model's estimates of x0 at calls evenly along the path, and the sample last.
+
+    Returns:
+        (n, columns, *sample_shape), decoded.
+    """
+    seen: list[Tensor] = []
+
+    def watch(steps: Steps, call: int, x: Tensor) -> Tensor:
+        x = x if move is None else move(steps, call, x)
+        n_calls = len(steps.times)
+        columns = torch.linspace(0, n_calls - 1, min(N_PATH_COLUMNS, n_calls)).round().long()
+        if call in columns.tolist():
+            seen.append(steps.prediction(x, call).x0)
+        return x
+
+    samples = sample(model, n, move=watch, **{**sampling, "batch_size": n})
+    return torch.stack([images(one.cpu()) for one in (*seen, samples)], 1)
+
+
+def _names(attack: Attack, corruptions: Sequence[str], source: Model | None) -> dict[str, str]:
+    """Name of each curve -> its kind."""
+    names = {} if attack.kind == "random" else {attack.kind: "attack"}
+    return names | {"random": "control"} | {f"start {name}": "corruption" for name in corruptions}
+
+
+def attack_at(
+    attack: Attack, radius: float, source: Model | None, n: int, words: Mapping[str, Any]
+) -> Move:
+    """The attack at a radius on n samples, or what it finds on `source`, to be replayed."""
+    found = TrajectoryAttack(replace(attack, radius=radius))
+    if source is None:
+        return found
+    sample(source, n, move=found, **words)
+    return Replay(found.perturbations)
+
+
+def control_of(attack: Attack) -> Attack:
+    """Random noise of the same size at the same calls: the attack's own random starts."""
+    return Attack(attack.radius, "random", attack.norm, where=attack.where, seed=attack.seed)
+
+
+def _figures(
+    samples: Tensor, clean: Tensor, reference: Reference, real: Gaussian | None, images: Images
+) -> dict[str, float]:
+    shift = (samples - clean).double().square().mean().sqrt().item()
+    data, settings = reference.dataset, reference.settings
+    found: dict[str, float] = {}
+    measured = images(samples).float().cpu()
+    if real is not None:
+        samples01 = (measured + 1) / 2
+        found["frechet_distance"] = frechet_distance(
+            real, reference.extractor(samples01.clamp(0, 1))
+        )
+        if reference.empty_pixels.any():
+            found["empty_pixel_rms"] = rms_in(samples01, reference.empty_pixels) or 0.0
+    if data.truth is not None:
+        truth_is_for = (measured + 1) / 2 if data.is_image else measured
+        figures = analytic_figures(truth_is_for, data.truth, settings.n_resamples, settings.seed)
+        kept = ("sliced_wasserstein", "off_manifold_rms")
+        found |= {key: figures[key] for key in kept if key in figures}
+    return found | {"shift_rms": shift}
+
+
+def _gains(move: Move) -> dict[str, float]:
+    if not isinstance(move, TrajectoryAttack) or not move.gains:
+        return {}
+    pairs = list(move.gains.values())
+    return {
+        key: torch.stack([pair[i] for pair in pairs]).mean().item()
+        for i, key in enumerate(("gain_at_start", "gain"))
+    }
+
+
+def _over_seeds(rows: list[dict[str, float]]) -> dict[str, Any]:
+    """Mean, standard deviation and the values themselves of each figure."""
+    point: dict[str, Any] = {}
+    for key in rows[0]:
+        values = torch.tensor([row[key] for row in rows], dtype=torch.float64)
+        point[key] = values.mean().item()
+        point[f"{key}_std"] = values.std().item() if len(values) > 1 else None
+        point[f"{key}_of_seeds"] = values.tolist()
+    return point

@@ -1,0 +1,220 @@
+"""A sampler under way: what happens between two calls of the network.
+
+`integrate` runs it from noise to data. An attack also moves its state, and runs a `fork` of it
+ahead, with gradients, to see where a move would lead.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..denoiser import Denoiser
+from ..parametrization import KINDS, Prediction
+from .schedulers import spoken_kind
+
+OnStep = Callable[[Tensor, Tensor], None]
+"""(t, x_t): see `integrate`."""
+
+
+class Steps:
+    """A scheduler around a denoiser, call by call of the network.
+
+    Args:
+        denoiser: In evaluation mode.
+        scheduler: Fresh: `set_timesteps` was called, no step was taken.
+        condition: Further arguments of the network, (B, ...) each.
+        generators: Of the noise of stochastic steps, one a row.
+        guidance_scale: w of classifier-free guidance.
+        eps_scale: The estimate of the noise is divided by this.
+        eta: Noise of DDIM's steps.
+        rows: Which samples these are, for whoever seeds by their numbers.
+
+    Attributes:
+        recomputes: Whether gradients cost a second forward pass instead of memory.
+
+    `x` is the sample in the scheduler's own scale, (B, *), which it carries from step to step.
+    """
+
+    recomputes: bool = False
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        scheduler: Any,
+        condition: Mapping[str, Any] | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+        guidance_scale: float = 1.0,
+        eps_scale: float = 1.0,
+        eta: float = 0.0,
+        rows: range = range(0),
+    ) -> None:
+        self.denoiser, self.scheduler, self.rows = denoiser, scheduler, rows
+        self.condition, self.generators = dict(condition or {}), generators
+        self.guidance_scale, self.eps_scale = guidance_scale, eps_scale
+        self._null: dict[str, Any] | None = None
+        self._spoken = spoken_kind(scheduler) or denoiser.kind
+        self._accepted = inspect.signature(scheduler.step).parameters
+        self._extra: dict[str, Any] = {}
+        if "use_clipped_model_output" in self._accepted:  # changes nothing where x0 is not clipped
+            self._extra["use_clipped_model_output"] = True
+        if eta:
+            if "eta" not in self._accepted:
+                raise ValueError(f"{type(scheduler).__name__} has no eta; eta goes with ddim")
+            self._extra["eta"] = eta
+        self._keeps_variance = "learned" in str(scheduler.config.get("variance_type")) and type(
+            scheduler
+        ).__name__.startswith("DDPM")
+
+    @property
+    def times(self) -> Tensor:
+        """Times of the network's calls, from noise to data, (n_calls,)."""
+        return self.scheduler.timesteps
+
+    def fork(self, generators: Sequence[torch.Generator] | None) -> Steps:
+        """The same sampler at the same place, on its own from here on, with this noise to come."""
+        twin = copy.copy(self)
+        twin.scheduler, twin.generators = copy.deepcopy(self.scheduler), generators
+        return twin
+
+    def x_t(self, x: Tensor, call: int) -> Tensor:
+        """What the network is to see of x at this call, alpha_t x0 + sigma_t eps, (B, *)."""
+        return _unscaled(self.denoiser, self._read(x, call), self._at(x, call))
+
+    def moved(self, x: Tensor, call: int, delta: Tensor) -> Tensor:
+        """x of which x_t is `delta` (sample units) further on, (B, *)."""
+        return x + delta / self.x_t(torch.ones_like(x[:1]), call)  # x_t is x times a number
+
+    def prediction(self, x: Tensor, call: int) -> Prediction:
+        """What the network says at this call, guidance and eps_scale included."""
+        return self._stated(x, call, self._guided(x, call)[0])
+
+    def step(self, x: Tensor, call: int) -> Tensor:
+        """x at the next call, or the sample after the last one, (B, *)."""
+        output, variance = self._guided(x, call)
+        if self.eps_scale != 1.0 or self._spoken != self.denoiser.kind:
+            output = self._restated(x, call, output)
+        if variance is not None and self._keeps_variance:
+            output = torch.cat([output, variance], dim=1)
+        extra = self._extra
+        if "generator" in self._accepted:
+            extra = extra | {"generator": self.generators and list(self.generators)}
+        return self.scheduler.step(output, self.times[call], x, **extra).prev_sample
+
+    def _read(self, x: Tensor, call: int) -> Tensor:
+        """x as the network reads it."""
+        if not hasattr(self.scheduler, "scale_model_input"):
+            return x
+        return self.scheduler.scale_model_input(x, self.times[call])
+
+    def _at(self, x: Tensor, call: int) -> Tensor:
+        return self.times[call].to(x.device).expand(len(x))
+
+    def _guided(self, x: Tensor, call: int) -> tuple[Tensor, Tensor | None]:
+        """The network's output with guidance, and its learned variance where it has one."""
+        x_in, times = self._read(x, call), self._at(x, call)
+        output = _output(self.denoiser, x_in, times, self.condition, self.recomputes)
+        output, variance = output.chunk(2, 1) if self.denoiser.learned_variance else (output, None)
+        if self.guidance_scale == 1.0:
+            return output, variance
+        if self._null is None:
+            everyone = torch.ones(len(x), dtype=torch.bool, device=x.device)
+            self._null = self.denoiser.drop_condition(self.condition, everyone)
+        unconditional = _output(self.denoiser, x_in, times, self._null, self.recomputes)
+        unconditional = unconditional[:, : output.shape[1]]
+        return unconditional + self.guidance_scale * (output - unconditional), variance
+
+    def _stated(self, x: Tensor, call: int, output: Tensor) -> Prediction:
+        """The output as a `Prediction`, its noise divided by eps_scale."""
+        x_t, denoiser = self.x_t(x, call), self.denoiser
+        alpha, sigma = denoiser.schedule.at(self._at(x, call), like=x)
+        a, b = denoiser.pair(alpha, sigma)
+        prediction = Prediction(x_t, output, alpha, sigma, a, b)
+        if self.eps_scale == 1.0:
+            return prediction
+        eps = prediction.eps / self.eps_scale
+        x0 = (x_t - sigma * eps) / alpha
+        return Prediction(x_t, a * x0 + b * eps, alpha, sigma, a, b)
+
+    def _restated(self, x: Tensor, call: int, output: Tensor) -> Tensor:
+        """The output as a network of the scheduler's kind would give it."""
+        prediction = self._stated(x, call, output)
+        return prediction.to(self._spoken) if self._spoken in KINDS else prediction.output
+
+
+Move = Callable[[Steps, int, Tensor], Tensor]
+"""(steps, call, x) -> x: see `integrate`."""
+
+
+def integrate(
+    denoiser: Denoiser,
+    scheduler: Any,
+    x: Tensor,
+    condition: Mapping[str, Any] | None = None,
+    generators: list[torch.Generator] | None = None,
+    guidance_scale: float = 1.0,
+    eps_scale: float = 1.0,
+    eta: float = 0.0,
+    on_step: OnStep | None = None,
+    move: Move | None = None,
+    rows: range | None = None,
+) -> Tensor:
+    """From the scheduler's initial noise x (B, *) to samples (B, *), through all its timesteps.
+
+    The scheduler is fresh: `set_timesteps` was called, no step was taken.
+
+    Args:
+        on_step: Called before each call of the network with its t, shape (), and the x_t (B, *)
+            that the network is to see, in the schedule's own scale, alpha_t x0 + sigma_t eps,
+            whatever scale the scheduler carries its samples in.
+        move: Called before that with the sampler, the number of the call and x; what it returns
+            takes the place of x.
+        rows: Which samples these are; the first B by default.
+    """
+    rows = range(len(x)) if rows is None else rows
+    steps = Steps(
+        denoiser, scheduler, condition, generators, guidance_scale, eps_scale, eta, rows
+    )  # fmt: skip
+    for call, t in enumerate(scheduler.timesteps):
+        if move is not None:
+            x = move(steps, call, x)
+        if on_step is not None:
+            on_step(t, steps.x_t(x, call))
+        x = steps.step(x, call)
+    return x
+
+
+def _unscaled(denoiser: Denoiser, x_in: Tensor, times: Tensor) -> Tensor:
+    """x_t of what `scale_model_input` made for the network: every scheduler hands it the same."""
+    _, sigma = denoiser.schedule.at(times, like=x_in)
+    return x_in / denoiser.schedule.input_scale(sigma)
+
+
+def _output(
+    denoiser: Denoiser,
+    x_in: Tensor,
+    times: Tensor,
+    condition: Mapping[str, Any],
+    recomputes: bool,
+) -> Tensor:
+    """The network's output at its own precision, handed back at the sample's.
+
+    When it recomputes, its inner values are computed again on the way back.
+    """
+    x = x_in.to(dtype_of(denoiser))
+    if recomputes:
+        words = {"use_reentrant": False, "preserve_rng_state": False, **condition}
+        return cast(Tensor, checkpoint(denoiser.output, x, times, **words)).to(x_in.dtype)
+    return denoiser.output(x, times, **condition).to(x_in.dtype)
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Of a network's weights; float32 without any."""
+    floating = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(floating, torch.float32)

@@ -1,0 +1,357 @@
+r"""Attacks on the sampling path: x_t is moved before chosen calls of the network.
+
+    x_t <- x_t + sigma_t w,   norm(w) <= radius,   w in noise units
+
+Paper 2 attacks "intermediate timesteps of the sampling trajectory", its reviewers ask for adaptive
+attacks and for expectation over the sampler's noise; the attacked times, the steps and the
+aim are not given by the paper and are options here. At each chosen call in turn the attacker
+sees where the sampler is, earlier moves included, and maximises one of
+
+| aim | maximises | asks |
+|---|---|---|
+| `final` | mse(end(x_t + sigma_t w), end of the unattacked path) | how far is the sample pushed |
+| `features` | the same between features of the two ends | how far as an eye sees it |
+| `denoising` | mse(eps(x_t + sigma_t w), eps(x_t) + w) | by how much is the new noise missed |
+
+where `end` runs the sampler itself for `n_path_steps` calls of the network and takes the estimate
+of x0 of the last one, which is the sample where they reach the end of the path. One call is cheap;
+all of them (None) is the adaptive attack, which differentiates through the sampler's steps with
+their clipping. `denoising` is (alpha_t/sigma_t)^2 times the squared shift of the estimate of x0.
+
+The sampler's noise to come: by default the attacker knows it, which is the strongest attack. With
+`n_expectation` he does not, and maximises the mean over that many draws of his own (expectation
+over transformation, Athalye et al. 2018); the draws are fixed during a call, so values compare.
+
+Samplers that compute x anew from their memory (the corrector of UniPC, Heun's second call) feel a
+move only through what the network says about it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..denoiser import frozen
+from ..noising import mse
+from ..perturbations import BALLS, L2Ball, strongest
+from ..perturbations.attacks import Gain
+from ..randomness import generator
+from .steps import Steps
+
+KINDS = ("random", "fgsm", "pgd")
+AIMS = ("final", "denoising", "features")
+Draw = Callable[[], list[torch.Generator] | None]
+"""Makes the generators of the sampler's noise to come, one a row, always from the same state."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What the attacker may do.
+
+    Attributes:
+        radius: Of the ball, per element (see `perturbations.balls`), noise units; 0 is no attack.
+        kind: "random" is the control: a random corner of the cube, or a random point of the
+            sphere, as large as an attack can be. "fgsm" and "pgd" start there; see `strongest`.
+        norm: "linf" or "l2".
+        aim: See above.
+        where: Attacked calls: whole numbers count the calls from noise (0), other numbers are
+            shares of the path in [0, 1]; "all" is every call.
+        n_attack_steps: Gradients per attacked call; 1 for "fgsm".
+        n_path_steps: Calls of the network that the aim looks ahead; None: to the end.
+        n_expectation: Draws of the sampler's noise; None: the attacker knows the noise.
+        seed: Of the starts and draws: those of sample i follow from (seed, i, call).
+        features: Of "features": differentiable, from samples in the model's range to (B, D).
+
+    Raises:
+        ValueError: for a value out of range, or options that do not go together.
+    """
+
+    radius: float
+    kind: str = "pgd"
+    norm: str = "linf"
+    aim: str = "final"
+    where: tuple[int | float, ...] | str = (0.25, 0.5, 0.75)
+    n_attack_steps: int = 10
+    n_path_steps: int | None = 1
+    n_expectation: int | None = None
+    seed: int = 0
+    features: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("kind", KINDS), ("norm", BALLS), ("aim", AIMS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        if not (math.isfinite(self.radius) and self.radius >= 0):
+            raise ValueError(f"radius must be >= 0, got {self.radius}")
+        counts = (self.n_attack_steps, self.n_path_steps, self.n_expectation)
+        if any(count is not None and count < 1 for count in counts):
+            raise ValueError(
+                "n_attack_steps, n_path_steps and n_expectation must be >= 1, got "
+                f"{', '.join(str(count) for count in counts)}"
+            )
+        if self.aim == "denoising" and self.n_path_steps != 1:
+            raise ValueError("aim denoising looks at one call: leave n_path_steps at 1")
+        if self.n_expectation is not None and self.n_path_steps == 1:
+            raise ValueError(
+                "n_expectation needs n_path_steps > 1: one call of the network has no noise"
+            )
+        if (self.features is None) != (self.aim != "features"):
+            raise ValueError("aim features and a function `features` go together")
+
+
+def calls_of(where: Sequence[int | float] | str, n_calls: int) -> list[int]:
+    """Numbers of the attacked calls, rising; see `Attack.where`.
+
+    Raises:
+        ValueError: for a number outside the path.
+    """
+    if isinstance(where, str):
+        if where != "all":
+            raise ValueError(f"where must be all or a list of calls and shares, got {where!r}")
+        return list(range(n_calls))
+    calls = set()
+    for one in where:
+        is_share = isinstance(one, float)
+        if not 0 <= one <= (1.0 if is_share else n_calls - 1):
+            allowed = "[0, 1]" if is_share else f"0 to {n_calls - 1}, the sampler's calls"
+            raise ValueError(f"where: {one} is not in {allowed}")
+        calls.add(min(int(one * n_calls), n_calls - 1) if is_share else one)
+    if not calls:
+        raise ValueError("where names no call to attack")
+    return sorted(calls)
+
+
+class TrajectoryAttack:
+    """The attack as a `Move` of one `sample`: `sample(model, n, move=TrajectoryAttack(attack))`.
+
+    Attributes:
+        perturbations: Attacked call -> w of all samples, (n, *), on the CPU, once sampling is done.
+        gains: Attacked call -> (what is maximised, at the random start and at w), (n,) each; not of
+            "random", which does not look at it.
+    """
+
+    def __init__(self, attack: Attack) -> None:
+        self.attack, self.ball = attack, BALLS[attack.norm]
+        self._w: defaultdict[int, list[Tensor]] = defaultdict(list)
+        self._gains: defaultdict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+
+    @property
+    def perturbations(self) -> dict[int, Tensor]:
+        return {call: torch.cat(parts) for call, parts in self._w.items()}
+
+    @property
+    def gains(self) -> dict[int, tuple[Tensor, Tensor]]:
+        return {
+            call: (torch.cat([one[0] for one in parts]), torch.cat([one[1] for one in parts]))
+            for call, parts in self._gains.items()
+        }
+
+    def __call__(self, steps: Steps, call: int, x: Tensor) -> Tensor:
+        if self.attack.radius == 0:
+            return x
+        calls = calls_of(self.attack.where, len(steps.times))
+        if self.attack.kind != "random":
+            self._follow_unattacked(steps, call, x, calls)
+        if call not in calls:
+            return x
+        _, sigma = steps.denoiser.schedule.at(steps.times[call].expand(len(x)), like=x)
+        start, radius = self._start(steps, call, x)
+        w = start
+        if self.attack.kind != "random":
+            n_steps = 1 if self.attack.kind == "fgsm" else self.attack.n_attack_steps
+            with frozen(steps.denoiser):
+                gain = self._gain(steps, call, x, sigma)
+                best = strongest(gain, start, radius, self.ball, n_steps)
+            self._gains[call].append((best.first_value.cpu(), best.value.cpu()))
+            w = best.w
+        self._w[call].append(w.cpu())
+        return steps.moved(x, call, sigma * w)
+
+    def _follow_unattacked(self, steps: Steps, call: int, x: Tensor, calls: list[int]) -> None:
+        """Keep a twin of the sampler that was never attacked, from the first attacked call on."""
+        if call == calls[0]:
+            self._twin, self._twin_x = steps.fork(_copies(steps.generators)), x
+        elif calls[0] < call <= calls[-1]:
+            self._twin_x = self._twin.step(self._twin_x, call - 1)
+
+    def _start(self, steps: Steps, call: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = [
+            torch.randn(x.shape[1:], generator=generator("cpu", self.attack.seed, "w", call, row))
+            for row in steps.rows
+        ]
+        radius = torch.full((len(x),), self.attack.radius).to(x)
+        corner = self.ball.ascent(torch.stack(z).to(x))
+        return self.ball.project(self.attack.radius * corner, radius), radius
+
+    def _gain(self, steps: Steps, call: int, x: Tensor, sigma: Tensor) -> Gain:
+        """What is maximised, as a function of w."""
+        if self.attack.aim == "denoising":
+            eps = steps.prediction(x, call).eps
+
+            def missed(w: Tensor) -> Tensor:
+                return mse(steps.prediction(steps.moved(x, call, sigma * w), call).eps, eps + w)
+
+            return missed
+
+        view = self.attack.features or _same
+        draws = self._draws(steps, call)
+        self._check_that_there_is_noise(steps, call, x, draws)
+        unattacked = [view(self._end(self._twin, call, self._twin_x, draw)) for draw in draws]
+
+        def distance(w: Tensor) -> Tensor:
+            moved = steps.moved(x, call, sigma * w)
+            ends = (view(self._end(steps, call, moved, draw)) for draw in draws)
+            each = [mse(*pair) for pair in zip(ends, unattacked, strict=True)]
+            return torch.stack(each).mean(0)
+
+        return distance
+
+    def _end(self, steps: Steps, call: int, x: Tensor, draw: Draw) -> Tensor:
+        """The sample that x leads to, or the estimate of it after `n_path_steps` calls, (B, *)."""
+        last, n = len(steps.times) - 1, self.attack.n_path_steps
+        stop = last if n is None else min(call + n - 1, last)
+        ahead = steps.fork(draw())
+        ahead.recomputes = x.requires_grad and stop > call
+        for i in range(call, stop):
+            x = ahead.step(x, i)
+        return ahead.step(x, last) if stop == last else ahead.prediction(x, stop).x0
+
+    def _draws(self, steps: Steps, call: int) -> list[Draw]:
+        n = self.attack.n_expectation
+        if n is None:
+            own = _copies(steps.generators)
+            return [lambda: _copies(own)]
+        key, rows = (self.attack.seed, "draw", call), steps.rows
+
+        def drawing(draw: int) -> Draw:
+            return lambda: [generator("cpu", *key, draw, row) for row in rows]
+
+        return [drawing(draw) for draw in range(n)]
+
+    def _check_that_there_is_noise(
+        self, steps: Steps, call: int, x: Tensor, draws: list[Draw]
+    ) -> None:
+        if self.attack.n_expectation is None or self._gains:
+            return
+        used, fresh = draws[0](), draws[0]()
+        self._end(steps, call, x, lambda: used)
+        states = [one[0].get_state() for one in (used, fresh) if one is not None]
+        if torch.equal(*states):
+            raise ValueError(
+                "n_expectation averages over the sampler's noise, and this sampler draws none in "
+                "the steps that the attack looks through: take eta > 0 with ddim, ddpm or "
+                "euler_ancestral, or leave n_expectation out"
+            )
+
+
+class Replay:
+    """Known perturbations as a `Move`: what an attack on one model does to another.
+
+    Args:
+        perturbations: Call -> w of all samples, (n, *), noise units.
+    """
+
+    def __init__(self, perturbations: Mapping[int, Tensor]) -> None:
+        self.perturbations = perturbations
+
+    def __call__(self, steps: Steps, call: int, x: Tensor) -> Tensor:
+        if call not in self.perturbations:
+            return x
+        w = self.perturbations[call][steps.rows.start : steps.rows.stop].to(x)
+        _, sigma = steps.denoiser.schedule.at(steps.times[call].expand(len(x)), like=x)
+        return steps.moved(x, call, sigma * w)
+
+
+class CorruptedStart:
+    """A common corruption of the starting noise as a `Move`, of exactly the given size.
+
+    w = radius d / rms(d), with the direction d(z) of the unit noise z:
+
+    | name | d | the corruption |
+    |---|---|---|
+    | `shift` | 1 | brighter |
+    | `contrast` | z | more of the same |
+    | `blur` | blur(z) - z | towards noise blurred by a 3x3 binomial kernel |
+    | `block` | -z in a random square of half the side, else 0 | a part of it goes missing |
+    | `impulse` | +-1 at random 5 % of the elements | spikes |
+
+    So a corruption is a point of the L2 ball, and needs no gradient and no model.
+
+    Args:
+        name: One of the above; `blur` and `block` are of images.
+        radius: rms of the change, noise units.
+        seed: The change of sample i follows from (seed, i).
+
+    Raises:
+        ValueError: for another name, or for vectors.
+    """
+
+    def __init__(self, name: str, radius: float, seed: int = 0) -> None:
+        if name not in CORRUPTIONS:
+            raise ValueError(f"corruption must be one of {', '.join(CORRUPTIONS)}, got {name!r}")
+        self.name, self.radius, self.seed = name, radius, seed
+
+    def __call__(self, steps: Steps, call: int, x: Tensor) -> Tensor:
+        if call != 0 or self.radius == 0:
+            return x
+        if self.name in ("blur", "block") and x.ndim != 4:
+            raise ValueError(f"corruption {self.name} is of images, these samples are vectors")
+        _, sigma = steps.denoiser.schedule.at(steps.times[0].expand(len(x)), like=x)
+        z = (steps.x_t(x, 0) / sigma).cpu()
+        key = (self.seed, "start", self.name)
+        d = torch.stack([
+            CORRUPTIONS[self.name](one, generator("cpu", *key, row))
+            for one, row in zip(z, steps.rows, strict=True)
+        ])  # fmt: skip
+        return steps.moved(x, 0, sigma * self.radius * L2Ball().ascent(d).to(x))
+
+
+def _blur(z: Tensor, random: torch.Generator) -> Tensor:
+    row = torch.tensor([1.0, 2.0, 1.0], dtype=z.dtype) / 4
+    padded = F.pad(z[:, None], (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(padded, torch.outer(row, row)[None, None])[:, 0] - z
+
+
+def _block(z: Tensor, random: torch.Generator) -> Tensor:
+    height, width = z.shape[1:]
+    sides = (height + 1) // 2, (width + 1) // 2
+    top, left = (
+        int(torch.randint(whole - side + 1, (), generator=random))
+        for whole, side in zip((height, width), sides, strict=True)
+    )
+    gone = torch.zeros_like(z)
+    gone[:, top : top + sides[0], left : left + sides[1]] = 1
+    return -z * gone
+
+
+def _impulse(z: Tensor, random: torch.Generator) -> Tensor:
+    chosen = torch.randperm(z.numel(), generator=random)[: math.ceil(0.05 * z.numel())]
+    signs = 2.0 * torch.randint(2, chosen.shape, generator=random) - 1
+    return torch.zeros_like(z).flatten().index_put((chosen,), signs.to(z)).view_as(z)
+
+
+CORRUPTIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "shift": lambda z, random: torch.ones_like(z),
+    "contrast": lambda z, random: z,
+    "blur": _blur,
+    "block": _block,
+    "impulse": _impulse,
+}
+"""Name -> the direction d, of one sample's noise z (C, H, W) or (d,)."""
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _copies(generators: Sequence[torch.Generator] | None) -> list[torch.Generator] | None:
+    """Generators that will draw what these would."""
+    return None if generators is None else [one.clone_state() for one in generators]
