@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_clip import open_clip_weights, tiny_clip
 
 from sparring.data.base import InMemory
 from sparring.errors import UserError
@@ -23,7 +24,6 @@ from sparring.pretrained import load
 from sparring.randomness import generator
 from sparring.sampling import sample
 from text_to_image import CAPTIONS, captioned_folder, run, stable_diffusion, tokenizer
-from tiny_clip import open_clip_weights, tiny_clip
 
 
 @pytest.fixture(scope="module")

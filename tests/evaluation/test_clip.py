@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
+from tiny_clip import SIDE, open_clip_weights, tiny_clip
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from sparring.errors import UserError
@@ -18,7 +19,6 @@ from sparring.evaluation.captions import clip_score, hps, pick_score
 from sparring.evaluation.clip import MEAN, STD, load_clip, pad_to
 from sparring.evaluation.open_clip import from_open_clip, load_hps
 from text_to_image import tokenizer
-from tiny_clip import SIDE, open_clip_weights, tiny_clip
 
 CAPTIONS = ["a red square", "grey", "a red square", "white"]
 
@@ -41,7 +41,7 @@ def pictures(n, height=SIDE, width=SIDE, seed=0):
 
 @pytest.mark.parametrize("size", [(16, 16), (40, 28), (57, 90), (9, 13), (224, 300)])
 def test_images_are_made_ready_as_transformers_does(folder, size):
-    """To the bit; where 14 pixels become one, PIL's weights of 8 bits leave 1/255 on 3 % of them."""
+    """To the bit; where 14 pixels become one, PIL's rounded weights leave 1/255 on 3 % of them."""
     judge = load_clip(folder)
     images = pictures(2, *size)
     files = [Image.fromarray((255 * one).byte().permute(1, 2, 0).numpy()) for one in images]

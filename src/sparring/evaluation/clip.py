@@ -188,24 +188,26 @@ def load_clip(
         from transformers import AutoConfig, CLIPModel, CLIPTokenizer
     except ImportError as error:
         raise UserError(f"{place} needs transformers: pip install 'sparring[text]'") from error
-    asked, source = f"{place} {name}", name
-    cached = not hub_answers() if not all(map(_is_folder, (name, tokenizer or name))) else True
+    asked, source, words_from = f"{place} {name}", name, tokenizer or name
+    local = Path(name).is_dir() and Path(words_from).is_dir()
+    cached = local or not hub_answers()
     try:
         kind = AutoConfig.from_pretrained(name, local_files_only=cached).model_type
         if kind != "clip":
             raise UserError(f"{asked} is a {kind}: name a CLIPModel of transformers")
         with no_progress_bar():
-            model, found = CLIPModel.from_pretrained(
+            loaded: Any = CLIPModel.from_pretrained(
                 name, use_safetensors=True, local_files_only=cached, output_loading_info=True
             )
-        source = tokenizer or name
+        source = words_from
         words = CLIPTokenizer.from_pretrained(source, local_files_only=cached)
     except (OSError, ValueError) as error:
         reason = "there is no such folder, and the hub cannot be reached"
-        if _is_folder(source) or not cached:
+        if Path(source).is_dir() or not cached:
             reason = str(error).strip().splitlines()[0]
-        what = "its tokenizer" if source != name else "it"
-        raise UserError(f"{asked}: {what} cannot be loaded from {source}: {reason}") from error
+        what = "it" if source == name else f"its tokenizer {source}"
+        raise UserError(f"{asked}: {what} cannot be loaded: {reason}") from error
+    model, found = loaded
     if found["missing_keys"]:
         raise UserError(f"{asked} lacks weights, such as {sorted(found['missing_keys'])[0]}")
     n_words = model.config.text_config.vocab_size
@@ -215,7 +217,3 @@ def load_clip(
             "put the model's vocab.json and merges.txt there"
         )
     return Clip(model, words, name, fit, device)
-
-
-def _is_folder(name: str) -> bool:
-    return Path(name).is_dir()

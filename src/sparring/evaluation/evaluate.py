@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class Settings:
     device: str = "cpu"
     weights: str | None = None
     statistics: str | None = None
-    judges: Judges = Judges()
+    judges: Judges = field(default_factory=Judges)
 
     def __post_init__(self) -> None:
         if self.n_resamples < 2:

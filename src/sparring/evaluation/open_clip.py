@@ -4,12 +4,12 @@ r"""HPS v2: weights of open_clip's ViT-H-14 under the names of transformers' CLI
 
 | open_clip | transformers |
 |---|---|
-| `visual.conv1`, `.ln_pre`, `.ln_post` | `vision_model.embeddings.patch_embedding`, `.pre_layrnorm`, ... |
+| `visual.conv1`, `visual.ln_pre` | `vision_model.embeddings.patch_embedding`, `.pre_layrnorm` |
 | `visual.transformer.resblocks.N` | `vision_model.encoder.layers.N` |
 | `transformer.resblocks.N`, `ln_final` | `text_model.encoder.layers.N`, `.final_layer_norm` |
 | `ln_1`, `ln_2`, `mlp.c_fc`, `mlp.c_proj` | `layer_norm1`, `layer_norm2`, `mlp.fc1`, `mlp.fc2` |
 | `attn.in_proj_weight` (3 D, D) | `self_attn.{q,k,v}_proj.weight`, (D, D) each |
-| `visual.proj`, `text_projection` (D, d) | `visual_projection.weight`, `text_projection.weight` (d, D) |
+| `visual.proj`, `text_projection` (D, d) | `visual_projection.weight`, `text_projection.weight` |
 
 Source: Ilharco et al., "OpenCLIP", 2021; Wu et al., "Human Preference Score v2", 2023.
 """
@@ -103,30 +103,34 @@ def config_of(state: Mapping[str, Tensor], n_heads: int = N_HEADS) -> Any:
     """The `CLIPConfig` of weights under open_clip's names: all sizes follow from their shapes."""
     from transformers import CLIPConfig
 
-    def tower(prefix: str, width: int) -> dict[str, Any]:
-        blocks = {name.removeprefix(prefix).partition(".")[0]
-                  for name in state if name.startswith(prefix)}  # fmt: skip
+    def tower(prefix: str) -> dict[str, Any]:
+        n_blocks = sum(name.startswith(prefix) and name.endswith(".ln_1.bias") for name in state)
+        n_hidden, width = state[f"{prefix}0.mlp.c_fc.weight"].shape
         return {
             "hidden_size": width,
-            "intermediate_size": len(state[f"{prefix}0.mlp.c_fc.weight"]),
-            "num_hidden_layers": len(blocks),
+            "intermediate_size": n_hidden,
+            "num_hidden_layers": n_blocks,
             "num_attention_heads": n_heads,
             "hidden_act": "gelu",
         }
 
-    (width, _, patch, _), n_places = state["visual.conv1.weight"].shape, len(
-        state["visual.positional_embedding"]
-    )  # fmt: skip
-    n_words, text_width = state["token_embedding.weight"].shape
     vision, text = TOWERS
-    marks = {"bos_token_id": n_words - 2, "eos_token_id": n_words - 1, "pad_token_id": n_words - 1}
+    patch = state["visual.conv1.weight"].shape[-1]
+    n_places, n_words = (
+        len(state[name]) for name in ("visual.positional_embedding", "token_embedding.weight")
+    )
     return CLIPConfig(
         projection_dim=state["visual.proj"].shape[1],
-        vision_config=tower(vision, width)
+        vision_config=tower(vision)
         | {"patch_size": patch, "image_size": patch * math.isqrt(n_places - 1)},
-        text_config=tower(text, text_width)
-        | {"vocab_size": n_words, "max_position_embeddings": len(state["positional_embedding"])}
-        | marks,
+        text_config=tower(text)
+        | {
+            "vocab_size": n_words,
+            "max_position_embeddings": len(state["positional_embedding"]),
+            "bos_token_id": n_words - 2,  # open_clip's marks are its last two tokens
+            "eos_token_id": n_words - 1,
+            "pad_token_id": n_words - 1,
+        },
     )
 
 
@@ -143,7 +147,8 @@ def from_open_clip(state: Mapping[str, Tensor], n_heads: int = N_HEADS) -> Any:
     """
     from transformers import CLIPModel
 
-    model = CLIPModel(config_of(state, n_heads)).to(state["visual.proj"].dtype)
+    model: Any = CLIPModel(config_of(state, n_heads))
+    model = model.to(state["visual.proj"].dtype)
     weights, expected = renamed(state), model.state_dict()
     missing = sorted(expected.keys() - weights.keys() - {"text_model.embeddings.position_ids"})
     if missing:
@@ -207,7 +212,7 @@ def _converted(path: Path) -> Path:
 def _read(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
-    if torch.__version__ < (2, 6):  # CVE-2025-32434: weights_only=True did not hold
+    if torch.__version__ < "2.6":  # compared as versions; CVE-2025-32434: it did not hold
         raise UserError(f"{PLACE}: reading {path.name} safely needs torch 2.6 or newer")
     held = torch.load(path, map_location="cpu", weights_only=True)
     state = held.get("state_dict", held) if isinstance(held, dict) else {}
