@@ -248,6 +248,7 @@ def evaluate(
           data.dataset_name=uoft-cs/cifar10 -o cifar10
       sparring evaluate runs/plain evaluation.mismatch=true evaluation.mismatch_steps=[10,50]
       sparring evaluate runs/cifar evaluation.extractor=inception
+      sparring evaluate runs/sd evaluation.clip=openai/clip-vit-large-patch14
     """
     names = [word for word in models if not _is_override(word)]
     overrides = [word for word in models if _is_override(word)]

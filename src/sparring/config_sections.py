@@ -524,6 +524,11 @@ class EvaluationSection(Section):
     weights: str | None = None  # of inception; None: from the cache, or the public address
     statistics: str | None = None  # a file of --save-reference; None: the reference is read anew
     reference: str = "all"
+    # judges of samples and captions, by folder, file or hub name; None: not asked
+    clip: str | None = None  # clip_score, cmmd
+    pick_score: str | None = None
+    hps: str | None = None
+    aesthetic: str | None = None  # reads evaluation.clip
     few_steps: list[Count] | None = None  # the figures at these numbers of steps as well
     n_resamples: Count = 10
     seed: int = 0

@@ -16,7 +16,7 @@ import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 from ..config import check, with_overrides
 from ..config_sections import RunConfig
-from ..data.base import Dataset
+from ..data.base import Dataset, digest
 from ..data.datasets import build_dataset
 from ..errors import UserError
+from ..evaluation.captions import Judges
 from ..evaluation.evaluate import Reference, Settings, check_count, evaluate
 from ..evaluation.protocol import require_alike
 from ..latents import decode
@@ -172,6 +173,14 @@ class _Plan:
     def prompts_from_reference(self) -> bool:
         return self.config.sampling.prompts is None and bool(self.prompts)
 
+    @property
+    def captions(self) -> list[str] | None:
+        """What each sample is to show, where there is anybody to judge that."""
+        prompts = self.prompts
+        if self.reference.panel is None or self.model.text is None or not prompts:
+            return None
+        return [prompts[i % len(prompts)] for i in range(self.n_samples)]
+
     def generation(self) -> dict[str, Any]:
         """The half of the protocol that says how the samples were drawn."""
         sampling, denoiser = self.config.sampling, self.model.denoiser
@@ -180,6 +189,7 @@ class _Plan:
         dtype = next((p.dtype for p in denoiser.parameters()), torch.float32)
         labels = "as in the reference" if self.labels_from_reference else "each in turn"
         prompts = "as in the reference" if self.prompts_from_reference else self.prompts
+        captions = self.captions
         return {
             "sampler": self.sampler,
             "steps": sampling.num_inference_steps,
@@ -193,6 +203,7 @@ class _Plan:
             "precision": str(dtype).removeprefix("torch."),
             "class_labels": labels if self.model.num_classes else None,
             **({} if self.model.text is None else {"prompts": prompts or [""]}),
+            **({} if captions is None else {"captions": digest(captions)}),
             "seeds": {"sampling": sampling.seed},
         }
 
@@ -218,6 +229,7 @@ def _plan(
         device=device,
         weights=evaluation.weights,
         statistics=evaluation.statistics,
+        judges=Judges(**{f.name: getattr(evaluation, f.name) for f in fields(Judges)}),
     )
     key = (dataset.fingerprint(), settings)
     reference = references.setdefault(key, Reference(dataset, settings, evaluation.reference))
@@ -232,7 +244,10 @@ def _plan(
     check_mismatch(name, model, evaluation)
     check_diagnostics(name, model, evaluation)
     training, held_out = _training_sets(name, model, dataset)
-    return _Plan(name, model, config, reference, training, held_out, n_samples, device)
+    plan = _Plan(name, model, config, reference, training, held_out, n_samples, device)
+    if reference.panel is not None:
+        reference.panel.check(plan.captions)
+    return plan
 
 
 def _config(name: str, model: Model, overrides: Sequence[str]) -> RunConfig:
@@ -353,6 +368,7 @@ def _figures(plan: _Plan, samples: Tensor) -> dict[str, Any]:
         plan.reference,
         plan.training,
         held_out=plan.held_out,
+        captions=plan.captions,
         generation=plan.generation(),
     )
 

@@ -7,6 +7,11 @@ inception    the network behind FID, and its weights
 statistics   the reference's features in a file
 classifier   the small network behind the extractor `classifier`
 analytic     exact errors where the truth is known
+captions     scores of captioned samples by CLIP, PickScore, HPS v2 and the aesthetic predictor
+clip         images and captions as unit vectors
+open_clip    HPS v2's weights under transformers' names
+aesthetic    the aesthetic predictor
+cmmd         the distance of two sets of images to CLIP
 leftover     noise left in pixels that clean images leave empty
 protocol     what must be alike for two figures to be compared
 mismatch     x_t while sampling against q(x_t), per t

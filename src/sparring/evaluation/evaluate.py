@@ -10,8 +10,8 @@ noise; images with a known truth get both. The result is plain JSON.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ..data.base import Dataset
 from ..errors import UserError
 from ..randomness import generator
 from .analytic import N_PROJECTIONS, analytic_figures
+from .captions import Judges, Panel
 from .features import Extractor, image_batches, make_extractor
 from .leftover import EMPTY_SHARE, count_empty, rms_in
 from .metrics import (
@@ -64,6 +65,7 @@ class Settings:
         k: Neighbours that make the balls of precision, recall, density and coverage.
         max_reference: A larger reference is replaced by a random subset of this size.
         device: Where features are computed.
+        judges: Models that judge captioned samples.
     """
 
     extractor: str | None = None
@@ -74,6 +76,7 @@ class Settings:
     device: str = "cpu"
     weights: str | None = None
     statistics: str | None = None
+    judges: Judges = field(default_factory=Judges)
 
     def __post_init__(self) -> None:
         if self.n_resamples < 2:
@@ -103,6 +106,18 @@ class Reference:
     def extractor(self) -> Extractor:
         settings = self.settings
         return make_extractor(settings.extractor, self.dataset, settings.device, settings.weights)
+
+    @cached_property
+    def panel(self) -> Panel | None:
+        """The judges of captioned samples, None where none is named."""
+        settings = self.settings
+        if not settings.judges.named:
+            return None
+        rows = _rows(self.dataset, settings)
+        return Panel(
+            settings.judges, self.dataset, rows, settings.n_resamples, settings.seed,
+            settings.device,
+        )  # fmt: skip
 
     @cached_property
     def _read(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -184,6 +199,8 @@ class Reference:
                 "k": self.settings.k,
                 **self.extractor.details,
             }
+        if self.panel is not None:
+            protocol |= self.panel.protocol()
         if self.dataset.truth is not None:
             protocol["n_projections"] = N_PROJECTIONS
         return protocol | {
@@ -200,6 +217,7 @@ def evaluate(
     settings: Settings | None = None,
     *,
     held_out: Dataset | None = None,
+    captions: Sequence[str] | None = None,
     generation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Every figure that the data allow, and the protocol.
@@ -212,6 +230,7 @@ def evaluate(
         settings: How to measure; those of `reference` if that is a `Reference`.
         held_out: Clean images that training never saw; they calibrate that distance. Without them
             each training image's distance to its nearest other one does.
+        captions: What each sample was to show (N,), for `settings.judges`.
         generation: How the samples were drawn, for the protocol: sampler, steps, guidance, seeds...
 
     Returns:
@@ -232,6 +251,8 @@ def evaluate(
     if data.is_image:
         samples = (samples + 1) / 2
         figures |= image_figures(samples, reference)
+        if (panel := reference.panel) is not None:
+            figures |= panel.figures(panel.read(samples.clamp(0, 1), captions))
         if training is not None:
             figures["nearest_training_distance"] = memorisation(
                 samples, training, held_out, reference.extractor, settings

@@ -32,6 +32,8 @@ MEASUREMENT = (
     "extractor_checksum",
     "k",  # neighbours of precision, recall, density, coverage
     "n_projections",  # directions of the sliced Wasserstein distance
+    *("clip", "pick_score", "hps", "aesthetic"),  # judges: name, checksum, resize
+    "captions",  # digest of those that the samples were to show, where they are judged
 )
 GENERATION = (
     "sampler",

@@ -22,6 +22,7 @@ class Measure:
     label: str
     hint: str
     better: str = ""  # "lower", "higher", "true" (nearest to <key>_true), "" (not ranked)
+    of_pairs: bool = False  # the reference's is that of its own images and captions
 
 
 MEASURES = (
@@ -31,6 +32,11 @@ MEASURES = (
     Measure("inception_score", "Inception Score", "higher is better", "higher"),
     Measure("inception_score_std", "… its spread over parts of the samples", ""),
     Measure("kernel_distance", "Kernel distance", "lower is better", "lower"),
+    Measure("cmmd", "CMMD", "distance as CLIP sees it", "lower"),
+    Measure("clip_score", "CLIP score", "do image and caption agree", "higher", True),
+    Measure("pick_score", "PickScore", "do people prefer it", "higher", True),
+    Measure("hps", "HPS v2", "do people prefer it", "higher", True),
+    Measure("aesthetic", "Aesthetic score", "rating of 1 to 10", "higher", True),
     Measure("precision", "Precision", "share of samples that look real", "higher"),
     Measure("recall", "Recall", "share of real images within reach", "higher"),
     Measure("density", "Density", "about 1 where samples lie as real ones do", "higher"),
@@ -252,6 +258,8 @@ def figure_rows(group: Group, ranked: Sequence[str]) -> list[Row]:
             if any(value is not None for value in values):
                 if measure.key == "nearest_training_distance":
                     label = "… of images that calibrate it"
+                elif measure.of_pairs and suffix == "_of_reference":
+                    label = "… of the reference's own images and captions"
                 rows.append(Row(label, [_cell(value) for value in values], "", True))
     return rows
 

@@ -1,0 +1,279 @@
+r"""Figures of captioned samples, from judges that the user names.
+
+| figure | judge | of one sample |
+|---|---|---|
+| `clip_score` | `evaluation.clip`, a CLIPModel | 100 max(cos(image, caption), 0) |
+| `cmmd` | the same | see cmmd.py; needs no captions |
+| `aesthetic` | `evaluation.aesthetic`, reading that CLIP | see aesthetic.py; needs no captions |
+| `pick_score` | `evaluation.pick_score`, PickScore_v1 | exp(logit_scale) cos(image, caption) |
+| `hps` | `evaluation.hps`, HPS v2 or v2.1 | 100 cos(image, caption) |
+
+Each but cmmd is a mean over samples. Beside it stands the same mean over the reference's own images
+and captions (`..._of_reference`), which is what real pairs score and no upper bound: preference
+models like what they were trained to like.
+
+A score is NaN where an image has no caption, and left out of the mean.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.base import Dataset
+from ..errors import UserError
+from .aesthetic import Aesthetic, load_aesthetic
+from .clip import BATCH_SIZE, Clip, load_clip
+from .cmmd import cmmd_figures
+from .features import checksum
+from .open_clip import load_hps
+from .resampling import half_samples, interval
+
+log = logging.getLogger(__name__)
+
+AESTHETIC_SIDE = 224
+"""Pixels that the published predictor's CLIP is shown."""
+
+
+# --- Scores of one sample --------------------------------------------------------------------
+
+
+def clip_score(images: Tensor, captions: Tensor) -> Tensor:
+    """100 max(cos, 0) of unit vectors (N, D), shape (N,), between 0 and 100.
+
+    Source: Hessel et al., "CLIPScore", 2021, eq. 1. Differs from it in: the factor is 100 and not
+    2.5, and captions have no prefix, as in torchmetrics and in papers on text-to-image models.
+    """
+    return 100 * (images * captions).sum(1).clamp(min=0)
+
+
+def pick_score(images: Tensor, captions: Tensor, scale: float) -> Tensor:
+    """scale * cos of unit vectors (N, D), shape (N,), with the scale that the model learned.
+
+    Source: Kirstain et al., "Pick-a-Pic", 2023, eq. 1.
+    """
+    return scale * (images * captions).sum(1)
+
+
+def hps(images: Tensor, captions: Tensor) -> Tensor:
+    """100 cos of unit vectors (N, D), shape (N,), as the benchmark of its code prints it.
+
+    Source: Wu et al., "Human Preference Score v2", 2023; evaluation.py of HPSv2.
+    """
+    return 100 * (images * captions).sum(1)
+
+
+# --- The judges ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Which models judge, by folder, file or hub name; None: that one does not.
+
+    Attributes:
+        clip: Of `clip_score` and `cmmd`.
+        pick_score: A CLIPModel, PickScore_v1.
+        hps: See `open_clip.load_hps`.
+        aesthetic: A file, see `aesthetic.load_aesthetic`; it reads what `clip` gives.
+    """
+
+    clip: str | None = None
+    pick_score: str | None = None
+    hps: str | None = None
+    aesthetic: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.aesthetic is not None and self.clip is None:
+            raise UserError(
+                "evaluation.aesthetic reads the embeddings of evaluation.clip: name that too, "
+                "openai/clip-vit-large-patch14 for the published predictor"
+            )
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Those that judge, by their option."""
+        return {option: name for option, name in vars(self).items() if name is not None}
+
+
+Readings = dict[str, Tensor]
+"""What judges say of images: their scores (N,) by figure, and `embeddings` (N, D) of clip."""
+
+
+class Panel:
+    """The judges of one reference; its own images and captions are read once.
+
+    Args:
+        judges: Which.
+        dataset: Clean data, colour images in [0, 1], with captions or without.
+        rows: Of the data that are the reference.
+        n_resamples: Halves behind each interval.
+        seed: Of the halves.
+        device: Where the judges are held and called.
+
+    Raises:
+        UserError: for data that are no colour images.
+    """
+
+    def __init__(
+        self,
+        judges: Judges,
+        dataset: Dataset,
+        rows: Sequence[int],
+        n_resamples: int = 10,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.judges, self.dataset, self.rows = judges, dataset, rows
+        self.n_resamples, self.seed, self.device = n_resamples, seed, device
+        options = ", ".join(f"evaluation.{option}" for option in judges.named)
+        if not dataset.is_image:
+            raise UserError(f"{options} judges images, {dataset.name} has none")
+        if dataset.sample_shape[0] != 3:
+            raise UserError(
+                f"{options} judges colour images, those of {dataset.name} have "
+                f"{dataset.sample_shape[0]} channel(s): leave it out"
+            )
+
+    @cached_property
+    def clips(self) -> dict[str, Clip]:
+        """The models that embed images and captions, by option."""
+        make: dict[str, Callable[[str], Clip]] = {
+            "clip": lambda name: load_clip(name, device=self.device),
+            "pick_score": lambda name: load_clip(
+                name, "evaluation.pick_score", device=self.device
+            ),
+            "hps": lambda name: load_hps(name, self.device),
+        }  # fmt: skip
+        named = self.judges.named
+        return {option: load(named[option]) for option, load in make.items() if option in named}
+
+    @cached_property
+    def aesthetic(self) -> Aesthetic | None:
+        """The predictor, if it fits the CLIP that it reads."""
+        if self.judges.aesthetic is None:
+            return None
+        head, judge = load_aesthetic(self.judges.aesthetic), self.clips["clip"]
+        if head.width != judge.width:
+            raise UserError(
+                f"evaluation.aesthetic {self.judges.aesthetic} reads {head.width} numbers, "
+                f"evaluation.clip {judge.name} gives {judge.width}: name the CLIP that it was "
+                "trained on, openai/clip-vit-large-patch14 for the published predictor"
+            )
+        if head.width == 768 and judge.side != AESTHETIC_SIDE:
+            log.warning(
+                "the aesthetic predictor was trained on openai/clip-vit-large-patch14, which sees "
+                "%d pixels; %s sees %d", AESTHETIC_SIDE, judge.name, judge.side,
+            )  # fmt: skip
+        return head
+
+    def check(self, captions: Sequence[str] | None) -> None:
+        """Load the judges; refuse samples without the captions they need, warn of long ones.
+
+        Raises:
+            UserError: for judges that cannot be loaded, or that need captions where there are none.
+        """
+        needy = [option for option in ("pick_score", "hps") if option in self.judges.named]
+        if needy and not captions:
+            raise UserError(
+                f"evaluation.{needy[0]} judges images by their captions and there are none: name a "
+                "text-to-image model and captioned data, or sampling.prompts"
+            )
+        for option, judge in self.clips.items():
+            if n_cut := judge.n_cut(captions or ()):
+                log.warning(
+                    "evaluation.%s reads %d tokens: %d of %d captions are longer and are cut",
+                    option, judge.n_tokens, n_cut, len(captions or ()),
+                )  # fmt: skip
+        if captions is None and "clip" in self.clips:
+            log.info("no captions: evaluation.clip gives cmmd and no clip_score")
+        _ = self.aesthetic
+
+    def protocol(self) -> dict[str, Any]:
+        """Name, checksum and resize of each judge, by option."""
+        said: dict[str, Any] = {
+            option: {"name": judge.name, "checksum": judge.checksum, "resize": judge.resize}
+            for option, judge in self.clips.items()
+        }
+        if self.aesthetic is not None:
+            sees = f"embeddings of {self.clips['clip'].name}"
+            name, digits = self.judges.aesthetic, checksum(self.aesthetic)
+            said["aesthetic"] = {"name": name, "checksum": digits, "resize": sees}
+        return said
+
+    def read(self, images: Tensor, captions: Sequence[str | None] | None) -> Readings:
+        """What each judge says of images (N, 3, H, W) in [0, 1] and their captions (N,)."""
+        found: Readings = {}
+        captions = captions or [None] * len(images)
+        for option, judge in self.clips.items():
+            seen, said = judge.images(images), _embedded(judge, captions)
+            if option == "clip":
+                found["embeddings"] = seen
+                found["clip_score"] = clip_score(seen, said)
+                if self.aesthetic is not None:
+                    found["aesthetic"] = self.aesthetic(seen)
+            elif option == "pick_score":
+                found["pick_score"] = pick_score(seen, said, judge.scale)
+            else:
+                found["hps"] = hps(seen, said)
+        return found
+
+    @cached_property
+    def reference(self) -> Readings:
+        """`read` of the reference's own images and captions."""
+        return joined([self.read(*batch) for batch in captioned(self.dataset, self.rows)])
+
+    def figures(self, samples: Readings) -> dict[str, Any]:
+        """Every score with its interval over halves of the samples and its floor; cmmd.
+
+        Args:
+            samples: `read` of the samples; batches are `joined`.
+        """
+        figures: dict[str, Any] = {}
+        for name, scores in samples.items():
+            known = scores[~scores.isnan()] if scores.ndim == 1 else scores[:0]
+            if not len(known):
+                continue
+            mean = known.mean().item()
+            halves = half_samples(lambda half: half.mean().item(), known, self.n_resamples,
+                                  self.seed)  # fmt: skip
+            figures |= {name: mean, f"{name}_interval": interval(mean, halves)}
+            real = self.reference[name]
+            if not (is_none := real.isnan()).all():
+                figures[f"{name}_of_reference"] = real[~is_none].mean().item()
+        if "embeddings" in samples:
+            real, fake = self.reference["embeddings"], samples["embeddings"]
+            figures |= cmmd_figures(real, fake, self.n_resamples, self.seed)
+        return figures
+
+
+def _embedded(judge: Clip, captions: Sequence[str | None]) -> Tensor:
+    """Unit vectors (N, D) of the captions, NaN where there is none."""
+    rows = [i for i, caption in enumerate(captions) if caption is not None]
+    found = torch.full((len(captions), judge.width), float("nan"), dtype=torch.float64)
+    if rows:
+        found[rows] = judge.captions([caption for caption in captions if caption is not None])
+    return found
+
+
+def joined(readings: Sequence[Mapping[str, Tensor]]) -> Readings:
+    """Readings of batches as those of all."""
+    return {name: torch.cat([one[name] for one in readings]) for name in readings[0]}
+
+
+def captioned(
+    dataset: Dataset, rows: Sequence[int], batch_size: int = BATCH_SIZE
+) -> Iterator[tuple[Tensor, list[str | None]]]:
+    """Images (B, C, H, W) and their captions (B,) at `rows`; an unreadable image is left out."""
+    for first in range(0, len(rows), batch_size):
+        asked = list(rows[first : first + batch_size])
+        batch = dataset.__getitems__(asked)
+        kept = batch["index"] == torch.tensor(asked)
+        captions = batch.get("caption", [None] * len(asked))
+        said = [one for one, keep in zip(captions, kept.tolist(), strict=True) if keep]
+        yield batch["x0"][kept].float().clamp(0, 1), said
