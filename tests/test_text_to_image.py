@@ -243,7 +243,8 @@ def test_evaluate_draws_the_captions_of_the_data(full):
 def test_the_path_of_latents_with_guidance_is_attacked(full):
     words = ("attack.n_samples=4", "attack.n_seeds=1", "attack.radii=[0.3]", "attack.where=[0]",
              "attack.kind=fgsm", "attack.n_path_steps=all", "sampling.guidance_scale=3.0",
-             "evaluation.extractor=pixels", "evaluation.n_resamples=2", "evaluation.k=2")  # fmt: skip
+             "evaluation.extractor=pixels", "evaluation.n_resamples=2",
+             "evaluation.k=2")  # fmt: skip
     told = run("attack", full, *words, "--json")
     assert told.exit_code == 0, told.output
     (found,) = json.loads(told.stdout)["models"].values()
