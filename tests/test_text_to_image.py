@@ -240,6 +240,23 @@ def test_evaluate_draws_the_captions_of_the_data(full):
     assert (protocol["prompts"], protocol["clip_sample"]) == ("as in the reference", False)
 
 
+def test_the_path_of_latents_with_guidance_is_attacked(full):
+    words = ("attack.n_samples=4", "attack.n_seeds=1", "attack.radii=[0.3]", "attack.where=[0]",
+             "attack.kind=fgsm", "attack.n_path_steps=all", "sampling.guidance_scale=3.0",
+             "evaluation.extractor=pixels", "evaluation.n_resamples=2",
+             "evaluation.k=2")  # fmt: skip
+    told = run("attack", full, *words, "--json")
+    assert told.exit_code == 0, told.output
+    (found,) = json.loads(told.stdout)["models"].values()
+    attack, control = (curve["points"][1] for curve in found["curves"])
+    assert attack["gain"] == pytest.approx(attack["shift_rms"] ** 2, rel=1e-3)
+    assert attack["shift_rms"] > control["shift_rms"]
+    assert found["protocol"]["prompts"] == "as in the reference"
+    assert len(list((full / "attacks").glob("*.png"))) == 1
+    told = run("attack", full, *words, "attack.aim=features", "attack.kind=pgd")
+    assert "models that make images, not latents" in told.stderr
+
+
 def test_xl_learns_with_the_size_that_each_image_had(places, tmp_path, monkeypatch):
     """Mirrored, a crop begins where it used to end; an image without its caption has a size too."""
     photos = tmp_path / "photos"

@@ -158,8 +158,16 @@ def test_a_sample_is_attacked_alike_in_every_batch(unet):
     assert not torch.equal(other.perturbations[0], whole.perturbations[2])
 
 
-def test_the_weights_keep_no_gradient_and_ask_for_them_again(unet):
-    attacked(unet, 2, Attack(0.2, "fgsm", where=(2,), n_path_steps=2), **IMAGES)
+def test_the_weights_are_frozen_during_the_attack_and_only_then(unet):
+    learns = []
+
+    def features(x):
+        learns.append(any(one.requires_grad for one in unet.parameters()))
+        return x.flatten(1)
+
+    attack = Attack(0.2, "fgsm", aim="features", where=(2,), n_path_steps=2, features=features)
+    attacked(unet, 2, attack, **IMAGES)
+    assert learns == [False] * 3  # the unattacked end, the start, FGSM's point
     assert all(one.grad is None and one.requires_grad for one in unet.parameters())
 
 

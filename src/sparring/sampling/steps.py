@@ -93,7 +93,7 @@ class Steps:
 
     def prediction(self, x: Tensor, call: int) -> Prediction:
         """What the network says at this call, guidance and eps_scale included."""
-        return self._stated(x, call, self._guided(x, call)[0])
+        return self._stated(x, call, self._guided(x, call)[0], self.denoiser.kind)
 
     def step(self, x: Tensor, call: int) -> Tensor:
         """x at the next call, or the sample after the last one, (B, *)."""
@@ -130,22 +130,25 @@ class Steps:
         unconditional = unconditional[:, : output.shape[1]]
         return unconditional + self.guidance_scale * (output - unconditional), variance
 
-    def _stated(self, x: Tensor, call: int, output: Tensor) -> Prediction:
-        """The output as a `Prediction`, its noise divided by eps_scale."""
+    def _stated(self, x: Tensor, call: int, output: Tensor, kind: str) -> Prediction:
+        """What the output says; where its noise is divided by eps_scale, in words of `kind`."""
         x_t, denoiser = self.x_t(x, call), self.denoiser
         alpha, sigma = denoiser.schedule.at(self._at(x, call), like=x)
-        a, b = denoiser.pair(alpha, sigma)
-        prediction = Prediction(x_t, output, alpha, sigma, a, b)
+        own = denoiser.pair(alpha, sigma)
+        prediction = Prediction(x_t, output, alpha, sigma, *own)
         if self.eps_scale == 1.0:
             return prediction
         eps = prediction.eps / self.eps_scale
         x0 = (x_t - sigma * eps) / alpha
+        a, b = KINDS[kind](alpha, sigma) if kind in KINDS else own
         return Prediction(x_t, a * x0 + b * eps, alpha, sigma, a, b)
 
     def _restated(self, x: Tensor, call: int, output: Tensor) -> Tensor:
         """The output as a network of the scheduler's kind would give it."""
-        prediction = self._stated(x, call, output)
-        return prediction.to(self._spoken) if self._spoken in KINDS else prediction.output
+        prediction = self._stated(x, call, output, self._spoken)
+        if self.eps_scale != 1.0 or self._spoken not in KINDS:
+            return prediction.output
+        return prediction.to(self._spoken)
 
 
 Move = Callable[[Steps, int, Tensor], Tensor]
