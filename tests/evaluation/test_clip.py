@@ -214,6 +214,10 @@ def test_hps_from_its_file_is_converted_once(tmp_path, monkeypatch):
     assert other.checksum == judge.checksum
     monkeypatch.setattr(module, "from_open_clip", never)
     assert load_hps(str(file)).checksum == judge.checksum
+    monkeypatch.setattr("sparring.evaluation.clip.hub_answers", lambda: False)
+    (tmp_path / "vocab.json").unlink()
+    with pytest.raises(UserError, match=r"vocab\.json and merges\.txt beside"):
+        load_hps(str(file))
 
 
 # --- Wrong inputs ----------------------------------------------------------------------------

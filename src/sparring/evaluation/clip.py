@@ -165,21 +165,23 @@ def _unit(features: Any) -> Tensor:
 
 
 def load_clip(
-    name: str,
+    source: str,
     place: str = "evaluation.clip",
     *,
     tokenizer: str | None = None,
     fit: str = "crop",
     device: torch.device | str = "cpu",
+    name: str | None = None,
 ) -> Clip:
     """A CLIP from a folder or the hub; safetensors only.
 
     Args:
-        name: Of the folder or on the hub.
+        source: Folder, or name on the hub.
         place: What errors call it.
         tokenizer: Folder or hub name of its tokenizer; None: it has its own.
         fit: One of FITS.
         device: Where the model is held and called.
+        name: As the user named it; None: as `source`.
 
     Raises:
         UserError: if transformers is missing, or the name is of no whole CLIP.
@@ -188,32 +190,32 @@ def load_clip(
         from transformers import AutoConfig, CLIPModel, CLIPTokenizer
     except ImportError as error:
         raise UserError(f"{place} needs transformers: pip install 'sparring[text]'") from error
-    asked, source, words_from = f"{place} {name}", name, tokenizer or name
-    local = Path(name).is_dir() and Path(words_from).is_dir()
-    cached = local or not hub_answers()
+    name, words_from = name or source, tokenizer or source
+    asked = f"{place} {name}"
+    cached = (Path(source).is_dir() and Path(words_from).is_dir()) or not hub_answers()
+    at = source
     try:
-        kind = AutoConfig.from_pretrained(name, local_files_only=cached).model_type
+        kind = AutoConfig.from_pretrained(source, local_files_only=cached).model_type
         if kind != "clip":
             raise UserError(f"{asked} is a {kind}: name a CLIPModel of transformers")
         with no_progress_bar():
             loaded: Any = CLIPModel.from_pretrained(
-                name, use_safetensors=True, local_files_only=cached, output_loading_info=True
+                source, use_safetensors=True, local_files_only=cached, output_loading_info=True
             )
-        source = words_from
-        words = CLIPTokenizer.from_pretrained(source, local_files_only=cached)
+        at = words_from
+        words = CLIPTokenizer.from_pretrained(at, local_files_only=cached)
     except (OSError, ValueError) as error:
         reason = "there is no such folder, and the hub cannot be reached"
-        if Path(source).is_dir() or not cached:
+        if Path(at).is_dir() or not cached:
             reason = str(error).strip().splitlines()[0]
-        what = "it" if source == name else f"its tokenizer {source}"
-        raise UserError(f"{asked}: {what} cannot be loaded: {reason}") from error
+        raise UserError(f"{asked}: {at} cannot be loaded: {reason}") from error
     model, found = loaded
     if found["missing_keys"]:
         raise UserError(f"{asked} lacks weights, such as {sorted(found['missing_keys'])[0]}")
     n_words = model.config.text_config.vocab_size
     if len(words) != n_words:  # transformers makes an empty one where the files are missing
         raise UserError(
-            f"{asked}: the tokenizer in {source} knows {len(words)} tokens, the model {n_words}: "
-            "put the model's vocab.json and merges.txt there"
+            f"{asked}: the tokenizer of {at} has {len(words)} tokens and the model {n_words}: "
+            "put the model's vocab.json and merges.txt beside its weights"
         )
     return Clip(model, words, name, fit, device)

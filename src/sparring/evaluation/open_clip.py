@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..text import no_progress_bar
 from .classifier import cache_folder
 from .clip import Clip, load_clip
 
@@ -175,9 +176,8 @@ def load_hps(name: str, device: torch.device | str = "cpu") -> Clip:
     if not path.is_file():
         raise UserError(f"{PLACE}: there is no file {path}")
     beside = str(path.parent) if (path.parent / "vocab.json").is_file() else TOKENIZER
-    judge = load_clip(str(_converted(path)), PLACE, tokenizer=beside, fit="pad", device=device)
-    judge.name = name
-    return judge
+    folder = str(_converted(path))
+    return load_clip(folder, PLACE, tokenizer=beside, fit="pad", device=device, name=name)
 
 
 def _converted(path: Path) -> Path:
@@ -192,7 +192,8 @@ def _converted(path: Path) -> Path:
         model = from_open_clip(_read(path))
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as half:
-            model.save_pretrained(Path(half) / "model")
+            with no_progress_bar():
+                model.save_pretrained(Path(half) / "model")
             if not folder.is_dir():  # another process was faster
                 os.replace(Path(half) / "model", folder)
     except ImportError as error:
