@@ -109,10 +109,11 @@ class Cleaner:
         Images that the model leaves alone come back as they were.
         """
         condition = {}
-        if (labels := self.labels_are(data)) is not None:
-            null = self.model.denoiser.null_condition.get("class_labels")
-            own = labels == "the data's own"
-            condition["class_labels"] = batch["label"] if own else torch.full((len(sigma),), null)
+        if (labels := self.labels_are(data)) == "the data's own":
+            condition["class_labels"] = batch["label"]
+        elif labels is not None:
+            null: Any = self.model.denoiser.null_condition["class_labels"]
+            condition["class_labels"] = torch.full((len(sigma),), null)
         cleaned = clean(
             self.model,
             transforms.to_model_range(batch["x0"]),
