@@ -199,7 +199,7 @@ def _curves(plan: _Plan, section: AttackSection, source: Model | None) -> dict[s
                 source=source,
                 sampling=_words(plan, section.n_samples),
                 images=_images(plan),
-                on_run=lambda: bar.update() and None,
+                on_run=bar.update,
             )
         except ValueError as error:
             raise UserError(f"{plan.name}: attack: {error}") from error

@@ -68,7 +68,7 @@ def robustness(
     source: Model | None = None,
     sampling: Mapping[str, Any] | None = None,
     images: Images = lambda samples: samples,
-    on_run: Callable[[], None] = lambda: None,
+    on_run: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """The curves of one model.
 
