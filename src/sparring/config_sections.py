@@ -524,6 +524,7 @@ class EvaluationSection(Section):
     weights: str | None = None  # of inception; None: from the cache, or the public address
     statistics: str | None = None  # a file of --save-reference; None: the reference is read anew
     reference: str = "all"
+    memorization_extractor: str | None = None  # where copies are looked for; None: extractor
     few_steps: list[Count] | None = None  # the figures at these numbers of steps as well
     n_resamples: Count = 10
     seed: int = 0

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ..config import check, with_overrides
 from ..config_sections import RunConfig
 from ..data.base import Dataset
+from ..data.contamination import contaminate
 from ..data.datasets import build_dataset
 from ..errors import UserError
 from ..evaluation.evaluate import Reference, Settings, check_count, evaluate
@@ -35,6 +36,7 @@ from ..latents import decode
 from ..pretrained import load
 from ..sampling import grid, sample
 from ..sampling.schedulers import default_sampler
+from .memorization import KEYS, memorization_lines, pairs_picture
 from .mismatch import check_mismatch, mismatch_curves, mismatch_lines
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ def as_text(result: Mapping[str, Any]) -> str:
         if (floor := result.get(f"{name}_of_reference")) is not None:
             line += f"   the reference itself: {floor:.4g}"
         lines.append(line)
+    lines += memorization_lines(result)
     lines += few_step_lines(result.get("few_steps", {}))
     lines += mismatch_lines(result.get("mismatch", []))
     protocol = result["protocol"]
@@ -143,6 +146,7 @@ class _Plan:
     reference: Reference
     training: Dataset | None
     held_out: Dataset | None
+    dirty: Dataset | None
     n_samples: int
     device: str
 
@@ -216,6 +220,7 @@ def _plan(
         device=device,
         weights=evaluation.weights,
         statistics=evaluation.statistics,
+        memorization_extractor=evaluation.memorization_extractor,
     )
     key = (dataset.fingerprint(), settings)
     reference = references.setdefault(key, Reference(dataset, settings, evaluation.reference))
@@ -228,8 +233,8 @@ def _plan(
         )
     check_count(n_samples, dataset, settings)
     check_mismatch(name, model, evaluation)
-    training, held_out = _training_sets(name, model, dataset)
-    return _Plan(name, model, config, reference, training, held_out, n_samples, device)
+    sets = _training_sets(name, model, dataset)
+    return _Plan(name, model, config, reference, *sets, n_samples, device)
 
 
 def _config(name: str, model: Model, overrides: Sequence[str]) -> RunConfig:
@@ -266,20 +271,25 @@ def _dataset(config: RunConfig, split: str) -> Dataset:
 
 def _training_sets(
     name: str, model: Model, reference: Dataset
-) -> tuple[Dataset | None, Dataset | None]:
-    """The clean training images of the model's own run and its held-out ones; None without them."""
+) -> tuple[Dataset | None, Dataset | None, Dataset | None]:
+    """The clean training images of the model's own run, its held-out ones, and the training images
+    as contaminated; None for what there is not."""
     if model.run_config is None or not reference.is_image:
-        return None, None
+        return None, None, None
     own = check(model.run_config, name)
     training = _dataset(own, own.data.split)
     if training.sample_shape != reference.sample_shape:
-        return None, None
+        return None, None, None
+    contaminated = contaminate(training, own.contamination.model_dump())
+    dirty = None if contaminated is training else contaminated
+    if own.data.split != "train":  # of which held_out is a part, or nobody knows
+        return training, None, dirty
     try:
         held_out = _dataset(own, "held_out")
     except UserError as error:
         log.info("no held-out images calibrate the distance to training images: %s", error)
-        return training, None
-    return training, held_out
+        return training, None, dirty
+    return training, held_out, dirty
 
 
 def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Tensor]:
@@ -346,6 +356,7 @@ def _figures(plan: _Plan, samples: Tensor) -> dict[str, Any]:
         plan.reference,
         plan.training,
         held_out=plan.held_out,
+        dirty=plan.dirty,
         generation=plan.generation(),
     )
 
@@ -428,7 +439,19 @@ def _write(
     if samples.ndim == 4 and samples.shape[1] in (1, 3):
         picture = grid(samples[:N_IN_GRID])
         _replace(folder / f"{prefix}grid.png", lambda temporary: picture.save(temporary, "PNG"))
+        _write_copies(plan, figures, samples, path)
     log.info("wrote %s", path)
+
+
+def _write_copies(
+    plan: _Plan, figures: Mapping[str, Any], samples: Tensor, path: Path
+) -> None:
+    """Pictures of the samples most like training images, beside these, named after the figures."""
+    for key, training in zip(KEYS, (plan.training, plan.dirty), strict=True):
+        if key in figures and training is not None:
+            pairs = pairs_picture(samples, training, figures[key]["pairs"])
+            name = f"{path.stem}-{key}.png"
+            _replace(path.with_name(name), lambda temporary: pairs.save(temporary, "PNG"))  # noqa: B023
 
 
 def file_stem(sampler: str, config: RunConfig, overrides: Sequence[str]) -> str:
