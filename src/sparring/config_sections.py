@@ -525,6 +525,7 @@ class EvaluationSection(Section):
     statistics: str | None = None  # a file of --save-reference; None: the reference is read anew
     reference: str = "all"
     memorization_extractor: str | None = None  # where copies are looked for; None: extractor
+    lpips_weights: str | None = None  # of LPIPS; None: from the cache, or no lpips_diversity
     few_steps: list[Count] | None = None  # the figures at these numbers of steps as well
     n_resamples: Count = 10
     seed: int = 0

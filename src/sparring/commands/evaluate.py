@@ -221,6 +221,7 @@ def _plan(
         weights=evaluation.weights,
         statistics=evaluation.statistics,
         memorization_extractor=evaluation.memorization_extractor,
+        lpips_weights=evaluation.lpips_weights,
     )
     key = (dataset.fingerprint(), settings)
     reference = references.setdefault(key, Reference(dataset, settings, evaluation.reference))
@@ -443,9 +444,7 @@ def _write(
     log.info("wrote %s", path)
 
 
-def _write_copies(
-    plan: _Plan, figures: Mapping[str, Any], samples: Tensor, path: Path
-) -> None:
+def _write_copies(plan: _Plan, figures: Mapping[str, Any], samples: Tensor, path: Path) -> None:
     """Pictures of the samples most like training images, beside these, named after the figures."""
     for key, training in zip(KEYS, (plan.training, plan.dirty), strict=True):
         if key in figures and training is not None:

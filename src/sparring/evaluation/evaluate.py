@@ -26,6 +26,7 @@ from .analytic import N_PROJECTIONS, analytic_figures
 from .features import Extractor, image_batches, make_extractor
 from .inception import EXTRACTORS as INCEPTION
 from .leftover import EMPTY_SHARE, count_empty, rms_in
+from .lpips import LPIPS, diversity_figures, find_lpips, protocol_of
 from .memorization import N_ORIGINALS, Originals, distance_figures, memorization, small_pixels
 from .metrics import (
     Gaussian,
@@ -67,6 +68,7 @@ class Settings:
         device: Where features are computed.
         memorization_extractor: In whose features copies of training images are looked for; None:
             in `extractor`'s.
+        lpips_weights: Of LPIPS, a file; None: from the cache, or no figure.
     """
 
     extractor: str | None = None
@@ -78,6 +80,7 @@ class Settings:
     weights: str | None = None
     statistics: str | None = None
     memorization_extractor: str | None = None
+    lpips_weights: str | None = None
 
     def __post_init__(self) -> None:
         if self.n_resamples < 2:
@@ -160,6 +163,12 @@ class Reference:
         weights = settings.weights if name in INCEPTION else None
         return make_extractor(name, self.dataset, settings.device, weights)
 
+    @cached_property
+    def lpips(self) -> LPIPS | None:
+        """The network behind lpips_diversity, None without weights."""
+        network = find_lpips(self.settings.lpips_weights) if self.dataset.is_image else None
+        return None if network is None else network.to(self.settings.device)
+
     def originals(
         self,
         training: Dataset,
@@ -212,6 +221,8 @@ class Reference:
                 "extractor_checksum": self.extractor.checksum,
                 "k": self.settings.k,
                 **self.extractor.details,
+                **({} if self.lpips is None else protocol_of(self.lpips)),
+                "memorization_extractor": self.memorization_extractor.name,
             }
         if self.dataset.truth is not None:
             protocol["n_projections"] = N_PROJECTIONS
@@ -347,9 +358,18 @@ def image_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
         **_neighbour_figures(real, fake, settings),
         **_few_image_figures(whole, fake, n, reference),
         **_inception_scores(real, fake, reference),
+        **_lpips_figures(samples01, reference),
         "empty_pixel_rms": rms_in(samples01, reference.empty_pixels),
         "n_empty_pixels": int(reference.empty_pixels.sum()),
     }
+
+
+def _lpips_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
+    """LPIPS diversity where there are weights, and the channels that it takes."""
+    data = reference.dataset
+    if reference.lpips is None or data.sample_shape[0] not in (1, 3):
+        return {}
+    return diversity_figures(samples01, data, reference.lpips, reference.settings.seed)
 
 
 def _few_image_figures(

@@ -282,9 +282,11 @@ def _verdict(figures: dict[str, Any], main: str, is_flagged: bool, originals: Or
     if main == "within_a_third":
         nearer = f"three times nearer to one of {figures['n_train']:,} than to any other"
     else:
-        than = "held-out images" if originals.held_out else "training images are to another one"
-        nearer = f"as near to one of {figures['n_train']:,} as {QUANTILES[main]:.0%} of {than}"
-    said = f"{what}: {figures[main]:.1%} of the samples ({low:.1f} to {high:.1f} %) are {nearer}"
+        than = "held-out images are" if originals.held_out else "training images to another one"
+        share = f"{100 * QUANTILES[main]:g} %"
+        nearer = f"as near to one of {figures['n_train']:,} as the nearest {share} of {than}"
+    said = f"{what}: {100 * figures[main]:.1f} % of the samples ({low:.1f} to {high:.1f} %) are"
+    said = f"{said} {nearer}"
     if originals.held_out:
         return said
     return f"{said} (there are no held-out images, which would calibrate better)"
