@@ -40,6 +40,7 @@ N_PAIRS = 24  # most copied images that are shown
 N_BINS = 40  # of the distribution
 QUANTILES = {"near_duplicates": 0.01, "within_5_percent": 0.05}
 RATIO = 1 / 3
+SAME = 1e-5  # of the length of the features: rounding in float32, not a difference
 FLAGGED_FROM = 0.1
 """Share of near duplicates, at the lower end of its interval, from which a model is flagged."""
 
@@ -158,15 +159,31 @@ class Originals:
         return two_nearest(self.extractor(samples01.clamp(0, 1)).float(), self.features)
 
     @cached_property
-    def calibration(self) -> Neighbours:
-        """Neighbours of the images that calibrate: of held-out ones, or of training images."""
+    def _calibrated(self) -> tuple[Neighbours, int]:
+        features = self.features
         if self.held_out:
             features, _ = _features(self.held_out, self.extractor, range(len(self.held_out)))
-            return two_nearest(features, self.features)
-        features = self.features
-        if self.clean is not None:
-            features, _ = _features(self.clean, self.extractor, self.indices.tolist())
-        return two_nearest(features, self.features, torch.arange(len(features)))
+            found = two_nearest(features, self.features)
+        else:
+            if self.clean is not None:
+                features, _ = _features(self.clean, self.extractor, self.indices.tolist())
+            found = two_nearest(features, self.features, torch.arange(len(features)))
+        differs = found.nearest > SAME * features.double().norm(dim=1)
+        if not differs.any():
+            return found, 0
+        kept = Neighbours(found.nearest[differs], found.second[differs], found.index[differs])
+        return kept, int((~differs).sum())
+
+    @property
+    def calibration(self) -> Neighbours:
+        """Neighbours of the images that calibrate, of held-out ones or of training images, but of
+        those that are in the training set as well: they would set the thresholds to 0."""
+        return self._calibrated[0]
+
+    @property
+    def n_repeated(self) -> int:
+        """How many images are not used for that reason."""
+        return self._calibrated[1]
 
     @cached_property
     def _radii(self) -> Tensor:
@@ -239,6 +256,7 @@ def memorization(
         "extractor": originals.extractor.name,
         "calibration": originals.source,
         "n_calibration": len(known.nearest),
+        "n_repeated": originals.n_repeated,
         "n_train": len(originals.features),
         "n_samples": len(found.nearest),
     }
@@ -287,9 +305,11 @@ def _verdict(figures: dict[str, Any], main: str, is_flagged: bool, originals: Or
         nearer = f"as near to one of {figures['n_train']:,} as the nearest {share} of {than}"
     said = f"{what}: {100 * figures[main]:.1f} % of the samples ({low:.1f} to {high:.1f} %) are"
     said = f"{said} {nearer}"
-    if originals.held_out:
-        return said
-    return f"{said} (there are no held-out images, which would calibrate better)"
+    if not originals.held_out:
+        said = f"{said} (there are no held-out images, which would calibrate better)"
+    elif originals.n_repeated:
+        said = f"{said} ({originals.n_repeated} held-out images are training images too: left out)"
+    return said
 
 
 def distance_figures(
