@@ -1,11 +1,20 @@
-"""Our Inception features, FID, KID and Inception Score beside torch-fidelity's, on the same images.
+"""Our figures beside those of torch-fidelity, clean-fid, prdc and lpips, on the same images.
 
     pip install -e '.[eval-ref]'
     python benchmarks/inception_reference.py IMAGES.parquet --weights WEIGHTS.safetensors
 
-Weights that the file lacks (and all, without a file) are random, with random batch norms, and equal
-on both sides. torch-fidelity needs torchvision only for its data sets: where it is missing, a
-stand-in is imported. Writes benchmarks/results/inception_reference.md.
+| package | what of it is compared |
+|---|---|
+| torch-fidelity | resize, Inception features, FID, KID, Inception Score |
+| clean-fid | its own Inception network after our resize, FID and KID of its features |
+| prdc | precision, recall, density, coverage of the same 768 features |
+| lpips | distances of image pairs, on both trunks, with the package's own linear layers |
+
+Inception weights that the file lacks (and all, without a file) are random, with random batch norms,
+the trunks of LPIPS are random; they are equal on both sides. clean-fid resizes otherwise (Pillow's
+bicubic, with smoothing), so that its FID of the same files is another number by design.
+torch-fidelity needs torchvision only for its data sets: where torchvision is missing, a stand-in
+is imported and clean-fid and lpips are left out. Writes benchmarks/results/inception_reference.md.
 """
 
 from __future__ import annotations
@@ -17,6 +26,7 @@ import io
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -24,6 +34,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -34,7 +45,13 @@ from sparring.evaluation.inception import (
     load_inception,
     resize_tf1,
 )
-from sparring.evaluation.metrics import frechet_distance, inception_score, kernel_distance
+from sparring.evaluation.lpips import LPIPS, MIN_SIDE, NETS
+from sparring.evaluation.metrics import (
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall_density_coverage,
+)
 
 OUTPUT = Path(__file__).parent / "results" / "inception_reference.md"
 LIMIT = 1e-3
@@ -57,19 +74,30 @@ def main() -> None:
     rows = [resize_row(fidelity, images)]
     rows += [row(name, theirs[name], ours[name]) for name in theirs]
     rows += figure_rows(fidelity, theirs, ours, options.n)
-    lines = [
-        "| figure | torch-fidelity | sparring | relative difference |",
-        "|---|---|---|---|",
-        *[f"| {name} | {a} | {b} | {d:.1e} |" for name, a, b, d in rows],
-        "",
+    tables = {f"torch-fidelity {fidelity.__version__}": rows}
+    tables[f"prdc {version('prdc')}"] = prdc_rows(ours["768"], options.n)
+    if importlib.util.find_spec("torchvision") is not None:
+        tables[f"clean-fid {version('clean-fid')}"] = clean_fid_rows(state, images, ours)
+        tables[f"lpips {version('lpips')}"] = lpips_rows(images)
+    lines = []
+    for package, rows in tables.items():
+        lines += [
+            f"| figure | {package} | sparring | relative difference |",
+            "|---|---|---|---|",
+            *[f"| {name} | {a} | {b} | {d:.1e} |" for name, a, b, d in rows],
+            "",
+        ]
+    lines.append(
         f"2 x {options.n} images of {Path(options.images).name} (the second set: 8 grey levels); "
-        f"weights: {known}. For features: mean of all values, and the largest difference over the "
-        f"largest value. torch-fidelity {fidelity.__version__}, torch {torch.__version__}, CPU.",
-    ]
+        f"Inception weights: {known}; trunks of LPIPS: random. For features and distances: mean of "
+        "all values, and the largest difference over the largest value. "
+        f"torch {torch.__version__}, CPU."
+    )
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines), f"\n{time.perf_counter() - started:.0f} s", sep="\n")
-    if worst := [name for name, _, _, d in rows if not d <= LIMIT]:
+    every = [one for rows in tables.values() for one in rows]
+    if worst := [name for name, _, _, d in every if not d <= LIMIT]:
         sys.exit(f"more than {LIMIT} apart: {', '.join(worst)}")
 
 
@@ -158,6 +186,10 @@ def row(name: str, theirs: Tensor, ours: Tensor) -> Row:
     return label, *means, difference.item()
 
 
+def numbers(name: str, theirs: float, ours: float) -> Row:
+    return name, f"{theirs:.8g}", f"{ours:.8g}", abs(theirs - ours) / abs(theirs)
+
+
 def resize_row(fidelity: Any, images: Tensor) -> Row:
     module = importlib.import_module("torch_fidelity.interpolate_compat_tensorflow")
     few = images[:8].float()
@@ -170,10 +202,6 @@ def figure_rows(
     fidelity: Any, theirs: dict[str, Tensor], ours: dict[str, Tensor], n: int
 ) -> list[Row]:
     fid, kid, isc = (importlib.import_module(f"torch_fidelity.metric_{m}") for m in ("fid", "kid", "isc"))  # noqa: E501  # fmt: skip
-
-    def numbers(name: str, a: float, b: float) -> Row:
-        return name, f"{a:.8g}", f"{b:.8g}", abs(a - b) / abs(a)
-
     rows = []
     for n_features in LAST_STAGE:
         a, b = theirs[str(n_features)], ours[str(n_features)]
@@ -190,6 +218,72 @@ def figure_rows(
     mean, deviation = inception_score(ours["logits_unbiased"], n_splits=10, seed=None)
     rows.append(numbers("Inception Score", scores[isc.KEY_METRIC_ISC_MEAN], mean))
     rows.append(numbers("its deviation", scores[isc.KEY_METRIC_ISC_STD], deviation))
+    return rows
+
+
+def clean_fid_rows(state: dict[str, Tensor], images: Tensor, ours: dict[str, Tensor]) -> list[Row]:
+    """clean-fid's port of the network on our resized images, and its FID and KID of what it finds.
+
+    Its weights come from an address: ours are put in their place.
+    """
+    module = importlib.import_module("cleanfid.inception_pytorch")
+    fid = importlib.import_module("cleanfid.fid")
+    module.load_state_dict_from_url = lambda *_, **__: state
+    network = module.InceptionV3([0, 1, 2, 3], resize_input=False, normalize_input=False).eval()
+    parts = []
+    with torch.no_grad():
+        for part in images.split(20):
+            blocks = network((resize_tf1(part.float()) - 128) / 128)
+            parts.append([block.mean((2, 3)) for block in blocks])
+    rows, n = [], len(images) // 2
+    for n_features, values in zip(LAST_STAGE, zip(*parts, strict=True), strict=True):
+        theirs, own = torch.cat(values), ours[str(n_features)]
+        rows.append(row(str(n_features), theirs, own))
+        both = [half.double().numpy() for half in (theirs[:n], theirs[n:])]
+        statistics = [(half.mean(0), np.cov(half, rowvar=False)) for half in both]
+        their_fid = float(fid.frechet_distance(*statistics[0], *statistics[1]))
+        name = "" if n_features == 2048 else f"-{n_features}"
+        rows.append(numbers(f"FID{name}", their_fid, frechet_distance(own[:n], own[n:])))
+        their_kid = float(fid.kernel_distance(*both, num_subsets=1, max_subset_size=n))
+        rows.append(numbers(f"KID{name}", their_kid, kernel_distance(own[:n], own[n:])))
+    return rows
+
+
+def prdc_rows(features: Tensor, n: int) -> list[Row]:
+    prdc = importlib.import_module("prdc")
+    real, fake = features[:n].double(), features[n:].double()
+    rows = []
+    for k in (3, 5):
+        theirs = prdc.compute_prdc(real.numpy(), fake.numpy(), nearest_k=k)
+        ours = precision_recall_density_coverage(real, fake, k)
+        rows += [numbers(f"{name}, k = {k}", float(theirs[name]), ours[name]) for name in ours]
+    return rows
+
+
+def lpips_rows(images: Tensor) -> list[Row]:
+    """Distances of pairs from the two sets, not each with its own copy, enlarged before both."""
+    package = importlib.import_module("lpips")
+    images = F.interpolate(images / 255, (MIN_SIDE, MIN_SIDE), mode="bilinear")
+    n = len(images) // 2
+    x, y = images[:n], images[n:].roll(1, 0)
+    rows = []
+    for name in NETS:
+        torch.manual_seed(0)
+        theirs = package.LPIPS(net=name, pnet_rand=True, verbose=False)
+        state = {}
+        for key, value in theirs.state_dict().items():  # net.slice2.3.weight
+            layer = key.split(".", 2)[2] if key.startswith("net.") else key
+            state[f"features.{layer}" if key.startswith("net.") else key] = value
+        ours = LPIPS(name).eval()
+        ours.load_state_dict({key: state[key] for key in ours.state_dict()})
+        with torch.no_grad():
+            pairs = list(zip(x.split(20), y.split(20), strict=True))
+            of_theirs = torch.cat([theirs(2 * a - 1, 2 * b - 1).flatten() for a, b in pairs])
+            of_ours = torch.cat([ours(a, b) for a, b in pairs])
+        _, a, b, difference = row(name, of_theirs, of_ours)
+        rows.append((f"LPIPS on {name}, {n} pairs", a, b, difference))
+        rows.append(numbers("its mean", of_theirs.double().mean().item(),
+                            of_ours.double().mean().item()))  # fmt: skip
     return rows
 
 

@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from sparring.commands import evaluate as command
 from sparring.commands.evaluate import as_text, evaluate_command
@@ -104,10 +105,37 @@ def test_images_have_their_contract_and_a_clean_reference(digits_run):
     assert protocol["data_fingerprint"] == data.fingerprint()
     assert result["nearest_training_distance"]["calibration"] == "held-out images"
     assert result["nearest_training_distance"]["n_train"] == 1500
-    assert sorted(os.listdir(f"{digits_run}/evaluation")) == ["ddim-3-seed0.json", "grid.png"]
+    assert sorted(os.listdir(f"{digits_run}/evaluation")) == [
+        "ddim-3-seed0-memorization.png", "ddim-3-seed0-memorization_of_dirty.png",
+        "ddim-3-seed0.json", "grid.png",
+    ]  # fmt: skip
+    copies = result["memorization"]
+    assert (copies["n_train"], copies["n_calibration"], copies["n_samples"]) == (1500, 297, 40)
+    assert copies["calibration"] == "held-out images"
+    with Image.open(f"{digits_run}/evaluation/ddim-3-seed0-memorization.png") as picture:
+        n_pairs = len(copies["pairs"])
+        assert picture.size == (2 * 66 + 2, n_pairs * 66 + 2)
+    dirty = result["memorization_of_dirty"]
+    assert dirty["n_train"] == 1500
+    assert dirty["histogram"] != copies["histogram"]
     text = as_text(result)
     assert "frechet_distance " in text
+    assert copies["verdict"] in text
+    assert dirty["verdict"] in text
     assert "40 samples, ddim 3 steps, against 1797 of digits (all)" in text
+
+
+def test_images_that_training_saw_do_not_calibrate(tmp_path):
+    evaluation = {"n_samples": 12, "n_resamples": 2, "extractor": "pixels"}
+    data = {"name": "digits", "split": "all"}
+    clean = {"kind": "none"}
+    run = make_run(
+        tmp_path / "all", unet, (1, 8, 8), data, evaluation=evaluation, contamination=clean
+    )
+    copies = evaluate_command([run])["memorization"]
+    assert copies["calibration"] == "each training image and its nearest other one"
+    assert "no held-out images" in copies["verdict"]
+    assert "memorization_of_dirty.png" not in "".join(os.listdir(f"{run}/evaluation"))
 
 
 def test_several_models_stand_under_their_names_and_land_in_o(plane_run, tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ..config import check, with_overrides
 from ..config_sections import RunConfig
 from ..data.base import Dataset, digest
+from ..data.contamination import contaminate
 from ..data.datasets import build_dataset
 from ..errors import UserError
 from ..evaluation.captions import Judges
@@ -37,6 +38,7 @@ from ..pretrained import load
 from ..sampling import grid, sample
 from ..sampling.schedulers import default_sampler
 from .diagnostics import check_diagnostics, diagnostics_lines, field_diagnostics
+from .memorization import KEYS, memorization_lines, pairs_picture
 from .mismatch import check_mismatch, mismatch_curves, mismatch_lines
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ def as_text(result: Mapping[str, Any]) -> str:
         if (floor := result.get(f"{name}_of_reference")) is not None:
             line += f"   the reference itself: {floor:.4g}"
         lines.append(line)
+    lines += memorization_lines(result)
     lines += few_step_lines(result.get("few_steps", {}))
     lines += mismatch_lines(result.get("mismatch", []))
     lines += diagnostics_lines(result.get("diagnostics", {}))
@@ -146,6 +149,7 @@ class _Plan:
     reference: Reference
     training: Dataset | None
     held_out: Dataset | None
+    dirty: Dataset | None
     n_samples: int
     device: str
 
@@ -230,6 +234,8 @@ def _plan(
         weights=evaluation.weights,
         statistics=evaluation.statistics,
         judges=Judges(**{f.name: getattr(evaluation, f.name) for f in fields(Judges)}),
+        memorization_extractor=evaluation.memorization_extractor,
+        lpips_weights=evaluation.lpips_weights,
     )
     key = (dataset.fingerprint(), settings)
     reference = references.setdefault(key, Reference(dataset, settings, evaluation.reference))
@@ -243,8 +249,8 @@ def _plan(
     check_count(n_samples, dataset, settings)
     check_mismatch(name, model, evaluation)
     check_diagnostics(name, model, evaluation)
-    training, held_out = _training_sets(name, model, dataset)
-    plan = _Plan(name, model, config, reference, training, held_out, n_samples, device)
+    sets = _training_sets(name, model, dataset)
+    plan = _Plan(name, model, config, reference, *sets, n_samples, device)
     if reference.panel is not None:
         reference.panel.check(plan.captions)
     return plan
@@ -284,20 +290,25 @@ def _dataset(config: RunConfig, split: str) -> Dataset:
 
 def _training_sets(
     name: str, model: Model, reference: Dataset
-) -> tuple[Dataset | None, Dataset | None]:
-    """The clean training images of the model's own run and its held-out ones; None without them."""
+) -> tuple[Dataset | None, Dataset | None, Dataset | None]:
+    """The clean training images of the model's own run, its held-out ones, and the training images
+    as contaminated; None for what there is not."""
     if model.run_config is None or not reference.is_image:
-        return None, None
+        return None, None, None
     own = check(model.run_config, name)
     training = _dataset(own, own.data.split)
     if training.sample_shape != reference.sample_shape:
-        return None, None
+        return None, None, None
+    contaminated = contaminate(training, own.contamination.model_dump())
+    dirty = None if contaminated is training else contaminated
+    if own.data.split != "train":  # of which held_out is a part, or nobody knows
+        return training, None, dirty
     try:
         held_out = _dataset(own, "held_out")
     except UserError as error:
         log.info("no held-out images calibrate the distance to training images: %s", error)
-        return training, None
-    return training, held_out
+        return training, None, dirty
+    return training, held_out, dirty
 
 
 def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Tensor]:
@@ -369,6 +380,7 @@ def _figures(plan: _Plan, samples: Tensor) -> dict[str, Any]:
         plan.training,
         held_out=plan.held_out,
         captions=plan.captions,
+        dirty=plan.dirty,
         generation=plan.generation(),
     )
 
@@ -451,7 +463,17 @@ def _write(
     if samples.ndim == 4 and samples.shape[1] in (1, 3):
         picture = grid(samples[:N_IN_GRID])
         _replace(folder / f"{prefix}grid.png", lambda temporary: picture.save(temporary, "PNG"))
+        _write_copies(plan, figures, samples, path)
     log.info("wrote %s", path)
+
+
+def _write_copies(plan: _Plan, figures: Mapping[str, Any], samples: Tensor, path: Path) -> None:
+    """Pictures of the samples most like training images, beside these, named after the figures."""
+    for key, training in zip(KEYS, (plan.training, plan.dirty), strict=True):
+        if key in figures and training is not None:
+            pairs = pairs_picture(samples, training, figures[key]["pairs"])
+            name = f"{path.stem}-{key}.png"
+            _replace(path.with_name(name), lambda temporary: pairs.save(temporary, "PNG"))  # noqa: B023
 
 
 def file_stem(sampler: str, config: RunConfig, overrides: Sequence[str]) -> str:

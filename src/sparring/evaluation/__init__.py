@@ -4,6 +4,8 @@ metrics      distances between two sets of features, each a function of two arra
 resampling   intervals
 features     named extractors: classifier, pixels, inception, a user's own
 inception    the network behind FID, and its weights
+lpips        perceptual distance, and the diversity of samples by it
+memorization copies of training images
 statistics   the reference's features in a file
 classifier   the small network behind the extractor `classifier`
 analytic     exact errors where the truth is known

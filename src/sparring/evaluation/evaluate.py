@@ -25,7 +25,10 @@ from ..randomness import generator
 from .analytic import N_PROJECTIONS, analytic_figures
 from .captions import Judges, Panel
 from .features import Extractor, image_batches, make_extractor
+from .inception import EXTRACTORS as INCEPTION
 from .leftover import EMPTY_SHARE, count_empty, rms_in
+from .lpips import LPIPS, diversity_figures, find_lpips, protocol_of
+from .memorization import N_ORIGINALS, Originals, distance_figures, memorization, small_pixels
 from .metrics import (
     Gaussian,
     frechet_distance,
@@ -34,7 +37,6 @@ from .metrics import (
     frechet_distance_of_resamples,
     inception_score,
     kernel_distance_of_subsets,
-    nearest_distances,
     neighbour_radii,
     precision_recall_density_coverage,
     subset_size_for,
@@ -66,6 +68,9 @@ class Settings:
         max_reference: A larger reference is replaced by a random subset of this size.
         device: Where features are computed.
         judges: Models that judge captioned samples.
+        memorization_extractor: In whose features copies of training images are looked for; None:
+            in `extractor`'s.
+        lpips_weights: Of LPIPS, a file; None: from the cache, or no figure.
     """
 
     extractor: str | None = None
@@ -77,6 +82,8 @@ class Settings:
     weights: str | None = None
     statistics: str | None = None
     judges: Judges = field(default_factory=Judges)
+    memorization_extractor: str | None = None
+    lpips_weights: str | None = None
 
     def __post_init__(self) -> None:
         if self.n_resamples < 2:
@@ -94,6 +101,7 @@ class Reference:
 
     def __init__(self, dataset: Dataset, settings: Settings, split: str = "not said") -> None:
         self.dataset, self.settings, self.split = dataset, settings, split
+        self._originals: dict[tuple[str | None, ...], Originals] = {}
         if not dataset.is_image and dataset.truth is None:
             raise UserError(
                 f"{dataset.name} has neither images nor a known truth: nothing to compare with"
@@ -161,6 +169,36 @@ class Reference:
             "rows": "all" if is_whole else f"{len(self)} by seed {settings.seed}"
         }
 
+    @cached_property
+    def memorization_extractor(self) -> Extractor:
+        """In whose features copies are looked for."""
+        name, settings = self.settings.memorization_extractor, self.settings
+        if name in (None, settings.extractor):
+            return self.extractor
+        weights = settings.weights if name in INCEPTION else None
+        return make_extractor(name, self.dataset, settings.device, weights)
+
+    @cached_property
+    def lpips(self) -> LPIPS | None:
+        """The network behind lpips_diversity, None without weights."""
+        network = find_lpips(self.settings.lpips_weights) if self.dataset.is_image else None
+        return None if network is None else network.to(self.settings.device)
+
+    def originals(
+        self,
+        training: Dataset,
+        held_out: Dataset | None,
+        extractor: Extractor,
+        clean: Dataset | None = None,
+    ) -> Originals:
+        """Training images for models to be compared with; the same ones are read once."""
+        sets = (training, held_out, clean)
+        key = (extractor.name, *(one.fingerprint() if one else None for one in sets))
+        if key not in self._originals:
+            rows = _rows(training, self.settings)
+            self._originals[key] = Originals(training, held_out, extractor, rows, clean)
+        return self._originals[key]
+
     @property
     def labels(self) -> Tensor | None:
         """Classes (N,) of the images in a random order, None without labels."""
@@ -198,6 +236,8 @@ class Reference:
                 "extractor_checksum": self.extractor.checksum,
                 "k": self.settings.k,
                 **self.extractor.details,
+                **({} if self.lpips is None else protocol_of(self.lpips)),
+                "memorization_extractor": self.memorization_extractor.name,
             }
         if self.panel is not None:
             protocol |= self.panel.protocol()
@@ -218,6 +258,7 @@ def evaluate(
     *,
     held_out: Dataset | None = None,
     captions: Sequence[str] | None = None,
+    dirty: Dataset | None = None,
     generation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Every figure that the data allow, and the protocol.
@@ -226,10 +267,13 @@ def evaluate(
         samples: Samples (N, *sample_shape) in the model's range: images in [-1, 1], vectors in data
             units.
         reference: Clean data, images in [0, 1]; a `Reference` is read once for several models.
-        training: Clean training images, for the distance to the nearest of them.
+        training: Clean training images, of which samples may be copies.
         settings: How to measure; those of `reference` if that is a `Reference`.
-        held_out: Clean images that training never saw; they calibrate that distance. Without them
-            each training image's distance to its nearest other one does.
+        held_out: Clean images that training never saw; they calibrate the distance to the nearest
+            training image. Without them each training image's distance to its nearest other one
+            does.
+        dirty: The training images as the model saw them, where they were contaminated: a model may
+            copy them with their noise.
         captions: What each sample was to show (N,), for `settings.judges`.
         generation: How the samples were drawn, for the protocol: sampler, steps, guidance, seeds...
 
@@ -254,9 +298,7 @@ def evaluate(
         if (panel := reference.panel) is not None:
             figures |= panel.figures(panel.read(samples.clamp(0, 1), captions))
         if training is not None:
-            figures["nearest_training_distance"] = memorisation(
-                samples, training, held_out, reference.extractor, settings
-            )
+            figures |= _memorization_figures(samples, reference, training, held_out, dirty)
     if data.truth is not None:
         figures |= analytic_figures(samples, data.truth, settings.n_resamples, settings.seed)
     protocol = reference.protocol(len(samples))
@@ -337,9 +379,18 @@ def image_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
         **_neighbour_figures(real, fake, settings),
         **_few_image_figures(whole, fake, n, reference),
         **_inception_scores(real, fake, reference),
+        **_lpips_figures(samples01, reference),
         "empty_pixel_rms": rms_in(samples01, reference.empty_pixels),
         "n_empty_pixels": int(reference.empty_pixels.sum()),
     }
+
+
+def _lpips_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
+    """LPIPS diversity where there are weights, and the channels that it takes."""
+    data = reference.dataset
+    if reference.lpips is None or data.sample_shape[0] not in (1, 3):
+        return {}
+    return diversity_figures(samples01, data, reference.lpips, reference.settings.seed)
 
 
 def _few_image_figures(
@@ -389,44 +440,31 @@ def _neighbour_figures(real: Tensor, fake: Tensor, settings: Settings) -> dict[s
     return figures
 
 
-def memorisation(
+def _memorization_figures(
     samples01: Tensor,
+    reference: Reference,
     training: Dataset,
     held_out: Dataset | None,
-    extractor: Extractor,
-    settings: Settings,
+    dirty: Dataset | None,
 ) -> dict[str, Any]:
-    """Distance of samples to their nearest clean training image, in feature space.
-
-    A model that copies is nearer to its training images than unseen images are: compare `mean` and
-    `median` with those of the calibration.
-    """
-    train = _features(training, extractor, settings)
-    fake = extractor(samples01.clamp(0, 1))
-    if held_out is not None and len(held_out):
-        calibration = nearest_distances(_features(held_out, extractor, settings), train)
-        source = "held-out images"
-    else:
-        calibration = neighbour_radii(train, 1)
-        source = "each training image and its nearest other one"
-    distances = nearest_distances(fake, train)
-    halves = half_samples(
-        lambda half: half.mean().item(), distances, settings.n_resamples, settings.seed
-    )
-    return {
-        "mean": distances.mean().item(),
-        "mean_interval": interval(distances.mean().item(), halves),
-        "median": distances.median().item(),
-        "calibration": source,
-        "calibration_mean": calibration.mean().item(),
-        "calibration_median": calibration.median().item(),
-        "n_train": len(train),
-    }
-
-
-def _features(data: Dataset, extractor: Extractor, settings: Settings) -> Tensor:
-    batches = image_batches(data, _rows(data, settings))
-    return torch.cat([extractor(images.clamp(0, 1)) for images, _ in batches])
+    """Distance to the nearest clean training image, and shares of copies: of clean images, and of
+    dirty ones with their noise, which only pixels are sure to show."""
+    if len(training) < N_ORIGINALS:
+        log.info("%d training images are too few to look for copies of them", len(training))
+        return {}
+    n_resamples, seed = reference.settings.n_resamples, reference.settings.seed
+    originals = reference.originals(training, held_out, reference.extractor)
+    found = originals.neighbours(samples01)
+    figures = {"nearest_training_distance": distance_figures(found, originals, n_resamples, seed)}
+    if reference.memorization_extractor is not reference.extractor:
+        originals = reference.originals(training, held_out, reference.memorization_extractor)
+        found = originals.neighbours(samples01)
+    figures["memorization"] = memorization(found, originals, n_resamples, seed)
+    if dirty is not None:
+        originals = reference.originals(dirty, held_out, small_pixels(), clean=training)
+        found = originals.neighbours(samples01)
+        figures["memorization_of_dirty"] = memorization(found, originals, n_resamples, seed)
+    return figures
 
 
 def _rows(data: Dataset, settings: Settings) -> list[int]:

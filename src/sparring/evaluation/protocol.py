@@ -54,6 +54,8 @@ RECORDED = (
     "classifier_held_out_accuracy",
     "n_resamples",
     "frechet_distance_is",
+    "memorization_extractor",
+    "lpips",  # network, checksum and resize of lpips_diversity
 )
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .html import read_picture, template
+from .html import template
+from .pictures import read_picture
 from .plots import Curve, line_chart
 
 N_ROWS = 50

@@ -9,7 +9,6 @@ import base64
 import hashlib
 import json
 import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,28 +19,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from .. import __version__
-from ..errors import UserError
 from . import tables
 from .charts import arrow_charts, cleaning_charts, diagnostics_charts, straightness_of
+from .copies import copies_of
 from .finding import Finding, find
+from .pictures import Picture, read_picture
 from .plots import Chart, Curve, line_chart
-from .runs import PNG_SIGNATURE, Run, is_number, missing
+from .runs import Run, is_number, missing
 
 N_STYLES = 8  # line styles and colours in style.css; 0 is the baseline's, 1 the leader's
-PIXELATED_UP_TO = 640  # pixels of width: smaller pictures are enlarged with hard edges
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG as a data URI with its size in pixels."""
-
-    uri: str
-    width: int
-    height: int
-
-    @property
-    def is_small(self) -> bool:
-        return self.width <= PIXELATED_UP_TO
 
 
 @dataclass(frozen=True)
@@ -134,6 +120,7 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
         full_protocol=lambda group: tables.flat(next(iter(group.members.values())).protocol),
         ranked=ranked,
         attacks=attack_groups(runs, styles),
+        copies=copies_of(runs, styles),
         mismatch=mismatch_charts(runs, styles),
         cleaning=cleaning_charts(runs, styles),
         diagnostics=diagnostics_charts(runs, styles),
@@ -175,19 +162,6 @@ def choose_styles(runs: Sequence[Run], baseline: Run, leader: str | None) -> dic
             styles[run.name] = taken if taken < N_STYLES else 2 + (taken - 2) % (N_STYLES - 2)
             taken += 1
     return styles
-
-
-def read_picture(path: Path) -> Picture:
-    """A PNG file as a data URI."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if not content.startswith(PNG_SIGNATURE) or len(content) < 24:
-        raise UserError(f"{path}: not a PNG picture; remove it or make it again")
-    width, height = struct.unpack(">II", content[16:24])
-    encoded = base64.b64encode(content).decode("ascii")
-    return Picture(f"data:image/png;base64,{encoded}", width, height)
 
 
 def training_data(runs: Sequence[Run]) -> list[TrainingData]:

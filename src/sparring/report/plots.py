@@ -130,8 +130,8 @@ def line_chart(
     )
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}" data-x="{escape(x_label.partition(",")[0])}" '
-        f'data-curves="{escape(_numbers(drawn, x_axis, y_axis))}" '
+        f'aria-label="{escape(title)}" '
+        f"{page_numbers(x_label.partition(',')[0], _numbers(drawn, x_axis, y_axis))} "
         'xmlns="http://www.w3.org/2000/svg">'
         + "".join(parts) + "</svg>"
     )  # fmt: skip
@@ -244,21 +244,36 @@ def _y_range(drawn: Sequence[tuple[Curve, Stretches]]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+Point = list[float | str]
+"""[x on the drawing, y on it, x, y], and what it says of itself where that is not its y."""
+
+
+def page_numbers(x: str, curves: Sequence[tuple[str, int, Sequence[Point]]]) -> Markup:
+    """The attributes from which page.js tells a drawing's numbers.
+
+    Args:
+        x: What the x axis is.
+        curves: Name, style and points of each.
+    """
+    listed = [{"name": name, "style": style, "points": p} for name, style, p in curves]
+    text = json.dumps(listed, separators=(",", ":"), ensure_ascii=False)
+    return Markup(f'data-x="{escape(x)}" data-curves="{escape(text)}"')
+
+
 def _numbers(
     drawn: Sequence[tuple[Curve, Stretches]], x_axis: _Axis, y_axis: _Axis
-) -> str:  # fmt: skip
-    """JSON: name, style and [x on the drawing, y on it, x, y] of each point of each curve, with
-    what the point says of itself where the curve has notes."""
+) -> list[tuple[str, int, list[Point]]]:  # fmt: skip
     curves = []
-    points: list[list[float | str]]
     for curve, s in drawn:
         places = zip(x_axis(s.steps), y_axis(s.mean), s.steps, s.mean, strict=True)
-        points = [[round(a, 1), round(b, 1), float(f"{x:.6g}"), float(f"{y:.4g}")]
-                  for a, b, x, y in places]  # fmt: skip
+        points: list[Point] = [
+            [round(a, 1), round(b, 1), float(f"{x:.6g}"), float(f"{y:.4g}")]
+            for a, b, x, y in places
+        ]
         for point, note in zip(points if curve.notes else (), curve.notes, strict=True):
             point.append(note)
-        curves.append({"name": curve.name, "style": curve.style, "points": points})
-    return json.dumps(curves, separators=(",", ":"), ensure_ascii=False)
+        curves.append((curve.name, curve.style, points))
+    return curves
 
 
 def _banded(curve: Curve, s: Stretches) -> Stretches:

@@ -47,6 +47,12 @@ class Evaluation:
             for key, part in (("", "median"), ("_of_reference", "calibration_median")):
                 if is_number(value := nearest.get(part)):
                     numbers[f"nearest_training_distance{key}"] = value
+        copies = self.figures.get("memorization")
+        if isinstance(copies, dict):
+            for key in ("near_duplicates", "authentic"):
+                for end, part in (("", key), ("_of_reference", f"{key}_of_calibration")):
+                    if is_number(value := copies.get(part)):
+                        numbers[f"{key}{end}"] = value
         return numbers
 
     @property

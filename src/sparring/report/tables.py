@@ -43,6 +43,10 @@ MEASURES = (
     Measure("coverage", "Coverage", "share of real images with a sample near", "higher"),
     Measure("nearest_training_distance", "Distance to nearest training image",
             "median; near 0 means copies"),
+    Measure("near_duplicates", "Near duplicates of training images",
+            "share; as near as the nearest 1 % of held-out ones"),
+    Measure("authentic", "Authentic samples", "AuthPct; few where training images are copied"),
+    Measure("lpips_diversity", "LPIPS diversity", "between samples; noise raises it too"),
     Measure("empty_pixel_rms", "Leftover noise", "rms in empty pixels, [0, 1] scale", "lower"),
     Measure("n_empty_pixels", "Pixels counted as empty", "where leftover noise is read"),
     Measure("off_manifold_rms", "Off the manifold", "rms per direction, 0 is exact", "lower"),
@@ -50,6 +54,7 @@ MEASURES = (
     Measure("sliced_wasserstein", "Sliced Wasserstein distance", "lower is better", "lower"),
 )  # fmt: skip
 BY_KEY = {measure.key: measure for measure in MEASURES}
+CALIBRATED = ("nearest_training_distance", "near_duplicates", "authentic")
 # Figures of the reference that belong beneath a model's figure, by the end of their key.
 BESIDE = {
     "_of_reference": "… of a resample of the reference itself",
@@ -256,7 +261,7 @@ def figure_rows(group: Group, ranked: Sequence[str]) -> list[Row]:
         for suffix, label in BESIDE.items():
             values = [group.value(name, measure.key + suffix) for name in names]
             if any(value is not None for value in values):
-                if measure.key == "nearest_training_distance":
+                if measure.key in CALIBRATED:
                     label = "… of images that calibrate it"
                 elif measure.of_pairs and suffix == "_of_reference":
                     label = "… of the reference's own images and captions"

@@ -1,0 +1,304 @@
+r"""LPIPS, and how much samples differ from each other by it.
+
+    network = load_lpips("alexnet-owt-7be5be79.pth")        # alex.pth lies beside it
+    network(x, y)                                           # (B,), images in [0, 1]
+    lpips_diversity(samples01, network)                     # {"lpips_diversity": 0.41, ...}
+
+    LPIPS(x, y) = sum_l mean_hw sum_c w_lc (f_l(x) - f_l(y))^2_c,   f_l of unit length over channels
+
+f_l are the five activations of AlexNet or of VGG-16 before each change of size, w_l >= 0 was fitted
+to people's judgements. Two public files hold them; neither is part of this package. They are named
+by `evaluation.lpips_weights` or found in $SPARRING_CACHE: their checksums are verified before they
+are read, and both are kept there as one safetensors file.
+
+Source: Zhang et al., "The unreasonable effectiveness of deep features as a perceptual metric",
+2018, eq. 1, version 0.1 of the authors' code. Differs from it in: images below 64 pixels are
+enlarged to 64 (bilinear), the size of the patches that w was fitted on; AlexNet has no activations
+for less than 31.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.base import Dataset
+from ..errors import UserError
+from ..randomness import generator
+from .classifier import cache_folder
+from .features import checksum, image_batches
+from .resampling import interval
+
+MIN_SIDE = 64
+MAX_PAIRS = 1000
+BATCH_SIZE = 32
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+
+
+@dataclass(frozen=True)
+class Net:
+    """A trunk's layers and the public files.
+
+    Attributes:
+        layers: (channels, filter, stride, padding) of a convolution with its ReLU, or "pool".
+        taps: Numbers, from 0, of the convolutions whose activations are compared.
+        pool: (window, stride) of the maxima.
+        files: Public names with the start of their SHA-256, as torch.hub checks it.
+    """
+
+    layers: tuple[tuple[int, int, int, int] | str, ...]
+    taps: tuple[int, ...]
+    pool: tuple[int, int]
+    files: dict[str, str]
+
+
+def _vgg(n_out: int, n: int) -> tuple[tuple[int, int, int, int], ...]:
+    return ((n_out, 3, 1, 1),) * n
+
+
+NETS = {
+    "alex": Net(
+        ((64, 11, 4, 2), "pool", (192, 5, 1, 2), "pool", (384, 3, 1, 1), (256, 3, 1, 1),
+         (256, 3, 1, 1)),
+        (0, 1, 2, 3, 4), (3, 2),
+        {"alexnet-owt-7be5be79.pth": "7be5be79", "alex.pth": "df73285e"},
+    ),
+    "vgg": Net(
+        (*_vgg(64, 2), "pool", *_vgg(128, 2), "pool", *_vgg(256, 3), "pool", *_vgg(512, 3), "pool",
+         *_vgg(512, 3)),
+        (1, 3, 6, 9, 12), (2, 2),
+        {"vgg16-397923af.pth": "397923af", "vgg.pth": "a78928a0"},
+    ),
+}  # fmt: skip
+
+
+# --- Network ---------------------------------------------------------------------------------
+
+
+class LPIPS(nn.Module):
+    """The distance with the weights' own names: `features.3.weight`, `lin0.model.1.weight`.
+
+    Args:
+        name: "alex" or "vgg".
+    """
+
+    def __init__(self, name: str = "alex") -> None:
+        super().__init__()
+        if name not in NETS:
+            raise ValueError(f"LPIPS is on {' or '.join(NETS)}, got {name!r}")
+        net = NETS[name]
+        self.name, n_in, n_convolutions = name, 3, 0
+        self.features = nn.Sequential()
+        self.taps: list[int] = []  # places in `features` of the ReLUs that are compared
+        for layer in net.layers:
+            if isinstance(layer, str):
+                self.features.append(nn.MaxPool2d(*net.pool))
+                continue
+            n_out, *size = layer
+            self.features.append(nn.Conv2d(n_in, n_out, *size))
+            self.features.append(nn.ReLU())
+            if n_convolutions in net.taps:
+                lin = nn.Conv2d(n_out, 1, 1, bias=False)
+                model = nn.Sequential(nn.Identity(), lin)  # there was a dropout
+                self.add_module(f"lin{len(self.taps)}", nn.ModuleDict({"model": model}))
+                self.taps.append(len(self.features) - 1)
+            n_in, n_convolutions = n_out, n_convolutions + 1
+        self.register_buffer("shift", torch.tensor(SHIFT).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distances (B,) between images (B, 1 or 3, H, W) in [0, 1]; grey becomes RGB."""
+        distance = torch.zeros(len(x), device=x.device)
+        both = zip(self.activations(x), self.activations(y), strict=True)
+        for number, (of_x, of_y) in enumerate(both):
+            weight = self.get_parameter(f"lin{number}.model.1.weight")
+            difference = (_unit(of_x) - _unit(of_y)).square()
+            distance = distance + F.conv2d(difference, weight).mean((1, 2, 3))
+        return distance
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """The five activations (B, C_l, H_l, W_l) of images in [0, 1]."""
+        if images.shape[1] not in (1, 3):
+            raise ValueError(f"LPIPS takes 1 or 3 channels, got {images.shape[1]}")
+        x = enlarge(2 * images - 1).expand(-1, 3, -1, -1)
+        x = (x - self.get_buffer("shift")) / self.get_buffer("scale")
+        found = []
+        for place, layer in enumerate(self.features):
+            x = layer(x)
+            if place in self.taps:
+                found.append(x)
+        return found
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Of length 1 over channels, 0 where x is."""
+    return x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
+
+
+def enlarge(images: Tensor) -> Tensor:
+    """Images whose shorter side has at least 64 pixels."""
+    shorter = min(images.shape[2:])
+    if shorter >= MIN_SIDE:
+        return images
+    size = [round(n * MIN_SIDE / shorter) for n in images.shape[2:]]
+    return F.interpolate(images, size, mode="bilinear", align_corners=False)
+
+
+# --- Diversity -------------------------------------------------------------------------------
+
+
+def lpips_diversity(samples01: Tensor, network: LPIPS, seed: int = 0) -> dict[str, Any]:
+    r"""Mean LPIPS over random pairs of samples: 0 where all are alike.
+
+    Each sample is in one pair at most, so that the distances are independent and their spread gives
+    the interval; at most 1,000 pairs. Compare it with that of real images: noise raises it too.
+
+    Args:
+        samples01: (N, C, H, W), clipped to [0, 1]; N >= 4.
+        network: See `load_lpips`.
+        seed: Of the pairs.
+
+    Returns:
+        `lpips_diversity` and `lpips_diversity_interval` (95 %).
+
+    Source: Zhu et al., "Toward multimodal image-to-image translation", 2017, section 5.2, on
+    pairs of independent samples.
+    """
+    order = torch.randperm(len(samples01), generator=generator("cpu", seed, "pairs"))
+    n = min(len(order) // 2, MAX_PAIRS)
+    if n < 2:
+        raise ValueError(f"needs at least 4 samples, got {len(samples01)}")
+    device = network.get_buffer("shift").device
+    distances = []
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for rows in order[: 2 * n].view(2, n).split(BATCH_SIZE, dim=1):
+            x, y = (samples01[part].float().clamp(0, 1).to(device) for part in rows)
+            distances.append(network(x, y).double().cpu())
+    of_pairs = torch.cat(distances)
+    mean = of_pairs.mean().item()
+    return {
+        "lpips_diversity": mean,
+        "lpips_diversity_interval": interval(mean, of_pairs, size=1, n=n),
+    }
+
+
+def diversity_figures(
+    samples01: Tensor, reference: Dataset, network: LPIPS, seed: int = 0
+) -> dict[str, Any]:
+    """`lpips_diversity` of samples beside that of at most 2,000 reference images."""
+    random = generator("cpu", seed, "reference pairs")
+    rows = torch.randperm(len(reference), generator=random)[: 2 * MAX_PAIRS].tolist()
+    real = torch.cat([images for images, _ in image_batches(reference, rows)])
+    floor = lpips_diversity(real, network, seed)["lpips_diversity"]
+    return lpips_diversity(samples01, network, seed) | {"lpips_diversity_of_reference": floor}
+
+
+def protocol_of(network: LPIPS) -> dict[str, Any]:
+    """What decides the figure, for the protocol."""
+    resize = f"bilinear to at least {MIN_SIDE} pixels"
+    return {"lpips": f"{network.name}, {checksum(network)}, {resize}"}
+
+
+# --- Weights ---------------------------------------------------------------------------------
+
+
+def find_lpips(weights: str | None) -> LPIPS | None:
+    """The network with the named weights, else with those in the cache, AlexNet's first."""
+    if weights is not None:
+        return load_lpips(weights)
+    cached = [path for name in NETS if (path := converted_path(name)).is_file()]
+    return load_lpips(cached[0]) if cached else None
+
+
+def load_lpips(weights: str | Path) -> LPIPS:
+    """The network with its weights, in evaluation mode, float32, on the CPU.
+
+    Args:
+        weights: The trunk's public file, with that of the linear layers beside it
+            (`alexnet-owt-7be5be79.pth` and `alex.pth`, or `vgg16-397923af.pth` and `vgg.pth`); or
+            safetensors that hold both under their own names.
+
+    Raises:
+        UserError: for a file that is not there, or not what it should be.
+    """
+    path = Path(weights).expanduser()
+    if path.suffix != ".safetensors":
+        path = _converted(path)
+    try:
+        state = safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"evaluation.lpips_weights: there is no file {path}") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"evaluation.lpips_weights: {path} cannot be read ({error})") from error
+    name = "vgg" if "features.28.weight" in state else "alex"
+    network = LPIPS(name)
+    expected = network.state_dict()
+    for key, value in expected.items():
+        if key not in state:
+            raise UserError(f"evaluation.lpips_weights: {path} lacks {key} of LPIPS on {name}")
+        if state[key].shape != value.shape:
+            raise UserError(
+                f"evaluation.lpips_weights: {path}: {key} has shape {tuple(state[key].shape)} "
+                f"instead of {tuple(value.shape)}"
+            )
+    network.load_state_dict({key: state[key].float() for key in expected})
+    return network.requires_grad_(False).eval()
+
+
+def converted_path(name: str) -> Path:
+    """Where the cache keeps a network: the sums of both files are in its name."""
+    return cache_folder() / f"lpips-{name}-{'-'.join(NETS[name].files.values())}.safetensors"
+
+
+def _converted(trunk: Path) -> Path:
+    """Both public files, verified and then read, as one safetensors file in the cache."""
+    name = next((name for name, net in NETS.items() if trunk.name in net.files), None)
+    if name is None:
+        known = " or ".join(next(iter(net.files)) for net in NETS.values())
+        raise UserError(
+            f"evaluation.lpips_weights: {trunk} is not known: it must be {known}, with the linear "
+            "layers' file beside it, or a .safetensors file"
+        )
+    state: dict[str, Tensor] = {}
+    for file, start in NETS[name].files.items():
+        state |= _verified(trunk.with_name(file), start)
+    path = converted_path(name)
+    kept = {key: state[key].float().contiguous() for key in LPIPS(name).state_dict()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # then renamed: whole
+            half = Path(folder) / path.name
+            safetensors.torch.save_file(kept, half)
+            os.replace(half, path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"evaluation.lpips_weights: {path} cannot be written ({error})") from error
+    return path
+
+
+def _verified(path: Path, start: str) -> Mapping[str, Tensor]:
+    """A public file's state dict, if its SHA-256 begins as it should."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"evaluation.lpips_weights: {path} cannot be read ({error.strerror}); it must lie "
+            "beside the other public file"
+        ) from error
+    if not found.startswith(start):
+        raise UserError(
+            f"evaluation.lpips_weights: {path} has SHA-256 {found[:8]}..., the public file has "
+            f"{start}...: it was not read (other weights are read from .safetensors only)"
+        )
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,137 @@
+"""Copies of training images on the page: a chart of distances, and the pairs most alike.
+
+Read from the `memorization` of an evaluation file, and from the picture that lies beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from .pictures import Picture, read_picture
+from .plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, _Axis, _grid, page_numbers
+from .runs import Evaluation, Run, is_number
+from .tables import show
+
+KEYS = ("memorization", "memorization_of_dirty")
+
+
+@dataclass(frozen=True)
+class CopiedPair:
+    """A sample and a training image: the band of the picture that shows them, and what is known."""
+
+    view: str  # x, y, width, height
+    what: str
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What one run's newest evaluation says of copies."""
+
+    name: str
+    style: int
+    verdict: str
+    is_flagged: bool
+    chart: Markup
+    calibration: str
+    picture: Picture | None
+    pairs: list[CopiedPair]
+
+
+def copies_of(runs: Sequence[Run], styles: Mapping[str, int]) -> list[Copies]:
+    """Of each run, its newest evaluation that looked for copies; clean images before dirty ones."""
+    found = []
+    for run in runs:
+        for key in KEYS:
+            newest = next(
+                (e for e in run.evaluations if isinstance(e.figures.get(key), dict)), None
+            )
+            if newest is not None:
+                found.append(_copies(run, styles[run.name], newest, key))
+    return found
+
+
+def _copies(run: Run, style: int, evaluation: Evaluation, key: str) -> Copies:
+    figures = evaluation.figures[key]
+    path = evaluation.path.with_name(f"{evaluation.path.stem}-{key}.png")
+    picture = read_picture(path) if path.is_file() else None
+    pairs = figures.get("pairs", []) if picture is not None else []
+    views = [] if picture is None else bands(picture, len(pairs))
+    return Copies(
+        run.name, style, str(figures.get("verdict", "")), bool(figures.get("is_flagged")),
+        distance_chart(figures, style, run.name), str(figures.get("calibration", "")), picture,
+        [CopiedPair(view, pair_words(pair)) for view, pair in zip(views, pairs, strict=True)],
+    )  # fmt: skip
+
+
+def bands(picture: Picture, n: int) -> list[str]:
+    """The n rows of a picture as views of an SVG: x, y, width and height."""
+    height = picture.height / max(n, 1)
+    return [f"0 {i * height:g} {picture.width} {height:g}" for i in range(n)]
+
+
+def pair_words(pair: Mapping[str, Any]) -> str:
+    """'sample 12, training image 55 (a.png): 0.31 apart, the next 2.40; 7 near duplicates of it'"""
+    where = f" ({pair['where']})" if pair.get("where") else ""
+    words = (
+        f"sample {pair.get('sample')}, training image {pair.get('training')}{where}: "
+        f"{show(pair.get('distance'))} apart, the next {show(pair.get('second_distance'))}"
+    )
+    count = pair.get("n_near_duplicates")
+    return f"{words}; {count} near duplicate{'s' if count > 1 else ''} of it" if count else words
+
+
+def distance_chart(figures: Mapping[str, Any], style: int, name: str) -> Markup:
+    """Shares of samples (line) and of calibrating images (shaded) by the distance to the nearest
+    training image, with the thresholds; each bin tells its numbers to the pointer."""
+    histogram = figures.get("histogram", {})
+    edges, samples, known = (histogram.get(key, []) for key in ("edges", "samples", "calibration"))
+    if len(edges) < 2 or len(samples) != len(edges) - 1 or len(known) != len(samples):
+        return Markup("")
+    x_axis = _Axis.linear(0.0, edges[-1], LEFT, WIDTH - RIGHT)
+    y_axis = _Axis.linear(0.0, 100 * max(*samples, *known), HEIGHT - BOTTOM, TOP)
+    parts = [_grid(x_axis, y_axis)]
+    parts.append(f'<polygon class="under-floor" points="{_steps(x_axis, y_axis, edges, known)}"/>')
+    parts.append(
+        f'<polyline class="line-{style}" points="{_steps(x_axis, y_axis, edges, samples)}"/>'
+    )
+    for value in figures.get("thresholds", {}).values():
+        if is_number(value):
+            x = float(x_axis(np.array(value)))
+            parts.append(f'<path class="threshold" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
+    calibration = str(figures.get("calibration", ""))
+    points = []
+    for i, (of_samples, of_known) in enumerate(zip(samples, known, strict=True)):
+        middle, share = (edges[i] + edges[i + 1]) / 2, 100 * of_samples
+        words = (
+            f"{share:.1f} % of the samples, {100 * of_known:.1f} % of {calibration} "
+            f"({show(edges[i])} to {show(edges[i + 1])})"
+        )
+        at = float(x_axis(np.array(middle))), float(y_axis(np.array(share)))
+        points.append([round(at[0], 1), round(at[1], 1), middle, share, words])
+    middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
+    space = escape(str(figures.get("extractor", "")))
+    parts.append(
+        f'<text class="axis" x="{middle_x:g}" y="{HEIGHT - 5}" text-anchor="middle">'
+        f"distance to the nearest training image ({space})</text>"
+        f'<text class="axis" transform="translate(11 {middle_y:g}) rotate(-90)" '
+        f'text-anchor="middle">share, %</text>'
+    )
+    label = f"Distance of the samples of {name} to their nearest training image"
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(label)}" {page_numbers("distance", [(name, style, points)])} '
+        'xmlns="http://www.w3.org/2000/svg">'
+        + "".join(parts) + "</svg>"
+    )  # fmt: skip
+
+
+def _steps(x_axis: _Axis, y_axis: _Axis, edges: Sequence[float], shares: Sequence[float]) -> str:
+    """Outline of a histogram from the foot up, over the bins, and down."""
+    x = np.repeat(x_axis(np.array(edges)), 2)
+    y = np.concatenate([[0.0], np.repeat(shares, 2), [0.0]])
+    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y_axis(100 * y), strict=True))
