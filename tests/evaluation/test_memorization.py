@@ -227,6 +227,14 @@ def test_copies_of_dirty_images_are_found_with_their_noise(digits, unseen):
     assert "copies its dirty training images" in text
 
 
+def test_clean_images_stand_in_among_the_dirty_ones(few):
+    dirty = contaminate(few, {"kind": "gaussian", "sigma": 0.3, "rate": 1.0})
+    seen = dirty.read_all()["x0"].clamp(0, 1).flatten(1)
+    expected = torch.cdist(few.x0.flatten(1), seen).fill_diagonal_(torch.inf).amin(1)
+    found = Originals(dirty, None, PIXELS, clean=few).calibration
+    torch.testing.assert_close(found.nearest.float(), expected, rtol=1e-5, atol=0)
+
+
 def test_any_extractor_looks_for_copies(digits, few, unseen, tmp_path):
     own = tmp_path / "own.py"
     own.write_text("def make():\n    return lambda images: images[..., ::2].flatten(1)\n")
