@@ -36,6 +36,7 @@ from ..pretrained import load
 from ..sampling import grid, sample
 from ..sampling.schedulers import default_sampler
 from .mismatch import check_mismatch, mismatch_curves, mismatch_lines
+from .reference import check_alike, check_prompts, reading
 
 if TYPE_CHECKING:
     from ..pretrained import Model
@@ -80,7 +81,10 @@ def evaluate_command(
     references: dict[tuple[str, Settings], Reference] = {}
     plans = [_plan(name, overrides, device, references) for name in names]
     for plan in plans:
-        _check_writable(_folder(plan.name, output_dir))
+        folder = _folder(plan.name, output_dir)
+        _check_writable(folder)
+        if folder is None:
+            log.warning("%s is no run folder: its figures are printed only (give -o)", plan.name)
     require_alike(
         {plan.name: plan.protocol() for plan in plans}, sampling=not allow_unlike_sampling
     )
@@ -116,10 +120,22 @@ def as_text(result: Mapping[str, Any]) -> str:
     if what := protocol.get("frechet_distance_is"):
         lines.append(f"  frechet_distance is {what}")
     lines.append(
-        f"  {protocol['n_fake']} samples, {protocol['sampler']} {protocol['steps']} steps, against "
-        f"{protocol['n_real']} of {protocol['data']} ({protocol['split']})"
+        f"  {protocol['n_fake']} samples, {protocol['sampler']} {protocol['steps']} steps"
+        f"{_asked_for(protocol)}, against {protocol['n_real']} of {protocol['data']} "
+        f"({protocol['split']})"
     )
     return "\n".join(lines)
+
+
+def _asked_for(protocol: Mapping[str, Any]) -> str:
+    """Guidance and prompts in words, where there are any."""
+    words = "" if protocol["guidance"] == 1 else f", guidance {protocol['guidance']:g}"
+    prompts = protocol.get("prompts")
+    if prompts is None:
+        return words
+    if isinstance(prompts, list):
+        prompts = prompts[0] or "empty" if len(prompts) == 1 else f"{len(prompts)} in turn"
+    return f"{words}, prompts: {prompts}"
 
 
 def few_step_lines(few: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -161,10 +177,7 @@ class _Plan:
         """What the samples are to show: the run's prompts, else the reference's captions."""
         if self.model.text is None:
             return self.config.sampling.prompts  # which sample refuses
-        known = [
-            caption for caption in self.reference.dataset.captions or () if caption is not None
-        ]
-        return self.config.sampling.prompts or known or None
+        return self.config.sampling.prompts or self.reference.captions or None
 
     @property
     def prompts_from_reference(self) -> bool:
@@ -218,16 +231,15 @@ def _plan(
         statistics=evaluation.statistics,
     )
     key = (dataset.fingerprint(), settings)
-    reference = references.setdefault(key, Reference(dataset, settings, evaluation.reference))
+    read_as = reading(config.data, dataset)
+    reference = references.setdefault(
+        key, Reference(dataset, settings, evaluation.reference, read_as)
+    )
     n_samples = evaluation.n_samples or len(reference)
-    makes_data = model.vae is None  # else latents, which become images when they are decoded
-    if makes_data and tuple(model.sample_shape) != tuple(dataset.sample_shape):
-        raise UserError(
-            f"{name} makes samples of shape {tuple(model.sample_shape)} but {dataset.name} has "
-            f"{tuple(dataset.sample_shape)}: name the model's own data, such as data.name=digits"
-        )
-    check_count(n_samples, dataset, settings)
     check_mismatch(name, model, evaluation)
+    check_alike(name, model, dataset)
+    check_prompts(name, model)
+    check_count(n_samples, dataset, settings)
     training, held_out = _training_sets(name, model, dataset)
     return _Plan(name, model, config, reference, training, held_out, n_samples, device)
 
@@ -335,8 +347,8 @@ def _draw(plan: _Plan, n_steps: int) -> Tensor:
                 **_sampling(plan),
                 on_batch=on_batch,
             ).cpu()
-        except ValueError as error:
-            raise UserError(f"{plan.name}: {error}") from error
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{plan.name}: {' '.join(str(error).split())}") from error
     return samples if plan.model.vae is None else decode(plan.model.vae, samples)
 
 
@@ -417,7 +429,6 @@ def _write(
 ) -> None:
     folder = _folder(plan.name, output_dir)
     if folder is None:
-        log.warning("%s is no run folder: its figures are printed only (give -o)", plan.name)
         return
     prefix = ""
     if output_dir is not None and is_one_of_many:

@@ -87,10 +87,17 @@ class Reference:
         dataset: Clean data, images in [0, 1] (not `ModelRange`, not contaminated).
         settings: How to measure.
         split: What the data set's split is called, for the protocol.
+        read_as: Size and channels of its images and what made them so, for the protocol.
     """
 
-    def __init__(self, dataset: Dataset, settings: Settings, split: str = "not said") -> None:
-        self.dataset, self.settings, self.split = dataset, settings, split
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: Settings,
+        split: str = "not said",
+        read_as: str | None = None,
+    ) -> None:
+        self.dataset, self.settings, self.split, self.read_as = dataset, settings, split, read_as
         if not dataset.is_image and dataset.truth is None:
             raise UserError(
                 f"{dataset.name} has neither images nor a known truth: nothing to compare with"
@@ -157,6 +164,18 @@ class Reference:
         return labels[torch.randperm(len(labels), generator=random)]
 
     @property
+    def captions(self) -> list[str]:
+        """Captions in a random order, without the images that have none; [] without captions."""
+        captions = self.dataset.captions
+        if captions is None:
+            return []
+        rows = torch.tensor(_rows(self.dataset, self.settings))
+        random = generator("cpu", self.settings.seed, "captions")
+        order = rows[torch.randperm(len(rows), generator=random)].tolist()
+        found = (captions[i] for i in order)
+        return [caption for caption in found if caption is not None]
+
+    @property
     def features(self) -> Tensor:
         """Features (N, D), float64."""
         return self._read[0]
@@ -177,6 +196,7 @@ class Reference:
         }
         if self.dataset.is_image:
             protocol |= {
+                **({} if self.read_as is None else {"read_as": self.read_as}),
                 "resize": self.extractor.resize,
                 "range": self.extractor.range,
                 "extractor": self.extractor.name,
