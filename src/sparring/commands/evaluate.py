@@ -16,7 +16,7 @@ import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..cache import key_of
 from ..config import check, with_overrides
-from ..config_sections import RunConfig
+from ..config_sections import RunConfig, SamplingSection
 from ..data.base import Dataset
 from ..data.datasets import build_dataset
 from ..errors import UserError
@@ -33,10 +34,12 @@ from ..evaluation.evaluate import Reference, Settings, check_count, evaluate
 from ..evaluation.protocol import require_alike
 from ..latents import decode
 from ..pretrained import load
-from ..sampling import grid, sample
+from ..sampling import describe_sampling, grid, sample
 from ..sampling.schedulers import default_sampler
+from .kept import code_key, kept_or_measured, model_key
 from .mismatch import check_mismatch, mismatch_curves, mismatch_lines
 from .reference import check_alike, check_prompts, reading
+from .sweep import combinations, sweep_lines, sweep_picture
 
 if TYPE_CHECKING:
     from ..pretrained import Model
@@ -45,8 +48,6 @@ log = logging.getLogger(__name__)
 
 SECTIONS = ("data", "sampling", "evaluation")
 N_IN_GRID = 64
-SWEPT = ("frechet_distance", "empty_pixel_rms", "sliced_wasserstein", "off_manifold_rms")
-"""Figures that are printed for each number of evaluation.few_steps."""
 
 
 def evaluate_command(
@@ -114,7 +115,7 @@ def as_text(result: Mapping[str, Any]) -> str:
         if (floor := result.get(f"{name}_of_reference")) is not None:
             line += f"   the reference itself: {floor:.4g}"
         lines.append(line)
-    lines += few_step_lines(result.get("few_steps", {}))
+    lines += sweep_lines(result.get("sweep", []))
     lines += mismatch_lines(result.get("mismatch", []))
     protocol = result["protocol"]
     if what := protocol.get("frechet_distance_is"):
@@ -138,17 +139,6 @@ def _asked_for(protocol: Mapping[str, Any]) -> str:
     return f"{words}, prompts: {prompts}"
 
 
-def few_step_lines(few: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The main figures at each number of steps, a line each."""
-    names = [name for name in SWEPT if all(name in figures for figures in few.values())]
-    if not few or not names:
-        return []
-    lines = ["  " + f"{'steps':<36}" + "".join(f"{count:>10}" for count in few)]
-    for name in names:
-        lines.append(f"  {name:<36}" + "".join(f"{one[name]:>10.4g}" for one in few.values()))
-    return lines
-
-
 @dataclass(frozen=True)
 class _Plan:
     """One model with all that is decided before it is sampled."""
@@ -166,6 +156,18 @@ class _Plan:
     def sampler(self) -> str:
         chosen = self.config.sampling.scheduler
         return chosen or default_sampler(self.model.denoiser)
+
+    @property
+    def how(self) -> str:
+        """Sampler, steps and guidance in words."""
+        sampling = self.config.sampling
+        guidance = sampling.guidance_scale
+        words = f"{self.sampler} {sampling.num_inference_steps} steps"
+        return words if guidance == 1 else f"{words}, guidance {guidance:g}"
+
+    def with_sampling(self, sampling: SamplingSection) -> _Plan:
+        """The same model and reference with another section sampling."""
+        return replace(self, config=self.config.model_copy(update={"sampling": sampling}))
 
     @property
     def labels_from_reference(self) -> bool:
@@ -186,8 +188,11 @@ class _Plan:
     def generation(self) -> dict[str, Any]:
         """The half of the protocol that says how the samples were drawn."""
         sampling, denoiser = self.config.sampling, self.model.denoiser
-        is_image = self.reference.dataset.is_image and self.model.vae is None
-        clips = is_image and denoiser.kind in ("eps", "x0", "v")
+        words = {key: value for key, value in _sampling(self).items() if key != "device"}
+        try:
+            clips = describe_sampling(self.model, **words)["clip_sample"]
+        except ValueError as error:
+            raise UserError(f"{self.name}, {self.how}: {error}") from error
         dtype = next((p.dtype for p in denoiser.parameters()), torch.float32)
         labels = "as in the reference" if self.labels_from_reference else "each in turn"
         prompts = "as in the reference" if self.prompts_from_reference else self.prompts
@@ -200,7 +205,7 @@ class _Plan:
             "stop_ratio": sampling.stop_ratio,
             "grid_power": sampling.grid_power,
             "ratios": sampling.ratios,
-            "clip_sample": clips if sampling.clip_sample is None else sampling.clip_sample,
+            "clip_sample": clips,
             "precision": str(dtype).removeprefix("torch."),
             "class_labels": labels if self.model.num_classes else None,
             **({} if self.model.text is None else {"prompts": prompts or [""]}),
@@ -208,7 +213,9 @@ class _Plan:
         }
 
     def protocol(self) -> dict[str, Any]:
-        return self.reference.protocol(self.n_samples) | self.generation()
+        measurement, generation = self.reference.protocol(self.n_samples), self.generation()
+        seeds = measurement["seeds"] | generation["seeds"]
+        return measurement | generation | {"seeds": seeds}
 
 
 def _plan(
@@ -297,15 +304,12 @@ def _training_sets(
 def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Tensor]:
     evaluation, n_steps = plan.config.evaluation, plan.config.sampling.num_inference_steps
     started = time.perf_counter()
-    samples = _draw(plan, n_steps)
+    samples = _draw(plan)
     sampled = time.perf_counter()
     figures = _figures(plan, samples)
     evaluated = time.perf_counter()
-    for count in evaluation.few_steps or ():
-        found = figures if count == n_steps else _figures(plan, _draw(plan, count))
-        figures.setdefault("few_steps", {})[str(count)] = {
-            name: value for name, value in found.items() if isinstance(value, int | float)
-        }
+    if evaluation.sweep is not None:
+        figures["sweep"] = _sweep(plan, figures)
     swept = time.perf_counter()
     if evaluation.mismatch:
         labels = _labels(plan, evaluation.mismatch_samples)
@@ -330,9 +334,30 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
     return figures, samples
 
 
-def _draw(plan: _Plan, n_steps: int) -> Tensor:
-    """Samples with that many steps, images of a latent model."""
-    with tqdm(total=plan.n_samples, desc=f"sampling {plan.name}", unit="", disable=None) as bar:
+def _sweep(plan: _Plan, own: dict[str, Any]) -> list[dict[str, Any]]:
+    """The evaluation of each combination; that of the model's own settings is made already."""
+    sweep, sampling = plan.config.evaluation.sweep, plan.config.sampling
+    assert sweep is not None
+    cells = [plan.with_sampling(one) for one in combinations(sweep, sampling)]
+    for cell in cells:
+        _draw(cell, n=1)  # one that cannot be is found now, not when the others are done
+    sets = [data.fingerprint() for data in (plan.training, plan.held_out) if data is not None]
+    common = [model_key(plan.model), code_key(), str(plan.reference.settings), *sets]
+    found = []
+    for cell in cells:
+        if cell.generation() == plan.generation():
+            found.append(dict(own))
+            continue
+        key = key_of(*common, cell.protocol(), cell.config.sampling.model_dump())
+        found.append(kept_or_measured(key, lambda cell=cell: _figures(cell, _draw(cell))))
+    return found
+
+
+def _draw(plan: _Plan, n: int | None = None) -> Tensor:
+    """Samples, images of a latent model; n of them, or as many as the plan says."""
+    n = n or plan.n_samples
+    what = f"sampling {plan.name}, {plan.how}"
+    with tqdm(total=n, desc=what, unit="", disable=True if n == 1 else None) as bar:
 
         def on_batch(n_done: int) -> None:
             bar.update(n_done - bar.n)
@@ -340,15 +365,15 @@ def _draw(plan: _Plan, n_steps: int) -> Tensor:
         try:
             samples = sample(
                 plan.model,
-                plan.n_samples,
-                num_inference_steps=n_steps,
-                class_labels=_labels(plan, plan.n_samples),
+                n,
+                num_inference_steps=plan.config.sampling.num_inference_steps,
+                class_labels=_labels(plan, n),
                 prompts=plan.prompts,
                 **_sampling(plan),
                 on_batch=on_batch,
             ).cpu()
         except (ValueError, TypeError) as error:
-            raise UserError(f"{plan.name}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{plan.name}, {plan.how}: {' '.join(str(error).split())}") from error
     return samples if plan.model.vae is None else decode(plan.model.vae, samples)
 
 
@@ -436,6 +461,9 @@ def _write(
     path = folder / f"{prefix}{file_stem(plan.sampler, plan.config, overrides)}.json"
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    if "sweep" in figures:
+        drawn = sweep_picture(figures["sweep"], plan.name)
+        _replace(path.with_suffix(".png"), lambda temporary: drawn.savefig(temporary, format="png"))
     if samples.ndim == 4 and samples.shape[1] in (1, 3):
         picture = grid(samples[:N_IN_GRID])
         _replace(folder / f"{prefix}grid.png", lambda temporary: picture.save(temporary, "PNG"))

@@ -21,6 +21,7 @@ from . import tables
 from .finding import Finding, find
 from .plots import Curve, line_chart
 from .runs import PNG_SIGNATURE, Run, is_number, missing
+from .sweeps import sweeps_of
 
 N_STYLES = 8  # line styles and colours in style.css; 0 is the baseline's, 1 the leader's
 PIXELATED_UP_TO = 640  # pixels of width: smaller pictures are enlarged with hard edges
@@ -133,6 +134,7 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
         unlike=tables.differences([group.protocol for group in groups]),
         full_protocol=lambda group: tables.flat(next(iter(group.members.values())).protocol),
         ranked=ranked,
+        sweeps=sweeps_of(runs),
         mismatch=mismatch_charts(runs, styles),
         charts=charts_of(runs, styles),
         costs=tables.cost_rows(runs, baseline),

@@ -55,6 +55,13 @@ class Evaluation:
         curves = self.figures.get("mismatch")
         return [curve for curve in curves if isinstance(curve, dict)] if curves else []
 
+    @property
+    def sweep(self) -> list[Evaluation]:
+        """The evaluations of `sparring evaluate RUN evaluation.sweep=...`, one a combination."""
+        cells = self.figures.get("sweep")
+        found = [Evaluation(self.path, cell) for cell in cells or [] if isinstance(cell, dict)]
+        return [cell for cell in found if is_number(cell.protocol.get("steps"))]
+
 
 @dataclass(frozen=True)
 class Run:
