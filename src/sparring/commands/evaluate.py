@@ -130,7 +130,8 @@ def as_text(result: Mapping[str, Any]) -> str:
 
 def _asked_for(protocol: Mapping[str, Any]) -> str:
     """Guidance and prompts in words, where there are any."""
-    words = "" if protocol["guidance"] == 1 else f", guidance {protocol['guidance']:g}"
+    guidance = protocol.get("guidance", 1)
+    words = "" if guidance == 1 else f", guidance {guidance:g}"
     prompts = protocol.get("prompts")
     if prompts is None:
         return words
@@ -164,6 +165,11 @@ class _Plan:
         guidance = sampling.guidance_scale
         words = f"{self.sampler} {sampling.num_inference_steps} steps"
         return words if guidance == 1 else f"{words}, guidance {guidance:g}"
+
+    def settings(self) -> dict[str, Any]:
+        """All of section sampling that decides a sample."""
+        given = self.config.sampling.model_dump(exclude={"n_images"})
+        return given | {"scheduler": self.sampler}
 
     def with_sampling(self, sampling: SamplingSection) -> _Plan:
         """The same model and reference with another section sampling."""
@@ -348,7 +354,7 @@ def _sweep(plan: _Plan, own: dict[str, Any]) -> list[dict[str, Any]]:
         if cell.generation() == plan.generation():
             found.append(dict(own))
             continue
-        key = key_of(*common, cell.protocol(), cell.config.sampling.model_dump())
+        key = key_of(*common, cell.protocol(), cell.settings())
         found.append(kept_or_measured(key, lambda cell=cell: _figures(cell, _draw(cell))))
     return found
 
