@@ -30,13 +30,15 @@ from ..config_sections import RunConfig, SamplingSection
 from ..data.base import Dataset
 from ..data.datasets import build_dataset
 from ..errors import UserError
-from ..evaluation.evaluate import Reference, Settings, check_count, evaluate
+from ..evaluation.classifier import cache_folder
+from ..evaluation.evaluate import Reference, Settings, check_count, look, measure
+from ..evaluation.kept import code_key, kept_or_measured, model_key
+from ..evaluation.parts import Parts, Processes, prune
 from ..evaluation.protocol import require_alike
 from ..latents import decode
 from ..pretrained import load
 from ..sampling import describe_sampling, grid, sample
 from ..sampling.schedulers import default_sampler
-from .kept import code_key, kept_or_measured, model_key
 from .mismatch import check_mismatch, mismatch_curves, mismatch_lines
 from .reference import check_alike, check_prompts, reading
 from .sweep import combinations, sweep_lines, sweep_picture
@@ -70,17 +72,19 @@ def evaluate_command(
         device: Where to sample; None: a GPU if there is one.
 
     Returns:
-        The figures and their protocol for one model, {"models": {MODEL: figures}} for several.
+        The figures and their protocol for one model, {"models": {MODEL: figures}} for several; {}
+        in all processes but the first.
 
     Raises:
         UserError: for anything that keeps the figures from being made or compared.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    processes = Processes.started()
+    device = device or _device()
     names = list(dict.fromkeys(models))
     if not names:
         raise UserError("name at least one model: a run, a pipeline folder or a hub name")
     references: dict[tuple[str, Settings], Reference] = {}
-    plans = [_plan(name, overrides, device, references) for name in names]
+    plans = [_plan(name, overrides, device, processes, references) for name in names]
     for plan in plans:
         folder = _folder(plan.name, output_dir)
         _check_writable(folder)
@@ -89,12 +93,17 @@ def evaluate_command(
     require_alike(
         {plan.name: plan.protocol() for plan in plans}, sampling=not allow_unlike_sampling
     )
+    if not processes.is_main:
+        for plan in plans:
+            _help(plan)
+        return {}
+    prune(_kept_folder())
     if save_reference is not None:
         _save_reference(plans[0].reference, Path(save_reference))  # all are alike
     results = {}
     for plan in plans:
-        figures, samples = _measure(plan, overrides)
-        _write(plan, figures, samples, overrides, output_dir, len(names) > 1)
+        figures, shown = _measure(plan, overrides)
+        _write(plan, figures, shown, overrides, output_dir, len(names) > 1)
         results[plan.name] = figures
     return results[names[0]] if len(names) == 1 else {"models": results}
 
@@ -152,6 +161,8 @@ class _Plan:
     held_out: Dataset | None
     n_samples: int
     device: str
+    processes: Processes
+    key: str  # of the model
 
     @property
     def sampler(self) -> str:
@@ -165,6 +176,15 @@ class _Plan:
         guidance = sampling.guidance_scale
         words = f"{self.sampler} {sampling.num_inference_steps} steps"
         return words if guidance == 1 else f"{words}, guidance {guidance:g}"
+
+    @property
+    def kept(self) -> Path:
+        """Where the features of the samples are, under all that decides them."""
+        decides = [
+            self.key, code_key(), self.reference.claims(), self.reference.settings.seed,
+            self.reference.device_type, self.generation(), self.settings(),
+        ]  # fmt: skip
+        return _kept_folder() / key_of(*decides)
 
     def settings(self) -> dict[str, Any]:
         """All of section sampling that decides a sample."""
@@ -228,6 +248,7 @@ def _plan(
     name: str,
     overrides: Sequence[str],
     device: str,
+    processes: Processes,
     references: dict[tuple[str, Settings], Reference],
 ) -> _Plan:
     model = load(name, device=device)
@@ -245,8 +266,9 @@ def _plan(
     )
     key = (dataset.fingerprint(), settings)
     read_as = reading(config.data, dataset)
+    kept = {"kept": _kept_folder(), "processes": processes}
     reference = references.setdefault(
-        key, Reference(dataset, settings, evaluation.reference, read_as)
+        key, Reference(dataset, settings, evaluation.reference, read_as, **kept)
     )
     n_samples = evaluation.n_samples or len(reference)
     check_mismatch(name, model, evaluation)
@@ -254,7 +276,10 @@ def _plan(
     check_prompts(name, model)
     check_count(n_samples, dataset, settings)
     training, held_out = _training_sets(name, model, dataset)
-    return _Plan(name, model, config, reference, training, held_out, n_samples, device)
+    return _Plan(
+        name, model, config, reference, training, held_out, n_samples, device, processes,
+        model_key(model),
+    )  # fmt: skip
 
 
 def _config(name: str, model: Model, overrides: Sequence[str]) -> RunConfig:
@@ -309,10 +334,9 @@ def _training_sets(
 
 def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Tensor]:
     evaluation, n_steps = plan.config.evaluation, plan.config.sampling.num_inference_steps
-    started = time.perf_counter()
-    samples = _draw(plan)
+    parts = _draw(plan)
     sampled = time.perf_counter()
-    figures = _figures(plan, samples)
+    figures = _figures(plan, parts)
     evaluated = time.perf_counter()
     if evaluation.sweep is not None:
         figures["sweep"] = _sweep(plan, figures)
@@ -334,58 +358,105 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
     figures |= {
         "model": plan.name,
         "command": shlex.join(["sparring", "evaluate", plan.name, *overrides]),
-        "sampling_seconds": round(sampled - started, 3),
+        "sampling_seconds": round(parts.read("seconds").sum().item(), 3),
         "evaluation_seconds": round(evaluated - sampled, 3),
     }
-    return figures, samples
+    return figures, parts.read("shown")
+
+
+def _help(plan: _Plan) -> None:
+    """What a process does that is not the first: its share of the images and of the samples."""
+    for data in (plan.training, plan.held_out):
+        if data is not None:
+            plan.reference.parts(data)
+    _draw(plan)
+    for cell in _cells(plan):
+        if not _kept_figures(cell).is_file():
+            _draw(cell)
+
+
+def _cells(plan: _Plan) -> list[_Plan]:
+    """The plan of each combination of a sweep."""
+    sweep, sampling = plan.config.evaluation.sweep, plan.config.sampling
+    if sweep is None:
+        return []
+    return [plan.with_sampling(one) for one in combinations(sweep, sampling)]
 
 
 def _sweep(plan: _Plan, own: dict[str, Any]) -> list[dict[str, Any]]:
     """The evaluation of each combination; that of the model's own settings is made already."""
-    sweep, sampling = plan.config.evaluation.sweep, plan.config.sampling
-    assert sweep is not None
-    cells = [plan.with_sampling(one) for one in combinations(sweep, sampling)]
+    cells = _cells(plan)
     for cell in cells:
-        _draw(cell, n=1)  # one that cannot be is found now, not when the others are done
-    sets = [data.fingerprint() for data in (plan.training, plan.held_out) if data is not None]
-    common = [model_key(plan.model), code_key(), str(plan.reference.settings), *sets]
-    found = []
+        _samples(cell, range(1))  # one that cannot be is found now, not when the others are done
+    found, own = [], dict(own)
     for cell in cells:
         if cell.generation() == plan.generation():
-            found.append(dict(own))
+            found.append(own)
             continue
-        key = key_of(*common, cell.protocol(), cell.settings())
-        found.append(kept_or_measured(key, lambda cell=cell: _figures(cell, _draw(cell))))
+        path = _kept_figures(cell)
+        found.append(kept_or_measured(path, lambda cell=cell: _figures(cell, _draw(cell))))
     return found
 
 
-def _draw(plan: _Plan, n: int | None = None) -> Tensor:
-    """Samples, images of a latent model; n of them, or as many as the plan says."""
-    n = n or plan.n_samples
+def _kept_figures(plan: _Plan) -> Path:
+    """The file of a plan's figures, under all that decides them."""
+    sets = [data.fingerprint() for data in (plan.training, plan.held_out) if data is not None]
+    settings = replace(plan.reference.settings, device=plan.reference.device_type)
+    key = key_of(plan.key, code_key(), str(settings), plan.protocol(), plan.settings(), *sets)
+    return cache_folder() / "figures" / f"{key}.json"
+
+
+def _kept_folder() -> Path:
+    return cache_folder() / "features"
+
+
+def _device() -> str:
+    """A GPU of this process's own, if there is one."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def _draw(plan: _Plan) -> Parts:
+    """What the figures need of the samples, drawn and looked at part by part."""
+    parts = Parts(plan.n_samples, plan.config.sampling.batch_size, plan.kept, plan.processes)
+    is_hidden = None if plan.processes.is_main else True
     what = f"sampling {plan.name}, {plan.how}"
-    with tqdm(total=n, desc=what, unit="", disable=True if n == 1 else None) as bar:
+    with tqdm(total=plan.n_samples, desc=what, unit="", disable=is_hidden) as bar:
 
-        def on_batch(n_done: int) -> None:
-            bar.update(n_done - bar.n)
+        def part(rows: range) -> dict[str, Tensor]:
+            started = time.perf_counter()
+            samples = _samples(plan, rows)
+            seconds = time.perf_counter() - started
+            return look(samples, plan.reference, rows.start) | {
+                "shown": samples[: max(0, N_IN_GRID - rows.start)],
+                "seconds": torch.tensor([seconds], dtype=torch.float64),
+            }
 
-        try:
-            samples = sample(
-                plan.model,
-                n,
-                num_inference_steps=plan.config.sampling.num_inference_steps,
-                class_labels=_labels(plan, n),
-                prompts=plan.prompts,
-                **_sampling(plan),
-                on_batch=on_batch,
-            ).cpu()
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{plan.name}, {plan.how}: {' '.join(str(error).split())}") from error
+        parts.compute(part, lambda rows: bar.update(len(rows)) and None)
+    return parts
+
+
+def _samples(plan: _Plan, rows: range) -> Tensor:
+    """These samples of the plan, images of a latent model."""
+    labels = _labels(plan, rows.stop)
+    try:
+        samples = sample(
+            plan.model,
+            len(rows),
+            first=rows.start,
+            num_inference_steps=plan.config.sampling.num_inference_steps,
+            class_labels=None if labels is None else labels[rows.start :],
+            prompts=plan.prompts,
+            **_sampling(plan),
+        ).cpu()
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{plan.name}, {plan.how}: {' '.join(str(error).split())}") from error
     return samples if plan.model.vae is None else decode(plan.model.vae, samples)
 
 
-def _figures(plan: _Plan, samples: Tensor) -> dict[str, Any]:
-    return evaluate(
-        samples,
+def _figures(plan: _Plan, parts: Parts) -> dict[str, Any]:
+    names = [name for name in ("features", "squares", "x0") if parts.has(name)]
+    return measure(
+        {name: parts.read(name) for name in names},
         plan.reference,
         plan.training,
         held_out=plan.held_out,
@@ -453,7 +524,7 @@ def _save_reference(reference: Reference, path: Path) -> None:
 def _write(
     plan: _Plan,
     figures: Mapping[str, Any],
-    samples: Tensor,
+    shown: Tensor,
     overrides: Sequence[str],
     output_dir: str | Path | None,
     is_one_of_many: bool,
@@ -470,8 +541,8 @@ def _write(
     if "sweep" in figures:
         drawn = sweep_picture(figures["sweep"], plan.name)
         _replace(path.with_suffix(".png"), lambda temporary: drawn.savefig(temporary, format="png"))
-    if samples.ndim == 4 and samples.shape[1] in (1, 3):
-        picture = grid(samples[:N_IN_GRID])
+    if shown.ndim == 4 and shown.shape[1] in (1, 3):
+        picture = grid(shown)
         _replace(folder / f"{prefix}grid.png", lambda temporary: picture.save(temporary, "PNG"))
     log.info("wrote %s", path)
 

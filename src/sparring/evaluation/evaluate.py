@@ -19,12 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cache import key_of
 from ..data.base import Dataset
 from ..errors import UserError
 from ..randomness import generator
 from .analytic import N_PROJECTIONS, analytic_figures
 from .features import Extractor, image_batches, make_extractor
-from .leftover import EMPTY_SHARE, count_empty, rms_in
+from .kept import code_key
+from .leftover import EMPTY_SHARE, count_empty, rms_of, squares_in
 from .metrics import (
     Gaussian,
     frechet_distance,
@@ -38,6 +40,7 @@ from .metrics import (
     precision_recall_density_coverage,
     subset_size_for,
 )
+from .parts import Parts, Processes
 from .protocol import versions
 from .resampling import half_samples, interval
 from .statistics import CLAIMS, check_features, load_statistics, save_statistics
@@ -46,6 +49,7 @@ log = logging.getLogger(__name__)
 
 MAX_FOR_NEIGHBOURS = 10_000
 N_COMPUTED_AGAIN = 16
+PART = 256  # images of a data set that are held at once
 N_SPLITS = 10
 
 
@@ -88,6 +92,8 @@ class Reference:
         settings: How to measure.
         split: What the data set's split is called, for the protocol.
         read_as: Size and channels of its images and what made them so, for the protocol.
+        kept: Folder of features that are kept; None: they are held in memory.
+        processes: Who shares the reading; several need `kept`.
     """
 
     def __init__(
@@ -96,8 +102,13 @@ class Reference:
         settings: Settings,
         split: str = "not said",
         read_as: str | None = None,
+        *,
+        kept: Path | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.dataset, self.settings, self.split, self.read_as = dataset, settings, split, read_as
+        self.kept, self.processes = kept, processes or Processes()
+        self._known: dict[str, Parts] = {}
         if not dataset.is_image and dataset.truth is None:
             raise UserError(
                 f"{dataset.name} has neither images nor a known truth: nothing to compare with"
@@ -115,16 +126,40 @@ class Reference:
     def _read(self) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.settings.statistics is not None:
             return self._load(self.settings.statistics)
-        features, labels = [], []
-        n_empty = torch.zeros(self.dataset.sample_shape, dtype=torch.long)
-        for images, label in image_batches(self.dataset, _rows(self.dataset, self.settings)):
-            features.append(self.extractor(images.clamp(0, 1)))
-            n_empty += count_empty(images)
-            labels.append(label)
-        features = torch.cat(features)
-        has_labels = all(label is not None for label in labels)
-        labels = torch.cat(labels) if has_labels else None
-        return features, n_empty.double() / len(features) >= EMPTY_SHARE, labels
+        parts = self.parts(self.dataset)
+        labels = self._labels if self.dataset.num_classes else None
+        return parts.read("features"), self.empty_pixels, labels
+
+    def parts(self, data: Dataset) -> Parts:
+        """Features, empty pixels and labels of a data set's images, this process's share done."""
+        settings, extractor = self.settings, self.extractor
+        key = key_of(
+            data.fingerprint(), settings.max_reference, settings.seed, self.device_type,
+            extractor.name, extractor.checksum, extractor.resize, extractor.range, code_key(),
+        )  # fmt: skip
+        if key in self._known:
+            return self._known[key]
+        rows = _rows(data, settings)
+        folder = None if self.kept is None else self.kept / key
+        parts = Parts(len(rows), PART, folder, self.processes)
+
+        def read(part: range) -> dict[str, Tensor]:
+            chosen = rows[part.start : part.stop]
+            images, labels = next(image_batches(data, chosen, len(chosen)))
+            found = {
+                "features": extractor(images.clamp(0, 1)),
+                "n_empty": count_empty(images)[None],
+                "n_images": torch.tensor([len(images)]),
+            }
+            return found if labels is None else found | {"labels": labels}
+
+        parts.compute(read)
+        self._known[key] = parts
+        return parts
+
+    @property
+    def device_type(self) -> str:
+        return torch.device(self.settings.device).type
 
     def save(self, path: str | Path) -> None:
         """Write features, statistics and labels, with what they were computed from.
@@ -135,21 +170,21 @@ class Reference:
         if not self.dataset.is_image:
             raise UserError(f"{self.dataset.name} has no images: it needs no saved statistics")
         features, is_empty, labels = self._read
-        save_statistics(path, features, is_empty, labels, self._claims())
+        save_statistics(path, features, is_empty, labels, self.claims())
 
     def _load(self, path: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """What `save` wrote, if it is of these data; the first rows are computed again."""
-        features, is_empty, labels = load_statistics(path, self._claims())
+        features, is_empty, labels = load_statistics(path, self.claims())
         rows = _rows(self.dataset, self.settings)[:N_COMPUTED_AGAIN]
         images, _ = next(image_batches(self.dataset, rows))
         check_features(path, features[: len(images)], self.extractor(images.clamp(0, 1)))
         return features, is_empty, labels
 
-    def _claims(self) -> dict[str, Any]:
+    def claims(self) -> dict[str, Any]:
         """What decides the features: the protocol's share of it, and which rows were read."""
         protocol, settings = self.protocol(0), self.settings
         is_whole = len(self.dataset) <= settings.max_reference
-        return {key: protocol[key] for key in CLAIMS} | {
+        return {key: protocol[key] for key in CLAIMS if key in protocol} | {
             "rows": "all" if is_whole else f"{len(self)} by seed {settings.seed}"
         }
 
@@ -158,10 +193,16 @@ class Reference:
         """Classes (N,) of the images in a random order, None without labels."""
         if not self.dataset.num_classes:
             return None
-        read = self._read[2] if self.dataset.is_image else None
-        labels = self.dataset.read_all()["label"] if read is None else read
+        labels = self._labels
         random = generator("cpu", self.settings.seed, "labels")
         return labels[torch.randperm(len(labels), generator=random)]
+
+    @cached_property
+    def _labels(self) -> Tensor:
+        if self.dataset.is_image and self.settings.statistics is None:
+            return self.parts(self.dataset).read("labels")
+        saved = self._read[2] if self.dataset.is_image else None
+        return self.dataset.read_all()["label"] if saved is None else saved
 
     @property
     def captions(self) -> list[str]:
@@ -177,13 +218,16 @@ class Reference:
 
     @property
     def features(self) -> Tensor:
-        """Features (N, D), float64."""
+        """Features (N, D)."""
         return self._read[0]
 
-    @property
+    @cached_property
     def empty_pixels(self) -> Tensor:
         """Pixels (C, H, W) that are 0 in at least 97 % of the images."""
-        return self._read[1]
+        if self.settings.statistics is not None:
+            return self._read[1]
+        parts = self.parts(self.dataset)
+        return parts.read("n_empty").sum(0).double() / parts.read("n_images").sum() >= EMPTY_SHARE
 
     def protocol(self, n_fake: int) -> dict[str, Any]:
         """The measurement's half of the protocol."""
@@ -245,26 +289,65 @@ def evaluate(
     """
     if not isinstance(reference, Reference):
         reference = Reference(reference, settings or Settings())
-    data, settings = reference.dataset, reference.settings
-    check_samples(samples, data, settings)
+    check_count(len(samples), reference.dataset, reference.settings)
+    seen = look(samples, reference)
+    return measure(seen, reference, training, held_out=held_out, generation=generation)
+
+
+def look(samples: Tensor, reference: Reference, first: int = 0) -> dict[str, Tensor]:
+    """What the figures need of samples, (N, *) each; of many samples part by part.
+
+    Args:
+        samples: Samples (N, *sample_shape) in the model's range.
+        reference: What they will be compared with.
+        first: Number of the first of them, for messages.
+
+    Returns:
+        features (N, D) and, where the reference has empty pixels, squares (N,) of images; x0
+        (N, *sample_shape) in data units where the truth is known.
+
+    Raises:
+        UserError: for samples that are not finite or shaped unlike the reference.
+    """
+    data = reference.dataset
+    check_samples(samples, data, first)
     samples = samples.float().cpu()
-    figures: dict[str, Any] = {}
+    seen: dict[str, Tensor] = {}
     if data.is_image:
         samples = (samples + 1) / 2
-        figures |= image_figures(samples, reference)
+        seen["squares"] = squares_in(samples, reference.empty_pixels)
+        seen["features"] = reference.extractor(samples.clamp(0, 1))
+    if data.truth is not None:
+        seen["x0"] = samples
+    return seen
+
+
+def measure(
+    seen: Mapping[str, Tensor],
+    reference: Reference,
+    training: Dataset | None = None,
+    *,
+    held_out: Dataset | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """`evaluate` of samples that were looked at; see there."""
+    data, settings = reference.dataset, reference.settings
+    figures: dict[str, Any] = {}
+    if data.is_image:
+        figures |= image_figures(seen["features"], seen["squares"], reference)
         if training is not None:
             figures["nearest_training_distance"] = memorisation(
-                samples, training, held_out, reference.extractor, settings
+                seen["features"], training, held_out, reference
             )
     if data.truth is not None:
-        figures |= analytic_figures(samples, data.truth, settings.n_resamples, settings.seed)
-    protocol = reference.protocol(len(samples))
+        figures |= analytic_figures(seen["x0"], data.truth, settings.n_resamples, settings.seed)
+    protocol = reference.protocol(len(next(iter(seen.values()))))
     extra = dict(generation or {})
     seeds = protocol["seeds"] | dict(extra.pop("seeds", {}))
     return figures | {"protocol": protocol | extra | {"seeds": seeds}}
 
 
-def check_samples(samples: Tensor, data: Dataset, settings: Settings) -> None:
+def check_samples(samples: Tensor, data: Dataset, first: int = 0) -> None:
     """Refuse samples that cannot be measured.
 
     Raises:
@@ -275,12 +358,11 @@ def check_samples(samples: Tensor, data: Dataset, settings: Settings) -> None:
             f"samples have shape {tuple(samples.shape[1:])} but {data.name} has "
             f"{tuple(data.sample_shape)}: name the model's own data, such as data.name=..."
         )
-    check_count(len(samples), data, settings)
     finite = torch.isfinite(samples).flatten(1).all(1)
     if not finite.all():
         raise UserError(
             f"{int((~finite).sum())} of {len(samples)} samples are not finite (the first is sample "
-            f"{int((~finite).nonzero()[0])}): the model or its sampler is broken"
+            f"{first + int((~finite).nonzero()[0])}): the model or its sampler is broken"
         )
 
 
@@ -296,15 +378,15 @@ def check_count(n_samples: int, data: Dataset, settings: Settings) -> None:
             )  # fmt: skip
 
 
-def image_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
+def image_figures(fake: Tensor, squares: Tensor, reference: Reference) -> dict[str, Any]:
     """Frechet and kernel distance, precision, recall, density, coverage, leftover noise.
 
     Args:
-        samples01: Samples (N, C, H, W) on the [0, 1] scale, not clipped (they are for features).
+        fake: Features (N, D) of the samples.
+        squares: Sums of squares (N,) of the samples on the [0, 1] scale in the empty pixels.
         reference: What they are compared with.
     """
     settings, real = reference.settings, reference.features
-    fake = reference.extractor(samples01.clamp(0, 1))
     n, n_dims = min(len(real), len(fake)), real.shape[1]
     if n <= n_dims:
         log.warning(
@@ -325,6 +407,7 @@ def image_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
     halves = half_samples(lambda half: frechet_distance(whole, half), fake, n_resamples, seed)
     floors = frechet_distance_of_resamples(real, len(fake), n_resamples, seed)
     kernel = kernel_distance_of_subsets(real, fake, seed=seed)
+    n_empty = int(reference.empty_pixels.sum())
     kernel_mean, subset_size = kernel.mean().item(), subset_size_for(len(real), len(fake))
     return {
         "frechet_distance": distance,
@@ -336,8 +419,8 @@ def image_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
         **_neighbour_figures(real, fake, settings),
         **_few_image_figures(whole, fake, n, reference),
         **_inception_scores(real, fake, reference),
-        "empty_pixel_rms": rms_in(samples01, reference.empty_pixels),
-        "n_empty_pixels": int(reference.empty_pixels.sum()),
+        "empty_pixel_rms": rms_of(squares, n_empty) if n_empty else None,
+        "n_empty_pixels": n_empty,
     }
 
 
@@ -389,21 +472,23 @@ def _neighbour_figures(real: Tensor, fake: Tensor, settings: Settings) -> dict[s
 
 
 def memorisation(
-    samples01: Tensor,
-    training: Dataset,
-    held_out: Dataset | None,
-    extractor: Extractor,
-    settings: Settings,
+    fake: Tensor, training: Dataset, held_out: Dataset | None, reference: Reference
 ) -> dict[str, Any]:
     """Distance of samples to their nearest clean training image, in feature space.
 
     A model that copies is nearer to its training images than unseen images are: compare `mean` and
     `median` with those of the calibration.
+
+    Args:
+        fake: Features (N, D) of the samples.
+        training: Clean training images.
+        held_out: Clean images that training never saw, or None.
+        reference: Whose extractor and settings are used.
     """
-    train = _features(training, extractor, settings)
-    fake = extractor(samples01.clamp(0, 1))
+    settings = reference.settings
+    train = reference.parts(training).read("features")
     if held_out is not None and len(held_out):
-        calibration = nearest_distances(_features(held_out, extractor, settings), train)
+        calibration = nearest_distances(reference.parts(held_out).read("features"), train)
         source = "held-out images"
     else:
         calibration = neighbour_radii(train, 1)
@@ -421,11 +506,6 @@ def memorisation(
         "calibration_median": calibration.median().item(),
         "n_train": len(train),
     }
-
-
-def _features(data: Dataset, extractor: Extractor, settings: Settings) -> Tensor:
-    batches = image_batches(data, _rows(data, settings))
-    return torch.cat([extractor(images.clamp(0, 1)) for images, _ in batches])
 
 
 def _rows(data: Dataset, settings: Settings) -> list[int]:

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..cache import fingerprint, key_of
-from ..evaluation.classifier import cache_folder
 
 if TYPE_CHECKING:
     from ..pretrained import Model
@@ -50,9 +49,8 @@ def code_key() -> str:
     return key_of(*(path.read_bytes() for path in sorted(root.rglob("*.py"))))
 
 
-def kept_or_measured(key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The figures that were kept under a key, or those of `measure`, which are kept from now on."""
-    path = cache_folder() / "figures" / f"{key}.json"
+def kept_or_measured(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The figures that were kept in a file, or those of `measure`, which are kept from now on."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there, or not whole: they are measured again
