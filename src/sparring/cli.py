@@ -249,6 +249,8 @@ def evaluate(
       sparring evaluate runs/plain evaluation.mismatch=true evaluation.mismatch_steps=[10,50]
       sparring evaluate runs/cifar evaluation.extractor=inception
       sparring evaluate runs/sd evaluation.clip=openai/clip-vit-large-patch14
+      sparring evaluate runs/cifar evaluation.sweep.num_inference_steps=[5,10,50]
+      torchrun --nproc_per_node 2 -m sparring evaluate runs/cifar
     """
     names = [word for word in models if not _is_override(word)]
     overrides = [word for word in models if _is_override(word)]
@@ -264,6 +266,8 @@ def evaluate(
         save_reference=save_reference,
         device=device,
     )
+    if not result:
+        return  # a process that is not the first
     if as_json:
         _print_json(result)
     else:

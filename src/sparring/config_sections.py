@@ -6,7 +6,7 @@ Keys are diffusers' words where the meaning is the same. Torch is not imported h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +26,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
+Element = TypeVar("Element")
+Listed = Annotated[list[Element], Field(min_length=1)]
 
 VP_SCHEDULERS = (
     "DDPMScheduler", "DDIMScheduler", "DDIMInverseScheduler", "PNDMScheduler",
@@ -517,6 +519,23 @@ class SamplingSection(Section):
     seed: int = 0
 
 
+class SweepSection(Section):
+    """Every combination of these is sampled and measured; None: as in section sampling."""
+
+    scheduler: Listed[Annotated[str, AfterValidator(_check_sampler)]] | None = None
+    num_inference_steps: Listed[Count] | None = None
+    guidance_scale: Listed[NotNegative] | None = None
+
+    @model_validator(mode="after")
+    def _something_is_swept(self) -> SweepSection:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(
+                "evaluation.sweep lists nothing: give it scheduler, num_inference_steps or "
+                "guidance_scale, such as {num_inference_steps: [5, 10, 50]}"
+            )
+        return self
+
+
 class EvaluationSection(Section):
     n_samples: Count | None = None  # None: as many as the reference holds
     # classifier (None: given labels), pixels, inception (-768, -192, -64), file.py:function
@@ -532,6 +551,7 @@ class EvaluationSection(Section):
     memorization_extractor: str | None = None  # where copies are looked for; None: extractor
     lpips_weights: str | None = None  # of LPIPS; None: from the cache, or no lpips_diversity
     few_steps: list[Count] | None = None  # the figures at these numbers of steps as well
+    sweep: SweepSection | None = None  # the figures of other samplers, steps, guidance as well
     n_resamples: Count = 10
     seed: int = 0
     k: Count = 5

@@ -4,6 +4,7 @@ Nothing is ever unpickled, and code that lies in a model's folder is never run.
 """
 
 import json
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from .text import PIPELINES, TextEncoder, load_text, text_parts
 __all__ = ["Model", "describe", "describe_run", "load", "save", "usage"]
 
 _COMPONENTS = ("unet", "transformer")
+_AUTOENCODERS = ("vae", "vqvae")
+_WITH_LABELS = ("DiTTransformer2DModel", "Transformer2DModel")
 
 
 @dataclass
@@ -66,6 +69,14 @@ class Model:
     vae: nn.Module | None = None
     text: TextEncoder | None = None
     parts: Path | None = None
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one sample as it is compared with data: of the image that a latent becomes."""
+        if self.vae is None:
+            return tuple(self.sample_shape)
+        config: Any = self.vae.config
+        return config["out_channels"], *_image_size(self.sample_shape, self.vae)
 
     def resize(self, sample_shape: tuple[int, ...]) -> None:
         """Make samples of another size from now on: the network's config and XL's text are told.
@@ -97,10 +108,10 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
     What can be loaded: finished runs; unfinished runs (the newest whole checkpoint, the source says
     which); a run's checkpoints, by their folders; pipelines whose denoiser is a `unet` or a
     `transformer` that is called as (x, t, class_labels) or (x, t, encoder_hidden_states): DDPM,
-    DDIM, PNDM, flow, DiT, Stable Diffusion and others. Of a latent pipeline the VAE is loaded too,
-    and of Stable Diffusion 1.x, 2.x, XL and 3 the text encoders; of other text-to-image models they
-    are not: pass their output as a condition. Of a run that trained LoRA weights the pipeline it
-    started from is loaded, with the LoRA weights beside its own. Weights must be safetensors.
+    DDIM, PNDM, flow, LDM, DiT, Stable Diffusion and others. Of a latent pipeline the VAE is loaded
+    too, and of Stable Diffusion 1.x, 2.x, XL and 3 the text encoders; of other text-to-image models
+    they are not: pass their output as a condition. Of a run that trained LoRA weights the pipeline
+    it started from is loaded, with the LoRA weights beside its own. Weights must be safetensors.
 
     Args:
         model: Path or hub name.
@@ -273,10 +284,11 @@ def _load_pipeline(folder: Path, source: str) -> Model:
 
 def _add_frozen_parts(model: Model, folder: Path, index: Mapping[str, Any]) -> None:
     """What a latent pipeline has around its denoiser: the VAE, and what reads captions."""
-    if not index.get("vae") or not (folder / "vae").is_dir():
+    name = next((name for name in _AUTOENCODERS if index.get(name)), None)
+    if name is None or not (folder / name).is_dir():
         return
     model.parts = folder
-    model.vae = _diffusers_network(folder / "vae", index["vae"][1])
+    model.vae = _diffusers_network(folder / name, index[name][1])
     if index.get("_class_name") in PIPELINES:
         network: Any = model.denoiser.network
         size = _image_size(model.sample_shape, model.vae)
@@ -301,7 +313,7 @@ def _image_size(sample_shape: tuple[int, ...], vae: nn.Module | None) -> tuple[i
 
 def _classes_of(config: Mapping[str, Any]) -> tuple[int | None, dict[str, int] | None]:
     """(num_classes, null condition) of a foreign network; its labels may hide a null class."""
-    if "num_embeds_ada_norm" in config and "Transformer" in config.get("_class_name", ""):
+    if "num_embeds_ada_norm" in config and config.get("_class_name") in _WITH_LABELS:
         n = config["num_embeds_ada_norm"]
         return n, None if n is None else {"class_labels": n}  # DiT's extra embedding
     if config.get("class_embed_type") is None:
@@ -315,6 +327,10 @@ def _diffusers_network(folder: Path, class_name: str) -> Any:
         raise UserError(f"{folder}: diffusers {diffusers.__version__} has no {class_name}")
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} has no safetensors weights; sparring reads no pickle files")
+    if all(re.search(r"\.fp16[.-]", path.name) for path in folder.glob("*.safetensors")):
+        raise UserError(
+            f"{folder} holds the variant fp16 only: save the pipeline without a variant"
+        )
     return cls.from_pretrained(folder, use_safetensors=True, local_files_only=True)
 
 
@@ -355,7 +371,7 @@ def _from_hub(name: str) -> Path:
     cached = not hub_answers()
     try:
         index = _json(Path(hf_hub_download(name, "model_index.json", local_files_only=cached)))
-        reads = (*_COMPONENTS, "vae", "scheduler")
+        reads = (*_COMPONENTS, *_AUTOENCODERS, "scheduler")
         parts = [*(part for part in reads if index.get(part)), *text_parts(index)]
         wanted = ["*.json", *(f"{part}/*" for part in parts)]
         if len(parts) == 2:  # only a denoiser and a scheduler: old uploads keep them at the root

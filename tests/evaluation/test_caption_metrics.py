@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from tiny_clip import open_clip_weights, tiny_clip
 
 from sparring.data.base import InMemory
+from sparring.data.datasets import build_dataset
 from sparring.errors import UserError
 from sparring.evaluation import aesthetic as aesthetic_module
 from sparring.evaluation import cmmd as cmmd_module
@@ -19,6 +20,7 @@ from sparring.evaluation.aesthetic import Aesthetic, load_aesthetic
 from sparring.evaluation.captions import Judges, Panel, captioned, joined
 from sparring.evaluation.clip import load_clip
 from sparring.evaluation.cmmd import cmmd, cmmd_figures
+from sparring.evaluation.evaluate import Reference, Settings
 from sparring.evaluation.open_clip import load_hps
 from sparring.pretrained import load
 from sparring.randomness import generator
@@ -233,13 +235,16 @@ def test_evaluate_judges_samples_by_the_captions_they_were_drawn_with(places, wo
     told = run(*words, *asked)
     assert told.exit_code == 0, told.output
     result = json.loads(told.stdout)
+    photos = build_dataset("image_folder", train_data_dir=str(places / "photos"), resolution=16)
+    captions = Reference(photos, Settings()).captions  # in the order in which they are drawn
+    assert sorted(captions) == sorted(CAPTIONS)
     model = load(str(places / "sd"))
     latents = sample(model, 8, num_inference_steps=2, scheduler=result["protocol"]["sampler"],
-                     prompts=CAPTIONS)  # fmt: skip
+                     prompts=captions)  # fmt: skip
     with torch.no_grad():
         scaling = model.vae.config.scaling_factor
         fakes = ((model.vae.decode(latents / scaling).sample + 1) / 2).clamp(0, 1)
-    shown = [*CAPTIONS, *CAPTIONS[:2]]
+    shown = [*captions, *captions[:2]]
     for option, figure, judge in [
         ("clip", "clip_score", load_clip(judges(places)["clip"])),
         ("pick_score", "pick_score", load_clip(judges(places)["pick_score"])),

@@ -273,19 +273,6 @@ def test_a_folder_that_cannot_be_written_is_said_before_sampling(plane_run, tmp_
 MISMATCH = ["evaluation.mismatch=true", "evaluation.mismatch_samples=30"]
 
 
-def test_few_steps_are_evaluations_of_their_own(plane_run, tmp_path):
-    result = evaluate_command([plane_run], ["evaluation.few_steps=[1, 3]"])
-    assert list(result["few_steps"]) == ["1", "3"]
-    for count in (1, 3):
-        alone = evaluate_command(
-            [plane_run], [f"sampling.num_inference_steps={count}"], tmp_path / str(count)
-        )
-        for name, value in result["few_steps"][str(count)].items():
-            assert value == alone[name], name
-    text = as_text(result)
-    assert f"{result['few_steps']['1']['off_manifold_rms']:>10.4g}" in text
-
-
 def test_the_mismatch_of_a_plane_is_that_of_the_library(plane_run):
     result = evaluate_command([plane_run], [*MISMATCH, "evaluation.mismatch_steps=[2, 3]"])
     data = build_dataset("plane", "all", dim=3, n_points=64)

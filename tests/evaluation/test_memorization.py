@@ -34,7 +34,8 @@ def dots(*values):
 
 
 def found_in(samples01, originals, **settings):
-    return memorization(originals.neighbours(samples01), originals, **settings)
+    features = originals.extractor(samples01.clamp(0, 1))
+    return memorization(originals.neighbours(features), originals, **settings)
 
 
 def noisy(x, size, seed=0):

@@ -181,8 +181,40 @@ def test_the_four_at_once_are_the_four_alone_also_in_chunks(monkeypatch):
     assert len(set(alone.values())) == 4
     radii = metrics.neighbour_radii(real, 3)
     assert metrics.precision_recall_density_coverage(real, fake, 3) == alone
-    monkeypatch.setattr(metrics, "_CHUNK_ELEMENTS", 400)
+    monkeypatch.setattr(metrics, "_BLOCK", 27)
     assert metrics.precision_recall_density_coverage(real, fake, 3, radii) == alone
+
+
+CHUNKED = {
+    "frechet_distance": metrics.frechet_distance,
+    "kernel_distance": metrics.kernel_distance,
+    "gaussian_mmd": lambda real, fake: metrics.gaussian_mmd(real, fake, 2.0),
+    "nearest_distances": lambda real, fake: metrics.nearest_distances(fake, real),
+    "neighbour_radii": lambda real, _: metrics.neighbour_radii(real, 20),
+    "four": lambda real, fake: list(
+        metrics.precision_recall_density_coverage(real, fake, 4).values()
+    ),
+    "sliced_wasserstein": lambda real, fake: metrics.sliced_wasserstein(real, fake, 30),
+}
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_chunks_of_float32_change_no_figure(monkeypatch, name):
+    """Chunks are converted to float64, of 30 columns so that `cdist` multiplies matrices."""
+    real, fake = normal(0, 90, 30).float(), normal(1, 70, 30).float() * 0.9
+    whole = torch.as_tensor(CHUNKED[name](real.double(), fake.double()), dtype=F64)
+    monkeypatch.setattr(metrics, "_BLOCK", 27)
+    monkeypatch.setattr(metrics, "_CHUNK_ELEMENTS", 300)
+    chunked = torch.as_tensor(CHUNKED[name](real, fake), dtype=F64)
+    torch.testing.assert_close(chunked, whole, rtol=1e-10, atol=1e-12)
+    assert chunked.abs().max() > 1e-3
+
+
+def test_the_bandwidth_of_many_points_is_that_of_evenly_spaced_ones(monkeypatch):
+    points = normal(0, 100, 2)
+    monkeypatch.setattr(metrics, "_BLOCK", 40)
+    expected = torch.pdist(points[[*range(0, 100, 3)]]).median().item()
+    assert metrics.median_distance(points) == expected
 
 
 def test_density_and_coverage_of_equal_distributions_have_their_expectations():

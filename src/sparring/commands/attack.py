@@ -24,6 +24,7 @@ from ..config_sections import AttackSection
 from ..errors import UserError
 from ..evaluation import robustness as curves
 from ..evaluation.evaluate import Reference, Settings
+from ..evaluation.parts import Processes
 from ..evaluation.protocol import require_alike
 from ..latents import decode
 from ..pretrained import load
@@ -75,7 +76,7 @@ def attack_command(
     names = list(dict.fromkeys(models))
     references: dict[tuple[str, Settings], Reference] = {}
     words = [*others, f"evaluation.n_samples={section.n_samples}"]
-    plans = [_plan(name, words, device, references) for name in names]
+    plans = [_plan(name, words, device, Processes(), references) for name in names]
     folders = {name: _folder(name, output_dir) for name in names}
     for folder in set(folders.values()):
         _check_writable(folder)

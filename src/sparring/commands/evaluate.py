@@ -16,7 +16,7 @@ import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,22 +24,28 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..cache import key_of
 from ..config import check, with_overrides
-from ..config_sections import RunConfig
+from ..config_sections import RunConfig, SamplingSection
 from ..data.base import Dataset, digest
 from ..data.contamination import contaminate
 from ..data.datasets import build_dataset
 from ..errors import UserError
 from ..evaluation.captions import Judges
-from ..evaluation.evaluate import Reference, Settings, check_count, evaluate
+from ..evaluation.classifier import cache_folder
+from ..evaluation.evaluate import Reference, Settings, check_count, look, measure
+from ..evaluation.kept import code_key, kept_or_measured, model_key
+from ..evaluation.parts import Parts, Processes, prune
 from ..evaluation.protocol import require_alike
 from ..latents import decode
 from ..pretrained import load
-from ..sampling import grid, sample
+from ..sampling import describe_sampling, grid, sample
 from ..sampling.schedulers import default_sampler
 from .diagnostics import check_diagnostics, diagnostics_lines, field_diagnostics
 from .memorization import KEYS, memorization_lines, pairs_picture
 from .mismatch import check_mismatch, mismatch_curves, mismatch_lines
+from .reference import check_alike, check_prompts, reading
+from .sweep import combinations, sweep_lines, sweep_picture
 
 if TYPE_CHECKING:
     from ..pretrained import Model
@@ -48,8 +54,6 @@ log = logging.getLogger(__name__)
 
 SECTIONS = ("data", "sampling", "evaluation")
 N_IN_GRID = 64
-SWEPT = ("frechet_distance", "empty_pixel_rms", "sliced_wasserstein", "off_manifold_rms")
-"""Figures that are printed for each number of evaluation.few_steps."""
 
 
 def evaluate_command(
@@ -72,28 +76,38 @@ def evaluate_command(
         device: Where to sample; None: a GPU if there is one.
 
     Returns:
-        The figures and their protocol for one model, {"models": {MODEL: figures}} for several.
+        The figures and their protocol for one model, {"models": {MODEL: figures}} for several; {}
+        in all processes but the first.
 
     Raises:
         UserError: for anything that keeps the figures from being made or compared.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    processes = Processes.started()
+    device = device or _device()
     names = list(dict.fromkeys(models))
     if not names:
         raise UserError("name at least one model: a run, a pipeline folder or a hub name")
     references: dict[tuple[str, Settings], Reference] = {}
-    plans = [_plan(name, overrides, device, references) for name in names]
+    plans = [_plan(name, overrides, device, processes, references) for name in names]
     for plan in plans:
-        _check_writable(_folder(plan.name, output_dir))
+        folder = _folder(plan.name, output_dir)
+        _check_writable(folder)
+        if folder is None:
+            log.warning("%s is no run folder: its figures are printed only (give -o)", plan.name)
     require_alike(
         {plan.name: plan.protocol() for plan in plans}, sampling=not allow_unlike_sampling
     )
+    if not processes.is_main:
+        for plan in plans:
+            _help(plan)
+        return {}
+    prune(_kept_folder())
     if save_reference is not None:
         _save_reference(plans[0].reference, Path(save_reference))  # all are alike
     results = {}
     for plan in plans:
-        figures, samples = _measure(plan, overrides)
-        _write(plan, figures, samples, overrides, output_dir, len(names) > 1)
+        figures, parts = _measure(plan, overrides)
+        _write(plan, figures, parts, overrides, output_dir, len(names) > 1)
         results[plan.name] = figures
     return results[names[0]] if len(names) == 1 else {"models": results}
 
@@ -115,28 +129,30 @@ def as_text(result: Mapping[str, Any]) -> str:
             line += f"   the reference itself: {floor:.4g}"
         lines.append(line)
     lines += memorization_lines(result)
-    lines += few_step_lines(result.get("few_steps", {}))
+    lines += sweep_lines(result.get("sweep", []))
     lines += mismatch_lines(result.get("mismatch", []))
     lines += diagnostics_lines(result.get("diagnostics", {}))
     protocol = result["protocol"]
     if what := protocol.get("frechet_distance_is"):
         lines.append(f"  frechet_distance is {what}")
     lines.append(
-        f"  {protocol['n_fake']} samples, {protocol['sampler']} {protocol['steps']} steps, against "
-        f"{protocol['n_real']} of {protocol['data']} ({protocol['split']})"
+        f"  {protocol['n_fake']} samples, {protocol['sampler']} {protocol['steps']} steps"
+        f"{_asked_for(protocol)}, against {protocol['n_real']} of {protocol['data']} "
+        f"({protocol['split']})"
     )
     return "\n".join(lines)
 
 
-def few_step_lines(few: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The main figures at each number of steps, a line each."""
-    names = [name for name in SWEPT if all(name in figures for figures in few.values())]
-    if not few or not names:
-        return []
-    lines = ["  " + f"{'steps':<36}" + "".join(f"{count:>10}" for count in few)]
-    for name in names:
-        lines.append(f"  {name:<36}" + "".join(f"{one[name]:>10.4g}" for one in few.values()))
-    return lines
+def _asked_for(protocol: Mapping[str, Any]) -> str:
+    """Guidance and prompts in words, where there are any."""
+    guidance = protocol.get("guidance", 1)
+    words = "" if guidance == 1 else f", guidance {guidance:g}"
+    prompts = protocol.get("prompts")
+    if prompts is None:
+        return words
+    if isinstance(prompts, list):
+        prompts = prompts[0] or "empty" if len(prompts) == 1 else f"{len(prompts)} in turn"
+    return f"{words}, prompts: {prompts}"
 
 
 @dataclass(frozen=True)
@@ -152,11 +168,39 @@ class _Plan:
     dirty: Dataset | None
     n_samples: int
     device: str
+    processes: Processes
+    key: str  # of the model
 
     @property
     def sampler(self) -> str:
         chosen = self.config.sampling.scheduler
         return chosen or default_sampler(self.model.denoiser)
+
+    @property
+    def how(self) -> str:
+        """Sampler, steps and guidance in words."""
+        sampling = self.config.sampling
+        guidance = sampling.guidance_scale
+        words = f"{self.sampler} {sampling.num_inference_steps} steps"
+        return words if guidance == 1 else f"{words}, guidance {guidance:g}"
+
+    @property
+    def kept(self) -> Path:
+        """Where the features of the samples are, under all that decides them."""
+        decides = [
+            self.key, code_key(), self.reference.looks(), self.generation(), self.settings(),
+            self.dirty is None,
+        ]  # fmt: skip
+        return _kept_folder() / key_of(*decides)
+
+    def settings(self) -> dict[str, Any]:
+        """All of section sampling that decides a sample."""
+        given = self.config.sampling.model_dump(exclude={"n_images"})
+        return given | {"scheduler": self.sampler}
+
+    def with_sampling(self, sampling: SamplingSection) -> _Plan:
+        """The same model and reference with another section sampling."""
+        return replace(self, config=self.config.model_copy(update={"sampling": sampling}))
 
     @property
     def labels_from_reference(self) -> bool:
@@ -168,10 +212,7 @@ class _Plan:
         """What the samples are to show: the run's prompts, else the reference's captions."""
         if self.model.text is None:
             return self.config.sampling.prompts  # which sample refuses
-        known = [
-            caption for caption in self.reference.dataset.captions or () if caption is not None
-        ]
-        return self.config.sampling.prompts or known or None
+        return self.config.sampling.prompts or self.reference.captions or None
 
     @property
     def prompts_from_reference(self) -> bool:
@@ -188,8 +229,11 @@ class _Plan:
     def generation(self) -> dict[str, Any]:
         """The half of the protocol that says how the samples were drawn."""
         sampling, denoiser = self.config.sampling, self.model.denoiser
-        is_image = self.reference.dataset.is_image and self.model.vae is None
-        clips = is_image and denoiser.kind in ("eps", "x0", "v")
+        words = {key: value for key, value in _sampling(self).items() if key != "device"}
+        try:
+            clips = describe_sampling(self.model, **words)["clip_sample"]
+        except ValueError as error:
+            raise UserError(f"{self.name}, {self.how}: {error}") from error
         dtype = next((p.dtype for p in denoiser.parameters()), torch.float32)
         labels = "as in the reference" if self.labels_from_reference else "each in turn"
         prompts = "as in the reference" if self.prompts_from_reference else self.prompts
@@ -203,7 +247,7 @@ class _Plan:
             "stop_ratio": sampling.stop_ratio,
             "grid_power": sampling.grid_power,
             "ratios": sampling.ratios,
-            "clip_sample": clips if sampling.clip_sample is None else sampling.clip_sample,
+            "clip_sample": clips,
             "precision": str(dtype).removeprefix("torch."),
             "class_labels": labels if self.model.num_classes else None,
             **({} if self.model.text is None else {"prompts": prompts or [""]}),
@@ -212,13 +256,16 @@ class _Plan:
         }
 
     def protocol(self) -> dict[str, Any]:
-        return self.reference.protocol(self.n_samples) | self.generation()
+        measurement, generation = self.reference.protocol(self.n_samples), self.generation()
+        seeds = measurement["seeds"] | generation["seeds"]
+        return measurement | generation | {"seeds": seeds}
 
 
 def _plan(
     name: str,
     overrides: Sequence[str],
     device: str,
+    processes: Processes,
     references: dict[tuple[str, Settings], Reference],
 ) -> _Plan:
     model = load(name, device=device)
@@ -238,19 +285,21 @@ def _plan(
         lpips_weights=evaluation.lpips_weights,
     )
     key = (dataset.fingerprint(), settings)
-    reference = references.setdefault(key, Reference(dataset, settings, evaluation.reference))
+    read_as = reading(config.data, dataset)
+    kept = {"kept": _kept_folder(), "processes": processes}
+    reference = references.setdefault(
+        key, Reference(dataset, settings, evaluation.reference, read_as, **kept)
+    )
     n_samples = evaluation.n_samples or len(reference)
-    makes_data = model.vae is None  # else latents, which become images when they are decoded
-    if makes_data and tuple(model.sample_shape) != tuple(dataset.sample_shape):
-        raise UserError(
-            f"{name} makes samples of shape {tuple(model.sample_shape)} but {dataset.name} has "
-            f"{tuple(dataset.sample_shape)}: name the model's own data, such as data.name=digits"
-        )
-    check_count(n_samples, dataset, settings)
     check_mismatch(name, model, evaluation)
     check_diagnostics(name, model, evaluation)
+    check_alike(name, model, dataset)
+    check_prompts(name, model)
+    check_count(n_samples, dataset, settings)
     sets = _training_sets(name, model, dataset)
-    plan = _Plan(name, model, config, reference, *sets, n_samples, device)
+    plan = _Plan(
+        name, model, config, reference, *sets, n_samples, device, processes, model_key(model)
+    )
     if reference.panel is not None:
         reference.panel.check(plan.captions)
     return plan
@@ -311,18 +360,14 @@ def _training_sets(
     return training, held_out, dirty
 
 
-def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Tensor]:
+def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Parts]:
     evaluation, n_steps = plan.config.evaluation, plan.config.sampling.num_inference_steps
-    started = time.perf_counter()
-    samples = _draw(plan, n_steps)
+    parts = _draw(plan)
     sampled = time.perf_counter()
-    figures = _figures(plan, samples)
+    figures = _figures(plan, parts)
     evaluated = time.perf_counter()
-    for count in evaluation.few_steps or ():
-        found = figures if count == n_steps else _figures(plan, _draw(plan, count))
-        figures.setdefault("few_steps", {})[str(count)] = {
-            name: value for name, value in found.items() if isinstance(value, int | float)
-        }
+    if evaluation.sweep is not None:
+        figures["sweep"] = _sweep(plan, figures)
     swept = time.perf_counter()
     if evaluation.mismatch:
         labels = _labels(plan, evaluation.mismatch_samples)
@@ -345,41 +390,119 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Ten
     figures |= {
         "model": plan.name,
         "command": shlex.join(["sparring", "evaluate", plan.name, *overrides]),
-        "sampling_seconds": round(sampled - started, 3),
+        "sampling_seconds": round(parts.read("seconds").sum().item(), 3),
         "evaluation_seconds": round(evaluated - sampled, 3),
     }
-    return figures, samples
+    return figures, parts
 
 
-def _draw(plan: _Plan, n_steps: int) -> Tensor:
-    """Samples with that many steps, images of a latent model."""
-    with tqdm(total=plan.n_samples, desc=f"sampling {plan.name}", unit="", disable=None) as bar:
+def _help(plan: _Plan) -> None:
+    """What a process does that is not the first: its share of the images and of the samples."""
+    if plan.training is not None:
+        for one in plan.reference.all_originals(plan.training, plan.held_out, plan.dirty).values():
+            _ = one.calibration  # which reads them all
+    _draw(plan)
+    for cell in _cells(plan):
+        if not _kept_figures(cell).is_file():
+            _draw(cell)
 
-        def on_batch(n_done: int) -> None:
-            bar.update(n_done - bar.n)
 
-        try:
-            samples = sample(
-                plan.model,
-                plan.n_samples,
-                num_inference_steps=n_steps,
-                class_labels=_labels(plan, plan.n_samples),
-                prompts=plan.prompts,
-                **_sampling(plan),
-                on_batch=on_batch,
-            ).cpu()
-        except ValueError as error:
-            raise UserError(f"{plan.name}: {error}") from error
+def _cells(plan: _Plan) -> list[_Plan]:
+    """The plan of each combination of a sweep."""
+    sweep, sampling = plan.config.evaluation.sweep, plan.config.sampling
+    if sweep is None:
+        return []
+    return [plan.with_sampling(one) for one in combinations(sweep, sampling)]
+
+
+def _sweep(plan: _Plan, own: dict[str, Any]) -> list[dict[str, Any]]:
+    """The evaluation of each combination; that of the model's own settings is made already."""
+    cells = _cells(plan)
+    for cell in cells:
+        _samples(cell, range(1))  # one that cannot be is found now, not when the others are done
+    found, own = [], dict(own)
+    for cell in cells:
+        if cell.generation() == plan.generation():
+            found.append(own)
+            continue
+        path = _kept_figures(cell)
+        found.append(kept_or_measured(path, lambda cell=cell: _figures(cell, _draw(cell))))
+    return found
+
+
+def _kept_figures(plan: _Plan) -> Path:
+    """The file of a plan's figures, under all that decides them."""
+    sets = [one and one.fingerprint() for one in (plan.training, plan.held_out, plan.dirty)]
+    settings = replace(plan.reference.settings, device=plan.reference.device_type)
+    key = key_of(plan.key, code_key(), str(settings), plan.protocol(), plan.settings(), *sets)
+    return cache_folder() / "figures" / f"{key}.json"
+
+
+def _kept_folder() -> Path:
+    return cache_folder() / "features"
+
+
+def _device() -> str:
+    """A GPU of this process's own, if there is one."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def _draw(plan: _Plan) -> Parts:
+    """What the figures need of the samples, drawn and looked at part by part."""
+    parts = Parts(plan.n_samples, plan.config.sampling.batch_size, plan.kept, plan.processes)
+    is_hidden = None if plan.processes.is_main else True
+    what = f"sampling {plan.name}, {plan.how}"
+    with tqdm(total=plan.n_samples, desc=what, unit="", disable=is_hidden) as bar:
+
+        def part(rows: range) -> dict[str, Tensor]:
+            started = time.perf_counter()
+            samples = _samples(plan, rows)
+            seconds = time.perf_counter() - started
+            said = plan.captions
+            seen = look(
+                samples,
+                plan.reference,
+                rows.start,
+                captions=said and said[rows.start : rows.stop],
+                with_pixels=plan.dirty is not None,
+            )
+            return seen | {
+                "shown": samples[: max(0, N_IN_GRID - rows.start)],
+                "seconds": torch.tensor([seconds], dtype=torch.float64),
+            }
+
+        def on_part(rows: range) -> None:
+            bar.update(len(rows))
+
+        parts.compute(part, on_part)
+    return parts
+
+
+def _samples(plan: _Plan, rows: range) -> Tensor:
+    """These samples of the plan, images of a latent model."""
+    labels = _labels(plan, rows.stop)
+    try:
+        samples = sample(
+            plan.model,
+            len(rows),
+            first=rows.start,
+            num_inference_steps=plan.config.sampling.num_inference_steps,
+            class_labels=None if labels is None else labels[rows.start :],
+            prompts=plan.prompts,
+            **_sampling(plan),
+        ).cpu()
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{plan.name}, {plan.how}: {' '.join(str(error).split())}") from error
     return samples if plan.model.vae is None else decode(plan.model.vae, samples)
 
 
-def _figures(plan: _Plan, samples: Tensor) -> dict[str, Any]:
-    return evaluate(
-        samples,
+def _figures(plan: _Plan, parts: Parts) -> dict[str, Any]:
+    names = [name for name in parts.names() if name not in ("thumbs", "shown", "seconds")]
+    return measure(
+        {name: parts.read(name) for name in names},
         plan.reference,
         plan.training,
         held_out=plan.held_out,
-        captions=plan.captions,
         dirty=plan.dirty,
         generation=plan.generation(),
     )
@@ -445,14 +568,13 @@ def _save_reference(reference: Reference, path: Path) -> None:
 def _write(
     plan: _Plan,
     figures: Mapping[str, Any],
-    samples: Tensor,
+    parts: Parts,
     overrides: Sequence[str],
     output_dir: str | Path | None,
     is_one_of_many: bool,
 ) -> None:
     folder = _folder(plan.name, output_dir)
     if folder is None:
-        log.warning("%s is no run folder: its figures are printed only (give -o)", plan.name)
         return
     prefix = ""
     if output_dir is not None and is_one_of_many:
@@ -460,18 +582,24 @@ def _write(
     path = folder / f"{prefix}{file_stem(plan.sampler, plan.config, overrides)}.json"
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    if samples.ndim == 4 and samples.shape[1] in (1, 3):
-        picture = grid(samples[:N_IN_GRID])
+    if "sweep" in figures:
+        drawn = sweep_picture(figures["sweep"], plan.name)
+        _replace(path.with_suffix(".png"), lambda temporary: drawn.savefig(temporary, format="png"))
+    shown = parts.read("shown")
+    if shown.ndim == 4 and shown.shape[1] in (1, 3):
+        picture = grid(shown)
         _replace(folder / f"{prefix}grid.png", lambda temporary: picture.save(temporary, "PNG"))
-        _write_copies(plan, figures, samples, path)
+        _write_copies(plan, figures, parts, path)
     log.info("wrote %s", path)
 
 
-def _write_copies(plan: _Plan, figures: Mapping[str, Any], samples: Tensor, path: Path) -> None:
+def _write_copies(plan: _Plan, figures: Mapping[str, Any], parts: Parts, path: Path) -> None:
     """Pictures of the samples most like training images, beside these, named after the figures."""
     for key, training in zip(KEYS, (plan.training, plan.dirty), strict=True):
         if key in figures and training is not None:
-            pairs = pairs_picture(samples, training, figures[key]["pairs"])
+            alike = figures[key]["pairs"]
+            copies = parts.pick("thumbs", [pair["sample"] for pair in alike])
+            pairs = pairs_picture(copies, training, alike)
             name = f"{path.stem}-{key}.png"
             _replace(path.with_name(name), lambda temporary: pairs.save(temporary, "PNG"))  # noqa: B023
 

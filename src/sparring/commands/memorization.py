@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.base import Dataset
+from ..evaluation.evaluate import thumbs
 from ..sampling.images import grid
 
 KEYS = ("memorization", "memorization_of_dirty")
@@ -19,7 +20,6 @@ SHARES = {
     "within_a_third": "d1 < d2 / 3",
     "authentic": "authentic (AuthPct)",
 }
-MAX_SIDE = 128  # larger images are averaged down: a picture of copies is to be looked at
 
 
 def memorization_lines(result: Mapping[str, Any]) -> list[str]:
@@ -40,20 +40,15 @@ def memorization_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def pairs_picture(
-    samples: Tensor, training: Dataset, pairs: Sequence[Mapping[str, Any]]
+    copies: Tensor, training: Dataset, pairs: Sequence[Mapping[str, Any]]
 ) -> Image.Image:
     """A row for each pair: the sample at the left, the training image at the right.
 
     Args:
-        samples: All samples (N, C, H, W) in [-1, 1].
+        copies: `thumbs` (N, C, h, w) of the pairs' samples.
         training: Images, about [0, 1].
         pairs: `memorization(...)["pairs"]`, at least one.
     """
-    copies = samples[[pair["sample"] for pair in pairs]].float().cpu()
     originals = training.__getitems__([pair["training"] for pair in pairs])["x0"]
-    both = torch.stack([copies, 2 * originals.float() - 1], 1).flatten(0, 1).clamp(-1, 1)
-    if max(both.shape[2:]) > MAX_SIDE:
-        both = torch.nn.functional.interpolate(
-            both, scale_factor=MAX_SIDE / max(both.shape[2:]), mode="area"
-        )
-    return grid(both, n_columns=2)
+    both = torch.stack([copies, thumbs(originals.float().clamp(0, 1))], 1).flatten(0, 1)
+    return grid(both.float() / 127.5 - 1, n_columns=2)

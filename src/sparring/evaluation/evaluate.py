@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..cache import key_of
 from ..data.base import Dataset
 from ..errors import UserError
 from ..randomness import generator
@@ -26,9 +28,17 @@ from .analytic import N_PROJECTIONS, analytic_figures
 from .captions import Judges, Panel
 from .features import Extractor, image_batches, make_extractor
 from .inception import EXTRACTORS as INCEPTION
-from .leftover import EMPTY_SHARE, count_empty, rms_in
-from .lpips import LPIPS, diversity_figures, find_lpips, protocol_of
-from .memorization import N_ORIGINALS, Originals, distance_figures, memorization, small_pixels
+from .kept import code_key
+from .leftover import EMPTY_SHARE, count_empty, rms_of, squares_in
+from .lpips import LPIPS, MAX_PAIRS, diversity_figures, find_lpips, protocol_of
+from .memorization import (
+    N_ORIGINALS,
+    Originals,
+    distance_figures,
+    memorization,
+    read_features,
+    small_pixels,
+)
 from .metrics import (
     Gaussian,
     frechet_distance,
@@ -41,6 +51,7 @@ from .metrics import (
     precision_recall_density_coverage,
     subset_size_for,
 )
+from .parts import Parts, Processes
 from .protocol import versions
 from .resampling import half_samples, interval
 from .statistics import CLAIMS, check_features, load_statistics, save_statistics
@@ -49,7 +60,10 @@ log = logging.getLogger(__name__)
 
 MAX_FOR_NEIGHBOURS = 10_000
 N_COMPUTED_AGAIN = 16
+PART = 256  # images of a data set that are held at once
 N_SPLITS = 10
+THUMB_SIDE = 128
+JUDGED = "judged: "  # before what a judge says of samples
 
 
 @dataclass(frozen=True)
@@ -97,10 +111,23 @@ class Reference:
         dataset: Clean data, images in [0, 1] (not `ModelRange`, not contaminated).
         settings: How to measure.
         split: What the data set's split is called, for the protocol.
+        read_as: Size and channels of its images and what made them so, for the protocol.
+        kept: Folder of features that are kept; None: they are held in memory.
+        processes: Who shares the reading; several need `kept`.
     """
 
-    def __init__(self, dataset: Dataset, settings: Settings, split: str = "not said") -> None:
-        self.dataset, self.settings, self.split = dataset, settings, split
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: Settings,
+        split: str = "not said",
+        read_as: str | None = None,
+        *,
+        kept: Path | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        self.dataset, self.settings, self.split, self.read_as = dataset, settings, split, read_as
+        self.kept, self.processes = kept, processes or Processes()
         self._originals: dict[tuple[str | None, ...], Originals] = {}
         if not dataset.is_image and dataset.truth is None:
             raise UserError(
@@ -131,16 +158,38 @@ class Reference:
     def _read(self) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.settings.statistics is not None:
             return self._load(self.settings.statistics)
-        features, labels = [], []
-        n_empty = torch.zeros(self.dataset.sample_shape, dtype=torch.long)
-        for images, label in image_batches(self.dataset, _rows(self.dataset, self.settings)):
-            features.append(self.extractor(images.clamp(0, 1)))
-            n_empty += count_empty(images)
-            labels.append(label)
-        features = torch.cat(features)
-        has_labels = all(label is not None for label in labels)
-        labels = torch.cat(labels) if has_labels else None
-        return features, n_empty.double() / len(features) >= EMPTY_SHARE, labels
+        parts = self._parts
+        labels = self._labels if self.dataset.num_classes else None
+        return parts.read("features"), self.empty_pixels, labels
+
+    @cached_property
+    def _parts(self) -> Parts:
+        """Features, empty pixels and labels of the images, this process's share done."""
+        data, settings, extractor = self.dataset, self.settings, self.extractor
+        key = key_of(
+            data.fingerprint(), settings.max_reference, settings.seed, self.device_type,
+            extractor.name, extractor.checksum, extractor.resize, extractor.range, code_key(),
+        )  # fmt: skip
+        rows = _rows(data, settings)
+        folder = None if self.kept is None else self.kept / key
+        parts = Parts(len(rows), PART, folder, self.processes)
+
+        def read(part: range) -> dict[str, Tensor]:
+            chosen = rows[part.start : part.stop]
+            images, labels = next(image_batches(data, chosen, len(chosen)))
+            found = {
+                "features": extractor(images.clamp(0, 1)),
+                "n_empty": count_empty(images)[None],
+                "n_images": torch.tensor([len(images)]),
+            }
+            return found if labels is None else found | {"labels": labels}
+
+        parts.compute(read)
+        return parts
+
+    @property
+    def device_type(self) -> str:
+        return torch.device(self.settings.device).type
 
     def save(self, path: str | Path) -> None:
         """Write features, statistics and labels, with what they were computed from.
@@ -151,22 +200,33 @@ class Reference:
         if not self.dataset.is_image:
             raise UserError(f"{self.dataset.name} has no images: it needs no saved statistics")
         features, is_empty, labels = self._read
-        save_statistics(path, features, is_empty, labels, self._claims())
+        save_statistics(path, features, is_empty, labels, self.claims())
 
     def _load(self, path: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """What `save` wrote, if it is of these data; the first rows are computed again."""
-        features, is_empty, labels = load_statistics(path, self._claims())
+        features, is_empty, labels = load_statistics(path, self.claims())
         rows = _rows(self.dataset, self.settings)[:N_COMPUTED_AGAIN]
         images, _ = next(image_batches(self.dataset, rows))
         check_features(path, features[: len(images)], self.extractor(images.clamp(0, 1)))
         return features, is_empty, labels
 
-    def _claims(self) -> dict[str, Any]:
+    def claims(self) -> dict[str, Any]:
         """What decides the features: the protocol's share of it, and which rows were read."""
         protocol, settings = self.protocol(0), self.settings
         is_whole = len(self.dataset) <= settings.max_reference
-        return {key: protocol[key] for key in CLAIMS} | {
+        return {key: protocol[key] for key in CLAIMS if key in protocol} | {
             "rows": "all" if is_whole else f"{len(self)} by seed {settings.seed}"
+        }
+
+    def looks(self) -> dict[str, Any]:
+        """What decides how samples are looked at, and the labels and captions they are drawn for."""
+        has_images = self.dataset.is_image
+        return self.claims() | {
+            "seed": self.settings.seed,
+            "device": self.device_type,
+            "memorization": self.memorization_extractor.checksum if has_images else None,
+            "lpips": None if self.lpips is None else protocol_of(self.lpips),
+            "judges": None if self.panel is None else self.panel.protocol(),
         }
 
     @cached_property
@@ -181,7 +241,9 @@ class Reference:
     @cached_property
     def lpips(self) -> LPIPS | None:
         """The network behind lpips_diversity, None without weights."""
-        network = find_lpips(self.settings.lpips_weights) if self.dataset.is_image else None
+        if not self.dataset.is_image or self.dataset.sample_shape[0] not in (1, 3):
+            return None
+        network = find_lpips(self.settings.lpips_weights)
         return None if network is None else network.to(self.settings.device)
 
     def originals(
@@ -196,28 +258,85 @@ class Reference:
         key = (extractor.name, *(one.fingerprint() if one else None for one in sets))
         if key not in self._originals:
             rows = _rows(training, self.settings)
-            self._originals[key] = Originals(training, held_out, extractor, rows, clean)
+            self._originals[key] = Originals(
+                training, held_out, extractor, rows, clean, read=self.features_of
+            )
         return self._originals[key]
+
+    def all_originals(
+        self, training: Dataset, held_out: Dataset | None, dirty: Dataset | None
+    ) -> dict[str, Originals]:
+        """What the samples of a run may be copies of, by what `look` calls the features in which
+        they are compared; nothing of too few images."""
+        if len(training) < N_ORIGINALS:
+            return {}
+        found = {"features": self.originals(training, held_out, self.extractor)}
+        if self.memorization_extractor is not self.extractor:
+            found["memorization_features"] = self.originals(
+                training, held_out, self.memorization_extractor
+            )
+        if dirty is not None:
+            found["pixels"] = self.originals(dirty, held_out, small_pixels(), clean=training)
+        return found
+
+    def features_of(
+        self, data: Dataset, extractor: Extractor, rows: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """`read_features`, kept, this process's share computed here."""
+        key = key_of(
+            data.fingerprint(), list(rows), self.device_type, extractor.name, extractor.checksum,
+            extractor.resize, extractor.range, code_key(),
+        )  # fmt: skip
+        folder = None if self.kept is None else self.kept / key
+        parts = Parts(len(rows), PART, folder, self.processes)
+
+        def read(part: range) -> dict[str, Tensor]:
+            features, indices = read_features(data, extractor, rows[part.start : part.stop])
+            return {"features": features, "indices": indices}
+
+        parts.compute(read)
+        return parts.read("features"), parts.read("indices")
 
     @property
     def labels(self) -> Tensor | None:
         """Classes (N,) of the images in a random order, None without labels."""
         if not self.dataset.num_classes:
             return None
-        read = self._read[2] if self.dataset.is_image else None
-        labels = self.dataset.read_all()["label"] if read is None else read
+        labels = self._labels
         random = generator("cpu", self.settings.seed, "labels")
         return labels[torch.randperm(len(labels), generator=random)]
 
-    @property
-    def features(self) -> Tensor:
-        """Features (N, D), float64."""
-        return self._read[0]
+    @cached_property
+    def _labels(self) -> Tensor:
+        if self.dataset.is_image and self.settings.statistics is None:
+            return self._parts.read("labels")
+        saved = self._read[2] if self.dataset.is_image else None
+        return self.dataset.read_all()["label"] if saved is None else saved
 
     @property
+    def captions(self) -> list[str]:
+        """Captions in a random order, without the images that have none; [] without captions."""
+        captions = self.dataset.captions
+        if captions is None:
+            return []
+        rows = torch.tensor(_rows(self.dataset, self.settings))
+        random = generator("cpu", self.settings.seed, "captions")
+        order = rows[torch.randperm(len(rows), generator=random)].tolist()
+        found = (captions[i] for i in order)
+        return [caption for caption in found if caption is not None]
+
+    @property
+    def features(self) -> Tensor:
+        """Features (N, D)."""
+        return self._read[0]
+
+    @cached_property
     def empty_pixels(self) -> Tensor:
         """Pixels (C, H, W) that are 0 in at least 97 % of the images."""
-        return self._read[1]
+        if self.settings.statistics is not None:
+            return self._read[1]
+        parts = self._parts
+        return parts.read("n_empty").sum(0).double() / parts.read("n_images").sum() >= EMPTY_SHARE
 
     def protocol(self, n_fake: int) -> dict[str, Any]:
         """The measurement's half of the protocol."""
@@ -230,6 +349,7 @@ class Reference:
         }
         if self.dataset.is_image:
             protocol |= {
+                **({} if self.read_as is None else {"read_as": self.read_as}),
                 "resize": self.extractor.resize,
                 "range": self.extractor.range,
                 "extractor": self.extractor.name,
@@ -288,26 +408,97 @@ def evaluate(
     """
     if not isinstance(reference, Reference):
         reference = Reference(reference, settings or Settings())
-    data, settings = reference.dataset, reference.settings
-    check_samples(samples, data, settings)
+    check_count(len(samples), reference.dataset, reference.settings)
+    seen = look(samples, reference, captions=captions, with_pixels=dirty is not None)
+    return measure(seen, reference, training, held_out=held_out, dirty=dirty, generation=generation)
+
+
+def look(
+    samples: Tensor,
+    reference: Reference,
+    first: int = 0,
+    *,
+    captions: Sequence[str] | None = None,
+    with_pixels: bool = False,
+) -> dict[str, Tensor]:
+    """What the figures need of samples, (N, *) each; of many samples part by part.
+
+    Args:
+        samples: Samples (N, *sample_shape) in the model's range.
+        reference: What they will be compared with.
+        first: Number of the first of them: for messages, and only the first 2,000 are for LPIPS.
+        captions: What each was to show (N,), for the judges.
+        with_pixels: Also the pixels, in which copies of dirty images are looked for.
+
+    Returns:
+        Of images features (N, D), squares (N,) where the reference has empty pixels, thumbs
+        (N, C, h, w) to be looked at, and what the other figures need; x0 (N, *sample_shape) in data
+        units where the truth is known.
+
+    Raises:
+        UserError: for samples that are not finite or shaped unlike the reference.
+    """
+    data = reference.dataset
+    check_samples(samples, data, first)
     samples = samples.float().cpu()
-    figures: dict[str, Any] = {}
+    seen: dict[str, Tensor] = {}
     if data.is_image:
         samples = (samples + 1) / 2
-        figures |= image_figures(samples, reference)
-        if (panel := reference.panel) is not None:
-            figures |= panel.figures(panel.read(samples.clamp(0, 1), captions))
-        if training is not None:
-            figures |= _memorization_figures(samples, reference, training, held_out, dirty)
+        small = samples.clamp(0, 1)
+        seen["squares"] = squares_in(samples, reference.empty_pixels)
+        seen["features"] = reference.extractor(small)
+        seen["thumbs"] = thumbs(small)
+        if reference.memorization_extractor is not reference.extractor:
+            seen["memorization_features"] = reference.memorization_extractor(small)
+        if with_pixels:
+            seen["pixels"] = small_pixels()(small)
+        if reference.lpips is not None:
+            seen["lpips_images"] = small[: max(0, 2 * MAX_PAIRS - first)]
+        if reference.panel is not None:
+            said = reference.panel.read(small, captions)
+            seen |= {f"{JUDGED}{name}": value for name, value in said.items()}
     if data.truth is not None:
-        figures |= analytic_figures(samples, data.truth, settings.n_resamples, settings.seed)
-    protocol = reference.protocol(len(samples))
+        seen["x0"] = samples
+    return seen
+
+
+def thumbs(images01: Tensor) -> Tensor:
+    """Images (N, C, H, W) in [0, 1] in 8 bits, averaged down to at most `THUMB_SIDE` a side."""
+    if (side := max(images01.shape[2:])) > THUMB_SIDE:
+        images01 = F.interpolate(images01, scale_factor=THUMB_SIDE / side, mode="area")
+    return (255 * images01).round().to(torch.uint8)
+
+
+def measure(
+    seen: Mapping[str, Tensor],
+    reference: Reference,
+    training: Dataset | None = None,
+    *,
+    held_out: Dataset | None = None,
+    dirty: Dataset | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """`evaluate` of samples that were looked at; see there."""
+    data, settings = reference.dataset, reference.settings
+    figures: dict[str, Any] = {}
+    if data.is_image:
+        figures |= image_figures(seen["features"], seen["squares"], reference)
+        if reference.lpips is not None:
+            figures |= diversity_figures(seen["lpips_images"], data, reference.lpips, settings.seed)
+        if reference.panel is not None:
+            said = {k.removeprefix(JUDGED): v for k, v in seen.items() if k.startswith(JUDGED)}
+            figures |= reference.panel.figures(said)
+        if training is not None:
+            figures |= _memorization_figures(seen, reference, training, held_out, dirty)
+    if data.truth is not None:
+        figures |= analytic_figures(seen["x0"], data.truth, settings.n_resamples, settings.seed)
+    protocol = reference.protocol(len(next(iter(seen.values()))))
     extra = dict(generation or {})
     seeds = protocol["seeds"] | dict(extra.pop("seeds", {}))
     return figures | {"protocol": protocol | extra | {"seeds": seeds}}
 
 
-def check_samples(samples: Tensor, data: Dataset, settings: Settings) -> None:
+def check_samples(samples: Tensor, data: Dataset, first: int = 0) -> None:
     """Refuse samples that cannot be measured.
 
     Raises:
@@ -318,12 +509,11 @@ def check_samples(samples: Tensor, data: Dataset, settings: Settings) -> None:
             f"samples have shape {tuple(samples.shape[1:])} but {data.name} has "
             f"{tuple(data.sample_shape)}: name the model's own data, such as data.name=..."
         )
-    check_count(len(samples), data, settings)
     finite = torch.isfinite(samples).flatten(1).all(1)
     if not finite.all():
         raise UserError(
             f"{int((~finite).sum())} of {len(samples)} samples are not finite (the first is sample "
-            f"{int((~finite).nonzero()[0])}): the model or its sampler is broken"
+            f"{first + int((~finite).nonzero()[0])}): the model or its sampler is broken"
         )
 
 
@@ -339,15 +529,15 @@ def check_count(n_samples: int, data: Dataset, settings: Settings) -> None:
             )  # fmt: skip
 
 
-def image_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
+def image_figures(fake: Tensor, squares: Tensor, reference: Reference) -> dict[str, Any]:
     """Frechet and kernel distance, precision, recall, density, coverage, leftover noise.
 
     Args:
-        samples01: Samples (N, C, H, W) on the [0, 1] scale, not clipped (they are for features).
+        fake: Features (N, D) of the samples.
+        squares: Sums of squares (N,) of the samples on the [0, 1] scale in the empty pixels.
         reference: What they are compared with.
     """
     settings, real = reference.settings, reference.features
-    fake = reference.extractor(samples01.clamp(0, 1))
     n, n_dims = min(len(real), len(fake)), real.shape[1]
     if n <= n_dims:
         log.warning(
@@ -368,6 +558,7 @@ def image_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
     halves = half_samples(lambda half: frechet_distance(whole, half), fake, n_resamples, seed)
     floors = frechet_distance_of_resamples(real, len(fake), n_resamples, seed)
     kernel = kernel_distance_of_subsets(real, fake, seed=seed)
+    n_empty = int(reference.empty_pixels.sum())
     kernel_mean, subset_size = kernel.mean().item(), subset_size_for(len(real), len(fake))
     return {
         "frechet_distance": distance,
@@ -379,18 +570,9 @@ def image_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
         **_neighbour_figures(real, fake, settings),
         **_few_image_figures(whole, fake, n, reference),
         **_inception_scores(real, fake, reference),
-        **_lpips_figures(samples01, reference),
-        "empty_pixel_rms": rms_in(samples01, reference.empty_pixels),
-        "n_empty_pixels": int(reference.empty_pixels.sum()),
+        "empty_pixel_rms": rms_of(squares, n_empty) if n_empty else None,
+        "n_empty_pixels": n_empty,
     }
-
-
-def _lpips_figures(samples01: Tensor, reference: Reference) -> dict[str, Any]:
-    """LPIPS diversity where there are weights, and the channels that it takes."""
-    data = reference.dataset
-    if reference.lpips is None or data.sample_shape[0] not in (1, 3):
-        return {}
-    return diversity_figures(samples01, data, reference.lpips, reference.settings.seed)
 
 
 def _few_image_figures(
@@ -441,7 +623,7 @@ def _neighbour_figures(real: Tensor, fake: Tensor, settings: Settings) -> dict[s
 
 
 def _memorization_figures(
-    samples01: Tensor,
+    seen: Mapping[str, Tensor],
     reference: Reference,
     training: Dataset,
     held_out: Dataset | None,
@@ -449,21 +631,22 @@ def _memorization_figures(
 ) -> dict[str, Any]:
     """Distance to the nearest clean training image, and shares of copies: of clean images, and of
     dirty ones with their noise, which only pixels are sure to show."""
-    if len(training) < N_ORIGINALS:
+    sets = reference.all_originals(training, held_out, dirty)
+    if not sets:
         log.info("%d training images are too few to look for copies of them", len(training))
         return {}
     n_resamples, seed = reference.settings.n_resamples, reference.settings.seed
-    originals = reference.originals(training, held_out, reference.extractor)
-    found = originals.neighbours(samples01)
-    figures = {"nearest_training_distance": distance_figures(found, originals, n_resamples, seed)}
-    if reference.memorization_extractor is not reference.extractor:
-        originals = reference.originals(training, held_out, reference.memorization_extractor)
-        found = originals.neighbours(samples01)
-    figures["memorization"] = memorization(found, originals, n_resamples, seed)
-    if dirty is not None:
-        originals = reference.originals(dirty, held_out, small_pixels(), clean=training)
-        found = originals.neighbours(samples01)
-        figures["memorization_of_dirty"] = memorization(found, originals, n_resamples, seed)
+    found = {name: one.neighbours(seen[name]) for name, one in sets.items()}
+    nearest = distance_figures(found["features"], sets["features"], n_resamples, seed)
+    main = "memorization_features" if "memorization_features" in sets else "features"
+    figures = {
+        "nearest_training_distance": nearest,
+        "memorization": memorization(found[main], sets[main], n_resamples, seed),
+    }
+    if "pixels" in sets:
+        figures["memorization_of_dirty"] = memorization(
+            found["pixels"], sets["pixels"], n_resamples, seed
+        )
     return figures
 
 

@@ -275,11 +275,12 @@ class InceptionV3(nn.Module):
         return x.mean((2, 3))
 
     def logits_unbiased(self, features: Tensor) -> Tensor:
-        """Logits (B, 1008) without the bias, which the Inception Score leaves out, of features
-        (B, 2048)."""
+        """Logits (B, 1008) in float64, without the bias, which the Inception Score leaves out, of
+        features (B, 2048)."""
         if self.fc is None:
             raise ValueError(f"{self.n_features} features have no classes: use 2048")
-        return features @ self.fc.weight.to(features).T
+        weight = self.fc.weight.to(features.device, torch.float64)
+        return torch.cat([chunk.double() @ weight.T for chunk in features.split(4096)])
 
 
 def resize_tf1(images: Tensor, side: int = SIDE) -> Tensor:

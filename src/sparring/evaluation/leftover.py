@@ -39,7 +39,17 @@ def rms_in(samples01: Tensor, pixels: Tensor) -> float | None:
         )
     if not pixels.any():
         return None
-    return samples01[:, pixels].double().square().mean().sqrt().item()
+    return rms_of(squares_in(samples01, pixels), int(pixels.sum()))
+
+
+def squares_in(samples01: Tensor, pixels: Tensor) -> Tensor:
+    """Sum of squares of each sample (N, C, H, W) in the pixels (C, H, W) that are true, (N,)."""
+    return samples01[:, pixels].double().square().sum(1)
+
+
+def rms_of(squares: Tensor, n_pixels: int) -> float:
+    """Root mean square of all samples from their sums of squares (N,) over n_pixels >= 1."""
+    return (squares.mean() / n_pixels).sqrt().item()
 
 
 def count_empty(images01: Tensor) -> Tensor:

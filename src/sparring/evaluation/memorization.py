@@ -1,7 +1,8 @@
 r"""Does a model copy its training images? Distances to the nearest of them, and what they mean.
 
     originals = Originals(training, held_out, extractor)
-    memorization(originals.neighbours(samples01), originals)     # {"near_duplicates": 0.97, ...}
+    found = originals.neighbours(extractor(samples01.clamp(0, 1)))
+    memorization(found, originals)                               # {"near_duplicates": 0.97, ...}
 
 A small distance alone says nothing: in a dense set every new image lies near some old one. Held-out
 images, which the model never saw, say how near new images come by themselves:
@@ -22,7 +23,7 @@ images that occur twice have d1 = d2 and r = 0: only the quantiles find copies o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -100,6 +101,10 @@ def two_nearest(queries: Tensor, points: Tensor, own: Tensor | None = None) -> N
     return Neighbours(nearest, second, index)
 
 
+Read = Callable[[Dataset, Extractor, Sequence[int]], tuple[Tensor, Tensor]]
+"""Features (N, D) and indices (N,) of a data set's images at some rows."""
+
+
 # --- Originals -------------------------------------------------------------------------------
 
 
@@ -114,6 +119,7 @@ class Originals:
         rows: Which training images; None: all.
         clean: The same images before they were contaminated, which then stand in; None: `training`
             is clean.
+        read: `read_features`, or what does the same and keeps it.
 
     Raises:
         ValueError: for fewer than 3 training images.
@@ -126,16 +132,17 @@ class Originals:
         extractor: Extractor,
         rows: Sequence[int] | None = None,
         clean: Dataset | None = None,
+        read: Read | None = None,
     ) -> None:
         self.training, self.held_out, self.extractor = training, held_out, extractor
-        self.clean = clean
+        self.clean, self.read = clean, read or read_features
         self.rows = list(range(len(training)) if rows is None else rows)
         if len(self.rows) < N_ORIGINALS:
             raise ValueError(f"needs at least {N_ORIGINALS} training images, got {len(self.rows)}")
 
     @cached_property
     def _read(self) -> tuple[Tensor, Tensor]:
-        return _features(self.training, self.extractor, self.rows)
+        return self.read(self.training, self.extractor, self.rows)
 
     @property
     def features(self) -> Tensor:
@@ -154,19 +161,20 @@ class Originals:
             return "held-out images"
         return "each training image and its nearest other one"
 
-    def neighbours(self, samples01: Tensor) -> Neighbours:
-        """Of samples (M, C, H, W), clipped to [0, 1]."""
-        return two_nearest(self.extractor(samples01.clamp(0, 1)).float(), self.features)
+    def neighbours(self, features: Tensor) -> Neighbours:
+        """Of samples by their features (M, D)."""
+        return two_nearest(features.float(), self.features)
 
     @cached_property
     def _calibrated(self) -> tuple[Neighbours, int]:
         features = self.features
         if self.held_out:
-            features, _ = _features(self.held_out, self.extractor, range(len(self.held_out)))
+            rows = range(len(self.held_out))
+            features, _ = self.read(self.held_out, self.extractor, rows)
             found = two_nearest(features, self.features)
         else:
             if self.clean is not None:
-                features, _ = _features(self.clean, self.extractor, self.indices.tolist())
+                features, _ = self.read(self.clean, self.extractor, self.indices.tolist())
             found = two_nearest(features, self.features, torch.arange(len(features)))
         differs = found.nearest > SAME * features.double().norm(dim=1)
         if not differs.any():
@@ -213,7 +221,7 @@ def small_pixels() -> Extractor:
     )
 
 
-def _features(
+def read_features(
     data: Dataset, extractor: Extractor, rows: Sequence[int], batch_size: int = 256
 ) -> tuple[Tensor, Tensor]:
     """Features (N, D), float32, and indices (N,) of the readable images, clipped to [0, 1]."""
@@ -240,7 +248,7 @@ def memorization(
     image than another dirty one is.
 
     Args:
-        found: `originals.neighbours(samples01)`.
+        found: `originals.neighbours` of the samples' features.
         originals: The training images, and what calibrates.
         n_resamples: Resamples behind each interval.
         seed: Of the resamples.

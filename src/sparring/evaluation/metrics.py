@@ -2,7 +2,8 @@ r"""Distances between two sets of samples, as functions on arrays of features.
 
 Every function takes `real` (N, D) and `fake` (M, D), computes in float64 and returns Python numbers
 (or a tensor with one number per resample). None of them knows where the features came from: the
-extractors are in `features.py`, and figures of different extractors cannot be compared.
+extractors are in `features.py`, and figures of different extractors cannot be compared. Features
+are read in chunks: what is needed besides them does not grow with N or M.
 
 | function | asks | best value |
 |---|---|---|
@@ -19,6 +20,7 @@ extractors are in `features.py`, and figures of different extractors cannot be c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,7 +30,8 @@ from torch import Tensor
 
 from ..randomness import generator
 
-_CHUNK_ELEMENTS = 2**24  # distances held at once: 128 MiB of float64
+_CHUNK_ELEMENTS = 2**24  # numbers held at once: 128 MiB of float64
+_BLOCK = 4096  # rows of both sets whose distances are held at once, as many
 
 
 # --- Frechet distance ------------------------------------------------------------------------
@@ -45,7 +48,15 @@ class Gaussian:
     def of(cls, features: Tensor) -> Gaussian:
         """The Gaussian with the features' mean and unbiased covariance; features (N, D), N >= 2."""
         features = _checked(features, at_least=2)
-        return cls(features.mean(0), torch.cov(features.T).reshape(features.shape[1], -1))
+        n, n_dims = features.shape
+        mean = torch.zeros(n_dims, dtype=torch.float64, device=features.device)
+        covariance = mean.new_zeros(n_dims, n_dims)
+        for chunk in features.split(_rows_at_once(n_dims)):
+            mean += chunk.double().sum(0) / n
+        for chunk in features.split(_rows_at_once(n_dims)):
+            centred = chunk.double() - mean
+            covariance.addmm_(centred.T, centred, alpha=1 / (n - 1))
+        return cls(mean, covariance)
 
     @cached_property
     def root(self) -> Tensor:
@@ -185,7 +196,7 @@ def inception_score(
         logits = logits[order.to(logits.device)]
     scores = []
     for part in torch.tensor_split(logits, n_splits):
-        log_p = part.log_softmax(1)
+        log_p = part.double().log_softmax(1)
         log_mean = log_p.exp().mean(0).log()
         scores.append((log_p.exp() * (log_p - log_mean)).sum(1).mean().exp().item())
     return float(np.mean(scores)), float(np.std(scores))
@@ -210,13 +221,11 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
     1,000, is called KID).
     """
     real, fake = _checked_pair(real, fake, at_least=2)
-    within_real = _polynomial_kernel(real, real)
-    within_fake = _polynomial_kernel(fake, fake)
     n, m = len(real), len(fake)
-    distance = (within_real.sum() - within_real.trace()) / (n * (n - 1))
-    distance += (within_fake.sum() - within_fake.trace()) / (m * (m - 1))
-    distance -= 2 * _polynomial_kernel(real, fake).mean()
-    return distance.item()
+    within_real = _kernel_sum(real, real) - _kernel_trace(real)
+    within_fake = _kernel_sum(fake, fake) - _kernel_trace(fake)
+    between = _kernel_sum(real, fake)
+    return within_real / (n * (n - 1)) + within_fake / (m * (m - 1)) - 2 * between / (n * m)
 
 
 def kernel_distance_of_subsets(
@@ -246,8 +255,16 @@ def subset_size_for(n_real: int, n_fake: int, subset_size: int = 1000) -> int:
     return max(min(subset_size, min(n_real, n_fake) // 2), 2)
 
 
-def _polynomial_kernel(x: Tensor, y: Tensor) -> Tensor:
-    return (x @ y.T / x.shape[1] + 1) ** 3
+def _kernel_sum(x: Tensor, y: Tensor) -> float:
+    """Sum of (x_i . y_j / D + 1)^3 over all pairs."""
+    blocks = ((one @ other.T).div_(x.shape[1]).add_(1).pow_(3) for one, other in _blocks(x, y))
+    return sum(block.sum().item() for block in blocks)
+
+
+def _kernel_trace(x: Tensor) -> float:
+    """Sum of (x_i . x_i / D + 1)^3."""
+    chunks = (chunk.double() for chunk in x.split(_BLOCK))
+    return sum((x_i.square().mean(1) + 1).pow(3).sum().item() for x_i in chunks)
 
 
 def gaussian_mmd(real: Tensor, fake: Tensor, bandwidth: float | None = None) -> float:
@@ -276,11 +293,13 @@ def gaussian_mmd(real: Tensor, fake: Tensor, bandwidth: float | None = None) -> 
         raise ValueError(f"the kernel's bandwidth must be > 0, got {b}: are the samples all alike?")
 
     def total(x: Tensor, y: Tensor) -> float:
-        kernel = torch.cdist(x, y).square_().div_(-8 * b**2).exp_()  # h = 2b
-        found = kernel.sum().item()
-        for _ in range(2):  # h half as wide: the 4th power; in place, at a third of the time
-            kernel.square_().square_()
+        found = 0.0
+        for one, other in _blocks(x, y):
+            kernel = torch.cdist(one, other).square_().div_(-8 * b**2).exp_()  # h = 2b
             found += kernel.sum().item()
+            for _ in range(2):  # h half as wide: the 4th power; in place, at a third of the time
+                kernel.square_().square_()
+                found += kernel.sum().item()
         return found
 
     n, m = len(real), len(fake)
@@ -290,8 +309,13 @@ def gaussian_mmd(real: Tensor, fake: Tensor, bandwidth: float | None = None) -> 
 
 
 def median_distance(points: Tensor) -> float:
-    """The median Euclidean distance between two different points of (N, D)."""
-    return torch.pdist(_checked(points, at_least=2)).median().item()
+    """The median Euclidean distance between two different points of (N, D).
+
+    Of more than 4,096 points, that many evenly spaced ones are asked: all pairs would not fit.
+    """
+    points = _checked(points, at_least=2)
+    some = points[:: -(-len(points) // _BLOCK)]
+    return torch.pdist(some.double()).median().item()
 
 
 # --- Nearest neighbours ----------------------------------------------------------------------
@@ -300,8 +324,11 @@ def median_distance(points: Tensor) -> float:
 def nearest_distances(queries: Tensor, points: Tensor) -> Tensor:
     """Euclidean distance of each query (M, D) to the nearest of the points (N, D), shape (M,)."""
     points, queries = _checked_pair(points, queries, at_least=1)
-    chunks = queries.split(_rows_at_once(len(points)))
-    return torch.cat([torch.cdist(chunk, points).amin(1) for chunk in chunks])
+    nearest = []
+    for chunk in queries.split(_BLOCK):
+        found = (torch.cdist(one, other).amin(1) for one, other in _blocks(chunk, points))
+        nearest.append(torch.stack(list(found)).amin(0))
+    return torch.cat(nearest)
 
 
 def neighbour_radii(points: Tensor, k: int) -> Tensor:
@@ -310,9 +337,13 @@ def neighbour_radii(points: Tensor, k: int) -> Tensor:
         raise ValueError(f"k must be >= 1, got {k}")
     points = _checked(points, at_least=k + 1)
     radii = []
-    for chunk in points.split(_rows_at_once(len(points))):
-        # the point itself is its own first neighbour, so the k-th other one is at place k + 1
-        radii.append(torch.cdist(chunk, points).topk(k + 1, largest=False).values[:, k])
+    for chunk in points.split(_BLOCK):
+        nearest = torch.empty(len(chunk), 0, dtype=torch.float64, device=points.device)
+        for one, other in _blocks(chunk, points):
+            nearest = torch.cat([nearest, torch.cdist(one, other)], dim=1)
+            # the point itself is its own first neighbour, so the k-th other one is at place k + 1
+            nearest = nearest.topk(min(k + 1, nearest.shape[1]), largest=False).values
+        radii.append(nearest[:, k])
     return torch.cat(radii)
 
 
@@ -363,20 +394,23 @@ def precision_recall_density_coverage(
     real, fake = _checked_pair(real, fake, at_least=1)
     real_radii = neighbour_radii(real, k) if real_radii is None else real_radii
     fake_radii = neighbour_radii(fake, k)
-    real_is_met, real_is_covered = [], []
+    real_is_met, real_is_covered = (
+        torch.zeros(len(real), dtype=torch.bool, device=real.device) for _ in range(2)
+    )
     n_real_balls = torch.zeros(len(fake), dtype=torch.long, device=fake.device)
-    size = _rows_at_once(len(fake))
-    for chunk, radii in zip(real.split(size), real_radii.split(size), strict=True):
-        distances = torch.cdist(chunk, fake)
-        in_real_ball = distances <= radii[:, None]
-        real_is_covered.append(in_real_ball.any(1))
-        real_is_met.append((distances <= fake_radii).any(1))
-        n_real_balls += in_real_ball.sum(0)
+    for i in range(0, len(real), _BLOCK):
+        for j in range(0, len(fake), _BLOCK):
+            of_real, of_fake = slice(i, i + _BLOCK), slice(j, j + _BLOCK)
+            distances = torch.cdist(real[of_real].double(), fake[of_fake].double())
+            in_real_ball = distances <= real_radii[of_real, None]
+            real_is_covered[of_real] |= in_real_ball.any(1)
+            real_is_met[of_real] |= (distances <= fake_radii[of_fake]).any(1)
+            n_real_balls[of_fake] += in_real_ball.sum(0)
     return {
         "precision": _share(n_real_balls > 0),
-        "recall": _share(torch.cat(real_is_met)),
+        "recall": _share(real_is_met),
         "density": n_real_balls.double().mean().item() / k,
-        "coverage": _share(torch.cat(real_is_covered)),
+        "coverage": _share(real_is_covered),
     }
 
 
@@ -412,7 +446,11 @@ def sliced_wasserstein(
     theta = directions(real.shape[1], n_projections, seed).to(real.device)
     total = 0.0
     for part in theta.split(_rows_at_once(max(len(real), len(fake)))):
-        total += len(part) * wasserstein_of_shadows(real @ part.T, fake @ part.T)
+        shadows = (
+            torch.cat([rows.double() @ part.T for rows in one.split(_rows_at_once(one.shape[1]))])
+            for one in (real, fake)
+        )
+        total += len(part) * wasserstein_of_shadows(*shadows)
     return total / n_projections
 
 
@@ -464,10 +502,19 @@ def _checked(features: Tensor, at_least: int) -> Tensor:
         raise ValueError(f"features must have shape (N, D), got {tuple(features.shape)}")
     if len(features) < at_least:
         raise ValueError(f"needs at least {at_least} samples, got {len(features)}")
-    if not torch.isfinite(features).all():
-        n_bad = int((~torch.isfinite(features)).any(1).sum())
+    finite = torch.cat([chunk.isfinite().all(1) for chunk in features.split(_BLOCK)])
+    if not finite.all():
+        n_bad = int((~finite).sum())
         raise ValueError(f"{n_bad} of {len(features)} feature rows are not finite")
-    return features.double()
+    return features
+
+
+def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """All pairs of chunks of x (N, D) and y (M, D), in float64."""
+    for one in x.split(_BLOCK):
+        row = one.double()
+        for other in y.split(_BLOCK):
+            yield row, other.double()
 
 
 def _checked_pair(real: Tensor, fake: Tensor, at_least: int) -> tuple[Tensor, Tensor]:

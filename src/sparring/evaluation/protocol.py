@@ -47,8 +47,10 @@ GENERATION = (
     "ratios",
     "precision",  # number format of the model's weights while sampling
     "class_labels",  # where the labels of a class-conditional model came from
+    "prompts",  # of a text-to-image model, or where they came from
 )
 RECORDED = (
+    "read_as",  # size and channels of the reference's images, and what was asked for
     "seeds",
     "versions",
     "classifier_held_out_accuracy",

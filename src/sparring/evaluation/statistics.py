@@ -19,7 +19,6 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from ..errors import UserError
@@ -42,9 +41,8 @@ def save_statistics(
 ) -> None:
     """Write features (N, D), empty pixels (C, H, W), labels (N,) and the claims as safetensors."""
     gaussian = Gaussian.of(features)
-    exact = torch.equal(features.float().double(), features)
     tensors = {
-        "features": features.float() if exact else features,
+        "features": features,
         "mu": gaussian.mean,
         "sigma": gaussian.covariance,
         "is_empty": is_empty,
@@ -60,7 +58,7 @@ def save_statistics(
 def load_statistics(
     path: str | Path, claims: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Features (N, D) in float64, empty pixels and labels of a file that makes these claims.
+    """Features (N, D), empty pixels and labels of a file that makes these claims.
 
     Raises:
         UserError: for a file that cannot be read, or is of other data or another extractor.
@@ -72,7 +70,7 @@ def load_statistics(
         with safetensors.safe_open(path, framework="pt") as file:
             found = json.loads((file.metadata() or {})["claims"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        features, is_empty = tensors["features"].double(), tensors["is_empty"]
+        features, is_empty = tensors["features"], tensors["is_empty"]
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{place} is no file of --save-reference ({error})") from error
     unlike = [

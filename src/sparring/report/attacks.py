@@ -117,7 +117,7 @@ class AttackGroup:
         for member in self.members:
             for curve in member.data["curves"]:
                 cells = [
-                    tables.Cell(tables.show(point[self.quality]), _spread(point, self.quality))
+                    tables.cell(point[self.quality], _spread(point, self.quality))
                     for point in curve["points"]
                 ]
                 is_attack = curve["kind"] == "attack"

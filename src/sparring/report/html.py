@@ -26,6 +26,7 @@ from .finding import Finding, find
 from .pictures import Picture, read_picture
 from .plots import Chart, Curve, line_chart
 from .runs import Run, is_number, missing
+from .sweeps import sweeps_of
 
 N_STYLES = 8  # line styles and colours in style.css; 0 is the baseline's, 1 the leader's
 
@@ -121,6 +122,7 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
         ranked=ranked,
         attacks=attack_groups(runs, styles),
         copies=copies_of(runs, styles),
+        sweeps=sweeps_of(runs),
         mismatch=mismatch_charts(runs, styles),
         cleaning=cleaning_charts(runs, styles),
         diagnostics=diagnostics_charts(runs, styles),

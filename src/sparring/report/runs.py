@@ -67,6 +67,13 @@ class Evaluation:
         found = self.figures.get("diagnostics")
         return found if isinstance(found, dict) else {}
 
+    @property
+    def sweep(self) -> list[Evaluation]:
+        """The evaluations of `sparring evaluate RUN evaluation.sweep=...`, one a combination."""
+        cells = self.figures.get("sweep")
+        found = [Evaluation(self.path, cell) for cell in cells or [] if isinstance(cell, dict)]
+        return [cell for cell in found if is_number(cell.protocol.get("steps"))]
+
 
 @dataclass(frozen=True)
 class Run:

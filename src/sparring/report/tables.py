@@ -225,17 +225,18 @@ def best_of(group: Group, names: Sequence[str], measure: Measure) -> str | None:
 @dataclass(frozen=True)
 class Cell:
     text: str
-    value: float | None = None  # what it is sorted by; None: its text
     detail: str = ""
     is_best: bool = False
+    value: float | None = None  # what it is sorted by; None: its text
 
 
-def _cell(number: Any, detail: str = "", is_best: bool = False) -> Cell:
-    return Cell(show(number), number if is_number(number) else None, detail, is_best)
+def cell(number: Any, detail: str = "", is_best: bool = False) -> Cell:
+    """A number as text, sorted by itself."""
+    return Cell(show(number), detail, is_best, number if is_number(number) else None)
 
 
 def _duration(seconds: Any) -> Cell:
-    return Cell(show_seconds(seconds), seconds if is_number(seconds) else None)
+    return Cell(show_seconds(seconds), value=seconds if is_number(seconds) else None)
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,7 @@ def figure_rows(group: Group, ranked: Sequence[str]) -> list[Row]:
         for name in names:
             interval = group.interval(name, measure.key)
             detail = f"{show(interval[0])} – {show(interval[1])}" if interval else ""
-            cells.append(_cell(group.value(name, measure.key), detail, name == best))
+            cells.append(cell(group.value(name, measure.key), detail, name == best))
         rows.append(Row(measure.label, cells, measure.hint))
         for suffix, label in BESIDE.items():
             values = [group.value(name, measure.key + suffix) for name in names]
@@ -265,7 +266,7 @@ def figure_rows(group: Group, ranked: Sequence[str]) -> list[Row]:
                     label = "… of images that calibrate it"
                 elif measure.of_pairs and suffix == "_of_reference":
                     label = "… of the reference's own images and captions"
-                rows.append(Row(label, [_cell(value) for value in values], "", True))
+                rows.append(Row(label, [cell(value) for value in values], "", True))
     return rows
 
 
@@ -292,19 +293,19 @@ def cost_rows(runs: Sequence[Run], baseline: Run) -> list[Row]:
 
     def ratio(run: Run) -> Cell:
         mine, other = run.seconds_per_step, baseline.seconds_per_step
-        return Cell(f"×{show(mine / other)}", mine / other) if mine and other else Cell("n/a")
+        return Cell(f"×{show(mine / other)}", value=mine / other) if mine and other else Cell("n/a")
 
     columns = {
         "Training time": lambda run: _duration(recorded(run, "train_seconds")),
-        "Steps": lambda run: _cell(recorded(run, "n_steps")),
+        "Steps": lambda run: cell(recorded(run, "n_steps")),
         "Time per step": lambda run: _duration(run.seconds_per_step),
         f"… as a ratio to {baseline.name}": ratio,
-        "Images per second": lambda run: _cell(images_per_second(run)),
+        "Images per second": lambda run: cell(images_per_second(run)),
         "Sampling for its figures": lambda run: _duration(
             run.evaluations[0].figures.get("sampling_seconds") if run.evaluations else None
         ),
-        "Parameters": lambda run: _cell(recorded(run, "n_parameters")),
-        "Processes": lambda run: _cell(recorded(run, "n_processes")),
+        "Parameters": lambda run: cell(recorded(run, "n_parameters")),
+        "Processes": lambda run: cell(recorded(run, "n_processes")),
         "Device": lambda run: Cell(show_value(run.info.get("device", "n/a"))),
     }
     return [Row(label, [of(run) for run in runs]) for label, of in columns.items()]

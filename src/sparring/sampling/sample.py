@@ -39,6 +39,7 @@ def sample(
     eta: float = 0.0,
     clip_sample: bool | None = None,
     batch_size: int = 256,
+    first: int = 0,
     device: torch.device | str | None = None,
     sample_shape: tuple[int, ...] | None = None,
     scheduler_config: Mapping[str, Any] | None = None,
@@ -75,6 +76,8 @@ def sample(
             the noise that goes with the clipped x0, as OpenAI's code does and diffusers' pipelines
             by default do not: with a noise of another x0 the step leaves the path.
         batch_size: Samples per call of the network; changes speed and memory only.
+        first: Number of the first sample: those from `first` on of a longer list. What comes by
+            row (class_labels, condition) is theirs alone.
         device: Where to run; None: where the model is. The model is moved there.
         sample_shape: Shape of one sample; needed with a bare `Denoiser`.
         scheduler_config: The training scheduler's config; with a bare `Denoiser` it is made from
@@ -121,7 +124,7 @@ def sample(
         build = _copier(scheduler)
 
     condition = dict(condition or {})
-    labels = _labels(class_labels, n, None if bare else model.num_classes)
+    labels = _labels(class_labels, n, None if bare else model.num_classes, first)
     if labels is not None:
         condition["class_labels"] = labels
     text = _text(model, prompts, condition)
@@ -137,14 +140,14 @@ def sample(
     with evaluation_mode(denoiser), torch.no_grad():
         for start in range(0, n, batch_size):
             rows = range(start, min(n, start + batch_size))
-            generators = [generator("cpu", seed, "sample", i) for i in rows]
+            generators = [generator("cpu", seed, "sample", first + i) for i in rows]
             noise = torch.stack([torch.randn(shape, generator=own) for own in generators])
             steps = build()
             steps.set_timesteps(num_inference_steps, device=device)
             x = noise.to(device, sample_dtype(denoiser)) * getattr(steps, "init_noise_sigma", 1.0)
             own_condition = _rows(condition, rows, n, device)
             if text is not None:
-                own_condition |= text.to(device)(_in_turn(prompts or [""], rows))
+                own_condition |= text.to(device)(_in_turn(prompts or [""], rows, first))
             scale = guidance_scale
             if told is not None:  # the network does in one call what guidance does in two
                 own_condition["timestep_cond"] = told.to(x).expand(len(x), -1)
@@ -257,9 +260,11 @@ def _copier(scheduler: Any) -> Callable[[], Any]:
     return lambda: type(scheduler).from_config(scheduler.config)
 
 
-def _labels(class_labels: Tensor | int | None, n: int, num_classes: int | None) -> Tensor | None:
+def _labels(
+    class_labels: Tensor | int | None, n: int, num_classes: int | None, first: int
+) -> Tensor | None:
     if class_labels is None:
-        return None if num_classes is None else torch.arange(n) % num_classes
+        return None if num_classes is None else torch.arange(first, first + n) % num_classes
     labels = torch.as_tensor(class_labels, dtype=torch.long).cpu()
     labels = labels.expand(n) if labels.ndim == 0 else labels
     if labels.shape != (n,):
@@ -283,8 +288,8 @@ def _text(
     return None if "encoder_hidden_states" in condition else text
 
 
-def _in_turn(prompts: Sequence[str], rows: range) -> list[str]:
-    return [prompts[i % len(prompts)] for i in rows]
+def _in_turn(prompts: Sequence[str], rows: range, first: int) -> list[str]:
+    return [prompts[(first + i) % len(prompts)] for i in rows]
 
 
 def _rows(condition: dict[str, Any], rows: range, n: int, device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""Time and peak memory of every metric on stored features, each in a fresh process.
+
+    python benchmarks/metric_cost.py                            # 50,000 x 2048: 0.8 GiB of features
+    python benchmarks/metric_cost.py --n 5000 --only precision_recall_density_coverage
+
+Prints a table: what a metric needs besides reading its features does not grow with their number, so
+the peak is that of two sets of features and a constant. Memory is the process's largest resident
+set, Python and torch included; time is that of one core, waiting not counted.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from sparring.evaluation import metrics
+from sparring.evaluation.metrics import Gaussian
+
+N_CLASSES = 1008  # of Inception
+
+METRICS = {
+    "frechet_distance": metrics.frechet_distance,
+    "inception_score": lambda _, fake: metrics.inception_score(fake[:, :N_CLASSES]),
+    "kernel_distance_of_subsets": metrics.kernel_distance_of_subsets,
+    "sliced_wasserstein": metrics.sliced_wasserstein,
+    "precision_recall_density_coverage": metrics.precision_recall_density_coverage,
+    "nearest_distances": lambda real, fake: metrics.nearest_distances(fake, real),
+    "frechet_distance_of_resamples": lambda real, fake: metrics.frechet_distance_of_resamples(
+        real, len(fake)
+    ),
+    "frechet_distance_of_halves": lambda real, _: metrics.frechet_distance_of_halves(real),
+    "frechet_distance_infinity": lambda real, fake: metrics.frechet_distance_infinity(
+        Gaussian.of(real), fake
+    ),
+    "kernel_distance": metrics.kernel_distance,
+    "gaussian_mmd": metrics.gaussian_mmd,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, default=50_000, help="features in each set")
+    parser.add_argument("--dim", type=int, default=2048)
+    parser.add_argument("--only", nargs="*", default=list(METRICS), choices=list(METRICS))
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--features", help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    torch.set_num_threads(1)
+    if words.measure:
+        print(json.dumps(measure(words.measure, Path(words.features))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        features = Path(folder) / "features.safetensors"
+        write(features, words.n, words.dim)
+        print(f"{words.n:,} x {words.dim} features of each set, float32, torch {torch.__version__}")
+        print("\n| metric | seconds | peak memory, GiB |\n|---|---|---|", flush=True)
+        for name in ["none", *words.only]:
+            command = [sys.executable, __file__, "--measure", name, "--features", str(features)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            cost = json.loads(done.stdout)
+            label = "the features alone" if name == "none" else f"`{name}`"
+            print(f"| {label} | {cost['seconds']:.1f} | {cost['gib']:.2f} |", flush=True)
+
+
+def write(path: Path, n: int, dim: int) -> None:
+    """Two sets like Inception's features: not negative, few of them large."""
+    random = torch.Generator().manual_seed(0)
+    sets = {}
+    for name, shift in (("real", -0.2), ("fake", -0.1)):
+        x = torch.randn(n, dim, generator=random)
+        sets[name] = x.add_(shift).relu_()
+    save_file(sets, path)
+
+
+def measure(name: str, path: Path) -> dict[str, float]:
+    """Seconds and GiB of one metric in this process."""
+    sets = load_file(path)
+    started = time.process_time()
+    if name != "none":
+        METRICS[name](sets["real"], sets["fake"])
+    seconds = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+    return {"seconds": seconds, "gib": peak}
+
+
+if __name__ == "__main__":
+    main()

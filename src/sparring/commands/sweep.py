@@ -1,0 +1,112 @@
+"""`sparring evaluate MODEL evaluation.sweep=...`: the figures of every sampler, steps and guidance.
+
+    evaluation.sweep="{scheduler: [ddim, dpmsolver++], num_inference_steps: [5, 10, 50]}"
+
+A sweep is a list of evaluations, each with its own protocol: all combinations of what is listed,
+the other settings as in section sampling. Each is kept in the cache when it is done, so a sweep
+that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..config_sections import SamplingSection, SweepSection
+from ..report.plots import LOG_FROM_RATIO
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = ("frechet_distance", "empty_pixel_rms", "sliced_wasserstein", "off_manifold_rms")
+"""Figures that are printed and drawn for each combination."""
+
+Line = tuple[str, float]
+"""Sampler and guidance: what one line of a figure keeps while the steps change."""
+
+
+def combinations(sweep: SweepSection, sampling: SamplingSection) -> list[SamplingSection]:
+    """A sampling section for each combination; the number of steps changes fastest."""
+    names = ("scheduler", "guidance_scale", "num_inference_steps")
+    lists = [
+        list(dict.fromkeys(getattr(sweep, name) or [getattr(sampling, name)])) for name in names
+    ]
+    return [
+        sampling.model_copy(update=dict(zip(names, values, strict=True)))
+        for values in itertools.product(*lists)
+    ]
+
+
+def lines_of(
+    sweep: Sequence[Mapping[str, Any]], name: str
+) -> dict[Line, dict[int, Mapping[str, Any]]]:
+    """The evaluations that have a figure, by sampler and guidance, and by steps in rising order."""
+    found: dict[Line, dict[int, Mapping[str, Any]]] = {}
+    for one in sorted(sweep, key=lambda one: one["protocol"]["steps"]):
+        protocol = one["protocol"]
+        if name in one:
+            line = (protocol["sampler"], protocol["guidance"])
+            found.setdefault(line, {})[protocol["steps"]] = one
+    order = dict.fromkeys(
+        (one["protocol"]["sampler"], one["protocol"]["guidance"]) for one in sweep
+    )
+    return {line: found[line] for line in order if line in found}
+
+
+def line_names(lines: Sequence[Line]) -> list[str]:
+    """`ddim`, with the guidance where any line has one."""
+    is_guided = any(guidance != 1 for _, guidance in lines)
+    return [f"{name}, guidance {w:g}" if is_guided else name for name, w in lines]
+
+
+def sweep_lines(sweep: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table for a terminal: each main figure, a row for each line, a column for each count."""
+    rows = []
+    for name in SHOWN:
+        lines = lines_of(sweep, name)
+        counts = sorted({count for line in lines.values() for count in line})
+        if lines:
+            rows.append(f"  {f'{name} at steps':<36}" + "".join(f"{n:>10}" for n in counts))
+        for label, line in zip(line_names(list(lines)), lines.values(), strict=True):
+            values = (f"{line[n][name]:>10.4g}" if n in line else f"{'':>10}" for n in counts)
+            rows.append(f"    {label:<34}" + "".join(values))
+    return rows
+
+
+def sweep_picture(sweep: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Each main figure against the steps: a line with 95 % intervals for each sampler and guidance,
+    and the floor of the reference itself."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in SHOWN if lines_of(sweep, name)]
+    figure = Figure(figsize=(5.2 * len(names), 4), layout="constrained")
+    figure.suptitle(title)
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        lines = lines_of(sweep, name)
+        floor = None
+        for label, line in zip(line_names(list(lines)), lines.values(), strict=True):
+            counts, values = list(line), [one[name] for one in line.values()]
+            ends = [
+                one.get(f"{name}_interval", [value] * 2)
+                for one, value in zip(line.values(), values, strict=True)
+            ]
+            bars = [
+                [abs(value - end[i]) for value, end in zip(values, ends, strict=True)]
+                for i in (0, 1)
+            ]
+            axis.errorbar(
+                counts, values, yerr=bars, marker="o", markersize=3, capsize=2, label=label
+            )
+            floor = next((one.get(f"{name}_of_reference") for one in line.values()), floor)
+        if floor is not None:
+            axis.axhline(floor, color="grey", linestyle=":", label="the reference itself")
+        axis.set(xlabel="steps", ylabel=name.replace("_", " "), xscale="log")
+        values = [one[name] for line in lines.values() for one in line.values()]
+        if 0 < LOG_FROM_RATIO * min(values) < max(values):
+            axis.set_yscale("log")
+        counts = sorted({count for line in lines.values() for count in line})
+        axis.set_xticks(counts, [str(count) for count in counts])
+        axis.minorticks_off()
+        axis.legend(fontsize="small")
+    return figure
