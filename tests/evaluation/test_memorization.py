@@ -10,7 +10,7 @@ from sparring.data.datasets import build_dataset
 from sparring.denoiser import Denoiser
 from sparring.errors import UserError
 from sparring.evaluation import memorization as module
-from sparring.evaluation.evaluate import Reference, Settings, evaluate
+from sparring.evaluation.evaluate import Reference, Settings, evaluate, thumbs
 from sparring.evaluation.features import Extractor
 from sparring.evaluation.memorization import (
     Originals,
@@ -194,7 +194,8 @@ def test_pairs_show_each_training_image_once_the_nearest_first(few, unseen):
     assert [(pair["sample"], pair["training"]) for pair in pairs] == [(1, 20), (2, 30)]
     assert [pair["n_near_duplicates"] for pair in pairs] == [1, 2]
     assert pairs[0]["distance"] < 1e-6
-    picture = pairs_picture(2 * samples - 1, few, pairs)
+    copies = thumbs(samples.clamp(0, 1))[[pair["sample"] for pair in pairs]]
+    picture = pairs_picture(copies, few, pairs)
     one = 64 + 2  # 8 pixels, 8 times as large, and a margin of 2
     assert picture.size == (2 * one + 2, 2 * one + 2)
     left, right = (picture.crop((x, 2, x + 64, 66)) for x in (2, one + 2))

@@ -132,7 +132,8 @@ def test_two_processes_give_the_figures_of_one(digits_run, tmp_path, monkeypatch
     assert numbers(two) == numbers(one)
     for folder in (tmp_path / "one", tmp_path / "two"):
         lengths = sorted(len(list(path.iterdir())) for path in (folder / "features").iterdir())
-        assert lengths == [2, 6, 7, 7]  # held-out images, training images, samples twice
+        # the reference; held-out images, features and pixels; training images and dirty ones; samples
+        assert lengths == [2, 2, 2, 6, 6, 7, 7]
 
 
 def test_the_second_process_does_its_share_and_measures_nothing(digits_run, tmp_path, monkeypatch):

@@ -397,11 +397,12 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Par
 
 
 def _help(plan: _Plan) -> None:
-    """What a process does that is not the first: its share of the images and of the samples."""
+    """What a process does that is not the first: its share of the images and of the samples, in the
+    order of the first, for which it waits as that one waits for it."""
+    _draw(plan)
     if plan.training is not None:
         for one in plan.reference.all_originals(plan.training, plan.held_out, plan.dirty).values():
-            _ = one.calibration  # which reads them all
-    _draw(plan)
+            one.prepare()
     for cell in _cells(plan):
         if not _kept_figures(cell).is_file():
             _draw(cell)

@@ -219,7 +219,7 @@ class Reference:
         }
 
     def looks(self) -> dict[str, Any]:
-        """What decides how samples are looked at, and the labels and captions they are drawn for."""
+        """What decides how samples are looked at, and for what labels and captions."""
         has_images = self.dataset.is_image
         return self.claims() | {
             "seed": self.settings.seed,
@@ -635,6 +635,8 @@ def _memorization_figures(
     if not sets:
         log.info("%d training images are too few to look for copies of them", len(training))
         return {}
+    for one in sets.values():
+        one.prepare()
     n_resamples, seed = reference.settings.n_resamples, reference.settings.seed
     found = {name: one.neighbours(seen[name]) for name, one in sets.items()}
     nearest = distance_figures(found["features"], sets["features"], n_resamples, seed)

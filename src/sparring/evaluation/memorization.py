@@ -161,6 +161,12 @@ class Originals:
             return "held-out images"
         return "each training image and its nearest other one"
 
+    def prepare(self) -> None:
+        """Read the training images, then what calibrates: processes that share the reading wait for
+        each other, so all must read in this order."""
+        _ = self.features
+        _ = self._calibrated
+
     def neighbours(self, features: Tensor) -> Neighbours:
         """Of samples by their features (M, D)."""
         return two_nearest(features.float(), self.features)
