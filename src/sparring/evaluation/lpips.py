@@ -105,8 +105,8 @@ class LPIPS(nn.Module):
             if isinstance(layer, str):
                 self.features.append(nn.MaxPool2d(*net.pool))
                 continue
-            n_out, *size = layer
-            self.features.append(nn.Conv2d(n_in, n_out, *size))
+            n_out, width, stride, padding = layer
+            self.features.append(nn.Conv2d(n_in, n_out, width, stride, padding))
             self.features.append(nn.ReLU())
             if n_convolutions in net.taps:
                 lin = nn.Conv2d(n_out, 1, 1, bias=False)
