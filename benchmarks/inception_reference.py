@@ -226,7 +226,7 @@ def clean_fid_rows(state: dict[str, Tensor], images: Tensor, ours: dict[str, Ten
 
     Its weights come from an address: ours are put in their place.
     """
-    module = importlib.import_module("cleanfid.inception_pytorch")
+    module: Any = importlib.import_module("cleanfid.inception_pytorch")
     fid = importlib.import_module("cleanfid.fid")
     vars(module)["load_state_dict_from_url"] = lambda *_, **__: state
     network = module.InceptionV3([0, 1, 2, 3], resize_input=False, normalize_input=False).eval()

@@ -315,6 +315,7 @@ def learned(data, n_steps, seed=0):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_model_that_learned_64_digits_by_heart_is_flagged_and_one_of_all_is_not(unseen):
     train = build_dataset("digits", "train")
     found = {}
