@@ -22,6 +22,7 @@ from sparring.evaluation.clip import load_clip
 from sparring.evaluation.cmmd import cmmd, cmmd_figures
 from sparring.evaluation.evaluate import Reference, Settings
 from sparring.evaluation.open_clip import load_hps
+from sparring.evaluation.resampling import half_samples, interval
 from sparring.pretrained import load
 from sparring.randomness import generator
 from sparring.sampling import sample
@@ -170,7 +171,7 @@ def test_an_image_without_a_caption_is_left_out(places):
     """Its score is NaN and no part of the mean; cmmd and aesthetic need no caption."""
     told = ["red", None, "grey", "white"]
     data = Captioned(images(4), told)
-    panel = Panel(Judges(**judges(places)), data, range(4), n_resamples=2)
+    panel = Panel(Judges(**judges(places)), data, range(4), n_resamples=5)
     assert [said for _, said in captioned(data, range(4), 3)] == [["red", None, "grey"], ["white"]]
     real = panel.reference
     for name in ("clip_score", "pick_score", "hps"):
@@ -180,13 +181,28 @@ def test_an_image_without_a_caption_is_left_out(places):
     torch.testing.assert_close(real["hps"][[0, 2, 3]], alone["hps"][[0, 2, 3]])
     samples = panel.read(images(3, 1), ["red", "red", "grey"])
     figures = panel.figures(samples)
+    assert figures["hps_interval"][0] < figures["hps"] < figures["hps_interval"][1]
     for name in ("clip_score", "pick_score", "hps"):
         expected = alone[name][[0, 2, 3]].mean().item()
         assert figures[f"{name}_of_reference"] == pytest.approx(expected, rel=1e-6)
         assert figures[name] == pytest.approx(samples[name].mean().item())
+        halves = half_samples(lambda half: half.mean().item(), samples[name], 5)
+        assert figures[f"{name}_interval"] == pytest.approx(interval(figures[name], halves))
     assert figures["aesthetic_of_reference"] == pytest.approx(real["aesthetic"].mean().item())
     batches = [panel.read(images(3, 1)[:2], ["red", "red"]), panel.read(images(3, 1)[2:], ["grey"])]
     torch.testing.assert_close(joined(batches), samples, rtol=1e-6, atol=1e-5)
+
+
+def test_an_unreadable_image_and_its_caption_are_left_out(places, tmp_path):
+    photos = captioned_folder(tmp_path / "photos")
+    data = build_dataset("image_folder", "all", train_data_dir=str(photos), resolution=16)
+    whole = [pair for batch in captioned(data, range(6)) for pair in zip(*batch, strict=True)]
+    (photos / "2.png").write_bytes(b"no image")
+    data = build_dataset("image_folder", "all", train_data_dir=str(photos), resolution=16)
+    left = [pair for batch in captioned(data, range(6), 4) for pair in zip(*batch, strict=True)]
+    del whole[2]
+    assert [caption for _, caption in left] == [caption for _, caption in whole]
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(left, whole, strict=True))
 
 
 def test_without_captions_clip_gives_cmmd_alone(places):
@@ -245,25 +261,34 @@ def test_evaluate_judges_samples_by_the_captions_they_were_drawn_with(places, wo
         scaling = model.vae.config.scaling_factor
         fakes = ((model.vae.decode(latents / scaling).sample + 1) / 2).clamp(0, 1)
     shown = [*captions, *captions[:2]]
+    data = build_dataset("image_folder", "all", train_data_dir=str(places / "photos"),
+                         resolution=16)  # fmt: skip
+    reals = data.read_all()["x0"]
     for option, figure, judge in [
         ("clip", "clip_score", load_clip(judges(places)["clip"])),
         ("pick_score", "pick_score", load_clip(judges(places)["pick_score"])),
         ("hps", "hps", load_hps(judges(places)["hps"])),
     ]:
-        cosines = (judge.images(fakes) * judge.captions(shown)).sum(1)
-        scores = {
-            "clip_score": 100 * cosines.clamp(min=0),
-            "pick_score": judge.model.logit_scale.exp().item() * cosines,
-            "hps": 100 * cosines,
-        }[figure]
-        assert result[figure] == pytest.approx(scores.mean().item(), rel=1e-3, abs=0.02)
+        for key, pixels, captions in [
+            (figure, fakes, shown), (f"{figure}_of_reference", reals, CAPTIONS),
+        ]:  # fmt: skip
+            cosines = (judge.images(pixels) * judge.captions(captions)).sum(1)
+            scores = {
+                "clip_score": 100 * cosines.clamp(min=0),
+                "pick_score": judge.model.logit_scale.exp().item() * cosines,
+                "hps": 100 * cosines,
+            }[figure]
+            assert result[key] == pytest.approx(scores.mean().item(), rel=1e-3, abs=0.02)
         assert len(result[f"{figure}_interval"]) == 2
-        assert isinstance(result[f"{figure}_of_reference"], float)
         said = result["protocol"][option]
         assert said["name"] == judges(places)[option]
         assert (said["checksum"], said["resize"]) == (judge.checksum, judge.resize)
     assert result["cmmd"] > result["cmmd_of_reference"] > 0
-    assert isinstance(result["aesthetic"], float)
+    predictor = load_aesthetic(judges(places)["aesthetic"])
+    judge = load_clip(judges(places)["clip"])
+    assert result["aesthetic"] == pytest.approx(
+        predictor(judge.images(fakes)).mean().item(), rel=1e-3
+    )
     assert len(result["protocol"]["captions"]) == 16
 
 

@@ -235,21 +235,26 @@ class Panel:
             samples: `read` of the samples; batches are `joined`.
         """
         figures: dict[str, Any] = {}
-        for name, scores in samples.items():
-            known = scores[~scores.isnan()] if scores.ndim == 1 else scores[:0]
-            if not len(known):
+        for name in (one for one in samples if one != "embeddings"):
+            scores, real = (_known(one[name]) for one in (samples, self.reference))
+            if not len(scores):
                 continue
-            mean = known.mean().item()
-            halves = half_samples(lambda half: half.mean().item(), known, self.n_resamples,
-                                  self.seed)  # fmt: skip
+            mean = scores.mean().item()
+            halves = half_samples(
+                lambda half: half.mean().item(), scores, self.n_resamples, self.seed
+            )
             figures |= {name: mean, f"{name}_interval": interval(mean, halves)}
-            real = self.reference[name]
-            if not (is_none := real.isnan()).all():
-                figures[f"{name}_of_reference"] = real[~is_none].mean().item()
+            if len(real):
+                figures[f"{name}_of_reference"] = real.mean().item()
         if "embeddings" in samples:
             real, fake = self.reference["embeddings"], samples["embeddings"]
             figures |= cmmd_figures(real, fake, self.n_resamples, self.seed)
         return figures
+
+
+def _known(scores: Tensor) -> Tensor:
+    """The scores of images that have a caption."""
+    return scores[~scores.isnan()]
 
 
 def _embedded(judge: Clip, captions: Sequence[str | None]) -> Tensor:
