@@ -431,7 +431,7 @@ def _draw(plan: _Plan) -> Parts:
                 "seconds": torch.tensor([seconds], dtype=torch.float64),
             }
 
-        parts.compute(part, lambda rows: bar.update(len(rows)) and None)
+        parts.compute(part, lambda rows: bar.update(len(rows)))
     return parts
 
 
