@@ -87,7 +87,7 @@ def test_a_stopped_sweep_goes_on_and_other_settings_start_anew(plane_run, monkey
         assert sorted(set(drawn), reverse=True) == expected, told
 
 
-@pytest.mark.parametrize("change", ["weights", "kind", "null", "schedule"])
+@pytest.mark.parametrize("change", ["weights", "kind", "null", "boundary", "schedule"])
 def test_the_key_of_a_model_says_all_that_is_sampled(plane_run, change):
     model = load(plane_run)
     before = model_key(model)
@@ -97,6 +97,8 @@ def test_the_key_of_a_model_says_all_that_is_sampled(plane_run, change):
             next(model.denoiser.network.parameters()).view(-1)[0] += 1e-6
     elif change == "kind":
         model.denoiser.kind = "x0"
+    elif change == "boundary":
+        model.denoiser.boundary = "lcm"
     elif change == "null":
         model.denoiser.null_condition = {"class_labels": 2}
     else:
