@@ -225,9 +225,11 @@ def test_classes_of_a_conditional_model_are_those_of_the_reference(tmp_path, mon
         return sample(*args, **kwargs)
 
     monkeypatch.setattr(command, "sample", spy)
-    result = evaluate_command([run], ["evaluation.n_samples=120"])
-    labels = build_dataset("two_moons", "all", n_points=60).labels
-    assert torch.bincount(seen[0]).tolist() == torch.bincount(labels).tolist()
+    result = evaluate_command([run], ["evaluation.n_samples=120", "sampling.batch_size=50"])
+    data = build_dataset("two_moons", "all", n_points=60)
+    assert [len(part) for part in seen] == [50, 50, 20]
+    assert torch.bincount(torch.cat(seen)).tolist() == torch.bincount(data.labels).tolist()
+    assert torch.equal(torch.cat(seen), Reference(data, Settings()).labels)
     assert result["protocol"]["class_labels"] == "as in the reference"
 
 

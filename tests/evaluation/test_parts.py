@@ -11,11 +11,13 @@ import torch
 from test_evaluate_command import make_run, unet
 
 from sparring.commands.evaluate import evaluate_command
+from sparring.denoiser import Denoiser
 from sparring.errors import UserError
 from sparring.evaluation.classifier import cache_folder
 from sparring.evaluation.parts import Parts, Processes, prune
-from sparring.pretrained import load
+from sparring.pretrained import Model, load
 from sparring.sampling import sample
+from sparring.schedules import schedule_from_config
 
 
 def squares(rows):
@@ -107,6 +109,21 @@ def test_samples_from_a_number_on_are_those_of_the_whole(digits_run):
     whole = sample(model, 7, num_inference_steps=2, scheduler="ddpm", batch_size=7)
     part = sample(model, 3, num_inference_steps=2, scheduler="ddpm", first=4)
     torch.testing.assert_close(part, whole[4:], atol=1e-4, rtol=0)
+
+
+def test_classes_of_samples_from_a_number_on_go_on_in_turn():
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, x, t, class_labels):
+            seen.append(class_labels.tolist())
+            return x
+
+    schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
+    denoiser = Denoiser(Spy(), schedule, "eps")
+    model = Model(denoiser, {"_class_name": "DDPMScheduler"}, (2,), 3, "spy")
+    sample(model, 4, num_inference_steps=1, first=5)
+    assert seen == [[2, 0, 1, 2]]
 
 
 def numbers(result):

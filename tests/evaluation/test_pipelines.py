@@ -166,6 +166,7 @@ def reference(places):
 def test_stable_diffusion_with_prompts_from_the_command_line(places, reference):
     prompts = ["a red square", "grey"]
     told = ["sampling.guidance_scale=3", f"sampling.prompts={json.dumps(prompts)}"]
+    told.append("sampling.batch_size=5")  # the second part begins with the second prompt
     found = evaluate_command([str(places / "sd")], photos(places, *told))
     pipe = pipeline(places / "sd", "ddim", clip_sample=False)
     images = pipe(

@@ -4,6 +4,9 @@ The reference is clean, whatever the model was trained on. It is the data of the
 (split evaluation.reference) or that of `data.*` overrides; sections sampling and evaluation come
 from the run too, and are overridden the same way. Models whose figures could not be compared are
 refused before anything is sampled.
+
+Samples are drawn and looked at in parts, which are kept: see evaluation.parts for what that is good
+for, and sweep.py for many samplers at once.
 """
 
 from __future__ import annotations
@@ -362,6 +365,8 @@ def _training_sets(
 
 def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Parts]:
     evaluation, n_steps = plan.config.evaluation, plan.config.sampling.num_inference_steps
+    for cell in _cells(plan):
+        _samples(cell, range(1))  # one that cannot be is found now, not when the others are done
     parts = _draw(plan)
     sampled = time.perf_counter()
     figures = _figures(plan, parts)
@@ -418,11 +423,8 @@ def _cells(plan: _Plan) -> list[_Plan]:
 
 def _sweep(plan: _Plan, own: dict[str, Any]) -> list[dict[str, Any]]:
     """The evaluation of each combination; that of the model's own settings is made already."""
-    cells = _cells(plan)
-    for cell in cells:
-        _samples(cell, range(1))  # one that cannot be is found now, not when the others are done
     found, own = [], dict(own)
-    for cell in cells:
+    for cell in _cells(plan):
         if cell.generation() == plan.generation():
             found.append(own)
             continue

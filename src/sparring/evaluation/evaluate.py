@@ -313,7 +313,7 @@ class Reference:
         saved = self._read[2] if self.dataset.is_image else None
         return self.dataset.read_all()["label"] if saved is None else saved
 
-    @property
+    @cached_property
     def captions(self) -> list[str]:
         """Captions in a random order, without the images that have none; [] without captions."""
         captions = self.dataset.captions

@@ -7,6 +7,7 @@ folder may be deleted at any time.
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..cache import fingerprint, key_of
+from .protocol import versions
 
 if TYPE_CHECKING:
     from ..pretrained import Model
@@ -39,14 +41,16 @@ def model_key(model: Model) -> str:
         part if isinstance(part, Tensor | bytes) else str(part)
         for part in tree_leaves(denoiser.null_condition)
     ]
-    return key_of(words, *map(fingerprint, networks), *null)
+    code = inspect.getsourcefile(type(denoiser.network).forward)  # it may be the user's own
+    source = Path(code).read_bytes() if code is not None else b""
+    return key_of(words, *map(fingerprint, networks), *null, source)
 
 
 @cache
 def code_key() -> str:
-    """A key of this package's own files: who works on a sampler wants no figures from before."""
+    """A key of versions and of this package's files: who works on a sampler wants nothing old."""
     root = Path(__file__).parents[1]
-    return key_of(*(path.read_bytes() for path in sorted(root.rglob("*.py"))))
+    return key_of(versions(), *(path.read_bytes() for path in sorted(root.rglob("*.py"))))
 
 
 def kept_or_measured(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Parts:
     def compute(
         self,
         values: Callable[[range], dict[str, Tensor]],
-        on_part: Callable[[range], None] | None = None,
+        on_part: Callable[[range], object] | None = None,
     ) -> None:
         """Compute this process's parts that are not there.
 
