@@ -149,7 +149,7 @@ def test_two_processes_give_the_figures_of_one(digits_run, tmp_path, monkeypatch
     assert numbers(two) == numbers(one)
     for folder in (tmp_path / "one", tmp_path / "two"):
         lengths = sorted(len(list(path.iterdir())) for path in (folder / "features").iterdir())
-        # the reference; held-out images, features and pixels; training images and dirty ones; samples
+        # reference, held-out features and pixels, training and dirty images, samples twice
         assert lengths == [2, 2, 2, 6, 6, 7, 7]
 
 
