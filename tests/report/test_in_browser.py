@@ -113,9 +113,10 @@ def test_a_click_on_a_figure_sorts_the_models_by_it(page, tmp_path):
 
 
 def test_rows_are_sorted_by_number_then_by_text(page, tmp_path):
-    rows = [("b", 10), ("c", 9), ("a10", None), ("a9", None)]
+    rows = [("b", 10), ("of b", 0), ("c", 9), ("a10", None), ("a9", None)]
     cells = "".join(
-        f"<tr><td>{name}</td><td{'' if n is None else f' data-value={n}'}>{name}</td></tr>"
+        f"<tr{' class=reference' if name == 'of b' else ''}><td>{name}</td>"
+        f"<td{'' if n is None else f' data-value={n}'}>{name}</td></tr>"
         for name, n in rows
     )
     table = f"<table><thead><tr><th>x</th><th>y</th></tr></thead><tbody>{cells}</tbody></table>"
@@ -125,7 +126,7 @@ def test_rows_are_sorted_by_number_then_by_text(page, tmp_path):
       return [...table.tBodies[0].rows].map((row) => row.cells[0].innerText);
     }"""
     order = look(page.replace("<main>", "<main>" + table), tmp_path, probe)
-    assert order == ["c", "b", "a9", "a10"]
+    assert order == ["c", "b", "of b", "a9", "a10"]  # what belongs to b stays with it
 
 
 def test_no_other_script_runs_in_the_page(page, tmp_path):

@@ -78,6 +78,11 @@ function sortable(table) {
   const byColumn = table.dataset.sort === "columns";
   const headings = byColumn ? rows.map((row) => row.cells[0]) : [...table.tHead.rows[0].cells];
   const lines = byColumn ? [...table.rows] : rows;
+  const groups = []; // a row with those beneath it that it is compared with
+  for (const row of rows) {
+    if (row.classList.contains("reference") && groups.length) groups.at(-1).push(row);
+    else groups.push([row]);
+  }
   const original = byColumn ? lines.map((line) => [...line.cells]) : rows;
 
   const sort = (heading, k, order) => {
@@ -91,8 +96,9 @@ function sortable(table) {
       if (order) places.sort((a, b) => sign * before(key[a], key[b]));
       lines.forEach((line, n) => line.append(...places.map((place) => original[n][place])));
     } else {
-      const sorted = order ? [...rows].sort((a, b) => sign * before(a.cells[k], b.cells[k])) : rows;
-      table.tBodies[0].append(...sorted);
+      const sorted = [...groups];
+      if (order) sorted.sort(([a], [b]) => sign * before(a.cells[k], b.cells[k]));
+      table.tBodies[0].append(...sorted.flat());
     }
   };
 
