@@ -30,16 +30,9 @@ from ..latents import decode
 from ..pretrained import load
 from ..sampling import grid
 from ..sampling.trajectory_attacks import Attack
-from .evaluate import (
-    SECTIONS,
-    _check_writable,
-    _labels,
-    _Plan,
-    _plan,
-    _replace,
-    _sampling,
-    file_stem,
-)
+from .evaluate import file_stem
+from .files import check_writable, replace_file
+from .plan import SECTIONS, Plan, labels_of, plan_of, sampling_words
 
 if TYPE_CHECKING:
     from ..pretrained import Model
@@ -76,10 +69,10 @@ def attack_command(
     names = list(dict.fromkeys(models))
     references: dict[tuple[str, Settings], Reference] = {}
     words = [*others, f"evaluation.n_samples={section.n_samples}"]
-    plans = [_plan(name, words, device, Processes(), references) for name in names]
+    plans = [plan_of(name, words, device, Processes(), references) for name in names]
     folders = {name: _folder(name, output_dir) for name in names}
     for folder in set(folders.values()):
-        _check_writable(folder)
+        check_writable(folder)
     require_alike({plan.name: plan.protocol() for plan in plans})
     source = None if section.transfer_from is None else load(section.transfer_from, device=device)
     for plan in plans:
@@ -99,7 +92,7 @@ def attack_command(
 
         page = Path(output_dir) / PAGE
         html = render_page([Path(output_dir) / f"{_prefix(name)}.json" for name in names])
-        _replace(page, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+        replace_file(page, lambda temporary: temporary.write_text(html, encoding="utf-8"))
         log.info("wrote %s", page)
     return {"models": results}
 
@@ -147,7 +140,7 @@ def _section(overrides: Sequence[str]) -> tuple[AttackSection, list[str]]:
     return check_section(AttackSection, raw, "attack", own), others
 
 
-def _attack(section: AttackSection, plan: _Plan) -> Attack:
+def _attack(section: AttackSection, plan: Plan) -> Attack:
     """The attack without a radius."""
     features = None
     try:
@@ -173,17 +166,17 @@ def _attack(section: AttackSection, plan: _Plan) -> Attack:
         raise UserError(f"{plan.name}: attack: {error}") from error
 
 
-def _words(plan: _Plan, n: int) -> dict[str, Any]:
+def _words(plan: Plan, n: int) -> dict[str, Any]:
     """What `sample` is told."""
     return {
-        **_sampling(plan),
+        **sampling_words(plan),
         "num_inference_steps": plan.config.sampling.num_inference_steps,
-        "class_labels": _labels(plan, n),
+        "class_labels": labels_of(plan, n),
         "prompts": plan.prompts,
     }
 
 
-def _curves(plan: _Plan, section: AttackSection, source: Model | None) -> dict[str, Any]:
+def _curves(plan: Plan, section: AttackSection, source: Model | None) -> dict[str, Any]:
     started, attack = time.perf_counter(), _attack(section, plan)
     n_radii = len(set(section.radii))
     total = curves.n_runs(attack, n_radii, section.n_seeds, section.corruptions)
@@ -215,7 +208,7 @@ def _curves(plan: _Plan, section: AttackSection, source: Model | None) -> dict[s
     }
 
 
-def _images(plan: _Plan) -> curves.Images:
+def _images(plan: Plan) -> curves.Images:
     vae = plan.model.vae
     return (lambda samples: samples) if vae is None else (lambda samples: decode(vae, samples))
 
@@ -235,7 +228,7 @@ def _prefix(name: str) -> str:
 
 
 def _write(
-    plan: _Plan,
+    plan: Plan,
     result: dict[str, Any],
     section: AttackSection,
     source: Model | None,
@@ -250,18 +243,18 @@ def _write(
     stem = _prefix(plan.name) if is_shared else file_stem(plan.sampler, plan.config, overrides)
     picture = _picture(plan, section, source)
     if picture is not None:
-        _replace(folder / f"{stem}.png", lambda temporary: picture.save(temporary, "PNG"))
+        replace_file(folder / f"{stem}.png", lambda temporary: picture.save(temporary, "PNG"))
         result["picture"] = {
             "file": f"{stem}.png",
             "radius": max(section.radii),
             "n": min(N_SHOWN, section.n_samples),
         }
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    _replace(folder / f"{stem}.json", lambda one: one.write_text(text, encoding="utf-8"))
+    replace_file(folder / f"{stem}.json", lambda one: one.write_text(text, encoding="utf-8"))
     log.info("wrote %s", folder / f"{stem}.json")
 
 
-def _picture(plan: _Plan, section: AttackSection, source: Model | None) -> Any:
+def _picture(plan: Plan, section: AttackSection, source: Model | None) -> Any:
     """Estimates of x0 on the way, a pair of rows a sample: unattacked, at the largest radius."""
     if not plan.reference.dataset.is_image:
         return None

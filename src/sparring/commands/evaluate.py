@@ -19,7 +19,7 @@ import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,34 +28,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..cache import key_of
-from ..config import check, with_overrides
-from ..config_sections import RunConfig, SamplingSection
-from ..data.base import Dataset, digest
-from ..data.contamination import contaminate
-from ..data.datasets import build_dataset
+from ..config_sections import RunConfig
 from ..errors import UserError
-from ..evaluation.captions import Judges
 from ..evaluation.classifier import cache_folder
-from ..evaluation.evaluate import Reference, Settings, check_count, look, measure
-from ..evaluation.kept import code_key, kept_or_measured, model_key
+from ..evaluation.evaluate import Reference, Settings, look, measure
+from ..evaluation.kept import code_key, kept_or_measured
 from ..evaluation.parts import Parts, Processes, prune
 from ..evaluation.protocol import require_alike
 from ..latents import decode
-from ..pretrained import load
-from ..sampling import describe_sampling, grid, sample
-from ..sampling.schedulers import default_sampler
-from .diagnostics import check_diagnostics, diagnostics_lines, field_diagnostics
+from ..sampling import grid, sample
+from .diagnostics import diagnostics_lines, field_diagnostics
+from .files import check_writable, replace_file
 from .memorization import KEYS, memorization_lines, pairs_picture
-from .mismatch import check_mismatch, mismatch_curves, mismatch_lines
-from .reference import check_alike, check_prompts, reading
+from .mismatch import mismatch_curves, mismatch_lines
+from .plan import Plan, kept_folder, labels_of, plan_of, sampling_words
 from .sweep import combinations, sweep_lines, sweep_picture
 
 if TYPE_CHECKING:
-    from ..pretrained import Model
+    pass
 
 log = logging.getLogger(__name__)
 
-SECTIONS = ("data", "sampling", "evaluation")
 N_IN_GRID = 64
 
 
@@ -91,10 +84,10 @@ def evaluate_command(
     if not names:
         raise UserError("name at least one model: a run, a pipeline folder or a hub name")
     references: dict[tuple[str, Settings], Reference] = {}
-    plans = [_plan(name, overrides, device, processes, references) for name in names]
+    plans = [plan_of(name, overrides, device, processes, references) for name in names]
     for plan in plans:
         folder = _folder(plan.name, output_dir)
-        _check_writable(folder)
+        check_writable(folder)
         if folder is None:
             log.warning("%s is no run folder: its figures are printed only (give -o)", plan.name)
     require_alike(
@@ -104,7 +97,7 @@ def evaluate_command(
         for plan in plans:
             _help(plan)
         return {}
-    prune(_kept_folder())
+    prune(kept_folder())
     if save_reference is not None:
         _save_reference(plans[0].reference, Path(save_reference))  # all are alike
     results = {}
@@ -158,212 +151,7 @@ def _asked_for(protocol: Mapping[str, Any]) -> str:
     return f"{words}, prompts: {prompts}"
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """One model with all that is decided before it is sampled."""
-
-    name: str
-    model: Model
-    config: RunConfig
-    reference: Reference
-    training: Dataset | None
-    held_out: Dataset | None
-    dirty: Dataset | None
-    n_samples: int
-    device: str
-    processes: Processes
-    key: str  # of the model
-
-    @property
-    def sampler(self) -> str:
-        chosen = self.config.sampling.scheduler
-        return chosen or default_sampler(self.model.denoiser)
-
-    @property
-    def how(self) -> str:
-        """Sampler, steps and guidance in words."""
-        sampling = self.config.sampling
-        guidance = sampling.guidance_scale
-        words = f"{self.sampler} {sampling.num_inference_steps} steps"
-        return words if guidance == 1 else f"{words}, guidance {guidance:g}"
-
-    @property
-    def kept(self) -> Path:
-        """Where the features of the samples are, under all that decides them."""
-        decides = [
-            self.key, code_key(), self.reference.looks(), self.generation(), self.settings(),
-            self.dirty is None,
-        ]  # fmt: skip
-        return _kept_folder() / key_of(*decides)
-
-    def settings(self) -> dict[str, Any]:
-        """All of section sampling that decides a sample."""
-        given = self.config.sampling.model_dump(exclude={"n_images"})
-        return given | {"scheduler": self.sampler}
-
-    def with_sampling(self, sampling: SamplingSection) -> _Plan:
-        """The same model and reference with another section sampling."""
-        return replace(self, config=self.config.model_copy(update={"sampling": sampling}))
-
-    @property
-    def labels_from_reference(self) -> bool:
-        n_classes = self.model.num_classes
-        return n_classes is not None and n_classes == self.reference.dataset.num_classes
-
-    @property
-    def prompts(self) -> list[str] | None:
-        """What the samples are to show: the run's prompts, else the reference's captions."""
-        if self.model.text is None:
-            return self.config.sampling.prompts  # which sample refuses
-        return self.config.sampling.prompts or self.reference.captions or None
-
-    @property
-    def prompts_from_reference(self) -> bool:
-        return self.config.sampling.prompts is None and bool(self.prompts)
-
-    @property
-    def captions(self) -> list[str] | None:
-        """What each sample is to show, where there is anybody to judge that."""
-        prompts = self.prompts
-        if self.reference.panel is None or self.model.text is None or not prompts:
-            return None
-        return [prompts[i % len(prompts)] for i in range(self.n_samples)]
-
-    def generation(self) -> dict[str, Any]:
-        """The half of the protocol that says how the samples were drawn."""
-        sampling, denoiser = self.config.sampling, self.model.denoiser
-        words = {key: value for key, value in _sampling(self).items() if key != "device"}
-        try:
-            clips = describe_sampling(self.model, **words)["clip_sample"]
-        except ValueError as error:
-            raise UserError(f"{self.name}, {self.how}: {error}") from error
-        dtype = next((p.dtype for p in denoiser.parameters()), torch.float32)
-        labels = "as in the reference" if self.labels_from_reference else "each in turn"
-        prompts = "as in the reference" if self.prompts_from_reference else self.prompts
-        captions = self.captions
-        return {
-            "sampler": self.sampler,
-            "steps": sampling.num_inference_steps,
-            "guidance": sampling.guidance_scale,
-            "eta": sampling.eta,
-            "eps_scale": sampling.eps_scale,
-            "stop_ratio": sampling.stop_ratio,
-            "grid_power": sampling.grid_power,
-            "ratios": sampling.ratios,
-            "clip_sample": clips,
-            "precision": str(dtype).removeprefix("torch."),
-            "class_labels": labels if self.model.num_classes else None,
-            **({} if self.model.text is None else {"prompts": prompts or [""]}),
-            **({} if captions is None else {"captions": digest(captions)}),
-            "seeds": {"sampling": sampling.seed},
-        }
-
-    def protocol(self) -> dict[str, Any]:
-        measurement, generation = self.reference.protocol(self.n_samples), self.generation()
-        seeds = measurement["seeds"] | generation["seeds"]
-        return measurement | generation | {"seeds": seeds}
-
-
-def _plan(
-    name: str,
-    overrides: Sequence[str],
-    device: str,
-    processes: Processes,
-    references: dict[tuple[str, Settings], Reference],
-) -> _Plan:
-    model = load(name, device=device)
-    config = _config(name, model, overrides)
-    evaluation = config.evaluation
-    dataset = _dataset(config, evaluation.reference)
-    settings = Settings(
-        extractor=evaluation.extractor,
-        n_resamples=evaluation.n_resamples,
-        seed=evaluation.seed,
-        k=evaluation.k,
-        device=device,
-        weights=evaluation.weights,
-        statistics=evaluation.statistics,
-        judges=Judges(**{f.name: getattr(evaluation, f.name) for f in fields(Judges)}),
-        memorization_extractor=evaluation.memorization_extractor,
-        lpips_weights=evaluation.lpips_weights,
-    )
-    key = (dataset.fingerprint(), settings)
-    read_as = reading(config.data, dataset)
-    kept = {"kept": _kept_folder(), "processes": processes}
-    reference = references.setdefault(
-        key, Reference(dataset, settings, evaluation.reference, read_as, **kept)
-    )
-    n_samples = evaluation.n_samples or len(reference)
-    check_mismatch(name, model, evaluation)
-    check_diagnostics(name, model, evaluation)
-    check_alike(name, model, dataset)
-    check_prompts(name, model)
-    check_count(n_samples, dataset, settings)
-    sets = _training_sets(name, model, dataset)
-    plan = _Plan(
-        name, model, config, reference, *sets, n_samples, device, processes, model_key(model)
-    )
-    if reference.panel is not None:
-        reference.panel.check(plan.captions)
-    return plan
-
-
-def _config(name: str, model: Model, overrides: Sequence[str]) -> RunConfig:
-    """The model's own config with the overrides; for a model without one, only the overrides."""
-    for override in overrides:
-        key = override.partition("=")[0]
-        if key.partition(".")[0] not in SECTIONS:
-            raise UserError(
-                f"override {override!r}: evaluate takes {', '.join(f'{s}.*' for s in SECTIONS)}"
-            )
-        if key == "data.split":
-            raise UserError(
-                f"override {override!r}: data.split is what the model trained on; the reference is "
-                "evaluation.reference (train, held_out or all)"
-            )
-    raw = model.run_config or {"model": {"pretrained_model_name_or_path": name}}
-    named = with_overrides({}, overrides).get("data") or {}
-    if model.run_config is None and "name" not in named:
-        raise UserError(
-            f"{name} has no config.yaml that says what it was trained on: name the reference data, "
-            "such as data.name=digits"
-        )
-    return check(with_overrides(raw, overrides), f"{name}", overrides)
-
-
-def _dataset(config: RunConfig, split: str) -> Dataset:
-    """A split of the config's data, clean and in [0, 1]."""
-    fields = config.data.model_dump(exclude_none=True) | {"split": split}
-    try:
-        return build_dataset(**fields)
-    except ValueError as error:
-        raise UserError(f"data: {error}") from error
-
-
-def _training_sets(
-    name: str, model: Model, reference: Dataset
-) -> tuple[Dataset | None, Dataset | None, Dataset | None]:
-    """The clean training images of the model's own run, its held-out ones, and the training images
-    as contaminated; None for what there is not."""
-    if model.run_config is None or not reference.is_image:
-        return None, None, None
-    own = check(model.run_config, name)
-    training = _dataset(own, own.data.split)
-    if training.sample_shape != reference.sample_shape:
-        return None, None, None
-    contaminated = contaminate(training, own.contamination.model_dump())
-    dirty = None if contaminated is training else contaminated
-    if own.data.split != "train":  # of which held_out is a part, or nobody knows
-        return training, None, dirty
-    try:
-        held_out = _dataset(own, "held_out")
-    except UserError as error:
-        log.info("no held-out images calibrate the distance to training images: %s", error)
-        return training, None, dirty
-    return training, held_out, dirty
-
-
-def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Parts]:
+def _measure(plan: Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Parts]:
     evaluation, n_steps = plan.config.evaluation, plan.config.sampling.num_inference_steps
     for cell in _cells(plan):
         _samples(cell, range(1))  # one that cannot be is found now, not when the others are done
@@ -375,14 +163,14 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Par
         figures["sweep"] = _sweep(plan, figures)
     swept = time.perf_counter()
     if evaluation.mismatch:
-        labels = _labels(plan, evaluation.mismatch_samples)
+        labels = labels_of(plan, evaluation.mismatch_samples)
         try:
             figures["mismatch"] = mismatch_curves(
                 plan.model,
                 plan.reference,
                 evaluation,
                 n_steps,
-                {"class_labels": labels, **_sampling(plan)},
+                {"class_labels": labels, **sampling_words(plan)},
                 figures["protocol"],
             )
         except ValueError as error:
@@ -401,7 +189,7 @@ def _measure(plan: _Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Par
     return figures, parts
 
 
-def _help(plan: _Plan) -> None:
+def _help(plan: Plan) -> None:
     """What a process does that is not the first: its share of the images and of the samples, in the
     order of the first, for which it waits as that one waits for it."""
     _draw(plan)
@@ -413,7 +201,7 @@ def _help(plan: _Plan) -> None:
             _draw(cell)
 
 
-def _cells(plan: _Plan) -> list[_Plan]:
+def _cells(plan: Plan) -> list[Plan]:
     """The plan of each combination of a sweep."""
     sweep, sampling = plan.config.evaluation.sweep, plan.config.sampling
     if sweep is None:
@@ -421,7 +209,7 @@ def _cells(plan: _Plan) -> list[_Plan]:
     return [plan.with_sampling(one) for one in combinations(sweep, sampling)]
 
 
-def _sweep(plan: _Plan, own: dict[str, Any]) -> list[dict[str, Any]]:
+def _sweep(plan: Plan, own: dict[str, Any]) -> list[dict[str, Any]]:
     """The evaluation of each combination; that of the model's own settings is made already."""
     found, own = [], dict(own)
     for cell in _cells(plan):
@@ -433,7 +221,7 @@ def _sweep(plan: _Plan, own: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _kept_figures(plan: _Plan) -> Path:
+def _kept_figures(plan: Plan) -> Path:
     """The file of a plan's figures, under all that decides them."""
     sets = [one and one.fingerprint() for one in (plan.training, plan.held_out, plan.dirty)]
     settings = replace(plan.reference.settings, device=plan.reference.device_type)
@@ -441,16 +229,12 @@ def _kept_figures(plan: _Plan) -> Path:
     return cache_folder() / "figures" / f"{key}.json"
 
 
-def _kept_folder() -> Path:
-    return cache_folder() / "features"
-
-
 def _device() -> str:
     """A GPU of this process's own, if there is one."""
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
-def _draw(plan: _Plan) -> Parts:
+def _draw(plan: Plan) -> Parts:
     """What the figures need of the samples, drawn and looked at part by part."""
     parts = Parts(plan.n_samples, plan.config.sampling.batch_size, plan.kept, plan.processes)
     is_hidden = None if plan.processes.is_main else True
@@ -481,9 +265,9 @@ def _draw(plan: _Plan) -> Parts:
     return parts
 
 
-def _samples(plan: _Plan, rows: range) -> Tensor:
+def _samples(plan: Plan, rows: range) -> Tensor:
     """These samples of the plan, images of a latent model."""
-    labels = _labels(plan, rows.stop)
+    labels = labels_of(plan, rows.stop)
     try:
         samples = sample(
             plan.model,
@@ -492,14 +276,14 @@ def _samples(plan: _Plan, rows: range) -> Tensor:
             num_inference_steps=plan.config.sampling.num_inference_steps,
             class_labels=None if labels is None else labels[rows.start :],
             prompts=plan.prompts,
-            **_sampling(plan),
+            **sampling_words(plan),
         ).cpu()
     except (ValueError, TypeError) as error:
         raise UserError(f"{plan.name}, {plan.how}: {' '.join(str(error).split())}") from error
     return samples if plan.model.vae is None else decode(plan.model.vae, samples)
 
 
-def _figures(plan: _Plan, parts: Parts) -> dict[str, Any]:
+def _figures(plan: Plan, parts: Parts) -> dict[str, Any]:
     names = [name for name in parts.names() if name not in ("thumbs", "shown", "seconds")]
     return measure(
         {name: parts.read(name) for name in names},
@@ -509,30 +293,6 @@ def _figures(plan: _Plan, parts: Parts) -> dict[str, Any]:
         dirty=plan.dirty,
         generation=plan.generation(),
     )
-
-
-def _sampling(plan: _Plan) -> dict[str, Any]:
-    """What `sample` is told besides the number of samples and steps, and the labels."""
-    sampling = plan.config.sampling
-    return {
-        "scheduler": plan.sampler,
-        "seed": sampling.seed,
-        "guidance_scale": sampling.guidance_scale,
-        "eps_scale": sampling.eps_scale,
-        "eta": sampling.eta,
-        "clip_sample": sampling.clip_sample,
-        "stop_ratio": sampling.stop_ratio,
-        "grid_power": sampling.grid_power,
-        "ratios": sampling.ratios,
-        "batch_size": sampling.batch_size,
-        "device": plan.device,
-    }
-
-
-def _labels(plan: _Plan, n: int) -> Tensor | None:
-    """Classes of the samples: those of the reference, in a random order; None where it has none."""
-    labels = plan.reference.labels if plan.labels_from_reference else None
-    return None if labels is None else labels[torch.arange(n) % len(labels)]
 
 
 # --- Files -----------------------------------------------------------------------------------
@@ -545,31 +305,16 @@ def _folder(name: str, output_dir: str | Path | None) -> Path | None:
     return run / "evaluation" if (run / "config.yaml").is_file() else None
 
 
-def _check_writable(folder: Path | None) -> None:
-    """Make the folder, and fail now rather than after an hour of sampling."""
-    if folder is None:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror}): choose another folder with -o"
-        ) from error
-
-
 def _save_reference(reference: Reference, path: Path) -> None:
     if path.suffix != ".safetensors":
         raise UserError(f"--save-reference {path} must end in .safetensors")
-    _check_writable(path.parent)
-    _replace(path, reference.save)
+    check_writable(path.parent)
+    replace_file(path, reference.save)
     log.info("wrote %s", path)
 
 
 def _write(
-    plan: _Plan,
+    plan: Plan,
     figures: Mapping[str, Any],
     parts: Parts,
     overrides: Sequence[str],
@@ -584,19 +329,21 @@ def _write(
         prefix = re.sub(r"[^\w.-]+", "-", plan.name).strip("-.") + "-"
     path = folder / f"{prefix}{file_stem(plan.sampler, plan.config, overrides)}.json"
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     if "sweep" in figures:
         drawn = sweep_picture(figures["sweep"], plan.name)
-        _replace(path.with_suffix(".png"), lambda temporary: drawn.savefig(temporary, format="png"))
+        replace_file(
+            path.with_suffix(".png"), lambda temporary: drawn.savefig(temporary, format="png")
+        )
     shown = parts.read("shown")
     if shown.ndim == 4 and shown.shape[1] in (1, 3):
         picture = grid(shown)
-        _replace(folder / f"{prefix}grid.png", lambda temporary: picture.save(temporary, "PNG"))
+        replace_file(folder / f"{prefix}grid.png", lambda temporary: picture.save(temporary, "PNG"))
         _write_copies(plan, figures, parts, path)
     log.info("wrote %s", path)
 
 
-def _write_copies(plan: _Plan, figures: Mapping[str, Any], parts: Parts, path: Path) -> None:
+def _write_copies(plan: Plan, figures: Mapping[str, Any], parts: Parts, path: Path) -> None:
     """Pictures of the samples most like training images, beside these, named after the figures."""
     for key, training in zip(KEYS, (plan.training, plan.dirty), strict=True):
         if key in figures and training is not None:
@@ -604,7 +351,7 @@ def _write_copies(plan: _Plan, figures: Mapping[str, Any], parts: Parts, path: P
             copies = parts.pick("thumbs", [pair["sample"] for pair in alike])
             pairs = pairs_picture(copies, training, alike)
             name = f"{path.stem}-{key}.png"
-            _replace(path.with_name(name), lambda temporary: pairs.save(temporary, "PNG"))  # noqa: B023
+            replace_file(path.with_name(name), lambda temporary: pairs.save(temporary, "PNG"))  # noqa: B023
 
 
 def file_stem(sampler: str, config: RunConfig, overrides: Sequence[str]) -> str:
@@ -618,13 +365,3 @@ def file_stem(sampler: str, config: RunConfig, overrides: Sequence[str]) -> str:
     if len(stem) > 100:
         stem = stem[:90] + "-" + hashlib.sha256(stem.encode()).hexdigest()[:8]
     return stem
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write under another name and rename: a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror})") from error

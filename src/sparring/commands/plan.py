@@ -1,0 +1,274 @@
+"""What is decided before a model is sampled and measured: its config, its data, its protocol.
+
+`plan_of` is where `sparring evaluate` and `sparring attack` begin.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..cache import key_of
+from ..config import check, with_overrides
+from ..config_sections import RunConfig, SamplingSection
+from ..data.base import Dataset, digest
+from ..data.contamination import contaminate
+from ..data.datasets import build_dataset
+from ..errors import UserError
+from ..evaluation.captions import Judges
+from ..evaluation.classifier import cache_folder
+from ..evaluation.evaluate import Reference, Settings, check_count
+from ..evaluation.kept import code_key, model_key
+from ..evaluation.parts import Processes
+from ..pretrained import load
+from ..sampling import describe_sampling
+from ..sampling.schedulers import default_sampler
+from .diagnostics import check_diagnostics
+from .mismatch import check_mismatch
+from .reference import check_alike, check_prompts, reading
+
+if TYPE_CHECKING:
+    from ..pretrained import Model
+
+log = logging.getLogger(__name__)
+
+SECTIONS = ("data", "sampling", "evaluation")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One model with all that is decided before it is sampled."""
+
+    name: str
+    model: Model
+    config: RunConfig
+    reference: Reference
+    training: Dataset | None
+    held_out: Dataset | None
+    dirty: Dataset | None
+    n_samples: int
+    device: str
+    processes: Processes
+    key: str  # of the model
+
+    @property
+    def sampler(self) -> str:
+        chosen = self.config.sampling.scheduler
+        return chosen or default_sampler(self.model.denoiser)
+
+    @property
+    def how(self) -> str:
+        """Sampler, steps and guidance in words."""
+        sampling = self.config.sampling
+        guidance = sampling.guidance_scale
+        words = f"{self.sampler} {sampling.num_inference_steps} steps"
+        return words if guidance == 1 else f"{words}, guidance {guidance:g}"
+
+    @property
+    def kept(self) -> Path:
+        """Where the features of the samples are, under all that decides them."""
+        decides = [
+            self.key, code_key(), self.reference.looks(), self.generation(), self.settings(),
+            self.dirty is None,
+        ]  # fmt: skip
+        return kept_folder() / key_of(*decides)
+
+    def settings(self) -> dict[str, Any]:
+        """All of section sampling that decides a sample."""
+        given = self.config.sampling.model_dump(exclude={"n_images"})
+        return given | {"scheduler": self.sampler}
+
+    def with_sampling(self, sampling: SamplingSection) -> Plan:
+        """The same model and reference with another section sampling."""
+        return replace(self, config=self.config.model_copy(update={"sampling": sampling}))
+
+    @property
+    def labels_from_reference(self) -> bool:
+        n_classes = self.model.num_classes
+        return n_classes is not None and n_classes == self.reference.dataset.num_classes
+
+    @property
+    def prompts(self) -> list[str] | None:
+        """What the samples are to show: the run's prompts, else the reference's captions."""
+        if self.model.text is None:
+            return self.config.sampling.prompts  # which sample refuses
+        return self.config.sampling.prompts or self.reference.captions or None
+
+    @property
+    def prompts_from_reference(self) -> bool:
+        return self.config.sampling.prompts is None and bool(self.prompts)
+
+    @property
+    def captions(self) -> list[str] | None:
+        """What each sample is to show, where there is anybody to judge that."""
+        prompts = self.prompts
+        if self.reference.panel is None or self.model.text is None or not prompts:
+            return None
+        return [prompts[i % len(prompts)] for i in range(self.n_samples)]
+
+    def generation(self) -> dict[str, Any]:
+        """The half of the protocol that says how the samples were drawn."""
+        sampling, denoiser = self.config.sampling, self.model.denoiser
+        words = {key: value for key, value in sampling_words(self).items() if key != "device"}
+        try:
+            clips = describe_sampling(self.model, **words)["clip_sample"]
+        except ValueError as error:
+            raise UserError(f"{self.name}, {self.how}: {error}") from error
+        dtype = next((p.dtype for p in denoiser.parameters()), torch.float32)
+        labels = "as in the reference" if self.labels_from_reference else "each in turn"
+        prompts = "as in the reference" if self.prompts_from_reference else self.prompts
+        captions = self.captions
+        return {
+            "sampler": self.sampler,
+            "steps": sampling.num_inference_steps,
+            "guidance": sampling.guidance_scale,
+            "eta": sampling.eta,
+            "eps_scale": sampling.eps_scale,
+            "stop_ratio": sampling.stop_ratio,
+            "grid_power": sampling.grid_power,
+            "ratios": sampling.ratios,
+            "clip_sample": clips,
+            "precision": str(dtype).removeprefix("torch."),
+            "class_labels": labels if self.model.num_classes else None,
+            **({} if self.model.text is None else {"prompts": prompts or [""]}),
+            **({} if captions is None else {"captions": digest(captions)}),
+            "seeds": {"sampling": sampling.seed},
+        }
+
+    def protocol(self) -> dict[str, Any]:
+        measurement, generation = self.reference.protocol(self.n_samples), self.generation()
+        seeds = measurement["seeds"] | generation["seeds"]
+        return measurement | generation | {"seeds": seeds}
+
+
+def plan_of(
+    name: str,
+    overrides: Sequence[str],
+    device: str,
+    processes: Processes,
+    references: dict[tuple[str, Settings], Reference],
+) -> Plan:
+    model = load(name, device=device)
+    config = _config(name, model, overrides)
+    evaluation = config.evaluation
+    dataset = _dataset(config, evaluation.reference)
+    settings = Settings(
+        extractor=evaluation.extractor,
+        n_resamples=evaluation.n_resamples,
+        seed=evaluation.seed,
+        k=evaluation.k,
+        device=device,
+        weights=evaluation.weights,
+        statistics=evaluation.statistics,
+        judges=Judges(**{f.name: getattr(evaluation, f.name) for f in fields(Judges)}),
+        memorization_extractor=evaluation.memorization_extractor,
+        lpips_weights=evaluation.lpips_weights,
+    )
+    key = (dataset.fingerprint(), settings)
+    read_as = reading(config.data, dataset)
+    kept = {"kept": kept_folder(), "processes": processes}
+    reference = references.setdefault(
+        key, Reference(dataset, settings, evaluation.reference, read_as, **kept)
+    )
+    n_samples = evaluation.n_samples or len(reference)
+    check_mismatch(name, model, evaluation)
+    check_diagnostics(name, model, evaluation)
+    check_alike(name, model, dataset)
+    check_prompts(name, model)
+    check_count(n_samples, dataset, settings)
+    sets = _training_sets(name, model, dataset)
+    plan = Plan(
+        name, model, config, reference, *sets, n_samples, device, processes, model_key(model)
+    )
+    if reference.panel is not None:
+        reference.panel.check(plan.captions)
+    return plan
+
+
+def _config(name: str, model: Model, overrides: Sequence[str]) -> RunConfig:
+    """The model's own config with the overrides; for a model without one, only the overrides."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key.partition(".")[0] not in SECTIONS:
+            raise UserError(
+                f"override {override!r}: evaluate takes {', '.join(f'{s}.*' for s in SECTIONS)}"
+            )
+        if key == "data.split":
+            raise UserError(
+                f"override {override!r}: data.split is what the model trained on; the reference is "
+                "evaluation.reference (train, held_out or all)"
+            )
+    raw = model.run_config or {"model": {"pretrained_model_name_or_path": name}}
+    named = with_overrides({}, overrides).get("data") or {}
+    if model.run_config is None and "name" not in named:
+        raise UserError(
+            f"{name} has no config.yaml that says what it was trained on: name the reference data, "
+            "such as data.name=digits"
+        )
+    return check(with_overrides(raw, overrides), f"{name}", overrides)
+
+
+def _dataset(config: RunConfig, split: str) -> Dataset:
+    """A split of the config's data, clean and in [0, 1]."""
+    fields = config.data.model_dump(exclude_none=True) | {"split": split}
+    try:
+        return build_dataset(**fields)
+    except ValueError as error:
+        raise UserError(f"data: {error}") from error
+
+
+def _training_sets(
+    name: str, model: Model, reference: Dataset
+) -> tuple[Dataset | None, Dataset | None, Dataset | None]:
+    """The clean training images of the model's own run, its held-out ones, and the training images
+    as contaminated; None for what there is not."""
+    if model.run_config is None or not reference.is_image:
+        return None, None, None
+    own = check(model.run_config, name)
+    training = _dataset(own, own.data.split)
+    if training.sample_shape != reference.sample_shape:
+        return None, None, None
+    contaminated = contaminate(training, own.contamination.model_dump())
+    dirty = None if contaminated is training else contaminated
+    if own.data.split != "train":  # of which held_out is a part, or nobody knows
+        return training, None, dirty
+    try:
+        held_out = _dataset(own, "held_out")
+    except UserError as error:
+        log.info("no held-out images calibrate the distance to training images: %s", error)
+        return training, None, dirty
+    return training, held_out, dirty
+
+
+def sampling_words(plan: Plan) -> dict[str, Any]:
+    """What `sample` is told besides the number of samples and steps, and the labels."""
+    sampling = plan.config.sampling
+    return {
+        "scheduler": plan.sampler,
+        "seed": sampling.seed,
+        "guidance_scale": sampling.guidance_scale,
+        "eps_scale": sampling.eps_scale,
+        "eta": sampling.eta,
+        "clip_sample": sampling.clip_sample,
+        "stop_ratio": sampling.stop_ratio,
+        "grid_power": sampling.grid_power,
+        "ratios": sampling.ratios,
+        "batch_size": sampling.batch_size,
+        "device": plan.device,
+    }
+
+
+def labels_of(plan: Plan, n: int) -> Tensor | None:
+    """Classes of the samples: those of the reference, in a random order; None where it has none."""
+    labels = plan.reference.labels if plan.labels_from_reference else None
+    return None if labels is None else labels[torch.arange(n) % len(labels)]
+
+
+def kept_folder() -> Path:
+    return cache_folder() / "features"
