@@ -12,9 +12,9 @@ from sparring.commands.attack import as_text, attack_command
 from sparring.data.datasets import build_dataset
 from sparring.errors import UserError
 from sparring.evaluation import robustness as curves
-from sparring.evaluation.evaluate import Reference, Settings
 from sparring.evaluation.features import Extractor
 from sparring.evaluation.metrics import Gaussian, frechet_distance
+from sparring.evaluation.reference import Reference, Settings
 from sparring.networks import MLP
 from sparring.noising import mse
 from sparring.pretrained import load

@@ -20,8 +20,8 @@ from sparring.evaluation.aesthetic import Aesthetic, load_aesthetic
 from sparring.evaluation.captions import Judges, Panel, captioned, joined
 from sparring.evaluation.clip import load_clip
 from sparring.evaluation.cmmd import cmmd, cmmd_figures
-from sparring.evaluation.evaluate import Reference, Settings
 from sparring.evaluation.open_clip import load_hps
+from sparring.evaluation.reference import Reference, Settings
 from sparring.evaluation.resampling import half_samples, interval
 from sparring.pretrained import load
 from sparring.randomness import generator

@@ -11,8 +11,9 @@ from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
 from sparring.errors import UserError
 from sparring.evaluation import classifier
-from sparring.evaluation.evaluate import Reference, Settings, evaluate
+from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.metrics import frechet_distance
+from sparring.evaluation.reference import Reference, Settings
 
 SETTINGS = Settings(n_resamples=4)
 

@@ -15,8 +15,9 @@ from sparring.data.datasets import build_dataset
 from sparring.denoiser import Denoiser
 from sparring.errors import UserError
 from sparring.evaluation.analytic import flat_manifold_errors
-from sparring.evaluation.evaluate import Reference, Settings, evaluate
+from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.mismatch import mismatch
+from sparring.evaluation.reference import Reference, Settings
 from sparring.networks import MLP
 from sparring.pretrained import load, save
 from sparring.sampling import sample

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from sparring.data.base import InMemory
 from sparring.errors import UserError
 from sparring.evaluation import lpips
-from sparring.evaluation.evaluate import Reference, Settings, evaluate
+from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.lpips import (
     LPIPS,
     converted_path,
@@ -26,6 +26,7 @@ from sparring.evaluation.lpips import (
     load_lpips,
     lpips_diversity,
 )
+from sparring.evaluation.reference import Reference, Settings
 
 
 def random_network(name="alex", seed=0):

@@ -10,7 +10,7 @@ from sparring.data.datasets import build_dataset
 from sparring.denoiser import Denoiser
 from sparring.errors import UserError
 from sparring.evaluation import memorization as module
-from sparring.evaluation.evaluate import Reference, Settings, evaluate, thumbs
+from sparring.evaluation.evaluate import evaluate, thumbs
 from sparring.evaluation.features import Extractor
 from sparring.evaluation.memorization import (
     Originals,
@@ -19,6 +19,7 @@ from sparring.evaluation.memorization import (
     small_pixels,
     two_nearest,
 )
+from sparring.evaluation.reference import Reference, Settings
 from sparring.networks import MLP
 from sparring.sampling import sample
 from sparring.schedules import schedule_from_config

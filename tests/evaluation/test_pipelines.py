@@ -21,8 +21,9 @@ from sparring.commands import evaluate as command
 from sparring.commands.evaluate import as_text, evaluate_command
 from sparring.data.datasets import build_dataset
 from sparring.errors import UserError
-from sparring.evaluation.evaluate import Reference, Settings, evaluate
+from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.protocol import differences
+from sparring.evaluation.reference import Reference, Settings
 from sparring.pretrained import load
 from sparring.randomness import generator
 from sparring.sampling.schedulers import make_scheduler

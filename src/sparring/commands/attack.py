@@ -23,9 +23,9 @@ from ..config import check_section, with_overrides
 from ..config_sections import AttackSection
 from ..errors import UserError
 from ..evaluation import robustness as curves
-from ..evaluation.evaluate import Reference, Settings
 from ..evaluation.parts import Processes
 from ..evaluation.protocol import require_alike
+from ..evaluation.reference import Reference, Settings
 from ..latents import decode
 from ..pretrained import load
 from ..sampling import grid

@@ -13,8 +13,8 @@ import torch
 from ..config_sections import EvaluationSection
 from ..errors import UserError
 from ..evaluation.diagnostics import diagnostics
-from ..evaluation.evaluate import Reference
 from ..evaluation.features import image_batches
+from ..evaluation.reference import Reference
 from ..randomness import generator
 
 if TYPE_CHECKING:

@@ -31,10 +31,11 @@ from ..cache import key_of
 from ..config_sections import RunConfig
 from ..errors import UserError
 from ..evaluation.classifier import cache_folder
-from ..evaluation.evaluate import Reference, Settings, look, measure
+from ..evaluation.evaluate import look, measure
 from ..evaluation.kept import code_key, kept_or_measured
 from ..evaluation.parts import Parts, Processes, prune
 from ..evaluation.protocol import require_alike
+from ..evaluation.reference import Reference, Settings
 from ..latents import decode
 from ..sampling import grid, sample
 from .diagnostics import diagnostics_lines, field_diagnostics

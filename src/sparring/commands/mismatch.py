@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..config_sections import EvaluationSection
 from ..errors import UserError
-from ..evaluation.evaluate import Reference
 from ..evaluation.features import image_batches
 from ..evaluation.mismatch import CleanData, mismatch
+from ..evaluation.reference import Reference
 from ..randomness import generator
 
 if TYPE_CHECKING:

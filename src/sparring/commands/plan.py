@@ -23,9 +23,10 @@ from ..data.datasets import build_dataset
 from ..errors import UserError
 from ..evaluation.captions import Judges
 from ..evaluation.classifier import cache_folder
-from ..evaluation.evaluate import Reference, Settings, check_count
+from ..evaluation.evaluate import check_count
 from ..evaluation.kept import code_key, model_key
 from ..evaluation.parts import Processes
+from ..evaluation.reference import Reference, Settings
 from ..pretrained import load
 from ..sampling import describe_sampling
 from ..sampling.schedulers import default_sampler

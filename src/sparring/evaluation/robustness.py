@@ -40,10 +40,10 @@ from ..sampling.trajectory_attacks import (
     TrajectoryAttack,
 )
 from .analytic import analytic_figures
-from .evaluate import Reference
 from .features import Extractor
 from .leftover import rms_in
 from .metrics import Gaussian, frechet_distance, frechet_distance_of_resamples
+from .reference import Reference
 
 if TYPE_CHECKING:
     from ..pretrained import Model

@@ -1,0 +1,352 @@
+"""Clean data that samples are compared with, read once: features, labels, captions, originals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cache import key_of
+from ..data.base import Dataset
+from ..errors import UserError
+from ..randomness import generator
+from .analytic import N_PROJECTIONS
+from .captions import Judges, Panel
+from .features import Extractor, image_batches, make_extractor
+from .inception import EXTRACTORS as INCEPTION
+from .kept import code_key
+from .leftover import EMPTY_SHARE, count_empty
+from .lpips import LPIPS, find_lpips, protocol_of
+from .memorization import (
+    N_ORIGINALS,
+    Originals,
+    read_features,
+    small_pixels,
+)
+from .parts import Parts, Processes
+from .protocol import versions
+from .statistics import CLAIMS, check_features, load_statistics, save_statistics
+
+log = logging.getLogger(__name__)
+
+N_COMPUTED_AGAIN = 16
+PART = 256  # images of a data set that are held at once
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        extractor: `classifier`, `pixels`, `inception` or `path/to/file.py:function`, see
+            `features`; None: `classifier` where the reference has labels, else `pixels`.
+        weights: File of the Inception weights; None: from the cache or the public address.
+        statistics: File of saved features of the reference, checked before use; None: they are
+            computed.
+        n_resamples: Resamples behind each interval and each floor; at least 2.
+        seed: Of subsets, resamples, directions and fresh samples.
+        k: Neighbours that make the balls of precision, recall, density and coverage.
+        max_reference: A larger reference is replaced by a random subset of this size.
+        device: Where features are computed.
+        judges: Models that judge captioned samples.
+        memorization_extractor: In whose features copies of training images are looked for; None:
+            in `extractor`'s.
+        lpips_weights: Of LPIPS, a file; None: from the cache, or no figure.
+    """
+
+    extractor: str | None = None
+    n_resamples: int = 10
+    seed: int = 0
+    k: int = 5
+    max_reference: int = 50_000
+    device: str = "cpu"
+    weights: str | None = None
+    statistics: str | None = None
+    judges: Judges = field(default_factory=Judges)
+    memorization_extractor: str | None = None
+    lpips_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_resamples < 2:
+            raise UserError(f"evaluation.n_resamples must be >= 2, got {self.n_resamples}")
+
+
+class Reference:
+    """Clean reference data read once: features and empty pixels, for any number of models.
+
+    Args:
+        dataset: Clean data, images in [0, 1] (not `ModelRange`, not contaminated).
+        settings: How to measure.
+        split: What the data set's split is called, for the protocol.
+        read_as: Size and channels of its images and what made them so, for the protocol.
+        kept: Folder of features that are kept; None: they are held in memory.
+        processes: Who shares the reading; several need `kept`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: Settings,
+        split: str = "not said",
+        read_as: str | None = None,
+        *,
+        kept: Path | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        self.dataset, self.settings, self.split, self.read_as = dataset, settings, split, read_as
+        self.kept, self.processes = kept, processes or Processes()
+        self._originals: dict[tuple[str | None, ...], Originals] = {}
+        if not dataset.is_image and dataset.truth is None:
+            raise UserError(
+                f"{dataset.name} has neither images nor a known truth: nothing to compare with"
+            )
+
+    def __len__(self) -> int:
+        return min(len(self.dataset), self.settings.max_reference)
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        settings = self.settings
+        return make_extractor(settings.extractor, self.dataset, settings.device, settings.weights)
+
+    @cached_property
+    def panel(self) -> Panel | None:
+        """The judges of captioned samples, None where none is named."""
+        settings = self.settings
+        if not settings.judges.named:
+            return None
+        rows = _rows(self.dataset, settings)
+        return Panel(
+            settings.judges, self.dataset, rows, settings.n_resamples, settings.seed,
+            settings.device,
+        )  # fmt: skip
+
+    @cached_property
+    def _read(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        if self.settings.statistics is not None:
+            return self._load(self.settings.statistics)
+        parts = self._parts
+        labels = self._labels if self.dataset.num_classes else None
+        return parts.read("features"), self.empty_pixels, labels
+
+    @cached_property
+    def _parts(self) -> Parts:
+        """Features, empty pixels and labels of the images, this process's share done."""
+        data, settings, extractor = self.dataset, self.settings, self.extractor
+        key = key_of(
+            data.fingerprint(), settings.max_reference, settings.seed, self.device_type,
+            extractor.name, extractor.checksum, extractor.resize, extractor.range, code_key(),
+        )  # fmt: skip
+        rows = _rows(data, settings)
+        folder = None if self.kept is None else self.kept / key
+        parts = Parts(len(rows), PART, folder, self.processes)
+
+        def read(part: range) -> dict[str, Tensor]:
+            chosen = rows[part.start : part.stop]
+            images, labels = next(image_batches(data, chosen, len(chosen)))
+            found = {
+                "features": extractor(images.clamp(0, 1)),
+                "n_empty": count_empty(images)[None],
+                "n_images": torch.tensor([len(images)]),
+            }
+            return found if labels is None else found | {"labels": labels}
+
+        parts.compute(read)
+        return parts
+
+    @property
+    def device_type(self) -> str:
+        return torch.device(self.settings.device).type
+
+    def save(self, path: str | Path) -> None:
+        """Write features, statistics and labels, with what they were computed from.
+
+        Raises:
+            UserError: for data that are no images.
+        """
+        if not self.dataset.is_image:
+            raise UserError(f"{self.dataset.name} has no images: it needs no saved statistics")
+        features, is_empty, labels = self._read
+        save_statistics(path, features, is_empty, labels, self.claims())
+
+    def _load(self, path: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What `save` wrote, if it is of these data; the first rows are computed again."""
+        features, is_empty, labels = load_statistics(path, self.claims())
+        rows = _rows(self.dataset, self.settings)[:N_COMPUTED_AGAIN]
+        images, _ = next(image_batches(self.dataset, rows))
+        check_features(path, features[: len(images)], self.extractor(images.clamp(0, 1)))
+        return features, is_empty, labels
+
+    def claims(self) -> dict[str, Any]:
+        """What decides the features: the protocol's share of it, and which rows were read."""
+        protocol, settings = self.protocol(0), self.settings
+        is_whole = len(self.dataset) <= settings.max_reference
+        return {key: protocol[key] for key in CLAIMS if key in protocol} | {
+            "rows": "all" if is_whole else f"{len(self)} by seed {settings.seed}"
+        }
+
+    def looks(self) -> dict[str, Any]:
+        """What decides how samples are looked at, and for what labels and captions."""
+        has_images = self.dataset.is_image
+        return self.claims() | {
+            "seed": self.settings.seed,
+            "device": self.device_type,
+            "memorization": self.memorization_extractor.checksum if has_images else None,
+            "lpips": None if self.lpips is None else protocol_of(self.lpips),
+            "judges": None if self.panel is None else self.panel.protocol(),
+        }
+
+    @cached_property
+    def memorization_extractor(self) -> Extractor:
+        """In whose features copies are looked for."""
+        name, settings = self.settings.memorization_extractor, self.settings
+        if name in (None, settings.extractor):
+            return self.extractor
+        weights = settings.weights if name in INCEPTION else None
+        return make_extractor(name, self.dataset, settings.device, weights)
+
+    @cached_property
+    def lpips(self) -> LPIPS | None:
+        """The network behind lpips_diversity, None without weights."""
+        if not self.dataset.is_image or self.dataset.sample_shape[0] not in (1, 3):
+            return None
+        network = find_lpips(self.settings.lpips_weights)
+        return None if network is None else network.to(self.settings.device)
+
+    def originals(
+        self,
+        training: Dataset,
+        held_out: Dataset | None,
+        extractor: Extractor,
+        clean: Dataset | None = None,
+    ) -> Originals:
+        """Training images for models to be compared with; the same ones are read once."""
+        sets = (training, held_out, clean)
+        key = (extractor.name, *(one.fingerprint() if one else None for one in sets))
+        if key not in self._originals:
+            rows = _rows(training, self.settings)
+            self._originals[key] = Originals(
+                training, held_out, extractor, rows, clean, read=self.features_of
+            )
+        return self._originals[key]
+
+    def all_originals(
+        self, training: Dataset, held_out: Dataset | None, dirty: Dataset | None
+    ) -> dict[str, Originals]:
+        """What the samples of a run may be copies of, by what `look` calls the features in which
+        they are compared; nothing of too few images."""
+        if len(training) < N_ORIGINALS:
+            return {}
+        found = {"features": self.originals(training, held_out, self.extractor)}
+        if self.memorization_extractor is not self.extractor:
+            found["memorization_features"] = self.originals(
+                training, held_out, self.memorization_extractor
+            )
+        if dirty is not None:
+            found["pixels"] = self.originals(dirty, held_out, small_pixels(), clean=training)
+        return found
+
+    def features_of(
+        self, data: Dataset, extractor: Extractor, rows: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """`read_features`, kept, this process's share computed here."""
+        key = key_of(
+            data.fingerprint(), list(rows), self.device_type, extractor.name, extractor.checksum,
+            extractor.resize, extractor.range, code_key(),
+        )  # fmt: skip
+        folder = None if self.kept is None else self.kept / key
+        parts = Parts(len(rows), PART, folder, self.processes)
+
+        def read(part: range) -> dict[str, Tensor]:
+            features, indices = read_features(data, extractor, rows[part.start : part.stop])
+            return {"features": features, "indices": indices}
+
+        parts.compute(read)
+        return parts.read("features"), parts.read("indices")
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Classes (N,) of the images in a random order, None without labels."""
+        if not self.dataset.num_classes:
+            return None
+        labels = self._labels
+        random = generator("cpu", self.settings.seed, "labels")
+        return labels[torch.randperm(len(labels), generator=random)]
+
+    @cached_property
+    def _labels(self) -> Tensor:
+        if self.dataset.is_image and self.settings.statistics is None:
+            return self._parts.read("labels")
+        saved = self._read[2] if self.dataset.is_image else None
+        return self.dataset.read_all()["label"] if saved is None else saved
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """Captions in a random order, without the images that have none; [] without captions."""
+        captions = self.dataset.captions
+        if captions is None:
+            return []
+        rows = torch.tensor(_rows(self.dataset, self.settings))
+        random = generator("cpu", self.settings.seed, "captions")
+        order = rows[torch.randperm(len(rows), generator=random)].tolist()
+        found = (captions[i] for i in order)
+        return [caption for caption in found if caption is not None]
+
+    @property
+    def features(self) -> Tensor:
+        """Features (N, D)."""
+        return self._read[0]
+
+    @cached_property
+    def empty_pixels(self) -> Tensor:
+        """Pixels (C, H, W) that are 0 in at least 97 % of the images."""
+        if self.settings.statistics is not None:
+            return self._read[1]
+        parts = self._parts
+        return parts.read("n_empty").sum(0).double() / parts.read("n_images").sum() >= EMPTY_SHARE
+
+    def protocol(self, n_fake: int) -> dict[str, Any]:
+        """The measurement's half of the protocol."""
+        protocol: dict[str, Any] = {
+            "data": self.dataset.name,
+            "data_fingerprint": self.dataset.fingerprint(),
+            "split": self.split,
+            "n_real": len(self),
+            "n_fake": n_fake,
+        }
+        if self.dataset.is_image:
+            protocol |= {
+                **({} if self.read_as is None else {"read_as": self.read_as}),
+                "resize": self.extractor.resize,
+                "range": self.extractor.range,
+                "extractor": self.extractor.name,
+                "extractor_checksum": self.extractor.checksum,
+                "k": self.settings.k,
+                **self.extractor.details,
+                **({} if self.lpips is None else protocol_of(self.lpips)),
+                "memorization_extractor": self.memorization_extractor.name,
+            }
+        if self.panel is not None:
+            protocol |= self.panel.protocol()
+        if self.dataset.truth is not None:
+            protocol["n_projections"] = N_PROJECTIONS
+        return protocol | {
+            "n_resamples": self.settings.n_resamples,
+            "seeds": {"evaluation": self.settings.seed},
+            "versions": versions(),
+        }
+
+
+def _rows(data: Dataset, settings: Settings) -> list[int]:
+    """All rows, or a seeded subset of a data set with more than `max_reference`."""
+    if len(data) <= settings.max_reference:
+        return list(range(len(data)))
+    random = generator("cpu", settings.seed, "reference rows")
+    chosen = torch.randperm(len(data), generator=random)[: settings.max_reference]
+    return chosen.sort().values.tolist()
