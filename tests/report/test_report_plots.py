@@ -13,8 +13,8 @@ from sparring.report.plots import (
     RIGHT,
     TOP,
     WIDTH,
+    Axis,
     Curve,
-    _Axis,
     arrow_chart,
     downsample,
     line_chart,
@@ -118,7 +118,7 @@ def test_tick_labels(value: float, text: str):
 
 @pytest.mark.parametrize(("low", "high"), [(0, 3000), (0.013, 0.9), (-4, 4), (7, 7), (0, 1)])
 def test_linear_ticks_are_even_and_inside(low: float, high: float):
-    axis = _Axis.linear(low, high, 0, 100)
+    axis = Axis.linear(low, high, 0, 100)
     assert 2 <= len(axis.ticks) <= 7
     assert all(axis.low - 1e-9 <= tick <= axis.high + 1e-9 for tick in axis.ticks)
     np.testing.assert_allclose(np.diff(axis.ticks), np.diff(axis.ticks)[0])

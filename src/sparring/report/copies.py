@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from .pictures import Picture, read_picture
-from .plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, _Axis, _grid, page_numbers
+from .plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, grid_lines, page_numbers
 from .runs import Evaluation, Run, is_number
 from .tables import show
 
@@ -92,9 +92,9 @@ def distance_chart(figures: Mapping[str, Any], style: int, name: str) -> Markup:
     edges, samples, known = (histogram.get(key, []) for key in ("edges", "samples", "calibration"))
     if len(edges) < 2 or len(samples) != len(edges) - 1 or len(known) != len(samples):
         return Markup("")
-    x_axis = _Axis.linear(0.0, edges[-1], LEFT, WIDTH - RIGHT)
-    y_axis = _Axis.linear(0.0, 100 * max(*samples, *known), HEIGHT - BOTTOM, TOP)
-    parts = [_grid(x_axis, y_axis)]
+    x_axis = Axis.linear(0.0, edges[-1], LEFT, WIDTH - RIGHT)
+    y_axis = Axis.linear(0.0, 100 * max(*samples, *known), HEIGHT - BOTTOM, TOP)
+    parts = [grid_lines(x_axis, y_axis)]
     parts.append(f'<polygon class="under-floor" points="{_steps(x_axis, y_axis, edges, known)}"/>')
     parts.append(
         f'<polyline class="line-{style}" points="{_steps(x_axis, y_axis, edges, samples)}"/>'
@@ -130,7 +130,7 @@ def distance_chart(figures: Mapping[str, Any], style: int, name: str) -> Markup:
     )  # fmt: skip
 
 
-def _steps(x_axis: _Axis, y_axis: _Axis, edges: Sequence[float], shares: Sequence[float]) -> str:
+def _steps(x_axis: Axis, y_axis: Axis, edges: Sequence[float], shares: Sequence[float]) -> str:
     """Outline of a histogram from the foot up, over the bins, and down."""
     x = np.repeat(x_axis(np.array(edges)), 2)
     y = np.concatenate([[0.0], np.repeat(shares, 2), [0.0]])

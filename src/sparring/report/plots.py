@@ -99,15 +99,15 @@ def line_chart(
     is_log = bool(means.min() > 0 and means.max() > LOG_FROM_RATIO * means.min())
     steps = [step for curve, _ in drawn for step in curve.steps]
     if x_is_log:
-        x_axis = _Axis.log(min(steps), max(steps), LEFT, WIDTH - RIGHT)
+        x_axis = Axis.log(min(steps), max(steps), LEFT, WIDTH - RIGHT)
     else:
-        x_axis = _Axis.linear(0.0, max(steps) or 1.0, LEFT, WIDTH - RIGHT)
+        x_axis = Axis.linear(0.0, max(steps) or 1.0, LEFT, WIDTH - RIGHT)
     low, high = _y_range(drawn + shade)
     if shade and not is_log:
         low = min(low, 0.0)  # the height of the shaded area is read
-    y_axis = (_Axis.log if is_log else _Axis.linear)(low, high, HEIGHT - BOTTOM, TOP)
+    y_axis = (Axis.log if is_log else Axis.linear)(low, high, HEIGHT - BOTTOM, TOP)
 
-    parts = [_grid(x_axis, y_axis)]
+    parts = [grid_lines(x_axis, y_axis)]
     for _, stretches in shade:
         parts.append(_shade(stretches, x_axis, y_axis))
     for curve, stretches in drawn:
@@ -190,7 +190,7 @@ def tick_label(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """Maps data to the drawing; values outside [low, high] are drawn on the edge."""
 
     low: float
@@ -203,7 +203,7 @@ class _Axis:
     @classmethod
     def linear(
         cls, low: float, high: float, start: float, end: float, n_ticks: int = 5
-    ) -> _Axis:  # fmt: skip
+    ) -> Axis:  # fmt: skip
         if high <= low:
             pad = abs(low) * 0.1 or 1.0
             low, high = low - pad, high + pad
@@ -214,7 +214,7 @@ class _Axis:
         return cls(low, high, start, end, False, tuple(float(f"{t:.10g}") for t in ticks))
 
     @classmethod
-    def log(cls, low: float, high: float, start: float, end: float) -> _Axis:
+    def log(cls, low: float, high: float, start: float, end: float) -> Axis:
         if high <= low:
             low, high = low / 2, high * 2
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -261,7 +261,7 @@ def page_numbers(x: str, curves: Sequence[tuple[str, int, Sequence[Point]]]) -> 
 
 
 def _numbers(
-    drawn: Sequence[tuple[Curve, Stretches]], x_axis: _Axis, y_axis: _Axis
+    drawn: Sequence[tuple[Curve, Stretches]], x_axis: Axis, y_axis: Axis
 ) -> list[tuple[str, int, list[Point]]]:  # fmt: skip
     curves = []
     for curve, s in drawn:
@@ -287,7 +287,7 @@ def _points(x: np.ndarray, y: np.ndarray) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def _band(curve: Curve, s: Stretches, x_axis: _Axis, y_axis: _Axis) -> str:
+def _band(curve: Curve, s: Stretches, x_axis: Axis, y_axis: Axis) -> str:
     if not np.any(s.high > s.low):
         return ""
     x = x_axis(s.steps)
@@ -295,14 +295,14 @@ def _band(curve: Curve, s: Stretches, x_axis: _Axis, y_axis: _Axis) -> str:
     return f'<polygon class="band-{curve.style}" points="{outline}"/>'
 
 
-def _shade(s: Stretches, x_axis: _Axis, y_axis: _Axis) -> str:
+def _shade(s: Stretches, x_axis: Axis, y_axis: Axis) -> str:
     """Everything between the curve and the foot of the drawing."""
     x, foot = x_axis(s.steps), np.array([HEIGHT - BOTTOM] * 2)
     outline = _points(np.append(x, [x[-1], x[0]]), np.append(y_axis(s.mean), foot))
     return f'<polygon class="under-floor" points="{outline}"/>'
 
 
-def _grid(x_axis: _Axis, y_axis: _Axis) -> str:
+def grid_lines(x_axis: Axis, y_axis: Axis) -> str:
     bottom = HEIGHT - BOTTOM
     parts = [f'<path class="frame" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>']
     for tick, y in zip(y_axis.ticks, y_axis(np.array(y_axis.ticks)), strict=True):
