@@ -84,18 +84,35 @@ def load_dino(name: str, blocks: Sequence[int] | None, side: int) -> DinoBackbon
     Raises:
         UserError: if transformers is missing, or the name is of no DINOv2.
     """
+    option = "objective.discriminator.features"
+    model = dino_model(name, option, "name a DINOv2, denoiser or labels")
+    try:
+        return DinoBackbone(model, blocks, side)
+    except ValueError as error:
+        raise UserError(f"objective.discriminator.{error}") from error
+
+
+def dino_model(name: str, option: str, advice: str) -> Any:
+    """A Dinov2Model of transformers, float32, from a folder or the hub; safetensors only.
+
+    Args:
+        name: Of the folder or the hub.
+        option: Which setting names it, and what to do where it is another model: for messages.
+        advice: See option.
+
+    Raises:
+        UserError: if transformers is missing, or the name is of no DINOv2.
+    """
     try:
         from transformers import AutoConfig, AutoModel
     except ImportError as error:
-        raise UserError(
-            "objective.discriminator.features needs transformers: pip install 'sparring[text]'"
-        ) from error
-    place = f"objective.discriminator.features {name}"
+        raise UserError(f"{option} needs transformers: pip install 'sparring[text]'") from error
+    place = f"{option} {name}"
     cached = not Path(name).is_dir() and not hub_answers()
     try:
         kind = AutoConfig.from_pretrained(name, local_files_only=cached).model_type
         if kind not in ("dinov2", "dinov2_with_registers"):
-            raise UserError(f"{place} is a {kind}: name a DINOv2, denoiser or labels")
+            raise UserError(f"{place} is a {kind}: {advice}")
         with no_progress_bar():
             model = AutoModel.from_pretrained(name, use_safetensors=True, local_files_only=cached)
     except (OSError, ValueError) as error:
@@ -103,10 +120,7 @@ def load_dino(name: str, blocks: Sequence[int] | None, side: int) -> DinoBackbon
         if not cached:
             reason = str(error).strip().splitlines()[0]
         raise UserError(f"{place} cannot be loaded: {reason}") from error
-    try:
-        return DinoBackbone(model.float(), blocks, side)
-    except ValueError as error:
-        raise UserError(f"objective.discriminator.{error}") from error
+    return model.float()
 
 
 class LabelBackbone(nn.Module):

@@ -1,14 +1,18 @@
 """Extractors: what they compute, where they come from, and what they refuse."""
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import transformers
+from PIL import Image
 from torch import nn
 
 from sparring.data.base import InMemory, ModelRange
 from sparring.errors import UserError
 from sparring.evaluation import classifier
 from sparring.evaluation.features import checksum, image_batches, make_extractor
+from support import tiny_dino
 
 
 def test_pixels_are_the_image_itself(digits):
@@ -237,3 +241,37 @@ def test_an_unreadable_image_is_left_out_rather_than_counted_twice():
     (read, labels), (rest, _) = image_batches(data, range(6), batch_size=4)
     assert labels.tolist() == [0, 1, 3]
     assert torch.equal(torch.cat([read, rest]), images[[0, 1, 3, 4, 5]])
+
+
+# --- DINOv2
+
+
+def test_dinov2_gives_the_class_token_of_transformers(tmp_path, digits):
+    """At 224 pixels nothing is resized; elsewhere PIL's bicubic is met but for a grey level."""
+    place = str(tiny_dino(tmp_path / "dino"))
+    extractor = make_extractor("dinov2", digits, weights=place)
+    assert extractor.details["frechet_distance_is"] == f"FD-DINOv2 with {place}"
+    model = transformers.Dinov2Model.from_pretrained(place).eval()
+    rng = torch.Generator().manual_seed(0)
+    levels = torch.randint(256, (2, 3, 224, 224), generator=rng, dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # noqa: E501  # fmt: skip
+
+    def expected(pixels):
+        with torch.no_grad():
+            return model((pixels.float() / 255 - mean) / std).last_hidden_state[:, 0]
+
+    torch.testing.assert_close(extractor(levels / 255), expected(levels), rtol=1e-4, atol=1e-5)
+    small = levels[:, :, :50, :40]
+    resized = [
+        np.asarray(Image.fromarray(one.permute(1, 2, 0).numpy()).resize((224, 224), Image.BICUBIC))
+        for one in small
+    ]
+    by_pil = expected(torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2))
+    torch.testing.assert_close(extractor(small / 255), by_pil, rtol=1e-2, atol=1e-2)
+    grey = digits.read_all(2)["x0"]
+    torch.testing.assert_close(extractor(grey), extractor(grey.expand(-1, 3, -1, -1)))
+
+
+def test_dinov2_needs_a_dinov2(tmp_path, digits):
+    with pytest.raises(UserError, match=r"weights .*nowhere cannot be loaded"):
+        make_extractor("dinov2", digits, weights=str(tmp_path / "nowhere"))

@@ -5,6 +5,7 @@
 | `classifier` | layer before the classes (64) of a small CNN trained on the reference | labels |
 | `pixels` | the image itself, flattened | no labels; small images |
 | `inception`, or `inception-768`, -192, -64 | Inception-v3, see inception.py | FID, KID, IS |
+| `dinov2` | class token of a DINOv2, see dino.py | FD-DINOv2 |
 | `path/to/file.py:function` | what the module returned by `function()` gives | a known network |
 
 Every extractor takes images (B, C, H, W) in [0, 1] and gives features (B, D). Figures of different
@@ -27,6 +28,8 @@ from ..data.base import Dataset
 from ..errors import UserError
 from ..user_code import load_from_file
 from .classifier import MAX_SIDE, get_classifier
+from .dino import PUBLISHED, load_class_token
+from .dino import SIDE as DINO_SIDE
 from .inception import BATCH_SIZE, EXTRACTORS, SIDE, load_inception
 
 N_ENOUGH = 10_000
@@ -92,11 +95,13 @@ def make_extractor(
     """The extractor of that name; the classifier is trained on `reference`, or read from the cache.
 
     Args:
-        name: `classifier`, `pixels`, `inception` (-768, -192, -64) or `path/to/file.py:function`;
-            None: `classifier` where the reference has labels, else `pixels`.
+        name: `classifier`, `pixels`, `inception` (-768, -192, -64), `dinov2` or
+            `path/to/file.py:function`; None: `classifier` where the reference has labels, else
+            `pixels`.
         reference: Clean images in [0, 1], labelled for `classifier`.
         device: Where the features are computed (training is always on the CPU, see classifier.py).
-        weights: Of Inception, a file; None: from the cache or the public address.
+        weights: Of Inception, a file; None: from the cache or the public address. Of DINOv2, a
+            folder or hub name; None: the published one.
 
     Raises:
         UserError: for an unknown name, missing labels, or a file that cannot be used.
@@ -105,9 +110,12 @@ def make_extractor(
         name = "classifier" if reference.num_classes else "pixels"
     if name in EXTRACTORS:
         return _inception(name, reference, device, weights)
+    if name == "dinov2":
+        return _dinov2(reference, device, weights)
     if weights is not None:
         raise UserError(
-            f"evaluation.weights is for evaluation.extractor={', '.join(EXTRACTORS)}, not {name}"
+            f"evaluation.weights is for evaluation.extractor={', '.join(EXTRACTORS)} and dinov2, "
+            f"not {name}"
         )
     if name == "pixels":
         return Extractor("pixels", lambda images: images.flatten(1), checksum="none")
@@ -130,7 +138,8 @@ def make_extractor(
     if ".py:" in name:
         return _from_file(name, device)
     raise UserError(
-        f"unknown extractor {name!r}: choose classifier, pixels, {', '.join(EXTRACTORS)} or "
+        f"unknown extractor {name!r}: choose classifier, pixels, {', '.join(EXTRACTORS)}, "
+        "dinov2 or "
         "path/to/file.py:function"
     )
 
@@ -162,6 +171,25 @@ def _inception(
         range="[0, 1], clipped, rounded to 8 bits",
         details={"frechet_distance_is": "FID" if n_features == 2048 else unlike},
         logits=network.logits_unbiased if n_features == 2048 else None,
+        n_enough=N_ENOUGH,
+        batch_size=BATCH_SIZE,
+    )
+
+
+def _dinov2(reference: Dataset, device: torch.device | str, weights: str | None) -> Extractor:
+    if reference.sample_shape[0] not in (1, 3):
+        raise UserError(
+            f"evaluation.extractor=dinov2 takes images with 1 or 3 channels, {reference.name} has "
+            f"{reference.sample_shape[0]}: use evaluation.extractor=pixels"
+        )
+    network = load_class_token(weights).to(device)
+    return Extractor(
+        "dinov2",
+        lambda images: network(images.to(device, torch.float32)),
+        checksum=checksum(network),
+        resize=f"bicubic, antialiased, to {DINO_SIDE} x {DINO_SIDE} pixels",
+        range="[0, 1], clipped, rounded to 8 bits",
+        details={"frechet_distance_is": f"FD-DINOv2 with {weights or PUBLISHED}"},
         n_enough=N_ENOUGH,
         batch_size=BATCH_SIZE,
     )
