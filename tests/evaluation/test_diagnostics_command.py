@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from html_pages import Sound
-from sparring.commands import evaluate as command
+from sparring.commands import plan as command
 from sparring.commands.evaluate import as_text, evaluate_command
 from sparring.commands.report import report_command
 from sparring.data.datasets import build_dataset

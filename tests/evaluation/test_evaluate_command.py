@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 
 from sparring.commands import evaluate as command
+from sparring.commands import plan
 from sparring.commands.evaluate import as_text, evaluate_command
 from sparring.commands.mismatch import clean_data
 from sparring.data.datasets import build_dataset
@@ -329,7 +330,7 @@ def test_mismatch_needs_its_switch_and_no_latents(plane_run, monkeypatch):
         evaluate_command([plane_run], [*MISMATCH, "evaluation.mismatch_steps=[5000]"])
     model = load(plane_run)
     model.vae = torch.nn.Identity()
-    monkeypatch.setattr(command, "load", lambda *_, **__: model)
+    monkeypatch.setattr(plan, "load", lambda *_, **__: model)
     with pytest.raises(UserError, match="samples latents"):
         evaluate_command([plane_run], MISMATCH)
 
