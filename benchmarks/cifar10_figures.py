@@ -43,7 +43,6 @@ DIRT: dict[str, dict[str, Any]] = {
     "90 % Gaussian 0.05": {"kind": "gaussian", "rate": 0.9, "sigma": 0.05},
     "90 % Gaussian 0.1": {"kind": "gaussian", "rate": 0.9, "sigma": 0.1},
     "90 % Gaussian 0.2": {"kind": "gaussian", "rate": 0.9, "sigma": 0.2},
-    "all blurred, 0.5 pixels": {"kind": "blur", "rate": 1.0, "blur_sigma": 0.5},
     "all blurred, 1 pixel": {"kind": "blur", "rate": 1.0, "blur_sigma": 1.0},
 }
 """On the [0, 1] scale: what a model gets that has learned such data perfectly."""
