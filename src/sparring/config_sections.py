@@ -550,7 +550,6 @@ class EvaluationSection(Section):
     aesthetic: str | None = None  # reads evaluation.clip
     memorization_extractor: str | None = None  # where copies are looked for; None: extractor
     lpips_weights: str | None = None  # of LPIPS; None: from the cache, or no lpips_diversity
-    few_steps: list[Count] | None = None  # the figures at these numbers of steps as well
     sweep: SweepSection | None = None  # the figures of other samplers, steps, guidance as well
     n_resamples: Count = 10
     seed: int = 0

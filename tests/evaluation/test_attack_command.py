@@ -183,6 +183,8 @@ def test_features_are_attacked_and_must_be_differentiable(digits_run, tmp_path):
         (["attack.transfer_from=nowhere/at/all"], "nowhere/at/all"),
         (["evaluation.n_samples=3"], "the attack draws attack.n_samples"),
         (["evaluation.mismatch=true"], "goes with sparring evaluate"),
+        (["evaluation.sweep.num_inference_steps=[5]"], "goes with sparring evaluate"),
+        (["evaluation.diagnostics=true"], "goes with sparring evaluate"),
         (["training.seed=1"], "attack takes attack.*, data.*, sampling.*, evaluation.*"),
     ],
 )

@@ -134,7 +134,7 @@ def _section(overrides: Sequence[str]) -> tuple[AttackSection, list[str]]:
             raise UserError(f"override {override!r}: attack takes {sections}")
         if key == "evaluation.n_samples":
             raise UserError(f"override {override!r}: the attack draws attack.n_samples")
-        if key in ("evaluation.few_steps", "evaluation.mismatch"):
+        if re.match(r"evaluation\.(sweep|mismatch|diagnostics)\b", key):
             raise UserError(f"override {override!r}: goes with sparring evaluate")
     raw = with_overrides({}, own).get("attack", {})
     return check_section(AttackSection, raw, "attack", own), others
@@ -200,8 +200,7 @@ def _curves(plan: Plan, section: AttackSection, source: Model | None) -> dict[st
     told = curves.describe(attack, section.n_seeds, section.corruptions)
     told["transfer_from"] = section.transfer_from
     protocol = plan.protocol()
-    seeds = plan.reference.protocol(section.n_samples)["seeds"] | protocol["seeds"]
-    protocol["seeds"] = {**seeds, "attack": section.seed}
+    protocol["seeds"] |= {"attack": section.seed}
     return found | {
         "protocol": protocol | {"attack": told},
         "attack_seconds": round(time.perf_counter() - started, 3),

@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,9 +44,6 @@ from .memorization import KEYS, memorization_lines, pairs_picture
 from .mismatch import mismatch_curves, mismatch_lines
 from .plan import Plan, kept_folder, labels_of, plan_of, sampling_words
 from .sweep import combinations, sweep_lines, sweep_picture
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -240,13 +237,13 @@ def _draw(plan: Plan) -> Parts:
     parts = Parts(plan.n_samples, plan.config.sampling.batch_size, plan.kept, plan.processes)
     is_hidden = None if plan.processes.is_main else True
     what = f"sampling {plan.name}, {plan.how}"
+    said = plan.captions
     with tqdm(total=plan.n_samples, desc=what, unit="", disable=is_hidden) as bar:
 
         def part(rows: range) -> dict[str, Tensor]:
             started = time.perf_counter()
             samples = _samples(plan, rows)
             seconds = time.perf_counter() - started
-            said = plan.captions
             seen = look(
                 samples,
                 plan.reference,
