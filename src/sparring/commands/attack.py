@@ -31,8 +31,8 @@ from ..pretrained import load
 from ..sampling import grid
 from ..sampling.trajectory_attacks import Attack
 from .evaluate import file_stem
-from .files import check_writable, replace_file
-from .plan import SECTIONS, Plan, labels_of, plan_of, sampling_words
+from .files import as_file_name, check_writable, folder_in, replace_file
+from .plan import SECTIONS, Plan, default_device, labels_of, plan_of, sampling_words
 
 if TYPE_CHECKING:
     from ..pretrained import Model
@@ -64,13 +64,13 @@ def attack_command(
     Raises:
         UserError: for anything that keeps the curves from being made or compared.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     section, others = _section(overrides)
     names = list(dict.fromkeys(models))
     references: dict[tuple[str, Settings], Reference] = {}
     words = [*others, f"evaluation.n_samples={section.n_samples}"]
     plans = [plan_of(name, words, device, Processes(), references) for name in names]
-    folders = {name: _folder(name, output_dir) for name in names}
+    folders = {name: folder_in(name, FOLDER, output_dir) for name in names}
     for folder in set(folders.values()):
         check_writable(folder)
     require_alike({plan.name: plan.protocol() for plan in plans})
@@ -91,7 +91,7 @@ def attack_command(
         from ..report.attacks import render_page
 
         page = Path(output_dir) / PAGE
-        html = render_page([Path(output_dir) / f"{_prefix(name)}.json" for name in names])
+        html = render_page([Path(output_dir) / f"{as_file_name(name)}.json" for name in names])
         replace_file(page, lambda temporary: temporary.write_text(html, encoding="utf-8"))
         log.info("wrote %s", page)
     return {"models": results}
@@ -215,17 +215,6 @@ def _images(plan: Plan) -> curves.Images:
 # --- Files -----------------------------------------------------------------------------------
 
 
-def _folder(name: str, output_dir: str | Path | None) -> Path | None:
-    if output_dir is not None:
-        return Path(output_dir)
-    run = Path(name)
-    return run / FOLDER if (run / "config.yaml").is_file() else None
-
-
-def _prefix(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
-
-
 def _write(
     plan: Plan,
     result: dict[str, Any],
@@ -239,7 +228,7 @@ def _write(
     if folder is None:
         log.warning("%s is no run folder: its curves are printed only (give -o)", plan.name)
         return
-    stem = _prefix(plan.name) if is_shared else file_stem(plan.sampler, plan.config, overrides)
+    stem = as_file_name(plan.name) if is_shared else file_stem(plan.sampler, plan.config, overrides)
     picture = _picture(plan, section, source)
     if picture is not None:
         replace_file(folder / f"{stem}.png", lambda temporary: picture.save(temporary, "PNG"))

@@ -8,8 +8,6 @@ noisy; the others are left as they are.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,9 @@ from ..errors import UserError
 from ..evaluation.protocol import versions
 from ..pretrained import load
 from ..sampling import clean, grid, matching_time
-from .contaminate import as_folder, check_place
+from .contaminate import as_folder
+from .files import check_place, whole_folder
+from .plan import default_device
 
 if TYPE_CHECKING:
     from ..pretrained import Model
@@ -178,17 +178,12 @@ def clean_command(
     """
     out = Path(output_dir).expanduser()
     check_place(out, data)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     dataset = contaminate(build_dataset(**data), contamination)
     cleaner = Cleaner(load(model, device), device=device, **options)
     cleaner.check(dataset)
     noise, found = noise_of_each(dataset, sigma)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"cannot write to {out.parent}: {error.strerror}") from error
-    try:
+    with whole_folder(out) as partial:
         result = {
             "model": model, "data": dict(data), "contamination": dict(contamination),
             "data_fingerprint": dataset.fingerprint(), "sigma": sigma, "estimate": found,
@@ -196,12 +191,6 @@ def clean_command(
         }  # fmt: skip
         result |= _write(dataset, cleaner, noise, partial, data.get("train_data_dir"))
         _write_page(result, partial)
-        partial.chmod(0o755)
-        partial.replace(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     say(
         f"{result['n_cleaned']} of {result['n_images']} images were cleaned, the others are as "
         f"they were: {out}/images; what each got: {out}/cleaning.json"

@@ -25,6 +25,7 @@ from ..pretrained import load
 from ..randomness import generator
 from ..sampling import grid
 from .clean import Cleaner, noise_of_each, readable
+from .plan import default_device
 
 N_IMAGES = 1000
 N_SHOWN = 12
@@ -72,7 +73,7 @@ def levels_command(
     """
     if contamination.get("kind", "none") != "none":
         raise UserError("--levels puts noise on clean images: set contamination.kind=none")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     names = list(dict.fromkeys(models))
     dataset = build_dataset(**data)
     cleaners = {name: Cleaner(load(name, device), device=device, **options) for name in names}

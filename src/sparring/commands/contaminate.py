@@ -1,7 +1,5 @@
 """`sparring contaminate`: a dirty copy of a data set on disk, for any other tool to train on."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from ..data.contamination import Contaminated, write_manifest
 from ..data.contamination import contaminate as contaminated
 from ..data.datasets import build_dataset
 from ..errors import UserError
+from .files import check_place, whole_folder
 
 
 def contaminate(
@@ -56,19 +55,8 @@ def contaminate(
         f"writing {len(exact)} images to {out} in 8 bits: values outside [0, 1] are clipped "
         "(training with contamination in memory does not clip by default)"
     )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"cannot write to {out.parent}: {error.strerror}") from error
-    try:
+    with whole_folder(out) as partial:
         summary = _write(exact, partial, data.get("train_data_dir"))
-        partial.chmod(0o755)
-        partial.replace(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     summary = {"output_dir": str(out), "manifest": str(out / "manifest.jsonl"), **summary}
     say(
         f"{summary['n_dirty']} of {summary['n_images']} images are dirty; clipping moved "
@@ -78,18 +66,6 @@ def contaminate(
     if summary["unreadable"]:
         say(f"left out {summary['n_unreadable']} unreadable file(s), see in the manifest's header")
     return summary
-
-
-def check_place(out: Path, data: Mapping[str, Any]) -> None:
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: choose another output folder")
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(
-            f"folder {out} is not empty: choose another output folder, or empty it first"
-        )
-    inside = data.get("train_data_dir")
-    if inside and out.resolve().is_relative_to(Path(inside).expanduser().resolve()):
-        raise UserError(f"{out} lies inside the data it copies ({inside}): choose another place")
 
 
 def _write(dataset: Contaminated, folder: Path, root: str | None) -> dict[str, Any]:

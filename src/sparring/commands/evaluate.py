@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shlex
 import time
@@ -39,15 +38,16 @@ from ..evaluation.reference import Reference, Settings
 from ..latents import decode
 from ..sampling import grid, sample
 from .diagnostics import diagnostics_lines, field_diagnostics
-from .files import check_writable, replace_file
+from .files import as_file_name, check_writable, folder_in, replace_file
 from .memorization import KEYS, memorization_lines, pairs_picture
 from .mismatch import mismatch_curves, mismatch_lines
-from .plan import Plan, kept_folder, labels_of, plan_of, sampling_words
+from .plan import Plan, default_device, kept_folder, labels_of, plan_of, sampling_words
 from .sweep import combinations, sweep_lines, sweep_picture
 
 log = logging.getLogger(__name__)
 
 N_IN_GRID = 64
+FOLDER = "evaluation"
 
 
 def evaluate_command(
@@ -77,14 +77,14 @@ def evaluate_command(
         UserError: for anything that keeps the figures from being made or compared.
     """
     processes = Processes.started()
-    device = device or _device()
+    device = device or default_device()
     names = list(dict.fromkeys(models))
     if not names:
         raise UserError("name at least one model: a run, a pipeline folder or a hub name")
     references: dict[tuple[str, Settings], Reference] = {}
     plans = [plan_of(name, overrides, device, processes, references) for name in names]
     for plan in plans:
-        folder = _folder(plan.name, output_dir)
+        folder = folder_in(plan.name, FOLDER, output_dir)
         check_writable(folder)
         if folder is None:
             log.warning("%s is no run folder: its figures are printed only (give -o)", plan.name)
@@ -227,11 +227,6 @@ def _kept_figures(plan: Plan) -> Path:
     return cache_folder() / "figures" / f"{key}.json"
 
 
-def _device() -> str:
-    """A GPU of this process's own, if there is one."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-
-
 def _draw(plan: Plan) -> Parts:
     """What the figures need of the samples, drawn and looked at part by part."""
     parts = Parts(plan.n_samples, plan.config.sampling.batch_size, plan.kept, plan.processes)
@@ -296,13 +291,6 @@ def _figures(plan: Plan, parts: Parts) -> dict[str, Any]:
 # --- Files -----------------------------------------------------------------------------------
 
 
-def _folder(name: str, output_dir: str | Path | None) -> Path | None:
-    if output_dir is not None:
-        return Path(output_dir)
-    run = Path(name)
-    return run / "evaluation" if (run / "config.yaml").is_file() else None
-
-
 def _save_reference(reference: Reference, path: Path) -> None:
     if path.suffix != ".safetensors":
         raise UserError(f"--save-reference {path} must end in .safetensors")
@@ -319,12 +307,12 @@ def _write(
     output_dir: str | Path | None,
     is_one_of_many: bool,
 ) -> None:
-    folder = _folder(plan.name, output_dir)
+    folder = folder_in(plan.name, FOLDER, output_dir)
     if folder is None:
         return
     prefix = ""
     if output_dir is not None and is_one_of_many:
-        prefix = re.sub(r"[^\w.-]+", "-", plan.name).strip("-.") + "-"
+        prefix = as_file_name(plan.name) + "-"
     path = folder / f"{prefix}{file_stem(plan.sampler, plan.config, overrides)}.json"
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -1,8 +1,13 @@
-"""Files that commands write: the place is tried first, and no reader sees half a file."""
+"""What commands write: the place is tried first, and no reader sees half a file or folder."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +37,51 @@ def replace_file(path: Path, write: Any) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror})") from error
+
+
+def folder_in(name: str, inner: str, output_dir: str | Path | None) -> Path | None:
+    """Where a model's results go: output_dir, else a folder of the run; None for what is no run."""
+    if output_dir is not None:
+        return Path(output_dir)
+    run = Path(name)
+    return run / inner if (run / "config.yaml").is_file() else None
+
+
+def as_file_name(name: str) -> str:
+    """A model's name as part of a file's."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
+
+
+def check_place(out: Path, data: Mapping[str, Any]) -> None:
+    """Refuse a folder for a copy of data that is there with something in it, or inside the data."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose another output folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(
+            f"folder {out} is not empty: choose another output folder, or empty it first"
+        )
+    inside = data.get("train_data_dir")
+    if inside and out.resolve().is_relative_to(Path(inside).expanduser().resolve()):
+        raise UserError(f"{out} lies inside the data it copies ({inside}): choose another place")
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `out` when it is complete, and is removed when it is not.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"cannot write to {out.parent}: {error.strerror}") from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        partial.replace(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -273,3 +274,8 @@ def labels_of(plan: Plan, n: int) -> Tensor | None:
 
 def kept_folder() -> Path:
     return cache_folder() / "features"
+
+
+def default_device() -> str:
+    """A GPU of this process's own, if there is one."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"

@@ -21,6 +21,8 @@ from ..errors import UserError
 from ..latents import AT_ONCE, decode
 from ..pretrained import Model, load
 from ..sampling import describe_sampling, grid, sample, save_images
+from .files import as_file_name
+from .plan import default_device
 
 PROTOCOL = "sampling.json"
 N_SHOWN = 64
@@ -72,7 +74,7 @@ def sample_command(
     Raises:
         UserError: one line that says what to change.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     loaded = load(model, device=device)
     section = SamplingSection(**((loaded.run_config or {}).get("sampling") or {}))
     if prompts and n_images is None:
@@ -169,7 +171,7 @@ def _folder(name: str, output_dir: str | Path | None) -> Path:
         return Path(output_dir)
     if (Path(name) / "config.yaml").is_file():
         return Path(name) / "evaluation" / "samples"
-    return Path("samples") / re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    return Path("samples") / as_file_name(name)
 
 
 def _make_room(folder: Path) -> None:
