@@ -11,6 +11,10 @@ A checkpoint is a folder `checkpoints/checkpoint-<step>` of safetensors and JSON
     random-<process>.json   states of the generators that dropout draws from
     manifest.json           size and SHA-256 of each of the files above
 
+Of a sharded run each process writes its rows of the weights, the average and the moments, as
+model.shard-<process>.safetensors and so on with shards-<process>.json beside them (see `shards`).
+Any number of processes reads either kind, sharded or not.
+
 It is written under a temporary name, synced to disk and renamed, so a killed run leaves either a
 whole checkpoint or none; what is left of a killed write is never read and goes at the next start.
 """
@@ -22,7 +26,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,13 +34,17 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file, load_model, save_file, save_model
+from accelerate.utils import gather_object
+from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ..errors import UserError
 from ..lora import lora_config, lora_weights, restore_lora_weights
 from ..objectives.base import Objective
+from ..shards import StoredTensors, load_weights, weights_of, write_shards
 from .players import Player
+from .sharding import is_sharded
 
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
@@ -61,7 +69,7 @@ def write_checkpoint(
         folder: The run's folder of checkpoints.
         step: Updates of the model so far.
         network: The bare network, saved whole (tied weights once); with LoRA what it has learned.
-        tensors: Further tensors by file; empty ones get no file.
+        tensors: Further tensors by file; empty ones get no file, sharded ones one of each process.
         state: Whatever JSON can hold.
         n_kept: Older checkpoints beyond this number are deleted, the newest never.
 
@@ -77,19 +85,28 @@ def write_checkpoint(
         processes.wait_for_everyone()
         own = half / f"random-{processes.process_index}.json"
         own.write_text(json.dumps(random_states()))
+        written = [own]
+        if is_sharded(network):
+            dealt = {"model": weights_of(network)} | {
+                name: contents
+                for name, contents in tensors.items()
+                if any(isinstance(value, DTensor) for value in contents.values())
+            }
+            written += write_shards(half, processes.process_index, dealt)
+            tensors = {name: value for name, value in tensors.items() if name not in dealt}
         if processes.is_main_process:
-            if lora_config(network) is None:
-                save_model(network, str(half / "model.safetensors"))
-            else:
+            if lora_config(network) is not None:
                 tensors = {**tensors, "model": lora_weights(network)}
+            elif not is_sharded(network):
+                save_model(network, str(half / "model.safetensors"))
             for name, contents in tensors.items():
                 if contents:
                     whole = {key: value.detach().contiguous() for key, value in contents.items()}
                     save_file(whole, half / f"{name}.safetensors")
             (half / "state.json").write_text(json.dumps(state, indent=1))
-        processes.wait_for_everyone()
+        sums = _sums_of_all(written)
         if processes.is_main_process:
-            _seal(half)
+            _seal(half, sums)
             if target.exists():
                 target.rename(folder / f"{_OLD}{target.name}")
             half.rename(target)
@@ -113,12 +130,25 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def _seal(folder: Path) -> None:
-    """Write the manifest last, and bring everything to the disk."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        _sync(path)
-        files[path.name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+def _sums_of_all(written: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """What each process wrote, brought to the disk, with size and SHA-256; no one does it all."""
+    return dict(gather_object([(path.name, _sum(path)) for path in written]))
+
+
+def _sum(path: Path) -> dict[str, Any]:
+    _sync(path)
+    return {"size": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _seal(folder: Path, sums: Mapping[str, dict[str, Any]]) -> None:
+    """Write the manifest last, with the sums of what all processes wrote."""
+    files = {path.name: sums.get(path.name) or _sum(path) for path in sorted(folder.iterdir())}
+    lost = [name for name in sums if name not in files]
+    if lost:
+        raise UserError(
+            f"{folder.parent} has no {lost[0]}, which another process wrote: put "
+            "training.output_dir where all machines see the same files"
+        )
     (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
     _sync(folder / MANIFEST)
     _sync(folder)
@@ -202,10 +232,9 @@ class Checkpoint:
         self.path = path
         self.state: dict[str, Any] = json.loads((path / "state.json").read_text())
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one file, on the CPU; {} if there is no such file."""
-        file = self.path / f"{name}.safetensors"
-        return load_file(file) if file.exists() else {}
+    def tensors(self, name: str) -> StoredTensors:
+        """The tensors of one name, whole or in pieces, read when asked for, on the CPU."""
+        return StoredTensors(self.path, name)
 
     def restore_network(self, network: nn.Module) -> None:
         """Load the weights into a network of the same shape.
@@ -215,7 +244,9 @@ class Checkpoint:
         """
         try:
             if lora_config(network) is not None:
-                restore_lora_weights(network, self.tensors("model"))
+                restore_lora_weights(network, dict(self.tensors("model")))
+            elif is_sharded(network) or not (self.path / "model.safetensors").exists():
+                load_weights(network, self.tensors("model"))
             else:
                 load_model(network, str(self.path / "model.safetensors"))
         except RuntimeError as error:

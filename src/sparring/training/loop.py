@@ -21,12 +21,19 @@ from ..errors import UserError
 from ..objectives.base import Objective, Terms, Turn
 from ..parametrization import column
 from ..randomness import StepRandom
-from .checkpoint import CHECKPOINTS, Checkpoint, kept_tensors, write_checkpoint
+from .checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    kept_tensors,
+    unchanged_random_states,
+    write_checkpoint,
+)
 from .players import Player
 from .processes import (
     distributed,
     finished_weights,
     frozen_teacher,
+    keep_finished,
     live_average,
     make_accelerator,
     mean_over_processes,
@@ -36,6 +43,7 @@ from .processes import (
 )
 from .run_folder import RunFolder, open_run
 from .settings import TrainSettings
+from .sharding import gradients_stay, shard_denoiser, wanted_sharding
 from .stopping import StopRequest, not_finite
 from .tracking import (
     Log,
@@ -91,7 +99,8 @@ def train(
     """Train a denoiser with an objective on a data set.
 
     On several processes, all of them call it with the same arguments. When it returns, the denoiser
-    holds the finished weights: the average if there is one. `sample_fn`, `evaluate_fn` and
+    holds the finished weights: the average if there is one (with FSDP2 in the main process only,
+    on the CPU). `sample_fn`, `evaluate_fn` and
     `save_fn` are called in the main process, in eval mode, without gradients, with those weights
     swapped in.
 
@@ -137,14 +146,19 @@ def train(
     # Who learns, and the networks by role.
     network = denoiser.to(device).train().network
     share_weights(network, accelerator)
+    sharding = wanted_sharding(settings, n_processes)
+    spare = shard_denoiser(denoiser, sharding, accelerator, average=objective.needs_ema)
     warmup = objective.ema_warmup if settings.ema_warmup is None else settings.ema_warmup
-    model = Player(network, settings, ema_warmup=warmup, scaler=accelerator.scaler)
+    model = Player(
+        network, settings, ema_warmup=warmup, scaler=accelerator.scaler,
+        whole=None if spare is None else spare.network,
+    )  # fmt: skip
     players: dict[str, Player] = {"model": model}
     nets: dict[str, Any] = {"model": denoiser}
     if objective.needs_ema:
-        nets["ema"] = live_average(denoiser, model, accelerator)
+        nets["ema"] = live_average(denoiser, model, accelerator, spare)
     if objective.needs_teacher:
-        nets["teacher"] = frozen_teacher(teacher, accelerator)
+        nets["teacher"] = frozen_teacher(teacher, accelerator, sharding)
     if objective.needs_discriminator:
         rival = nets["discriminator"] = placed_discriminator(discriminator, accelerator)
         own = replace(discriminator_settings or settings, use_ema=False)
@@ -287,14 +301,14 @@ def train(
                     window = Window()
 
             # Samples at fixed noise.
-            if due(settings.validation_steps) and accelerator.is_main_process:
-                with finished_weights(denoiser, model):
-                    if sample_fn is not None:
+            if due(settings.validation_steps):
+                with finished_weights(denoiser, model, accelerator):
+                    if sample_fn is not None and accelerator.is_main_process:
                         path = run.path / "samples" / f"step-{progress.step}.png"
                         path.parent.mkdir(exist_ok=True)
                         sample_fn(denoiser, path)
                         log.image(progress.step, path)
-                    if evaluate_fn is not None:
+                    if evaluate_fn is not None and accelerator.is_main_process:
                         found = evaluate_fn(denoiser)
                         log.write(progress.step, {f"evaluation/{k}": v for k, v in found.items()})
 
@@ -338,11 +352,12 @@ def train(
             f"stopped by {stop.signal or 'a signal'} after step {progress.step}; a checkpoint is "
             "written: continue with training.resume_from_checkpoint=latest"
         )
-    model.keep_average()
+    keep_finished(denoiser, model, accelerator)
     if accelerator.is_main_process:
         if save_fn is not None:
-            with finished_weights(denoiser, model):
-                save_fn(denoiser)
+            with unchanged_random_states(), torch.no_grad():
+                save_fn(denoiser.eval())
+            denoiser.train()
         write_json(run.path / "training.json", summary)
     accelerator.wait_for_everyone()
     return summary
@@ -367,7 +382,7 @@ def backward(turns: Sequence[Turn], network: nn.Module, accelerator: Accelerator
         seen.append({})
         for number, part in enumerate(turn.parts, start=1):
             last = micro == len(turns) - 1 and number == len(turn.parts)
-            with nullcontext() if last else accelerator.no_sync(network):
+            with nullcontext() if last else gradients_stay(network, accelerator):
                 terms = part()
                 loss = torch.stack(list(terms.values())).sum(0).mean() / len(turns)
                 accelerator.backward(loss)

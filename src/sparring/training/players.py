@@ -9,9 +9,12 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.distributed.tensor import DTensor
 
 from ..errors import UserError
+from ..shards import as_rows_of, own_rows, read_like
 from .settings import TrainSettings
+from .sharding import norm_of_all
 
 # the schedules that honour lr_warmup_steps (diffusers' own "constant" does not)
 _SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}
@@ -24,10 +27,12 @@ class Player:
     of processes, nor an update that the scaler skipped moves them.
 
     Args:
-        network: The bare network (neither distributed nor compiled wrappers), on its device.
+        network: The bare network (neither distributed nor compiled wrappers), on its device; it
+            may be sharded, and then the average works on the rows of this process.
         settings: Optimiser, schedule and average; see `TrainSettings`.
         ema_warmup: Whether the average's decay warms up.
         scaler: fp16's gradient scaler, or None.
+        whole: Of a sharded network in the main process: the same one, whole, on the CPU.
     """
 
     def __init__(
@@ -37,8 +42,9 @@ class Player:
         *,
         ema_warmup: bool = True,
         scaler: GradScaler | None = None,
+        whole: nn.Module | None = None,
     ) -> None:
-        self.network, self.scaler = network, scaler
+        self.network, self.scaler, self.whole = network, scaler, whole
         self.parameters = {
             name: value for name, value in network.named_parameters() if value.requires_grad
         }
@@ -58,8 +64,11 @@ class Player:
             num_warmup_steps=settings.lr_warmup_steps,
             num_training_steps=max(settings.max_train_steps, settings.lr_warmup_steps + 1),
         )
-        learned = self.parameters.values()
-        self.ema = make_ema(learned, settings.ema_decay, ema_warmup) if settings.use_ema else None
+        self.rows = [
+            nn.Parameter(own_rows(value)[0]) if isinstance(value, DTensor) else value
+            for value in self.parameters.values()
+        ]
+        self.ema = make_ema(self.rows, settings.ema_decay, ema_warmup) if settings.use_ema else None
         self.last_lr = settings.learning_rate
         self.n_updates = 0
         self.n_skipped = 0
@@ -70,7 +79,7 @@ class Player:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        return nn.utils.clip_grad_norm_(self.parameters.values(), limit)
+        return norm_of_all(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
 
     def step(self) -> None:
         """One update of the weights, then of the learning rate and the average."""
@@ -82,7 +91,7 @@ class Player:
         self.last_lr = self.optimizer.param_groups[0]["lr"]
         self.lr_schedule.step()
         if self.ema is not None:
-            self.ema.step(self.parameters.values())
+            self.ema.step(self.rows)
         self.n_updates += 1
         self.n_skipped_in_a_row = 0
 
@@ -99,23 +108,34 @@ class Player:
         if self.ema is None:
             yield
             return
-        self.ema.store(self.parameters.values())
+        self.ema.store(self.rows)
         try:
-            self.ema.copy_to(self.parameters.values())
+            self.ema.copy_to(self.rows)
             yield
         finally:
-            self.ema.restore(self.parameters.values())
+            self.ema.restore(self.rows)
 
     def keep_average(self) -> None:
         """The averaged weights become the network's own: the run is over."""
         if self.ema is not None:
-            self.ema.copy_to(self.parameters.values())
+            self.ema.copy_to(self.rows)
 
     def averages(self) -> dict[str, Tensor]:
         """The average of each learned parameter by name, {} if none is kept; no copies."""
         if self.ema is None:
             return {}
-        return dict(zip(self.parameters, self.ema.shadow_params, strict=True))
+        return {
+            name: as_rows_of(average, like)
+            for (name, like), average in zip(
+                self.parameters.items(), self.ema.shadow_params, strict=True
+            )
+        }
+
+    def average_into(self, network: nn.Module) -> None:
+        """From now on the average lives in another network's weights, which hold the same rows."""
+        assert self.ema is not None
+        weights = dict(network.named_parameters())
+        self.ema.shadow_params = [own_rows(weights[name])[0] for name in self.parameters]
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint keeps beside the network: moments and average, by file."""
@@ -148,9 +168,13 @@ class Player:
         self.n_updates, self.n_skipped = state["n_updates"], state["n_skipped"]
         self.n_skipped_in_a_row = state["n_skipped_in_a_row"]
         self.last_lr = state["last_lr"]
-        for key, value in tensors["optimizer"].items():
+        for key in tensors["optimizer"]:
             name, moment = key.rsplit("|", 1)
             parameter = self.parameters[name]
+            if moment == "step":
+                value = tensors["optimizer"][key]
+            else:
+                value = read_like(tensors["optimizer"], key, parameter)
             # AdamW's count of updates is a number that stays on the CPU unless one kernel does all
             place = "cpu" if moment == "step" and not self.fused else parameter.device
             self.optimizer.state[parameter][moment] = value.to(place)
@@ -169,7 +193,7 @@ class Player:
             if state["n_averaged"] is None:
                 raise UserError("the checkpoint has no EMA: resume with training.use_ema=false")
             for name, average in self.averages().items():
-                average.copy_(tensors["ema"][name])
+                average.copy_(read_like(tensors["ema"], name, average))
             self.ema.optimization_step = state["n_averaged"]
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])

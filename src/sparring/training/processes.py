@@ -16,6 +16,7 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
     ProjectConfiguration,
+    patch_environment,
     set_seed,
 )
 from torch import nn
@@ -27,6 +28,14 @@ from ..randomness import derive_seed
 from .checkpoint import unchanged_random_states
 from .players import Player
 from .settings import TrainSettings
+from .sharding import (
+    Sharding,
+    Spare,
+    gather,
+    is_sharded,
+    shard,
+    without_accelerates_own,
+)
 from .tracking import check_tracker
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
@@ -71,17 +80,19 @@ def make_accelerator(settings: TrainSettings, run_dir: Path) -> Accelerator:
         raise UserError("training.mixed_precision=fp16 needs a GPU: use bf16 or no")
     if state.distributed_type not in SUPPORTED:
         raise UserError(
-            f"cannot train with {state.distributed_type.value}: use torchrun or one process"
+            f"cannot train with {state.distributed_type.value}: use torchrun or one process; for "
+            "models that are too large for one device, training.sharding=fsdp2"
         )
     # another run of this Python process may have had another precision
     AcceleratorState._reset_state(reset_partial_state=False)
-    accelerator = Accelerator(
-        cpu=_on_cpu(),
-        mixed_precision=settings.mixed_precision,
-        log_with=None if settings.report_to == "none" else settings.report_to,
-        project_config=ProjectConfiguration(str(run_dir), logging_dir=str(run_dir / "logs")),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    with patch_environment(**without_accelerates_own()):
+        accelerator = Accelerator(
+            cpu=_on_cpu(),
+            mixed_precision=settings.mixed_precision,
+            log_with=None if settings.report_to == "none" else settings.report_to,
+            project_config=ProjectConfiguration(str(run_dir), logging_dir=str(run_dir / "logs")),
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
     # what accelerate launch sets when it was asked for several processes but starts one
     if "ACCELERATE_MIXED_PRECISION" in os.environ and (
         "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
@@ -114,7 +125,10 @@ def distributed(
     if compiled:
         bare.compile()
     for name in players:
-        nets[name].network = accelerator.prepare_model(nets[name].network)
+        sharded = is_sharded(nets[name].network)  # then it shares its gradients by itself
+        nets[name].network = accelerator.prepare_model(
+            nets[name].network, device_placement=not sharded, evaluation_mode=sharded
+        )
     try:
         yield
     finally:
@@ -133,20 +147,27 @@ def share_weights(network: nn.Module, accelerator: Accelerator) -> None:
             dist.broadcast(value, src=0)
 
 
-def live_average(denoiser: Denoiser, player: Player, accelerator: Accelerator) -> Denoiser:
+def live_average(
+    denoiser: Denoiser, player: Player, accelerator: Accelerator, spare: Spare | None = None
+) -> Denoiser:
     """A second denoiser whose weights are the player's average: one memory, no copying.
 
-    What is frozen is shared with the first one.
+    What is frozen is shared with the first one, unless they are sharded: then it is `spare`'s.
 
     Raises:
         UserError: if no average is kept.
     """
     if player.ema is None:
         raise UserError("this objective calls the averaged network: set training.use_ema=true")
-    average = copy.deepcopy(denoiser).requires_grad_(False).eval()
-    averages, live = player.averages(), dict(player.network.named_parameters())
-    for name, parameter in average.network.named_parameters():
-        parameter.data = averages.get(name, live[name].data)
+    if spare is not None:
+        assert spare.average is not None
+        average = spare.average
+        player.average_into(average.network)
+    else:
+        average = copy.deepcopy(denoiser).requires_grad_(False).eval()
+        averages, live = player.averages(), dict(player.network.named_parameters())
+        for name, parameter in average.network.named_parameters():
+            parameter.data = averages.get(name, live[name].data)
     # placed already: a move would leave the shadows behind
     average.network = accelerator.prepare_model(
         average.network, device_placement=False, evaluation_mode=True
@@ -154,8 +175,12 @@ def live_average(denoiser: Denoiser, player: Player, accelerator: Accelerator) -
     return average
 
 
-def frozen_teacher(teacher: Denoiser | None, accelerator: Accelerator) -> Denoiser:
+def frozen_teacher(
+    teacher: Denoiser | None, accelerator: Accelerator, sharding: Sharding | None = None
+) -> Denoiser:
     """The teacher where the run is, at its precision; not distributed, as it never learns.
+
+    With sharding each process holds its share of the weights.
 
     Raises:
         UserError: if there is none.
@@ -163,7 +188,11 @@ def frozen_teacher(teacher: Denoiser | None, accelerator: Accelerator) -> Denois
     if teacher is None:
         raise UserError("this objective learns from a teacher: set objective.teacher to a model")
     teacher.to(accelerator.device).requires_grad_(False).eval()
-    teacher.network = accelerator.prepare_model(teacher.network, evaluation_mode=True)
+    if sharding is not None:
+        shard(teacher.network, sharding, accelerator)
+    teacher.network = accelerator.prepare_model(
+        teacher.network, device_placement=sharding is None, evaluation_mode=True
+    )
     return teacher
 
 
@@ -184,15 +213,23 @@ def placed_discriminator(
 
 
 @contextmanager
-def finished_weights(denoiser: Denoiser, player: Player) -> Iterator[Denoiser]:
+def finished_weights(
+    denoiser: Denoiser, player: Player, accelerator: Accelerator
+) -> Iterator[Denoiser]:
     """The denoiser as it would be handed out now: bare network, averaged weights, eval mode.
 
-    Training goes on afterwards as if nothing had happened.
+    Training goes on afterwards as if nothing had happened. All processes enter it together, and
+    the main one uses it: in the others the denoiser stays as it is.
     """
+    if is_sharded(player.network):
+        gather(player.network, player.averages(), player.whole)
+    if not accelerator.is_main_process:
+        yield denoiser
+        return
     prepared, compiled = denoiser.network, player.network._compiled_call_impl
-    denoiser.network = player.network
     player.network._compiled_call_impl = None  # other batch sizes would compile again
-    with unchanged_random_states(), torch.no_grad(), player.averaged_weights():
+    with unchanged_random_states(), torch.no_grad(), _bare(player, accelerator) as bare:
+        denoiser.network = bare
         denoiser.eval()
         try:
             yield denoiser
@@ -201,6 +238,30 @@ def finished_weights(denoiser: Denoiser, player: Player) -> Iterator[Denoiser]:
             denoiser.network, player.network._compiled_call_impl = prepared, compiled
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+@contextmanager
+def _bare(player: Player, accelerator: Accelerator) -> Iterator[nn.Module]:
+    """The main process's whole network with its averaged weights, on the device."""
+    if player.whole is None:
+        with player.averaged_weights():
+            yield player.network
+        return
+    try:
+        yield player.whole.to(accelerator.device)
+    finally:
+        player.whole.to("cpu")
+
+
+def keep_finished(denoiser: Denoiser, player: Player, accelerator: Accelerator) -> None:
+    """The run is over: the denoiser's network takes its finished weights, whole.
+
+    A sharded one is whole in the main process, on the CPU; the others keep their rows.
+    """
+    player.keep_average()
+    if is_sharded(player.network):
+        gather(player.network, {}, player.whole)
+    denoiser.network = player.network if player.whole is None else player.whole
 
 
 def mean_over_processes(accelerator: Accelerator, values: Sequence[float]) -> list[float]:

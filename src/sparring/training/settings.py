@@ -29,6 +29,8 @@ class TrainSettings:
         ema_warmup: Whether the decay rises as 1 - (1 + n)^(-3/4) before it reaches `ema_decay`;
             without, it is `ema_decay` from the first update on. None: as the objective prefers.
         compile: torch.compile the network.
+        sharding: "none": every process holds all weights; "fsdp2": each holds its share of the
+            weights, gradients, moments and average (see `training.sharding`).
         checkpointing_steps: Steps between checkpoints; None for the last one only.
         checkpoints_total_limit: How many to keep, the newest always; None for all.
         resume_from_checkpoint: "latest", or a checkpoint's folder or its name.
@@ -56,6 +58,7 @@ class TrainSettings:
     ema_decay: float = 0.9999
     ema_warmup: bool | None = None
     compile: bool = False
+    sharding: str = "none"
     checkpointing_steps: int | None = 500
     checkpoints_total_limit: int | None = 2
     resume_from_checkpoint: str | None = None
@@ -69,6 +72,7 @@ class TrainSettings:
         for name, choices in {
             "lr_scheduler": ("constant", "cosine"),
             "mixed_precision": ("no", "bf16", "fp16"),
+            "sharding": ("none", "fsdp2"),
             "report_to": ("tensorboard", "wandb", "trackio", "none"),
         }.items():
             if getattr(self, name) not in choices:

@@ -1,0 +1,239 @@
+"""Tensors in pieces: each process writes the rows it holds, and reads the rows it needs.
+
+A folder holds the tensors `name` either whole or in pieces along their first dimension:
+
+    <name>.safetensors                    whole, one process wrote it
+    <name>.shard-<process>.safetensors    the rows that this process held, by key
+    shards-<process>.json                 beside them: {name: {key: {"shape": [n, ...], "start": i}}},
+                                          the shape of the whole and the first row of the piece
+
+Whoever reads asks for rows, so what 2 processes wrote is read by 4, by 1, or by any other number.
+The format is ours: torch.distributed.checkpoint keeps its index as a pickle, which can run code
+when it is opened; these are safetensors and JSON.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of a tensor, from `start` on; `n_rows` is None for a tensor without dimensions."""
+
+    file: Path
+    start: int
+    n_rows: int | None
+
+
+# What a process holds
+
+
+def own_rows(value: Tensor) -> tuple[Tensor, int]:
+    """The rows of a tensor that this process holds, sharing its memory, and the first one's number.
+
+    Rows are dealt as `torch.chunk` deals them: ceil(n / processes) each, the last ones fewer.
+
+    Raises:
+        ValueError: if it is distributed in another way than along its first dimension.
+    """
+    if not isinstance(value, DTensor):
+        return value.detach(), 0
+    if value.placements != (Shard(0),):
+        raise ValueError(f"sharded along its first dimension only, got {value.placements}")
+    n_each = -(-len(value) // value.device_mesh.size())
+    start = min(n_each * value.device_mesh.get_local_rank(), len(value))
+    return value.detach().to_local(), start
+
+
+def as_rows_of(rows: Tensor, like: Tensor) -> Tensor:
+    """The own rows of a tensor that is distributed as `like`, sharing their memory."""
+    if not isinstance(like, DTensor):
+        return rows
+    return DTensor.from_local(
+        rows,
+        like.device_mesh,
+        like.placements,
+        run_check=False,
+        shape=like.shape,
+        stride=like.stride(),
+    )
+
+
+def whole(value: Tensor) -> Tensor:
+    """All rows; to be called by all processes together."""
+    return value.detach().full_tensor() if isinstance(value, DTensor) else value.detach()
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """What a network saves, tied weights once."""
+    saved = network.state_dict().keys()
+    named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    return {name: value for name, value in named.items() if name in saved}
+
+
+# Write
+
+
+def write_shards(
+    folder: Path, process: int, tensors: Mapping[str, Mapping[str, Tensor]]
+) -> list[Path]:
+    """Write this process's rows; what is not distributed is written by process 0.
+
+    Args:
+        folder: Where.
+        process: This process's number.
+        tensors: By name and key; the keys are the same in all processes.
+
+    Returns:
+        The files.
+    """
+    index: dict[str, dict[str, Any]] = {}
+    files = []
+    for name, contents in tensors.items():
+        index[name], pieces = {}, {}
+        for key, value in contents.items():
+            rows, start = own_rows(value)
+            if isinstance(value, DTensor) and len(rows) == 0:
+                continue
+            if isinstance(value, DTensor) or process == 0:
+                pieces[key] = rows.contiguous()
+                index[name][key] = {"shape": list(value.shape), "start": start}
+        if pieces:
+            files.append(folder / f"{name}.shard-{process}.safetensors")
+            save_file(pieces, files[-1])
+    files.append(folder / f"shards-{process}.json")
+    files[-1].write_text(json.dumps(index))
+    return files
+
+
+# Read
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors `name` of a folder by key, whole or in pieces; read when asked for, on the CPU.
+
+    Empty if the folder has none of that name.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._pieces: dict[str, list[Piece]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._open: dict[Path, Any] = {}
+        file = folder / f"{name}.safetensors"
+        if file.is_file():
+            handle = self._handle(file)
+            for key in handle.keys():  # noqa: SIM118 - a safe_open is no mapping
+                self._add(key, file, handle.get_slice(key).get_shape(), 0)
+        for path in sorted(folder.glob("shards-*.json")):
+            process = path.stem.removeprefix("shards-")
+            file = folder / f"{name}.shard-{process}.safetensors"
+            for key, entry in json.loads(path.read_text()).get(name, {}).items():
+                self._add(key, file, entry["shape"], entry["start"])
+
+    def _add(self, key: str, file: Path, shape: list[int], start: int) -> None:
+        self._shapes[key] = tuple(shape)
+        n_rows = None
+        if shape:
+            (n_rows, *_) = self._handle(file).get_slice(key).get_shape()
+        self._pieces.setdefault(key, []).append(Piece(file, start, n_rows))
+
+    def _handle(self, file: Path) -> Any:
+        if file not in self._open:
+            self._open[file] = safe_open(file, framework="pt")
+        return self._open[file]
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self.rows(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pieces)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Of the whole tensor."""
+        return self._shapes[key]
+
+    def rows(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows [start, stop) of a tensor, all of them by default.
+
+        Raises:
+            KeyError: if there is no such tensor.
+            RuntimeError: if a piece of it is missing.
+        """
+        pieces, shape = self._pieces[key], self.shape(key)
+        if not shape:
+            return self._handle(pieces[0].file).get_tensor(key)
+        stop = shape[0] if stop is None else stop
+        found, reached = [], start
+        for piece in sorted(pieces, key=lambda one: one.start):
+            first = max(reached, piece.start)
+            last = min(stop, piece.start + cast("int", piece.n_rows))
+            if first == reached and first < last:
+                part = self._handle(piece.file).get_slice(key)
+                found.append(part[first - piece.start : last - piece.start])
+                reached = last
+        if reached < stop:
+            raise RuntimeError(f"row {reached} of {key} is in none of its pieces")
+        if not found:
+            return self._handle(pieces[0].file).get_slice(key)[:0]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def read_like(stored: Mapping[str, Tensor], key: str, like: Tensor) -> Tensor:
+    """A stored tensor, distributed as `like` where they have one shape, else whole.
+
+    Raises:
+        RuntimeError: if a distributed one has another shape.
+    """
+    if not isinstance(like, DTensor):
+        return stored[key]
+    assert isinstance(stored, StoredTensors)
+    if stored.shape(key) != tuple(like.shape):
+        raise RuntimeError(f"{key} has shape {stored.shape(key)}, not {tuple(like.shape)}")
+    rows, start = own_rows(like)
+    found = stored.rows(key, start, start + len(rows))
+    return as_rows_of(found.to(like.device), like)
+
+
+@torch.no_grad()
+def load_weights(network: nn.Module, stored: StoredTensors) -> None:
+    """Load a network's own rows of its weights, all of them where it is not distributed.
+
+    Raises:
+        RuntimeError: if its weights are others.
+    """
+    own, tied = weights_of(network), _tied(network)
+    known = {name: next((one for one in tied[name] if one in stored), None) for name in own}
+    missing = [name for name, key in known.items() if key is None]
+    spare = [key for key in stored if not any(key in tied[name] for name in own)]
+    if missing or spare:
+        raise RuntimeError(f"missing: {', '.join(missing[:5])}; unexpected: {', '.join(spare[:5])}")
+    for name, value in own.items():
+        key = cast("str", known[name])
+        if stored.shape(key) != tuple(value.shape):
+            raise RuntimeError(f"{name} has shape {stored.shape(key)}, not {tuple(value.shape)}")
+        rows, start = own_rows(value)
+        rows.copy_(stored.rows(key, start, start + len(rows)) if rows.dim() else stored[key])
+
+
+def _tied(network: nn.Module) -> dict[str, list[str]]:
+    """All names of each weight, by each of its names."""
+    by_identity: dict[int, list[str]] = {}
+    named = [
+        *network.named_parameters(remove_duplicate=False),
+        *network.named_buffers(remove_duplicate=False),
+    ]
+    for name, value in named:
+        by_identity.setdefault(id(value), []).append(name)
+    return {name: by_identity[id(value)] for name, value in named}

@@ -1,0 +1,238 @@
+"""FSDP2: every process holds its share of the weights, gradients, moments and average.
+
+With n processes each holds 1/n of the rows of every weight. A block's weights come together when
+it is called and go again after it; its gradients are summed and dealt out in the backward pass.
+The mathematics is that of whole networks: AdamW and the average work on rows, the gradient's norm
+is that of all of them.
+
+It is asked for with `training.sharding: fsdp2`, or by the user's accelerate config
+(`accelerate launch --use_fsdp --fsdp_version 2`), of which the wrapping policy is taken. Accelerate
+itself shards on accelerators only and together with its own optimiser; here `fully_shard` is called
+directly, so it works on a CPU (gloo) too, under torchrun.
+
+The model, its average and the teacher are sharded. What a second player learns, and what it looks
+through, is held whole by every process: heads are small.
+
+Collective calls happen in every process or in none. Every call of a sharded network is one: that is
+why `choose_rows` lets a process without a chosen row make the same calls as the others.
+
+Source: Zhao et al. 2023 (arXiv 2304.11277), Rajbhandari et al. 2020 (arXiv 1910.02054, stage 3).
+"""
+
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from ..denoiser import Denoiser
+from ..errors import UserError
+from ..lora import lora_config
+from ..shards import weights_of, whole
+from .settings import TrainSettings
+
+LEAST_PARAMETERS = 5_000_000
+"""Of a block that is gathered by itself: smaller ones would wait for the wire more than send."""
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """Which blocks are gathered by themselves; the rest of the network is one more.
+
+    Attributes:
+        block_names: Class names of the blocks; None: by their size.
+        n_least: Parameters of a block, where they are chosen by size: members of module lists
+            (the blocks of diffusers' networks), from the inside out, that have as many left.
+        bf16: Whether weights travel in bfloat16; gradients are summed in float32 either way.
+    """
+
+    block_names: tuple[str, ...] | None = None
+    n_least: int = LEAST_PARAMETERS
+    bf16: bool = False
+
+
+def wanted_sharding(settings: TrainSettings, n_processes: int) -> Sharding | None:
+    """How the run is to be sharded; None if it is not, or if there is one process only.
+
+    Raises:
+        UserError: for what goes with no sharding, or an accelerate config that asks for more.
+    """
+    by_accelerate = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if settings.sharding == "none" and not by_accelerate:
+        return None
+    for reason, refused in {
+        "training.compile=true": settings.compile,
+        "training.mixed_precision=fp16": settings.mixed_precision == "fp16",
+    }.items():
+        if refused:
+            raise UserError(f"FSDP2 does not go with {reason}: leave one of the two out")
+    chosen = _of_accelerate() if by_accelerate else Sharding()
+    if n_processes == 1:
+        return None
+    return Sharding(chosen.block_names, chosen.n_least, settings.mixed_precision == "bf16")
+
+
+def _of_accelerate() -> Sharding:
+    """The wrapping policy of the user's accelerate config."""
+    told = {name: value for name, value in os.environ.items() if name.startswith("FSDP_")}
+    if told.get("FSDP_VERSION", "1") != "2":
+        raise UserError(
+            "the accelerate config asks for FSDP version 1: choose fsdp_version 2 (accelerate "
+            "launch --use_fsdp --fsdp_version 2)"
+        )
+    for name, advice in {
+        "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params must be false",
+        "FSDP_ACTIVATION_CHECKPOINTING": "use training.gradient_checkpointing instead",
+        "FSDP_IGNORED_MODULES": "fsdp_ignored_modules must be left out",
+    }.items():
+        if told.get(name, "false").lower() not in ("false", ""):
+            raise UserError(f"accelerate's FSDP config asks for what is not supported: {advice}")
+    if told.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() not in ("true", "full_shard"):
+        raise UserError("fsdp_reshard_after_forward must be true: an attack freezes the weights")
+    policy = told.get("FSDP_AUTO_WRAP_POLICY", "NO_WRAP").upper()
+    if policy == "TRANSFORMER_BASED_WRAP":
+        names = told.get("FSDP_TRANSFORMER_CLS_TO_WRAP", "")
+        if names:
+            return Sharding(tuple(name.strip() for name in names.split(",")))
+    if policy == "SIZE_BASED_WRAP":
+        return Sharding(n_least=max(int(told.get("FSDP_MIN_NUM_PARAMS", "0")), 1))
+    return Sharding()
+
+
+def without_accelerates_own() -> dict[str, str]:
+    """What the environment is to be while accelerate starts, for it not to shard as well."""
+    return {"ACCELERATE_USE_FSDP": "false"} if "ACCELERATE_USE_FSDP" in os.environ else {}
+
+
+# Shard
+
+
+@dataclass
+class Spare:
+    """Copies from before a network was sharded.
+
+    Attributes:
+        network: The same network, whole, on the CPU; in the main process only. It takes the
+            gathered weights for samples and for the finished model.
+        average: A denoiser whose network is sharded too and never learns, if one was asked for.
+    """
+
+    network: nn.Module | None = None
+    average: Denoiser | None = None
+
+
+def shard_denoiser(
+    denoiser: Denoiser, sharding: Sharding | None, accelerator: Accelerator, *, average: bool
+) -> Spare | None:
+    """Shard a denoiser's network in place; None, and nothing done, without sharding.
+
+    Every process must hold the same weights before, whole: so they need room for them once more.
+
+    Raises:
+        UserError: for LoRA, or blocks of a name that the network does not have.
+    """
+    if sharding is None:
+        return None
+    if lora_config(denoiser.network) is not None:
+        raise UserError("model.lora trains few weights: leave FSDP2 out (training.sharding=none)")
+    spare = Spare()
+    if accelerator.is_main_process:
+        spare.network = copy.deepcopy(denoiser.network).to("cpu")
+    if average:
+        spare.average = copy.deepcopy(denoiser).requires_grad_(False).eval()
+        shard(spare.average.network, sharding, accelerator)
+    shard(denoiser.network, sharding, accelerator)
+    return spare
+
+
+def shard(network: nn.Module, sharding: Sharding, accelerator: Accelerator) -> None:
+    """Deal the rows of a network's weights to the processes, in place.
+
+    Raises:
+        UserError: if no block has one of the names.
+    """
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    # inputs stay as they are: times in bfloat16 would be others
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if sharding.bf16 else None,
+        reduce_dtype=torch.float32 if sharding.bf16 else None,
+        cast_forward_inputs=False,
+    )
+    for block in [*blocks_of(network, sharding), network]:
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+
+
+def blocks_of(network: nn.Module, sharding: Sharding) -> list[nn.Module]:
+    """What is gathered by itself, the inner blocks before the outer ones.
+
+    Raises:
+        UserError: if no block has one of the names.
+    """
+    modules = dict(network.named_modules())
+    if sharding.block_names is not None:
+        found = [one for one in modules.values() if type(one).__name__ in sharding.block_names]
+        if not found:
+            raise UserError(
+                f"{type(network).__name__} has no {', '.join(sharding.block_names)}: correct "
+                "fsdp_transformer_layer_cls_to_wrap in the accelerate config, or leave it out"
+            )
+        return found[::-1]
+    chosen: list[nn.Module] = []
+    taken: set[int] = set()
+    for name, module in reversed(modules.items()):  # children come after their parents
+        parent = modules.get(name.rpartition(".")[0])
+        left = [one for one in module.parameters() if id(one) not in taken]
+        if isinstance(parent, nn.ModuleList) and (
+            sum(one.numel() for one in left) >= sharding.n_least
+        ):
+            chosen.append(module)
+            taken.update(map(id, left))
+    return chosen
+
+
+def is_sharded(network: nn.Module) -> bool:
+    """Whether `shard` was here."""
+    return isinstance(network, FSDPModule)
+
+
+# Use
+
+
+@contextmanager
+def gradients_stay(network: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    """Backward passes inside add to the gradients of each process alone, whole."""
+    if not isinstance(network, FSDPModule):
+        with accelerator.no_sync(network):
+            yield
+        return
+    network.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        network.set_requires_gradient_sync(True)
+
+
+@torch.no_grad()
+def gather(network: nn.Module, averages: Mapping[str, Tensor], into: nn.Module | None) -> None:
+    """Bring the weights together in `into`, the averages where there are any.
+
+    To be called by all processes; one tensor at a time is whole. `into` is None where nobody needs
+    them.
+    """
+    place = {} if into is None else weights_of(into)
+    for name, value in weights_of(network).items():
+        together = whole(averages.get(name, value))
+        if into is not None:
+            place[name].copy_(together)
+
+
+def norm_of_all(norm: Tensor) -> Tensor:
+    """The norm of gradients as a number that every process has."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
