@@ -1,4 +1,4 @@
-"""What runs on one and on two processes: objective, its fields, micro-batches."""
+"""What runs on several processes: objective, its fields, micro-batches."""
 
 CASES = {
     "plain": ("plain", {}, 1),
@@ -18,3 +18,17 @@ CASES = {
     "adt_accumulated": ("adt", {"input_grad": True, "warmup_batches": 1}, 2),
     "distillation": ("consistency_distillation", {"n_passes": 3}, 2),
 }
+"""Three updates, gradient by gradient, on 1 and 2 processes."""
+
+LONG = {
+    "plain": ("plain", {}, 1),
+    "smoothing_adversarial": ("smoothing_adversarial", {"fraction": 0.5}, 1),
+    "detail": ("detail", {}, 1),
+    "dro": ("dro", {}, 1),
+    "consistency_training": ("consistency_training", {"n_passes": 3, "perturbed": "target"}, 1),
+    "adt": ("adt", {"discriminator_steps": 2}, 1),
+}
+"""Twenty updates: weights, averages, moments and logs, on 1, 2 and 4 processes, sharded or not."""
+
+SHARDED = ("smoothing_adversarial", "consistency_training", "adt")
+"""Those of LONG that are sharded too: an attack, an average that is called, two players."""

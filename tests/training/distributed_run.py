@@ -1,26 +1,98 @@
-"""Gradients of every update, for `torchrun --nproc_per_node N distributed_run.py FOLDER SIZE`.
+"""Runs on N processes, for `torchrun --nproc_per_node N distributed_run.py FOLDER SIZE PART...`.
 
-For each objective it writes FOLDER/<objective>.safetensors (gradients, losses, weights) from the
-main process. The global batch is SIZE, whatever N is.
+The global batch is SIZE, whatever N is. Parts:
+
+    gradients       of each update of CASES, as FOLDER/<case>.safetensors; errors, resuming
+    long            LONG, as runs in FOLDER/long
+    sharded         SHARDED under FSDP2, as runs in FOLDER/sharded
+    resumed=RUNS    SHARDED under FSDP2 from the checkpoints at half way in the folder RUNS, as runs
+                    in FOLDER/resumed
 """
 
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from distributed_cases import CASES
+from accelerate.utils import patch_environment
+from distributed_cases import CASES, LONG, SHARDED
 from safetensors.torch import save_file
 from tiny_runs import Points, make_objective, run, tiny_denoiser, tiny_discriminator
 
+from sparring.data.base import InMemory, ModelRange
+from sparring.data.contamination import Contaminated
+from sparring.denoiser import Denoiser
 from sparring.errors import TrainingStopped
 from sparring.training.players import Player
 
 
-def main() -> None:
-    folder, size = Path(sys.argv[1]), int(sys.argv[2])
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP",
+    "FSDP_MIN_NUM_PARAMS": "100",
+}
+"""What `accelerate launch` sets of a user's config; the tiny network has blocks by that size."""
+
+
+def main(folder: Path, size: int, *parts: str) -> None:
+    for part in parts:
+        name, _, source = part.partition("=")
+        if name == "gradients":
+            of_every_update(folder, size)
+        elif name == "long":
+            long_runs(folder / "long", size, LONG)
+        else:
+            with patch_environment(**FSDP):
+                long_runs(folder / name, size, SHARDED, Path(source) if source else None)
+    (folder / f"took-part-{os.environ.get('RANK', '0')}.json").write_text(
+        json.dumps({"world_size": dist.get_world_size() if dist.is_initialized() else 1})
+    )
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def long_runs(folder: Path, size: int, labels: Iterable[str], source: Path | None = None) -> None:
+    """Twenty updates of each, from the start or from a checkpoint after ten."""
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    other = int(os.environ.get("RANK", "0") != "0")  # who must take the first's weights
+    for label in labels:
+        name, fields, n_micro = LONG[label]
+        start = None if source is None else str(next((source / label).rglob("checkpoint-1?")))
+        handed = []
+        run(
+            folder / label,
+            make_objective(name, **fields),
+            data=Contaminated(ModelRange(InMemory("points", Points().points)), "gaussian", 0.5, 3),
+            denoiser=tiny_denoiser(seed=other).double(),
+            discriminator=tiny_discriminator(seed=other).double(),
+            train_batch_size=size // n_micro // n_processes,
+            gradient_accumulation_steps=n_micro,
+            max_train_steps=20,
+            checkpointing_steps=10,
+            checkpoints_total_limit=None,
+            validation_steps=10,
+            evaluate_fn=lambda denoiser: {"weights": total(denoiser)},
+            save_fn=lambda denoiser, handed=handed: handed.append(total(denoiser)),
+            log_every_steps=5,
+            learning_rate=1e-3,
+            resume_from_checkpoint=start,
+        )
+        if handed:
+            (folder / label / "handed.json").write_text(json.dumps(handed))
+
+
+def total(denoiser: Denoiser) -> float:
+    """A number that follows from all weights."""
+    weights = [value.double().flatten() for value in denoiser.network.state_dict().values()]
+    return float((torch.cat(weights) * torch.arange(sum(map(len, weights)))).sum())
+
+
+def of_every_update(folder: Path, size: int) -> None:
+    """Gradients of CASES; then what stops, and what resumes."""
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     gradients: dict[str, torch.Tensor] = {}
     clip = Player.clip
@@ -56,6 +128,8 @@ def main() -> None:
             kept = {name: value for name, value in kept.items() if "balance" not in name}
             save_file(gradients | kept, folder / f"{label}.safetensors")
 
+    Player.clip = clip
+
     # a bad sample in one process's rows stops all of them, with the same words
     try:
         run(folder / "bad", data=Points(64, bad=(5,)), train_batch_size=4, max_train_steps=99)
@@ -68,11 +142,7 @@ def main() -> None:
     run(folder / "cut", **settings, max_train_steps=5)
     torch.manual_seed(99)
     run(folder / "cut", **settings, max_train_steps=10, resume_from_checkpoint="latest")
-    (folder / f"took-part-{os.environ.get('RANK', '0')}.json").write_text(
-        json.dumps({"world_size": dist.get_world_size() if dist.is_initialized() else 1})
-    )
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
-main()
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ..denoiser import Denoiser
@@ -21,7 +22,8 @@ class Balance:
     overlap: P(a fake pair scores above a real one), 1/2 where the two cannot be told apart, 0 where
         the discriminator tells them all, 1 where it is wrong about all.
     early, middle, late: Norm of the weights' gradient from the last trained call in that third of
-        the path that was looked at, in one step of ten (times the loss scale under fp16).
+        the path that was looked at, in one step of ten (times the loss scale under fp16): that of
+        the own rows, and only where each process holds whole weights.
     """
 
     names = ("real", "fake", "overlap", "early", "middle", "late")
@@ -36,8 +38,8 @@ class Balance:
 
     @torch.no_grad()
     def see(self, scores: Tensor) -> None:
-        """Scores of the real and the fake pairs, (2, B)."""
-        real, fake = scores.float()
+        """Scores of the real and the fake pairs, (2, B); to be called by all processes together."""
+        real, fake = _of_all(scores.float())
         over = (fake[:, None] > real).float().mean() + (fake[:, None] == real).float().mean() / 2
         now = torch.stack([real.mean(), fake.mean(), over])
         self.means = self.means.to(now)
@@ -98,3 +100,12 @@ class Balance:
         """Takes back what `state_dict` gave."""
         self.means, self.n_seen = state["balance"].clone(), state["balance_n"].clone()
         self.warned = state["balance_warned"].clone()
+
+
+def _of_all(scores: Tensor) -> Tensor:
+    """The scores of all processes, (2, B of all): an overlap is one of all pairs."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return scores
+    parts = [torch.empty_like(scores) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, scores.contiguous())
+    return torch.cat(parts, 1)
