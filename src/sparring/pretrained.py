@@ -35,6 +35,7 @@ from .model_folder import (
     usage,
 )
 from .schedules import kind_from_config, schedule_from_config
+from .shards import StoredTensors, load_weights
 from .text import PIPELINES, TextEncoder, load_text, text_parts
 
 __all__ = ["Model", "describe", "describe_run", "load", "save", "usage"]
@@ -144,7 +145,7 @@ def _load_folder(folder: Path, source: str) -> Model:
         return _load_pipeline(folder, source)
     if (folder / "checkpoints" / DESCRIPTION).is_file():
         return _load_checkpoint(_newest_checkpoint(folder, source), f"{source} (unfinished, {{}})")
-    if (folder.parent / DESCRIPTION).is_file() and (folder / "model.safetensors").is_file():
+    if (folder.parent / DESCRIPTION).is_file() and _has_weights(folder):
         return _load_checkpoint(folder, f"{source} ({{}})")
     if (folder / "config.yaml").is_file():
         raise UserError(f"{source} is a run without a finished model or a checkpoint yet")
@@ -178,11 +179,25 @@ def _newest_checkpoint(folder: Path, source: str) -> Path:
         int(path.name.removeprefix("checkpoint-")): path
         for path in (folder / "checkpoints").glob("checkpoint-*")
         if path.name.removeprefix("checkpoint-").isdigit()
-        and (path / "model.safetensors").is_file()
+        and _has_weights(path)
     }
     if not steps:
         raise UserError(f"{source} is a run without a finished model or a checkpoint yet")
     return steps[max(steps)]
+
+
+def _has_weights(checkpoint: Path) -> bool:
+    """Whether a checkpoint has been written: its weights whole, or in pieces and to the end."""
+    whole, pieces = checkpoint / "model.safetensors", checkpoint / "model.shard-0.safetensors"
+    return whole.is_file() or (pieces.is_file() and (checkpoint / "manifest.json").is_file())
+
+
+def _load_weights(network: Any, checkpoint: Path) -> None:
+    """A checkpoint's weights, from one file or from pieces."""
+    if (checkpoint / "model.safetensors").is_file():
+        load_model(network, str(checkpoint / "model.safetensors"))
+    else:
+        load_weights(network, StoredTensors(checkpoint, "model"))
 
 
 def _load_checkpoint(newest: Path, where: str) -> Model:
@@ -195,17 +210,16 @@ def _load_checkpoint(newest: Path, where: str) -> Model:
             add_lora(model.denoiser.network, **description["lora"])
             restore_lora_weights(model.denoiser.network, load_file(newest / "model.safetensors"))
         else:
-            load_model(model.denoiser.network, str(newest / "model.safetensors"))
+            _load_weights(model.denoiser.network, newest)
     else:
         network = _new_network(description["network"])
-        load_model(network, str(newest / "model.safetensors"))
+        _load_weights(network, newest)
         model = _assembled(network, description, dict(description["null_condition"]), where, folder)
-    if (newest / "ema.safetensors").is_file():
-        averages = load_file(newest / "ema.safetensors")
-        with torch.no_grad():
-            for name, parameter in model.denoiser.network.named_parameters():
-                if name in averages:
-                    parameter.copy_(averages[name])
+    averages = StoredTensors(newest, "ema")
+    with torch.no_grad():
+        for name, parameter in model.denoiser.network.named_parameters():
+            if name in averages:
+                parameter.copy_(averages[name])
     return model
 
 
