@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -17,26 +17,24 @@ from torch import Tensor, nn
 from ..data.batches import make_loader, rows_of
 from ..denoiser import Denoiser
 from ..discriminators import Discriminator
-from ..errors import UserError
+from ..errors import TrainingStopped
 from ..objectives.base import Objective, Terms, Turn
 from ..parametrization import column
 from ..randomness import StepRandom
 from .checkpoint import CHECKPOINTS, Checkpoint, kept_tensors, write_checkpoint
-from .players import Player
 from .processes import (
     distributed,
     finished_weights,
-    frozen_teacher,
-    live_average,
     make_accelerator,
     mean_over_processes,
-    placed_discriminator,
     say,
-    share_weights,
 )
+from .replay import Where, keep
+from .roles import restore, roles
 from .run_folder import RunFolder, open_run
+from .same_run import check_same_run
 from .settings import TrainSettings
-from .stopping import StopRequest, not_finite
+from .stopping import StopRequest, how_to_go_on, not_finite, not_finite_state, rescued
 from .tracking import (
     Log,
     Window,
@@ -120,13 +118,20 @@ def train(
         The contents of training.json.
 
     Raises:
-        UserError: if the run cannot start or resume as asked, or was told to stop by a signal.
-        TrainingStopped: if a loss or gradient is not finite; the weights are those before it.
+        UserError: if the run cannot start or resume as asked, or data or machine refuse.
+        Interrupted: if it was told to stop by a signal; a checkpoint is written.
+        TrainingStopped: if a loss or gradient is not finite; the weights are those before it, and
+            the batch is kept for `sparring replay`.
     """
     # Processes, device and precision.
     run = run_dir
     if not isinstance(run, RunFolder):
-        run = open_run(run, settings.resume_from_checkpoint, settings.overwrite_output_dir)
+        run = open_run(
+            run,
+            settings.resume_from_checkpoint,
+            settings.overwrite_output_dir,
+            settings.fork_from,
+        )
     accelerator = make_accelerator(settings, run.path)
     device, n_processes, process = (
         accelerator.device, accelerator.num_processes, accelerator.process_index,
@@ -135,45 +140,70 @@ def train(
     n_global = n_own * n_micro * n_processes
 
     # Who learns, and the networks by role.
-    network = denoiser.to(device).train().network
-    share_weights(network, accelerator)
-    warmup = objective.ema_warmup if settings.ema_warmup is None else settings.ema_warmup
-    model = Player(network, settings, ema_warmup=warmup, scaler=accelerator.scaler)
-    players: dict[str, Player] = {"model": model}
-    nets: dict[str, Any] = {"model": denoiser}
-    if objective.needs_ema:
-        nets["ema"] = live_average(denoiser, model, accelerator)
-    if objective.needs_teacher:
-        nets["teacher"] = frozen_teacher(teacher, accelerator)
-    if objective.needs_discriminator:
-        rival = nets["discriminator"] = placed_discriminator(discriminator, accelerator)
-        own = replace(discriminator_settings or settings, use_ema=False)
-        players["discriminator"] = Player(rival.network, own, scaler=accelerator.scaler)
-        objective.set_up(denoiser, rival)
+    nets, players = roles(
+        denoiser,
+        objective,
+        settings,
+        accelerator,
+        teacher=teacher,
+        discriminator=discriminator,
+        discriminator_settings=discriminator_settings,
+    )
+    model = players["model"]
+    network = model.network
 
     # Go on from a checkpoint.
     progress, window = Progress(), Window()
     fingerprint = {"data": dataset.fingerprint(), "n_global": n_global, "seed": settings.seed}
-    checkpoint = None if run.checkpoint is None else Checkpoint(run.checkpoint)
-    if checkpoint is not None:
-        check_same_run(checkpoint, fingerprint, config, accelerator)
-        checkpoint.restore_network(network)
-        for name, player in players.items():
-            checkpoint.restore_player(name, player)
-        checkpoint.restore_objective(objective)
+    checkpoint = None
+    if run.checkpoint is not None:
+        checkpoint = Checkpoint(run.checkpoint, is_verified=True)
+        check_same_run(checkpoint, fingerprint, config, accelerator, is_fork=run.is_fork)
+        for what in restore(checkpoint, players, objective, is_fork=run.is_fork):
+            say(accelerator, f"{run.checkpoint} has no such {what}: it begins afresh")
         progress = Progress(**checkpoint.state["progress"])
         window = Window(**checkpoint.state["window"])
+
+    def state() -> dict[str, Any]:
+        """What a checkpoint says beside its tensors."""
+        return {
+            "progress": asdict(progress),
+            "players": {name: player.state() for name, player in players.items()},
+            "window": vars(window),
+            "fingerprint": fingerprint,
+            "config": None if config is None else flat(config),
+            "n_processes": n_processes,
+        }
+
+    def save() -> Path:
+        """Write a checkpoint of finite numbers; by all processes together."""
+        broken = not_finite_state(players)
+        if broken is not None:
+            raise TrainingStopped(
+                f"no checkpoint of step {progress.step} is written: {broken}. To go on, use "
+                f"{how_to_go_on(run.path)}"
+            )
+        log.sync()
+        return write_checkpoint(
+            run.path / CHECKPOINTS,
+            progress.step,
+            network,
+            kept_tensors(players) | {"objective": objective.state_dict()},
+            state(),
+            settings.checkpoints_total_limit,
+        )
 
     # What the run says about itself.
     log = Log(run.path / "metrics.jsonl", accelerator, after_step=progress.step)
     start_tracker(accelerator, settings, config or asdict(settings), progress.step)
-    record_start(run.path, accelerator, progress.step)
+    record_start(run, accelerator, progress.step)
     unreadable: set[str] = set()
 
     with (
         StopRequest() as stop,
         distributed(nets, players, accelerator, compiled=settings.compile),
         progress_bar(settings.max_train_steps, progress.step, accelerator.is_main_process) as bar,
+        rescued(save, network, objective, settings, run.path) as place,
     ):
         batches = iter(
             make_loader(
@@ -194,6 +224,7 @@ def train(
 
         while progress.step < settings.max_train_steps and not must_stop:
             started, step_before = time.perf_counter(), progress.step
+            place.begin()
 
             # A global batch, and all randomness of its step.
             micros: list[dict[str, Any]] = []
@@ -221,7 +252,8 @@ def train(
                 say(accelerator, objective.news.pop(0))
 
             # Turns: who learns, and from what. The micro-batches advance together.
-            for turns in zip(*(objective.turns(nets, s) for s in draws), strict=True):
+            each_turn = zip(*(objective.turns(nets, s) for s in draws), strict=True)
+            for n_turns, turns in enumerate(each_turn):
                 player = players[turns[0].player]
                 losses = backward(turns, nets[turns[0].player].network, accelerator)
                 grad_norm = float(player.clip())
@@ -234,19 +266,28 @@ def train(
                     [
                         not all(isfinite(term) for term in terms.values()),
                         not isfinite(grad_norm),
-                        stop.signal is not None,
+                        stop.number is not None,
                         *terms.values(),
                     ],
                 )
                 must_stop = asked > 0
                 overflow = bad_grad > 0 and player.scaler is not None
+                broken = (bad_loss > 0 or bad_grad > 0) and not overflow
+                place.is_whole = False
                 if overflow:
                     player.skip()
-                broken = (bad_loss > 0 or bad_grad > 0) and not overflow
                 if broken or player.n_skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+                    where = Where(
+                        settings.seed, step_before, progress.n_batches, n_turns,
+                        n_global, n_own, n_micro, n_processes,
+                    )  # fmt: skip
+                    is_kept = keep(
+                        run.path, where, micros, network, players, place.remembered, state(),
+                        accelerator,
+                    )  # fmt: skip
                     raise not_finite(
                         micros, losses, grad_norm, progress.step, player.n_skipped_in_a_row,
-                        run.path, accelerator,
+                        run.path, players, accelerator, is_kept=is_kept,
                     )  # fmt: skip
                 if not overflow:
                     terms = dict(zip(terms, means, strict=True))
@@ -264,6 +305,7 @@ def train(
             seconds = time.perf_counter() - started
             progress.seconds += seconds
             window.seconds += seconds
+            place.end()
             done = progress.step >= settings.max_train_steps
 
             def due(every: int | None, step_before: int = step_before) -> bool:
@@ -288,6 +330,7 @@ def train(
 
             # Samples at fixed noise.
             if due(settings.validation_steps) and accelerator.is_main_process:
+                place.doing = "sampling"
                 with finished_weights(denoiser, model):
                     if sample_fn is not None:
                         path = run.path / "samples" / f"step-{progress.step}.png"
@@ -297,25 +340,11 @@ def train(
                     if evaluate_fn is not None:
                         found = evaluate_fn(denoiser)
                         log.write(progress.step, {f"evaluation/{k}": v for k, v in found.items()})
+                place.doing = "training"
 
             # Checkpoint.
             if due(settings.checkpointing_steps) or done or must_stop:
-                log.sync()
-                write_checkpoint(
-                    run.path / CHECKPOINTS,
-                    progress.step,
-                    network,
-                    kept_tensors(players) | {"objective": objective.state_dict()},
-                    {
-                        "progress": asdict(progress),
-                        "players": {name: player.state() for name, player in players.items()},
-                        "window": vars(window),
-                        "fingerprint": fingerprint,
-                        "config": None if config is None else flat(config),
-                        "n_processes": n_processes,
-                    },
-                    settings.checkpoints_total_limit,
-                )
+                save()
 
     # The finished model and what it cost.
     finished = progress.step >= settings.max_train_steps
@@ -334,10 +363,7 @@ def train(
     if not finished:
         if accelerator.is_main_process:
             write_json(run.path / "training.json", summary)
-        raise UserError(
-            f"stopped by {stop.signal or 'a signal'} after step {progress.step}; a checkpoint is "
-            "written: continue with training.resume_from_checkpoint=latest"
-        )
+        raise stop.interrupted(progress.step)
     model.keep_average()
     if accelerator.is_main_process:
         if save_fn is not None:
@@ -382,45 +408,20 @@ def mirror(x0: Tensor, u: Tensor) -> Tensor:
     return torch.where(column(u < 0.5, x0), x0.flip(-1), x0)
 
 
-def check_same_run(
-    checkpoint: Checkpoint,
-    fingerprint: Mapping[str, Any],
-    config: Mapping[str, Any] | None,
-    accelerator: Accelerator,
-) -> None:
-    """Refuse to resume on other data or another batch; say which other settings have changed.
-
-    Raises:
-        UserError: if the checkpoint's data, global batch or seed are others.
-    """
-    words = {
-        "data": "data (fingerprint)",
-        "n_global": "samples per global batch (batch size x accumulation x processes)",
-        "seed": "training.seed",
-    }
-    for name, now in fingerprint.items():
-        before = checkpoint.state["fingerprint"][name]
-        if before != now:
-            raise UserError(
-                f"cannot resume from {checkpoint.path}: {words[name]} was {before} and is now {now}"
-            )
-    before, now = checkpoint.state["config"] or {}, flat(config or {})
-    for key in sorted(before.keys() & now.keys()):
-        if before[key] != now[key] and not key.endswith(
-            ("resume_from_checkpoint", "overwrite_output_dir")
-        ):
-            say(accelerator, f"resuming with another {key}: {now[key]} instead of {before[key]}")
-
-
-def record_start(run_dir: Path, accelerator: Accelerator, step: int) -> None:
+def record_start(run: RunFolder, accelerator: Accelerator, step: int) -> None:
     """run.json: who runs what where; a resumed run is added to the first start."""
     if not accelerator.is_main_process:
         return
     for name in ("training.json", "stopped.json"):  # how an earlier start ended
-        (run_dir / name).unlink(missing_ok=True)
-    path, start = run_dir / "run.json", describe(accelerator)
-    if step > 0 and path.exists():
-        first = json.loads(path.read_text())
-        first.setdefault("resumed", []).append({"step": step, **start})
-        start = first
+        (run.path / name).unlink(missing_ok=True)
+    path, start = run.path / "run.json", describe(accelerator)
+    if run.is_fork:
+        start["forked_from"] = str(run.checkpoint)
+    elif step > 0 and path.exists():
+        try:
+            first = dict(json.loads(path.read_text()))
+            first.setdefault("resumed", []).append({"step": step, **start})
+            start = first
+        except (ValueError, TypeError, AttributeError):
+            say(accelerator, f"{path} is damaged and is written anew, from this start on")
     write_json(path, start)
