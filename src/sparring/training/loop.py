@@ -34,7 +34,14 @@ from .roles import restore, roles
 from .run_folder import RunFolder, open_run
 from .same_run import check_same_run
 from .settings import TrainSettings
-from .stopping import StopRequest, how_to_go_on, not_finite, not_finite_state, rescued
+from .stopping import (
+    Boundary,
+    StopRequest,
+    how_to_go_on,
+    not_finite,
+    not_finite_state,
+    rescued,
+)
 from .tracking import (
     Log,
     Window,
@@ -59,12 +66,15 @@ class Progress:
         n_batches: Global batches.
         n_images: Samples in these batches, of all processes.
         seconds: Time spent on batches; sample grids and checkpoints do not count.
+        logged, shown: Steps of the last line of the log, and of the last samples.
     """
 
     step: int = 0
     n_batches: int = 0
     n_images: int = 0
     seconds: float = 0.0
+    logged: int = 0
+    shown: int = 0
 
 
 def train(
@@ -193,6 +203,38 @@ def train(
             settings.checkpoints_total_limit,
         )
 
+    def due(every: int | None, since: int) -> bool:
+        """Whether a multiple of `every` lies in the updates after step `since`."""
+        return every is not None and progress.step // every > since // every
+
+    def tell(place: Boundary) -> None:
+        """A line of the log and samples at fixed noise, where they are due and not there yet."""
+        nonlocal window
+        done = progress.step >= settings.max_train_steps
+        if window.values and (due(settings.log_every_steps, progress.logged) or done):
+            means = window.means()
+            means |= {"lr": model.last_lr, "images_per_second": window.images_per_second}
+            means |= {"seconds": progress.seconds, **objective.found()}
+            if model.scaler is not None:
+                means |= {"n_skipped": model.n_skipped}
+            log.write(progress.step, means)
+            progress.logged, window = progress.step, Window()
+            note_unreadable(run.path / "data/unreadable.json", unreadable, accelerator)
+        if due(settings.validation_steps, progress.shown):
+            place.doing = "sampling"
+            if accelerator.is_main_process:
+                with finished_weights(denoiser, model):
+                    if sample_fn is not None:
+                        path = run.path / "samples" / f"step-{progress.step}.png"
+                        path.parent.mkdir(exist_ok=True)
+                        sample_fn(denoiser, path)
+                        log.image(progress.step, path)
+                    if evaluate_fn is not None:
+                        found = evaluate_fn(denoiser)
+                        log.write(progress.step, {f"evaluation/{k}": v for k, v in found.items()})
+            progress.shown = progress.step
+            place.doing = "training"
+
     # What the run says about itself.
     log = Log(run.path / "metrics.jsonl", accelerator, after_step=progress.step)
     start_tracker(accelerator, settings, config or asdict(settings), progress.step)
@@ -221,6 +263,7 @@ def train(
         if checkpoint is not None and not checkpoint.restore_random_states():
             say(accelerator, "the checkpoint is of fewer processes: dropout masks will differ")
         must_stop = False
+        tell(place)  # what an earlier start did not come to
 
         while progress.step < settings.max_train_steps and not must_stop:
             started, step_before = time.perf_counter(), progress.step
@@ -308,42 +351,16 @@ def train(
             place.end()
             done = progress.step >= settings.max_train_steps
 
-            def due(every: int | None, step_before: int = step_before) -> bool:
-                """Whether a multiple of `every` lies in this batch's updates."""
-                return every is not None and progress.step // every > step_before // every
-
-            # Progress, log.
             bar.update(progress.step - step_before)
             if window.values:
                 means = window.means()
-                speed = f"{window.images_per_second:.0f} images/s"
                 loss = means.get("loss", means.get("discriminator/loss"))
+                speed = f"{window.images_per_second:.0f} images/s"
                 bar.set_postfix_str(f"loss {loss:.4g}, {speed}", refresh=False)
-                if due(settings.log_every_steps) or done:
-                    means |= {"lr": model.last_lr, "images_per_second": window.images_per_second}
-                    means |= {"seconds": progress.seconds, **objective.found()}
-                    if model.scaler is not None:
-                        means |= {"n_skipped": model.n_skipped}
-                    log.write(progress.step, means)
-                    note_unreadable(run.path / "data/unreadable.json", unreadable, accelerator)
-                    window = Window()
-
-            # Samples at fixed noise.
-            if due(settings.validation_steps) and accelerator.is_main_process:
-                place.doing = "sampling"
-                with finished_weights(denoiser, model):
-                    if sample_fn is not None:
-                        path = run.path / "samples" / f"step-{progress.step}.png"
-                        path.parent.mkdir(exist_ok=True)
-                        sample_fn(denoiser, path)
-                        log.image(progress.step, path)
-                    if evaluate_fn is not None:
-                        found = evaluate_fn(denoiser)
-                        log.write(progress.step, {f"evaluation/{k}": v for k, v in found.items()})
-                place.doing = "training"
+            tell(place)
 
             # Checkpoint.
-            if due(settings.checkpointing_steps) or done or must_stop:
+            if due(settings.checkpointing_steps, step_before) or done or must_stop:
                 save()
 
     # The finished model and what it cost.

@@ -84,10 +84,9 @@ def open_run(
 
 def _open(run_dir: Path, wanted: str | None, overwrite: bool, fork_from: str | None) -> RunFolder:
     _check_writable(run_dir)
-    is_fork = fork_from is not None and wanted is None
-    checkpoint, passed_over = (
-        _origin_of_fork(Path(fork_from)) if is_fork else _find(run_dir, wanted)
-    )
+    source = None if fork_from is None or wanted is not None else Path(fork_from)
+    checkpoint, passed_over = _find(run_dir, wanted) if source is None else _origin_of_fork(source)
+    is_fork = source is not None
     continues = checkpoint is not None and checkpoint.parent == (run_dir / CHECKPOINTS).resolve()
     if is_fork and continues:
         raise UserError(
