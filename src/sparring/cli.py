@@ -1,11 +1,12 @@
 """The `sparring` command. The commands import torch, so --help and config errors are instant.
 
-Every user error is one line on stderr, `sparring: error: ...`, and exit code 2.
+Every user error is one line on stderr, `sparring: error: ...`, with the exit codes of errors.py.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -36,22 +37,21 @@ class _Sparring(click.Group):
             click.echo("sparring: stopped", err=True)
             sys.exit(130)
         except UserError as error:
-            _fail(str(error))
+            _fail(str(error), error.exit_code)
         except BrokenPipeError:  # the reader of a pipe has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         except OSError as error:
-            if error.filename is None:
-                raise
-            _fail(f"{error.filename}: {error.strerror}")
+            place = "" if error.filename is None else f"{error.filename}: "
+            _fail(f"{place}{error.strerror or error}")
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, exit_code: int = UserError.exit_code) -> NoReturn:
     if message.startswith("Caught "):  # a data worker's error carries its traceback in the message
         message = message.strip().splitlines()[-1].partition("UserError: ")[2] or message
     click.echo(f"sparring: error: {' '.join(message.split())}", err=True)
-    sys.exit(2)
+    sys.exit(exit_code)
 
 
 def _print_json(value: Any) -> None:
@@ -84,7 +84,9 @@ def main(context: click.Context) -> None:
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="Print the resolved run and stop.")
-def train(config: str, overrides: tuple[str, ...], dry_run: bool) -> None:
+@click.option("--fork", metavar="RUN", help="Begin a new run with the state of this run, or of a "
+              "checkpoint of one: as training.fork_from=RUN.")  # fmt: skip
+def train(config: str, overrides: tuple[str, ...], dry_run: bool, fork: str | None) -> None:
     """Train the run that CONFIG.yaml describes.
 
     KEY=VALUE changes one setting: keys are dotted (training.seed=1), objective=NAME picks a method
@@ -95,10 +97,13 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool) -> None:
       sparring train configs/digits.yaml objective=detail training.seed=1
       sparring train configs/digits.yaml --dry-run
       sparring train runs/digits/config.yaml training.resume_from_checkpoint=latest
+      sparring train runs/digits/config.yaml --fork runs/digits training.output_dir=runs/b
       torchrun --nproc_per_node 2 -m sparring train configs/digits.yaml
     """
     from .config import resolve
 
+    if fork is not None:
+        overrides = (*overrides, f"training.fork_from={json.dumps(fork)}")
     run = resolve(config, overrides)
     from .commands.train import dry_run_text, train_command
 
@@ -108,6 +113,38 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         # run.json records this, however the program was started: console script, -m, torchrun
         sys.argv = ["sparring", "train", config, *overrides]
         train_command(run)
+
+
+@main.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def replay(run: str, as_json: bool) -> None:
+    """Compute the batch at which RUN stopped once more, to see where it began.
+
+    A run whose loss or gradient is not finite keeps that batch and the weights it met in
+    RUN/stopped. Nothing is updated and nothing written.
+
+    \b
+    Example:
+      sparring replay runs/digits
+    """
+    from .commands.replay import replay_command
+
+    result = replay_command(run)
+    text = result.pop("text")
+    if as_json:
+        _print_json(_finite_json(result))
+    else:
+        click.echo(text)
+
+
+def _finite_json(value: Any) -> Any:
+    """Numbers that JSON does not know become words: "nan", "inf"."""
+    if isinstance(value, dict):
+        return {key: _finite_json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_json(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @main.command()

@@ -495,6 +495,7 @@ class TrainingSection(Section):
     checkpoints_total_limit: Count | None = 2
     resume_from_checkpoint: str | None = None  # "latest" or a checkpoint's folder
     overwrite_output_dir: bool = False
+    fork_from: str | None = None  # a run or a checkpoint of one: a new run begins with its state
     log_every_steps: Count = 50
     validation_steps: Count | None = 500
     report_to: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"

@@ -1,4 +1,9 @@
-"""The two ways a run ends early: the user asked for something impossible, or the numbers broke."""
+"""The ways a command ends early, each one line without a traceback and with an exit code.
+
+2     the user asked for something that cannot be done, or the machine did not allow it
+3     a number was not finite: training stopped before the update
+130   Ctrl-C (SIGINT), 143 SIGTERM: the batch was finished and a checkpoint written
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -7,9 +12,21 @@ from collections.abc import Iterable
 class UserError(Exception):
     """One clear line that says what is wrong and what to do; shown without a traceback."""
 
+    exit_code = 2
+
 
 class TrainingStopped(UserError):  # noqa: N818 - it is a decision, not an accident
-    """Training stopped before an optimiser step because a loss or gradient was not finite."""
+    """Training stopped before an optimiser step because a number was not finite."""
+
+    exit_code = 3
+
+
+class Interrupted(UserError):  # noqa: N818 - somebody asked for it
+    """A signal asked for the end, and all was saved; the exit code is a shell's, 128 + signal."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -178,8 +178,7 @@ def _newest_checkpoint(folder: Path, source: str) -> Path:
     steps = {
         int(path.name.removeprefix("checkpoint-")): path
         for path in (folder / "checkpoints").glob("checkpoint-*")
-        if path.name.removeprefix("checkpoint-").isdigit()
-        and _has_weights(path)
+        if path.name.removeprefix("checkpoint-").isdigit() and _has_weights(path)
     }
     if not steps:
         raise UserError(f"{source} is a run without a finished model or a checkpoint yet")

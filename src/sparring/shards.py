@@ -73,6 +73,11 @@ def whole(value: Tensor) -> Tensor:
     return value.detach().full_tensor() if isinstance(value, DTensor) else value.detach()
 
 
+def is_dealt(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether some of them are distributed."""
+    return any(isinstance(value, DTensor) for value in tensors.values())
+
+
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     """What a network saves, tied weights once."""
     saved = network.state_dict().keys()

@@ -28,7 +28,6 @@ from sparring.denoiser import Denoiser
 from sparring.errors import TrainingStopped
 from sparring.training.players import Player
 
-
 FSDP = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",

@@ -56,7 +56,7 @@ def test_half_written_checkpoint_is_ignored_and_cleaned(tmp_path):
     shutil.copytree(checkpoints / "checkpoint-12", checkpoints / "checkpoint-18")
     (checkpoints / "checkpoint-18" / "manifest.json").unlink()
     assert open_run(tmp_path, "latest").checkpoint == (checkpoints / "checkpoint-12").resolve()
-    assert names(tmp_path) == ["checkpoint-12", "checkpoint-18"]
+    assert names(tmp_path) == ["checkpoint-12", "damaged-checkpoint-18"]
 
 
 def test_write_that_fails_leaves_the_earlier_ones(tmp_path, monkeypatch):

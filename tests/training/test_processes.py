@@ -16,14 +16,20 @@ from tiny_runs import assert_same, metrics, outcome
 from sparring.training.checkpoint import Checkpoint
 
 
-
 def launch(folder: Path, n_processes: int, *parts: str) -> Path:
     folder.mkdir()
     if n_processes == 1:
         distributed_run.main(folder, 16, *parts)
         return folder
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", str(n_processes), distributed_run.__file__, str(folder), "16", *parts]
+    command += [
+        "--nproc_per_node",
+        str(n_processes),
+        distributed_run.__file__,
+        str(folder),
+        "16",
+        *parts,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]

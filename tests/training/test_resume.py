@@ -115,7 +115,7 @@ def test_resumed_run_obeys_a_new_learning_rate_and_says_so(tmp_path, capsys):
     )
     rates = {line["step"]: line["lr"] for line in metrics(tmp_path)}
     assert rates == {5: 1e-2, 10: 1e-2, 12: 1e-2, 15: 5e-3, 20: 5e-3}
-    assert "another training.learning_rate: 0.005 instead of 0.01" in capsys.readouterr().err
+    assert "resuming: training.learning_rate was 0.01 and is now 0.005" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from ..config_sections import BUNDLED
 from ..data.base import Dataset, Digests, ModelRange
 from ..data.contamination import noise_of, write_manifest
 from ..denoiser import Denoiser
+from ..discriminators import Discriminator
 from ..errors import UserError
 from ..estimate import estimate
 from ..latents import LatentEncoder, decode
@@ -42,8 +43,9 @@ from ..pretrained import Model, describe, describe_run, save, usage
 from ..sampling import grid, sample
 from ..schedules import schedule_from_config
 from ..text import check_captions, sizes_of
-from ..training import ConditionFn, open_run, train
+from ..training import ConditionFn, TrainSettings, open_run, train
 
+Rival = tuple[Discriminator, TrainSettings]
 N_SHOWN = 64
 N_CAPTIONS_SHOWN = 8
 """Of the training data, in the grids of a text-to-image model without sampling.prompts."""
@@ -66,17 +68,11 @@ def train_command(config: RunConfig) -> dict[str, Any]:
         str(config.training.output_dir),
         settings.resume_from_checkpoint,
         settings.overwrite_output_dir,
+        settings.fork_from,
     )
     dataset = build_dataset(config)
-    model = build_model(config, dataset.sample_shape, dataset.num_classes)
-    objective = build_objective(config, model.denoiser.schedule, model)
-    make_student(config, model, objective)
-    teacher = build_teacher(config, model)
-    spare_memory(config, model, teacher)
-    rival = build_discriminator(config, model, dataset, run.path / "data" / "features.safetensors")
-    if rival is not None:
-        with one_line_errors("objective adt"):  # the loop does this too, with the run under way
-            objective.set_up(model.denoiser, rival[0])
+    model, objective, teacher, rival = players_of(config, dataset, run.path)
+    discriminator, discriminator_settings = rival or (None, None)
     if isinstance(objective, Oracle):
         if model.vae is not None:
             raise UserError("objective oracle knows the noise of pixels, not that of their latents")
@@ -85,9 +81,8 @@ def train_command(config: RunConfig) -> dict[str, Any]:
     if PartialState().is_main_process:
         describe_run(run.path, _describe(model, config))
         _write_text(run.path / "config.yaml", dump(_as_kept(config)))
-        if run.checkpoint is None:
+        if run.is_new:
             _describe_data(dataset, run.path / "data")
-        if run.checkpoint is None:
             _show_the_start(config, model, dataset, run.path)
     summary = train(
         model.denoiser,
@@ -96,8 +91,8 @@ def train_command(config: RunConfig) -> dict[str, Any]:
         settings,
         run,
         teacher=teacher,
-        discriminator=None if rival is None else rival[0],
-        discriminator_settings=None if rival is None else rival[1],
+        discriminator=discriminator,
+        discriminator_settings=discriminator_settings,
         condition_fn=_conditions(model, objective),
         encode_fn=encode,
         sample_fn=_sampler(config, model, dataset) if dataset.is_image else None,
@@ -113,6 +108,26 @@ def train_command(config: RunConfig) -> dict[str, Any]:
         print(f"Trained {summary['n_steps']} steps in {seconds / 60:.1f} min: {run.path}")
         print(f"Next: sparring evaluate {run.path}")
     return summary
+
+
+def players_of(
+    config: RunConfig, dataset: ModelRange, run_dir: Path
+) -> tuple[Model, Objective, Denoiser | None, Rival | None]:
+    """Model, objective, teacher and discriminator (with its settings), as the loop takes them.
+
+    Raises:
+        UserError: if they do not go together.
+    """
+    model = build_model(config, dataset.sample_shape, dataset.num_classes)
+    objective = build_objective(config, model.denoiser.schedule, model)
+    make_student(config, model, objective)
+    teacher = build_teacher(config, model)
+    spare_memory(config, model, teacher)
+    rival = build_discriminator(config, model, dataset, run_dir / "data" / "features.safetensors")
+    if rival is not None:
+        with one_line_errors("objective adt"):  # the loop does this too, with the run under way
+            objective.set_up(model.denoiser, rival[0])
+    return model, objective, teacher, rival
 
 
 def dry_run_text(config: RunConfig) -> str:
@@ -161,6 +176,8 @@ def _as_kept(config: RunConfig) -> RunConfig:
     kept = config.model_copy(deep=True)
     kept.training.resume_from_checkpoint = None
     kept.training.overwrite_output_dir = False
+    # a fork is one once: its own checkpoints know where it comes from, and so does run.json
+    kept.training.fork_from = None
     return kept
 
 

@@ -17,6 +17,8 @@ Any number of processes reads either kind, sharded or not.
 
 It is written under a temporary name, synced to disk and renamed, so a killed run leaves either a
 whole checkpoint or none; what is left of a killed write is never read and goes at the next start.
+A checkpoint that is no longer what was written (its SHA-256 tells) is passed over and put aside as
+`damaged-checkpoint-<step>`.
 """
 
 import base64
@@ -26,7 +28,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,19 +39,19 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ..errors import UserError
 from ..lora import lora_config, lora_weights, restore_lora_weights
 from ..objectives.base import Objective
-from ..shards import StoredTensors, load_weights, weights_of, write_shards
+from ..shards import StoredTensors, is_dealt, load_weights, weights_of, write_shards
 from .players import Player
 from .sharding import is_sharded
+from .together import first_failure
 
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 FORMAT = 1
-_HALF, _OLD = ".half-", ".old-"  # being written; being deleted
+_HALF, _OLD, _BEFORE = ".half-", ".old-", ".before-"  # being written, deleted, replaced
 
 
 # Write
@@ -78,61 +80,73 @@ def write_checkpoint(
     """
     processes = PartialState()
     target, half = folder / f"checkpoint-{step}", folder / f"{_HALF}checkpoint-{step}"
-    try:
+
+    def begin() -> None:
         if processes.is_main_process:
             remove_leftovers(folder)
             half.mkdir(parents=True)
-        processes.wait_for_everyone()
+
+    def write() -> None:
         own = half / f"random-{processes.process_index}.json"
         own.write_text(json.dumps(random_states()))
-        written = [own]
+        kept, written = dict(tensors), [own]
         if is_sharded(network):
-            dealt = {"model": weights_of(network)} | {
-                name: contents
-                for name, contents in tensors.items()
-                if any(isinstance(value, DTensor) for value in contents.values())
-            }
+            kept["model"] = weights_of(network)
+            dealt = {name: kept.pop(name) for name in list(kept) if is_dealt(kept[name])}
             written += write_shards(half, processes.process_index, dealt)
-            tensors = {name: value for name, value in tensors.items() if name not in dealt}
-        if processes.is_main_process:
-            if lora_config(network) is not None:
-                tensors = {**tensors, "model": lora_weights(network)}
-            elif not is_sharded(network):
-                save_model(network, str(half / "model.safetensors"))
-            for name, contents in tensors.items():
-                if contents:
-                    whole = {key: value.detach().contiguous() for key, value in contents.items()}
-                    save_file(whole, half / f"{name}.safetensors")
-            (half / "state.json").write_text(json.dumps(state, indent=1))
-        sums = _sums_of_all(written)
-        if processes.is_main_process:
-            _seal(half, sums)
-            if target.exists():
-                target.rename(folder / f"{_OLD}{target.name}")
-            half.rename(target)
-            _sync(folder)
-            for path in [] if n_kept is None else complete_checkpoints(folder)[:-n_kept]:
-                path.rename(folder / f"{_OLD}{path.name}")
-            remove_leftovers(folder)
-        processes.wait_for_everyone()
-    except OSError as error:
-        raise UserError(
-            f"checkpoint {target} could not be written ({error.strerror or error}): free some "
-            "space and continue with training.resume_from_checkpoint=latest"
-        ) from error
+        sums.update((path.name, _sum(path)) for path in written)
+        if not processes.is_main_process:
+            return
+        if lora_config(network) is not None:
+            kept["model"] = lora_weights(network)
+        elif not is_sharded(network):
+            save_model(network, str(half / "model.safetensors"))
+        for name, contents in kept.items():
+            if contents:
+                whole = {key: value.detach().contiguous() for key, value in contents.items()}
+                save_file(whole, half / f"{name}.safetensors")
+        (half / "state.json").write_text(json.dumps(state, indent=1))
+
+    def finish() -> None:
+        if not processes.is_main_process:
+            return
+        _seal(half, sums)
+        if target.exists():
+            target.rename(folder / f"{_BEFORE}{target.name}")
+        half.rename(target)
+        _sync(folder)
+        older = [path for path in complete_checkpoints(folder) if path != target]
+        for path in [] if n_kept is None else older[: len(older) + 1 - n_kept]:
+            path.rename(folder / f"{_OLD}{path.name}")
+        remove_leftovers(folder)
+
+    sums: dict[str, dict[str, Any]] = {}
+    for stage in (begin, write, finish):
+        reason = first_failure(stage)
+        if stage is write:
+            sums = dict(gather_object(list(sums.items())))
+        if reason is not None:
+            if processes.is_main_process:  # the half that is there takes up the space
+                shutil.rmtree(half, ignore_errors=True)
+            raise UserError(
+                f"checkpoint {target} could not be written ({reason}): free some space and "
+                "continue with training.resume_from_checkpoint=latest"
+            )
     return target
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed writes and deletions have left."""
+    """Delete what killed writes and deletions have left.
+
+    A checkpoint that was moved out of the way of its successor, which never came, comes back.
+    """
+    for path in folder.glob(f"{_BEFORE}checkpoint-*"):
+        target = folder / path.name.removeprefix(_BEFORE)
+        if not target.exists() and damage(path, check_contents=True) is None:
+            path.rename(target)
     for path in folder.glob(".*checkpoint-*"):
-        if path.name.startswith((_HALF, _OLD)):
+        if path.name.startswith((_HALF, _OLD, _BEFORE)):
             shutil.rmtree(path)
-
-
-def _sums_of_all(written: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """What each process wrote, brought to the disk, with size and SHA-256; no one does it all."""
-    return dict(gather_object([(path.name, _sum(path)) for path in written]))
 
 
 def _sum(path: Path) -> dict[str, Any]:
@@ -145,9 +159,9 @@ def _seal(folder: Path, sums: Mapping[str, dict[str, Any]]) -> None:
     files = {path.name: sums.get(path.name) or _sum(path) for path in sorted(folder.iterdir())}
     lost = [name for name in sums if name not in files]
     if lost:
-        raise UserError(
-            f"{folder.parent} has no {lost[0]}, which another process wrote: put "
-            "training.output_dir where all machines see the same files"
+        raise OSError(
+            f"{lost[0]} of another process is not there: training.output_dir must be a folder "
+            "that all machines share"
         )
     (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
     _sync(folder / MANIFEST)
@@ -190,6 +204,25 @@ def latest_checkpoint(run_dir: str | Path) -> Path | None:
     return complete[-1] if complete else None
 
 
+def newest_good(folder: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The newest checkpoint whose contents verify, and why each newer one does not."""
+    passed_over: dict[Path, str] = {}
+    found = [path for path in folder.glob("checkpoint-*") if checkpoint_step(path) >= 0]
+    for path in sorted(found, key=checkpoint_step, reverse=True):
+        reason = damage(path, check_contents=True)
+        if reason is None:
+            return path, passed_over
+        passed_over[path] = reason
+    return None, passed_over
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint, so that it neither counts as one nor is lost."""
+    name = f"damaged-{path.name}"
+    n_before = sum(1 for _ in path.parent.glob(f"{name}*"))
+    return path.rename(path.with_name(name if n_before == 0 else f"{name}-{n_before + 1}"))
+
+
 def damage(path: Path, *, check_contents: bool = False) -> str | None:
     """Why a checkpoint cannot be used, in words; None if it is complete.
 
@@ -199,31 +232,41 @@ def damage(path: Path, *, check_contents: bool = False) -> str | None:
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        files = {name: (one["size"], one["sha256"]) for name, one in manifest["files"].items()}
+        written_as = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"it has no readable {MANIFEST}, so it was not written to the end"
-    if manifest.get("format") != FORMAT:
-        return f"it has format {manifest.get('format')}, this version reads format {FORMAT}"
-    for name, expected in files.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != expected["size"]:
-            return f"{name} has {file.stat().st_size} bytes instead of {expected['size']}"
-        if check_contents and _sha256(file) != expected["sha256"]:
-            return f"{name} is not what was written (its SHA-256 differs)"
+    if written_as != FORMAT:
+        return f"it has format {written_as!r}, this version reads format {FORMAT}"
+    if "state.json" not in files or not {"model.safetensors", "shards-0.json"} & files.keys():
+        return f"its {MANIFEST} does not name model.safetensors and state.json"
+    try:
+        for name, (size, sha256) in files.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes instead of {size}"
+            if check_contents and _sha256(file) != sha256:
+                return f"{name} is not what was written (its SHA-256 differs)"
+    except (OSError, ValueError) as error:  # a sector that cannot be read, a name with a null
+        return f"it cannot be read ({error})"
     return None
 
 
 class Checkpoint:
     """A checkpoint to read from; its contents are verified first.
 
+    Args:
+        path: Its folder.
+        is_verified: Whether that was done already, as `open_run` does in the main process.
+
     Raises:
         UserError: if a file is missing or differs from what was written.
     """
 
-    def __init__(self, path: Path) -> None:
-        reason = damage(path, check_contents=True)
+    def __init__(self, path: Path, *, is_verified: bool = False) -> None:
+        reason = None if is_verified else damage(path, check_contents=True)
         if reason is not None:
             raise UserError(
                 f"checkpoint {path} cannot be used: {reason}; resume from an earlier one with "
@@ -252,8 +295,12 @@ class Checkpoint:
         except RuntimeError as error:
             raise self._is_of_another("network", error) from error
 
-    def restore_player(self, name: str, player: Player) -> None:
+    def restore_player(self, name: str, player: Player, *, may_begin_average: bool = False) -> None:
         """Continue a player's optimiser and average; the weights too, of all but the model.
+
+        Args:
+            name, player: Its role, and who takes it.
+            may_begin_average: See `Player.restore`.
 
         Raises:
             UserError: if the checkpoint has no such player, or one of another shape.
@@ -269,7 +316,8 @@ class Checkpoint:
                 player.network.load_state_dict(self.tensors(name))
             except RuntimeError as error:
                 raise self._is_of_another(name, error) from error
-        player.restore(tensors, self.state["players"][name])
+        state = self.state["players"][name]
+        player.restore(tensors, state, may_begin_average=may_begin_average)
 
     def _is_of_another(self, what: str, error: RuntimeError) -> UserError:
         line = " ".join(str(error).split())

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..data.batches import make_loader, rows_of
 from ..denoiser import Denoiser
 from ..discriminators import Discriminator
-from ..errors import UserError
+from ..errors import TrainingStopped
 from ..objectives.base import Objective, Terms, Turn
 from ..parametrization import column
 from ..randomness import StepRandom
@@ -28,23 +28,28 @@ from .checkpoint import (
     unchanged_random_states,
     write_checkpoint,
 )
-from .players import Player
 from .processes import (
     distributed,
     finished_weights,
-    frozen_teacher,
     keep_finished,
-    live_average,
     make_accelerator,
     mean_over_processes,
-    placed_discriminator,
     say,
-    share_weights,
 )
+from .replay import Where, keep
+from .roles import restore, roles
 from .run_folder import RunFolder, open_run
+from .same_run import check_same_run
 from .settings import TrainSettings
-from .sharding import gradients_stay, shard_denoiser, wanted_sharding
-from .stopping import StopRequest, not_finite
+from .sharding import gradients_stay
+from .stopping import (
+    Boundary,
+    StopRequest,
+    how_to_go_on,
+    not_finite,
+    not_finite_state,
+    rescued,
+)
 from .tracking import (
     Log,
     Window,
@@ -69,12 +74,15 @@ class Progress:
         n_batches: Global batches.
         n_images: Samples in these batches, of all processes.
         seconds: Time spent on batches; sample grids and checkpoints do not count.
+        logged, shown: Steps of the last line of the log, and of the last samples.
     """
 
     step: int = 0
     n_batches: int = 0
     n_images: int = 0
     seconds: float = 0.0
+    logged: int = 0
+    shown: int = 0
 
 
 def train(
@@ -100,9 +108,8 @@ def train(
 
     On several processes, all of them call it with the same arguments. When it returns, the denoiser
     holds the finished weights: the average if there is one (with FSDP2 in the main process only,
-    on the CPU). `sample_fn`, `evaluate_fn` and
-    `save_fn` are called in the main process, in eval mode, without gradients, with those weights
-    swapped in.
+    on the CPU). `sample_fn`, `evaluate_fn` and `save_fn` are called in the main process, in eval
+    mode, without gradients, with those weights swapped in.
 
     Args:
         denoiser: What learns.
@@ -129,13 +136,20 @@ def train(
         The contents of training.json.
 
     Raises:
-        UserError: if the run cannot start or resume as asked, or was told to stop by a signal.
-        TrainingStopped: if a loss or gradient is not finite; the weights are those before it.
+        UserError: if the run cannot start or resume as asked, or data or machine refuse.
+        Interrupted: if it was told to stop by a signal; a checkpoint is written.
+        TrainingStopped: if a loss or gradient is not finite; the weights are those before it, and
+            the batch is kept for `sparring replay`.
     """
     # Processes, device and precision.
     run = run_dir
     if not isinstance(run, RunFolder):
-        run = open_run(run, settings.resume_from_checkpoint, settings.overwrite_output_dir)
+        run = open_run(
+            run,
+            settings.resume_from_checkpoint,
+            settings.overwrite_output_dir,
+            settings.fork_from,
+        )
     accelerator = make_accelerator(settings, run.path)
     device, n_processes, process = (
         accelerator.device, accelerator.num_processes, accelerator.process_index,
@@ -144,50 +158,102 @@ def train(
     n_global = n_own * n_micro * n_processes
 
     # Who learns, and the networks by role.
-    network = denoiser.to(device).train().network
-    share_weights(network, accelerator)
-    sharding = wanted_sharding(settings, n_processes)
-    spare = shard_denoiser(denoiser, sharding, accelerator, average=objective.needs_ema)
-    warmup = objective.ema_warmup if settings.ema_warmup is None else settings.ema_warmup
-    model = Player(
-        network, settings, ema_warmup=warmup, scaler=accelerator.scaler,
-        whole=None if spare is None else spare.network,
-    )  # fmt: skip
-    players: dict[str, Player] = {"model": model}
-    nets: dict[str, Any] = {"model": denoiser}
-    if objective.needs_ema:
-        nets["ema"] = live_average(denoiser, model, accelerator, spare)
-    if objective.needs_teacher:
-        nets["teacher"] = frozen_teacher(teacher, accelerator, sharding)
-    if objective.needs_discriminator:
-        rival = nets["discriminator"] = placed_discriminator(discriminator, accelerator)
-        own = replace(discriminator_settings or settings, use_ema=False)
-        players["discriminator"] = Player(rival.network, own, scaler=accelerator.scaler)
-        objective.set_up(denoiser, rival)
+    nets, players = roles(
+        denoiser,
+        objective,
+        settings,
+        accelerator,
+        teacher=teacher,
+        discriminator=discriminator,
+        discriminator_settings=discriminator_settings,
+    )
+    model = players["model"]
+    network = model.network
 
     # Go on from a checkpoint.
     progress, window = Progress(), Window()
     fingerprint = {"data": dataset.fingerprint(), "n_global": n_global, "seed": settings.seed}
-    checkpoint = None if run.checkpoint is None else Checkpoint(run.checkpoint)
-    if checkpoint is not None:
-        check_same_run(checkpoint, fingerprint, config, accelerator)
-        checkpoint.restore_network(network)
-        for name, player in players.items():
-            checkpoint.restore_player(name, player)
-        checkpoint.restore_objective(objective)
+    checkpoint = None
+    if run.checkpoint is not None:
+        checkpoint = Checkpoint(run.checkpoint, is_verified=True)
+        check_same_run(checkpoint, fingerprint, config, accelerator, is_fork=run.is_fork)
+        for what in restore(checkpoint, players, objective, is_fork=run.is_fork):
+            say(accelerator, f"{run.checkpoint} has no such {what}: it begins afresh")
         progress = Progress(**checkpoint.state["progress"])
         window = Window(**checkpoint.state["window"])
+
+    def state() -> dict[str, Any]:
+        """What a checkpoint says beside its tensors."""
+        return {
+            "progress": asdict(progress),
+            "players": {name: player.state() for name, player in players.items()},
+            "window": vars(window),
+            "fingerprint": fingerprint,
+            "config": None if config is None else flat(config),
+            "n_processes": n_processes,
+        }
+
+    def save() -> Path:
+        """Write a checkpoint of finite numbers; by all processes together."""
+        broken = not_finite_state(players)
+        if broken is not None:
+            raise TrainingStopped(
+                f"no checkpoint of step {progress.step} is written: {broken}. To go on, use "
+                f"{how_to_go_on(run.path)}"
+            )
+        log.sync()
+        return write_checkpoint(
+            run.path / CHECKPOINTS,
+            progress.step,
+            network,
+            kept_tensors(players) | {"objective": objective.state_dict()},
+            state(),
+            settings.checkpoints_total_limit,
+        )
+
+    def due(every: int | None, since: int) -> bool:
+        """Whether a multiple of `every` lies in the updates after step `since`."""
+        return every is not None and progress.step // every > since // every
+
+    def tell(place: Boundary) -> None:
+        """A line of the log and samples at fixed noise, where they are due and not there yet."""
+        nonlocal window
+        done = progress.step >= settings.max_train_steps
+        if window.values and (due(settings.log_every_steps, progress.logged) or done):
+            means = window.means()
+            means |= {"lr": model.last_lr, "images_per_second": window.images_per_second}
+            means |= {"seconds": progress.seconds, **objective.found()}
+            if model.scaler is not None:
+                means |= {"n_skipped": model.n_skipped}
+            log.write(progress.step, means)
+            progress.logged, window = progress.step, Window()
+            note_unreadable(run.path / "data/unreadable.json", unreadable, accelerator)
+        if due(settings.validation_steps, progress.shown):
+            place.doing = "sampling"
+            with finished_weights(denoiser, model, accelerator):
+                if accelerator.is_main_process:
+                    if sample_fn is not None:
+                        path = run.path / "samples" / f"step-{progress.step}.png"
+                        path.parent.mkdir(exist_ok=True)
+                        sample_fn(denoiser, path)
+                        log.image(progress.step, path)
+                    if evaluate_fn is not None:
+                        found = evaluate_fn(denoiser)
+                        log.write(progress.step, {f"evaluation/{k}": v for k, v in found.items()})
+            progress.shown = progress.step
+            place.doing = "training"
 
     # What the run says about itself.
     log = Log(run.path / "metrics.jsonl", accelerator, after_step=progress.step)
     start_tracker(accelerator, settings, config or asdict(settings), progress.step)
-    record_start(run.path, accelerator, progress.step)
+    record_start(run, accelerator, progress.step)
     unreadable: set[str] = set()
 
     with (
         StopRequest() as stop,
         distributed(nets, players, accelerator, compiled=settings.compile),
         progress_bar(settings.max_train_steps, progress.step, accelerator.is_main_process) as bar,
+        rescued(save, network, objective, settings, run.path) as place,
     ):
         batches = iter(
             make_loader(
@@ -205,9 +271,11 @@ def train(
         if checkpoint is not None and not checkpoint.restore_random_states():
             say(accelerator, "the checkpoint is of fewer processes: dropout masks will differ")
         must_stop = False
+        tell(place)  # what an earlier start did not come to
 
         while progress.step < settings.max_train_steps and not must_stop:
             started, step_before = time.perf_counter(), progress.step
+            place.begin()
 
             # A global batch, and all randomness of its step.
             micros: list[dict[str, Any]] = []
@@ -235,7 +303,8 @@ def train(
                 say(accelerator, objective.news.pop(0))
 
             # Turns: who learns, and from what. The micro-batches advance together.
-            for turns in zip(*(objective.turns(nets, s) for s in draws), strict=True):
+            each_turn = zip(*(objective.turns(nets, s) for s in draws), strict=True)
+            for n_turns, turns in enumerate(each_turn):
                 player = players[turns[0].player]
                 losses = backward(turns, nets[turns[0].player].network, accelerator)
                 grad_norm = float(player.clip())
@@ -248,19 +317,28 @@ def train(
                     [
                         not all(isfinite(term) for term in terms.values()),
                         not isfinite(grad_norm),
-                        stop.signal is not None,
+                        stop.number is not None,
                         *terms.values(),
                     ],
                 )
                 must_stop = asked > 0
                 overflow = bad_grad > 0 and player.scaler is not None
+                broken = (bad_loss > 0 or bad_grad > 0) and not overflow
+                place.is_whole = False
                 if overflow:
                     player.skip()
-                broken = (bad_loss > 0 or bad_grad > 0) and not overflow
                 if broken or player.n_skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+                    where = Where(
+                        settings.seed, step_before, progress.n_batches, n_turns,
+                        n_global, n_own, n_micro, n_processes,
+                    )  # fmt: skip
+                    is_kept = keep(
+                        run.path, where, micros, network, players, place.remembered, state(),
+                        accelerator,
+                    )  # fmt: skip
                     raise not_finite(
                         micros, losses, grad_norm, progress.step, player.n_skipped_in_a_row,
-                        run.path, accelerator,
+                        run.path, players, accelerator, is_kept=is_kept,
                     )  # fmt: skip
                 if not overflow:
                     terms = dict(zip(terms, means, strict=True))
@@ -278,58 +356,20 @@ def train(
             seconds = time.perf_counter() - started
             progress.seconds += seconds
             window.seconds += seconds
+            place.end()
             done = progress.step >= settings.max_train_steps
 
-            def due(every: int | None, step_before: int = step_before) -> bool:
-                """Whether a multiple of `every` lies in this batch's updates."""
-                return every is not None and progress.step // every > step_before // every
-
-            # Progress, log.
             bar.update(progress.step - step_before)
             if window.values:
                 means = window.means()
-                speed = f"{window.images_per_second:.0f} images/s"
                 loss = means.get("loss", means.get("discriminator/loss"))
+                speed = f"{window.images_per_second:.0f} images/s"
                 bar.set_postfix_str(f"loss {loss:.4g}, {speed}", refresh=False)
-                if due(settings.log_every_steps) or done:
-                    means |= {"lr": model.last_lr, "images_per_second": window.images_per_second}
-                    means |= {"seconds": progress.seconds, **objective.found()}
-                    if model.scaler is not None:
-                        means |= {"n_skipped": model.n_skipped}
-                    log.write(progress.step, means)
-                    note_unreadable(run.path / "data/unreadable.json", unreadable, accelerator)
-                    window = Window()
-
-            # Samples at fixed noise.
-            if due(settings.validation_steps):
-                with finished_weights(denoiser, model, accelerator):
-                    if sample_fn is not None and accelerator.is_main_process:
-                        path = run.path / "samples" / f"step-{progress.step}.png"
-                        path.parent.mkdir(exist_ok=True)
-                        sample_fn(denoiser, path)
-                        log.image(progress.step, path)
-                    if evaluate_fn is not None and accelerator.is_main_process:
-                        found = evaluate_fn(denoiser)
-                        log.write(progress.step, {f"evaluation/{k}": v for k, v in found.items()})
+            tell(place)
 
             # Checkpoint.
-            if due(settings.checkpointing_steps) or done or must_stop:
-                log.sync()
-                write_checkpoint(
-                    run.path / CHECKPOINTS,
-                    progress.step,
-                    network,
-                    kept_tensors(players) | {"objective": objective.state_dict()},
-                    {
-                        "progress": asdict(progress),
-                        "players": {name: player.state() for name, player in players.items()},
-                        "window": vars(window),
-                        "fingerprint": fingerprint,
-                        "config": None if config is None else flat(config),
-                        "n_processes": n_processes,
-                    },
-                    settings.checkpoints_total_limit,
-                )
+            if due(settings.checkpointing_steps, step_before) or done or must_stop:
+                save()
 
     # The finished model and what it cost.
     finished = progress.step >= settings.max_train_steps
@@ -348,10 +388,7 @@ def train(
     if not finished:
         if accelerator.is_main_process:
             write_json(run.path / "training.json", summary)
-        raise UserError(
-            f"stopped by {stop.signal or 'a signal'} after step {progress.step}; a checkpoint is "
-            "written: continue with training.resume_from_checkpoint=latest"
-        )
+        raise stop.interrupted(progress.step)
     keep_finished(denoiser, model, accelerator)
     if accelerator.is_main_process:
         if save_fn is not None:
@@ -397,45 +434,20 @@ def mirror(x0: Tensor, u: Tensor) -> Tensor:
     return torch.where(column(u < 0.5, x0), x0.flip(-1), x0)
 
 
-def check_same_run(
-    checkpoint: Checkpoint,
-    fingerprint: Mapping[str, Any],
-    config: Mapping[str, Any] | None,
-    accelerator: Accelerator,
-) -> None:
-    """Refuse to resume on other data or another batch; say which other settings have changed.
-
-    Raises:
-        UserError: if the checkpoint's data, global batch or seed are others.
-    """
-    words = {
-        "data": "data (fingerprint)",
-        "n_global": "samples per global batch (batch size x accumulation x processes)",
-        "seed": "training.seed",
-    }
-    for name, now in fingerprint.items():
-        before = checkpoint.state["fingerprint"][name]
-        if before != now:
-            raise UserError(
-                f"cannot resume from {checkpoint.path}: {words[name]} was {before} and is now {now}"
-            )
-    before, now = checkpoint.state["config"] or {}, flat(config or {})
-    for key in sorted(before.keys() & now.keys()):
-        if before[key] != now[key] and not key.endswith(
-            ("resume_from_checkpoint", "overwrite_output_dir")
-        ):
-            say(accelerator, f"resuming with another {key}: {now[key]} instead of {before[key]}")
-
-
-def record_start(run_dir: Path, accelerator: Accelerator, step: int) -> None:
+def record_start(run: RunFolder, accelerator: Accelerator, step: int) -> None:
     """run.json: who runs what where; a resumed run is added to the first start."""
     if not accelerator.is_main_process:
         return
     for name in ("training.json", "stopped.json"):  # how an earlier start ended
-        (run_dir / name).unlink(missing_ok=True)
-    path, start = run_dir / "run.json", describe(accelerator)
-    if step > 0 and path.exists():
-        first = json.loads(path.read_text())
-        first.setdefault("resumed", []).append({"step": step, **start})
-        start = first
+        (run.path / name).unlink(missing_ok=True)
+    path, start = run.path / "run.json", describe(accelerator)
+    if run.is_fork:
+        start["forked_from"] = str(run.checkpoint)
+    elif step > 0 and path.exists():
+        try:
+            first = dict(json.loads(path.read_text()))
+            first.setdefault("resumed", []).append({"step": step, **start})
+            start = first
+        except (ValueError, TypeError, AttributeError):
+            say(accelerator, f"{path} is damaged and is written anew, from this start on")
     write_json(path, start)

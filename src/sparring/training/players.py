@@ -120,6 +120,11 @@ class Player:
         if self.ema is not None:
             self.ema.copy_to(self.rows)
 
+    def begin_average(self) -> None:
+        """The average starts at the weights as they are now."""
+        for name, average in self.averages().items():
+            average.copy_(self.parameters[name].detach())
+
     def averages(self) -> dict[str, Tensor]:
         """The average of each learned parameter by name, {} if none is kept; no copies."""
         if self.ema is None:
@@ -158,13 +163,24 @@ class Player:
         }
 
     def restore(
-        self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+        self,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+        *,
+        may_begin_average: bool = False,
     ) -> None:
         """Continue from `tensors` and `state`; learning rate and decay are those of the settings.
+
+        Args:
+            tensors, state: As `tensors` and `state` gave them.
+            may_begin_average: Whether an average that was not kept starts at the weights.
 
         Raises:
             UserError: if an average is wanted and the checkpoint has none.
         """
+        is_averaged = state["n_averaged"] is not None
+        if self.ema is not None and not is_averaged and not may_begin_average:
+            raise UserError("the checkpoint has no EMA: resume with training.use_ema=false")
         self.n_updates, self.n_skipped = state["n_updates"], state["n_skipped"]
         self.n_skipped_in_a_row = state["n_skipped_in_a_row"]
         self.last_lr = state["last_lr"]
@@ -189,9 +205,9 @@ class Player:
         ):
             group["lr"] = base * factor(self.n_updates)
         self.lr_schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
-        if self.ema is not None:
-            if state["n_averaged"] is None:
-                raise UserError("the checkpoint has no EMA: resume with training.use_ema=false")
+        if self.ema is not None and not is_averaged:
+            self.begin_average()
+        elif self.ema is not None:
             for name, average in self.averages().items():
                 average.copy_(read_like(tensors["ema"], name, average))
             self.ema.optimization_step = state["n_averaged"]

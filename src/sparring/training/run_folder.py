@@ -1,10 +1,11 @@
 """The run folder, before training: may it be written, is a run there already, what to resume from.
 
-All processes look first and agree, then the main one writes: an error is the same on each.
+The main process looks and the others hear of it, then it writes: an error is the same on each.
 """
 
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,16 @@ from .checkpoint import (
     checkpoint_step,
     complete_checkpoints,
     damage,
+    newest_good,
+    put_aside,
     remove_leftovers,
 )
 from .processes import process_state
+from .together import on_main
 
 MARKS_OF_A_RUN = (
     "run.json", "metrics.jsonl", CHECKPOINTS, "training.json", "stopped.json", "model_index.json",
-    "model.safetensors",
+    "model.safetensors", "stopped",
 )  # fmt: skip
 PARTS_OF_A_RUN = (
     *MARKS_OF_A_RUN, "config.yaml", "logs", "samples", "data", "evaluation", "README.md", "unet",
@@ -31,52 +35,82 @@ PARTS_OF_A_RUN = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that is ours to write, and the checkpoint to continue from, if any."""
+    """A folder that is ours to write, and the checkpoint to continue from, if any.
+
+    Attributes:
+        path: The run's folder.
+        checkpoint: Verified; this run's own, or another one's.
+        is_fork: Whether the run may differ from the one that the checkpoint is of.
+    """
 
     path: Path
     checkpoint: Path | None = None
+    is_fork: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing of this run is in the folder yet."""
+        own = (self.path / CHECKPOINTS).resolve()
+        return self.checkpoint is None or self.checkpoint.parent != own
 
 
 def open_run(
     run_dir: str | Path,
     resume_from_checkpoint: str | None = None,
     overwrite_output_dir: bool = False,
+    fork_from: str | None = None,
 ) -> RunFolder:
     """Check and create the run folder; call it before anything slow is built.
+
+    The newest checkpoint is the newest whose contents verify. Newer ones are put aside, and a line
+    on stderr names each with the reason.
 
     Args:
         run_dir: The run's folder.
         resume_from_checkpoint: "latest", a checkpoint's folder, or its name in this run.
         overwrite_output_dir: Delete the run that is there. With a checkpoint's folder to resume
             from, only the checkpoints newer than it.
+        fork_from: Another run, or a checkpoint of one, whose state a new run begins with; not
+            asked for where `resume_from_checkpoint` is said.
 
     Raises:
         UserError: if the folder cannot be written, holds a run, or has not the checkpoint.
     """
-    run_dir = Path(run_dir)
-    state = process_state()
+    process_state()
+    return on_main(
+        lambda: _open(Path(run_dir), resume_from_checkpoint, overwrite_output_dir, fork_from)
+    )
+
+
+def _open(run_dir: Path, wanted: str | None, overwrite: bool, fork_from: str | None) -> RunFolder:
     _check_writable(run_dir)
-    checkpoint = _find(run_dir, resume_from_checkpoint)
+    source = None if fork_from is None or wanted is not None else Path(fork_from)
+    checkpoint, passed_over = _find(run_dir, wanted) if source is None else _origin_of_fork(source)
+    is_fork = source is not None
     continues = checkpoint is not None and checkpoint.parent == (run_dir / CHECKPOINTS).resolve()
+    if is_fork and continues:
+        raise UserError(
+            f"training.fork_from names {run_dir} itself: choose another training.output_dir"
+        )
     has_run = any((run_dir / name).exists() for name in MARKS_OF_A_RUN)
-    newer = _newer(checkpoint) if checkpoint is not None and continues else []
+    newer = [] if checkpoint is None or not continues else _newer(checkpoint)
+    newer = [path for path in newer if path not in passed_over]
     is_ours = any((run_dir / name).exists() for name in ("run.json", CHECKPOINTS))
     if has_run and not continues and not is_ours:
         raise UserError(f"{run_dir} holds a model that is no run: choose another output_dir")
-    if has_run and not continues and not overwrite_output_dir:
+    if has_run and not continues and not overwrite:
         raise UserError(
             f"{run_dir} holds a run already: continue it with "
             "training.resume_from_checkpoint=latest, choose another training.output_dir, or "
             "delete it with training.overwrite_output_dir=true"
         )
-    if newer and not overwrite_output_dir:
+    if newer and not overwrite:
         raise UserError(
             f"{run_dir} has checkpoints after the one to resume from (up to {newer[-1].name}), "
             "and two histories would mix: use training.resume_from_checkpoint=latest, or give up "
             "the newer ones with training.overwrite_output_dir=true"
         )
-    state.wait_for_everyone()
-    if state.is_main_process:
+    try:
         if has_run and not continues:
             for name in PARTS_OF_A_RUN:
                 _remove(run_dir / name)
@@ -84,8 +118,14 @@ def open_run(
             _remove(folder)
         run_dir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(run_dir / CHECKPOINTS)
-    state.wait_for_everyone()
-    return RunFolder(run_dir, checkpoint)
+        for path, reason in passed_over.items():
+            aside = put_aside(path) if continues else path
+            print(
+                f"sparring: passed over checkpoint {aside}: {reason}", file=sys.stderr, flush=True
+            )
+    except OSError as error:
+        raise UserError(f"cannot write in {run_dir} ({error.strerror or error})") from error
+    return RunFolder(run_dir, checkpoint, is_fork)
 
 
 def _check_writable(run_dir: Path) -> None:
@@ -106,27 +146,49 @@ def _check_writable(run_dir: Path) -> None:
         ) from error
 
 
-def _find(run_dir: Path, wanted: str | None) -> Path | None:
-    """The checkpoint that was asked for, resolved; None if none was asked for."""
+def _find(run_dir: Path, wanted: str | None) -> tuple[Path | None, dict[Path, str]]:
+    """The checkpoint that was asked for, verified and resolved; None if none was asked for.
+
+    Also newer ones that do not verify, with the reasons.
+    """
     if wanted is None:
-        return None
+        return None, {}
     folder = run_dir / CHECKPOINTS
-    complete = complete_checkpoints(folder)
     if wanted == "latest":
-        if not complete:
-            raise UserError(
-                f"no checkpoint to resume from in {folder}: to start from the beginning leave "
-                "training.resume_from_checkpoint out"
-            )
-        return complete[-1].resolve()
+        remove_leftovers(folder)  # first: a checkpoint may come back
+        return _newest(folder)
     for path in (Path(wanted), folder / wanted):
         if path.is_dir():
-            reason = damage(path)
-            if reason is not None:
-                raise UserError(f"checkpoint {path} cannot be used: {reason}")
-            return path.resolve()
-    known = ", ".join(path.name for path in complete) or "none"
+            return _verified(path), {}
+    known = ", ".join(path.name for path in complete_checkpoints(folder)) or "none"
     raise UserError(f"no checkpoint {wanted} to resume from; {folder} has: {known}")
+
+
+def _origin_of_fork(source: Path) -> tuple[Path, dict[Path, str]]:
+    """A checkpoint's folder, or the newest good one of a run."""
+    if (source / CHECKPOINTS).is_dir():
+        return _newest(source / CHECKPOINTS)
+    if not source.is_dir():
+        raise UserError(f"training.fork_from: no run and no checkpoint at {source}")
+    return _verified(source), {}
+
+
+def _newest(folder: Path) -> tuple[Path, dict[Path, str]]:
+    path, passed_over = newest_good(folder.resolve())
+    if path is None:
+        reasons = "".join(f"; {bad.name} cannot be used: {why}" for bad, why in passed_over.items())
+        raise UserError(
+            f"no checkpoint to resume from in {folder}{reasons}: to start from the beginning leave "
+            "training.resume_from_checkpoint out"
+        )
+    return path, passed_over
+
+
+def _verified(path: Path) -> Path:
+    reason = damage(path, check_contents=True)
+    if reason is not None:
+        raise UserError(f"checkpoint {path} cannot be used: {reason}")
+    return path.resolve()
 
 
 def _newer(checkpoint: Path) -> list[Path]:

@@ -35,6 +35,7 @@ class TrainSettings:
         checkpoints_total_limit: How many to keep, the newest always; None for all.
         resume_from_checkpoint: "latest", or a checkpoint's folder or its name.
         overwrite_output_dir: Whether an existing run in the folder may be deleted.
+        fork_from: A run or a checkpoint of one, whose state a new run begins with.
         log_every_steps: Steps between two lines of metrics.jsonl; each is a mean over these steps.
         validation_steps: Steps between sample grids; None for none.
         report_to: "tensorboard", "wandb", "trackio" or "none".
@@ -63,6 +64,7 @@ class TrainSettings:
     checkpoints_total_limit: int | None = 2
     resume_from_checkpoint: str | None = None
     overwrite_output_dir: bool = False
+    fork_from: str | None = None
     log_every_steps: int = 50
     validation_steps: int | None = 500
     report_to: str = "tensorboard"

@@ -1,19 +1,28 @@
-"""The two ways a run stops early: somebody asks for it, or the numbers are no longer finite."""
+"""Why a run stops early: somebody asks, a number is not finite, or the machine refuses."""
 
 import math
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from accelerate import Accelerator
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import TrainingStopped
+from ..errors import Interrupted, TrainingStopped, UserError
+from ..lora import lora_config
+from ..objectives.base import Objective
+from ..shards import own_rows
 from .checkpoint import latest_checkpoint
+from .players import Player
+from .settings import TrainSettings
+from .together import DISK_ERRORS, in_words
 from .tracking import write_json
 
 N_NAMED = 32  # samples in the message; stopped.json has them all
@@ -26,7 +35,7 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.signal: str | None = None
+        self.number: int | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -44,8 +53,18 @@ class StopRequest:
         self._restore()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number).name
+        self.number = number
         self._restore()
+
+    def interrupted(self, step: int) -> Interrupted:
+        """The error that ends the run after its checkpoint; another process may have been told."""
+        number = signal.SIGTERM if self.number is None else self.number
+        who = "another process" if self.number is None else signal.Signals(number).name
+        return Interrupted(
+            f"stopped by {who} after step {step}; a checkpoint is written: continue with "
+            "training.resume_from_checkpoint=latest",
+            number,
+        )
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
@@ -60,7 +79,10 @@ def not_finite(
     step: int,
     n_skipped_in_a_row: int,
     run_dir: Path,
+    players: Mapping[str, Player],
     accelerator: Accelerator,
+    *,
+    is_kept: bool,
 ) -> TrainingStopped:
     """The error that names the step, the samples and what to do; to be made by all processes.
 
@@ -73,7 +95,9 @@ def not_finite(
         step: Updates done, all of them finite.
         n_skipped_in_a_row: fp16 overflows before this one and with it; 0 without fp16.
         run_dir: Where stopped.json goes.
+        players: Who learns: their weights may be the reason.
         accelerator: To hear of the other processes' samples.
+        is_kept: Whether the batch was kept for `sparring replay`.
     """
     own = []
     for batch, terms in zip(batches, losses, strict=True):
@@ -114,14 +138,192 @@ def not_finite(
             f"the gradient norm is {grad_norm}, though every loss is finite; batch: indices {named}"
         )
     advice = "look at these samples and lower training.learning_rate"
+    broken = not_finite_state(players)
+    if broken:
+        what = f"{broken}, so nothing that they compute is"
+        advice = "resume from a checkpoint in which they are"
     if n_skipped_in_a_row:
         what = f"fp16 overflowed {n_skipped_in_a_row} times in a row; {what}"
         advice += "; training.mixed_precision=bf16 has the range that fp16 lacks"
-    go_on = "training.resume_from_checkpoint=latest"
-    if latest_checkpoint(run_dir) is None:
-        go_on = "training.overwrite_output_dir=true (there is no checkpoint yet)"
+    where = f"all indices: {run_dir / 'stopped.json'}"
+    where += f"; where it began: sparring replay {run_dir}" if is_kept else ""
     return TrainingStopped(
         f"training stopped before update {step + 1}: {what}. The weights were not changed. To go "
-        f"on, {advice}, then use {go_on} "
-        f"(all indices: {run_dir / 'stopped.json'})"
+        f"on, {advice}, then use {how_to_go_on(run_dir)} ({where})"
     )
+
+
+def not_finite_state(players: Mapping[str, Player]) -> str | None:
+    """Which weights, averages or moments are not finite, in words; None if all are.
+
+    To be asked by all processes together: each looks at what it holds.
+    """
+    found = gather_object([_not_finite(players)])
+    return next((reason for reason in found if reason is not None), None)
+
+
+def _not_finite(players: Mapping[str, Player]) -> str | None:
+    for role, player in players.items():
+        kept = {"weights": dict(player.parameters), "average": player.averages()}
+        kept["moments"] = player.tensors()["optimizer"]
+        for what, tensors in kept.items():
+            flags = {name: own_rows(value)[0].isfinite().all() for name, value in tensors.items()}
+            bad = [name for name, flag in flags.items() if not bool(flag)]
+            if bad:
+                return (
+                    f"{len(bad)} of {len(flags)} {what} of the {role} are not finite "
+                    f"(the first is {bad[0]})"
+                )
+    return None
+
+
+def how_to_go_on(run_dir: Path) -> str:
+    """What to say to the next start."""
+    if latest_checkpoint(run_dir) is None:
+        return "training.overwrite_output_dir=true (there is no checkpoint yet)"
+    return "training.resume_from_checkpoint=latest"
+
+
+class Boundary:
+    """Where the loop stands: between two batches, in one, or past the first update of one.
+
+    Args:
+        objective: What it remembers at the beginning of a batch is remembered here too.
+
+    Attributes:
+        is_whole: Whether weights, averages and counts are those of the end of a batch.
+        doing: What goes on, in a word.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective, self.is_whole, self.doing = objective, True, "training"
+        self.remembered: dict[str, Tensor] = {}
+        self._random: list[Tensor] | None = None
+
+    def begin(self) -> None:
+        """A batch begins: its draws and forward passes move the random states."""
+        state = self.objective.state_dict()
+        self.remembered = {name: value.clone() for name, value in state.items()}
+        self._random = [torch.get_rng_state()]
+        self._random += torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    def end(self) -> None:
+        """The batch is done and counted."""
+        self.is_whole, self._random = True, None
+
+    def go_back(self) -> None:
+        """To the end of the last batch, if no update was made since."""
+        if self._random is not None and self.is_whole:
+            torch.set_rng_state(self._random[0])
+            if len(self._random) > 1:
+                torch.cuda.set_rng_state_all(self._random[1:])
+            if self.remembered:
+                self.objective.load_state_dict(self.remembered)
+            self._random = None
+
+
+@contextmanager
+def rescued(
+    save: Callable[[], Path],
+    network: nn.Module,
+    objective: Objective,
+    settings: TrainSettings,
+    run_dir: Path,
+) -> Iterator[Boundary]:
+    """Inside, what data or machine refuse ends the run with one line, and with nothing lost.
+
+    Memory, disk, a worker or another process: the error says what it was and what to change. If the
+    loop stands at the end of a batch and is alone (a checkpoint is written by all processes
+    together, and the others know of nothing), a checkpoint is written first.
+
+    Args:
+        save: Writes a checkpoint.
+        network: The model's, for what there is to say about its memory.
+        objective: What the run learns from.
+        settings: Of the run.
+        run_dir: The run's folder.
+    """
+    place = Boundary(objective)
+    try:
+        yield place
+    except (TrainingStopped, Interrupted):
+        raise
+    except Exception as error:
+        reason = reason_of(error, place.doing, network, settings)
+        if reason is None:
+            raise
+        saved = None
+        if place.is_whole and PartialState().num_processes == 1:
+            place.go_back()
+            with suppress(UserError, *DISK_ERRORS):
+                saved = save()
+        go_on = how_to_go_on(run_dir)
+        if "training.resume_from_checkpoint" in reason:
+            raise UserError(reason) from error
+        nothing = "" if saved is None else f"{saved.name} is written, nothing is lost; "
+        raise UserError(f"{reason}; {nothing}then continue with {go_on}") from error
+
+
+def reason_of(
+    error: Exception, doing: str, network: nn.Module, settings: TrainSettings
+) -> str | None:
+    """What went wrong and what to change, in words; None if it is a fault in the program."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return text
+    if is_out_of_memory(error):
+        return f"out of memory while {doing}: {advice_on_memory(doing, network, settings)}"
+    if "DataLoader worker" in text:
+        return (
+            f"a worker that reads data is gone ({text.partition('. ')[0]}): it may have run out of "
+            "memory; lower data.dataloader_num_workers if it comes again"
+        )
+    if isinstance(error, DISK_ERRORS):
+        place = getattr(error, "filename", None)
+        return f"{place or 'the disk'}: {in_words(error)}"
+    if isinstance(error, dist.DistError) or any(word in text for word in LOST_CONNECTION):
+        return f"another process of this run is gone ({text[:200]})"
+    return None
+
+
+LOST_CONNECTION = (
+    "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed",
+    "Timed out waiting", "NCCL error", "gloo/transport",
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused, by Python, the CPU's allocator or a GPU."""
+    text = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(
+            word in text
+            for word in ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+        )
+    )
+
+
+def advice_on_memory(doing: str, network: nn.Module, settings: TrainSettings) -> str:
+    """What to change, in order of effect, leaving what is learned as it is where possible."""
+    if doing == "sampling":
+        return "lower sampling.batch_size (the samples stay the same), or sampling.n_images"
+    advice = []
+    rows, micros = settings.train_batch_size, settings.gradient_accumulation_steps
+    if rows % 2 == 0:
+        advice.append(
+            f"training.train_batch_size={rows // 2} "
+            f"training.gradient_accumulation_steps={2 * micros} (the same batch)"
+        )
+    known: Any = network
+    if getattr(known, "_supports_gradient_checkpointing", False) and not (
+        known.is_gradient_checkpointing
+    ):
+        advice.append("training.gradient_checkpointing=true (the same gradients)")
+    if settings.mixed_precision == "no":
+        advice.append("training.mixed_precision=bf16")
+    if lora_config(network) is None:
+        advice.append("model.lora={rank: 16} in a new run, where the model is a pretrained one")
+    if settings.use_ema:
+        advice.append("training.use_ema=false in a new run")
+    return "in this order, set " + ", ".join(advice) if advice else "use a smaller model"

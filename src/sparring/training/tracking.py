@@ -98,13 +98,15 @@ class Log:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a line that a killed run left half-written ends the list."""
+    """The lines of a metrics.jsonl, without one that a killed run or the disk has spoilt."""
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
-            break
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
     return lines
 
 
@@ -113,7 +115,10 @@ def note_unreadable(path: Path, names: set[str], accelerator: Accelerator) -> No
     everyone = set(gather_object(sorted(names)))
     if not accelerator.is_main_process or not everyone:
         return
-    known = set(json.loads(path.read_text())) if path.exists() else set()
+    try:
+        known = set(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):  # not there yet, or spoilt
+        known = set()
     if not everyone <= known:
         path.parent.mkdir(exist_ok=True)
         write_json(path, sorted(known | everyone))

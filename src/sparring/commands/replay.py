@@ -1,0 +1,94 @@
+"""`sparring replay`: the batch at which a run stopped, once more, to see where it began."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..build import build_dataset, train_settings
+from ..config import resolve
+from ..errors import UserError
+from ..training.checkpoint import Checkpoint
+from ..training.processes import distributed, make_accelerator, process_state
+from ..training.replay import FOLDER, Finding, read_where, replay
+from ..training.roles import restore, roles
+from ..training.stopping import not_finite_state
+from .train import players_of
+
+N_SHOWN = 8
+
+
+def replay_command(run: str | Path) -> dict[str, Any]:
+    """Take the stopped batch again with the weights that it met, and update nothing.
+
+    Args:
+        run: A run's folder.
+
+    Returns:
+        where (the place in the run), state (which weights are not finite, or None) and findings,
+        one per turn and micro-batch.
+
+    Raises:
+        UserError: if the run did not stop at a batch, or cannot be built again.
+    """
+    folder = Path(run)
+    where = read_where(folder)
+    if process_state().num_processes > 1:
+        raise UserError("sparring replay looks at all rows by itself: start one process")
+    config = resolve(folder / "config.yaml")
+    settings = train_settings(config)
+    model, objective, teacher, rival = players_of(config, build_dataset(config), folder)
+    discriminator, discriminator_settings = rival or (None, None)
+    accelerator = make_accelerator(settings, folder)
+    nets, players = roles(
+        model.denoiser,
+        objective,
+        settings,
+        accelerator,
+        teacher=teacher,
+        discriminator=discriminator,
+        discriminator_settings=discriminator_settings,
+    )
+    restore(Checkpoint(folder / FOLDER / f"checkpoint-{where.step}"), players, objective)
+    with distributed(nets, players, accelerator, compiled=False):
+        findings = list(replay(folder, where, objective, nets, players, accelerator))
+    return {
+        "run": str(folder),
+        "where": asdict(where),
+        "state": not_finite_state(players),
+        "findings": [asdict(finding) for finding in findings],
+        "text": _text(findings, where.turn, not_finite_state(players)),
+    }
+
+
+def _text(findings: list[Finding], turn: int, state: str | None) -> str:
+    """What was found, in lines."""
+    lines = [] if state is None else [f"{state}: everything that they compute is too"]
+    bad = [finding for finding in findings if not finding.is_finite]
+    for one in bad:
+        place = f"process {one.process}, micro-batch {one.micro}, turn {one.turn} ({one.player})"
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in one.terms.items())
+        lines.append(f"{place}: mean loss {terms}")
+        for index, values in one.bad_rows[:N_SHOWN]:
+            said = ", ".join(f"{name} {value}" for name, value in values.items())
+            lines.append(f"  sample {index}: {said}")
+        if len(one.bad_rows) > N_SHOWN:
+            lines.append(f"  and {len(one.bad_rows) - N_SHOWN} more of {one.n_rows} samples")
+        if one.first_module:
+            lines.append(f"  the first layer with a non-finite output: {one.first_module}")
+        elif one.bad_rows and state is None:
+            lines.append("  no layer made it: the samples, their noise or the target did")
+        if one.bad_gradients:
+            n = len(one.bad_gradients)
+            lines.append(f"  {n} gradients are not finite, the first is of {one.bad_gradients[0]}")
+    if not bad:
+        lines.append(
+            "every loss and gradient is finite this time: the device is not deterministic, or an "
+            "earlier turn of the batch matters"
+        )
+    if turn > 0:
+        lines.append(
+            f"it stopped at turn {turn}: the updates of the turns before are in these weights"
+        )
+    return "\n".join(lines)

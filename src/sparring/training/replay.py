@@ -1,0 +1,292 @@
+"""The batch at which a run stopped, kept so that it can be looked at again.
+
+    RUN/stopped/batch-<process>-<micro>.safetensors   the own rows, as the objective got them
+    RUN/stopped/batch-<process>-<micro>.json          what of them is text
+    RUN/stopped/checkpoint-<step>                     the weights before the update that failed
+    RUN/stopped/replay.json                           which batch, rows, turn
+
+All random numbers follow from (seed, batch, row), so this is the whole step. Only the earlier turns
+of the same batch are missing (Free-AT): their updates are in the weights already.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..data.batches import rows_of
+from ..errors import UserError
+from ..objectives.base import Objective
+from ..randomness import StepRandom
+from .checkpoint import kept_tensors, write_checkpoint
+from .players import Player
+from .together import first_failure
+
+FOLDER = "stopped"
+
+
+@dataclass(frozen=True)
+class Where:
+    """The place in a run: all that decides the random numbers of a step.
+
+    Attributes:
+        seed: The run's.
+        step: Updates of the model before the batch.
+        n_batches: Global batches before it.
+        turn: Which turn of the batch failed, from 0.
+        n_global, n_own, n_micro, n_processes: How the global batch is dealt.
+    """
+
+    seed: int
+    step: int
+    n_batches: int
+    turn: int
+    n_global: int
+    n_own: int
+    n_micro: int
+    n_processes: int
+
+    def random(self, process: int, micro: int, device: torch.device) -> StepRandom:
+        """The random numbers of one micro-batch of one process."""
+        rows = rows_of(micro, process, self.n_processes, self.n_own)
+        return StepRandom(self.seed, self.n_batches, self.n_global, rows, device, micro=micro)
+
+
+def keep(
+    run_dir: Path,
+    where: Where,
+    batches: Sequence[Mapping[str, Any]],
+    network: nn.Module,
+    players: Mapping[str, Player],
+    remembered: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    accelerator: Accelerator,
+) -> bool:
+    """Write all of it; to be called by all processes together.
+
+    Args:
+        run_dir: The run's folder.
+        where: The place.
+        batches: The own micro-batches.
+        network: The model's bare network.
+        players: Who learns.
+        remembered: The objective's state before the batch was drawn.
+        state: As in any checkpoint.
+        accelerator: Says which process this is.
+
+    Returns:
+        Whether the disk took it.
+    """
+    folder, process = run_dir / FOLDER, accelerator.process_index
+
+    def clear() -> None:
+        if accelerator.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            (folder / "replay.json").write_text(json.dumps(asdict(where), indent=1) + "\n")
+
+    def write() -> None:
+        for micro, batch in enumerate(batches):
+            tensors, words = _apart(batch)
+            name = folder / f"batch-{process}-{micro}"
+            save_file(tensors, name.with_suffix(".safetensors"))
+            name.with_suffix(".json").write_text(json.dumps(words))
+
+    if first_failure(clear) is not None or first_failure(write) is not None:
+        return False
+    try:
+        write_checkpoint(
+            folder, where.step, network, kept_tensors(players) | {"objective": remembered}, state
+        )
+    except UserError:
+        return False
+    return True
+
+
+def read_where(run_dir: Path) -> Where:
+    """What `keep` wrote.
+
+    Raises:
+        UserError: if the run did not stop that way, or its folder is not whole.
+    """
+    path = run_dir / FOLDER / "replay.json"
+    if not path.is_file():
+        raise UserError(
+            f"{run_dir} has no stopped batch: a run keeps one in {FOLDER}/ when a loss or a "
+            "gradient is not finite"
+        )
+    try:
+        return Where(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def read_batch(
+    run_dir: Path, process: int, micro: int, device: torch.device | str
+) -> dict[str, Any]:
+    """One micro-batch as the objective got it.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    name = run_dir / FOLDER / f"batch-{process}-{micro}"
+    try:
+        tensors = load_file(name.with_suffix(".safetensors"), device=str(device))
+        batch: dict[str, Any] = json.loads(name.with_suffix(".json").read_text())
+    except Exception as error:  # safetensors has errors of its own beside the system's
+        raise UserError(f"{name}.safetensors cannot be read: {error}") from error
+    for key, value in tensors.items():
+        *path, last = key.split("|")
+        place = batch
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return batch
+
+
+def _apart(batch: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by "name|of|place", and the rest as JSON holds it."""
+    tensors: dict[str, Tensor] = {}
+    words: dict[str, Any] = {}
+    for name, value in batch.items():
+        if isinstance(value, Tensor):
+            tensors[f"{prefix}{name}"] = value.detach().cpu().contiguous().clone()
+        elif isinstance(value, Mapping):
+            inner, said = _apart(value, f"{prefix}{name}|")
+            tensors |= inner
+            words[name] = said
+        else:
+            words[name] = value
+    return tensors, words
+
+
+@dataclass
+class Finding:
+    """What one micro-batch of one turn gave.
+
+    Attributes:
+        process, micro, turn: Whose and which.
+        player: Who would have learned.
+        n_rows: Samples in it.
+        terms: Mean of each loss term.
+        bad_rows: (index, {term: value}) of the samples whose loss is not finite.
+        first_module: Name and class of the first layer that made a non-finite output of finite
+            inputs; None if there is none.
+        bad_gradients: Parameters whose gradient is not finite.
+    """
+
+    process: int
+    micro: int
+    turn: int
+    player: str
+    n_rows: int
+    terms: dict[str, float]
+    bad_rows: list[tuple[int, dict[str, float]]]
+    first_module: str | None
+    bad_gradients: list[str]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether nothing was wrong."""
+        return not (self.bad_rows or self.first_module or self.bad_gradients)
+
+
+def replay(
+    run_dir: Path,
+    where: Where,
+    objective: Objective,
+    nets: Mapping[str, Any],
+    players: Mapping[str, Player],
+    accelerator: Accelerator,
+) -> Iterator[Finding]:
+    """Take the turns of the stopped batch again, without updating anything.
+
+    Args:
+        run_dir: The run's folder.
+        where: See `read_where`.
+        objective: With the state it had before the batch.
+        nets: By role, with the stopped weights, as prepared for training.
+        players: Who learns, by role.
+        accelerator: Where and at which precision.
+    """
+    remembered = {name: value.clone() for name, value in objective.state_dict().items()}
+    for process in range(where.n_processes):
+        for micro in range(where.n_micro):
+            batch = read_batch(run_dir, process, micro, accelerator.device)
+            if remembered:
+                objective.load_state_dict(remembered)
+            s = objective.draw(batch, where.random(process, micro, accelerator.device), where.step)
+            for number, turn in enumerate(objective.turns(nets, s)):
+                if number > where.turn:
+                    break
+                player = players[turn.player]
+                totals: dict[str, Tensor] = {}
+                with first_non_finite(player.network) as bad_modules:
+                    for part in turn.parts:
+                        terms = part()
+                        accelerator.backward(torch.stack(list(terms.values())).sum(0).mean())
+                        for name, term in terms.items():
+                            totals[name] = totals.get(name, torch.zeros_like(term)) + term.detach()
+                yield Finding(
+                    process, micro, number, turn.player, len(batch["index"]),
+                    {name: float(term.mean()) for name, term in totals.items()},
+                    bad_rows(batch["index"], totals),
+                    next(iter(bad_modules), None),
+                    [name for name, value in player.parameters.items()
+                     if value.grad is not None and not bool(value.grad.isfinite().all())],
+                )  # fmt: skip
+                for each in players.values():
+                    each.optimizer.zero_grad(set_to_none=True)
+
+
+def bad_rows(index: Tensor, terms: Mapping[str, Tensor]) -> list[tuple[int, dict[str, float]]]:
+    """(index, {term: value}) of the samples with a term, (B,), that is not finite."""
+    columns = {name: values.detach().cpu() for name, values in terms.items()}
+    found = []
+    for row, number in enumerate(index.tolist()):
+        bad = {name: float(v[row]) for name, v in columns.items() if not bool(v[row].isfinite())}
+        if bad:
+            found.append((number, bad))
+    return found
+
+
+@contextmanager
+def first_non_finite(network: nn.Module) -> Iterator[list[str]]:
+    """Inside, the layers that make something non-finite of finite inputs, in order of their calls.
+
+    Layers are those without children; a layer is named by its place and class.
+    """
+    found: list[str] = []
+
+    def watch(name: str, module: nn.Module) -> Any:
+        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
+            given = [x for x in inputs if isinstance(x, Tensor) and x.is_floating_point()]
+            made = output if isinstance(output, Tensor) else None
+            if made is not None and made.is_floating_point() and not bool(made.isfinite().all()):
+                fine = all(bool(x.isfinite().all()) for x in given)
+                own = all(bool(p.isfinite().all()) for p in module.parameters())
+                if fine and own:
+                    found.append(f"{name} ({type(module).__name__})")
+                elif fine:
+                    found.append(f"{name} ({type(module).__name__}, its weights are not finite)")
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(watch(name, module))
+        for name, module in network.named_modules()
+        if not any(module.children())
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

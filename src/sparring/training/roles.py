@@ -1,0 +1,102 @@
+"""Who plays in a run: the networks by role, and those of them that learn."""
+
+from dataclasses import replace
+from typing import Any
+
+from accelerate import Accelerator
+
+from ..denoiser import Denoiser
+from ..discriminators import Discriminator
+from ..errors import UserError
+from ..objectives.base import Objective
+from .checkpoint import Checkpoint
+from .players import Player
+from .processes import frozen_teacher, live_average, placed_discriminator, share_weights
+from .settings import TrainSettings
+from .sharding import shard_denoiser, wanted_sharding
+
+
+def roles(
+    denoiser: Denoiser,
+    objective: Objective,
+    settings: TrainSettings,
+    accelerator: Accelerator,
+    *,
+    teacher: Denoiser | None = None,
+    discriminator: Discriminator | None = None,
+    discriminator_settings: TrainSettings | None = None,
+) -> tuple[dict[str, Any], dict[str, Player]]:
+    """The networks that the objective calls, on their device, and the players among them.
+
+    Args:
+        denoiser: What learns.
+        objective: Says which others it needs.
+        settings: The model's optimiser.
+        accelerator: Of the run.
+        teacher, discriminator, discriminator_settings: See `train`.
+
+    Returns:
+        nets by role ("model", "ema", "teacher", "discriminator") and players by role.
+
+    Raises:
+        UserError: if one that is needed is missing.
+    """
+    network = denoiser.to(accelerator.device).train().network
+    share_weights(network, accelerator)
+    sharding = wanted_sharding(settings, accelerator.num_processes)
+    spare = shard_denoiser(denoiser, sharding, accelerator, average=objective.needs_ema)
+    warmup = objective.ema_warmup if settings.ema_warmup is None else settings.ema_warmup
+    whole = None if spare is None else spare.network
+    model = Player(network, settings, ema_warmup=warmup, scaler=accelerator.scaler, whole=whole)
+    players: dict[str, Player] = {"model": model}
+    nets: dict[str, Any] = {"model": denoiser}
+    if objective.needs_ema:
+        nets["ema"] = live_average(denoiser, model, accelerator, spare)
+    if objective.needs_teacher:
+        nets["teacher"] = frozen_teacher(teacher, accelerator, sharding)
+    if objective.needs_discriminator:
+        rival = nets["discriminator"] = placed_discriminator(discriminator, accelerator)
+        own = replace(discriminator_settings or settings, use_ema=False)
+        players["discriminator"] = Player(rival.network, own, scaler=accelerator.scaler)
+        objective.set_up(denoiser, rival)
+    return nets, players
+
+
+def restore(
+    checkpoint: Checkpoint,
+    players: dict[str, Player],
+    objective: Objective,
+    *,
+    is_fork: bool = False,
+) -> list[str]:
+    """Continue weights, optimisers, averages and what the objective remembers.
+
+    Args:
+        checkpoint: Where from.
+        players: Who learns; the model's network gets its weights first.
+        objective: Takes back its state.
+        is_fork: Whether a second player, an average or an objective's memory that the checkpoint
+            has not begins afresh; the model's weights must be there.
+
+    Returns:
+        What began afresh, in words.
+
+    Raises:
+        UserError: if the checkpoint has not what is needed, or of another shape.
+    """
+    afresh = []
+    checkpoint.restore_network(players["model"].network)
+    for name, player in players.items():
+        try:
+            checkpoint.restore_player(name, player, may_begin_average=is_fork)
+        except UserError:
+            if not is_fork:
+                raise
+            afresh.append(name)
+    try:
+        checkpoint.restore_objective(objective)
+    except UserError:
+        if not is_fork:
+            raise
+        afresh.append("what the objective remembers")
+    return afresh

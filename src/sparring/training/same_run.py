@@ -1,0 +1,63 @@
+"""May this run go on from that checkpoint: what must be equal, what may change, what is said."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from accelerate import Accelerator
+
+from ..errors import UserError
+from .checkpoint import Checkpoint
+from .processes import say
+from .tracking import flat
+
+LEARNED = ("model.", "objective.", "data.", "contamination.")
+"""Sections that say what is learned from what; the rest says how, and for how long."""
+FREE = (
+    "data.dataloader_num_workers", "data.latents_cache", "objective.max_train_steps",
+)  # fmt: skip
+STARTS = (
+    "training.resume_from_checkpoint", "training.overwrite_output_dir", "training.fork_from",
+    "training.output_dir",
+)  # fmt: skip
+"""How this start begins and where the run lies: no part of what it is."""
+
+
+def check_same_run(
+    checkpoint: Checkpoint,
+    fingerprint: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
+    accelerator: Accelerator,
+    *,
+    is_fork: bool = False,
+) -> None:
+    """Refuse to resume on other data, another batch, model or objective; say what else changed.
+
+    A fork may change all of it, and says so.
+
+    Raises:
+        UserError: with every difference that is not allowed.
+    """
+    words = {
+        "data": "data (fingerprint)",
+        "n_global": "samples per global batch (batch size x accumulation x processes)",
+        "seed": "training.seed",
+    }
+    refused, told = [], []
+    for name, now in fingerprint.items():
+        before = checkpoint.state["fingerprint"][name]
+        if before != now:
+            refused.append(f"{words[name]} was {before} and is now {now}")
+    before, now = checkpoint.state["config"] or {}, flat(config or {})
+    for key in sorted(before.keys() | now.keys() if before and now else ()):
+        was, is_now = before.get(key, "not set"), now.get(key, "not set")
+        if was == is_now or key in STARTS:
+            continue
+        fixed = key.startswith(LEARNED) and key not in FREE
+        (refused if fixed else told).append(f"{key} was {was} and is now {is_now}")
+    if refused and not is_fork:
+        raise UserError(
+            f"cannot resume from {checkpoint.path}: {'; '.join(refused)}. Start a new run from it "
+            f"with --fork {checkpoint.path} and another training.output_dir"
+        )
+    for difference in [*refused, *told]:
+        say(accelerator, f"{'forking' if is_fork else 'resuming'}: {difference}")
