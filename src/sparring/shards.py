@@ -4,7 +4,7 @@ A folder holds the tensors `name` either whole or in pieces along their first di
 
     <name>.safetensors                    whole, one process wrote it
     <name>.shard-<process>.safetensors    the rows that this process held, by key
-    shards-<process>.json                 beside them: {name: {key: {"shape": [n, ...], "start": i}}},
+    shards-<process>.json                 beside them {name: {key: {"shape": [...], "start": i}}}:
                                           the shape of the whole and the first row of the piece
 
 Whoever reads asks for rows, so what 2 processes wrote is read by 4, by 1, or by any other number.

@@ -26,9 +26,11 @@ LONG = {
     "detail": ("detail", {}, 1),
     "dro": ("dro", {}, 1),
     "consistency_training": ("consistency_training", {"n_passes": 3, "perturbed": "target"}, 1),
+    "consistency_distillation": ("consistency_distillation", {"n_passes": 3}, 2),
     "adt": ("adt", {"discriminator_steps": 2}, 1),
 }
 """Twenty updates: weights, averages, moments and logs, on 1, 2 and 4 processes, sharded or not."""
 
-SHARDED = ("smoothing_adversarial", "consistency_training", "adt")
-"""Those of LONG that are sharded too: an attack, an average that is called, two players."""
+SHARDED = ("smoothing_adversarial", "consistency_distillation", "adt")
+"""Those of LONG that are sharded too: an attack, an average and a teacher that are called and
+several micro-batches, two players."""

@@ -67,6 +67,7 @@ def long_runs(folder: Path, size: int, labels: Iterable[str], source: Path | Non
             make_objective(name, **fields),
             data=Contaminated(ModelRange(InMemory("points", Points().points)), "gaussian", 0.5, 3),
             denoiser=tiny_denoiser(seed=other).double(),
+            teacher=tiny_denoiser(seed=2).double(),
             discriminator=tiny_discriminator(seed=other).double(),
             train_batch_size=size // n_micro // n_processes,
             gradient_accumulation_steps=n_micro,
