@@ -38,8 +38,8 @@ from ..lora import lora_config
 from ..shards import weights_of, whole
 from .settings import TrainSettings
 
-LEAST_PARAMETERS = 5_000_000
-"""Of a block that is gathered by itself: smaller ones would wait for the wire more than send."""
+LEAST_PARAMETERS = 20_000_000
+"""Of a block that is gathered by itself: a transformer block of SDXL or DiT-XL has 27 millions."""
 
 
 @dataclass(frozen=True)
