@@ -51,7 +51,7 @@ def own_rows(value: Tensor) -> tuple[Tensor, int]:
         raise ValueError(f"sharded along its first dimension only, got {value.placements}")
     n_each = -(-len(value) // value.device_mesh.size())
     start = min(n_each * value.device_mesh.get_local_rank(), len(value))
-    return value.detach().to_local(), start
+    return value.to_local().detach(), start
 
 
 def as_rows_of(rows: Tensor, like: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def as_rows_of(rows: Tensor, like: Tensor) -> Tensor:
 
 def whole(value: Tensor) -> Tensor:
     """All rows; to be called by all processes together."""
-    return value.detach().full_tensor() if isinstance(value, DTensor) else value.detach()
+    return (value.full_tensor() if isinstance(value, DTensor) else value).detach()
 
 
 def is_dealt(tensors: Mapping[str, Tensor]) -> bool:

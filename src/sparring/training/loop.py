@@ -21,13 +21,7 @@ from ..errors import TrainingStopped
 from ..objectives.base import Objective, Terms, Turn
 from ..parametrization import column
 from ..randomness import StepRandom
-from .checkpoint import (
-    CHECKPOINTS,
-    Checkpoint,
-    kept_tensors,
-    unchanged_random_states,
-    write_checkpoint,
-)
+from .checkpoint import CHECKPOINTS, Checkpoint, kept_tensors, write_checkpoint
 from .processes import (
     distributed,
     finished_weights,
@@ -389,12 +383,8 @@ def train(
         if accelerator.is_main_process:
             write_json(run.path / "training.json", summary)
         raise stop.interrupted(progress.step)
-    keep_finished(denoiser, model, accelerator)
+    keep_finished(denoiser, model, accelerator, save_fn)
     if accelerator.is_main_process:
-        if save_fn is not None:
-            with unchanged_random_states(), torch.no_grad():
-                save_fn(denoiser.eval())
-            denoiser.train()
         write_json(run.path / "training.json", summary)
     accelerator.wait_for_everyone()
     return summary

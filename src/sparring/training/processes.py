@@ -3,7 +3,7 @@
 import copy
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -253,8 +253,13 @@ def _bare(player: Player, accelerator: Accelerator) -> Iterator[nn.Module]:
         player.whole.to("cpu")
 
 
-def keep_finished(denoiser: Denoiser, player: Player, accelerator: Accelerator) -> None:
-    """The run is over: the denoiser's network takes its finished weights, whole.
+def keep_finished(
+    denoiser: Denoiser,
+    player: Player,
+    accelerator: Accelerator,
+    save_fn: Callable[[Denoiser], None] | None = None,
+) -> None:
+    """The run is over: the denoiser's network takes its finished weights, whole, and is saved.
 
     A sharded one is whole in the main process, on the CPU; the others keep their rows.
     """
@@ -262,6 +267,10 @@ def keep_finished(denoiser: Denoiser, player: Player, accelerator: Accelerator) 
     if is_sharded(player.network):
         gather(player.network, {}, player.whole)
     denoiser.network = player.network if player.whole is None else player.whole
+    if save_fn is not None and accelerator.is_main_process:
+        with unchanged_random_states(), torch.no_grad():
+            save_fn(denoiser.eval())
+        denoiser.train()
 
 
 def mean_over_processes(accelerator: Accelerator, values: Sequence[float]) -> list[float]:
