@@ -5,6 +5,9 @@
 #   make bench     the cost of a step of every objective, benchmarks/results/step_cost.json
 #   make bench-adt-memory   memory of adt by the number of trained calls, benchmarks/results/adt_memory.json
 #   make bench-inspect   how well sparring inspect estimates known noise (ARGS="'FOLDER/train-*.parquet'" for Fashion-MNIST)
+#   make bench-faults   240 runs that are killed, starved and damaged (ARGS="--n 24")
+#   make bench-soak     half an hour of training: does memory grow, benchmarks/results/soak.json
+#   make audit          known weaknesses in the pinned packages (needs an advisory database)
 #   make bench-quality   methods x data x seeds, benchmarks/results/quality_cpu.json (a day; ARGS="--only digits")
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -13,7 +16,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-gpu lint format types bench bench-adt-memory bench-inspect bench-quality clean
+.PHONY: setup demo test test-all test-gpu lint format types bench bench-adt-memory bench-inspect bench-quality bench-faults bench-soak audit clean
 
 setup: $(INSTALLED)
 
@@ -55,6 +58,16 @@ types: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step_cost.py $(ARGS)
+
+bench-faults: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fault_campaign.py $(ARGS)
+
+bench-soak: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py $(ARGS)
+
+audit: $(INSTALLED)
+	test -x $(VENV)-audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install --quiet pip-audit; }
+	$(VENV)-audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip $(ARGS)
 
 bench-adt-memory: $(INSTALLED)
 	$(BIN)/python benchmarks/adt_memory.py $(ARGS)

@@ -8,15 +8,15 @@ once), does one fault to it at a random place, looks at how it ended, and resume
 until it is finished. It passes if
 
 - the finished run is the undisturbed one to the bit: weights, averages, moments, counts, log,
-  pictures of samples; or, where the fault cannot be survived, ends in one line that says what to do;
+  pictures of samples;
 - every start that failed printed exactly one line `sparring: error: ...`, no traceback, and had one
   of the exit codes 2, 3, 130, 143 (or died by the signal that was sent);
 - no good checkpoint went away, and every resumed start began at the newest good one.
 
 The faults are seeded; where a signal comes at a random time, the machine's speed decides the step.
-`a full disk` is a tmpfs of a random size (needs the right to mount; otherwise a limit on the size of
-a file, which the kernel enforces as well). `a lost process` runs under torchrun with two processes,
-whose own messages are not counted.
+`a full disk` is a tmpfs of a random size (needs the right to mount; otherwise a limit on the size
+of a file, which the kernel enforces as well). `a lost process` runs under torchrun with two
+processes, whose own messages are not counted; it is compared with two undisturbed ones.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ class Trial:
         if child == 0:
             os.chdir(self.place)
             log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(log, 1), os.dup2(log, 2)
+            for stream in (1, 2):
+                os.dup2(log, stream)
             code = 1
             try:
                 if before is not None:
@@ -136,7 +137,8 @@ class Trial:
                 code = end.code if isinstance(end.code, int) else 1
             except BaseException:
                 traceback.print_exc()
-            sys.stdout.flush(), sys.stderr.flush()
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)
         return child
 
@@ -624,7 +626,7 @@ def table(results: dict[str, list[Trial | Failed]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=240, help="trials")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="faults whose name contains this")

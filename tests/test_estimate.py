@@ -1,5 +1,8 @@
 """What a dry run foretells, against known sizes and against what really happens."""
 
+import re
+import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,8 @@ from sparring.commands.train import dry_run_text
 from sparring.config import resolve
 from sparring.denoiser import Denoiser
 from sparring.discriminators import Discriminator, Heads, LatentEye
-from sparring.estimate import KNOWN, _build, _count, _saved, estimate
-from sparring.objectives import ADT
+from sparring.estimate import KNOWN, _build, _count, _saved, estimate, memory_from_scratch
+from sparring.objectives import ADT, OBJECTIVES
 from sparring.randomness import StepRandom
 from sparring.schedules import schedule_from_config
 from text_to_image import stable_diffusion, unet
@@ -143,3 +146,104 @@ def test_a_pipeline_in_a_folder_is_read_and_an_unknown_one_is_not(tmp_path: Path
     lines = estimate(resolve(CONFIGS / "adt_sd15.yaml", [unknown]))
     assert "unknown" in lines[-1]
     assert estimate(resolve(CONFIGS / "digits.yaml")) == []
+
+
+@dataclass(eq=False)
+class Box:
+    """A saved tensor; unlike a tensor it may be watched."""
+
+    x: Tensor
+
+
+class Alive:
+    """The most bytes at once that autograd keeps for the way back."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self.n_holders: dict[int, int] = {}
+
+    def pack(self, x: Tensor) -> Any:
+        if isinstance(x if x._base is None else x._base, torch.nn.Parameter):
+            return x
+        held = x.untyped_storage()
+        box = Box(x)
+        self.hold(held._cdata, held.nbytes(), 1)
+        weakref.finalize(box, self.hold, held._cdata, held.nbytes(), -1)
+        return box
+
+    def hold(self, key: int, n_bytes: int, change: int) -> None:
+        before = self.n_holders.get(key, 0)
+        self.n_holders[key] = before + change
+        self.now += n_bytes * ((before + change > 0) - (before > 0))
+        self.peak = max(self.peak, self.now)
+
+    def unpack(self, box: Any) -> Tensor:
+        return box if isinstance(box, Tensor) else box.x
+
+
+def digits_unet() -> torch.nn.Module:
+    from diffusers import UNet2DModel
+
+    return UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
+        layers_per_block=1, down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+
+
+def alive(name: str, **fields: Any) -> tuple[int, float]:
+    """The peak of a step with 16 rows, and what the objective says of its graphs."""
+    schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
+    objective = OBJECTIVES[name](schedule, **fields)
+    nets = {role: Denoiser(digits_unet(), schedule) for role in ("model", "ema", "teacher")}
+    nets["ema"].requires_grad_(False), nets["teacher"].requires_grad_(False)
+    peak, rng = Alive(), StepRandom(0, 5, 16)
+    with torch.autograd.graph.saved_tensors_hooks(peak.pack, peak.unpack):
+        s = objective.draw({"x0": torch.randn(16, 1, 8, 8), "cond": {}}, rng, 10**6)
+        for turn in objective.turns(nets, s):
+            for part in turn.parts:
+                torch.stack(list(part().values())).sum(0).mean().backward()
+    return peak.peak, objective.n_graphs
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("smoothing_adversarial", {}),
+        ("smoothing_random", {"fraction": 0.5}),
+        ("invariance", {}),
+        ("detail", {"noise": 0.3, "window": 100.0, "start_step": 0, "fraction": 0.5}),
+        ("dro", {}),
+        ("dro_pgd", {}),
+        ("huber", {}),
+        ("consistency_training", {}),
+        ("consistency_distillation", {}),
+    ],
+)
+def test_graphs_that_are_alive_at_once_are_as_many_as_the_objective_says(
+    name: str, fields: dict[str, Any]
+) -> None:
+    plain, one = alive("plain")
+    peak, n_graphs = alive(name, **fields)
+    assert one == 1
+    assert peak / plain == pytest.approx(n_graphs, rel=0.02)
+
+
+def test_memory_of_a_network_from_scratch_is_what_a_step_keeps() -> None:
+    config = resolve(CONFIGS / "digits.yaml", ["training.train_batch_size=16"])
+    schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
+    with torch.device("meta"):
+        network = digits_unet()
+    plain, _ = alive("plain")
+    said = memory_from_scratch(config, network, (1, 8, 8), OBJECTIVES["plain"](schedule))
+    n = _count(network)
+    words = re.findall(r"([\d.]+) MB", said)
+    assert float(words[-1]) == pytest.approx(plain / 1e6, rel=0.05, abs=0.6)
+    assert float(words[1]) == pytest.approx(4 * n / 1e6, abs=0.5)
+    assert float(words[2]) == pytest.approx(16 * n / 1e6, abs=0.5)
+    double = memory_from_scratch(
+        config, network, (1, 8, 8), OBJECTIVES["smoothing_random"](schedule)
+    )
+    assert float(re.findall(r"([\d.]+) MB", double)[-1]) == pytest.approx(
+        2 * plain / 1e6, rel=0.05, abs=0.6
+    )

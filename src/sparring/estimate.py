@@ -1,4 +1,4 @@
-r"""What a run of a text-to-image model will need, from its parts' configs: nothing is loaded.
+r"""What a run will need, from the configs of its parts: nothing is loaded.
 
 The networks are built of fake tensors, which have shapes and no memory; one forward pass of each
 says what autograd would keep for the way back. So the peak is
@@ -8,6 +8,7 @@ says what autograd would keep for the way back. So the peak is
 without the allocator's waste, temporaries of kernels and CUDA's own half gigabyte: an estimate.
 """
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from .config_sections import Adt, DiscriminatorSection, LoraSection, RunConfig
 from .errors import UserError
 from .lora import adapted
+from .objectives import Objective
 
 GB = 1e9
 _VAE = {
@@ -73,8 +75,8 @@ _DINO = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
 def estimate(config: RunConfig) -> list[str]:
     """Lines on network calls and memory of one update, for the summary of a dry run.
 
-    Of models that are neither here nor known the memory cannot be told; of others than
-    text-to-image pipelines nothing is said of it.
+    Of pretrained models that are neither here nor known the memory cannot be told; what a config
+    describes itself is told by `memory_from_scratch`.
     """
     lines = []
     if isinstance(config.objective, Adt):
@@ -86,6 +88,50 @@ def estimate(config: RunConfig) -> list[str]:
     elif config.model.lora is not None:
         lines.append("memory        unknown: the model's configs are not here")
     return lines
+
+
+def memory_from_scratch(
+    config: RunConfig, network: nn.Module, shape: tuple[int, ...], objective: Objective
+) -> str:
+    r"""The estimate of one update's peak memory of a network that a config describes, in words.
+
+    weights (4 bytes each, a teacher's as well) + gradients (4) + AdamW (8) + average (4)
+    + what autograd keeps of one sample x samples of a micro-batch x graphs alive at once
+
+    Args:
+        config: The run.
+        network: Without memory, on the device "meta".
+        shape: Of a sample.
+        objective: Says how many graphs are alive, `Objective.n_graphs`.
+    """
+    training = config.training
+    known: Any = network
+    if training.gradient_checkpointing and getattr(
+        known, "_supports_gradient_checkpointing", False
+    ):
+        known.enable_gradient_checkpointing()
+    arguments = inspect.signature(network.forward).parameters
+    with torch.device("meta"):
+        told: dict[str, Any] = {"return_dict": False} if "return_dict" in arguments else {}
+        if config.model.class_conditional and "class_labels" in arguments:
+            told["class_labels"] = torch.zeros(1, dtype=torch.long)
+        x, t = torch.zeros(1, *shape), torch.zeros(1)
+        kept = _saved(lambda: network(x, t, **told))
+    active = 2 if training.mixed_precision != "no" else 4
+    activations = active * kept * training.train_batch_size * objective.n_graphs
+    n = _count(network)
+    weights = 4 * n * (1 + objective.needs_teacher)
+    learning = (4 + 8 + 4 * training.use_ema) * n
+    total = weights + learning + activations
+    left_out = ", without the discriminator" if objective.needs_discriminator else ""
+    return (
+        f"about {_bytes(total)}: weights {_bytes(weights)}, gradients, AdamW and average "
+        f"{_bytes(learning)}, activations {_bytes(activations)}{left_out}"
+    )
+
+
+def _bytes(n: float) -> str:
+    return f"{n / GB:.1f} GB" if n >= GB else f"{n / 1e6:.0f} MB"
 
 
 def calls_of(config: RunConfig) -> str:

@@ -35,7 +35,7 @@ from ..data.contamination import noise_of, write_manifest
 from ..denoiser import Denoiser
 from ..discriminators import Discriminator
 from ..errors import UserError
-from ..estimate import estimate
+from ..estimate import estimate, memory_from_scratch
 from ..latents import LatentEncoder, decode
 from ..model_card import model_card
 from ..objectives import Objective, Oracle
@@ -147,12 +147,14 @@ def dry_run_text(config: RunConfig) -> str:
         lines.append(f"network       {type(network).__name__}, {n_parameters:,} parameters")
         lines.append(f"samples       {' x '.join(map(str, shape))}")
         objective = build_objective(config, schedule)
+        needs = [f"memory        {memory_from_scratch(config, network, shape, objective)}"]
     else:
         name, lora = config.model.pretrained_model_name_or_path, config.model.lora
         learns = "" if lora is None else f", LoRA of rank {lora.rank}"
         lines.append(f"network       from {name}" + _where_it_is(name) + learns)
         assumed = schedule_from_config({"_class_name": "DDPMScheduler"})
         objective = build_objective(config, assumed)
+        needs = []
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     n_global = training.train_batch_size * training.gradient_accumulation_steps * n_processes
     n_updates, n_batches = objective.n_updates, objective.n_batches(training.max_train_steps)
@@ -167,6 +169,7 @@ def dry_run_text(config: RunConfig) -> str:
         f"training      {training.max_train_steps:,} steps, {n_global} samples to a batch "
         f"({n_processes} process(es)), {n_batches * n_global:,} samples seen",
         *estimate(config),
+        *needs,
     ]
     return "".join(f"# {line}\n" for line in lines) + "\n" + dump(config).rstrip()
 

@@ -125,6 +125,8 @@ class Objective(ABC):
     """What `Denoiser.boundary` becomes by this training."""
     ema_warmup = True
     """Whether the EMA's decay is warmed up unless the user says otherwise."""
+    n_graphs = 1.0
+    """Graphs of the batch's forward passes that are alive at once: what memory an update takes."""
 
     def __init__(
         self,

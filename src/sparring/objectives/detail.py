@@ -110,6 +110,7 @@ class Detail(Objective):
         self.lam, self.radius_low, self.radius_high = lam, radius_low, radius_high
         self.n_iterations, self.noise, self.window = n_iterations, noise, window
         self.weight, self.fraction = weight, fraction
+        self.n_graphs = 1 + fraction
         self.interval, self.start_step = interval, start_step
         self.spectrum = Spectrum()
         self.auto = None if isinstance(noise, str) else Scales(noise, None)

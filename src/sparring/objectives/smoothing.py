@@ -113,6 +113,7 @@ class Smoothing(Objective):
         self.lam_scaling, self.bias_per, self.move = lam_scaling, bias_per, move
         self.radius = Radius(radius, rho, min_bias, max_bias, radius_scale)
         self.fraction, self.start_step, self.detach_clean = fraction, start_step, detach_clean
+        self.n_graphs = 1 + fraction
         self.step_size, self.n_steps = step_size, n_steps
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:

@@ -165,7 +165,7 @@ def train(
     network = model.network
 
     # Go on from a checkpoint.
-    progress, window = Progress(), Window()
+    progress, window, unreadable = Progress(), Window(), set[str]()
     fingerprint = {"data": dataset.fingerprint(), "n_global": n_global, "seed": settings.seed}
     checkpoint = None
     if run.checkpoint is not None:
@@ -196,6 +196,7 @@ def train(
                 f"{how_to_go_on(run.path)}"
             )
         log.sync()
+        note_unreadable(run.path / "data/unreadable.json", unreadable, accelerator)
         return write_checkpoint(
             run.path / CHECKPOINTS,
             progress.step,
@@ -241,7 +242,6 @@ def train(
     log = Log(run.path / "metrics.jsonl", accelerator, after_step=progress.step)
     start_tracker(accelerator, settings, config or asdict(settings), progress.step)
     record_start(run, accelerator, progress.step)
-    unreadable: set[str] = set()
 
     with (
         StopRequest() as stop,
