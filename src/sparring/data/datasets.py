@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..randomness import generator
-from . import analytic, sources, transforms
+from . import analytic, sources, tar_shards, transforms
 from .base import Dataset, InMemory, ModelRange
 from .contamination import contaminate
 from .images import ImageDataset
+from .shards import ShardedImages, ShardFiles
 
 N_TRAIN_DIGITS = 1500
 
@@ -32,6 +33,9 @@ READING = frozenset(
 )  # fmt: skip
 """Fields about how images are read: any data set accepts them, those that they say nothing about
 ignore them. Other fields belong to certain data sets, and are an error elsewhere."""
+
+SHUFFLE = frozenset(("shuffle_lanes", "shuffle_buffer"))
+"""Fields of data in shards: how many lanes there are, and how many samples they hold together."""
 
 
 def build_dataset(name: str, split: str = "train", **fields: Any) -> Dataset:
@@ -199,6 +203,14 @@ def huggingface(split: str, fields: Mapping[str, Any]) -> ImageDataset:
     return _from_files(str(fields.get("dataset_name")), source, split, fields)
 
 
+def webdataset(split: str, fields: Mapping[str, Any]) -> ImageDataset:
+    """Tar shards. Fields: data_files and the columns (see tar_shards.webdataset), shuffle_lanes and
+    shuffle_buffer (see shard_order)."""
+    columns = _given(fields, "image_column", "label_column", "caption_column")
+    source = tar_shards.webdataset(fields.get("data_files"), **columns)
+    return _from_files("webdataset", source, split, fields)
+
+
 DATASETS: dict[str, tuple[Callable[[str, Mapping[str, Any]], Dataset], frozenset[str]]] = {
     "digits": (digits, frozenset()),
     "digits_subspace": (digits_subspace, frozenset({"n_components"})),
@@ -209,6 +221,7 @@ DATASETS: dict[str, tuple[Callable[[str, Mapping[str, Any]], Dataset], frozenset
     "image_folder": (image_folder, frozenset({"train_data_dir"})),
     "parquet": (parquet, frozenset({"data_files"})),
     "huggingface": (huggingface, frozenset({"dataset_name", "dataset_config_name"})),
+    "webdataset": (webdataset, frozenset({"data_files"}) | SHUFFLE),
 }
 """Name -> (the function that builds a split from fields, the fields that are its own)."""
 
@@ -253,6 +266,11 @@ def _from_files(
         source = source.select(rows)
     source = source.select(_limit(len(source.files), split, fields))
     reading = _given(fields, "resolution", "center_crop", "n_channels", "seed")
+    if isinstance(source.files, ShardFiles):
+        return ShardedImages(
+            name, source.files, source.labels, source.class_names, source.captions, **reading,
+            n_lanes=fields.get("shuffle_lanes"), buffer=fields.get("shuffle_buffer"),
+        )  # fmt: skip
     return ImageDataset(
         name, source.files, source.labels, source.class_names, source.captions, **reading
     )
