@@ -179,6 +179,7 @@ class DataSection(Section):
     dataset_name: str | None = None
     dataset_config_name: str | None = None
     data_files: str | list[str] | None = None
+    streaming: bool | None = None  # of parquet and huggingface: read shard by shard
     shuffle_lanes: Count | None = None  # of data in shards, see data/shard_order.py
     shuffle_buffer: Count | None = None  # samples held at a time, by all processes together
     n_components: Count | None = None

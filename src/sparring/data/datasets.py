@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..randomness import generator
-from . import analytic, sources, tar_shards, transforms
+from . import analytic, sources, table_shards, tar_shards, transforms
 from .base import Dataset, InMemory, ModelRange
 from .contamination import contaminate
 from .images import ImageDataset
@@ -186,17 +186,19 @@ def image_folder(split: str, fields: Mapping[str, Any]) -> ImageDataset:
 
 
 def parquet(split: str, fields: Mapping[str, Any]) -> ImageDataset:
-    """Parquet files. Fields: data_files and the columns (see sources.parquet)."""
+    """Parquet files. Fields: data_files and the columns (see sources.parquet), streaming: read
+    shard by shard, with shuffle_lanes and shuffle_buffer (see shard_order)."""
     columns = _given(fields, "image_column", "label_column", "caption_column")
-    return _from_files(
-        "parquet", sources.parquet(fields.get("data_files"), **columns), split, fields
-    )
+    read = table_shards.parquet_stream if _is_streamed(fields) else sources.parquet
+    return _from_files("parquet", read(fields.get("data_files"), **columns), split, fields)
 
 
 def huggingface(split: str, fields: Mapping[str, Any]) -> ImageDataset:
-    """A hub data set. Fields: dataset_name, dataset_config_name, columns (sources.huggingface)."""
+    """A hub data set. Fields: dataset_name, dataset_config_name, columns (sources.huggingface);
+    streaming as of parquet."""
     columns = _given(fields, "image_column", "label_column", "caption_column")
-    source = sources.huggingface(
+    read = table_shards.huggingface_stream if _is_streamed(fields) else sources.huggingface
+    source = read(
         fields.get("dataset_name"), fields.get("dataset_config_name"), split, **columns,
         own_held_out=split == "held_out" and bool(fields.get("held_out_share")),
     )  # fmt: skip
@@ -219,8 +221,11 @@ DATASETS: dict[str, tuple[Callable[[str, Mapping[str, Any]], Dataset], frozenset
     "swiss_roll": (swiss_roll, frozenset({"dim", "n_points"})),
     "two_moons": (two_moons, frozenset({"dim", "n_points"})),
     "image_folder": (image_folder, frozenset({"train_data_dir"})),
-    "parquet": (parquet, frozenset({"data_files"})),
-    "huggingface": (huggingface, frozenset({"dataset_name", "dataset_config_name"})),
+    "parquet": (parquet, frozenset({"data_files", "streaming"}) | SHUFFLE),
+    "huggingface": (
+        huggingface,
+        frozenset({"dataset_name", "dataset_config_name", "streaming"}) | SHUFFLE,
+    ),
     "webdataset": (webdataset, frozenset({"data_files"}) | SHUFFLE),
 }
 """Name -> (the function that builds a split from fields, the fields that are its own)."""
@@ -274,6 +279,13 @@ def _from_files(
     return ImageDataset(
         name, source.files, source.labels, source.class_names, source.captions, **reading
     )
+
+
+def _is_streamed(fields: Mapping[str, Any]) -> bool:
+    given = sorted(SHUFFLE & fields.keys())
+    if given and not fields.get("streaming"):
+        raise ValueError(f"data.{given[0]} applies to streams: set data.streaming=true")
+    return bool(fields.get("streaming"))
 
 
 def _limited(dataset: InMemory, split: str, fields: Mapping[str, Any]) -> InMemory:

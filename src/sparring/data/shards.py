@@ -61,6 +61,9 @@ class ShardFiles(Files):
     def __len__(self) -> int:
         return len(self.kept)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "windows": {}}  # a copy holds nothing yet
+
     def select(self, rows: Sequence[int]) -> "ShardFiles":
         mine = copy.copy(self)
         sizes = self.ends.diff(prepend=torch.zeros(1, dtype=torch.long)).tolist()
@@ -137,7 +140,6 @@ class ShardedImages(ImageDataset):
     def following(self, order: ShardOrder) -> "ShardedImages":
         mine = copy.copy(self)
         mine.order, mine.files = order, copy.copy(self.files)
-        mine.files.windows = {}
         return mine
 
     def rows(self, indices: Tensor, positions: Tensor) -> Batch:
