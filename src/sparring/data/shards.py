@@ -158,12 +158,17 @@ class ShardedImages(ImageDataset):
         return None, torch.arange(len(self))  # shards are not read whole at the start
 
 
+def kept_in() -> Path:
+    """The folder of what is known about shards: $SPARRING_CACHE/shards."""
+    return cache_folder() / "shards"
+
+
 def remembered(key: Sequence[object], make: Callable[[], Any]) -> Any:
     """What `make` gives (as JSON), kept in the cache folder under a key.
 
     A folder that cannot be written, or a file that is not whole, costs the time to make it again.
     """
-    path = cache_folder() / "shards" / f"{key_of(*key)}.json"
+    path = kept_in() / f"{key_of(*key)}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

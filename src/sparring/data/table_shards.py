@@ -9,15 +9,18 @@ How many rows each shard has, and their classes and captions, is found by one pa
 columns and kept in the cache folder.
 """
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import UserError
-from .shards import ShardFiles, remembered
+from .shards import ShardFiles, kept_in, remembered
 from .sources import Source, columns_of, encoded_images, labels_of, split_of
 from .tar_shards import attempt, found
+
+log = logging.getLogger(__name__)
 
 VERSION = 1  # of what is kept: a change must raise it
 CHUNK = 32
@@ -32,12 +35,20 @@ class StreamFiles(ShardFiles):
         stream: With the column of images only, in Arrow's format.
         column: Its name.
         sizes: Rows of each of the stream's shards.
+        has_paths: Whether a cell may name a file instead of holding the image.
     """
 
-    def __init__(self, origin: str, stream: Any, column: str, sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        origin: str,
+        stream: Any,
+        column: str,
+        sizes: Sequence[int],
+        has_paths: bool = False,
+    ) -> None:
         shards = [f"{origin}, shard {number}" for number in range(len(sizes))]
         super().__init__(origin, shards, sizes)
-        self.stream, self.column = stream, column
+        self.stream, self.column, self.has_paths = stream, column, has_paths
         # By (shard, the index that is read next): the rows from `row` of the shard on.
         self.cursors: OrderedDict[tuple[int, int], tuple[int, Iterator[Any]]] = OrderedDict()
         self.process = os.getpid()
@@ -70,7 +81,7 @@ class StreamFiles(ShardFiles):
                 wanted = start if index == first else self._row(index)[1]
                 for _ in range(wanted - row):
                     next(cells)
-                read[index] = _content(next(cells).as_py())
+                read[index] = self._content(next(cells).as_py())
                 row = wanted + 1
         except StopIteration:
             raise UserError(
@@ -85,6 +96,15 @@ class StreamFiles(ShardFiles):
     def _row(self, index: int) -> tuple[int, int]:
         shard, row = self.shard_of(index), int(self.kept[index])
         return shard, row - (int(self.ends[shard - 1]) if shard else 0)
+
+    def _content(self, cell: dict[str, Any] | None) -> bytes:
+        cell = cell or {}
+        if cell.get("bytes") or not (self.has_paths and cell.get("path")):
+            return cell.get("bytes") or b""
+        try:
+            return attempt(cell["path"], lambda fs, path: fs.cat_file(path))
+        except UserError:
+            return b""
 
     def _open(self, shard: int) -> Iterator[Any]:
         """The cells of a shard. `iter`, as `__iter__` would divide them among loader workers."""
@@ -148,47 +168,41 @@ def _from_stream(
         raise UserError(f"{origin} does not say its columns, so it cannot be streamed")
     explicit = label_column is not None
     image, label = columns_of(origin, stream.features, image_column, label_column, caption_column)
-    columns = [column for column in (label, caption_column) if column is not None]
+    columns = list(dict.fromkeys(one for one in (label, caption_column) if one is not None))
     key = ["stream", VERSION, builder.cache_dir, split, columns]
     counted = remembered(key, lambda: _call(origin, _count, stream, columns, image))
     if sum(counted["sizes"]) == 0:
         raise UserError(f"{origin} has no rows")
     labels, class_names = None, []
     if label is not None:
-        values, kind = counted[label], stream.features[label]
-        labels, class_names = labels_of(values, kind, label, origin, explicit)
+        kind = stream.features[label]
+        labels, class_names = labels_of(counted["values"][label], kind, label, origin, explicit)
     captions = None
     if caption_column is not None:
-        captions = [None if text is None else str(text) for text in counted[caption_column]]
+        captions = [
+            None if text is None else str(text) for text in counted["values"][caption_column]
+        ]
     cells = encoded_images(origin, stream, image).with_format("arrow")
-    files = StreamFiles(origin, cells, image, counted["sizes"])
+    # Only a folder's images are files of their own: a table must not name files of this machine.
+    has_paths = builder.name == "imagefolder"
+    files = StreamFiles(origin, cells, image, counted["sizes"], has_paths)
     return Source(files, labels, class_names, captions)
 
 
 def _count(stream: Any, columns: list[str], image_column: str) -> dict[str, list[Any]]:
     """Rows of each shard, and the values of these columns."""
+    log.warning("counting the rows of %d shard(s), once; kept in %s", stream.num_shards, kept_in())
     narrow = stream.select_columns(columns or [image_column]).with_format("arrow")
-    found: dict[str, list[Any]] = {"sizes": [], **{column: [] for column in columns}}
+    sizes: list[int] = []
+    values: dict[str, list[Any]] = {column: [] for column in columns}
     for number in range(stream.num_shards):
-        n = 0
+        sizes.append(0)
         shard = narrow.shard(num_shards=stream.num_shards, index=number)
         for chunk in shard.iter(batch_size=COUNT_CHUNK):
-            n += len(chunk)
+            sizes[-1] += len(chunk)
             for column in columns:
-                found[column] += chunk[column].to_pylist()
-        found["sizes"].append(n)
-    return found
-
-
-def _content(cell: dict[str, Any] | None) -> bytes:
-    """The encoded image of a cell: in it, or in the file that it names."""
-    cell = cell or {}
-    if cell.get("bytes") or not cell.get("path"):
-        return cell.get("bytes") or b""
-    try:
-        return attempt(cell["path"], lambda fs, path: fs.cat_file(path))
-    except UserError:
-        return b""
+                values[column] += chunk[column].to_pylist()
+    return {"sizes": sizes, "values": values}
 
 
 def _builder(origin: str, *names: str | None, **options: Any) -> Any:

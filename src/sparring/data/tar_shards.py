@@ -11,6 +11,7 @@ together are read by one request for a range of bytes. Nothing is ever extracted
 import io
 import itertools
 import json
+import logging
 import re
 import tarfile
 import time
@@ -24,8 +25,10 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .shards import ShardFiles, remembered
+from .shards import ShardFiles, kept_in, remembered
 from .sources import EXTENSIONS, Source, numbers
+
+log = logging.getLogger(__name__)
 
 VERSION = 1  # of the index: a change of what it holds must raise it
 MAX_IMAGE_BYTES = 2**26
@@ -107,8 +110,16 @@ def webdataset(
     shards = [shard for pattern in patterns for shard in found(pattern)]
     origin = ", ".join(patterns)
     columns = (image_column, label_column, caption_column)
+    started = itertools.count()
+
+    def say() -> None:
+        if next(started) == 0:
+            log.warning(
+                "reading the headers of %d shard(s), once; kept in %s", len(shards), kept_in()
+            )
+
     with ThreadPoolExecutor(8) as pool:
-        index = list(pool.map(lambda shard: _index(shard, columns), shards))
+        index = list(pool.map(lambda shard: _index(shard, columns, say), shards))
     files = TarFiles(origin, shards, index)
     if len(files) == 0:
         ending = "image" if image_column is None else f"'.{image_column}' member"
@@ -214,7 +225,7 @@ def attempt(url: str, work: Callable[[Any, str], T]) -> T:
     raise AssertionError
 
 
-def _index(shard: str, columns: tuple[str | None, ...]) -> dict[str, Any]:
+def _index(shard: str, columns: tuple[str | None, ...], say: Callable[[], None]) -> dict[str, Any]:
     info = attempt(shard, lambda fs, path: fs.info(path))
     stamp = [
         info.get(name) for name in ("ETag", "Last-Modified", "LastModified", "mtime", "created")
@@ -222,6 +233,8 @@ def _index(shard: str, columns: tuple[str | None, ...]) -> dict[str, Any]:
     key = ["tar", VERSION, shard, info.get("size"), *map(str, stamp), *columns]
 
     def make() -> dict[str, Any]:
+        say()
+
         def read(fs: Any, path: str) -> dict[str, Any]:
             if info.get("partial") is False:
                 raise UserError(f"{shard}: the server sends no ranges of bytes (HTTP Range)")
