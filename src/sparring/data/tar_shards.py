@@ -326,7 +326,8 @@ def _members(shard: str, file: io.IOBase) -> Iterator[tuple[str, str, tarfile.Ta
                 if member.offset <= last or member.size < 0:
                     raise UserError(damaged)
                 last = member.offset
-                if member.isreg() and member.offset_data + member.size > size:
+                is_plain = member.isreg() and not member.issparse()
+                if is_plain and member.offset_data + member.size > size:
                     raise UserError(damaged)
                 folder, _, base = member.name.rpartition("/")
                 stem, dot, ending = base.partition(".")
