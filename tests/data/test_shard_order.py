@@ -5,6 +5,7 @@ import pytest
 from shards import SIZES
 from sparring.data.batches import BatchOrder
 from sparring.data.shard_order import Sharding, ShardOrder
+from sparring.errors import UserError
 
 N = sum(SIZES)
 CASES = [  # B, L, buffer
@@ -105,7 +106,7 @@ def test_empty_shards_and_single_samples():
 
 
 def test_lanes_that_do_not_fit_the_batch_are_refused():
-    with pytest.raises(ValueError, match=r"shuffle_lanes must divide the global batch of 16"):
+    with pytest.raises(UserError, match=r"data.shuffle_lanes must divide the global batch of 16"):
         order_of(16, 12)
 
 

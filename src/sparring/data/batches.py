@@ -183,7 +183,7 @@ def make_loader(
         collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]
         num_workers=n_workers,
         pin_memory=pin_memory,
-        prefetch_factor=4 if n_workers else None,
+        prefetch_factor=4 * order.n_parts if n_workers else None,
         generator=generator("cpu", seed, "workers"),
     )
     return Loader(order, loader)

@@ -36,6 +36,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..errors import UserError
 from ..randomness import generator
 
 LANES = 128
@@ -101,7 +102,7 @@ class ShardOrder:
         n_global: Size B of the global batch.
 
     Raises:
-        ValueError: if L neither divides B nor is a multiple of it.
+        UserError: if L neither divides B nor is a multiple of it.
     """
 
     sharding: Sharding
@@ -115,7 +116,7 @@ class ShardOrder:
         B = self.n_global
         self.lanes = n_lanes or B * max(1, LANES // B)
         if self.lanes % B and B % self.lanes:
-            raise ValueError(
+            raise UserError(
                 f"data.shuffle_lanes must divide the global batch of {B} or be a multiple of it, "
                 f"got {self.lanes}"
             )
