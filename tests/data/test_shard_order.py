@@ -71,10 +71,15 @@ def test_a_range_of_a_window_lies_in_one_shard():
 
 
 def test_windows_and_lanes_are_shuffled():
-    order = order_of(16, 16, 16 * 5)
-    first = [order.index(k) for k in range(0, N, 16)]  # one lane
-    assert sorted(first) != first
+    order = order_of(16, 16, 16 * 5, sizes=[200])  # one shard: the line is 0, 1, 2, ...
+    windows = {}
+    for k in range(200):
+        windows.setdefault(order.window_of(k), []).append(order.index(k))
+    orders = [tuple(i - min(taken) for i in taken) for taken in windows.values() if len(taken) == 5]
+    assert len(orders) >= 16
+    assert len(set(orders)) > 10
     assert order._epoch(0).pieces != sorted(order._epoch(0).pieces)
+    assert order._epoch(0).pieces != order._epoch(1).pieces
 
 
 def test_no_two_lanes_share_a_row_of_the_batch_unless_told():
@@ -110,7 +115,9 @@ def test_lanes_that_do_not_fit_the_batch_are_refused():
         order_of(16, 12)
 
 
-@pytest.mark.parametrize(("n_workers", "n_lanes"), [(1, None), (2, None), (3, None), (2, 4)])
+@pytest.mark.parametrize(
+    ("n_workers", "n_lanes"), [(1, None), (2, None), (3, None), (2, 4), (3, 8)]
+)
 def test_parts_of_a_micro_batch_are_whole_lanes(n_workers, n_lanes):
     order = BatchOrder(N, 0, 16, n_micro=2, n_batches=3, shards=order_of(16, n_lanes))
     whole = list(order)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from shards import SIZES, N, add, numbers_of, png, write_parquet, write_tar, write_tars
-from sparring.data import tar_shards
+from sparring.data import images, tar_shards
 from sparring.data.batches import make_loader
 from sparring.data.contamination import Contaminated
 from sparring.data.datasets import build_dataset, training_data
@@ -68,7 +68,7 @@ def test_the_stream_of_all_epochs_and_all_ways_to_resume_it(fields, name):
     whole = read(dataset)
     flat = [i for batch in whole for i in batch]
     assert sorted(flat[:N]) == sorted(flat[N:]) == list(range(N))
-    for world_size, n_micro in ((2, 1), (4, 1), (1, 2), (2, 2)):
+    for world_size, n_micro in ((2, 1), (4, 1), (2, 2)) if name == "webdataset" else ((2, 1),):
         assert read(dataset, world_size, n_micro=n_micro) == whole
     first = 5
     cut = flat[: first * B]
@@ -76,9 +76,9 @@ def test_the_stream_of_all_epochs_and_all_ways_to_resume_it(fields, name):
         i for i, shard in enumerate(_shards(dataset)) if 0 < len(shard & set(cut)) < len(shard)
     }
     assert len(begun) > len(dataset.sharding.sizes) / 2  # in the middle of most shards
-    for world_size, n_workers in ((1, 0), (2, 0), (1, 2), (2, 2)):
-        rest = read(build_dataset(**fields[name]), world_size, first, 8, n_workers=n_workers)
-        assert rest == whole[first : first + 8]
+    for world_size, n_workers in ((1, 0), (1, 2), (2, 2)):
+        rest = read(build_dataset(**fields[name]), world_size, first, 6, n_workers=n_workers)
+        assert rest == whole[first : first + 6]
 
 
 def _shards(dataset):
@@ -96,7 +96,7 @@ def test_no_byte_is_read_twice(fields, tmp_path, monkeypatch):
         return real(url, start, end)
 
     monkeypatch.setattr(tar_shards, "read_range", logged)
-    dataset = build_dataset(**fields["webdataset"])
+    dataset = build_dataset(**fields["webdataset"], shuffle_lanes=B)
     n_images = sum(dataset.files.lengths)
     for world_size, n_workers, n_micro in ((1, 2, 1), (2, 0, 1), (2, 2, 2)):
         (tmp_path / "log").write_text("")
@@ -122,6 +122,23 @@ def test_a_window_is_one_request(fields, monkeypatch):
     assert N / 4 <= len(requests) <= N / 4 + 2 * B + 2 * len(SIZES)
 
 
+def test_what_lies_between_samples_is_not_read_if_it_is_long(tmp_path, monkeypatch):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "0.png", png(0))
+        add(tar, "0.bin", b"x" * 1000)
+        add(tar, "1.png", png(1))
+        add(tar, "1.bin", b"x" * 10**6)
+        add(tar, "2.png", png(2))
+    asked = []
+    real = tar_shards.read_range
+    monkeypatch.setattr(tar_shards, "read_range", lambda *span: asked.append(span) or real(*span))
+    files = build_dataset("webdataset", data_files=str(tmp_path / "a.tar")).files
+    asked.clear()
+    assert files.read(0, 0, 3) == {i: png(i) for i in range(3)}
+    assert len(asked) == 2
+    assert sum(end - start for _, start, end in asked) < 5000
+
+
 def test_processes_of_a_loader_share_no_open_stream(fields):
     """Workers are forked: files opened before must not be read on by two of them."""
     dataset = build_dataset(**fields["parquet"])
@@ -144,6 +161,7 @@ def test_any_sample_can_be_asked_for(fields, name):
     assert numbers_of(dataset.__getitems__([170, 3, 3, 99])["x0"]) == [170, 3, 3, 99]
     assert numbers_of(dataset.read_all()["x0"]) == list(range(N))
     assert dataset.where(0) != dataset.where(1)
+    assert all(dataset.files.open(i) == png(i) for i in (0, 1, 2, 50, 175, 3))
 
 
 @pytest.mark.parametrize("name", ["webdataset", "parquet"])
@@ -174,7 +192,8 @@ def test_contamination_follows_the_index_whoever_reads(fields):
     assert training_data(fields["webdataset"]).sharding is not None
 
 
-def test_the_fingerprint_is_of_the_content(tmp_path):
+def test_the_fingerprint_is_of_the_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "N_HASHED_FILES", 1)  # of the others the index knows
     where = write_tars(tmp_path / "a", sizes=[3, 4])
     mark = build_dataset("webdataset", data_files=where).fingerprint()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -185,6 +204,8 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
     assert changed.fingerprint() != mark
     cut = build_dataset("webdataset", data_files=where, max_train_samples=5)
     assert cut.fingerprint() != mark
+    lanes = build_dataset("webdataset", data_files=where, shuffle_lanes=2)
+    assert lanes.fingerprint() != mark  # the order is another, so a run must not resume with it
 
 
 def test_the_index_is_made_once_and_again_for_a_changed_shard(tmp_path, monkeypatch):

@@ -135,7 +135,8 @@ class ShardedImages(ImageDataset):
         **options: Any,
     ) -> None:
         super().__init__(name, files, *args, **options)
-        self.sharding = Sharding(files.sizes, n_lanes, buffer)
+        self.settings = n_lanes, buffer
+        self.sharding = Sharding(files.sizes, *self.settings)
 
     def following(self, order: ShardOrder) -> "ShardedImages":
         mine = copy.copy(self)
@@ -149,7 +150,8 @@ class ShardedImages(ImageDataset):
         return super().rows(indices, positions)
 
     def fingerprint(self) -> str:
-        return digest(super().fingerprint(), self.files.sizes, self.files.table())
+        content = super().fingerprint(), self.files.sizes, self.files.table()
+        return digest(*content, *self.settings)  # a run must not resume in another order
 
     def _hashed(self) -> list[int]:
         return self.files.probes()

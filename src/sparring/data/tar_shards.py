@@ -315,8 +315,6 @@ def _members(shard: str, file: io.IOBase) -> Iterator[tuple[str, str, tarfile.Ta
     All headers up to the end mark are read, so nothing is lost in silence.
     """
     damaged = f"{shard} is cut short or damaged: fetch it again"
-    file.seek(0, io.SEEK_END)
-    size = file.tell()
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:  # pyright: ignore[reportArgumentType]
@@ -326,9 +324,6 @@ def _members(shard: str, file: io.IOBase) -> Iterator[tuple[str, str, tarfile.Ta
                 if member.offset <= last or member.size < 0:
                     raise UserError(damaged)
                 last = member.offset
-                is_plain = member.isreg() and not member.issparse()
-                if is_plain and member.offset_data + member.size > size:
-                    raise UserError(damaged)
                 folder, _, base = member.name.rpartition("/")
                 stem, dot, ending = base.partition(".")
                 if dot and stem and not member.isdir():
