@@ -189,7 +189,7 @@ def _from_stream(
     return Source(files, labels, class_names, captions)
 
 
-def _count(stream: Any, columns: list[str], image_column: str) -> dict[str, list[Any]]:
+def _count(stream: Any, columns: list[str], image_column: str) -> dict[str, Any]:
     """Rows of each shard, and the values of these columns."""
     log.warning("counting the rows of %d shard(s), once; kept in %s", stream.num_shards, kept_in())
     narrow = stream.select_columns(columns or [image_column]).with_format("arrow")

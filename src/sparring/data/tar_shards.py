@@ -320,7 +320,7 @@ def _members(shard: str, file: io.IOBase) -> Iterator[tuple[str, str, tarfile.Ta
         with tarfile.open(fileobj=file, mode="r:") as tar:  # pyright: ignore[reportArgumentType]
             last = -1
             while (member := tar.next()) is not None:
-                tar.members = []  # else it keeps them all
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # else it keeps all
                 if member.offset <= last or member.size < 0:
                     raise UserError(damaged)
                 last = member.offset
