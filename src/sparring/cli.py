@@ -371,7 +371,7 @@ def contaminate(
 ) -> None:
     """Write a contaminated copy of a data set as 8-bit images with its manifest.
 
-    DATA is a folder of images, a parquet file, a bundled set (digits), a config file, or the name
+    DATA is a folder of images, a parquet file, tar shards, digits, a config file, or the name
     of a data set on the hub. KEY=VALUE changes a setting of sections data and contamination. The
     copy is clipped to [0, 1], which training with the same contamination in memory is not.
 
@@ -407,7 +407,7 @@ def _say(line: str) -> None:
 def inspect(data: str, overrides: tuple[str, ...], output_dir: str | None, as_json: bool) -> None:
     """Say what a set of images holds: unreadable files, duplicates, sizes, and how noisy it is.
 
-    DATA is a folder of images, a parquet file, a bundled set (digits), a config file, with the
+    DATA is a folder of images, a parquet file, tar shards, digits, a config file, with the
     contamination that it names, or the name of a data set on the hub. KEY=VALUE changes a setting
     of sections data and contamination. The size of the noise and the share of noisy images are
     estimated from the images alone, and the images are ranked by their noise; nothing is changed.

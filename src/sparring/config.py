@@ -294,8 +294,8 @@ def contamination_of(
     """Sections data and contamination for `sparring contaminate` and `sparring inspect`.
 
     Args:
-        data: A folder of images, a parquet file or pattern, a bundled set such as digits, a
-            config file, or the name of a data set on the hub.
+        data: A folder of images, a parquet file or pattern, tar shards, a bundled set such as
+            digits, a config file, or the name of a data set on the hub.
         overrides: `key=value` of these two sections.
         kind: Of contamination, where a config or an override does not say it.
         command: Who asks, for error messages.
@@ -307,6 +307,8 @@ def contamination_of(
         raw["data"] = {"name": data}
     elif data.endswith(".parquet"):
         raw["data"] = {"name": "parquet", "data_files": data}
+    elif data.endswith((".tar", ".tar.gz", ".tgz")):  # the packed ones are told to be unpacked
+        raw["data"] = {"name": "webdataset", "data_files": data}
     elif Path(data).expanduser().exists() or data.count("/") != 1 or data.startswith((".", "/")):
         raw["data"] = {"name": "image_folder", "train_data_dir": data}
     else:

@@ -239,14 +239,17 @@ class ImageDataset(Dataset):
         return batch
 
     def fingerprint(self) -> str:
-        n = len(self)
-        hashed = sorted({i * n // N_HASHED_FILES for i in range(N_HASHED_FILES)})
         return digest(
-            self.name, n, self.sample_shape, self.resolution, self.center_crop or self.seed,
+            self.name, len(self), self.sample_shape, self.resolution, self.center_crop or self.seed,
             [] if self.labels is None else self.labels.tolist(), self.class_names,
             *([] if self.captions is None else [list(self.captions)]),
-            *(self._raw(i) for i in hashed),
+            *(self._raw(i) for i in self._hashed()),
         )  # fmt: skip
+
+    def _hashed(self) -> list[int]:
+        """The files whose content is part of the fingerprint."""
+        n = len(self)
+        return sorted({i * n // N_HASHED_FILES for i in range(N_HASHED_FILES)})
 
     def where(self, index: int) -> str:
         return self.files.where(index)

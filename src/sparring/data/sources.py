@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,16 @@ def huggingface(
     if not dataset_name:
         raise UserError("data.dataset_name is missing: name a data set of the Hugging Face hub")
     splits = _load(dataset_name, dataset_name, dataset_config_name)
+    name = split_of(dataset_name, splits, split, own_held_out)
+    source = _from_table(
+        f"data set '{dataset_name}'", splits[name], image_column, label_column, caption_column
+    )
+    source.is_split = name != "train"
+    return source
+
+
+def split_of(dataset_name: str, splits: Iterable[str], split: str, own_held_out: bool) -> str:
+    """Which of a hub data set's splits is meant, see `huggingface`."""
     name = "train" if split in ("train", "all") or own_held_out else split
     if name == "held_out":
         name = next((one for one in TEST_SPLITS if one in splits), name)
@@ -251,11 +261,7 @@ def huggingface(
             f"data set '{dataset_name}' has no split '{name}' (it has {', '.join(splits)})"
             + ("; data.held_out_share cuts one from train" if split == "held_out" else "")
         )
-    source = _from_table(
-        f"data set '{dataset_name}'", splits[name], image_column, label_column, caption_column
-    )
-    source.is_split = name != "train"
-    return source
+    return name
 
 
 def _load(origin: str, *names: str | None, **options: Any) -> Any:
@@ -276,9 +282,35 @@ def _from_table(
     label_column: str | None,
     caption_column: str | None,
 ) -> Source:
+    explicit = label_column is not None
+    image_column, label_column = columns_of(
+        origin, table.features, image_column, label_column, caption_column
+    )
+    if len(table) == 0:
+        raise UserError(f"{origin} has no rows")
+    labels, class_names = None, []
+    if label_column is not None:
+        kind = table.features[label_column]
+        labels, class_names = labels_of(
+            table[label_column][:], kind, label_column, origin, explicit
+        )
+    captions = None
+    if caption_column is not None:
+        captions = [None if text is None else str(text) for text in table[caption_column][:]]
+    table = encoded_images(origin, table, image_column)
+    return Source(TableFiles(origin, table, image_column), labels, class_names, captions)
+
+
+def columns_of(
+    origin: str,
+    features: Mapping[str, Any],
+    image_column: str | None,
+    label_column: str | None,
+    caption_column: str | None,
+) -> tuple[str, str | None]:
+    """The columns of images and of classes (None without), see `parquet`."""
     import datasets
 
-    features = table.features
     for key, column in (
         ("image_column", image_column),
         ("label_column", label_column),
@@ -297,36 +329,37 @@ def _from_table(
             f"no image column in {origin} (it has {', '.join(features)}): set data.image_column"
         )
     classes = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    explicit = label_column is not None
     label_column = label_column or next(
         (name for name in ("label", *classes) if name in features), None
     )
-    if len(table) == 0:
-        raise UserError(f"{origin} has no rows")
-    labels, class_names = None, []
-    if label_column is not None:
-        labels, class_names = _labels(table, label_column, origin, explicit)
-    captions = None
-    if caption_column is not None:
-        captions = [None if text is None else str(text) for text in table[caption_column][:]]
+    return image_column, label_column
+
+
+def encoded_images(origin: str, table: Any, column: str) -> Any:
+    """The table's images as they are in their files: structs of bytes and path."""
+    import datasets
+
     try:
-        table = table.select_columns([image_column]).cast_column(
-            image_column, datasets.Image(decode=False)
-        )
+        return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:  # as Arrow's casts fail
-        raise UserError(f"column '{image_column}' of {origin} holds no images") from error
-    return Source(TableFiles(origin, table, image_column), labels, class_names, captions)
+        raise UserError(f"column '{column}' of {origin} holds no images") from error
 
 
-def _labels(
-    table: Any, column: str, origin: str, explicit: bool
+def labels_of(
+    values: Sequence[Any], kind: Any, column: str, origin: str, explicit: bool
 ) -> tuple[Tensor | None, list[str]]:
     """Classes of a column of classes, integers from 0 or words; None if it holds anything else.
+
+    Args:
+        values: The column.
+        kind: Its feature, which may know the names.
+        column: Its name.
+        origin: What an error message calls the whole.
+        explicit: Whether the column was named in the config.
 
     Raises:
         UserError: if the column was named explicitly and holds anything else.
     """
-    values, kind = table[column][:], table.features[column]
     names = getattr(kind, "names", None)
     if all(isinstance(value, int) and value >= 0 for value in values):
         names = names or numbers(max(values) + 1)
