@@ -17,6 +17,7 @@ an error in a file is answered at once.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -33,7 +34,7 @@ from .config_sections import (
     SamplingSection,
     Section,
 )
-from .config_yaml import parse_value, read_yaml
+from .config_yaml import MAX_DEPTH, parse_value, read_yaml
 from .errors import UserError, did_you_mean
 
 __all__ = [
@@ -45,6 +46,9 @@ __all__ = [
     "resolve",
     "with_overrides",
 ]
+
+MAX_BASES = 16
+"""Files that start from each other, one below the other."""
 
 
 def resolve(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -72,8 +76,11 @@ def dump(config: RunConfig) -> str:
 
 def read_config(path: Path, _below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping in a file, on top of its base's."""
-    if path.resolve() in _below:
+    place = Path(os.path.realpath(path))  # resolve() refuses a loop of links in its own way
+    if place in _below:
         raise UserError(f"config {path}: its base leads back to itself")
+    if len(_below) >= MAX_BASES:
+        raise UserError(f"config {path}: more than {MAX_BASES} files, each the base of the last")
     raw = read_yaml(path)
     base = raw.pop("base", None)
     if base is None:
@@ -81,9 +88,9 @@ def read_config(path: Path, _below: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(base, str):
         raise UserError(f"config {path}: base must name a YAML file, got {base!r}")
     parent = path.parent / base
-    if not parent.exists():
+    if not os.path.lexists(parent):
         raise UserError(f"config {path}: base {parent} does not exist")
-    return merge(read_config(parent, (*_below, path.resolve())), raw)
+    return merge(read_config(parent, (*_below, place)), raw)
 
 
 def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +135,8 @@ def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
             raise UserError(f"override {override!r} is not key=value, such as training.seed=1")
         value = parse_value(text, f"override {override!r}")
         parts = key.split(".")
+        if len(parts) > MAX_DEPTH:
+            raise UserError(f"override {override!r}: a key has at most {MAX_DEPTH} parts")
         for depth in range(1, len(parts)):
             section = _look_up(merged, parts[:depth])
             if section is not None and not isinstance(section, dict | str):

@@ -15,7 +15,6 @@ import yaml
 
 from .errors import UserError
 
-
 MAX_BYTES = 2**20
 """Of a file."""
 MAX_DEPTH = 32
@@ -70,7 +69,9 @@ def _count(node: yaml.Node, counted: dict[int, int], above: set[int]) -> int:
     if id(node) not in counted:
         above.add(id(node))
         inner = node.value if isinstance(node, yaml.CollectionNode) else []
-        parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else [entry])]
+        parts = [
+            part for entry in inner for part in (entry if isinstance(entry, tuple) else [entry])
+        ]
         counted[id(node)] = 1 + sum(_count(part, counted, above) for part in parts)
         above.remove(id(node))
         if counted[id(node)] > MAX_VALUES:
@@ -99,7 +100,9 @@ _Loader.add_implicit_resolver(
 )
 
 
-_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
+_PLAIN = {
+    f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")
+}
 _Loader.yaml_constructors = {
     tag: build
     for tag, build in yaml.SafeLoader.yaml_constructors.items()

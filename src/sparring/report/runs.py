@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import yaml
-
+from ..config_yaml import read_yaml
 from ..errors import UserError
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -197,9 +196,7 @@ def read_run(argument: str, folder: Path, name: str) -> Run:
             f"{argument}: not a run (it has no config.yaml); give folders that "
             "`sparring train` wrote"
         )
-    config = _read(folder / "config.yaml", yaml.safe_load)
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / 'config.yaml'}: not a mapping of sections; is this a run?")
+    config = read_yaml(folder / "config.yaml")
     return Run(
         folder=folder, argument=argument, name=name, config=config,
         info=_read_object(folder / "run.json"),
@@ -226,7 +223,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in _read(path, str.splitlines):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows[row["step"]] = row
@@ -321,6 +318,6 @@ def _read(path: Path, parse: Callable[[str], Any]) -> Any:
 def _read_text(text: str, path: Path, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read ({reason}); remove it or make it again") from error

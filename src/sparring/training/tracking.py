@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..errors import UserError
+from ..terminal import printable
 from .settings import TrainSettings
 
 
@@ -117,7 +118,8 @@ def note_unreadable(path: Path, names: set[str], accelerator: Accelerator) -> No
     if not everyone <= known:
         path.parent.mkdir(exist_ok=True)
         write_json(path, sorted(known | everyone))
-        tqdm.write(f"sparring: unreadable samples were replaced, see {path}", file=sys.stderr)
+        line = printable(f"sparring: unreadable samples were replaced, see {path}")
+        tqdm.write(line, file=sys.stderr)
 
 
 def progress_bar(n_steps: int, first_step: int, shown: bool) -> tqdm:
