@@ -9,6 +9,8 @@ be refused by its name. Training stops where its loop would begin; all else is a
 `--real 50` runs so many of the cases as commands of their own.
 """
 
+# ruff: noqa: E501 - the grammar is tables
+
 from __future__ import annotations
 
 import argparse
@@ -27,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +126,6 @@ class Case:
         words: After `sparring`.
         files: Written before, by name.
         refused: What the error must name; None where a good end is good too.
-        loop_runs: Whether the command trains in earnest.
     """
 
     kind: str
@@ -206,7 +208,7 @@ def _raw_text(tree: Any, place: Sequence[Any], value: str) -> bytes:
 
 
 def unchanged(rng: random.Random, folder: Path) -> Case:
-    name, raw = _base(rng)
+    _, raw = _base(rng)
     raw["objective"] = {"name": "plain"}
     return Case("", ["train", "config.yaml", "--dry-run"], {"config.yaml": _text(raw)}, "")
 
@@ -282,7 +284,7 @@ def value_near(rng: random.Random, folder: Path) -> Case:
         )
         section, key = _inside(raw, place[:-1]), place[-1]
         before = section[key]
-        if isinstance(before, dict) or key == "name" and rng.random() < 0.9:
+        if isinstance(before, dict) or (key == "name" and rng.random() < 0.9):
             continue
         section[key] = _near(rng, before)
         changed += 1
@@ -379,7 +381,7 @@ def bomb(rng: random.Random, folder: Path) -> Case:
     letters, width = "abcdefghijklmnop", rng.randrange(5, 12)
     shape = rng.choice(["[{}]", "{{<<: [{}]}}", "{{k: [{}]}}"])
     lines = ["x: &a [1, 1]" if shape == "[{}]" else "x: &a {p: 1}"]
-    for above, letter in zip(letters, letters[1:], strict=False):
+    for above, letter in pairwise(letters):
         inner = ", ".join([f"*{above}"] * width)
         lines.append(f"y{letter}: &{letter} {shape.format(inner)}")
     deep = rng.choice(
@@ -434,7 +436,7 @@ def bases(rng: random.Random, folder: Path) -> Case:
 
 def overrides(rng: random.Random, folder: Path) -> Case:
     """Words that look like key=value and are not, or not quite."""
-    name, raw = _base(rng)
+    _, raw = _base(rng)
     key = ".".join(map(str, rng.choice(_places(raw))))
     value = rng.choice([*NUMBERS, *WORDS, *NESTED, *BROKEN])
     i = rng.randrange(len(key) + 1)
