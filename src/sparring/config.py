@@ -36,6 +36,7 @@ from .config_sections import (
 )
 from .config_yaml import MAX_DEPTH, parse_value, read_yaml
 from .errors import UserError, did_you_mean
+from .masking import masked
 
 __all__ = [
     "RunConfig",
@@ -198,6 +199,7 @@ def _validated(
     overrides: Sequence[str],
     prefix: str = "",
 ) -> Any:
+    _refuse_secrets(raw, [prefix] if prefix else [])
     try:
         return validate(raw)
     except ValidationError as error:
@@ -208,6 +210,28 @@ def _validated(
             if key and (f"{key}.".startswith(f"{said}.") or f"{said}.".startswith(f"{key}.")):
                 place = f"override {override!r}"
         raise UserError(f"{place}: {line}") from error
+
+
+def _refuse_secrets(value: Any, above: Sequence[str]) -> None:
+    """A config is copied into the run folder, the model card and the logs: no token may be in it.
+
+    Raises:
+        UserError: that names the key, and not the token.
+    """
+    inner = (
+        value.items()
+        if isinstance(value, Mapping)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    for key, one in inner:
+        _refuse_secrets(one, [*above, str(key)])
+    if isinstance(value, str) and masked(value) != value:
+        raise UserError(
+            f"{'.'.join(above)} holds a token or password, which would be written beside the run: "
+            "leave it out, and set HF_TOKEN in the environment, or download the file first"
+        )
 
 
 _WANTED = {

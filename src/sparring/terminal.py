@@ -7,6 +7,8 @@ import unicodedata
 
 import click
 
+from .masking import masked
+
 LONGEST = 1000
 """Characters of an error line; of a longer one the middle is left out."""
 
@@ -22,17 +24,17 @@ def printable(text: str) -> str:
 
 def one_line(text: str) -> str:
     """The same on one line, of at most LONGEST characters."""
-    line = printable(" ".join(text.split()))
+    line = printable(masked(" ".join(text.split())))
     if len(line) <= LONGEST:
         return line
     return f"{line[: LONGEST // 2]} [...] {line[-LONGEST // 2 + 7 :]}"
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print, with nothing in it that a terminal obeys or an output's encoding lacks."""
+    """Print, with nothing in it that a terminal obeys, an output's encoding lacks or a token is."""
     stream = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    shown = printable(text).encode(encoding, "backslashreplace").decode(encoding)
+    shown = printable(masked(text)).encode(encoding, "backslashreplace").decode(encoding)
     click.echo(shown, err=err)
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..errors import UserError
+from ..masking import masked
 from ..terminal import printable
 from .settings import TrainSettings
 
@@ -173,7 +174,7 @@ def describe(accelerator: Accelerator) -> dict[str, Any]:
     gpu = accelerator.device.type == "cuda"
     return {
         "version": __version__,
-        "command": sys.argv,
+        "command": [masked(word) for word in sys.argv],
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "machine": platform.platform(),
         "device": torch.cuda.get_device_name() if gpu else accelerator.device.type,
