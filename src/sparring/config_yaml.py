@@ -28,15 +28,19 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.depth = 0
+        self.depth = self.n_values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.depth += 1
-        if self.depth > MAX_DEPTH:
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(
-                problem=f"more than {MAX_DEPTH} levels of nesting", problem_mark=mark
-            )
+        self.n_values += 1
+        for given, most, what in (
+            (self.depth, MAX_DEPTH, "levels of nesting"),
+            (self.n_values, MAX_VALUES, "values"),
+        ):
+            if given > most:
+                raise yaml.MarkedYAMLError(
+                    problem=f"more than {most:,} {what}", problem_mark=self.peek_event().start_mark
+                )
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
