@@ -5,6 +5,7 @@
 #   make bench     the cost of a step of every objective, benchmarks/results/step_cost.json
 #   make bench-adt-memory   memory of adt by the number of trained calls, benchmarks/results/adt_memory.json
 #   make bench-inspect   how well sparring inspect estimates known noise (ARGS="'FOLDER/train-*.parquet'" for Fashion-MNIST)
+#   make bench-security   thousands of wrong configs, command lines and images (minutes)
 #   make bench-quality   methods x data x seeds, benchmarks/results/quality_cpu.json (a day; ARGS="--only digits")
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -13,7 +14,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-gpu lint format types bench bench-adt-memory bench-inspect bench-quality clean
+.PHONY: setup demo test test-all test-gpu lint format types bench bench-adt-memory bench-inspect bench-security bench-quality clean
 
 setup: $(INSTALLED)
 
@@ -61,6 +62,10 @@ bench-adt-memory: $(INSTALLED)
 
 bench-inspect: $(INSTALLED)
 	$(BIN)/python benchmarks/inspect_noise.py $(ARGS)
+
+bench-security: $(INSTALLED)
+	$(BIN)/python benchmarks/config_campaign.py --n 2100 --real 60
+	$(BIN)/python benchmarks/image_campaign.py --n 900
 
 bench-quality: $(INSTALLED)
 	$(BIN)/python benchmarks/quality.py $(ARGS)

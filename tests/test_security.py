@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import sparring
+from html_pages import Sound
 from sparring import config_yaml
 from sparring.cli import main
 from sparring.config import read_config, resolve
@@ -372,3 +373,21 @@ def test_no_code_is_unpickled_trusted_or_evaluated(file):
         if function.endswith("exec_module"):
             assert name in USER_CODE
     assert n_pickled == PICKLED.get(name, 0), name
+
+
+# Pages
+
+
+def test_hostile_file_names_are_text_on_the_pages_of_inspect(write_png):
+    evil = "<img src=x onerror=alert(1)> & \"'"
+    Path("photos").mkdir()
+    for i in range(3):
+        write_png(f"photos/{evil}{i}.png", i)
+    (Path("photos") / f"{evil}\x1b[31m\udce9.png").write_bytes(b"broken")
+    told = CliRunner().invoke(main, ["inspect", "photos", "-o", "out"])
+    assert told.exit_code == 0, told.output
+    assert all(line.isprintable() for line in told.output.splitlines())
+    html = (Path("out") / "index.html").read_text(encoding="utf-8")
+    Sound(html)
+    assert "&lt;img src=x onerror=alert(1)&gt;" in html
+    assert "<img src=x" not in html

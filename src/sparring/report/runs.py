@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -179,12 +180,13 @@ def read_runs(arguments: list[str]) -> list[Run]:
 
 def short_names(folders: list[Path]) -> list[str]:
     """The shortest ends of the paths that differ: `plain`, or `a/plain` and `b/plain`."""
-    parts = [folder.resolve().parts for folder in folders]
+    real = [Path(os.path.realpath(folder)) for folder in folders]  # also of a loop of links
+    parts = [folder.parts for folder in real]
     for length in range(1, max((len(p) for p in parts), default=0) + 1):
         names = ["/".join(p[-length:]) for p in parts]
         if len(set(names)) == len(names):
             return names
-    return [f"{folder.resolve().name} ({i + 1})" for i, folder in enumerate(folders)]
+    return [f"{folder.name} ({i + 1})" for i, folder in enumerate(real)]
 
 
 def read_run(argument: str, folder: Path, name: str) -> Run:
