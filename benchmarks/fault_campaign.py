@@ -251,7 +251,8 @@ def signalled(number: int) -> Callable[[Trial], None]:
 
 def killed_while_writing(trial: Trial) -> None:
     """SIGKILL just before or after one of the file operations of a checkpoint."""
-    names = ("save_model", "save_file", "_sync", "_sha256", "random_states", "remove_leftovers")
+    names = ("save_model", "save_file", "_sync", "_sha256", "_seal", "random_states")
+    names += ("remove_leftovers", "complete_checkpoints")
     at, after = trial.moments.randrange(1, 130), trial.moments.random() < 0.5
 
     def before() -> None:
@@ -376,7 +377,7 @@ def nan_weights(trial: Trial) -> None:
 def reseal(folder: Path) -> None:
     """The manifest of what is there now."""
     (folder / checkpoints.MANIFEST).unlink()
-    checkpoints._seal(folder)
+    checkpoints._seal(folder, {})
 
 
 def nan_batch(trial: Trial) -> None:

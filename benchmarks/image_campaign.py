@@ -643,14 +643,14 @@ def campaign(
     n: int, seed: int, first: int = 0, say: Callable[[str], None] = print
 ) -> dict[str, Counter[str]]:
     """Runs n cases; the counts of each kind. What fails is said at once."""
-    import datasets
+    from datasets import config as datasets_config
 
     datasets.disable_progress_bars()
     sys.addaudithook(_watch)
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
-        scratch, kept = Path(folder).resolve() / "case", datasets.config.HF_DATASETS_CACHE
-        datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
+        scratch, kept = Path(folder).resolve() / "case", datasets_config.HF_DATASETS_CACHE
+        datasets_config.HF_DATASETS_CACHE = Path(folder) / "cache"
         try:
             for i in range(first, first + n):
                 case = case_of(seed, i)
@@ -662,7 +662,7 @@ def campaign(
                 if outcome == "FAILED":
                     say(f"case {i} ({case.kind}, {case.name!r}): {said}")
         finally:
-            datasets.config.HF_DATASETS_CACHE = kept
+            datasets_config.HF_DATASETS_CACHE = kept
     return counts
 
 

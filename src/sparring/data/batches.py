@@ -11,9 +11,9 @@ what was read before: a run resumes at any batch at the cost of one permutation.
 have another order with the same properties: `shard_order`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -22,8 +22,13 @@ from torch.utils.data import DataLoader
 
 from ..errors import UserError
 from ..randomness import generator
+from ..terminal import echo
 from .base import Batch, Dataset, joined
 from .shard_order import ShardOrder
+from .workers import Waiting, WorkerLost, worker_init
+
+MAX_LOST = 3
+"""Workers that are replaced in a run; the next one ends it."""
 
 
 def rows_of(micro: int, rank: int, world_size: int, n_local: int) -> slice:
@@ -122,19 +127,44 @@ class Loader:
     """Iterates over the micro-batches of one process; see `make_loader`.
 
     The loader below deals out its batches to the workers in turn, so part w of every micro-batch
-    is read by worker w, and a window of a lane is read by one worker.
+    is read by worker w, and a window of a lane is read by one worker. If a worker dies, all are
+    replaced and go on at the same micro-batch, a few times.
     """
 
-    def __init__(self, order: BatchOrder, loader: "DataLoader[Any]") -> None:
-        self.order, self.loader = order, loader
+    def __init__(self, order: BatchOrder, make: "Callable[[BatchOrder], DataLoader[Any]]") -> None:
+        self.order, self.make = order, make
 
     def __iter__(self) -> Iterator[Batch]:
-        parts = iter(self.loader)
-        try:
-            while batch := list(islice(parts, self.order.n_parts)):
+        n_read = n_lost = 0
+        while True:
+            try:
+                for batch in self._from(n_read):
+                    yield batch
+                    n_read += 1
+                return
+            except WorkerLost as lost:
+                n_lost += 1
+                if n_lost > MAX_LOST:
+                    raise UserError(
+                        f"{n_lost} times a worker that reads data is gone ({lost}): it may have "
+                        "run out of memory; lower data.dataloader_num_workers"
+                    ) from lost
+                echo(f"\nsparring: {lost}; the workers are replaced, no batch is lost", err=True)
+            except UserError as error:
+                raise UserError(_last_line(error)) from None
+
+    def _from(self, n_read: int) -> Iterator[Batch]:
+        """The micro-batches after the first `n_read`."""
+        n_batches, n_micros = divmod(n_read, self.order.n_micro)
+        left = None if self.order.n_batches is None else self.order.n_batches - n_batches
+        order = replace(self.order, first_batch=self.order.first_batch + n_batches, n_batches=left)
+        parts = Waiting(self.make(order))
+        for number in count():
+            batch = list(islice(parts, order.n_parts))
+            if not batch:
+                return
+            if number >= n_micros:
                 yield batch[0] if len(batch) == 1 else joined(batch)
-        except UserError as error:
-            raise UserError(_last_line(error)) from None
 
 
 def make_loader(
@@ -177,16 +207,20 @@ def make_loader(
         n_workers = min(n_workers, max(1, n_local // order.shards.per_lane))
         order.n_parts = max(1, n_workers)
         dataset = dataset.following(order.shards)
-    loader = DataLoader(
-        dataset,
-        batch_sampler=order,  # pyright: ignore[reportArgumentType]
-        collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]
-        num_workers=n_workers,
-        pin_memory=pin_memory,
-        prefetch_factor=4 * order.n_parts if n_workers else None,
-        generator=generator("cpu", seed, "workers"),
-    )
-    return Loader(order, loader)
+
+    def make(order: BatchOrder) -> "DataLoader[Any]":
+        return DataLoader(
+            dataset,
+            batch_sampler=order,  # pyright: ignore[reportArgumentType]
+            collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]
+            num_workers=n_workers,
+            pin_memory=pin_memory,
+            prefetch_factor=4 * order.n_parts if n_workers else None,
+            worker_init_fn=worker_init() if n_workers else None,
+            generator=generator("cpu", seed, "workers"),
+        )
+
+    return Loader(order, make)
 
 
 def _as_it_is(batch: Batch) -> Batch:

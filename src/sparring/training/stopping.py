@@ -273,11 +273,6 @@ def reason_of(
         return text
     if is_out_of_memory(error):
         return f"out of memory while {doing}: {advice_on_memory(doing, network, settings)}"
-    if "DataLoader worker" in text:
-        return (
-            f"a worker that reads data is gone ({text.partition('. ')[0]}): it may have run out of "
-            "memory; lower data.dataloader_num_workers if it comes again"
-        )
     if isinstance(error, DISK_ERRORS):
         place = getattr(error, "filename", None)
         return f"{place or 'the disk'}: {in_words(error)}"

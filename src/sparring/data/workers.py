@@ -1,0 +1,86 @@
+"""Processes that read data, and what happens when one of them dies.
+
+torch raises an error from a signal handler, wherever the main thread is: in the middle of an
+optimiser's step too. Here it is raised where batches are waited for, and nowhere else; whoever asks
+for the next batch can then begin again, for which batches come next is known (`batches`).
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+
+class WorkerLost(Exception):  # noqa: N818 - the state of a process
+    """A worker is gone: killed, mostly for want of memory. Internal."""
+
+
+class Waiting:
+    """Iterates over a loader; that a worker is gone is found out while it waits for a batch.
+
+    Args:
+        loader: With workers or without.
+
+    Raises:
+        WorkerLost: from `__next__`.
+    """
+
+    def __init__(self, loader: "DataLoader[Any]") -> None:
+        self._batches = iter(loader)
+        self._waits = self._something_ended = False
+        self._of_torch: Any = None
+        in_main = threading.current_thread() is threading.main_thread()
+        if loader.num_workers > 0 and in_main:
+            before = signal.getsignal(signal.SIGCHLD)
+            # of an earlier loader it is a method of ours: torch sets its own only once
+            self._of_torch = getattr(getattr(before, "__self__", None), "_of_torch", before)
+            signal.signal(signal.SIGCHLD, self._ended)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        self._waits = True
+        try:
+            if self._something_ended:
+                self._look()
+            return next(self._batches)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise WorkerLost(" ".join(str(error).split())) from error
+        finally:
+            self._waits = False
+
+    def _ended(self, number: int, frame: FrameType | None) -> None:
+        self._something_ended = True
+        if self._waits:  # now: a worker that was killed while it wrote lets us wait for ever
+            self._look()
+
+    def _look(self) -> None:
+        self._something_ended = False
+        if callable(self._of_torch):
+            self._of_torch(signal.SIGCHLD, None)
+
+
+def worker_init() -> partial[None]:
+    """What each worker does first; to be made in the process that trains."""
+    return partial(_begin, os.getpid())
+
+
+def _begin(trainer: int, number: int) -> None:
+    """Ctrl-C is for the trainer, which finishes its batch; without it there is nothing to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    loud = sys.excepthook
+
+    def quiet(*error: Any) -> None:
+        if os.getppid() == trainer:
+            loud(*error)
+
+    sys.excepthook = quiet
