@@ -644,8 +644,9 @@ def campaign(
 ) -> dict[str, Counter[str]]:
     """Runs n cases; the counts of each kind. What fails is said at once."""
     from datasets import config as datasets_config
+    from datasets import disable_progress_bars
 
-    datasets.disable_progress_bars()
+    disable_progress_bars()
     sys.addaudithook(_watch)
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
