@@ -301,6 +301,7 @@ def test_braces(pattern, names):
 
 
 def test_names_of_shards(tmp_path):
+    assert tar_shards.found("https://a.org/b.tar?key=[1]") == ["https://a.org/b.tar?key=[1]"]
     write_tars(tmp_path, sizes=[2, 3, 4])
     for files, n in (
         (f"{tmp_path}/train-*.tar", 9),

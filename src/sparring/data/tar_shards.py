@@ -155,7 +155,7 @@ def found(pattern: str) -> list[str]:
     """
     shards = []
     for one in expand_braces(pattern):
-        if not re.search(r"[*?\[]", one.partition("://")[2] or one):
+        if not re.search(r"\*" if "://" in one else r"[*?\[]", one):  # a URL may hold a query
             shards.append(one)
             continue
         matches = sorted(
