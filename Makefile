@@ -8,6 +8,7 @@
 #   make bench-faults   240 runs that are killed, starved and damaged (ARGS="--n 24")
 #   make bench-soak     half an hour of training: does memory grow, benchmarks/results/soak.json
 #   make audit          known weaknesses in the pinned packages (needs an advisory database)
+#   make bench-security   thousands of wrong configs, command lines and images (minutes)
 #   make bench-quality   methods x data x seeds, benchmarks/results/quality_cpu.json (a day; ARGS="--only digits")
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -16,7 +17,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-gpu lint format types bench bench-adt-memory bench-inspect bench-quality bench-faults bench-soak audit clean
+.PHONY: setup demo test test-all test-gpu lint format types bench bench-adt-memory bench-inspect bench-security bench-quality bench-faults bench-soak audit clean
 
 setup: $(INSTALLED)
 
@@ -74,6 +75,10 @@ bench-adt-memory: $(INSTALLED)
 
 bench-inspect: $(INSTALLED)
 	$(BIN)/python benchmarks/inspect_noise.py $(ARGS)
+
+bench-security: $(INSTALLED)
+	$(BIN)/python benchmarks/config_campaign.py --n 2100 --real 60
+	$(BIN)/python benchmarks/image_campaign.py --n 900
 
 bench-quality: $(INSTALLED)
 	$(BIN)/python benchmarks/quality.py $(ARGS)

@@ -376,6 +376,7 @@ def test_data_to_contaminate_are_recognised_by_their_look(tmp_path):
     assert contamination_of("digits", overrides, "gaussian")[0]["name"] == "digits"
     assert contamination_of(str(tmp_path), overrides, "gaussian")[0]["name"] == "image_folder"
     assert contamination_of("a/b.parquet", overrides, "gaussian")[0]["name"] == "parquet"
+    assert contamination_of("a/{0..9}.tar", overrides, "gaussian")[0]["name"] == "webdataset"
     data, contamination = contamination_of("somebody/pictures", overrides, "gaussian")
     assert data["dataset_name"] == "somebody/pictures"
     assert contamination["sigma"] == 0.3

@@ -42,11 +42,15 @@ Shape = tuple[int, ...]
 
 
 @contextmanager
-def one_line_errors(place: str) -> Iterator[None]:
+def one_line_errors(
+    place: str, kinds: tuple[type[Exception], ...] = (ValueError, TypeError, NotImplementedError)
+) -> Iterator[None]:
     """What a constructor refuses becomes one line that names the place in the config."""
     try:
         yield
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except UserError:
+        raise
+    except kinds as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(reason if place in reason else f"{place}: {reason}") from error
 
@@ -76,7 +80,7 @@ def build_network(config: RunConfig, sample_shape: Shape, num_classes: int | Non
     """
     words = dict(config.model.network or {})
     name = words.pop("_class_name")
-    words = {key: value for key, value in words.items() if not key.startswith("_")}
+    words = _own_words(words)
     build = _network_class(name)
     known = _arguments(build)
     if known is not None:
@@ -87,7 +91,11 @@ def build_network(config: RunConfig, sample_shape: Shape, num_classes: int | Non
             if key in known and words.get(key) is None:
                 words[key] = value
     _check_sizes(words, config, sample_shape, num_classes)
-    with one_line_errors(f"model.network ({name})"), torch.random.fork_rng(devices=[]):
+    # whatever a class of diffusers, or the user's own, makes of wrong arguments
+    with (
+        one_line_errors(f"model.network ({name})", (Exception,)),
+        torch.random.fork_rng(devices=[]),
+    ):
         torch.manual_seed(derive_seed(config.training.seed, "weights"))
         return build(**words)
 
@@ -127,7 +135,7 @@ def build_model(config: RunConfig, sample_shape: Shape, num_classes: int | None)
     if config.model.pretrained_model_name_or_path is not None:
         return _pretrained(config, sample_shape, num_classes)
     scheduler = scheduler_config(config)
-    with one_line_errors("model.scheduler"):
+    with one_line_errors("model.scheduler", (Exception,)):
         schedule, kind = schedule_from_config(scheduler), kind_from_config(scheduler)
     network = build_network(config, sample_shape, num_classes)
     drops = config.training.conditioning_dropout_prob > 0
@@ -155,7 +163,7 @@ def scheduler_config(config: RunConfig) -> dict[str, Any]:
     name = words.pop("_class_name")
     build = getattr(diffusers, name)
     known = _arguments(build) or []
-    words = {key: value for key, value in words.items() if not key.startswith("_")}
+    words = _own_words(words)
     for key in words:
         if key not in known:
             raise UserError(f"unknown key 'model.scheduler.{key}'{did_you_mean(key, known)}")
@@ -163,7 +171,7 @@ def scheduler_config(config: RunConfig) -> dict[str, Any]:
         words["prediction_type"] = config.model.prediction_type
     if config.model.learned_variance and "variance_type" in known:
         words.setdefault("variance_type", "learned_range")
-    with one_line_errors(f"model.scheduler ({name})"):
+    with one_line_errors(f"model.scheduler ({name})", (Exception,)):
         return {"_class_name": name} | _plain(dict(build(**words).config))
 
 
@@ -418,6 +426,14 @@ def _network_class(name: str) -> Callable[..., nn.Module]:
         hint = hint if "did you mean" in hint else " (a model class of diffusers, or MLP)"
         raise UserError(f"model.network._class_name: unknown network {name!r}{hint}")
     return found
+
+
+_OF_DIFFUSERS = ("_diffusers_version", "_name_or_path", "_use_default_values", "_commit_hash")
+"""What diffusers writes into its config files beside the arguments."""
+
+
+def _own_words(words: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in words.items() if key not in _OF_DIFFUSERS}
 
 
 def _from_data(config: RunConfig, shape: Shape, num_classes: int | None) -> dict[str, Any]:

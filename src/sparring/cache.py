@@ -84,6 +84,12 @@ class TensorCache:
             ) from error
 
 
+def cache_folder() -> Path:
+    """$SPARRING_CACHE, or ~/.cache/sparring."""
+    folder = os.environ.get("SPARRING_CACHE")
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "sparring"
+
+
 def key_of(*parts: object) -> str:
     """Thirty-two hex digits of anything: bytes and tensors by content, the rest as JSON."""
     state = hashlib.blake2b(digest_size=16)

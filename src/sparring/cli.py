@@ -16,6 +16,9 @@ import click
 
 from . import __version__
 from .errors import UserError
+from .terminal import echo, one_line, show_warnings
+
+_TOO_LARGE = "there is not enough memory ({}): take smaller batches, images or numbers"
 
 
 class _Sparring(click.Group):
@@ -26,6 +29,7 @@ class _Sparring(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         kwargs["standalone_mode"] = False
+        show_warnings()
         try:
             code = super().main(*args, **kwargs)
         except click.UsageError as error:
@@ -34,7 +38,7 @@ class _Sparring(click.Group):
         except click.ClickException as error:
             _fail(error.format_message())
         except (click.Abort, KeyboardInterrupt):
-            click.echo("sparring: stopped", err=True)
+            echo("sparring: stopped", err=True)
             sys.exit(130)
         except UserError as error:
             _fail(str(error), error.exit_code)
@@ -44,18 +48,24 @@ class _Sparring(click.Group):
         except OSError as error:
             place = "" if error.filename is None else f"{error.filename}: "
             _fail(f"{place}{error.strerror or error}")
+        except MemoryError as error:
+            _fail(_TOO_LARGE.format(str(error) or "MemoryError"))
+        except RuntimeError as error:  # of torch, which has no type of its own for it on a CPU
+            if not any(words in str(error) for words in ("not enough memory", "out of memory")):
+                raise
+            _fail(_TOO_LARGE.format(str(error).strip().splitlines()[0]))
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str, exit_code: int = UserError.exit_code) -> NoReturn:
     if message.startswith("Caught "):  # a data worker's error carries its traceback in the message
         message = message.strip().splitlines()[-1].partition("UserError: ")[2] or message
-    click.echo(f"sparring: error: {' '.join(message.split())}", err=True)
+    echo(f"sparring: error: {one_line(message)}", err=True)
     sys.exit(exit_code)
 
 
 def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, allow_nan=False, default=str))
+    echo(json.dumps(value, allow_nan=False, default=str))
 
 
 @click.group(
@@ -77,7 +87,7 @@ def main(context: click.Context) -> None:
     sparring report runs/plain runs/robust -o report.html
     """
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        echo(context.get_help())
 
 
 @main.command()
@@ -108,7 +118,7 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, fork: str | No
     from .commands.train import dry_run_text, train_command
 
     if dry_run:
-        click.echo(dry_run_text(run))
+        echo(dry_run_text(run))
     else:
         # run.json records this, however the program was started: console script, -m, torchrun
         sys.argv = ["sparring", "train", config, *overrides]
@@ -225,7 +235,7 @@ def sample(
     if as_json:
         _print_json(result)
     else:
-        click.echo(f"{result['n_images']} samples in {result['output']}")
+        echo(f"{result['n_images']} samples in {result['output']}")
 
 
 def _numbers(text: str) -> list[int]:
@@ -308,7 +318,7 @@ def evaluate(
     if as_json:
         _print_json(result)
     else:
-        click.echo(as_text(result))
+        echo(as_text(result))
 
 
 @main.command()
@@ -345,7 +355,7 @@ def attack(
     if as_json:
         _print_json(result)
     else:
-        click.echo(as_text(result))
+        echo(as_text(result))
 
 
 def _is_override(word: str) -> bool:
@@ -371,7 +381,7 @@ def contaminate(
 ) -> None:
     """Write a contaminated copy of a data set as 8-bit images with its manifest.
 
-    DATA is a folder of images, a parquet file, a bundled set (digits), a config file, or the name
+    DATA is a folder of images, a parquet file, tar shards, digits, a config file, or the name
     of a data set on the hub. KEY=VALUE changes a setting of sections data and contamination. The
     copy is clipped to [0, 1], which training with the same contamination in memory is not.
 
@@ -390,13 +400,13 @@ def contaminate(
 
     with one_line_errors("contaminate"):
         folder = output_dir or f"{Path(data).stem}-contaminated"
-        result = write_copy(*sections, folder, say=_say if as_json else click.echo)
+        result = write_copy(*sections, folder, say=_say if as_json else echo)
     if as_json:
         _print_json(result)
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)
 
 
 @main.command()
@@ -407,7 +417,7 @@ def _say(line: str) -> None:
 def inspect(data: str, overrides: tuple[str, ...], output_dir: str | None, as_json: bool) -> None:
     """Say what a set of images holds: unreadable files, duplicates, sizes, and how noisy it is.
 
-    DATA is a folder of images, a parquet file, a bundled set (digits), a config file, with the
+    DATA is a folder of images, a parquet file, tar shards, digits, a config file, with the
     contamination that it names, or the name of a data set on the hub. KEY=VALUE changes a setting
     of sections data and contamination. The size of the noise and the share of noisy images are
     estimated from the images alone, and the images are ranked by their noise; nothing is changed.
@@ -428,7 +438,7 @@ def inspect(data: str, overrides: tuple[str, ...], output_dir: str | None, as_js
     if as_json:
         _print_json(result)
     else:
-        click.echo(as_text(result))
+        echo(as_text(result))
 
 
 @main.command()
@@ -491,7 +501,7 @@ def clean(
 
             result = clean_command(
                 *sections, names[0], str(output_dir), noise or 0.0,
-                say=_say if as_json else click.echo, **given,
+                say=_say if as_json else echo, **given,
             )  # fmt: skip
         else:
             from .commands.clean_levels import as_text, levels_command, spoken
@@ -502,7 +512,7 @@ def clean(
                 *sections, names, sizes, output_dir, noise, command=spoken(told), **given
             )
             if not as_json:
-                click.echo(as_text(result))
+                echo(as_text(result))
     if as_json:
         _print_json(result)
 
@@ -566,7 +576,7 @@ def report(runs: tuple[str, ...], output: str, title: str | None, as_json: bool)
     if as_json:
         _print_json(result)
         return
-    click.echo(result["headline"])
+    echo(result["headline"])
     for sentence in result["missing"]:
-        click.echo(f"  {sentence}")
-    click.echo(f"Report: {result['output']}")
+        echo(f"  {sentence}")
+    echo(f"Report: {result['output']}")

@@ -17,6 +17,7 @@ an error in a file is answered at once.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -33,8 +34,9 @@ from .config_sections import (
     SamplingSection,
     Section,
 )
-from .config_yaml import parse_value, read_yaml
+from .config_yaml import MAX_DEPTH, parse_value, read_yaml
 from .errors import UserError, did_you_mean
+from .masking import masked
 
 __all__ = [
     "RunConfig",
@@ -45,6 +47,9 @@ __all__ = [
     "resolve",
     "with_overrides",
 ]
+
+MAX_BASES = 16
+"""Files that start from each other, one below the other."""
 
 
 def resolve(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -72,8 +77,11 @@ def dump(config: RunConfig) -> str:
 
 def read_config(path: Path, _below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping in a file, on top of its base's."""
-    if path.resolve() in _below:
+    place = Path(os.path.realpath(path))  # resolve() refuses a loop of links in its own way
+    if place in _below:
         raise UserError(f"config {path}: its base leads back to itself")
+    if len(_below) >= MAX_BASES:
+        raise UserError(f"config {path}: more than {MAX_BASES} files, each the base of the last")
     raw = read_yaml(path)
     base = raw.pop("base", None)
     if base is None:
@@ -81,9 +89,9 @@ def read_config(path: Path, _below: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(base, str):
         raise UserError(f"config {path}: base must name a YAML file, got {base!r}")
     parent = path.parent / base
-    if not parent.exists():
+    if not os.path.lexists(parent):
         raise UserError(f"config {path}: base {parent} does not exist")
-    return merge(read_config(parent, (*_below, path.resolve())), raw)
+    return merge(read_config(parent, (*_below, place)), raw)
 
 
 def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +136,8 @@ def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
             raise UserError(f"override {override!r} is not key=value, such as training.seed=1")
         value = parse_value(text, f"override {override!r}")
         parts = key.split(".")
+        if len(parts) > MAX_DEPTH:
+            raise UserError(f"override {override!r}: a key has at most {MAX_DEPTH} parts")
         for depth in range(1, len(parts)):
             section = _look_up(merged, parts[:depth])
             if section is not None and not isinstance(section, dict | str):
@@ -189,6 +199,7 @@ def _validated(
     overrides: Sequence[str],
     prefix: str = "",
 ) -> Any:
+    _refuse_secrets(raw, [prefix] if prefix else [])
     try:
         return validate(raw)
     except ValidationError as error:
@@ -199,6 +210,28 @@ def _validated(
             if key and (f"{key}.".startswith(f"{said}.") or f"{said}.".startswith(f"{key}.")):
                 place = f"override {override!r}"
         raise UserError(f"{place}: {line}") from error
+
+
+def _refuse_secrets(value: Any, above: Sequence[str]) -> None:
+    """A config is copied into the run folder, the model card and the logs: no token may be in it.
+
+    Raises:
+        UserError: that names the key, and not the token.
+    """
+    inner = (
+        value.items()
+        if isinstance(value, Mapping)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    for key, one in inner:
+        _refuse_secrets(one, [*above, str(key)])
+    if isinstance(value, str) and masked(value) != value:
+        raise UserError(
+            f"{'.'.join(above)} holds a token or password, which would be written beside the run: "
+            "leave it out, and set HF_TOKEN in the environment, or download the file first"
+        )
 
 
 _WANTED = {
@@ -294,8 +327,8 @@ def contamination_of(
     """Sections data and contamination for `sparring contaminate` and `sparring inspect`.
 
     Args:
-        data: A folder of images, a parquet file or pattern, a bundled set such as digits, a
-            config file, or the name of a data set on the hub.
+        data: A folder of images, a parquet file or pattern, tar shards, a bundled set such as
+            digits, a config file, or the name of a data set on the hub.
         overrides: `key=value` of these two sections.
         kind: Of contamination, where a config or an override does not say it.
         command: Who asks, for error messages.
@@ -307,6 +340,8 @@ def contamination_of(
         raw["data"] = {"name": data}
     elif data.endswith(".parquet"):
         raw["data"] = {"name": "parquet", "data_files": data}
+    elif data.endswith((".tar", ".tar.gz", ".tgz")):  # the packed ones are told to be unpacked
+        raw["data"] = {"name": "webdataset", "data_files": data}
     elif Path(data).expanduser().exists() or data.count("/") != 1 or data.startswith((".", "/")):
         raw["data"] = {"name": "image_folder", "train_data_dir": data}
     else:

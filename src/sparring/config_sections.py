@@ -24,8 +24,8 @@ from .errors import did_you_mean
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 Element = TypeVar("Element")
 Listed = Annotated[list[Element], Field(min_length=1)]
 
@@ -163,7 +163,7 @@ class DataSection(Section):
 
     name: Literal[
         "digits", "digits_subspace", "plane", "gaussian_mixture", "swiss_roll", "two_moons",
-        "image_folder", "parquet", "huggingface",
+        "image_folder", "parquet", "huggingface", "webdataset",
     ] = "digits"  # fmt: skip
     split: str = "train"
     seed: int = 0
@@ -179,6 +179,9 @@ class DataSection(Section):
     dataset_name: str | None = None
     dataset_config_name: str | None = None
     data_files: str | list[str] | None = None
+    streaming: bool | None = None  # of parquet and huggingface: read shard by shard
+    shuffle_lanes: Count | None = None  # of data in shards, see data/shard_order.py
+    shuffle_buffer: Count | None = None  # samples held at a time, by all processes together
     n_components: Count | None = None
     dim: Count | None = None
     n_points: Count | None = None

@@ -1,8 +1,13 @@
-"""YAML as people expect it: `1e-4` is a number, `no` is a word, a key given twice is an error."""
+"""YAML as people expect it: `1e-4` is a number, `no` is a word, a key given twice is an error.
+
+A file is data and cannot harm: tags build nothing but YAML's own plain values, and size, depth and
+what aliases expand to are limited before anything is built.
+"""
 
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +15,49 @@ import yaml
 
 from .errors import UserError
 
+MAX_BYTES = 2**20
+"""Of a file."""
+MAX_DEPTH = 32
+"""Of mappings and lists within each other."""
+MAX_VALUES = 100_000
+"""Of a file or an override, every alias counted as what it stands for."""
+
 
 class _Loader(yaml.SafeLoader):
     """safe_load with YAML 1.2's truth values and floats (1.1 reads `no` as False, 1e-4 as text)."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = self.n_values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        self.n_values += 1
+        for given, most, what in (
+            (self.depth, MAX_DEPTH, "levels of nesting"),
+            (self.n_values, MAX_VALUES, "values"),
+        ):
+            if given > most:
+                raise yaml.MarkedYAMLError(
+                    problem=f"more than {most:,} {what}", problem_mark=self.peek_event().start_mark
+                )
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _count(node, {}, set())
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem="a key must be one word", problem_mark=key.start_mark
+                )
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark
@@ -25,9 +66,29 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _count(node: yaml.Node, counted: dict[int, int], above: set[int]) -> int:
+    """How many values a node stands for, aliases expanded; each node is looked at once."""
+    if id(node) in above:
+        raise yaml.MarkedYAMLError(problem="an alias of itself", problem_mark=node.start_mark)
+    if id(node) not in counted:
+        above.add(id(node))
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [
+            part for entry in inner for part in (entry if isinstance(entry, tuple) else [entry])
+        ]
+        counted[id(node)] = 1 + sum(_count(part, counted, above) for part in parts)
+        above.remove(id(node))
+        if counted[id(node)] > MAX_VALUES:
+            raise yaml.MarkedYAMLError(
+                problem=f"more than {MAX_VALUES:,} values", problem_mark=node.start_mark
+            )
+    return counted[id(node)]
+
+
 _BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_OTHERS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")  # 2026-01-01 and = are words
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag not in (_BOOL, _FLOAT)]
+    first: [(tag, rule) for tag, rule in rules if tag not in (_BOOL, _FLOAT, *_OTHERS)]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -43,23 +104,55 @@ _Loader.add_implicit_resolver(
 )
 
 
+_PLAIN = {
+    f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")
+}
+_Loader.yaml_constructors = {
+    tag: build
+    for tag, build in yaml.SafeLoader.yaml_constructors.items()
+    if tag in _PLAIN or tag is None  # None: who refuses all others
+}
+
+
+def _load(text: str) -> Any:
+    """The value of a text.
+
+    Raises:
+        yaml.YAMLError: if it is none, or more than the limits allow.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (ValueError, LookupError, OverflowError) as error:  # `!!int x`, `!!float`, 5,000 digits
+        raise yaml.YAMLError(f"a value that is not of its type ({_short(error)})") from error
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+
+
 def parse_value(text: str, place: str) -> Any:
     """One value of the command line, read as YAML: `3`, `1e-4`, `null`, `[a, b]`, `{lam: 3}`."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{place}: not a YAML value: {_where(error)}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping a file holds; an empty file is an empty mapping."""
+    """The mapping a file holds; an empty file is an empty mapping.
+
+    Raises:
+        UserError: if it is not there, no such file, too large, or beyond the limits above.
+    """
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        value = _load(_text(path))
     except FileNotFoundError as error:
         raise UserError(f"config {path} does not exist") from error
     except IsADirectoryError as error:
         raise UserError(f"config {path} is a folder; name a YAML file") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"config {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"config {path} cannot be read: it is no UTF-8 text") from error
+    except ValueError as error:  # a name with a NUL byte
         raise UserError(f"config {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise UserError(f"config {path}: not valid YAML: {_where(error)}") from error
@@ -68,6 +161,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"config {path}: must hold sections (key: value), got {value!r:.60}")
     return value
+
+
+def _text(path: Path) -> str:
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError
+    if not stat.S_ISREG(mode):  # opening a pipe would wait for whoever writes into it
+        raise UserError(f"config {path} is no file: name a YAML file")
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise UserError(f"config {path} is larger than {MAX_BYTES:,} bytes: that is no config")
+    return content.decode("utf-8-sig")
+
+
+def _short(error: Exception) -> str:
+    return f"{' '.join(str(error).split())[:80]}"
 
 
 def _where(error: yaml.YAMLError) -> str:

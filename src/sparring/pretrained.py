@@ -15,12 +15,12 @@ from urllib.request import getproxies
 
 import diffusers
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model
 from torch import nn
 
 from . import networks
+from .config_yaml import read_yaml
 from .denoiser import Denoiser
 from .errors import UserError
 from .latents import side_factor
@@ -121,7 +121,7 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
     Raises:
         UserError: one line, when there is no model or it cannot be read.
     """
-    source = str(model)
+    source, device = str(model), known_device(device)
     folder = Path(model) if Path(model).is_dir() else _from_hub(source)
     try:
         loaded = _load_folder(folder, source)
@@ -136,6 +136,20 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
         if part is not None:
             part.to(device).eval().requires_grad_(False)
     return loaded
+
+
+def known_device(name: torch.device | str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        UserError: if there is none here.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # of another machine, or none that holds values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"there is no device {str(name)!r} here: take cpu, or cuda") from error
+    return device
 
 
 def _load_folder(folder: Path, source: str) -> Model:
@@ -421,11 +435,14 @@ def hub_answers() -> bool:
 
 def _run_config(folder: Path) -> dict[str, Any] | None:
     file = folder / "config.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return read_yaml(file) if file.is_file() else None
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
+    return content
 
 
 def _one_line(error: Exception) -> str:

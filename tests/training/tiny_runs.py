@@ -107,6 +107,7 @@ def run(run_dir: Path, objective: Objective | None = None, **changes: Any) -> di
         name: changes.pop(name)
         for name in (
             "sample_fn", "evaluate_fn", "save_fn", "config", "random_flip", "n_workers", "teacher",
+            "condition_fn",
         )
         if name in changes
     }  # fmt: skip

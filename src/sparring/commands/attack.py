@@ -30,6 +30,7 @@ from ..latents import decode
 from ..pretrained import load
 from ..sampling import grid
 from ..sampling.trajectory_attacks import Attack
+from ..terminal import printable
 from .evaluate import file_stem
 from .files import as_file_name, check_writable, folder_in, replace_file
 from .plan import SECTIONS, Plan, default_device, labels_of, plan_of, sampling_words
@@ -180,7 +181,9 @@ def _curves(plan: Plan, section: AttackSection, source: Model | None) -> dict[st
     started, attack = time.perf_counter(), _attack(section, plan)
     n_radii = len(set(section.radii))
     total = curves.n_runs(attack, n_radii, section.n_seeds, section.corruptions)
-    with tqdm(total=total, desc=f"attacking {plan.name}", unit="run", disable=None) as bar:
+    with tqdm(
+        total=total, desc=printable(f"attacking {plan.name}"), unit="run", disable=None
+    ) as bar:
         try:
             found = curves.robustness(
                 plan.model,

@@ -18,6 +18,7 @@ from typing import Any
 from .. import __version__
 from ..config import resolve
 from ..errors import UserError
+from ..terminal import echo
 from .side_by_side import Run, how_to_go_on, is_finished, minutes, n_cores, work
 
 CONFIG = "digits.yaml"
@@ -64,19 +65,18 @@ def demo_command(output_dir: Path, seed: int = 0, overrides: Sequence[str] = ())
     began = time.monotonic()
     runs = _plan(output_dir, seed, list(overrides))
     n_slots = max(1, min(len(runs), n_cores()))
-    print(
+    echo(
         "Digits of which 90 % carry Gaussian noise: what does a diffusion model learn from them?\n"
         + "".join(f"  {name:<8}{runs[name].title}\n" for name in SHOWN)
-        + f"{n_slots} run(s) at a time, one thread each; everything lands in {output_dir}",
-        flush=True,
+        + f"{n_slots} run(s) at a time, one thread each; everything lands in {output_dir}"
     )
     all_runs = list(runs.values())
     work(all_runs, n_slots, lambda: _progress(all_runs, n_slots))
     summary = _summary(runs, output_dir, seed, overrides, time.monotonic() - began)
     report = _report(output_dir)
     _print_table(summary)
-    print(f"Took {minutes(time.monotonic() - began)}. Figures: {output_dir / 'summary.json'}")
-    print(f"Report: {report}")
+    echo(f"Took {minutes(time.monotonic() - began)}. Figures: {output_dir / 'summary.json'}")
+    echo(f"Report: {report}")
     return summary
 
 
@@ -222,24 +222,24 @@ def _report(output_dir: Path) -> Path:
 
 
 def _print_table(summary: dict[str, Any]) -> None:
-    print(f"\n{'':<10}{'Frechet distance':>18}{'leftover noise':>16}{'training':>12}")
+    echo(f"\n{'':<10}{'Frechet distance':>18}{'leftover noise':>16}{'training':>12}")
     for name, row in summary["models"].items():
         noise = row["empty_pixel_rms"]
-        print(
+        echo(
             f"{name:<10}{row['frechet_distance']:>18.1f}"
             f"{'-' if noise is None else format(noise, '.3f'):>16}"
             f"{minutes(row['train_seconds']):>12}"
         )
     floor = summary["models"]["plain"]["frechet_distance_of_reference"]
-    print(f"{'(floor)':<10}{floor:>18.1f}   distance of a resample of the clean digits\n")
+    echo(f"{'(floor)':<10}{floor:>18.1f}   distance of a resample of the clean digits\n")
     attacked = summary["models"]["plain"]["attack"]["pgd"]
-    print("Frechet distance under attack of the sampling path (10 steps, 128 samples, 3 seeds)")
-    print(f"{'radius':<18}" + "".join(f"{point['radius']:>14g}" for point in attacked))
+    echo("Frechet distance under attack of the sampling path (10 steps, 128 samples, 3 seeds)")
+    echo(f"{'radius':<18}" + "".join(f"{point['radius']:>14g}" for point in attacked))
     for name, row in summary["models"].items():
         for curve, points in row["attack"].items():
             cells = "".join(f"{_with_spread(point):>14}" for point in points)
-            print(f"{name:<10}{curve:<8}{cells}")
-    print()
+            echo(f"{name:<10}{curve:<8}{cells}")
+    echo("")
 
 
 def _with_spread(point: dict[str, float]) -> str:

@@ -37,6 +37,7 @@ from ..evaluation.protocol import require_alike
 from ..evaluation.reference import Reference, Settings
 from ..latents import decode
 from ..sampling import grid, sample
+from ..terminal import printable
 from .diagnostics import diagnostics_lines, field_diagnostics
 from .files import as_file_name, check_writable, folder_in, replace_file
 from .memorization import KEYS, memorization_lines, pairs_picture
@@ -231,7 +232,7 @@ def _draw(plan: Plan) -> Parts:
     """What the figures need of the samples, drawn and looked at part by part."""
     parts = Parts(plan.n_samples, plan.config.sampling.batch_size, plan.kept, plan.processes)
     is_hidden = None if plan.processes.is_main else True
-    what = f"sampling {plan.name}, {plan.how}"
+    what = printable(f"sampling {plan.name}, {plan.how}")
     said = plan.captions
     with tqdm(total=plan.n_samples, desc=what, unit="", disable=is_hidden) as bar:
 

@@ -52,6 +52,11 @@ def as_file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
+def lies_inside(out: Path, folder: Path) -> bool:
+    """Whether `out`, once it is there, lies in the folder, whatever links lead to it."""
+    return Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder))
+
+
 def check_place(out: Path, data: Mapping[str, Any]) -> None:
     """Refuse a folder for a copy of data that is there with something in it, or inside the data."""
     if out.exists() and not out.is_dir():
@@ -61,7 +66,7 @@ def check_place(out: Path, data: Mapping[str, Any]) -> None:
             f"folder {out} is not empty: choose another output folder, or empty it first"
         )
     inside = data.get("train_data_dir")
-    if inside and out.resolve().is_relative_to(Path(inside).expanduser().resolve()):
+    if inside and lies_inside(out, Path(inside).expanduser()):
         raise UserError(f"{out} lies inside the data it copies ({inside}): choose another place")
 
 

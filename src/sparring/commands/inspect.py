@@ -19,6 +19,7 @@ from ..data.datasets import build_dataset
 from ..data.images import ImageDataset, SizesDiffer, least_side
 from ..data.noise_level import LEAST_IMAGES
 from ..errors import UserError
+from .files import lies_inside
 
 N_SHOWN = 32
 N_GROUPS, N_SIZES, N_BINS = 20, 20, 40
@@ -74,7 +75,7 @@ def inspect_command(
 
 def _made(out: Path, data: Mapping[str, Any]) -> Path:
     inside = data.get("train_data_dir")
-    if inside and out.resolve().is_relative_to(Path(inside).expanduser().resolve()):
+    if inside and lies_inside(out, Path(inside).expanduser()):
         raise UserError(f"{out} lies inside the data ({inside}): choose another place")
     try:
         out.mkdir(parents=True, exist_ok=True)

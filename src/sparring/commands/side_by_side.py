@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ..config import RunConfig, resolve
 from ..errors import UserError
+from ..terminal import echo
 
 EVALUATION_SECONDS = 30.0
 """Of one command after training; for the estimate of the time left only."""
@@ -138,7 +139,7 @@ def work(
             if time.monotonic() - last_line > LINE_SECONDS:
                 for run in runs:
                     run.look()
-                print(progress(), flush=True)
+                echo(progress())
                 last_line = time.monotonic()
             time.sleep(POLL_SECONDS)
     except BaseException:
@@ -175,7 +176,7 @@ def _advance(run: Run) -> None:
         raise UserError(f"{run.title} failed: {said} (all it said is in {run.log})")
     run.stage += 1
     done = f"trained in {minutes(time.monotonic() - run.started)}"
-    print(f"  {run.name:<8} {done if run.stage == 1 else 'evaluated'}", flush=True)
+    echo(f"  {run.name:<8} {done if run.stage == 1 else 'evaluated'}")
 
 
 def _stop(runs: Sequence[Run]) -> None:

@@ -42,6 +42,7 @@ from ..objectives import Objective, Oracle
 from ..pretrained import Model, describe, describe_run, save, usage
 from ..sampling import grid, sample
 from ..schedules import schedule_from_config
+from ..terminal import echo
 from ..text import check_captions, sizes_of
 from ..training import ConditionFn, TrainSettings, open_run, train
 
@@ -105,8 +106,8 @@ def train_command(config: RunConfig) -> dict[str, Any]:
         if config.training.push_to_hub:
             _push(run.path, str(config.training.hub_model_id or run.path.name))
         seconds = summary["train_seconds"]
-        print(f"Trained {summary['n_steps']} steps in {seconds / 60:.1f} min: {run.path}")
-        print(f"Next: sparring evaluate {run.path}")
+        echo(f"Trained {summary['n_steps']} steps in {seconds / 60:.1f} min: {run.path}")
+        echo(f"Next: sparring evaluate {run.path}")
     return summary
 
 
@@ -143,7 +144,9 @@ def dry_run_text(config: RunConfig) -> str:
         with torch.device("meta"):
             network = build_network(config, shape, num_classes)
         n_parameters = sum(parameter.numel() for parameter in network.parameters())
-        schedule = schedule_from_config(scheduler_config(config))
+        scheduler = scheduler_config(config)
+        with one_line_errors("model.scheduler", (Exception,)):
+            schedule = schedule_from_config(scheduler)
         lines.append(f"network       {type(network).__name__}, {n_parameters:,} parameters")
         lines.append(f"samples       {' x '.join(map(str, shape))}")
         objective = build_objective(config, schedule)
@@ -368,7 +371,7 @@ def _push(folder: Path, hub_model_id: str) -> None:
         raise UserError(
             f"the model is finished in {folder} but could not be pushed to {hub_model_id}: {reason}"
         ) from error
-    print(f"Pushed to https://huggingface.co/{repo_id}")
+    echo(f"Pushed to https://huggingface.co/{repo_id}")
 
 
 def _write_text(path: Path, text: str) -> None:

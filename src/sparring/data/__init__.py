@@ -7,5 +7,6 @@ images          folders, parquet files and Hugging Face data sets
 transforms      resize, crop, flip, ranges
 contamination   `Contaminated` and its manifest; the kinds are in corruptions
 audit           duplicates, sizes, noise: what a set of images holds; the estimate is in noise_level
+shards          images in shards; tar_shards and table_shards read them, shard_order is their order
 batches         which sample stands where in the stream: `make_loader`
 """

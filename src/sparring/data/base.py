@@ -10,6 +10,7 @@ Images are float32 in [0, 1], (C, H, W); vectors keep their data units, (d,). On
 last wrapper, maps images to [-1, 1].
 """
 
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -23,6 +24,7 @@ from ..cache import key_of
 from ..errors import UserError
 from . import transforms
 from .analytic import Truth
+from .shard_order import Sharding, ShardOrder
 
 Key = int | tuple[int, int]
 """A sample's index, or (index, position in the stream of training samples)."""
@@ -47,6 +49,7 @@ class Dataset(torch.utils.data.Dataset, ABC):
         class_names: Their names in the order of the labels, [] without labels.
         truth: The known answer of an analytic set, else None.
         captions: What each image shows, None where that is not said; None for data without.
+        sharding: Of samples that are to be read shard by shard; None: in any order.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Dataset(torch.utils.data.Dataset, ABC):
     class_names: Sequence[str] = ()
     truth: Truth | None = None
     captions: Sequence[str | None] | None = None
+    sharding: Sharding | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -77,6 +81,10 @@ class Dataset(torch.utils.data.Dataset, ABC):
     def where(self, index: int) -> str | None:
         """The file or row that a sample comes from, None when it has no name of its own."""
         return None
+
+    def following(self, order: ShardOrder) -> "Dataset":
+        """The same samples, read ahead in this order. Only for data with `sharding`."""
+        raise NotImplementedError
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         pairs = [key if isinstance(key, tuple) else (int(key), int(key)) for key in keys]
@@ -105,12 +113,17 @@ class Dataset(torch.utils.data.Dataset, ABC):
             asked = range(start, min(start + READ_CHUNK, n))
             chunk = self.__getitems__(asked)
             chunks.append(_keep(chunk, chunk["index"] == torch.tensor(asked)))
-        return {
-            name: torch.cat([chunk[name] for chunk in chunks])
-            if isinstance(chunks[0][name], Tensor)
-            else [value for chunk in chunks for value in chunk[name]]
-            for name in chunks[0]
-        }
+        return joined(chunks)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One batch of the rows of all."""
+    return {
+        name: torch.cat([batch[name] for batch in batches])
+        if isinstance(batches[0][name], Tensor)
+        else [value for batch in batches for value in batch[name]]
+        for name in batches[0]
+    }
 
 
 def _keep(batch: Batch, kept: Tensor) -> Batch:
@@ -180,10 +193,15 @@ class Wrapper(Dataset):
         self.name, self.is_image = dataset.name, dataset.is_image
         self.sample_shape, self.truth = dataset.sample_shape, dataset.truth
         self.num_classes, self.class_names = dataset.num_classes, dataset.class_names
-        self.captions = dataset.captions
+        self.captions, self.sharding = dataset.captions, dataset.sharding
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def following(self, order: ShardOrder) -> "Wrapper":
+        mine = copy.copy(self)
+        mine.dataset = self.dataset.following(order)
+        return mine
 
     def where(self, index: int) -> str | None:
         return self.dataset.where(index)

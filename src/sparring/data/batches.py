@@ -7,11 +7,13 @@ The samples of all epochs form one stream; with n samples, its position k holds
 Global batch b takes positions [b B, (b + 1) B), so a batch may reach into the next epoch and none
 is short. Its rows are dealt to micro-batches and processes: micro-batch m of process r takes rows
 [(m W + r) b, (m W + r + 1) b), with W processes and b = B / (M W) rows each. Nothing depends on
-what was read before: a run resumes at any batch at the cost of one permutation.
+what was read before: a run resumes at any batch at the cost of one permutation. Data in shards
+have another order with the same properties: `shard_order`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,7 +22,8 @@ from torch.utils.data import DataLoader
 
 from ..errors import UserError
 from ..randomness import generator
-from .base import Batch, Dataset
+from .base import Batch, Dataset, joined
+from .shard_order import ShardOrder
 
 
 def rows_of(micro: int, rank: int, world_size: int, n_local: int) -> slice:
@@ -49,6 +52,8 @@ class BatchOrder:
         world_size: Number W of processes.
         first_batch: The global batch to start at (resuming).
         n_batches: How many global batches; None: without end.
+        shards: The order of samples in shards; None: a permutation of everything.
+        n_parts: Each micro-batch comes in so many parts, of consecutive rows.
 
     Raises:
         ValueError: if B is not a multiple of M W, or the data set is empty.
@@ -62,6 +67,8 @@ class BatchOrder:
     world_size: int = 1
     first_batch: int = 0
     n_batches: int | None = None
+    shards: ShardOrder | None = None
+    n_parts: int = 1
     _permutations: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -77,7 +84,9 @@ class BatchOrder:
         batch = self.first_batch
         while self.n_batches is None or batch < self.first_batch + self.n_batches:
             for micro in range(self.n_micro):
-                yield self.keys(batch, micro)
+                keys = self.keys(batch, micro)
+                for part in range(self.n_parts):
+                    yield keys[self.part(part) : self.part(part + 1)]
             batch += 1
 
     def keys(self, batch: int, micro: int = 0) -> list[tuple[int, int]]:
@@ -87,8 +96,16 @@ class BatchOrder:
         start = batch * self.n_global
         return [(self.index(k), k) for k in range(start + rows.start, start + rows.stop)]
 
+    def part(self, number: int) -> int:
+        """The first row of a part of a micro-batch; rows of one lane stay together."""
+        n_local = self.n_global // (self.n_micro * self.world_size)
+        together = 1 if self.shards is None else self.shards.per_lane
+        return min(-(-n_local // together) * number // self.n_parts * together, n_local)
+
     def index(self, position: int) -> int:
         """The sample at a position of the stream."""
+        if self.shards is not None:
+            return self.shards.index(position)
         epoch, place = divmod(position, self.n_samples)
         return int(self._permutation(epoch)[place])
 
@@ -102,14 +119,20 @@ class BatchOrder:
 
 
 class Loader:
-    """Iterates over the micro-batches of one process; see `make_loader`."""
+    """Iterates over the micro-batches of one process; see `make_loader`.
+
+    The loader below deals out its batches to the workers in turn, so part w of every micro-batch
+    is read by worker w, and a window of a lane is read by one worker.
+    """
 
     def __init__(self, order: BatchOrder, loader: "DataLoader[Any]") -> None:
         self.order, self.loader = order, loader
 
     def __iter__(self) -> Iterator[Batch]:
+        parts = iter(self.loader)
         try:
-            yield from self.loader
+            while batch := list(islice(parts, self.order.n_parts)):
+                yield batch[0] if len(batch) == 1 else joined(batch)
         except UserError as error:
             raise UserError(_last_line(error)) from None
 
@@ -147,13 +170,20 @@ def make_loader(
     order = BatchOrder(
         len(dataset), seed, n_global, n_micro, rank, world_size, first_batch, n_batches
     )
+    sharding = getattr(dataset, "sharding", None)
+    if sharding is not None:
+        order.shards = ShardOrder(sharding, seed, n_global)
+        n_local = n_global // (n_micro * world_size)
+        n_workers = min(n_workers, max(1, n_local // order.shards.per_lane))
+        order.n_parts = max(1, n_workers)
+        dataset = dataset.following(order.shards)
     loader = DataLoader(
         dataset,
         batch_sampler=order,  # pyright: ignore[reportArgumentType]
         collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]
         num_workers=n_workers,
         pin_memory=pin_memory,
-        prefetch_factor=4 if n_workers else None,
+        prefetch_factor=4 * order.n_parts if n_workers else None,
         generator=generator("cpu", seed, "workers"),
     )
     return Loader(order, loader)

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..randomness import generator
-from . import analytic, sources, transforms
+from . import analytic, sources, table_shards, tar_shards, transforms
 from .base import Dataset, InMemory, ModelRange
 from .contamination import contaminate
 from .images import ImageDataset
+from .shards import ShardedImages, ShardFiles
 
 N_TRAIN_DIGITS = 1500
 
@@ -32,6 +33,9 @@ READING = frozenset(
 )  # fmt: skip
 """Fields about how images are read: any data set accepts them, those that they say nothing about
 ignore them. Other fields belong to certain data sets, and are an error elsewhere."""
+
+SHUFFLE = frozenset(("shuffle_lanes", "shuffle_buffer"))
+"""Fields of data in shards: how many lanes there are, and how many samples they hold together."""
 
 
 def build_dataset(name: str, split: str = "train", **fields: Any) -> Dataset:
@@ -182,21 +186,31 @@ def image_folder(split: str, fields: Mapping[str, Any]) -> ImageDataset:
 
 
 def parquet(split: str, fields: Mapping[str, Any]) -> ImageDataset:
-    """Parquet files. Fields: data_files and the columns (see sources.parquet)."""
+    """Parquet files. Fields: data_files and the columns (see sources.parquet), streaming: read
+    shard by shard, with shuffle_lanes and shuffle_buffer (see shard_order)."""
     columns = _given(fields, "image_column", "label_column", "caption_column")
-    return _from_files(
-        "parquet", sources.parquet(fields.get("data_files"), **columns), split, fields
-    )
+    read = table_shards.parquet_stream if _is_streamed(fields) else sources.parquet
+    return _from_files("parquet", read(fields.get("data_files"), **columns), split, fields)
 
 
 def huggingface(split: str, fields: Mapping[str, Any]) -> ImageDataset:
-    """A hub data set. Fields: dataset_name, dataset_config_name, columns (sources.huggingface)."""
+    """A hub data set. Fields: dataset_name, dataset_config_name, columns (sources.huggingface);
+    streaming as of parquet."""
     columns = _given(fields, "image_column", "label_column", "caption_column")
-    source = sources.huggingface(
+    read = table_shards.huggingface_stream if _is_streamed(fields) else sources.huggingface
+    source = read(
         fields.get("dataset_name"), fields.get("dataset_config_name"), split, **columns,
         own_held_out=split == "held_out" and bool(fields.get("held_out_share")),
     )  # fmt: skip
     return _from_files(str(fields.get("dataset_name")), source, split, fields)
+
+
+def webdataset(split: str, fields: Mapping[str, Any]) -> ImageDataset:
+    """Tar shards. Fields: data_files and the columns (see tar_shards.webdataset), shuffle_lanes and
+    shuffle_buffer (see shard_order)."""
+    columns = _given(fields, "image_column", "label_column", "caption_column")
+    source = tar_shards.webdataset(fields.get("data_files"), **columns)
+    return _from_files("webdataset", source, split, fields)
 
 
 DATASETS: dict[str, tuple[Callable[[str, Mapping[str, Any]], Dataset], frozenset[str]]] = {
@@ -207,8 +221,12 @@ DATASETS: dict[str, tuple[Callable[[str, Mapping[str, Any]], Dataset], frozenset
     "swiss_roll": (swiss_roll, frozenset({"dim", "n_points"})),
     "two_moons": (two_moons, frozenset({"dim", "n_points"})),
     "image_folder": (image_folder, frozenset({"train_data_dir"})),
-    "parquet": (parquet, frozenset({"data_files"})),
-    "huggingface": (huggingface, frozenset({"dataset_name", "dataset_config_name"})),
+    "parquet": (parquet, frozenset({"data_files", "streaming"}) | SHUFFLE),
+    "huggingface": (
+        huggingface,
+        frozenset({"dataset_name", "dataset_config_name", "streaming"}) | SHUFFLE,
+    ),
+    "webdataset": (webdataset, frozenset({"data_files"}) | SHUFFLE),
 }
 """Name -> (the function that builds a split from fields, the fields that are its own)."""
 
@@ -253,9 +271,21 @@ def _from_files(
         source = source.select(rows)
     source = source.select(_limit(len(source.files), split, fields))
     reading = _given(fields, "resolution", "center_crop", "n_channels", "seed")
+    if isinstance(source.files, ShardFiles):
+        return ShardedImages(
+            name, source.files, source.labels, source.class_names, source.captions, **reading,
+            n_lanes=fields.get("shuffle_lanes"), buffer=fields.get("shuffle_buffer"),
+        )  # fmt: skip
     return ImageDataset(
         name, source.files, source.labels, source.class_names, source.captions, **reading
     )
+
+
+def _is_streamed(fields: Mapping[str, Any]) -> bool:
+    given = sorted(SHUFFLE & fields.keys())
+    if given and not fields.get("streaming"):
+        raise ValueError(f"data.{given[0]} applies to streams: set data.streaming=true")
+    return bool(fields.get("streaming"))
 
 
 def _limited(dataset: InMemory, split: str, fields: Mapping[str, Any]) -> InMemory:

@@ -5,6 +5,9 @@ labels and contamination stay right) and its place is listed in the batch. Files
 """
 
 import io
+import logging
+import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,18 +22,23 @@ from ..errors import UserError
 from ..randomness import generator
 from . import transforms
 from .base import Batch, Dataset, digest
+from .within import Unreadable, check_file, is_within
 
 HOLD_BYTES = 2**28
 """Images that already have their size, in 8 bits, are held in memory up to this many bytes; others
 are decoded when they are asked for, by the loader's workers."""
 
+MAX_PIXELS = 89_478_485
+"""Of an image; beyond that Pillow suspects a bomb. Larger ones are not decoded."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA")
+"""Those of `sources.EXTENSIONS`. Pillow knows more, and runs other programs for some (EPS)."""
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # a broken file is listed, not shouted
+
 N_HASHED_FILES = 64
 LUMA = (0.299, 0.587, 0.114)
 GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-
-
-class Unreadable(Exception):  # noqa: N818 - the state of a file
-    """A file that is not an image, or a broken one. Internal: the next readable image stands in."""
 
 
 class SizesDiffer(UserError):  # noqa: N818 - the state of a data set
@@ -38,7 +46,7 @@ class SizesDiffer(UserError):  # noqa: N818 - the state of a data set
 
 
 def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
-    """Read an image file of any kind that Pillow knows.
+    """Read an image file of the FORMATS, told by its content whatever its name.
 
     Of an animation the first frame counts; the camera's orientation is applied; transparent pixels
     show white; CMYK, palette and other colour spaces become RGB; 16 bits per pixel keep their
@@ -52,10 +60,10 @@ def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
         The image in [0, 1], shape (n_channels, H, W), float32.
 
     Raises:
-        Unreadable: if it cannot be read as an image.
+        Unreadable: if it cannot be read as an image, or has more than MAX_PIXELS.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        with warnings.catch_warnings(), _opened(file) as image:
             ImageOps.exif_transpose(image, in_place=True)
             x = _pixels(image)
     except MemoryError:
@@ -67,6 +75,16 @@ def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
     if n_channels == 3 and len(x) == 1:
         return x.repeat(3, 1, 1)
     return x
+
+
+def _opened(file: str | bytes) -> Image.Image:
+    """The image by its header, not yet decoded; Pillow's warnings about odd files are dropped."""
+    warnings.simplefilter("ignore")
+    image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+    return image
 
 
 def _pixels(image: Image.Image) -> Tensor:
@@ -98,7 +116,11 @@ class Files(ABC):
 
     @abstractmethod
     def open(self, index: int) -> str | bytes:
-        """The path or the content of one file."""
+        """The path or the content of one file.
+
+        Raises:
+            Unreadable: if it must not be opened.
+        """
 
     @abstractmethod
     def where(self, index: int) -> str:
@@ -110,31 +132,39 @@ class Files(ABC):
 
 
 class FolderFiles(Files):
-    """Files of a folder, by path."""
+    """Files of a folder, by path; those that links lead out of `root` are not opened."""
 
-    def __init__(self, origin: str, paths: Sequence[str]) -> None:
-        self.origin, self.paths = origin, list(paths)
+    def __init__(self, origin: str, paths: Sequence[str], root: str | None = None) -> None:
+        self.origin, self.paths, self.root = origin, list(paths), root
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def open(self, index: int) -> str:
-        return self.paths[index]
+        return check_file(self.paths[index], self.root)
 
     def where(self, index: int) -> str:
         return self.paths[index]
 
     def select(self, rows: Sequence[int]) -> "FolderFiles":
-        return FolderFiles(self.origin, [self.paths[row] for row in rows])
+        return FolderFiles(self.origin, [self.paths[row] for row in rows], self.root)
 
 
 class TableFiles(Files):
-    """The image column of a Hugging Face table; a row is an image struct (bytes, path)."""
+    """The image column of a Hugging Face table; a row is an image struct (bytes, path).
+
+    A path counts from one of the folders `roots` and must not lead out of it.
+    """
 
     def __init__(
-        self, origin: str, table: Any, column: str, rows: Sequence[int] | None = None
+        self,
+        origin: str,
+        table: Any,
+        column: str,
+        rows: Sequence[int] | None = None,
+        roots: Sequence[str] = (),
     ) -> None:
-        self.origin, self.table, self.column = origin, table, column
+        self.origin, self.table, self.column, self.roots = origin, table, column, roots
         self.rows = range(len(table)) if rows is None else list(rows)
 
     def __len__(self) -> int:
@@ -142,22 +172,28 @@ class TableFiles(Files):
 
     def open(self, index: int) -> str | bytes:
         cell = self.table[self.rows[index]][self.column] or {}
-        return cell.get("bytes") or cell.get("path") or b""
+        if cell.get("bytes") or not cell.get("path"):
+            return cell.get("bytes") or b""
+        for root in self.roots:
+            path = os.path.join(root, cell["path"])
+            if is_within(path, root) and os.path.lexists(path):
+                return check_file(path, root)
+        raise Unreadable(f"{cell['path']!r} is no file beside the data")
 
     def where(self, index: int) -> str:
         return f"{self.origin}, row {self.rows[index]}"
 
     def select(self, rows: Sequence[int]) -> "TableFiles":
-        return TableFiles(self.origin, self.table, self.column, [self.rows[row] for row in rows])
+        chosen = [self.rows[row] for row in rows]
+        return TableFiles(self.origin, self.table, self.column, chosen, self.roots)
 
 
 def least_side(files: Files) -> int | None:
     """The shortest side of all images, in pixels, by their headers; None without a readable one."""
     sides = []
     for i in range(len(files)):
-        file = files.open(i)
         try:
-            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            with warnings.catch_warnings(), _opened(files.open(i)) as image:
                 sides.append(min(image.size))
         except Exception:  # a broken header can raise anything, and is reported elsewhere
             continue
@@ -239,25 +275,26 @@ class ImageDataset(Dataset):
         return batch
 
     def fingerprint(self) -> str:
-        n = len(self)
-        hashed = sorted({i * n // N_HASHED_FILES for i in range(N_HASHED_FILES)})
         return digest(
-            self.name, n, self.sample_shape, self.resolution, self.center_crop or self.seed,
+            self.name, len(self), self.sample_shape, self.resolution, self.center_crop or self.seed,
             [] if self.labels is None else self.labels.tolist(), self.class_names,
             *([] if self.captions is None else [list(self.captions)]),
-            *(self._raw(i) for i in hashed),
+            *(self._raw(i) for i in self._hashed()),
         )  # fmt: skip
+
+    def _hashed(self) -> list[int]:
+        """The files whose content is part of the fingerprint."""
+        n = len(self)
+        return sorted({i * n // N_HASHED_FILES for i in range(N_HASHED_FILES)})
 
     def where(self, index: int) -> str:
         return self.files.where(index)
 
     def _raw(self, index: int) -> bytes:
-        file = self.files.open(index)
-        if isinstance(file, bytes):
-            return file
         try:
-            return Path(file).read_bytes()
-        except OSError:
+            file = self.files.open(index)
+            return file if isinstance(file, bytes) else Path(file).read_bytes()
+        except (OSError, Unreadable):
             return b"unreadable"
 
     def _next_readable(self, index: int, unreadable: list[str]) -> tuple[int, Tensor]:

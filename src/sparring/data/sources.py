@@ -2,9 +2,13 @@
 
 import csv
 import json
+import logging
 import os
-from collections.abc import Sequence
+import re
+import stat
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +17,14 @@ from torch import Tensor
 
 from ..errors import UserError
 from .images import Files, FolderFiles, TableFiles
+from .within import is_within, read_text
 
 EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
      ".pbm", ".jp2", ".tga")
 )  # fmt: skip
 METADATA = ("metadata.jsonl", "metadata.csv")
+ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar"))
 TEST_SPLITS = ("test", "validation", "valid", "val", "held_out")
 
 
@@ -51,9 +57,18 @@ class Source:
             self.is_split,
         )
 
+    def beside(self, roots: Sequence[str]) -> "Source":
+        """The same, with the folders in which the paths of a table's images may lie."""
+        if isinstance(self.files, TableFiles):
+            self.files.roots = roots
+        return self
+
 
 def folder(train_data_dir: str | None, split: str, caption_column: str | None = None) -> Source:
     """Every image below a folder; subfolders of the first level are the classes.
+
+    Nothing is read that lies elsewhere: a linked image from outside counts as unreadable, a linked
+    folder or text from outside is an error. The folder itself may be a link.
 
     There are labels if all images are in subfolders, at least two. A folder with a subfolder
     `train` beside nothing but other splits (test, validation, ...) is read split by split.
@@ -68,7 +83,8 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
         caption_column: Of the metadata; None: `text`, and no captions without such a column.
 
     Raises:
-        UserError: if the folder is missing or holds no image, or the metadata cannot be read.
+        UserError: if the folder is missing or holds no image, a folder in it cannot be listed or
+            leads out of it, or the metadata cannot be read.
     """
     if train_data_dir is None:
         raise UserError("data.train_data_dir is missing: name the folder of images")
@@ -78,12 +94,12 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
             f"no folder '{train_data_dir}': data.train_data_dir must be a folder of images"
         )
     roots, is_split = _split_folders(root, split)
-    paths = sorted(path for one in roots for path in _images_below(one))
+    paths = sorted(path for one in roots for path in _images_below(one, root))
     if not paths:
         raise UserError(
             f"no image in folder '{train_data_dir}' (looked for {', '.join(sorted(EXTENSIONS))})"
         )
-    files = FolderFiles(f"folder '{train_data_dir}'", [str(path) for path in paths])
+    files = FolderFiles(f"folder '{train_data_dir}'", [str(path) for path in paths], str(root))
     captions = _captions(paths, list(dict.fromkeys([root, *roots])), caption_column)
     classes = [_class_of(path, roots) for path in paths]
     names = sorted({name for name in classes if name is not None})
@@ -105,13 +121,13 @@ def _captions(
                 f"data.caption_column: folder '{roots[0]}' has no {' or '.join(METADATA)}"
             )
         beside = [path.with_suffix(".txt") for path in paths]
-        found = [_read(file).strip() if file.is_file() else None for file in beside]
+        found = [read_text(file, roots[0]).strip() if file.is_file() else None for file in beside]
         return found if any(caption is not None for caption in found) else None
     known: dict[str, str | None] = {}
     columns: set[str] = set()
     for table in tables:
-        for number, row in enumerate(_table(table), start=1):
-            if "file_name" not in row:
+        for number, row in enumerate(_table(table, roots[0]), start=1):
+            if not isinstance(row.get("file_name"), str):
                 raise UserError(f"{table}: row {number} has no file_name")
             text = row.get(column or "text")
             columns |= row.keys()
@@ -128,25 +144,21 @@ def _captions(
     return [known.get(os.path.normpath(path)) for path in paths]
 
 
-def _table(file: Path) -> list[dict[str, Any]]:
+def _table(file: Path, root: Path) -> list[dict[str, Any]]:
     """The rows of a metadata file."""
-    text = _read(file)
+    text = read_text(file, root)
     if file.suffix == ".csv":
-        return list(csv.DictReader(text.splitlines()))
+        try:
+            return list(csv.DictReader(text.splitlines(), restkey="more"))
+        except csv.Error as error:
+            raise UserError(f"{file} is no table: {error}") from error
     try:
         rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON lines: {error}") from error
     if not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{file}: every line must be an object with file_name and a caption")
     return rows
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as text: {error}") from error
 
 
 def _split_folders(root: Path, split: str) -> tuple[list[Path], bool]:
@@ -165,15 +177,24 @@ def _split_folders(root: Path, split: str) -> tuple[list[Path], bool]:
     return [root / name], True
 
 
-def _images_below(root: Path) -> list[Path]:
+def _images_below(root: Path, base: Path) -> list[Path]:
     found, seen = [], set()
-    for place, folders, names in os.walk(root, followlinks=True):
+    for place, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         real = os.path.realpath(place)
+        if not is_within(real, base):
+            raise UserError(
+                f"{place} is a link that leads out of '{base}': put a copy there, or name the "
+                "folder that it leads to"
+            )
         folders[:] = [] if real in seen else [name for name in folders if not _hidden(name)]
         if real not in seen:
             found += [Path(place) / name for name in names if _is_image(name)]
         seen.add(real)
     return found
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from error
 
 
 def _hidden(name: str) -> bool:
@@ -214,8 +235,27 @@ def parquet(
     patterns = [data_files] if isinstance(data_files, str) else list(data_files)
     patterns = [os.path.expanduser(pattern) for pattern in patterns]
     origin = ", ".join(patterns)
+    for path in (path for pattern in patterns for path in sorted(glob(pattern, recursive=True))):
+        _check_parquet(path)
     table = _load(origin, "parquet", data_files=patterns, split="train")
-    return _from_table(origin, table, image_column, label_column, caption_column)
+    source = _from_table(origin, table, image_column, label_column, caption_column)
+    roots = [re.split(r"[*?\[]", pattern)[0].rpartition("/")[0] or "." for pattern in patterns]
+    return source.beside([root for root in dict.fromkeys(roots) if "://" not in root])
+
+
+def _check_parquet(path: str) -> None:
+    """Refuse what only calls itself parquet: the library would unpack an archive, of any size."""
+    try:
+        if Path(path).is_dir() or not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"{path} is no file: name parquet files")
+        with open(path, "rb") as file:
+            begins = file.read(4)
+            file.seek(-4, os.SEEK_END)
+            ends = file.read(4)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if (begins, ends) != (b"PAR1", b"PAR1"):
+        raise UserError(f"{path} is no parquet file, or not a whole one")
 
 
 def huggingface(
@@ -242,7 +282,21 @@ def huggingface(
     """
     if not dataset_name:
         raise UserError("data.dataset_name is missing: name a data set of the Hugging Face hub")
+    folder = Path(dataset_name).expanduser()
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        if path.suffix.lower() in ARCHIVES:
+            raise UserError(f"{path} is an archive, which sparring does not open: unpack it first")
     splits = _load(dataset_name, dataset_name, dataset_config_name)
+    name = split_of(dataset_name, splits, split, own_held_out)
+    source = _from_table(
+        f"data set '{dataset_name}'", splits[name], image_column, label_column, caption_column
+    )
+    source.is_split = name != "train"
+    return source.beside([str(folder)] if folder.is_dir() else _caches())
+
+
+def split_of(dataset_name: str, splits: Iterable[str], split: str, own_held_out: bool) -> str:
+    """Which of a hub data set's splits is meant, see `huggingface`."""
     name = "train" if split in ("train", "all") or own_held_out else split
     if name == "held_out":
         name = next((one for one in TEST_SPLITS if one in splits), name)
@@ -251,22 +305,31 @@ def huggingface(
             f"data set '{dataset_name}' has no split '{name}' (it has {', '.join(splits)})"
             + ("; data.held_out_share cuts one from train" if split == "held_out" else "")
         )
-    source = _from_table(
-        f"data set '{dataset_name}'", splits[name], image_column, label_column, caption_column
-    )
-    source.is_split = name != "train"
-    return source
+    return name
+
+
+def _caches() -> list[str]:
+    """Where the library keeps what it downloads."""
+    import datasets
+    from huggingface_hub import constants
+
+    return [str(datasets.config.HF_DATASETS_CACHE), constants.HF_HUB_CACHE]
 
 
 def _load(origin: str, *names: str | None, **options: Any) -> Any:
     import datasets  # slow to import, needed for tables only
 
+    spoken = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it says is said again below
+    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # of versions that know scripts
     try:
         load: Any = datasets.load_dataset
         return load(*names, **options)
     except Exception as error:  # the library raises many kinds, from network to schema
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot load {origin}: {reason}") from error
+    finally:
+        datasets.logging.set_verbosity(spoken)
 
 
 def _from_table(
@@ -276,9 +339,35 @@ def _from_table(
     label_column: str | None,
     caption_column: str | None,
 ) -> Source:
+    explicit = label_column is not None
+    image_column, label_column = columns_of(
+        origin, table.features, image_column, label_column, caption_column
+    )
+    if len(table) == 0:
+        raise UserError(f"{origin} has no rows")
+    labels, class_names = None, []
+    if label_column is not None:
+        kind = table.features[label_column]
+        labels, class_names = labels_of(
+            table[label_column][:], kind, label_column, origin, explicit
+        )
+    captions = None
+    if caption_column is not None:
+        captions = [None if text is None else str(text) for text in table[caption_column][:]]
+    table = encoded_images(origin, table, image_column)
+    return Source(TableFiles(origin, table, image_column), labels, class_names, captions)
+
+
+def columns_of(
+    origin: str,
+    features: Mapping[str, Any],
+    image_column: str | None,
+    label_column: str | None,
+    caption_column: str | None,
+) -> tuple[str, str | None]:
+    """The columns of images and of classes (None without), see `parquet`."""
     import datasets
 
-    features = table.features
     for key, column in (
         ("image_column", image_column),
         ("label_column", label_column),
@@ -297,36 +386,37 @@ def _from_table(
             f"no image column in {origin} (it has {', '.join(features)}): set data.image_column"
         )
     classes = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    explicit = label_column is not None
     label_column = label_column or next(
         (name for name in ("label", *classes) if name in features), None
     )
-    if len(table) == 0:
-        raise UserError(f"{origin} has no rows")
-    labels, class_names = None, []
-    if label_column is not None:
-        labels, class_names = _labels(table, label_column, origin, explicit)
-    captions = None
-    if caption_column is not None:
-        captions = [None if text is None else str(text) for text in table[caption_column][:]]
+    return image_column, label_column
+
+
+def encoded_images(origin: str, table: Any, column: str) -> Any:
+    """The table's images as they are in their files: structs of bytes and path."""
+    import datasets
+
     try:
-        table = table.select_columns([image_column]).cast_column(
-            image_column, datasets.Image(decode=False)
-        )
+        return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:  # as Arrow's casts fail
-        raise UserError(f"column '{image_column}' of {origin} holds no images") from error
-    return Source(TableFiles(origin, table, image_column), labels, class_names, captions)
+        raise UserError(f"column '{column}' of {origin} holds no images") from error
 
 
-def _labels(
-    table: Any, column: str, origin: str, explicit: bool
+def labels_of(
+    values: Sequence[Any], kind: Any, column: str, origin: str, explicit: bool
 ) -> tuple[Tensor | None, list[str]]:
     """Classes of a column of classes, integers from 0 or words; None if it holds anything else.
+
+    Args:
+        values: The column.
+        kind: Its feature, which may know the names.
+        column: Its name.
+        origin: What an error message calls the whole.
+        explicit: Whether the column was named in the config.
 
     Raises:
         UserError: if the column was named explicitly and holds anything else.
     """
-    values, kind = table[column][:], table.features[column]
     names = getattr(kind, "names", None)
     if all(isinstance(value, int) and value >= 0 for value in values):
         names = names or numbers(max(values) + 1)

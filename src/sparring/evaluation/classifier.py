@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..cache import cache_folder
 from ..data.base import Dataset
 from ..data.classifier import fit_labels
 from ..randomness import derive_seed, generator
@@ -82,12 +83,6 @@ def get_classifier(reference: Dataset) -> tuple[Classifier, float]:
     except OSError as error:
         log.warning("the classifier is not cached: %s cannot be written (%s)", path, error)
     return network, accuracy
-
-
-def cache_folder() -> Path:
-    """$SPARRING_CACHE, or ~/.cache/sparring."""
-    folder = os.environ.get("SPARRING_CACHE")
-    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "sparring"
 
 
 def train_classifier(reference: Dataset) -> tuple[Classifier, float]:

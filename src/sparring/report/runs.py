@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -11,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import yaml
-
+from ..config_yaml import read_yaml
 from ..errors import UserError
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -180,12 +180,13 @@ def read_runs(arguments: list[str]) -> list[Run]:
 
 def short_names(folders: list[Path]) -> list[str]:
     """The shortest ends of the paths that differ: `plain`, or `a/plain` and `b/plain`."""
-    parts = [folder.resolve().parts for folder in folders]
+    real = [Path(os.path.realpath(folder)) for folder in folders]  # also of a loop of links
+    parts = [folder.parts for folder in real]
     for length in range(1, max((len(p) for p in parts), default=0) + 1):
         names = ["/".join(p[-length:]) for p in parts]
         if len(set(names)) == len(names):
             return names
-    return [f"{folder.resolve().name} ({i + 1})" for i, folder in enumerate(folders)]
+    return [f"{folder.name} ({i + 1})" for i, folder in enumerate(real)]
 
 
 def read_run(argument: str, folder: Path, name: str) -> Run:
@@ -197,9 +198,7 @@ def read_run(argument: str, folder: Path, name: str) -> Run:
             f"{argument}: not a run (it has no config.yaml); give folders that "
             "`sparring train` wrote"
         )
-    config = _read(folder / "config.yaml", yaml.safe_load)
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / 'config.yaml'}: not a mapping of sections; is this a run?")
+    config = read_yaml(folder / "config.yaml")
     return Run(
         folder=folder, argument=argument, name=name, config=config,
         info=_read_object(folder / "run.json"),
@@ -226,7 +225,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in _read(path, str.splitlines):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows[row["step"]] = row
@@ -321,6 +320,6 @@ def _read(path: Path, parse: Callable[[str], Any]) -> Any:
 def _read_text(text: str, path: Path, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read ({reason}); remove it or make it again") from error

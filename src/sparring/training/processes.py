@@ -2,7 +2,6 @@
 
 import copy
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from ..denoiser import Denoiser
 from ..discriminators import Discriminator
 from ..errors import UserError
 from ..randomness import derive_seed
+from ..terminal import echo
 from .checkpoint import unchanged_random_states
 from .players import Player
 from .settings import TrainSettings
@@ -109,7 +109,7 @@ def make_accelerator(settings: TrainSettings, run_dir: Path) -> Accelerator:
 def say(accelerator: Accelerator, line: str) -> None:
     """One line on stderr, from the main process."""
     if accelerator.is_main_process:
-        print(f"sparring: {line}", file=sys.stderr, flush=True)
+        echo(f"sparring: {line}", err=True)
 
 
 @contextmanager

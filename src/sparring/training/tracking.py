@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..errors import UserError
+from ..masking import masked
+from ..terminal import printable
 from .settings import TrainSettings
 
 
@@ -122,7 +124,8 @@ def note_unreadable(path: Path, names: set[str], accelerator: Accelerator) -> No
     if not everyone <= known:
         path.parent.mkdir(exist_ok=True)
         write_json(path, sorted(known | everyone))
-        tqdm.write(f"sparring: unreadable samples were replaced, see {path}", file=sys.stderr)
+        line = printable(f"sparring: unreadable samples were replaced, see {path}")
+        tqdm.write(line, file=sys.stderr)
 
 
 def progress_bar(n_steps: int, first_step: int, shown: bool) -> tqdm:
@@ -176,7 +179,7 @@ def describe(accelerator: Accelerator) -> dict[str, Any]:
     gpu = accelerator.device.type == "cuda"
     return {
         "version": __version__,
-        "command": sys.argv,
+        "command": [masked(word) for word in sys.argv],
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "machine": platform.platform(),
         "device": torch.cuda.get_device_name() if gpu else accelerator.device.type,

@@ -1,0 +1,224 @@
+"""Parquet files and hub data sets as streams: Hugging Face's `IterableDataset`, exactly resumed.
+
+A stream has no places to jump to: what is read is what comes next. So each lane of the order goes
+on with a stream of its own shard, and a stream that is not there is opened at the shard's start
+and read up to the place. A parquet file counts as many shards, one per row group (datasets >= 5),
+so that this is one row group at most.
+
+How many rows each shard has, and their classes and captions, is found by one pass over these
+columns and kept in the cache folder.
+"""
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..errors import UserError
+from .shards import ShardFiles, kept_in, remembered
+from .sources import Source, columns_of, encoded_images, labels_of, split_of
+from .tar_shards import attempt, found
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of what is kept: a change must raise it
+CHUNK = 32
+COUNT_CHUNK = 1000
+
+
+class StreamFiles(ShardFiles):
+    """The image column of a Hugging Face `IterableDataset`.
+
+    Args:
+        origin: What an error message calls the whole.
+        stream: With the column of images only, in Arrow's format.
+        column: Its name.
+        sizes: Rows of each of the stream's shards.
+        has_paths: Whether a cell may name a file instead of holding the image.
+    """
+
+    def __init__(
+        self,
+        origin: str,
+        stream: Any,
+        column: str,
+        sizes: Sequence[int],
+        has_paths: bool = False,
+    ) -> None:
+        shards = [f"{origin}, shard {number}" for number in range(len(sizes))]
+        super().__init__(origin, shards, sizes)
+        self.stream, self.column, self.has_paths = stream, column, has_paths
+        # By (shard, the index that is read next): the rows from `row` of the shard on.
+        self.cursors: OrderedDict[tuple[int, int], tuple[int, Iterator[Any]]] = OrderedDict()
+        self.process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "cursors": OrderedDict()}
+
+    def where(self, index: int) -> str:
+        shard, row = self._row(index)
+        return f"{self.shards[shard]}, row {row}"
+
+    def table(self) -> list[Any]:
+        return self.kept.tolist()
+
+    def probes(self) -> list[int]:
+        """First samples of some shards, where streams start."""
+        starts = [i for i, n in zip(self.starts, self.sizes, strict=False) if n]
+        return sorted({starts[i * len(starts) // 8] for i in range(8)})
+
+    def read(self, shard: int, first: int, last: int) -> dict[int, bytes]:
+        if self.process != os.getpid():  # open files must not be shared with a forked process
+            self.cursors, self.process = OrderedDict(), os.getpid()
+        start = self._row(first)[1]
+        row, cells = self.cursors.pop((shard, first), (0, None))
+        if cells is None:
+            row, cells = 0, self._open(shard)
+        read = {}
+        try:
+            for index in range(first, last):
+                wanted = start if index == first else self._row(index)[1]
+                for _ in range(wanted - row):
+                    next(cells)
+                read[index] = self._content(next(cells).as_py())
+                row = wanted + 1
+        except StopIteration:
+            raise UserError(
+                f"{self.shards[shard]} has changed: it has less than {row} rows"
+            ) from None
+        if last < self.starts[shard + 1]:
+            self.cursors[shard, last] = row, cells
+        while len(self.cursors) > 2 * len(self.windows) + 2:  # left where other lanes go on
+            self.cursors.popitem(last=False)
+        return read
+
+    def _row(self, index: int) -> tuple[int, int]:
+        shard, row = self.shard_of(index), int(self.kept[index])
+        return shard, row - (int(self.ends[shard - 1]) if shard else 0)
+
+    def _content(self, cell: dict[str, Any] | None) -> bytes:
+        cell = cell or {}
+        if cell.get("bytes") or not (self.has_paths and cell.get("path")):
+            return cell.get("bytes") or b""
+        try:
+            return attempt(cell["path"], lambda fs, path: fs.cat_file(path))
+        except UserError:
+            return b""
+
+    def _open(self, shard: int) -> Iterator[Any]:
+        """The cells of a shard. `iter`, as `__iter__` would divide them among loader workers."""
+        one = self.stream.shard(num_shards=self.stream.num_shards, index=shard)
+        for chunk in one.iter(batch_size=CHUNK):
+            yield from chunk[self.column]
+
+
+def parquet_stream(
+    data_files: str | Sequence[str] | None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    caption_column: str | None = None,
+) -> Source:
+    """Parquet files as `sources.parquet` reads them, without reading them whole at the start."""
+    if not data_files:
+        raise UserError(
+            "data.data_files is missing: name the parquet files, for example data/*.parquet"
+        )
+    patterns = [data_files] if isinstance(data_files, str) else list(data_files)
+    files = [file for pattern in patterns for file in found(pattern)]
+    origin = ", ".join(patterns)
+    builder = _builder(origin, "parquet", data_files=files)
+    return _from_stream(origin, builder, "train", image_column, label_column, caption_column)
+
+
+def huggingface_stream(
+    dataset_name: str | None,
+    dataset_config_name: str | None,
+    split: str,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    caption_column: str | None = None,
+    *,
+    own_held_out: bool = False,
+) -> Source:
+    """A hub data set as `sources.huggingface` reads it, without fetching it at the start."""
+    if not dataset_name:
+        raise UserError("data.dataset_name is missing: name a data set of the Hugging Face hub")
+    builder = _builder(dataset_name, dataset_name, dataset_config_name)
+    splits = _call(dataset_name, builder.as_streaming_dataset)
+    name = split_of(dataset_name, splits, split, own_held_out)
+    origin = f"data set '{dataset_name}'"
+    source = _from_stream(origin, builder, name, image_column, label_column, caption_column)
+    source.is_split = name != "train"
+    return source
+
+
+def _from_stream(
+    origin: str,
+    builder: Any,
+    split: str,
+    image_column: str | None,
+    label_column: str | None,
+    caption_column: str | None,
+) -> Source:
+    stream = _call(origin, builder.as_streaming_dataset, split=split)
+    if hasattr(stream, "reshard"):  # datasets >= 5: a shard per row group
+        stream = _call(origin, stream.reshard)
+    if stream.features is None:
+        raise UserError(f"{origin} does not say its columns, so it cannot be streamed")
+    explicit = label_column is not None
+    image, label = columns_of(origin, stream.features, image_column, label_column, caption_column)
+    columns = list(dict.fromkeys(one for one in (label, caption_column) if one is not None))
+    key = ["stream", VERSION, builder.cache_dir, split, columns]
+    counted = remembered(key, lambda: _call(origin, _count, stream, columns, image))
+    if sum(counted["sizes"]) == 0:
+        raise UserError(f"{origin} has no rows")
+    labels, class_names = None, []
+    if label is not None:
+        kind = stream.features[label]
+        labels, class_names = labels_of(counted["values"][label], kind, label, origin, explicit)
+    captions = None
+    if caption_column is not None:
+        captions = [
+            None if text is None else str(text) for text in counted["values"][caption_column]
+        ]
+    cells = encoded_images(origin, stream, image).with_format("arrow")
+    # Only a folder's images are files of their own: a table must not name files of this machine.
+    has_paths = builder.name == "imagefolder"
+    files = StreamFiles(origin, cells, image, counted["sizes"], has_paths)
+    return Source(files, labels, class_names, captions)
+
+
+def _count(stream: Any, columns: list[str], image_column: str) -> dict[str, Any]:
+    """Rows of each shard, and the values of these columns."""
+    log.warning("counting the rows of %d shard(s), once; kept in %s", stream.num_shards, kept_in())
+    narrow = stream.select_columns(columns or [image_column]).with_format("arrow")
+    sizes: list[int] = []
+    values: dict[str, list[Any]] = {column: [] for column in columns}
+    for number in range(stream.num_shards):
+        sizes.append(0)
+        shard = narrow.shard(num_shards=stream.num_shards, index=number)
+        for chunk in shard.iter(batch_size=COUNT_CHUNK):
+            sizes[-1] += len(chunk)
+            for column in columns:
+                values[column] += chunk[column].to_pylist()
+    return {"sizes": sizes, "values": values}
+
+
+def _builder(origin: str, *names: str | None, **options: Any) -> Any:
+    import datasets  # slow to import, needed for tables only
+
+    return _call(origin, datasets.load_dataset_builder, *names, **options)
+
+
+def _call(origin: str, work: Any, *args: Any, **options: Any) -> Any:
+    try:
+        return work(*args, **options)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises many kinds, from network to schema
+        raise UserError(f"cannot load {origin}: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

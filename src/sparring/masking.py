@@ -1,0 +1,28 @@
+"""Tokens: refused in a config, so that nothing which is written beside a run can hold one, and
+masked in what is printed and in the command that a run records."""
+
+import os
+import re
+
+_SECRETS = re.compile(
+    r"(?<=://)[^/\s@'\"]+(?=@)"  # https://user:token@host
+    r"|(?<=[?&])(?:[\w-]*(?:token|key|secret|password|signature|credential)|sig|auth)=[^&\s'\"]+"
+    r"|\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|sk-[\w-]{20,}"
+    r"|AKIA[A-Z0-9]{16})",
+    re.IGNORECASE,
+)
+_NAMES = re.compile(r"(TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)$")
+SHORTEST = 12
+"""Characters of an environment variable's value that is taken for a secret."""
+
+
+def masked(text: str) -> str:
+    """The text with *** for what looks like a token, or is one that the environment holds.
+
+    Credentials and keys in addresses, tokens of known looks (Hugging Face, GitHub, OpenAI, AWS),
+    and the values of variables such as HF_TOKEN and WANDB_API_KEY.
+    """
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST and _NAMES.search(name):
+            text = text.replace(value, "***")
+    return _SECRETS.sub("***", text)
