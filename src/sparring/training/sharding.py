@@ -38,7 +38,7 @@ from torch.distributed.tensor import DTensor
 from ..denoiser import Denoiser
 from ..errors import UserError
 from ..lora import lora_config
-from ..shards import weights_of, whole
+from ..pieces import weights_of, whole
 from .settings import TrainSettings
 
 LEAST_PARAMETERS = 20_000_000
