@@ -484,7 +484,8 @@ class TrainingSection(Section):
     ema_warmup: bool | None = None  # None: as the objective prefers (off for DRO)
     gradient_checkpointing: bool = False  # less memory, more time, the same gradients
     compile: bool = False
-    sharding: Literal["none", "fsdp2"] = "none"  # fsdp2: each process holds its share of the model
+    sharding: Literal["none", "fsdp2", "hsdp"] = "none"  # the model is dealt to all processes, or
+    # to those of each machine
     timestep_sampling: Literal["uniform", "logit_normal", "lognormal", "loss_second_moment"] = (
         "uniform"
     )

@@ -34,8 +34,8 @@ from .model_folder import (
     save,
     usage,
 )
+from .pieces import StoredTensors, load_weights
 from .schedules import kind_from_config, schedule_from_config
-from .shards import StoredTensors, load_weights
 from .text import PIPELINES, TextEncoder, load_text, text_parts
 
 __all__ = ["Model", "describe", "describe_run", "load", "save", "usage"]

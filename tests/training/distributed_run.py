@@ -7,6 +7,7 @@ The global batch is SIZE, whatever N is. Parts:
     sharded         SHARDED under FSDP2, as runs in FOLDER/sharded
     resumed=RUNS    SHARDED under FSDP2 from the checkpoints at half way in the folder RUNS, as runs
                     in FOLDER/resumed
+    groups=RUNS     the same in groups of two processes that hold a copy each, in FOLDER/groups
 """
 
 import json
@@ -45,8 +46,10 @@ def main(folder: Path, size: int, *parts: str) -> None:
         elif name == "long":
             long_runs(folder / "long", size, LONG)
         else:
-            with patch_environment(**FSDP):
-                long_runs(folder / name, size, SHARDED, Path(source) if source else None)
+            groups = {"LOCAL_WORLD_SIZE": "2"} if name == "groups" else {}
+            with patch_environment(**FSDP, **groups):
+                start = Path(source) if source else None
+                long_runs(folder / name, size, SHARDED, start, "hsdp" if groups else "none")
     (folder / f"took-part-{os.environ.get('RANK', '0')}.json").write_text(
         json.dumps({"world_size": dist.get_world_size() if dist.is_initialized() else 1})
     )
@@ -54,7 +57,13 @@ def main(folder: Path, size: int, *parts: str) -> None:
         dist.destroy_process_group()
 
 
-def long_runs(folder: Path, size: int, labels: Iterable[str], source: Path | None = None) -> None:
+def long_runs(
+    folder: Path,
+    size: int,
+    labels: Iterable[str],
+    source: Path | None = None,
+    sharding: str = "none",
+) -> None:
     """Twenty updates of each, from the start or from a checkpoint after ten."""
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     other = int(os.environ.get("RANK", "0") != "0")  # who must take the first's weights
@@ -80,6 +89,7 @@ def long_runs(folder: Path, size: int, labels: Iterable[str], source: Path | Non
             log_every_steps=5,
             learning_rate=1e-3,
             resume_from_checkpoint=start,
+            sharding=sharding,
         )
         if handed:
             (folder / label / "handed.json").write_text(json.dumps(handed))

@@ -46,7 +46,8 @@ def one_and_two(tmp_path_factory):
 @pytest.fixture(scope="module")
 def four(one_and_two):
     _, two = one_and_two
-    return launch(two.parent / "four", 4, "long", f"resumed={two / 'sharded'}")
+    sharded = two / "sharded"
+    return launch(two.parent / "four", 4, "long", f"resumed={sharded}", f"groups={sharded}")
 
 
 @pytest.fixture(scope="module")
@@ -163,10 +164,13 @@ def test_four_processes_end_where_one_does(one_and_two, four, label):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("label", SHARDED)
-def test_four_sharded_processes_go_on_from_two(one_and_two, four, label):
+@pytest.mark.parametrize("how", ["resumed", "groups"])
+def test_four_sharded_processes_go_on_from_two(one_and_two, four, label, how):
     one, _ = one_and_two
-    assert_same_run(one / "long" / label, four / "resumed" / label)
-    assert len(list(last(four / "resumed" / label).glob("model.shard-*"))) == 4
+    assert_same_run(one / "long" / label, four / how / label)
+    written = {path.name for path in last(four / how / label).glob("model.shard-*")}
+    writers = range(4 if how == "resumed" else 2)  # the second group holds the same rows
+    assert written == {f"model.shard-{process}.safetensors" for process in writers}
 
 
 def test_bad_sample_of_one_process_stops_both(one_and_two):

@@ -123,3 +123,11 @@ def test_accelerate_launch_with_fsdp2_shards_a_unet_over_two_processes(tmp_path)
     checkpoint = tmp_path / "run/checkpoints/checkpoint-2"
     assert len(list(checkpoint.glob("model.shard-*.safetensors"))) == 2
     assert (tmp_path / "run/unet/diffusion_pytorch_model.safetensors").exists()
+
+
+def test_groups_are_those_of_a_machine(monkeypatch):
+    settings = tiny_settings(sharding="hsdp")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert wanted_sharding(settings, 8) == Sharding(n_within=4)
+    with pytest.raises(UserError, match="as many processes on each machine, got 4 here of 6"):
+        wanted_sharding(settings, 6)

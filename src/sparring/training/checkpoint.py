@@ -12,7 +12,7 @@ A checkpoint is a folder `checkpoints/checkpoint-<step>` of safetensors and JSON
     manifest.json           size and SHA-256 of each of the files above
 
 Of a sharded run each process writes its rows of the weights, the average and the moments, as
-model.shard-<process>.safetensors and so on with shards-<process>.json beside them (see `shards`).
+model.shard-<process>.safetensors and so on with shards-<process>.json beside them (see `pieces`).
 Any number of processes reads either kind, sharded or not.
 
 It is written under a temporary name, synced to disk and renamed, so a killed run leaves either a
@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..lora import lora_config, lora_weights, restore_lora_weights
 from ..objectives.base import Objective
-from ..shards import StoredTensors, is_dealt, load_weights, weights_of, write_shards
+from ..pieces import StoredTensors, is_dealt, load_weights, weights_of, write_shards
 from .players import Player
 from .sharding import is_sharded
 from .together import first_failure

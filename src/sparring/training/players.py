@@ -12,7 +12,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.distributed.tensor import DTensor
 
 from ..errors import UserError
-from ..shards import as_rows_of, own_rows, read_like
+from ..pieces import as_rows_of, own_rows, read_like
 from .settings import TrainSettings
 from .sharding import norm_of_all
 

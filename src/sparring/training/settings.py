@@ -30,7 +30,8 @@ class TrainSettings:
             without, it is `ema_decay` from the first update on. None: as the objective prefers.
         compile: torch.compile the network.
         sharding: "none": every process holds all weights; "fsdp2": each holds its share of the
-            weights, gradients, moments and average (see `training.sharding`).
+            weights, gradients, moments and average; "hsdp": the processes of each machine share
+            a copy (see `training.sharding`).
         checkpointing_steps: Steps between checkpoints; None for the last one only.
         checkpoints_total_limit: How many to keep, the newest always; None for all.
         resume_from_checkpoint: "latest", or a checkpoint's folder or its name.
@@ -74,7 +75,7 @@ class TrainSettings:
         for name, choices in {
             "lr_scheduler": ("constant", "cosine"),
             "mixed_precision": ("no", "bf16", "fp16"),
-            "sharding": ("none", "fsdp2"),
+            "sharding": ("none", "fsdp2", "hsdp"),
             "report_to": ("tensorboard", "wandb", "trackio", "none"),
         }.items():
             if getattr(self, name) not in choices:

@@ -5,6 +5,9 @@ it is called and go again after it; its gradients are summed and dealt out in th
 The mathematics is that of whole networks: AdamW and the average work on rows, the gradient's norm
 is that of all of them.
 
+With `training.sharding: hsdp` each machine holds a copy, dealt to its own processes: weights travel
+inside machines only, and gradients are summed among them once.
+
 It is asked for with `training.sharding: fsdp2`, or by the user's accelerate config
 (`accelerate launch --use_fsdp --fsdp_version 2`), of which the wrapping policy is taken. Accelerate
 itself shards on accelerators only and together with its own optimiser; here `fully_shard` is called
@@ -23,7 +26,7 @@ import copy
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -35,7 +38,7 @@ from torch.distributed.tensor import DTensor
 from ..denoiser import Denoiser
 from ..errors import UserError
 from ..lora import lora_config
-from ..shards import weights_of, whole
+from ..pieces import weights_of, whole
 from .settings import TrainSettings
 
 LEAST_PARAMETERS = 20_000_000
@@ -51,11 +54,14 @@ class Sharding:
         n_least: Parameters of a block, where they are chosen by size: members of module lists
             (the blocks of diffusers' networks), from the inside out, that have as many left.
         bf16: Whether weights travel in bfloat16; gradients are summed in float32 either way.
+        n_within: Processes that share one copy of the weights; None: all. With fewer, gradients are
+            summed among the copies too (HSDP).
     """
 
     block_names: tuple[str, ...] | None = None
     n_least: int = LEAST_PARAMETERS
     bf16: bool = False
+    n_within: int | None = None
 
 
 def wanted_sharding(settings: TrainSettings, n_processes: int) -> Sharding | None:
@@ -76,7 +82,16 @@ def wanted_sharding(settings: TrainSettings, n_processes: int) -> Sharding | Non
     chosen = _of_accelerate() if by_accelerate else Sharding()
     if n_processes == 1:
         return None
-    return Sharding(chosen.block_names, chosen.n_least, settings.mixed_precision == "bf16")
+    n_within = None
+    if settings.sharding == "hsdp":
+        n_within = int(os.environ.get("LOCAL_WORLD_SIZE", n_processes))
+        if n_processes % n_within:
+            raise UserError(
+                f"training.sharding=hsdp needs as many processes on each machine, got {n_within} "
+                f"here of {n_processes}: use fsdp2"
+            )
+    is_bf16 = settings.mixed_precision == "bf16"
+    return replace(chosen, bf16=is_bf16, n_within=n_within)
 
 
 def _of_accelerate() -> Sharding:
@@ -158,7 +173,11 @@ def shard(network: nn.Module, sharding: Sharding, accelerator: Accelerator) -> N
     Raises:
         UserError: if no block has one of the names.
     """
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    n = accelerator.num_processes
+    n_within = sharding.n_within or n
+    shape = (n,) if n_within == n else (n // n_within, n_within)
+    names = ("copies", "rows")[-len(shape) :]
+    mesh = init_device_mesh(accelerator.device.type, shape, mesh_dim_names=names)
     # inputs stay as they are: times in bfloat16 would be others
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if sharding.bf16 else None,

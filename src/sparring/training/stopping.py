@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import Interrupted, TrainingStopped, UserError
 from ..lora import lora_config
 from ..objectives.base import Objective
-from ..shards import own_rows
+from ..pieces import own_rows
 from .checkpoint import latest_checkpoint
 from .players import Player
 from .settings import TrainSettings

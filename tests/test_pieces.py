@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
-from sparring.shards import StoredTensors, load_weights, weights_of, write_shards
+from sparring.pieces import StoredTensors, load_weights, weights_of, write_shards
 
 
 def dealt(folder, tensors, n_processes):

@@ -22,7 +22,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,19 @@ def own_rows(value: Tensor) -> tuple[Tensor, int]:
     """
     if not isinstance(value, DTensor):
         return value.detach(), 0
-    if value.placements != (Shard(0),):
+    *copies, dealt = value.placements
+    if dealt != Shard(0) or any(one != Replicate() for one in copies):
         raise ValueError(f"sharded along its first dimension only, got {value.placements}")
-    n_each = -(-len(value) // value.device_mesh.size())
-    start = min(n_each * value.device_mesh.get_local_rank(), len(value))
+    mesh = value.device_mesh
+    n_each = -(-len(value) // mesh.size(mesh.ndim - 1))
+    start = min(n_each * mesh.get_local_rank(mesh.ndim - 1), len(value))
     return value.to_local().detach(), start
+
+
+def _is_copy(value: DTensor) -> bool:
+    """Whether a process of another group holds the same rows and writes them."""
+    mesh = value.device_mesh
+    return any(mesh.get_local_rank(dim) != 0 for dim in range(mesh.ndim - 1))
 
 
 def as_rows_of(rows: Tensor, like: Tensor) -> Tensor:
@@ -107,9 +115,11 @@ def write_shards(
         index[name], pieces = {}, {}
         for key, value in contents.items():
             rows, start = own_rows(value)
-            if isinstance(value, DTensor) and len(rows) == 0:
-                continue
-            if isinstance(value, DTensor) or process == 0:
+            if isinstance(value, DTensor):
+                is_mine = len(rows) > 0 and not _is_copy(value)
+            else:
+                is_mine = process == 0
+            if is_mine:
                 pieces[key] = rows.contiguous()
                 index[name][key] = {"shape": list(value.shape), "start": start}
         if pieces:
