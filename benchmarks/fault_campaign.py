@@ -562,10 +562,10 @@ def prepare(place: Path, config: str) -> None:
 
 
 def campaign(
-    folder: Path, n: int, seed: int, only: str | None, say: Callable[[str], object]
+    folder: Path, n: int, seed: int, only: list[str], say: Callable[[str], object]
 ) -> dict[str, list[Trial | Failed]]:
     """So many trials, dealt to the kinds by weight; what became of each, by kind."""
-    chosen = {name: kind for name, kind in KINDS.items() if only is None or only in name}
+    chosen = {name: kind for name, kind in KINDS.items() if any(part in name for part in only)}
     whole = {}
     for number, config in enumerate((POINTS, IMAGES)):
         trial = Trial(folder / f"whole-{number}", random.Random())
@@ -630,7 +630,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=240, help="trials")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="faults whose name contains this")
+    parser.add_argument(
+        "--only", nargs="*", default=[""], help="faults whose name has one of these"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder of failed trials")
     words = parser.parse_args()
     torch.set_num_threads(1)

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +27,8 @@ from tiny_runs import Points, make_objective, run, tiny_denoiser, tiny_discrimin
 from sparring.data.base import InMemory, ModelRange
 from sparring.data.contamination import Contaminated
 from sparring.denoiser import Denoiser
-from sparring.errors import TrainingStopped
+from sparring.errors import TrainingStopped, UserError
+from sparring.training import checkpoint
 from sparring.training.players import Player
 
 FSDP = {
@@ -36,6 +38,10 @@ FSDP = {
     "FSDP_MIN_NUM_PARAMS": "100",
 }
 """What `accelerate launch` sets of a user's config; the tiny network has blocks by that size."""
+
+
+def no_space() -> dict[str, Any]:
+    raise OSError(28, "No space left on device")
 
 
 def main(folder: Path, size: int, *parts: str) -> None:
@@ -145,6 +151,16 @@ def of_every_update(folder: Path, size: int) -> None:
         run(folder / "bad", data=Points(64, bad=(5,)), train_batch_size=4, max_train_steps=99)
     except TrainingStopped as stopped:
         (folder / f"stopped-{os.environ.get('RANK', '0')}.txt").write_text(str(stopped))
+
+    # what the last process cannot write, none believes to be written, and none waits for ever
+    states = checkpoint.random_states
+    if int(os.environ.get("RANK", "0")) == n_processes - 1:
+        checkpoint.random_states = no_space
+    try:
+        run(folder / "full", train_batch_size=4)
+    except UserError as full:
+        (folder / f"full-{os.environ.get('RANK', '0')}.txt").write_text(str(full))
+    checkpoint.random_states = states
 
     # two processes resume as they went on
     settings = {"dropout": 0.4, "train_batch_size": 4, "checkpointing_steps": 5}

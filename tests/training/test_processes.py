@@ -180,6 +180,14 @@ def test_bad_sample_of_one_process_stops_both(one_and_two):
     assert "of 1 of 8 samples is not finite: indices 5." in words[0]
 
 
+def test_a_disk_that_is_full_for_one_process_is_full_for_both(one_and_two):
+    for folder, n_processes in zip(one_and_two, (1, 2), strict=True):
+        words = [(folder / f"full-{rank}.txt").read_text() for rank in range(n_processes)]
+        assert len(set(words)) == 1
+        assert "checkpoint-12 could not be written (No space left on device)" in words[0]
+        assert list((folder / "full" / "checkpoints").iterdir()) == []
+
+
 def test_two_processes_resume_to_the_bit(one_and_two):
     for folder in one_and_two:
         assert_same(outcome(folder / "whole"), outcome(folder / "cut"))

@@ -322,7 +322,7 @@ def _load(origin: str, *names: str | None, **options: Any) -> Any:
 
     spoken = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(logging.CRITICAL)  # what it says is said again below
-    vars(datasets_config)["HF_DATASETS_TRUST_REMOTE_CODE"] = False  # of versions with scripts
+    datasets_config.__dict__["HF_DATASETS_TRUST_REMOTE_CODE"] = False  # of versions with scripts
     try:
         load: Any = datasets.load_dataset
         return load(*names, **options)

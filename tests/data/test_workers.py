@@ -1,0 +1,79 @@
+"""A worker that dies is replaced, and the batches are those that it would have read."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparring.data.base import InMemory
+from sparring.data.batches import make_loader
+from sparring.errors import UserError
+
+
+def data() -> InMemory:
+    return InMemory("numbers", torch.arange(40.0)[:, None])
+
+
+def indices(loader, kill_at=(), wait=0.0):
+    """The indices of 20 micro-batches; workers are killed before some are asked for."""
+    found = []
+    for number, batch in zip(range(20), loader, strict=False):
+        found.append(batch["index"].tolist())
+        if number in kill_at:
+            for child in children():
+                os.kill(child, signal.SIGKILL)
+            time.sleep(wait)
+    return found
+
+
+def children() -> list[int]:
+    me = os.getpid()
+    found = []
+    for number in Path(f"/proc/{me}/task/{me}/children").read_text().split():
+        name = Path(f"/proc/{number}/cmdline")
+        if name.exists() and b"resource_tracker" not in name.read_bytes():
+            found.append(int(number))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
+@pytest.mark.parametrize("n_micro", [1, 2])
+def test_killed_workers_change_no_batch(capsys, n_micro):
+    def loader(n_workers):
+        return make_loader(data(), 3, 8, n_micro=n_micro, n_workers=n_workers, first_batch=2)
+
+    whole = indices(loader(0))
+    assert indices(loader(2), kill_at=(4, 11), wait=0.2) == whole
+    assert capsys.readouterr().err.count("the workers are replaced, no batch is lost") == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
+def test_workers_that_die_again_and_again_are_one_error():
+    with pytest.raises(UserError, match=r"4 times .*lower data.dataloader_num_workers"):
+        indices(make_loader(data(), 3, 8, n_workers=1), kill_at=(2, 4, 6, 8), wait=0.2)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
+def test_the_error_comes_while_waiting_and_nowhere_else():
+    """A step of the optimiser is never interrupted, however long the worker has been dead."""
+    batches = iter(make_loader(data(), 3, 8, n_workers=1))
+    next(batches)
+    for child in children():
+        os.kill(child, signal.SIGKILL)
+    for _ in range(20):  # Python runs signal handlers between any two of these
+        time.sleep(0.01)
+    assert next(batches)["index"].shape == (8,)
+
+
+def test_an_error_of_the_data_is_not_a_lost_worker():
+    class Broken(InMemory):
+        def rows(self, indices, positions):
+            raise UserError("no image at all")
+
+    broken = Broken("broken", torch.zeros(8, 1))
+    for n_workers in (0, 1):
+        with pytest.raises(UserError, match=r"^no image at all$"):
+            next(iter(make_loader(broken, 0, 4, n_workers=n_workers)))
