@@ -737,8 +737,16 @@ def _in_process(case: Case, work: Path) -> tuple[int, str, str]:
 
 def _as_command(case: Case, work: Path) -> tuple[int, str, str]:
     words = [sys.executable, "-m", "sparring", *case.words]
+    source = Path(cli.__file__).parents[1]  # the same sparring as here
     try:
-        told = subprocess.run(words, cwd=work, capture_output=True, timeout=120, check=False)
+        told = subprocess.run(
+            words,
+            cwd=work,
+            capture_output=True,
+            timeout=120,
+            check=False,
+            env=os.environ | {"PYTHONPATH": str(source)},
+        )
     except subprocess.TimeoutExpired:
         return 1, "", "hangs"
     return told.returncode, told.stderr.decode("utf-8", "replace"), ""
