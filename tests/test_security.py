@@ -166,6 +166,8 @@ HF, WANDB = "hf_" + "Ab3" * 11, "0123456789abcdef" * 2 + "01234567"
         ("hf://datasets/a/b@refs/c.parquet", "hf://datasets/a/b@refs/c.parquet"),
         ("photos/a@b.png?key", "photos/a@b.png?key"),
         ("configs/digits.yaml training.seed=1", "configs/digits.yaml training.seed=1"),
+        ("runs/sk-learn-experiments-on-digits", "runs/sk-learn-experiments-on-digits"),
+        (f"sk-proj-{'a1' * 12} AKIA{'Z9' * 8} ghp_{'x' * 36}", "*** *** ***"),
     ],
 )
 def test_what_looks_like_a_token_is_masked(text, shown):
