@@ -643,8 +643,9 @@ def campaign(
     n: int, seed: int, first: int = 0, say: Callable[[str], None] = print
 ) -> dict[str, Counter[str]]:
     """Runs n cases; the counts of each kind. What fails is said at once."""
-    import datasets
+    import datasets as library
 
+    datasets: Any = library
     datasets.disable_progress_bars()
     sys.addaudithook(_watch)
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}

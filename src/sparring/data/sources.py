@@ -304,18 +304,19 @@ def huggingface(
 
 def _caches() -> list[str]:
     """Where the library keeps what it downloads."""
-    import datasets
+    from datasets import config
     from huggingface_hub import constants
 
-    return [str(datasets.config.HF_DATASETS_CACHE), constants.HF_HUB_CACHE]
+    return [str(config.HF_DATASETS_CACHE), constants.HF_HUB_CACHE]
 
 
 def _load(origin: str, *names: str | None, **options: Any) -> Any:
     import datasets  # slow to import, needed for tables only
+    from datasets import config
 
     spoken = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(logging.CRITICAL)  # what it says is said again below
-    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # of versions that know scripts
+    vars(config)["HF_DATASETS_TRUST_REMOTE_CODE"] = False  # of versions that know scripts
     try:
         load: Any = datasets.load_dataset
         return load(*names, **options)
