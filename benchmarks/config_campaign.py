@@ -737,8 +737,16 @@ def _in_process(case: Case, work: Path) -> tuple[int, str, str]:
 
 def _as_command(case: Case, work: Path) -> tuple[int, str, str]:
     words = [sys.executable, "-m", "sparring", *case.words]
+    source = Path(cli.__file__).parents[1]  # the same sparring as here
     try:
-        told = subprocess.run(words, cwd=work, capture_output=True, timeout=120, check=False)
+        told = subprocess.run(
+            words,
+            cwd=work,
+            capture_output=True,
+            timeout=120,
+            check=False,
+            env=os.environ | {"PYTHONPATH": str(source)},
+        )
     except subprocess.TimeoutExpired:
         return 1, "", "hangs"
     return told.returncode, told.stderr.decode("utf-8", "replace"), ""
@@ -808,7 +816,7 @@ def _row(kind: str, each: Counter[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--n", type=int, default=2000, help="cases in this process")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--real", type=int, default=0, help="so many as commands of their own too")

@@ -4,6 +4,7 @@ import ast
 import io
 import os
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -61,6 +62,9 @@ def laughs(depth, width):
         ("a: &a {b: {c: *a}}", "an alias of itself"),
         ("a: !!python/object/apply:os.system [touch pwned]", "could not determine a constructor"),
         ("a: !!python/name:os.system", "could not determine a constructor"),
+        ("a: !!set {b}", "could not determine a constructor"),
+        ("a: !!binary eA==", "could not determine a constructor"),
+        ("a: !!timestamp 2026-01-01", "could not determine a constructor"),
         ("a: !!float ''", "not of its type"),
         ("{[1, 2]: 3}", "a key must be one word"),
         ("a: 1\n'a': 2", "key 'a' is given twice"),
@@ -162,6 +166,8 @@ HF, WANDB = "hf_" + "Ab3" * 11, "0123456789abcdef" * 2 + "01234567"
         ("hf://datasets/a/b@refs/c.parquet", "hf://datasets/a/b@refs/c.parquet"),
         ("photos/a@b.png?key", "photos/a@b.png?key"),
         ("configs/digits.yaml training.seed=1", "configs/digits.yaml training.seed=1"),
+        ("runs/sk-learn-experiments-on-digits", "runs/sk-learn-experiments-on-digits"),
+        (f"sk-proj-{'a1' * 12} AKIA{'Z9' * 8} ghp_{'x' * 36}", "*** *** ***"),
     ],
 )
 def test_what_looks_like_a_token_is_masked(text, shown):
@@ -240,6 +246,65 @@ def test_as_many_pixels_as_that_and_no_more(monkeypatch):
     assert decode(png(8, 8, zlib.compress(b"\0\xff" * 8))).shape == (1, 8, 8)
     with pytest.raises(Unreadable, match="9 x 8 pixels are more than 64"):
         decode(png(9, 8, zlib.compress(b"\0\xff\xff" * 8)))
+
+
+def test_warnings_about_a_file_are_not_shown():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow warns of more than 89 megapixels
+        with pytest.raises(Unreadable, match="12000 x 12000 pixels are more than 89,478,485"):
+            decode(png(12_000, 12_000, b""))
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_listed_and_not_waited_for(write_png):
+    Path("photos/folder.png").mkdir(parents=True)
+    good = write_png("photos/good.png", 0)
+    os.mkfifo("photos/pipe.png")
+    Path("photos/zero.png").symlink_to("/dev/zero")
+    os.mkfifo("photos/good.txt")  # where a caption would be
+    with Path("photos/huge.png").open("wb") as file:
+        file.truncate(2**40)
+    data = build_dataset("image_folder", train_data_dir="photos")
+    batch = data.read_all()
+    assert torch.equal(batch["x0"], good[None])
+    assert {Path(path).name for path in batch["unreadable"]} == {"huge.png", "pipe.png", "zero.png"}
+    assert "caption" not in batch
+    device = sources.FolderFiles("files", ["/dev/null", "photos/pipe.png"])  # anywhere
+    for i in range(2):
+        with pytest.raises(Unreadable, match="it is no file"):
+            device.open(i)
+
+
+@pytest.mark.parametrize("name", ["good.txt", "metadata.jsonl", "metadata.csv"])
+def test_texts_from_outside_are_not_read(write_png, name):
+    Path("photos").mkdir()
+    write_png("photos/good.png", 0)
+    Path("secret").write_text('{"file_name": "good.png", "text": "secret"}\n')
+    Path("photos", name).symlink_to("../secret")
+    with pytest.raises(UserError, match="leads out of 'photos': put a copy there instead"):
+        build_dataset("image_folder", train_data_dir="photos")
+    Path("photos", name).unlink()
+    Path("photos/notes").write_text("fine")
+    Path("photos/good.txt").symlink_to("notes")
+    data = build_dataset("image_folder", train_data_dir="photos")
+    assert data.captions == ["fine"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("metadata.jsonl", "[" * 100_000, "is not JSON lines"),
+        ("metadata.jsonl", '{"file_name": 3}', "row 1 has no file_name"),
+        ("metadata.csv", "file_name,text\na.png," + "x" * 200_000, "is no table"),
+        ("metadata.csv", "a,b\n1,2\n", "row 1 has no file_name"),
+    ],
+)
+def test_broken_metadata_is_one_line(write_png, name, content, said):
+    Path("photos").mkdir()
+    write_png("photos/a.png", 0)
+    Path("photos", name).write_text(content)
+    with pytest.raises(UserError, match=said):
+        build_dataset("image_folder", train_data_dir="photos")
 
 
 def test_formats_that_run_other_programs_are_not_opened(monkeypatch):

@@ -6,10 +6,9 @@ import re
 
 _SECRETS = re.compile(
     r"(?<=://)[^/\s@'\"]+(?=@)"  # https://user:token@host
-    r"|(?<=[?&])(?:[\w-]*(?:token|key|secret|password|signature|credential)|sig|auth)=[^&\s'\"]+"
-    r"|\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|sk-[\w-]{20,}"
-    r"|AKIA[A-Z0-9]{16})",
-    re.IGNORECASE,
+    r"|(?<=[?&])(?i:[\w-]*(?:token|key|secret|password|signature|credential)|sig|auth)=[^&\s'\"]+"
+    r"|\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
+    r"|sk-(?:proj-|ant-)?\w{20,}|AKIA[A-Z0-9]{16})"
 )
 _NAMES = re.compile(r"(TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)$")
 SHORTEST = 12

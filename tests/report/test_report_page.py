@@ -258,7 +258,7 @@ def test_wrong_runs_end_in_one_clear_line(demo_runs, tmp_path):
     broken.write_text("[1, 2]")
     assert "expected a JSON object" in error_of(demo_runs, page)
     Path(demo_runs[0], "config.yaml").write_text("a: [1\nb: {")
-    assert "config.yaml: cannot be read" in error_of(demo_runs, page)
+    assert "config.yaml: not valid YAML" in error_of(demo_runs, page)
     assert not page.exists()
 
 
