@@ -247,3 +247,9 @@ def test_memory_of_a_network_from_scratch_is_what_a_step_keeps() -> None:
     assert float(re.findall(r"([\d.]+) MB", double)[-1]) == pytest.approx(
         2 * plain / 1e6, rel=0.05, abs=0.6
     )
+
+
+def test_a_network_that_cannot_be_called_is_said() -> None:
+    words = ["model.network.class_embed_type=timestep"]
+    text = dry_run_text(resolve(CONFIGS / "digits.yaml", words))
+    assert "# memory        unknown: UNet2DModel cannot be called (class_labels" in text

@@ -100,9 +100,12 @@ def memory_from_scratch(
 
     Args:
         config: The run.
-        network: Without memory, on the device "meta".
+        network: Goes to the device "meta", where nothing has memory.
         shape: Of a sample.
         objective: Says how many graphs are alive, `Objective.n_graphs`.
+
+    Returns:
+        The line; where the network cannot be called with a sample and a time, why.
     """
     training = config.training
     known: Any = network
@@ -110,13 +113,17 @@ def memory_from_scratch(
         known, "_supports_gradient_checkpointing", False
     ):
         known.enable_gradient_checkpointing()
+    network.to("meta")
     arguments = inspect.signature(network.forward).parameters
     with torch.device("meta"):
         told: dict[str, Any] = {"return_dict": False} if "return_dict" in arguments else {}
         if config.model.class_conditional and "class_labels" in arguments:
             told["class_labels"] = torch.zeros(1, dtype=torch.long)
         x, t = torch.zeros(1, *shape), torch.zeros(1)
-        kept = _saved(lambda: network(x, t, **told))
+        try:
+            kept = _saved(lambda: network(x, t, **told))
+        except Exception as error:  # whatever a network may raise
+            return f"unknown: {type(network).__name__} cannot be called ({error})"
     active = 2 if training.mixed_precision != "no" else 4
     activations = active * kept * training.train_batch_size * objective.n_graphs
     n = _count(network)

@@ -15,6 +15,9 @@ from tiny_runs import assert_same, metrics, outcome
 
 from sparring.training.checkpoint import Checkpoint
 
+# the runs are made once, in one of the test processes
+pytestmark = pytest.mark.xdist_group("processes")
+
 
 def launch(folder: Path, n_processes: int, *parts: str) -> Path:
     folder.mkdir()
