@@ -348,11 +348,12 @@ def test_a_local_folder_of_hugging_face_is_read_by_its_paths(write_png, monkeypa
     data = build_dataset("huggingface", dataset_name="set")
     assert torch.equal(data.read_all()["x0"], torch.stack(wanted))
     Path("set/more.zip").write_bytes(b"PK\3\4")
-    with pytest.raises(UserError, match=r"more\.zip is an archive"):
-        build_dataset("huggingface", dataset_name="set")
     Path("t.parquet").write_bytes(b"PK\3\4" * 10)
-    with pytest.raises(UserError, match="no parquet file"):
-        build_dataset("parquet", data_files="t.parquet")
+    for streaming in (False, True):
+        with pytest.raises(UserError, match=r"more\.zip is an archive"):
+            build_dataset("huggingface", dataset_name="set", streaming=streaming)
+        with pytest.raises(UserError, match="no parquet file"):
+            build_dataset("parquet", data_files="t.parquet", streaming=streaming)
 
 
 @pytest.fixture

@@ -2,13 +2,10 @@
 
 import csv
 import json
-import logging
 import os
 import re
-import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .hub import TEST_SPLITS, caches, call_datasets, checked_name, parquet_files, split_of
 from .images import Files, FolderFiles, TableFiles
 from .within import is_within, read_text
 
@@ -24,8 +22,6 @@ EXTENSIONS = frozenset(
      ".pbm", ".jp2", ".tga")
 )  # fmt: skip
 METADATA = ("metadata.jsonl", "metadata.csv")
-ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar"))
-TEST_SPLITS = ("test", "validation", "valid", "val", "held_out")
 
 
 @dataclass
@@ -228,34 +224,12 @@ def parquet(
     Raises:
         UserError: if no file fits, or a column is not there.
     """
-    if not data_files:
-        raise UserError(
-            "data.data_files is missing: name the parquet files, for example data/*.parquet"
-        )
-    patterns = [data_files] if isinstance(data_files, str) else list(data_files)
-    patterns = [os.path.expanduser(pattern) for pattern in patterns]
+    patterns = parquet_files(data_files)
     origin = ", ".join(patterns)
-    for path in (path for pattern in patterns for path in sorted(glob(pattern, recursive=True))):
-        _check_parquet(path)
-    table = _load(origin, "parquet", data_files=patterns, split="train")
+    table = call_datasets(origin, "load_dataset", "parquet", data_files=patterns, split="train")
     source = _from_table(origin, table, image_column, label_column, caption_column)
     roots = [re.split(r"[*?\[]", pattern)[0].rpartition("/")[0] or "." for pattern in patterns]
     return source.beside([root for root in dict.fromkeys(roots) if "://" not in root])
-
-
-def _check_parquet(path: str) -> None:
-    """Refuse what only calls itself parquet: the library would unpack an archive, of any size."""
-    try:
-        if Path(path).is_dir() or not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"{path} is no file: name parquet files")
-        with open(path, "rb") as file:
-            begins = file.read(4)
-            file.seek(-4, os.SEEK_END)
-            ends = file.read(4)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if (begins, ends) != (b"PAR1", b"PAR1"):
-        raise UserError(f"{path} is no parquet file, or not a whole one")
 
 
 def huggingface(
@@ -280,57 +254,15 @@ def huggingface(
     Raises:
         UserError: if it cannot be loaded, or a split or column is not there.
     """
-    if not dataset_name:
-        raise UserError("data.dataset_name is missing: name a data set of the Hugging Face hub")
-    folder = Path(dataset_name).expanduser()
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-        if path.suffix.lower() in ARCHIVES:
-            raise UserError(f"{path} is an archive, which sparring does not open: unpack it first")
-    splits = _load(dataset_name, dataset_name, dataset_config_name)
+    dataset_name = checked_name(dataset_name)
+    splits = call_datasets(dataset_name, "load_dataset", dataset_name, dataset_config_name)
     name = split_of(dataset_name, splits, split, own_held_out)
     source = _from_table(
         f"data set '{dataset_name}'", splits[name], image_column, label_column, caption_column
     )
     source.is_split = name != "train"
-    return source.beside([str(folder)] if folder.is_dir() else _caches())
-
-
-def split_of(dataset_name: str, splits: Iterable[str], split: str, own_held_out: bool) -> str:
-    """Which of a hub data set's splits is meant, see `huggingface`."""
-    name = "train" if split in ("train", "all") or own_held_out else split
-    if name == "held_out":
-        name = next((one for one in TEST_SPLITS if one in splits), name)
-    if name not in splits:
-        raise UserError(
-            f"data set '{dataset_name}' has no split '{name}' (it has {', '.join(splits)})"
-            + ("; data.held_out_share cuts one from train" if split == "held_out" else "")
-        )
-    return name
-
-
-def _caches() -> list[str]:
-    """Where the library keeps what it downloads."""
-    from datasets import config as datasets_config
-    from huggingface_hub import constants
-
-    return [str(datasets_config.HF_DATASETS_CACHE), constants.HF_HUB_CACHE]
-
-
-def _load(origin: str, *names: str | None, **options: Any) -> Any:
-    import datasets  # slow to import, needed for tables only
-    from datasets import config as datasets_config
-
-    spoken = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(logging.CRITICAL)  # what it says is said again below
-    datasets_config.__dict__["HF_DATASETS_TRUST_REMOTE_CODE"] = False  # of versions with scripts
-    try:
-        load: Any = datasets.load_dataset
-        return load(*names, **options)
-    except Exception as error:  # the library raises many kinds, from network to schema
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"cannot load {origin}: {reason}") from error
-    finally:
-        datasets.logging.set_verbosity(spoken)
+    folder = Path(dataset_name).expanduser()
+    return source.beside([str(folder)] if folder.is_dir() else caches())
 
 
 def _from_table(

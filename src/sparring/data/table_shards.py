@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import UserError
+from .hub import call_datasets, checked_name, parquet_files, split_of
 from .shards import ShardFiles, kept_in, remembered
-from .sources import Source, columns_of, encoded_images, labels_of, split_of
+from .sources import Source, columns_of, encoded_images, labels_of
 from .tar_shards import attempt, found
 
 log = logging.getLogger(__name__)
@@ -120,14 +121,10 @@ def parquet_stream(
     caption_column: str | None = None,
 ) -> Source:
     """Parquet files as `sources.parquet` reads them, without reading them whole at the start."""
-    if not data_files:
-        raise UserError(
-            "data.data_files is missing: name the parquet files, for example data/*.parquet"
-        )
-    patterns = [data_files] if isinstance(data_files, str) else list(data_files)
+    patterns = parquet_files(data_files)
     files = [file for pattern in patterns for file in found(pattern)]
     origin = ", ".join(patterns)
-    builder = _builder(origin, "parquet", data_files=files)
+    builder = call_datasets(origin, "load_dataset_builder", "parquet", data_files=files)
     return _from_stream(origin, builder, "train", image_column, label_column, caption_column)
 
 
@@ -142,10 +139,10 @@ def huggingface_stream(
     own_held_out: bool = False,
 ) -> Source:
     """A hub data set as `sources.huggingface` reads it, without fetching it at the start."""
-    if not dataset_name:
-        raise UserError("data.dataset_name is missing: name a data set of the Hugging Face hub")
-    builder = _builder(dataset_name, dataset_name, dataset_config_name)
-    splits = _call(dataset_name, builder.as_streaming_dataset)
+    dataset_name = checked_name(dataset_name)
+    words = ("load_dataset_builder", dataset_name, dataset_config_name)
+    builder = call_datasets(dataset_name, *words)
+    splits = call_datasets(dataset_name, builder.as_streaming_dataset)
     name = split_of(dataset_name, splits, split, own_held_out)
     origin = f"data set '{dataset_name}'"
     source = _from_stream(origin, builder, name, image_column, label_column, caption_column)
@@ -161,16 +158,16 @@ def _from_stream(
     label_column: str | None,
     caption_column: str | None,
 ) -> Source:
-    stream = _call(origin, builder.as_streaming_dataset, split=split)
+    stream = call_datasets(origin, builder.as_streaming_dataset, split=split)
     if hasattr(stream, "reshard"):  # datasets >= 5: a shard per row group
-        stream = _call(origin, stream.reshard)
+        stream = call_datasets(origin, stream.reshard)
     if stream.features is None:
         raise UserError(f"{origin} does not say its columns, so it cannot be streamed")
     explicit = label_column is not None
     image, label = columns_of(origin, stream.features, image_column, label_column, caption_column)
     columns = list(dict.fromkeys(one for one in (label, caption_column) if one is not None))
     key = ["stream", VERSION, builder.cache_dir, split, columns]
-    counted = remembered(key, lambda: _call(origin, _count, stream, columns, image))
+    counted = remembered(key, lambda: call_datasets(origin, _count, stream, columns, image))
     if sum(counted["sizes"]) == 0:
         raise UserError(f"{origin} has no rows")
     labels, class_names = None, []
@@ -203,22 +200,3 @@ def _count(stream: Any, columns: list[str], image_column: str) -> dict[str, Any]
             for column in columns:
                 values[column] += chunk[column].to_pylist()
     return {"sizes": sizes, "values": values}
-
-
-def _builder(origin: str, *names: str | None, **options: Any) -> Any:
-    import datasets  # slow to import, needed for tables only
-
-    return _call(origin, datasets.load_dataset_builder, *names, **options)
-
-
-def _call(origin: str, work: Any, *args: Any, **options: Any) -> Any:
-    try:
-        return work(*args, **options)
-    except UserError:
-        raise
-    except Exception as error:  # the library raises many kinds, from network to schema
-        raise UserError(f"cannot load {origin}: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

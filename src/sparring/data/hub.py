@@ -1,0 +1,110 @@
+"""The `datasets` library at the border: quiet, without remote code, and nothing is unpacked."""
+
+import logging
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar"))
+TEST_SPLITS = ("test", "validation", "valid", "val", "held_out")
+
+
+def call_datasets(origin: str, work: Any, *args: Any, **options: Any) -> Any:
+    """Call one of the library's functions, by name or itself; what it says is said by us.
+
+    Args:
+        origin: What an error message calls the data.
+        work: Such as "load_dataset", or a method of one of its objects.
+        args, options: Its own.
+
+    Raises:
+        UserError: for whatever it raises.
+    """
+    import datasets  # slow to import, needed for tables only
+    from datasets import config
+
+    spoken = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(logging.CRITICAL)
+    config.__dict__["HF_DATASETS_TRUST_REMOTE_CODE"] = False  # of versions with scripts
+    try:
+        return (getattr(datasets, work) if isinstance(work, str) else work)(*args, **options)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises many kinds, from network to schema
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"cannot load {origin}: {reason}") from error
+    finally:
+        datasets.logging.set_verbosity(spoken)
+
+
+def parquet_files(data_files: str | Sequence[str] | None) -> list[str]:
+    """The paths and patterns of data.data_files; the files of this machine among them are parquet.
+
+    Raises:
+        UserError: if there are none, or a file only calls itself parquet.
+    """
+    if not data_files:
+        raise UserError(
+            "data.data_files is missing: name the parquet files, for example data/*.parquet"
+        )
+    given = [data_files] if isinstance(data_files, str) else list(data_files)
+    patterns = [os.path.expanduser(pattern) for pattern in given]
+    for path in (path for pattern in patterns for path in sorted(glob(pattern, recursive=True))):
+        check_parquet(path)
+    return patterns
+
+
+def check_parquet(path: str) -> None:
+    """Refuse what only calls itself parquet: the library would unpack an archive, of any size."""
+    try:
+        if Path(path).is_dir() or not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"{path} is no file: name parquet files")
+        with open(path, "rb") as file:
+            begins = file.read(4)
+            file.seek(-4, os.SEEK_END)
+            ends = file.read(4)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if (begins, ends) != (b"PAR1", b"PAR1"):
+        raise UserError(f"{path} is no parquet file, or not a whole one")
+
+
+def checked_name(dataset_name: str | None) -> str:
+    """The name of a hub data set, or of a local folder in its format that holds no archive.
+
+    Raises:
+        UserError: if there is none, or the library would unpack something.
+    """
+    if not dataset_name:
+        raise UserError("data.dataset_name is missing: name a data set of the Hugging Face hub")
+    folder = Path(dataset_name).expanduser()
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        if path.suffix.lower() in ARCHIVES:
+            raise UserError(f"{path} is an archive, which sparring does not open: unpack it first")
+    return dataset_name
+
+
+def split_of(dataset_name: str, splits: Iterable[str], split: str, own_held_out: bool) -> str:
+    """Which of a hub data set's splits is meant, see `huggingface`."""
+    name = "train" if split in ("train", "all") or own_held_out else split
+    if name == "held_out":
+        name = next((one for one in TEST_SPLITS if one in splits), name)
+    if name not in splits:
+        raise UserError(
+            f"data set '{dataset_name}' has no split '{name}' (it has {', '.join(splits)})"
+            + ("; data.held_out_share cuts one from train" if split == "held_out" else "")
+        )
+    return name
+
+
+def caches() -> list[str]:
+    """Where the library keeps what it downloads."""
+    from datasets import config as datasets_config
+    from huggingface_hub import constants
+
+    return [str(datasets_config.HF_DATASETS_CACHE), constants.HF_HUB_CACHE]
