@@ -497,7 +497,7 @@ class TrainingSection(Section):
     conditioning_dropout_prob: Share = 0.0
     checkpointing_steps: Count | None = 500
     checkpoints_total_limit: Count | None = 2
-    resume_from_checkpoint: str | None = None  # "latest" or a checkpoint's folder
+    resume_from_checkpoint: str | None = None  # "latest", a checkpoint's folder, or "auto"
     overwrite_output_dir: bool = False
     fork_from: str | None = None  # a run or a checkpoint of one: a new run begins with its state
     log_every_steps: Count = 50

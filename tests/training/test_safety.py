@@ -143,6 +143,32 @@ def test_spoilt_lines_of_the_log_and_run_json_are_passed_over(tmp_path, capsys):
     assert [line["step"] for line in cut] == [5, 10, 12, 15, 20]
 
 
+def test_auto_begins_goes_on_and_never_begins_again_in_silence(tmp_path, capsys):
+    settings = {**SETTINGS, "resume_from_checkpoint": "auto"}
+    run(tmp_path / "whole", **SETTINGS, max_train_steps=20)
+    run(tmp_path / "cut", **settings, max_train_steps=10)
+    run(tmp_path / "cut", **settings, max_train_steps=20)
+    whole, cut = outcome(tmp_path / "whole"), outcome(tmp_path / "cut")
+    assert cut.pop("metrics") == whole.pop("metrics")
+    assert_same(whole, cut)
+    for path in (tmp_path / "cut" / "checkpoints").iterdir():
+        flip(path / "model.safetensors")
+    with pytest.raises(UserError, match=r"no checkpoint to resume from .*is not what was written"):
+        run(tmp_path / "cut", **settings)
+
+    # killed before its first checkpoint
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "run.json").write_text("{}")
+    capsys.readouterr()
+    run(tmp_path / "early", **settings)
+    assert "early has no checkpoint yet: the run begins again" in capsys.readouterr().err
+    # and what is no run of ours is not deleted
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model_index.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a model that is no run"):
+        run(tmp_path / "other", **settings)
+
+
 # Memory, workers, signals
 
 

@@ -5,12 +5,12 @@ The main process looks and the others hear of it, then it writes: an error is th
 
 import os
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..terminal import echo
 from .checkpoint import (
     CHECKPOINTS,
     checkpoint_step,
@@ -67,7 +67,8 @@ def open_run(
 
     Args:
         run_dir: The run's folder.
-        resume_from_checkpoint: "latest", a checkpoint's folder, or its name in this run.
+        resume_from_checkpoint: "latest", a checkpoint's folder, or its name in this run; "auto":
+            the latest if there is any, good or damaged, else the beginning.
         overwrite_output_dir: Delete the run that is there. With a checkpoint's folder to resume
             from, only the checkpoints newer than it.
         fork_from: Another run, or a checkpoint of one, whose state a new run begins with; not
@@ -84,6 +85,9 @@ def open_run(
 
 def _open(run_dir: Path, wanted: str | None, overwrite: bool, fork_from: str | None) -> RunFolder:
     _check_writable(run_dir)
+    if wanted == "auto":
+        wanted = "latest" if _has_checkpoints(run_dir) else None
+        overwrite = overwrite or (wanted is None and _begins_again(run_dir))
     source = None if fork_from is None or wanted is not None else Path(fork_from)
     checkpoint, passed_over = _find(run_dir, wanted) if source is None else _origin_of_fork(source)
     is_fork = source is not None
@@ -120,12 +124,24 @@ def _open(run_dir: Path, wanted: str | None, overwrite: bool, fork_from: str | N
         remove_leftovers(run_dir / CHECKPOINTS)
         for path, reason in passed_over.items():
             aside = put_aside(path) if continues else path
-            print(
-                f"sparring: passed over checkpoint {aside}: {reason}", file=sys.stderr, flush=True
-            )
+            echo(f"sparring: passed over checkpoint {aside}: {reason}", err=True)
     except OSError as error:
         raise UserError(f"cannot write in {run_dir} ({error.strerror or error})") from error
     return RunFolder(run_dir, checkpoint, is_fork)
+
+
+def _has_checkpoints(run_dir: Path) -> bool:
+    """Whether there is one, or was one before it was put aside."""
+    remove_leftovers(run_dir / CHECKPOINTS)  # first: a checkpoint may come back
+    return any(path.is_dir() for path in (run_dir / CHECKPOINTS).glob("*checkpoint-*"))
+
+
+def _begins_again(run_dir: Path) -> bool:
+    """Whether a run of ours ended before its first checkpoint; a line says that it begins again."""
+    if not (run_dir / "run.json").exists():
+        return False
+    echo(f"sparring: {run_dir} has no checkpoint yet: the run begins again", err=True)
+    return True
 
 
 def _check_writable(run_dir: Path) -> None:

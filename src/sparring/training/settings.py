@@ -34,7 +34,8 @@ class TrainSettings:
             a copy (see `training.sharding`).
         checkpointing_steps: Steps between checkpoints; None for the last one only.
         checkpoints_total_limit: How many to keep, the newest always; None for all.
-        resume_from_checkpoint: "latest", or a checkpoint's folder or its name.
+        resume_from_checkpoint: "latest", a checkpoint's folder or its name; "auto": the latest if
+            there is any, else the beginning.
         overwrite_output_dir: Whether an existing run in the folder may be deleted.
         fork_from: A run or a checkpoint of one, whose state a new run begins with.
         log_every_steps: Steps between two lines of metrics.jsonl; each is a mean over these steps.
