@@ -16,6 +16,7 @@ from tiny_runs import (
     outcome,
     run,
     tiny_denoiser,
+    tiny_discriminator,
     vp_schedule,
 )
 
@@ -255,6 +256,30 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
         denoiser.network.last[-1].bias[0] = torch.nan
     with pytest.raises(TrainingStopped, match=r"1 of \d+ weights of the model are not finite"):
         run(tmp_path / "new", denoiser=denoiser)
+
+
+def test_a_perturbation_that_is_not_finite_stops_before_the_update(tmp_path, monkeypatch):
+    from sparring.objectives import smoothing
+
+    monkeypatch.setattr(smoothing, "pgd", lambda _, omega, *rest: omega * torch.inf)
+    denoiser = tiny_denoiser()
+    before = {name: value.clone() for name, value in denoiser.network.state_dict().items()}
+    with pytest.raises(TrainingStopped, match=r"update 1: the loss \(equivariance\) of 8 of 8"):
+        run(tmp_path, make_objective("smoothing_adversarial"), denoiser=denoiser)
+    for name, value in denoiser.network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_discriminators_score_that_is_not_finite_stops_both_players(tmp_path):
+    rival = tiny_discriminator()
+    with torch.no_grad():
+        next(rival.network.parameters()).fill_(torch.nan)
+    denoiser = tiny_denoiser()
+    before = {name: value.clone() for name, value in denoiser.network.state_dict().items()}
+    with pytest.raises(TrainingStopped, match=r"weights of the discriminator are not finite"):
+        run(tmp_path, make_objective("adt"), denoiser=denoiser, discriminator=rival)
+    for name, value in denoiser.network.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 def test_an_average_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
