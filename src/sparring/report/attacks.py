@@ -126,6 +126,11 @@ class AttackGroup:
         return rows
 
     @property
+    def columns(self) -> list[str]:
+        """Headings of the table."""
+        return [f"radius {radius}" for radius in self.radii]
+
+    @property
     def radii(self) -> list[str]:
         return [f"{point['radius']:g}" for point in self.members[0].data["curves"][0]["points"]]
 

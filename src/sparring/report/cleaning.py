@@ -50,7 +50,11 @@ def render_levels(result: Mapping[str, Any], folder: Path) -> str:
         for key in ("psnr", "feature_distance")
     ]
     rows = [
-        (FIGURES[key], name, [(tables.show(one.get(key)), _spread(one, key)) for one in figures])
+        tables.Row(
+            f"{FIGURES[key][0]}: {name}",
+            [tables.cell(one.get(key), _spread(one, key)) for one in figures],
+            hint=FIGURES[key][1],
+        )
         for key in FIGURES
         for name, figures in all_figures.items()
         if any(key in one for one in figures)
