@@ -32,7 +32,7 @@ class Waiting:
     """
 
     def __init__(self, loader: "DataLoader[Any]") -> None:
-        self._batches = iter(loader)
+        self._batches, self._n_workers = iter(loader), loader.num_workers
         self._waits = self._something_ended = False
         self._of_torch: Any = None
         in_main = threading.current_thread() is threading.main_thread()
@@ -51,12 +51,22 @@ class Waiting:
             if self._something_ended:
                 self._look()
             return next(self._batches)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if not self._is_lost(error):
                 raise
-            raise WorkerLost(" ".join(str(error).split())) from error
+            raise WorkerLost(" ".join(str(error).split()) or "a worker is gone") from error
         finally:
             self._waits = False
+
+    def _is_lost(self, error: Exception) -> bool:
+        """Whether a worker is gone: torch says so, or a batch of its cannot be fetched any more.
+
+        What is raised inside a worker comes with "Caught ..." before it.
+        """
+        text = str(error)
+        if isinstance(error, RuntimeError):
+            return "DataLoader worker (pid" in text
+        return self._n_workers > 0 and not text.startswith("Caught ")
 
     def _ended(self, number: int, frame: FrameType | None) -> None:
         self._something_ended = True

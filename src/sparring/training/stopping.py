@@ -273,11 +273,11 @@ def reason_of(
         return text
     if is_out_of_memory(error):
         return f"out of memory while {doing}: {advice_on_memory(doing, network, settings)}"
+    if isinstance(error, dist.DistError) or any(word in text for word in LOST_CONNECTION):
+        return f"another process of this run is gone ({text[:200]})"
     if isinstance(error, DISK_ERRORS):
         place = getattr(error, "filename", None)
         return f"{place or 'the disk'}: {in_words(error)}"
-    if isinstance(error, dist.DistError) or any(word in text for word in LOST_CONNECTION):
-        return f"another process of this run is gone ({text[:200]})"
     return None
 
 
