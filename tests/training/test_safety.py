@@ -313,13 +313,13 @@ def test_differences_are_shown_and_a_fork_may_have_them(tmp_path, capsys):
     with pytest.raises(UserError) as error:
         run(tmp_path / "a", **SETTINGS, **other, resume_from_checkpoint="latest")
     assert "training.seed was 0 and is now 1" in str(error.value)
-    assert "objective.snr_gamma was None and is now 5.0" in str(error.value)
+    assert "objective.snr_gamma was null and is now 5.0" in str(error.value)
     assert "--fork" in str(error.value)
 
     capsys.readouterr()
     run(tmp_path / "b", **SETTINGS, **other, fork_from=str(tmp_path / "a"), max_train_steps=16)
     said = capsys.readouterr().err
-    assert "forking: objective.snr_gamma was None and is now 5.0" in said
+    assert "forking: objective.snr_gamma was null and is now 5.0" in said
     assert [line["step"] for line in metrics(tmp_path / "b")] == [15, 16]
     told = json.loads((tmp_path / "b" / "run.json").read_text())
     assert told["forked_from"].endswith("a/checkpoints/checkpoint-12")
@@ -328,6 +328,18 @@ def test_differences_are_shown_and_a_fork_may_have_them(tmp_path, capsys):
     run(tmp_path / "b", **SETTINGS, **other, resume_from_checkpoint="latest", max_train_steps=20)
     with pytest.raises(UserError, match=r"names .* itself"):
         run(tmp_path / "b", fork_from=str(tmp_path / "b"), overwrite_output_dir=True)
+
+
+def test_another_section_is_one_difference(tmp_path):
+    def config(objective: dict[str, Any]) -> dict[str, Any]:
+        return {"objective": objective, "model": {"network": {"_class_name": "MLP", "width": 16}}}
+
+    run(tmp_path, config=config({"name": "plain", "snr_gamma": None}))
+    other = config({"name": "detail", "lam": 3.0, "snr_gamma": 5.0})
+    with pytest.raises(UserError) as error:
+        run(tmp_path, config=other, resume_from_checkpoint="latest")
+    said = str(error.value).partition("checkpoint-12: ")[2]
+    assert said.startswith("objective.name was plain and is now detail. Start a new run")
 
 
 def test_a_fork_may_have_a_second_player_an_average_and_another_batch(tmp_path, capsys):
@@ -339,7 +351,7 @@ def test_a_fork_may_have_a_second_player_an_average_and_another_batch(tmp_path, 
         max_train_steps=14,
         train_batch_size=4,
     )
-    assert "has no such discriminator: it begins afresh" in capsys.readouterr().err
+    assert "does not hold the discriminator, which begins afresh" in capsys.readouterr().err
     kept = Checkpoint(latest_checkpoint(tmp_path / "b"))
     assert kept.state["players"]["model"]["n_updates"] == 14
     assert kept.state["players"]["discriminator"]["n_updates"] == 2

@@ -172,7 +172,7 @@ def train(
         checkpoint = Checkpoint(run.checkpoint, is_verified=True)
         check_same_run(checkpoint, fingerprint, config, accelerator, is_fork=run.is_fork)
         for what in restore(checkpoint, players, objective, is_fork=run.is_fork):
-            say(accelerator, f"{run.checkpoint} has no such {what}: it begins afresh")
+            say(accelerator, f"{run.checkpoint} does not hold {what}, which begins afresh")
         progress = Progress(**checkpoint.state["progress"])
         window = Window(**checkpoint.state["window"])
 

@@ -92,7 +92,7 @@ def restore(
         except UserError:
             if not is_fork:
                 raise
-            afresh.append(name)
+            afresh.append(f"the {name}")
     try:
         checkpoint.restore_objective(objective)
     except UserError:

@@ -20,6 +20,11 @@ STARTS = (
     "training.output_dir",
 )  # fmt: skip
 """How this start begins and where the run lies: no part of what it is."""
+CHOOSERS = (
+    "objective.name", "data.name", "contamination.kind", "model.network._class_name",
+    "model.scheduler._class_name",
+)  # fmt: skip
+"""Keys that say what a section is; with another value its other keys cannot be compared."""
 
 
 def check_same_run(
@@ -49,8 +54,8 @@ def check_same_run(
             refused.append(f"{words[name]} was {before} and is now {now}")
     before, now = checkpoint.state["config"] or {}, flat(config or {})
     for key in sorted(before.keys() | now.keys() if before and now else ()):
-        was, is_now = before.get(key, "not set"), now.get(key, "not set")
-        if was == is_now or key in STARTS:
+        was, is_now = (_shown(settings.get(key, "not set")) for settings in (before, now))
+        if was == is_now or key in STARTS or _goes_with_another(key, before, now):
             continue
         fixed = key.startswith(LEARNED) and key not in FREE
         (refused if fixed else told).append(f"{key} was {was} and is now {is_now}")
@@ -61,3 +66,16 @@ def check_same_run(
         )
     for difference in [*refused, *told]:
         say(accelerator, f"{'forking' if is_fork else 'resuming'}: {difference}")
+
+
+def _goes_with_another(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a key belongs to a section that is another one altogether, which says enough."""
+    for chooser in CHOOSERS:
+        section = chooser.rpartition(".")[0]
+        if key != chooser and key.startswith(f"{section}."):
+            return before.get(chooser) != now.get(chooser)
+    return False
+
+
+def _shown(value: Any) -> Any:
+    return "null" if value == "None" else value
