@@ -253,3 +253,24 @@ def test_a_network_that_cannot_be_called_is_said() -> None:
     words = ["model.network.class_embed_type=timestep"]
     text = dry_run_text(resolve(CONFIGS / "digits.yaml", words))
     assert "# memory        unknown: UNet2DModel cannot be called (class_labels" in text
+
+
+def test_a_network_without_memory_has_none_whatever_was_loaded_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """transformers replaces linspace while it loads; if `torch.device` first looks then, it stays."""
+    from torch.utils._device import _device_constructors
+
+    from sparring.networks import MLP
+
+    _device_constructors.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "linspace", lambda *args, **kwargs: None)
+        with torch.device("meta"):
+            torch.empty(1)
+    try:
+        with torch.device("meta"):
+            assert MLP(3).frequencies.device.type == "meta"
+    finally:
+        _device_constructors.cache_clear()
+    assert MLP(3).frequencies.device.type == "cpu"

@@ -100,7 +100,7 @@ def memory_from_scratch(
 
     Args:
         config: The run.
-        network: Goes to the device "meta", where nothing has memory.
+        network: Without memory, on the device "meta".
         shape: Of a sample.
         objective: Says how many graphs are alive, `Objective.n_graphs`.
 
@@ -113,7 +113,6 @@ def memory_from_scratch(
         known, "_supports_gradient_checkpointing", False
     ):
         known.enable_gradient_checkpointing()
-    network.to("meta")
     arguments = inspect.signature(network.forward).parameters
     with torch.device("meta"):
         told: dict[str, Any] = {"return_dict": False} if "return_dict" in arguments else {}

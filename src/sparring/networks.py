@@ -33,7 +33,10 @@ class MLP(nn.Module):
             "num_classes": num_classes,
             "dropout": dropout,
         }
-        frequencies = torch.exp(torch.linspace(0, -math.log(10_000), width // 2))
+        # the device is said: transformers' loading code can make `torch.device("meta")` forget that
+        # linspace makes tensors, for the rest of the process
+        device = torch.get_default_device()
+        frequencies = torch.exp(torch.linspace(0, -math.log(10_000), width // 2, device=device))
         self.frequencies: Tensor
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.time = nn.Sequential(nn.Linear(2 * (width // 2), width), nn.SiLU())
