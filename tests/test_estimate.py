@@ -258,7 +258,7 @@ def test_a_network_that_cannot_be_called_is_said() -> None:
 def test_a_network_without_memory_has_none_whatever_was_loaded_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """transformers replaces linspace while it loads; if `torch.device` first looks then, it stays."""
+    """transformers replaces linspace while it loads, and `torch.device` may look just then."""
     from torch.utils._device import _device_constructors
 
     from sparring.networks import MLP
