@@ -1,6 +1,7 @@
 """The README's Python runs as it stands there."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import torch
@@ -69,3 +70,14 @@ def test_the_readme_names_every_objective_and_command():
         assert f"`{name}`" in README, name
     for command in main.commands:
         assert f"sparring {command}" in README or f"make {command}" in README, command
+
+
+def test_every_dependency_is_accounted_for():
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    page = (root / "docs" / "reliability.md").read_text()
+    table = page[page.index("## Dependencies") :]
+    extras = project["optional-dependencies"].values()
+    for line in [*project["dependencies"], *(line for extra in extras for line in extra)]:
+        name = re.split(r"[<>=!\[; ]", line)[0]
+        assert re.search(rf"\b{re.escape(name)}\b", table), name
