@@ -5,6 +5,7 @@ Every user error is one line on stderr, `sparring: error: ...`, with the exit co
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -47,7 +48,8 @@ class _Sparring(click.Group):
             sys.exit(0)
         except OSError as error:
             place = "" if error.filename is None else f"{error.filename}: "
-            _fail(f"{place}{error.strerror or error}")
+            full = ": free some space, then start again" if error.errno == errno.ENOSPC else ""
+            _fail(f"{place}{error.strerror or error}{full}")
         except MemoryError as error:
             _fail(_TOO_LARGE.format(str(error) or "MemoryError"))
         except RuntimeError as error:  # of torch, which has no type of its own for it on a CPU

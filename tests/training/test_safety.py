@@ -356,3 +356,18 @@ def test_a_fork_may_have_a_second_player_an_average_and_another_batch(tmp_path, 
     assert kept.state["players"]["model"]["n_updates"] == 14
     assert kept.state["players"]["discriminator"]["n_updates"] == 2
     assert kept.state["players"]["model"]["n_averaged"] == 2
+
+
+@pytest.mark.parametrize("max_train_steps", [12, 16])
+def test_a_checkpoint_with_a_weight_that_is_not_finite_is_refused(tmp_path, max_train_steps):
+    """Also that of a finished run, which would not take another step."""
+    denoiser = tiny_denoiser()
+    run(tmp_path, denoiser=denoiser)
+    with torch.no_grad():
+        denoiser.network.skip.bias[0] = torch.nan
+    folder = tmp_path / "checkpoints"
+    players = Checkpoint(folder / "checkpoint-12")
+    tensors = {name: dict(players.tensors(name)) for name in ("ema", "optimizer")}
+    write_checkpoint(folder, 12, denoiser.network, tensors, players.state)
+    with pytest.raises(TrainingStopped, match=r"cannot be gone on from: 1 of \d+ weights of the"):
+        run(tmp_path, resume_from_checkpoint="latest", max_train_steps=max_train_steps)

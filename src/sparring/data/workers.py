@@ -89,8 +89,9 @@ def _begin(trainer: int, number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     loud = sys.excepthook
 
-    def quiet(*error: Any) -> None:
-        if os.getppid() == trainer:
-            loud(*error)
+    def quiet(kind: type[BaseException], *error: Any) -> None:
+        # the trainer's end of a connection closes before it is gone
+        if os.getppid() == trainer and not issubclass(kind, ConnectionError | EOFError):
+            loud(kind, *error)
 
     sys.excepthook = quiet

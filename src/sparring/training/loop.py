@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from ..data.batches import make_loader, rows_of
 from ..denoiser import Denoiser
 from ..discriminators import Discriminator
-from ..errors import TrainingStopped
 from ..objectives.base import Objective, Terms, Turn
 from ..parametrization import column
 from ..randomness import StepRandom
@@ -39,9 +38,8 @@ from .sharding import gradients_stay
 from .stopping import (
     Boundary,
     StopRequest,
-    how_to_go_on,
+    check_finite,
     not_finite,
-    not_finite_state,
     rescued,
 )
 from .tracking import (
@@ -175,6 +173,7 @@ def train(
             say(accelerator, f"{run.checkpoint} does not hold {what}, which begins afresh")
         progress = Progress(**checkpoint.state["progress"])
         window = Window(**checkpoint.state["window"])
+        check_finite(players, f"{run.checkpoint} cannot be gone on from")
 
     def state() -> dict[str, Any]:
         """What a checkpoint says beside its tensors."""
@@ -189,12 +188,7 @@ def train(
 
     def save() -> Path:
         """Write a checkpoint of finite numbers; by all processes together."""
-        broken = not_finite_state(players)
-        if broken is not None:
-            raise TrainingStopped(
-                f"no checkpoint of step {progress.step} is written: {broken}. To go on, use "
-                f"{how_to_go_on(run.path)}"
-            )
+        check_finite(players, f"no checkpoint of step {progress.step} is written")
         log.sync()
         note_unreadable(run.path / "data/unreadable.json", unreadable, accelerator)
         return write_checkpoint(

@@ -177,6 +177,24 @@ def _not_finite(players: Mapping[str, Player]) -> str | None:
     return None
 
 
+def check_finite(players: Mapping[str, Player], consequence: str) -> None:
+    """Look at all weights, averages and moments.
+
+    Args:
+        players: Who learns.
+        consequence: What cannot be done, for the error.
+
+    Raises:
+        TrainingStopped: if one is not finite.
+    """
+    broken = not_finite_state(players)
+    if broken is not None:
+        raise TrainingStopped(
+            f"{consequence}: {broken}. Resume from an earlier checkpoint, with its folder as "
+            "training.resume_from_checkpoint and training.overwrite_output_dir=true"
+        )
+
+
 def how_to_go_on(run_dir: Path) -> str:
     """What to say to the next start."""
     if latest_checkpoint(run_dir) is None:

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -146,10 +147,25 @@ def start_tracker(
     """Start what `report_to` names, under `logs/`, and tell it the run's settings."""
     if settings.report_to == "none":
         return
+    _let_writers_fail_once()
     kwargs = (
         {"tensorboard": {"purge_step": step + 1}} if settings.report_to == "tensorboard" else {}
     )
     accelerator.init_trackers("sparring", flat(config), init_kwargs=kwargs)
+
+
+def _let_writers_fail_once() -> None:
+    """A disk error in tensorboard's writing thread is raised again at the next line: said there."""
+    before = threading.excepthook
+    if getattr(before, "__name__", "") == "quiet_writers":
+        return
+
+    def quiet_writers(args: threading.ExceptHookArgs) -> None:
+        is_writer = type(args.thread).__module__.startswith("tensorboard.")
+        if not (is_writer and issubclass(args.exc_type, OSError)):
+            before(args)
+
+    threading.excepthook = quiet_writers
 
 
 def check_tracker(report_to: str) -> None:
