@@ -77,3 +77,19 @@ def test_an_error_of_the_data_is_not_a_lost_worker():
     for n_workers in (0, 1):
         with pytest.raises(UserError, match=r"^no image at all$"):
             next(iter(make_loader(broken, 0, 4, n_workers=n_workers)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
+def test_two_loaders_at_once_each_find_their_own(capsys):
+    first = iter(make_loader(data(), 3, 8, n_workers=1))
+    found = [next(first)["index"].tolist()]
+    mine = children()
+    second = iter(make_loader(data(), 4, 8, n_workers=1))
+    next(second)
+    for child in mine:
+        os.kill(child, signal.SIGKILL)
+    time.sleep(0.2)
+    found += [next(first)["index"].tolist() for _ in range(8)]
+    assert next(second)["index"].shape == (8,)
+    assert found == indices(make_loader(data(), 3, 8))[:9]
+    assert "the workers are replaced" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from types import FrameType
 from typing import Any
+from weakref import WeakSet
 
 from torch.utils.data import DataLoader
 
@@ -34,13 +35,9 @@ class Waiting:
     def __init__(self, loader: "DataLoader[Any]") -> None:
         self._batches, self._n_workers = iter(loader), loader.num_workers
         self._waits = self._something_ended = False
-        self._of_torch: Any = None
-        in_main = threading.current_thread() is threading.main_thread()
-        if loader.num_workers > 0 and in_main:
-            before = signal.getsignal(signal.SIGCHLD)
-            # of an earlier loader it is a method of ours: torch sets its own only once
-            self._of_torch = getattr(getattr(before, "__self__", None), "_of_torch", before)
-            signal.signal(signal.SIGCHLD, self._ended)
+        if loader.num_workers > 0 and threading.current_thread() is threading.main_thread():
+            _listen()
+            _ALL.add(self)
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -68,15 +65,34 @@ class Waiting:
             return "DataLoader worker (pid" in text
         return self._n_workers > 0 and not text.startswith("Caught ")
 
-    def _ended(self, number: int, frame: FrameType | None) -> None:
+    def child_ended(self) -> None:
+        """Some child process ended: a worker of this loader's, or another."""
         self._something_ended = True
         if self._waits:  # now: a worker that was killed while it wrote lets us wait for ever
             self._look()
 
     def _look(self) -> None:
         self._something_ended = False
-        if callable(self._of_torch):
-            self._of_torch(signal.SIGCHLD, None)
+        if callable(_of_torch):
+            _of_torch(signal.SIGCHLD, None)
+
+
+_ALL: "WeakSet[Waiting]" = WeakSet()
+_of_torch: Any = None
+"""torch's own handler, which raises if a worker of any loader failed; torch sets it only once."""
+
+
+def _listen() -> None:
+    global _of_torch
+    before = signal.getsignal(signal.SIGCHLD)
+    if before is not _on_child:
+        _of_torch = before
+        signal.signal(signal.SIGCHLD, _on_child)
+
+
+def _on_child(number: int, frame: FrameType | None) -> None:
+    for each in list(_ALL):
+        each.child_ended()
 
 
 def worker_init() -> partial[None]:
