@@ -41,7 +41,7 @@ from sparring.objectives.adt import ADTDraws, dropout_of
 from sparring.objectives.base import Terms, Turn
 from sparring.randomness import StepRandom
 from sparring.schedules import schedule_from_config
-from sparring.training.loop import backward
+from sparring.training.turns import backward
 
 OUTPUT = Path(__file__).resolve().parent / "results" / "adt_memory.json"
 N_ROWS, SIDE, N_TOKENS, WIDTH = 4, 16, 8, 32

@@ -16,10 +16,8 @@ from typing import Any, NoReturn
 import click
 
 from . import __version__
-from .errors import UserError
+from .errors import UserError, is_out_of_memory
 from .terminal import echo, one_line, show_warnings
-
-_TOO_LARGE = "there is not enough memory ({}): take smaller batches, images or numbers"
 
 
 class _Sparring(click.Group):
@@ -50,18 +48,15 @@ class _Sparring(click.Group):
             place = "" if error.filename is None else f"{error.filename}: "
             full = ": free some space, then start again" if error.errno == errno.ENOSPC else ""
             _fail(f"{place}{error.strerror or error}{full}")
-        except MemoryError as error:
-            _fail(_TOO_LARGE.format(str(error) or "MemoryError"))
-        except RuntimeError as error:  # of torch, which has no type of its own for it on a CPU
-            if not any(words in str(error) for words in ("not enough memory", "out of memory")):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
-            _fail(_TOO_LARGE.format(str(error).strip().splitlines()[0]))
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            _fail(f"there is not enough memory ({line}): take smaller batches, images or numbers")
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str, exit_code: int = UserError.exit_code) -> NoReturn:
-    if message.startswith("Caught "):  # a data worker's error carries its traceback in the message
-        message = message.strip().splitlines()[-1].partition("UserError: ")[2] or message
     echo(f"sparring: error: {one_line(message)}", err=True)
     sys.exit(exit_code)
 

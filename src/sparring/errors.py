@@ -21,12 +21,30 @@ class TrainingStopped(UserError):  # noqa: N818 - it is a decision, not an accid
     exit_code = 3
 
 
+class NotSaved(UserError):  # noqa: N818 - the state of a checkpoint
+    """A checkpoint could not be written; those before it are untouched."""
+
+
 class Interrupted(UserError):  # noqa: N818 - somebody asked for it
     """A signal asked for the end, and all was saved; the exit code is a shell's, 128 + signal."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused, by Python, the CPU's allocator or a GPU.
+
+    torch has no type of its own for it on a CPU; and this does not import torch.
+    """
+    words = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (
+            type(error).__name__ == "OutOfMemoryError" or any(word in str(error) for word in words)
+        )
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from test_evaluate_command import make_run, unet
 
+from sparring.cache import cache_folder
 from sparring.commands.evaluate import evaluate_command
 from sparring.denoiser import Denoiser
 from sparring.errors import UserError
-from sparring.evaluation.classifier import cache_folder
 from sparring.evaluation.parts import Parts, Processes, prune
 from sparring.pretrained import Model, load
 from sparring.sampling import sample
@@ -136,7 +136,7 @@ def test_two_processes_give_the_figures_of_one(digits_run, tmp_path, monkeypatch
     told = ["evaluation.sweep.num_inference_steps=[1, 2]"]
     one = evaluate_command([digits_run], told, tmp_path / "out")
     environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+        **os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "CUDA_VISIBLE_DEVICES": "",
         "SPARRING_CACHE": str(tmp_path / "two"),
     }  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

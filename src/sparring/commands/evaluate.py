@@ -26,10 +26,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..cache import key_of
+from ..cache import cache_folder, key_of
 from ..config_sections import RunConfig
 from ..errors import UserError
-from ..evaluation.classifier import cache_folder
 from ..evaluation.evaluate import look, measure
 from ..evaluation.kept import code_key, kept_or_measured
 from ..evaluation.parts import Parts, Processes, prune

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..cache import key_of
+from ..cache import cache_folder, key_of
 from ..config import check, with_overrides
 from ..config_sections import RunConfig, SamplingSection
 from ..data.base import Dataset, digest
@@ -23,7 +23,6 @@ from ..data.contamination import contaminate
 from ..data.datasets import build_dataset
 from ..errors import UserError
 from ..evaluation.captions import Judges
-from ..evaluation.classifier import cache_folder
 from ..evaluation.evaluate import check_count
 from ..evaluation.kept import code_key, model_key
 from ..evaluation.parts import Processes

@@ -42,17 +42,24 @@ def call_datasets(origin: str, work: Any, *args: Any, **options: Any) -> Any:
         datasets.logging.set_verbosity(spoken)
 
 
+def listed(data_files: str | Sequence[str] | None, what: str) -> list[str]:
+    """data.data_files as a list.
+
+    Raises:
+        UserError: if there are none; `what` says what to name.
+    """
+    if not data_files:
+        raise UserError(f"data.data_files is missing: name {what}")
+    return [data_files] if isinstance(data_files, str) else list(data_files)
+
+
 def parquet_files(data_files: str | Sequence[str] | None) -> list[str]:
     """The paths and patterns of data.data_files; the files of this machine among them are parquet.
 
     Raises:
         UserError: if there are none, or a file only calls itself parquet.
     """
-    if not data_files:
-        raise UserError(
-            "data.data_files is missing: name the parquet files, for example data/*.parquet"
-        )
-    given = [data_files] if isinstance(data_files, str) else list(data_files)
+    given = listed(data_files, "the parquet files, for example data/*.parquet")
     patterns = [os.path.expanduser(pattern) for pattern in given]
     for path in (path for pattern in patterns for path in sorted(glob(pattern, recursive=True))):
         check_parquet(path)

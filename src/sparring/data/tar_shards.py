@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .hub import listed
 from .shards import ShardFiles, kept_in, remembered
 from .sources import EXTENSIONS, Source, numbers
 
@@ -102,11 +103,7 @@ def webdataset(
         UserError: if a shard cannot be read, is packed, cut short or damaged, if no sample holds an
             image, or only some hold a label.
     """
-    if not data_files:
-        raise UserError(
-            "data.data_files is missing: name the shards, for example shards/{000..019}.tar"
-        )
-    patterns = [data_files] if isinstance(data_files, str) else list(data_files)
+    patterns = listed(data_files, "the shards, for example shards/{000..019}.tar")
     shards = [shard for pattern in patterns for shard in found(pattern)]
     origin = ", ".join(patterns)
     columns = (image_column, label_column, caption_column)

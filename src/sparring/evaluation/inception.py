@@ -42,8 +42,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..cache import cache_folder
 from ..errors import UserError
-from .classifier import cache_folder
 
 log = logging.getLogger(__name__)
 

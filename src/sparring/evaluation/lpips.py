@@ -33,10 +33,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..cache import cache_folder
 from ..data.base import Dataset
 from ..errors import UserError
 from ..randomness import generator
-from .classifier import cache_folder
 from .features import checksum, image_batches
 from .resampling import interval
 

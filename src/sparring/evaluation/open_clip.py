@@ -31,9 +31,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ..cache import cache_folder
 from ..errors import UserError
 from ..text import no_progress_bar
-from .classifier import cache_folder
 from .clip import Clip, load_clip
 
 log = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ from accelerate.utils import gather_object
 from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import NotSaved, UserError
 from ..lora import lora_config, lora_weights, restore_lora_weights
 from ..objectives.base import Objective
 from ..pieces import StoredTensors, is_dealt, load_weights, weights_of, write_shards
@@ -76,7 +76,7 @@ def write_checkpoint(
         n_kept: Older checkpoints beyond this number are deleted, the newest never.
 
     Raises:
-        UserError: if the disk does not take it; earlier checkpoints are untouched.
+        NotSaved: if the disk does not take it; earlier checkpoints are untouched.
     """
     processes = PartialState()
     target, half = folder / f"checkpoint-{step}", folder / f"{_HALF}checkpoint-{step}"
@@ -128,7 +128,7 @@ def write_checkpoint(
         if reason is not None:
             if processes.is_main_process:  # the half that is there takes up the space
                 shutil.rmtree(half, ignore_errors=True)
-            raise UserError(
+            raise NotSaved(
                 f"checkpoint {target} could not be written ({reason}): free some space and "
                 "continue with training.resume_from_checkpoint=latest"
             )

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.batches import make_loader, rows_of
 from ..denoiser import Denoiser
 from ..discriminators import Discriminator
-from ..objectives.base import Objective, Terms, Turn
+from ..objectives.base import Objective
 from ..parametrization import column
 from ..randomness import StepRandom
 from .checkpoint import CHECKPOINTS, Checkpoint, kept_tensors, write_checkpoint
@@ -34,7 +33,6 @@ from .roles import restore, roles
 from .run_folder import RunFolder, open_run
 from .same_run import check_same_run
 from .settings import TrainSettings
-from .sharding import gradients_stay
 from .stopping import (
     Boundary,
     StopRequest,
@@ -52,6 +50,7 @@ from .tracking import (
     start_tracker,
     write_json,
 )
+from .turns import backward
 
 MAX_SKIPPED_IN_A_ROW = 20
 ConditionFn = Callable[[dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
@@ -382,35 +381,6 @@ def train(
         write_json(run.path / "training.json", summary)
     accelerator.wait_for_everyone()
     return summary
-
-
-def backward(turns: Sequence[Turn], network: nn.Module, accelerator: Accelerator) -> list[Terms]:
-    """Gradients of one turn, from all micro-batches and parts; one graph is alive at a time.
-
-    loss = mean over micro-batches of mean over rows of the sum of all terms. Processes share their
-    gradients in the last backward pass only.
-
-    Args:
-        turns: The turn of each micro-batch.
-        network: The player's network, as prepared by accelerate.
-        accelerator: Scales for fp16.
-
-    Returns:
-        The terms of each micro-batch, per sample, detached.
-    """
-    seen: list[Terms] = []
-    for micro, turn in enumerate(turns):
-        seen.append({})
-        for number, part in enumerate(turn.parts, start=1):
-            last = micro == len(turns) - 1 and number == len(turn.parts)
-            with nullcontext() if last else gradients_stay(network, accelerator):
-                terms = part()
-                loss = torch.stack(list(terms.values())).sum(0).mean() / len(turns)
-                accelerator.backward(loss)
-            for name, term in terms.items():
-                before = seen[micro].get(name)
-                seen[micro][name] = term.detach() if before is None else before + term.detach()
-    return seen
 
 
 def mirror(x0: Tensor, u: Tensor) -> Tensor:

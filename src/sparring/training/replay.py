@@ -28,7 +28,9 @@ from ..objectives.base import Objective
 from ..randomness import StepRandom
 from .checkpoint import kept_tensors, write_checkpoint
 from .players import Player
+from .stopping import bad_terms
 from .together import first_failure
+from .turns import backward
 
 FOLDER = "stopped"
 
@@ -228,34 +230,18 @@ def replay(
                 if number > where.turn:
                     break
                 player = players[turn.player]
-                totals: dict[str, Tensor] = {}
                 with first_non_finite(player.network) as bad_modules:
-                    for part in turn.parts:
-                        terms = part()
-                        accelerator.backward(torch.stack(list(terms.values())).sum(0).mean())
-                        for name, term in terms.items():
-                            totals[name] = totals.get(name, torch.zeros_like(term)) + term.detach()
+                    (terms,) = backward([turn], nets[turn.player].network, accelerator)
                 yield Finding(
                     process, micro, number, turn.player, len(batch["index"]),
-                    {name: float(term.mean()) for name, term in totals.items()},
-                    bad_rows(batch["index"], totals),
+                    {name: float(term.mean()) for name, term in terms.items()},
+                    [row for row in bad_terms(batch["index"], terms) if row[1]],
                     next(iter(bad_modules), None),
                     [name for name, value in player.parameters.items()
                      if value.grad is not None and not bool(value.grad.isfinite().all())],
                 )  # fmt: skip
                 for each in players.values():
                     each.optimizer.zero_grad(set_to_none=True)
-
-
-def bad_rows(index: Tensor, terms: Mapping[str, Tensor]) -> list[tuple[int, dict[str, float]]]:
-    """(index, {term: value}) of the samples with a term, (B,), that is not finite."""
-    columns = {name: values.detach().cpu() for name, values in terms.items()}
-    found = []
-    for row, number in enumerate(index.tolist()):
-        bad = {name: float(v[row]) for name, v in columns.items() if not bool(v[row].isfinite())}
-        if bad:
-            found.append((number, bad))
-    return found
 
 
 @contextmanager

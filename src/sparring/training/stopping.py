@@ -15,7 +15,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from ..errors import Interrupted, TrainingStopped, UserError
+from ..errors import Interrupted, NotSaved, TrainingStopped, UserError, is_out_of_memory
 from ..lora import lora_config
 from ..objectives.base import Objective
 from ..pieces import own_rows
@@ -99,16 +99,11 @@ def not_finite(
         accelerator: To hear of the other processes' samples.
         is_kept: Whether the batch was kept for `sparring replay`.
     """
-    own = []
-    for batch, terms in zip(batches, losses, strict=True):
-        columns = {name: values.tolist() for name, values in terms.items()}
-        for row, index in enumerate(batch["index"].tolist()):
-            bad = {
-                name: values[row]
-                for name, values in columns.items()
-                if not math.isfinite(values[row])
-            }
-            own.append((index, bad))
+    own = [
+        row
+        for batch, terms in zip(batches, losses, strict=True)
+        for row in bad_terms(batch["index"], terms)
+    ]
     rows: list[tuple[int, dict[str, float]]] = gather_object(own)
     rows.sort(key=lambda row: not row[1])
     n_bad = sum(bool(bad) for _, bad in rows)
@@ -151,6 +146,15 @@ def not_finite(
         f"training stopped before update {step + 1}: {what}. The weights were not changed. To go "
         f"on, {advice}, then use {how_to_go_on(run_dir)} ({where})"
     )
+
+
+def bad_terms(index: Tensor, terms: Mapping[str, Tensor]) -> list[tuple[int, dict[str, float]]]:
+    """(index, {term: value} of those that are not finite) of each sample; terms are (B,)."""
+    columns = {name: values.tolist() for name, values in terms.items()}
+    return [
+        (number, {name: v[row] for name, v in columns.items() if not math.isfinite(v[row])})
+        for row, number in enumerate(index.tolist())
+    ]
 
 
 def not_finite_state(players: Mapping[str, Player]) -> str | None:
@@ -264,7 +268,7 @@ def rescued(
     place = Boundary(objective)
     try:
         yield place
-    except (TrainingStopped, Interrupted):
+    except (TrainingStopped, Interrupted, NotSaved):
         raise
     except Exception as error:
         reason = reason_of(error, place.doing, network, settings)
@@ -275,10 +279,8 @@ def rescued(
             place.go_back()
             with suppress(UserError, *DISK_ERRORS):
                 saved = save()
-        go_on = how_to_go_on(run_dir)
-        if "training.resume_from_checkpoint" in reason:
-            raise UserError(reason) from error
         nothing = "" if saved is None else f"{saved.name} is written, nothing is lost; "
+        go_on = how_to_go_on(run_dir)
         raise UserError(f"{reason}; {nothing}then continue with {go_on}") from error
 
 
@@ -303,18 +305,6 @@ LOST_CONNECTION = (
     "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed",
     "Timed out waiting", "NCCL error", "gloo/transport",
 )  # fmt: skip
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused, by Python, the CPU's allocator or a GPU."""
-    text = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(
-            word in text
-            for word in ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-        )
-    )
 
 
 def advice_on_memory(doing: str, network: nn.Module, settings: TrainSettings) -> str:
