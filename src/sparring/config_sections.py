@@ -284,7 +284,6 @@ class Detail(ObjectiveSection):
     window: Positive | Literal["auto"] = "auto"
     weight: Positive = 0.2
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.125
-    interval: Count = 1
     start_step: CountOrZero | None = None  # None: after two thirds of training.max_train_steps
 
 

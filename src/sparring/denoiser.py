@@ -153,6 +153,18 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """The module as sampling uses it; each of its parts is in its own mode again afterwards."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
 class SharedDropout:
     """Several forward passes with one dropout mask, as if they were one.
 

@@ -82,6 +82,13 @@ class Prediction:
     b: Tensor | float
     variance: Tensor | None = None
 
+    def __getitem__(self, rows: slice) -> "Prediction":
+        """What it says about some of the rows."""
+        values = vars(self).items()
+        return Prediction(
+            **{name: value[rows] if isinstance(value, Tensor) else value for name, value in values}
+        )
+
     @property
     def x0(self) -> Tensor:
         """The estimate of the data, (B, *)."""

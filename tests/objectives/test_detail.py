@@ -194,17 +194,40 @@ def test_choose_rows_is_an_unbiased_choice():
 def test_omega_is_the_power_iterate_at_its_radius(vp):
     torch.manual_seed(0)
     weight = torch.randn(D, D, dtype=torch.float64)
+    weight = weight + weight.T
     objective = OBJECTIVES["detail"](vp, lam=5.0, fraction=1.0, n_iterations=2, **ONLY_R)
     s = objective.draw({"x0": torch.randn(16, D).double()}, StepRandom(0, 0, 16), 0)
     torch.testing.assert_close(s.omega0.norm(dim=1), s.radius * D**0.5, rtol=1e-5, atol=0)
     (turn,) = objective.turns({"model": Denoiser(LinearEps(weight), vp, "eps")}, s)
     omega = s.omega0
     for _ in range(2):
-        omega = omega @ weight.T @ weight
+        omega = omega @ weight
         omega = omega / omega.norm(dim=1, keepdim=True) * s.radius[:, None] * D**0.5
     residual = s.sigma * (omega @ weight.T) - omega
     expected = 5.0 * (residual**2).sum(1) / (omega**2).sum(1)
     torch.testing.assert_close(turn.parts[0]()["equivariance"], expected)
+
+
+class Dropping(LinearEps):
+    """With dropout before the matrix."""
+
+    def __init__(self, weight):
+        super().__init__(weight)
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, x, t):
+        return super().forward(self.dropout(x), t)
+
+
+def test_dropout_does_not_turn_omega(vp):
+    """And is there again when the model learns."""
+    weight = torch.randn(D, D, generator=torch.Generator().manual_seed(0)).double()
+    objective = OBJECTIVES["detail"](vp, fraction=1.0, **ONLY_R)
+    s = objective.draw({"x0": torch.randn(16, D).double()}, StepRandom(0, 0, 16), 0)
+    expected = objective.omega(Denoiser(LinearEps(weight), vp, "eps"), s)
+    denoiser = Denoiser(Dropping(weight), vp, "eps")
+    torch.testing.assert_close(objective.omega(denoiser, s), expected)
+    assert all(part.training for part in denoiser.modules())
 
 
 def _whitened(n, seed, orthogonal_to=None):

@@ -14,6 +14,7 @@ from sparring.perturbations import (
     power_iteration,
     strongest,
 )
+from sparring.perturbations.attacks import gain_gradient
 from sparring.randomness import StepRandom
 
 DIM = 12
@@ -76,21 +77,30 @@ def test_fgsm_is_one_projected_sign_step():
 
 def test_power_iteration_finds_the_top_direction_of_a_linear_map():
     torch.manual_seed(0)
-    matrix = torch.randn(DIM, DIM, dtype=torch.float64)
-    left, _values, right = torch.linalg.svd(matrix)
-    matrix = left @ torch.diag(torch.linspace(1, 0.1, DIM).double()) @ right
+    basis, _ = torch.linalg.qr(torch.randn(DIM, DIM, dtype=torch.float64))
+    matrix = basis @ torch.diag(torch.linspace(1, 0.1, DIM).double()) @ basis.T
     start, radius = torch.randn(4, DIM, dtype=torch.float64), torch.tensor([0.1, 0.2, 0.3, 0.4])
 
-    def gap(w):
-        return ((w @ matrix.T) ** 2).mean(1)
+    def change(w):
+        return w @ matrix
 
-    one = power_iteration(gap, start, radius.double(), n_iterations=1)
-    expected = start @ matrix.T @ matrix
+    one = power_iteration(change, start, radius.double(), n_iterations=1)
+    expected = start @ matrix
     expected = expected / expected.norm(dim=1, keepdim=True) * radius[:, None] * DIM**0.5
     torch.testing.assert_close(one, expected)
-    many = power_iteration(gap, start, radius.double(), n_iterations=300)
-    aligned = (many @ right[0]).abs() / many.norm(dim=1)
+    many = power_iteration(change, start, radius.double(), n_iterations=400)
+    aligned = (many @ basis[:, 0]).abs() / many.norm(dim=1)
     torch.testing.assert_close(aligned, torch.ones(4, dtype=torch.float64))
+
+
+def test_two_power_iterations_are_an_ascent_step_on_the_change():
+    """On a symmetric map, along the gradient of its squared length."""
+    torch.manual_seed(0)
+    matrix = torch.randn(DIM, DIM, dtype=torch.float64)
+    matrix, start = matrix + matrix.T, torch.randn(4, DIM, dtype=torch.float64)
+    two = power_iteration(lambda w: w @ matrix, start, torch.ones(4).double(), n_iterations=2)
+    gradient = gain_gradient(lambda w: ((w @ matrix) ** 2).sum(1), start)
+    torch.testing.assert_close(two, L2Ball().ascent(gradient))
 
 
 @pytest.mark.parametrize("broken", [0.0, float("nan"), float("inf")])
@@ -105,7 +115,7 @@ def test_a_row_without_a_usable_gradient_stays_where_it_is(broken):
     for moved in (
         pgd(gain, start, radius, LinfBall(), 0.5, 1),
         pgd(gain, start, radius, L2Ball(), 0.5, 1),
-        power_iteration(gain, start, radius, 1),
+        power_iteration(lambda w: w * scale, start, radius, 1),
     ):
         assert torch.equal(moved[1], start[1])
         assert not torch.equal(moved[0], start[0])
@@ -122,8 +132,9 @@ def test_attacks_leave_no_gradient_in_the_weights():
 
     layer = torch.nn.Linear(3, 3)
     with frozen(layer):
-        power_iteration(lambda w: layer(w).pow(2).sum(1), torch.ones(2, 3), torch.ones(2), 2)
+        fgsm(lambda w: layer(w).sum(1), torch.ones(2, 3), torch.ones(2), L2Ball(), 0.1)
     assert layer.weight.grad is None
+    assert not power_iteration(layer, torch.ones(2, 3), torch.ones(2), 2).requires_grad
 
 
 @pytest.mark.parametrize("schedule", ["power", "power_sum", "sigma", "constant"])

@@ -6,8 +6,8 @@ Data y = x0 + tau n with noise of their own, s = sigma/alpha:
     s < tau   weight [ mse(eps(x_t), eps) + lam R ],
               R = ||eps(x_t + sigma omega) - eps(x_t) - omega||^2 / ||omega||^2
 
-omega: L2, `n_iterations` power iterations on the invariance gap from a random direction. tau is
-found from the plain loss. Why so is in docs/smoothing.md:
+omega: L2, `n_iterations` power iterations of the network's Jacobian from a random direction. tau
+is found from the plain loss. Why so is in docs/smoothing.md:
 
 - above its own noise a dirty sample teaches the denoiser of the clean data, no matter which samples
   are dirty: where nearly all of a picture says how much noise it has, the network can tell;
@@ -27,14 +27,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser, SharedDropout, frozen
+from ..denoiser import Denoiser, without_dropout
 from ..noising import mse, per_sample_mean
 from ..parametrization import Prediction, column
 from ..perturbations import L2Ball, power_iteration
 from ..randomness import StepRandom
 from ..schedules import Schedule
 from .base import Draws, Objective, Terms, Turn
-from .smoothing import SmoothingDraws, choose_rows, put, take
+from .smoothing import SmoothingDraws, choose_rows, put
 from .spectrum import Scales, Spectrum
 from .times import Times
 
@@ -46,7 +46,7 @@ class Detail(Objective):
         lam: Weight of R, dimensionless. Larger removes more noise and, in the end, variability.
         radius_low, radius_high: The radius is uniform between them, noise units (rms).
         n_iterations: Power iterations, 1 or 2; 0 leaves omega random. In many dimensions 1 is
-            better: more drift to directions that are clean already.
+            better: more drift to directions that are clean already. Each is a forward pass.
         noise: tau, standard deviation of the data's own noise, data units (images in [-1, 1]:
             twice the value on the [0, 1] scale). "auto" reads it off the plain loss of the second
             half of the steps before `start_step`, see `Spectrum`; where that finds none, training
@@ -55,8 +55,6 @@ class Detail(Objective):
         weight: Of rows below the window and below tau, R included. What is 1 for the others: a
             large one disturbs the rest of the network, 0 leaves R nothing to hold on to.
         fraction: Share q of the global batch on which R is computed, at most.
-        interval: R is computed on every interval-th step and counts interval times (lazy
-            regularisation, Karras et al. 2020, "Analyzing and improving StyleGAN").
         start_step: First step that is not plain: two thirds of the run is best, when the shapes
             are there and the learning rate falls.
 
@@ -79,7 +77,6 @@ class Detail(Objective):
         window: float | str = "auto",
         weight: float = 0.2,
         fraction: float = 0.125,
-        interval: int = 1,
         start_step: int = 1000,
         **common: Any,
     ) -> None:
@@ -94,10 +91,8 @@ class Detail(Objective):
                 "detail needs lam >= 0, n_iterations >= 0, weight > 0, start_step >= 0; "
                 f"got {lam}, {n_iterations}, {weight}, {start_step}"
             )
-        if not (0 < fraction <= 1 and interval >= 1):
-            raise ValueError(
-                f"detail needs 0 < fraction <= 1 and interval >= 1, got {fraction}, {interval}"
-            )
+        if not 0 < fraction <= 1:
+            raise ValueError(f"detail needs 0 < fraction <= 1, got {fraction}")
         _positive_or("auto", "window", window)
         if noise is not None:
             _positive_or("auto, or null for none", "noise", noise)
@@ -111,7 +106,7 @@ class Detail(Objective):
         self.n_iterations, self.noise, self.window = n_iterations, noise, window
         self.weight, self.fraction = weight, fraction
         self.n_graphs = 1 + fraction
-        self.interval, self.start_step = interval, start_step
+        self.start_step = start_step
         self.spectrum = Spectrum()
         self.auto = None if isinstance(noise, str) else Scales(noise, None)
 
@@ -125,7 +120,7 @@ class Detail(Objective):
         if noise > 0:
             s.carries(torch.where(ratio > noise, noise, 0.0))
         s.weight = torch.where(ratio < max(noise, window), self.weight, 1.0) * s.weight
-        if window == 0 or (step - self.start_step) % self.interval:
+        if window == 0:
             return s
         t_all, _ = self.times.draw(rng.on("cpu"))  # every process sees the times of all rows
         inside = self.schedule.ratio(t_all) < window
@@ -143,15 +138,50 @@ class Detail(Objective):
         model = self.bind(nets["model"], s)
 
         def part() -> Terms:
-            clean = model(s.x_t)
-            terms = self.denoising(clean, s)
             if isinstance(s, SmoothingDraws):
-                terms["equivariance"] = s.weight * self.regulariser(nets["model"], clean, s)
-            elif self.noise == "auto" and self.start_step / 2 <= s.step < self.start_step:
+                clean, moved, omega = self.both(nets["model"], s)
+                return self.denoising(clean, s) | {
+                    "equivariance": s.weight * self.regulariser(clean, moved, omega, s)
+                }
+            clean = model(s.x_t)
+            if self.noise == "auto" and self.start_step / 2 <= s.step < self.start_step:
                 self.spectrum.add((s.sigma / s.alpha).flatten(), mse(clean.eps.detach(), s.eps))
-            return terms
+            return self.denoising(clean, s)
 
         yield Turn("model", [part])
+
+    def both(self, denoiser: Denoiser, s: SmoothingDraws) -> tuple[Prediction, Prediction, Tensor]:
+        """The answers at x_t, (B,), and at x_t + sigma omega, (n,), in one pass; and omega, (n, *).
+
+        The few rows would cost a pass of their own twice what they cost in the batch.
+        """
+        assert s.rows is not None
+        omega, n_rows = self.omega(denoiser, s), len(s.x_t)
+        everyone = torch.arange(n_rows, device=s.x_t.device)
+        model = self.bind(denoiser, s, torch.cat([everyone, s.rows]))
+        answer = model(torch.cat([s.x_t, s.x_t[s.rows] + s.sigma[s.rows] * omega]))
+        return answer[:n_rows], answer[n_rows:], omega
+
+    def omega(self, denoiser: Denoiser, s: SmoothingDraws) -> Tensor:
+        """The perturbation of the chosen rows, noise units, (n, *)."""
+        assert s.rows is not None
+        x_t, sigma = s.x_t[s.rows], s.sigma[s.rows]
+        model = self.bind(denoiser, s, torch.cat([s.rows, s.rows]))
+
+        def change(omega: Tensor) -> Tensor:
+            here, there = model(torch.cat([x_t, x_t + sigma * omega])).eps.chunk(2)
+            return there - here
+
+        with without_dropout(denoiser):  # two masks would be most of the change
+            return power_iteration(change, s.omega0, s.radius, self.n_iterations)
+
+    def regulariser(
+        self, clean: Prediction, moved: Prediction, omega: Tensor, s: SmoothingDraws
+    ) -> Tensor:
+        """lam R, (B,), zero on rows outside the window and on rows not chosen."""
+        residual = moved.eps - clean.eps[s.rows] - omega
+        relative = per_sample_mean(residual**2) / per_sample_mean(omega**2)
+        return put(s.rows, s.share * self.lam * relative, like=s.weight)
 
     def scales(self, n_elements: int) -> tuple[float, float]:
         """(tau, window), 0 for none."""
@@ -172,24 +202,6 @@ class Detail(Objective):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
         self.spectrum.sums = state["spectrum"].clone()
-
-    def regulariser(self, denoiser: Denoiser, clean: Prediction, s: SmoothingDraws) -> Tensor:
-        """lam R, (B,), zero on rows outside the window and on rows not chosen."""
-        model = self.bind(denoiser, s, s.rows)
-        x_t, sigma, eps_hat = take(s.rows, s.x_t, s.sigma, clean.eps)
-        dropout, fixed = SharedDropout(x_t.device), eps_hat.detach()
-
-        def eps_at(omega: Tensor) -> Tensor:
-            with dropout():
-                return model(x_t + sigma * omega).eps
-
-        with frozen(denoiser):
-            omega = power_iteration(
-                lambda w: mse(eps_at(w), fixed), s.omega0, s.radius, self.n_iterations
-            )
-        residual = eps_at(omega) - eps_hat - omega
-        relative = per_sample_mean(residual**2) / per_sample_mean(omega**2)
-        return put(s.rows, s.share * self.interval * self.lam * relative, like=s.weight)
 
 
 def _positive_or(words: str, name: str, value: float | str) -> None:

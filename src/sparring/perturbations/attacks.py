@@ -1,8 +1,8 @@
 r"""Ascents: each maximises gain(w), a function of the perturbation with one value per row.
 
 Only the gradient with respect to w is taken; whoever builds `gain` freezes the network
-(`denoiser.frozen`), so that no gradient is left in its weights. A row whose gradient is zero or not
-finite stays where it is.
+(`denoiser.frozen`), so that no gradient is left in its weights. `power_iteration` needs none. A row
+whose gradient, or change, is zero or not finite stays where it is.
 """
 
 from collections.abc import Callable
@@ -55,26 +55,32 @@ def fgsm(gain: Gain, start: Tensor, radius: Tensor, ball: Ball, step: Tensor | f
     return pgd(gain, start, radius, ball, step, n_steps=1)
 
 
-def power_iteration(gain: Gain, start: Tensor, radius: Tensor, n_iterations: int) -> Tensor:
-    r"""L2 ascent with infinitely long steps: w <- radius sqrt(d) grad gain / ||grad gain||.
+def power_iteration(
+    change: Callable[[Tensor], Tensor], start: Tensor, radius: Tensor, n_iterations: int
+) -> Tensor:
+    r"""Towards the directions that a function f passes on most, by forward passes alone:
 
-    For gain = ||f(w) - f(0)||^2 the gradient is 2 K^T K w to first order, K the Jacobian of f:
-    each turn is one power iteration towards the directions that f passes on most.
+        w <- radius sqrt(d) change(w) / ||change(w)||,   change(w) = f(w) - f(0).
+
+    To first order change(w) = K w, K the Jacobian of f. Where K is symmetric, as that of the exact
+    denoiser is (a score is a gradient), each turn is a power iteration, and two of them are an
+    infinitely long step of L2 ascent on ||change(w)||^2, whose gradient is 2 K^T K w.
 
     Args:
-        gain: What is maximised; its gradient must not vanish at `start`.
+        change: Takes w and gives what f changes by, (B, *); it is not differentiated.
         start: A random direction, (B, *).
         radius: rms of the result, (B,), in w's units.
-        n_iterations: Number of iterations, each one forward and one backward of the gain.
+        n_iterations: Number of iterations, each one call of `change`.
 
-    Source: ours (see docs/smoothing.md); power iteration as in Miyato et al. 2018 (VAT).
+    Source: ours (see docs/smoothing.md); with gradients in Miyato et al. 2018 (VAT).
     """
     w, ball = start, L2Ball()
-    length = column(radius, start)
     for _ in range(n_iterations):
-        ascent = ball.ascent(gain_gradient(gain, w))
-        w = torch.where(column(ascent.flatten(1).any(1), w), length * ascent, w)
-    return w.detach()
+        with torch.no_grad():
+            direction = ball.ascent(change(w))
+        moved = column(direction.flatten(1).any(1), w)
+        w = torch.where(moved, column(radius, w) * direction, w)
+    return w
 
 
 class Best:
