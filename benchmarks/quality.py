@@ -1,14 +1,16 @@
 """Methods x data x seeds, trained, evaluated and put in a table: `make bench-quality`.
 
-What is run stands in quality_cpu.yaml. A run that is finished is kept and one that was interrupted
-goes on, so the command can be given again; the table is written anew from what there is. Runs are
-side by side, one thread each, as many as there are cores.
+What is run stands in quality_cpu.yaml, or in quality_gpu.yaml; $NAME in it is read from the
+environment. A run that is finished is kept and one that was interrupted goes on, so the command can
+be given again; the table is written anew from what there is. Runs are side by side, one thread
+each, as many as there are cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import sys
@@ -57,6 +59,11 @@ class Cell:
             return json.loads(path.read_text(encoding="utf-8"))
         return None
 
+    def minutes(self) -> float:
+        """What training took, with as many runs side by side as there were."""
+        told = json.loads((self.folder / "training.json").read_text(encoding="utf-8"))
+        return told["train_seconds"] / 60
+
     def run(self, as_configured: bool) -> Run:
         """What is left to do, of the evaluations all or the first."""
         config = resolve(self.config, self.words)
@@ -90,12 +97,13 @@ def cells(
             if only and not any(re.search(part, f"{name}/{method}") for part in only):
                 continue
             own = own if isinstance(own, dict) else {"overrides": own}
+            evaluations = own.get("evaluations", experiment.get("evaluations", {"": []}))
             for seed in own.get("seeds", experiment["seeds"])[:seeds]:
                 folder = output / name / _slug(method) / f"seed-{seed}"
                 keys = experiment.get("seed_keys", table["seed_keys"])
                 every = [
                     *own["overrides"],
-                    *(one.replace("{seed}", f"{seed}") for one in experiment.get("overrides", [])),
+                    *(filled(one, seed) for one in experiment.get("overrides", [])),
                     *overrides,
                     *(f"{key}={seed}" for key in keys),
                     f"training.output_dir={folder}",
@@ -104,12 +112,28 @@ def cells(
                 found.append(
                     Cell(
                         name, method, seed, find_config(experiment["config"]), every,
-                        own.get("evaluations", {"": []}), experiment["figures"], folder,
+                        {
+                            label: [filled(one, seed) for one in more]
+                            for label, more in evaluations.items()
+                        },
+                        experiment["figures"], folder,
                     )
                 )  # fmt: skip
     if not found:
         raise UserError(f"nothing is called {' or '.join(only)}")
     return sorted(found, key=lambda cell: cell.seed)
+
+
+def filled(override: str, seed: int) -> str:
+    """With the seed, and the values of the environment's variables that it names.
+
+    Raises:
+        UserError: if one is not set.
+    """
+    found = os.path.expandvars(override.replace("{seed}", f"{seed}"))
+    if "$" in found:
+        raise UserError(f"{override} names a variable that is not set")
+    return found
 
 
 def rows(done: list[Cell]) -> Iterator[dict[str, Any]]:
@@ -122,13 +146,14 @@ def rows(done: list[Cell]) -> Iterator[dict[str, Any]]:
             found = {seed: figures for seed, figures in measured.items() if figures is not None}
             if not found:
                 continue
-            row: dict[str, Any] = {"experiment": experiment, "method": method, "sampling": label}
+            row: dict[str, Any] = {"experiment": experiment, "method": method, "evaluation": label}
             row["seeds"] = sorted(found)
             for name in own[0].figures:
                 values = [found[seed][name] for seed in sorted(found)]
                 row[name] = {"mean": statistics.fmean(values), "each": values} | (
                     {"spread": statistics.stdev(values)} if len(values) > 1 else {}
                 )
+            row["minutes"] = statistics.fmean(cell.minutes() for cell in own if cell.seed in found)
             row["command"] = " ".join(["sparring train", str(own[0].config.name), *own[0].words])
             yield row
 
@@ -142,13 +167,14 @@ def markdown(table: list[dict[str, Any]], figures: dict[str, list[str]]) -> str:
             continue
         lines = [
             f"### {experiment}\n",
-            f"| method | sampling | seeds | {' | '.join(names)} |",
-            "|---" * (3 + len(names)) + "|",
+            f"| method | evaluation | seeds | {' | '.join(names)} | minutes of training |",
+            "|---" * (4 + len(names)) + "|",
         ]
         for row in own:
             values = " | ".join(_with_spread(row[name]) for name in names)
-            sampling = row["sampling"] or "as configured"
-            lines.append(f"| {row['method']} | {sampling} | {len(row['seeds'])} | {values} |")
+            how = row["evaluation"] or "as configured"
+            start = f"| {row['method']} | {how} | {len(row['seeds'])} |"
+            lines.append(f"{start} {values} | {row['minutes']:.1f} |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 

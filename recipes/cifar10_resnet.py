@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparring.errors import UserError
+
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -64,8 +66,15 @@ class ResNet(nn.Module):
 
 
 def features() -> ResNet:
-    """The network in the file that SPARRING_CIFAR10_RESNET names."""
-    weights = load_file(os.environ["SPARRING_CIFAR10_RESNET"])
+    """The network in the file that SPARRING_CIFAR10_RESNET names.
+
+    Raises:
+        UserError: if it names none.
+    """
+    file = os.environ.get("SPARRING_CIFAR10_RESNET")
+    if not file:
+        raise UserError("SPARRING_CIFAR10_RESNET must name the weights, a .safetensors file")
+    weights = load_file(file)
     network = ResNet(
         sum(name.startswith("layer1.") and name.endswith("conv1.weight") for name in weights)
     )

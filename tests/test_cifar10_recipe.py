@@ -3,8 +3,11 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
+
+from sparring.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 import cifar10_resnet  # type: ignore
@@ -34,3 +37,9 @@ def test_a_block_whose_weights_are_zero_is_its_shortcut():
     torch.testing.assert_close(y[:, 8:24], x[:, :, ::2, ::2])
     assert not y[:, :8].any()
     assert not y[:, 24:].any()
+
+
+def test_weights_that_nobody_named_are_asked_for(monkeypatch):
+    monkeypatch.delenv("SPARRING_CIFAR10_RESNET", raising=False)
+    with pytest.raises(UserError, match="SPARRING_CIFAR10_RESNET must name the weights"):
+        cifar10_resnet.features()
