@@ -12,15 +12,14 @@ from sparring.config import resolve
 from sparring.errors import UserError
 from sparring.schedules import schedule_from_config
 
-HERE = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import quality  # type: ignore
 
 VARIABLES = {"CIFAR10": "cifar10/*.parquet", "INCEPTION": "inception.safetensors"}
 
 
 def table(name):
-    return yaml.safe_load((HERE / f"{name}.yaml").read_text())
+    return yaml.safe_load((quality.HERE / f"{name}.yaml").read_text())
 
 
 @pytest.fixture

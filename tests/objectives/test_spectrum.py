@@ -1,5 +1,6 @@
 """Data of known variances through their exact denoiser: the spectrum finds the scales again."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,6 +8,7 @@ from torch import nn
 from sparring.denoiser import Denoiser
 from sparring.objectives import OBJECTIVES
 from sparring.objectives.spectrum import Scales
+from sparring.objectives.spectrum import _window as window_of
 from sparring.randomness import StepRandom
 from sparring.schedules import schedule_from_config
 
@@ -48,11 +50,39 @@ def trained_on_variances(variances, n_steps=N_STEPS):
 @pytest.mark.parametrize(("n_signal", "n_noise"), [(2, 1), (2, 14), (2, 62)])
 def test_noise_under_a_signal_is_found(n_signal, n_noise):
     objective = trained_on(n_signal, n_noise, 0.1)
-    scales = objective.spectrum.scales(n_signal + n_noise)
+    scales = objective.spectrum.scales(n_signal + n_noise, lam=10.0)
     assert scales.noise == pytest.approx(0.1, rel=0.15)
-    assert objective.scales(n_signal + n_noise) == (scales.noise, scales.noise)
-    assert objective.found() == {"noise_scale": scales.noise}
+    assert objective.scales(n_signal + n_noise) == (scales.noise, scales.window)
+    assert objective.found() == {"noise_scale": scales.noise, "window": scales.window}
     assert f"standard deviation {scales.noise:.3g}" in objective.news[0]
+
+
+@pytest.mark.parametrize(
+    ("n_noise", "noise", "expected"),
+    [(1, 0.1, 0.1), (14, 0.1, 0.178), (62, 0.1, 0.189), (14, 0.05, 0.1)],
+)
+def test_the_window_ends_where_r_takes_a_tenth_of_the_signal(n_noise, noise, expected):
+    """lam d K^2 / (d_n - 2) = 0.1, K = s^2 / (s^2 + v); at least the noise, at most twice that."""
+    n, lam = 2 + n_noise, 10.0
+    scales = trained_on(2, n_noise, noise).spectrum.scales(n, lam)
+    assert scales.window == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize("n_noise", [4, 14, 62])
+def test_the_price_is_omegas_share_of_the_signal(n_noise):
+    """1 / (1 + lam d p): p measured on random directions after a power iteration."""
+    n, lam = 2 + n_noise, 10.0
+    s = window_of(0.1, np.array([SIGNAL**2]), np.ones(1), n_noise, lam * n)
+    assert 0.1 < s < 0.2
+    z = torch.randn(400_000, n, generator=torch.Generator().manual_seed(0))
+    z[:, :2] *= s**2 / (s**2 + SIGNAL**2)
+    share = (z[:, :2] ** 2).mean(1) / (z**2).sum(1)
+    assert lam * n * float(share.mean()) == pytest.approx(0.1, rel=0.07)
+
+
+def test_without_the_regulariser_the_window_is_the_noise():
+    scales = trained_on(2, 14, 0.1).spectrum.scales(16, lam=0.0)
+    assert scales.window == scales.noise
 
 
 def test_the_loss_per_noise_level_is_the_exact_denoisers():
@@ -88,8 +118,8 @@ def test_data_that_vary_at_every_scale_have_no_noise():
 
 
 def test_it_warns_where_the_noise_covers_the_signal():
-    assert "WARNING" in Scales(0.4, 0.6).in_words()
-    assert "WARNING" not in Scales(0.1, 0.6).in_words()
+    assert "WARNING" in Scales(0.4, 0.6, 0.4).in_words()
+    assert "WARNING" not in Scales(0.1, 0.6, 0.1).in_words()
 
 
 def test_the_spectrum_survives_a_restart():

@@ -2,12 +2,15 @@ r"""Our own smoothing: it removes the noise and keeps the detail.
 
 Data y = x0 + tau n with noise of their own, s = sigma/alpha:
 
-    s > tau   mse(g eps(x_t), eps),  x_t = alpha (y + g s eps),  g = sqrt(1 - tau^2 / s^2)
-    s < tau   weight [ mse(eps(x_t), eps) + lam R ],
-              R = ||eps(x_t + sigma omega) - eps(x_t) - omega||^2 / ||omega||^2
+    s > tau   L = mse(g eps(x_t), eps),  x_t = alpha (y + g s eps),  g = sqrt(1 - tau^2 / s^2)
+    s < tau   L = mse(eps(x_t), eps),    x_t = alpha (y + s eps)
+
+and below the window, which is tau or somewhat more,
+
+    weight [ L + lam R ],  R = ||eps(x_t + sigma omega) - eps(x_t) - omega||^2 / ||omega||^2
 
 omega: L2, `n_iterations` power iterations of the network's Jacobian from a random direction. tau
-is found from the plain loss. Why so is in docs/smoothing.md:
+and the window are found from the plain loss. Why so is in docs/smoothing.md:
 
 - above its own noise a dirty sample teaches the denoiser of the clean data, no matter which samples
   are dirty: where nearly all of a picture says how much noise it has, the network can tell;
@@ -51,8 +54,9 @@ class Detail(Objective):
             twice the value on the [0, 1] scale). "auto" reads it off the plain loss of the second
             half of the steps before `start_step`, see `Spectrum`; where that finds none, training
             stays plain. None for data without noise of one size.
-        window: R is applied at noise levels sigma/alpha below it. "auto" is tau.
-        weight: Of rows below the window and below tau, R included. What is 1 for the others: a
+        window: R is applied at noise levels sigma/alpha below it. "auto" is tau if that is given;
+            where tau is found, up to twice that, as far as R takes little of the signal.
+        weight: Of rows below the window or below tau, R included. What is 1 for the others: a
             large one disturbs the rest of the network, 0 leaves R nothing to hold on to.
         fraction: Share q of the global batch on which R is computed, at most.
         start_step: First step that is not plain: two thirds of the run is best, when the shapes
@@ -108,7 +112,7 @@ class Detail(Objective):
         self.n_graphs = 1 + fraction
         self.start_step = start_step
         self.spectrum = Spectrum()
-        self.auto = None if isinstance(noise, str) else Scales(noise, None)
+        self.auto = None if isinstance(noise, str) else Scales(noise, None, noise)
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
         """`SmoothingDraws` in the steps with R; what plain draws before `start_step`."""
@@ -186,15 +190,15 @@ class Detail(Objective):
     def scales(self, n_elements: int) -> tuple[float, float]:
         """(tau, window), 0 for none."""
         if self.auto is None:
-            self.auto = self.spectrum.scales(n_elements)
+            self.auto = self.spectrum.scales(n_elements, self.lam)
             self.news.append(f"noise auto: {self.auto.in_words()}")
-        noise = self.auto.noise or 0.0
-        return noise, noise if self.window == "auto" else float(self.window)
+        noise, window = self.auto.noise or 0.0, self.auto.window or 0.0
+        return noise, window if self.window == "auto" else float(self.window)
 
     def found(self) -> dict[str, float]:
         if self.auto is None or self.noise != "auto":
             return {}
-        return {"noise_scale": self.auto.noise or 0.0}
+        return {"noise_scale": self.auto.noise or 0.0, "window": self.auto.window or 0.0}
 
     def state_dict(self) -> dict[str, Tensor]:
         return super().state_dict() | {"spectrum": self.spectrum.sums.clone()}

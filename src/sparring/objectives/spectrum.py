@@ -30,6 +30,9 @@ PEAK, PEAK_OF_FEW = 0.4, 0.25
 at every scale, noise in all directions at one. Of two or three directions one is enough."""
 SMOOTH = 0.01
 """Weight of the spectrum's second differences in the fit, against isolated spikes."""
+PRICE, WIDEST = 0.1, 2.0
+"""Share of the signal's variance that the regulariser may take at the window's upper edge, and the
+window's largest multiple of the noise: below the window the data count less."""
 STRUCTURE = 0.3
 """Directions that must still vary well above the noise: else the peak is all there is in the data,
 such as the width of a mixture's modes."""
@@ -43,10 +46,13 @@ class Scales:
         noise: Standard deviation of the noise in every element, data units; None if there is none.
         signal: Scale of what varies above it, data units; None where nothing does, and where too
             few rows have been seen to say anything.
+        window: Noise level up to which the regulariser takes little of the signal, at least
+            `noise`; None if there is no noise.
     """
 
     noise: float | None
     signal: float | None
+    window: float | None = None
 
     def in_words(self) -> str:
         """One line for the user."""
@@ -62,7 +68,7 @@ class Scales:
             )
         line = (
             f"noise of standard deviation {self.noise:.3g} in every element, signal from "
-            f"{self.signal:.3g}; smoothing below sigma/alpha = {self.noise:.3g}"
+            f"{self.signal:.3g}; smoothing below sigma/alpha = {self.window:.3g}"
         )
         if self.noise > self.signal / 2:
             line += ". WARNING: that covers the signal, which will lose variability"
@@ -105,8 +111,8 @@ class Spectrum:
         target = np.concatenate([root * d, np.zeros(len(bends))])
         return scales, nnls(np.concatenate([matrix, bends]), target)[0]
 
-    def scales(self, n_elements: int) -> Scales:
-        """Noise and signal in data of `n_elements` elements each.
+    def scales(self, n_elements: int, lam: float) -> Scales:
+        """Noise, signal and window for data of `n_elements` elements each and R at weight `lam`.
 
         The lowest peak (see `PEAK`) is the noise, if at least `STRUCTURE` directions are left at
         four times its scale.
@@ -126,7 +132,32 @@ class Spectrum:
         signal = _centre(scales[above], weights[above])
         if signal is None or left * n_elements < STRUCTURE:
             return Scales(None, noise)
-        return Scales(noise, signal)
+        share = weights / weights.sum()
+        variances = scales[above] ** 2 - noise**2
+        n_noise = n_elements * share[~above].sum()
+        window = _window(noise, variances, share[above], n_noise, lam * n_elements)
+        return Scales(noise, signal, window)
+
+
+def _window(
+    noise: float, variances: np.ndarray, shares: np.ndarray, n_noise: float, lam_d: float
+) -> float:
+    r"""The highest s at which R takes a share of less than `PRICE` of the signal's variance.
+
+    R divides the variance v of a direction by 1 + lam d p, p the direction's mean share of omega. A
+    power iteration from a random z makes omega = K z with, for the exact denoiser, K = 1 in the
+    d_n directions of noise and K = s^2 / (s^2 + v) in one of signal. For small K
+
+        p = E[K^2 z_i^2 / (z_1^2 + ... + z_{d_n}^2)] = K^2 / (d_n - 2):
+
+    with one or two directions of noise a random start is too often inside the signal.
+    """
+    if n_noise <= 2 or lam_d == 0:
+        return noise
+    s = noise * np.geomspace(1, WIDEST, 200)
+    k = s[:, None] ** 2 / (s[:, None] ** 2 + variances)
+    price = lam_d / (n_noise - 2) * k**2 @ (shares / shares.sum())
+    return float(s[price < PRICE].max(initial=noise))
 
 
 def _peak(
