@@ -278,8 +278,9 @@ def test_times_of_an_evaluation_are_costs_and_no_figures(demo_runs):
 def test_the_noise_that_was_found_stands_beside_auto(tmp_path, found, said):
     folder = write_run(tmp_path / "robust", DETAIL, GAUSSIAN)
     with (folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 3010, "loss": 0.1, "noise_scale": found}) + "\n")
+        row = {"step": 3010, "loss": 0.1, "noise_scale": found, "window": found}
+        file.write(json.dumps(row) + "\n")
     (run,) = read_runs([str(folder)])
     words = tables.describe_objective(run)
     assert words.startswith("detail · lam 10")
-    assert f"noise auto ({said}), window auto, weight 0.2" in words
+    assert f"noise auto ({said}), window auto ({said}), weight 0.2" in words

@@ -326,10 +326,11 @@ def describe_objective(run: Run) -> str:
         f"{key} {show_value(value)}" for key, value in run.section("objective").items()
         if key != "name" and value is not None and not isinstance(value, dict | list | bool)
     ]  # fmt: skip
-    found = run.metrics[-1].get("noise_scale") if run.metrics else None
-    if is_number(found):
-        words = f"found {show(found)}" if found > 0 else "found none"
-        leaves = [f"{leaf} ({words})" if leaf == "noise auto" else leaf for leaf in leaves]
+    metrics = run.metrics[-1] if run.metrics else {}
+    for name, key in (("noise auto", "noise_scale"), ("window auto", "window")):
+        if is_number(found := metrics.get(key)):
+            words = f"found {show(found)}" if found > 0 else "found none"
+            leaves = [f"{leaf} ({words})" if leaf == name else leaf for leaf in leaves]
     return " · ".join([run.objective, ", ".join(leaves)] if leaves else [run.objective])
 
 
