@@ -107,8 +107,13 @@ function sortable(table) {
     const button = document.createElement("button");
     button.type = "button";
     button.className = "sort";
+    const hint = heading.querySelector("small");
     button.append(...heading.childNodes);
     heading.append(button);
+    const mark = document.createElement("span"); // says how it is sorted, beside the label
+    mark.className = "mark";
+    if (hint) hint.before(mark);
+    else (button.querySelector("div") ?? button).append(mark);
     button.addEventListener("click", () => {
       const next = { ascending: "descending", descending: null };
       const now = heading.getAttribute("aria-sort");
