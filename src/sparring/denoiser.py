@@ -154,15 +154,15 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def without_dropout(module: nn.Module) -> Iterator[None]:
-    """The module as sampling uses it; each of its parts is in its own mode again afterwards."""
-    training = [part for part in module.modules() if part.training]
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every submodule is in the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        for part, mode in modes:
+            part.training = mode
 
 
 class SharedDropout:

@@ -53,12 +53,13 @@ def replay_command(run: str | Path) -> dict[str, Any]:
     restore(Checkpoint(folder / FOLDER / f"checkpoint-{where.step}"), players, objective)
     with distributed(nets, players, accelerator, compiled=False):
         findings = list(replay(folder, where, objective, nets, players, accelerator))
+    state = not_finite_state(players)
     return {
         "run": str(folder),
         "where": asdict(where),
-        "state": not_finite_state(players),
+        "state": state,
         "findings": [asdict(finding) for finding in findings],
-        "text": _text(findings, where.turn, not_finite_state(players)),
+        "text": _text(findings, where.turn, state),
     }
 
 

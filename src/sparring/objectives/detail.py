@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser, without_dropout
+from ..denoiser import Denoiser, evaluation_mode
 from ..noising import mse, per_sample_mean
 from ..parametrization import Prediction, column
 from ..perturbations import L2Ball, power_iteration
@@ -176,7 +176,7 @@ class Detail(Objective):
             here, there = model(torch.cat([x_t, x_t + sigma * omega])).eps.chunk(2)
             return there - here
 
-        with without_dropout(denoiser):  # two masks would be most of the change
+        with evaluation_mode(denoiser):  # two masks would be most of the change
             return power_iteration(change, s.omega0, s.radius, self.n_iterations)
 
     def regulariser(

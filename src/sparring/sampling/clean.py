@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, evaluation_mode
 from ..parametrization import column
 from ..paths import Jump, consistency_range, karras
 from ..randomness import generator
 from ..schedules import Schedule
-from .sample import device_of, evaluation_mode, sample_dtype
+from .sample import device_of, sample_dtype
 
 if TYPE_CHECKING:
     from ..pretrained import Model

@@ -5,15 +5,14 @@ generator of its own, on the CPU, so neither the batch size nor the device chang
 round differently for another batch size). torch's global random state is not touched.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, evaluation_mode
 from ..guidance import guidance_dim, guidance_embedding
 from ..randomness import generator
 from ..schedules import FlowSchedule, VPSchedule
@@ -314,15 +313,3 @@ def device_of(module: nn.Module) -> torch.device:
 
 def sample_dtype(module: nn.Module) -> torch.dtype:
     return torch.float64 if dtype_of(module) == torch.float64 else torch.float32
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every submodule is in the mode it was in."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
