@@ -2,8 +2,9 @@
 
 What is run stands in quality_cpu.yaml, or in quality_gpu.yaml; $NAME in it is read from the
 environment. A run that is finished is kept and one that was interrupted goes on, so the command can
-be given again; the table is written anew from what there is. Runs are side by side, one thread
-each, as many as there are cores.
+be given again. The table is written anew from the runs that there are; a seed that was measured
+elsewhere stays in it, as long as the table still trains that method with the same words. Runs are
+side by side, one thread each, as many as there are cores.
 """
 
 from __future__ import annotations
@@ -136,26 +137,48 @@ def filled(override: str, seed: int) -> str:
     return found
 
 
-def rows(done: list[Cell]) -> Iterator[dict[str, Any]]:
-    """Mean and spread over seeds for each experiment, method and evaluation that has figures."""
+def rows(done: list[Cell], before: Sequence[dict[str, Any]] = ()) -> Iterator[dict[str, Any]]:
+    """Mean and spread over seeds for each experiment, method and evaluation that has figures.
+
+    Args:
+        done: All cells of the table.
+        before: Rows of an earlier table; what they say of seeds without a run here is kept.
+    """
+    earlier = {_key(row): row for row in before}
     names = dict.fromkeys((cell.experiment, cell.method) for cell in done)
     for experiment, method in names:
         own = [cell for cell in done if (cell.experiment, cell.method) == (experiment, method)]
+        command = " ".join(["sparring train", str(own[0].config.name), *own[0].words])
         for label in own[0].evaluations:
-            measured = {cell.seed: cell.measured(label) for cell in own}
-            found = {seed: figures for seed, figures in measured.items() if figures is not None}
+            row = {"experiment": experiment, "method": method, "evaluation": label}
+            row["command"] = command
+            found = dict(_each_seed(earlier.get(_key(row), {}), own[0].figures))
+            found |= {
+                cell.seed: {name: figures[name] for name in cell.figures}
+                | {"minutes": cell.minutes()}
+                for cell in own
+                if (figures := cell.measured(label)) is not None
+            }
             if not found:
                 continue
-            row: dict[str, Any] = {"experiment": experiment, "method": method, "evaluation": label}
             row["seeds"] = sorted(found)
-            for name in own[0].figures:
+            for name in [*own[0].figures, "minutes"]:
                 values = [found[seed][name] for seed in sorted(found)]
                 row[name] = {"mean": statistics.fmean(values), "each": values} | (
                     {"spread": statistics.stdev(values)} if len(values) > 1 else {}
                 )
-            row["minutes"] = statistics.fmean(cell.minutes() for cell in own if cell.seed in found)
-            row["command"] = " ".join(["sparring train", str(own[0].config.name), *own[0].words])
             yield row
+
+
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    """What must be equal for two rows to be of the same runs, wherever those lie."""
+    words = [w for w in row["command"].split() if not w.startswith("training.output_dir=")]
+    return (row["experiment"], row["method"], row["evaluation"], *words)
+
+
+def _each_seed(row: dict[str, Any], figures: Sequence[str]) -> Iterator[tuple[int, dict]]:
+    for i, seed in enumerate(row.get("seeds", [])):
+        yield seed, {name: row[name]["each"][i] for name in [*figures, "minutes"]}
 
 
 def markdown(table: list[dict[str, Any]], figures: dict[str, list[str]]) -> str:
@@ -174,7 +197,7 @@ def markdown(table: list[dict[str, Any]], figures: dict[str, list[str]]) -> str:
             values = " | ".join(_with_spread(row[name]) for name in names)
             how = row["evaluation"] or "as configured"
             start = f"| {row['method']} | {how} | {len(row['seeds'])} |"
-            lines.append(f"{start} {values} | {row['minutes']:.1f} |")
+            lines.append(f"{start} {values} | {row['minutes']['mean']:.1f} |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
@@ -217,13 +240,13 @@ def main() -> None:
             return f"  {len(left)} left, about {minutes(seconds)}: {at}"
 
         work(runs, chosen.slots, progress, finish_first=True)
-        everything = cells(table, chosen.runs)
-        found = list(rows(everything))
+        path = chosen.output / f"{chosen.table.stem}.json"
+        before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+        found = list(rows(cells(table, chosen.runs), before))
     except UserError as error:
         sys.exit(f"error: {error}")
     chosen.output.mkdir(parents=True, exist_ok=True)
     result = {"table": chosen.table.name, "versions": versions(), "rows": found}
-    path = chosen.output / f"{chosen.table.stem}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     figures = {name: each["figures"] for name, each in table["experiments"].items()}
     text = markdown(found, figures)

@@ -57,3 +57,34 @@ def test_a_variable_that_is_not_set_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("CIFAR10", raising=False)
     with pytest.raises(UserError, match=r"data_files=\$CIFAR10 names a variable that is not set"):
         quality.cells(table("quality_gpu"), tmp_path)
+
+
+def test_seeds_measured_elsewhere_stay_in_the_table(tmp_path):
+    def cell(seed, word="objective=plain"):
+        words = [word, f"training.output_dir={tmp_path / 'runs' / str(seed)}"]
+        folder = tmp_path / "runs" / str(seed)
+        return quality.Cell(
+            "digits", "plain", seed, Path("digits.yaml"), words, {"": []}, ["fid"], folder
+        )
+
+    def finish(seed, fid):
+        folder = tmp_path / "runs" / str(seed)
+        (folder / "evaluation" / "as_configured").mkdir(parents=True, exist_ok=True)
+        (folder / "training.json").write_text('{"train_seconds": 120, "finished": true}')
+        (folder / "evaluation" / "as_configured" / "a.json").write_text(f'{{"fid": {fid}}}')
+
+    finish(1, 5.0)
+    finish(2, 8.0)
+    before = {
+        "experiment": "digits", "method": "plain", "evaluation": "", "seeds": [0, 1],
+        "fid": {"each": [2.0, 100.0]}, "minutes": {"each": [5.0, 9.0]},
+        "command": "sparring train digits.yaml objective=plain training.output_dir=another/place",
+    }  # fmt: skip
+    cells = [cell(seed) for seed in (0, 1, 2)]
+    (row,) = quality.rows(cells, [before])
+    assert row["seeds"] == [0, 1, 2]
+    assert row["fid"] == {"mean": 5.0, "each": [2.0, 5.0, 8.0], "spread": 3.0}
+    assert row["minutes"]["each"] == [5.0, 2.0, 2.0]
+    # an earlier seed of another run says nothing about this one
+    (row,) = quality.rows([cell(seed, "objective=huber") for seed in (0, 1, 2)], [before])
+    assert row["seeds"] == [1, 2]
