@@ -3,8 +3,8 @@
 What is run stands in quality_cpu.yaml, or in quality_gpu.yaml; $NAME in it is read from the
 environment. A run that is finished is kept and one that was interrupted goes on, so the command can
 be given again. The table is written anew from the runs that there are; a seed that was measured
-elsewhere stays in it, as long as the table still trains that method with the same words. Runs are
-side by side, one thread each, as many as there are cores.
+elsewhere stays in it, as long as the table still trains that method with the same words, and with
+--missing is not run again. Runs are side by side, one thread each, as many as there are cores.
 """
 
 from __future__ import annotations
@@ -59,6 +59,13 @@ class Cell:
         for path in self.evaluation(label).glob("*.json"):
             return json.loads(path.read_text(encoding="utf-8"))
         return None
+
+    def lacks(self, known: set[tuple[str, str, str, int]], as_configured: bool) -> bool:
+        """Whether an evaluation, of all or the first, is not among those that are known."""
+        wanted = [""] if as_configured and "" in self.evaluations else self.evaluations
+        return any(
+            (self.experiment, self.method, label, self.seed) not in known for label in wanted
+        )
 
     def minutes(self) -> float:
         """What training took, with as many runs side by side as there were."""
@@ -170,6 +177,11 @@ def rows(done: list[Cell], before: Sequence[dict[str, Any]] = ()) -> Iterator[di
             yield row
 
 
+def _written(path: Path) -> list[dict[str, Any]]:
+    """Rows of the table as it was written last."""
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+
+
 def _key(row: dict[str, Any]) -> tuple[str, ...]:
     """What must be equal for two rows to be of the same runs, wherever those lie."""
     words = [w for w in row["command"].split() if not w.startswith("training.output_dir=")]
@@ -218,6 +230,9 @@ def main() -> None:
     parser.add_argument(
         "--as-configured", action="store_true", help="leave the other ways to sample for later"
     )
+    parser.add_argument(
+        "--missing", action="store_true", help="only what the written table does not have yet"
+    )
     parser.add_argument("--override", nargs="*", default=[], help="KEY=VALUE for all of them")
     parser.add_argument("--seeds", type=int, help="only so many of each experiment's seeds")
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="where runs go")
@@ -227,6 +242,14 @@ def main() -> None:
     table = yaml.safe_load(chosen.table.read_text(encoding="utf-8"))
     try:
         wanted = cells(table, chosen.runs, chosen.only, chosen.seeds, chosen.override)
+        path = chosen.output / f"{chosen.table.stem}.json"
+        if chosen.missing:
+            known = {
+                (row["experiment"], row["method"], row["evaluation"], seed)
+                for row in rows(cells(table, chosen.runs), _written(path))
+                for seed in row["seeds"]
+            }
+            wanted = [cell for cell in wanted if cell.lacks(known, chosen.as_configured)]
         runs = [run for cell in wanted if not (run := cell.run(chosen.as_configured)).is_done]
         print(f"{len(wanted)} runs, {len(runs)} of them not finished, {chosen.slots} at a time")
 
@@ -240,9 +263,7 @@ def main() -> None:
             return f"  {len(left)} left, about {minutes(seconds)}: {at}"
 
         work(runs, chosen.slots, progress, finish_first=True)
-        path = chosen.output / f"{chosen.table.stem}.json"
-        before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-        found = list(rows(cells(table, chosen.runs), before))
+        found = list(rows(cells(table, chosen.runs), _written(path)))
     except UserError as error:
         sys.exit(f"error: {error}")
     chosen.output.mkdir(parents=True, exist_ok=True)

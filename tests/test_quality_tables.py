@@ -88,3 +88,5 @@ def test_seeds_measured_elsewhere_stay_in_the_table(tmp_path):
     # an earlier seed of another run says nothing about this one
     (row,) = quality.rows([cell(seed, "objective=huber") for seed in (0, 1, 2)], [before])
     assert row["seeds"] == [1, 2]
+    known = {("digits", "plain", "", 1), ("digits", "plain", "stop", 1)}
+    assert [one.lacks(known, as_configured=True) for one in cells] == [True, False, True]
