@@ -279,7 +279,7 @@ class Detail(ObjectiveSection):
     lam: NotNegative = 10.0
     radius_low: NotNegative = 0.3
     radius_high: NotNegative = 1.0
-    n_iterations: CountOrZero = 1
+    n_iterations: CountOrZero = 2
     noise: Positive | Literal["auto"] | None = "auto"
     window: Positive | Literal["auto"] = "auto"
     weight: Positive = 0.2

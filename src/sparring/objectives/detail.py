@@ -48,8 +48,8 @@ class Detail(Objective):
     Args:
         lam: Weight of R, dimensionless. Larger removes more noise and, in the end, variability.
         radius_low, radius_high: The radius is uniform between them, noise units (rms).
-        n_iterations: Power iterations, 1 or 2; 0 leaves omega random. In many dimensions 1 is
-            better: more drift to directions that are clean already. Each is a forward pass.
+        n_iterations: Power iterations, each a forward pass; 0 leaves omega random. One leaves more
+            of the signal in omega, more than two drift to directions that are clean already.
         noise: tau, standard deviation of the data's own noise, data units (images in [-1, 1]:
             twice the value on the [0, 1] scale). "auto" reads it off the plain loss of the second
             half of the steps before `start_step`, see `Spectrum`; where that finds none, training
@@ -76,7 +76,7 @@ class Detail(Objective):
         lam: float = 10.0,
         radius_low: float = 0.3,
         radius_high: float = 1.0,
-        n_iterations: int = 1,
+        n_iterations: int = 2,
         noise: float | str | None = "auto",
         window: float | str = "auto",
         weight: float = 0.2,
@@ -169,11 +169,16 @@ class Detail(Objective):
     def omega(self, denoiser: Denoiser, s: SmoothingDraws) -> Tensor:
         """The perturbation of the chosen rows, noise units, (n, *)."""
         assert s.rows is not None
-        x_t, sigma = s.x_t[s.rows], s.sigma[s.rows]
-        model = self.bind(denoiser, s, torch.cat([s.rows, s.rows]))
+        x_t, sigma, rows = s.x_t[s.rows], s.sigma[s.rows], s.rows
+        here: Tensor | None = None
 
         def change(omega: Tensor) -> Tensor:
-            here, there = model(torch.cat([x_t, x_t + sigma * omega])).eps.chunk(2)
+            nonlocal here
+            if here is None:  # asked once, in one batch with the first omega
+                model = self.bind(denoiser, s, torch.cat([rows, rows]))
+                here, there = model(torch.cat([x_t, x_t + sigma * omega])).eps.chunk(2)
+            else:
+                there = self.bind(denoiser, s, rows)(x_t + sigma * omega).eps
             return there - here
 
         with evaluation_mode(denoiser):  # two masks would be most of the change
