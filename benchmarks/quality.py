@@ -161,7 +161,7 @@ def rows(done: list[Cell], before: Sequence[dict[str, Any]] = ()) -> Iterator[di
             row["command"] = command
             found = dict(_each_seed(earlier.get(_key(row), {}), own[0].figures))
             found |= {
-                cell.seed: {name: figures[name] for name in cell.figures}
+                cell.seed: {name: _figure(figures, name) for name in cell.figures}
                 | {"minutes": cell.minutes()}
                 for cell in own
                 if (figures := cell.measured(label)) is not None
@@ -189,8 +189,16 @@ def _key(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _each_seed(row: dict[str, Any], figures: Sequence[str]) -> Iterator[tuple[int, dict]]:
-    for i, seed in enumerate(row.get("seeds", [])):
-        yield seed, {name: row[name]["each"][i] for name in [*figures, "minutes"]}
+    names = [*figures, "minutes"]
+    if all(row.get(name) for name in names):
+        for i, seed in enumerate(row["seeds"]):
+            yield seed, {name: row[name]["each"][i] for name in names}
+
+
+def _figure(measured: dict[str, Any], name: str) -> float:
+    """NAME, or of a list of values its smallest or largest, NAME.min or NAME.max."""
+    name, _, part = name.partition(".")
+    return {"": float, "min": min, "max": max}[part](measured[name])
 
 
 def markdown(table: list[dict[str, Any]], figures: dict[str, list[str]]) -> str:

@@ -60,32 +60,38 @@ def test_a_variable_that_is_not_set_is_named(tmp_path, monkeypatch):
 
 
 def test_seeds_measured_elsewhere_stay_in_the_table(tmp_path):
+    figures = ["fid", "share.max"]
+
     def cell(seed, word="objective=plain"):
-        words = [word, f"training.output_dir={tmp_path / 'runs' / str(seed)}"]
         folder = tmp_path / "runs" / str(seed)
+        words = [word, f"training.output_dir={folder}"]
         return quality.Cell(
-            "digits", "plain", seed, Path("digits.yaml"), words, {"": []}, ["fid"], folder
+            "digits", "plain", seed, Path("digits.yaml"), words, {"": []}, figures, folder
         )
 
     def finish(seed, fid):
-        folder = tmp_path / "runs" / str(seed)
-        (folder / "evaluation" / "as_configured").mkdir(parents=True, exist_ok=True)
-        (folder / "training.json").write_text('{"train_seconds": 120, "finished": true}')
-        (folder / "evaluation" / "as_configured" / "a.json").write_text(f'{{"fid": {fid}}}')
+        measured = tmp_path / "runs" / str(seed) / "evaluation" / "as_configured" / "a.json"
+        measured.parent.mkdir(parents=True)
+        measured.write_text(f'{{"fid": {fid}, "share": [0.1, 0.2]}}')
+        (tmp_path / "runs" / str(seed) / "training.json").write_text('{"train_seconds": 120}')
 
     finish(1, 5.0)
     finish(2, 8.0)
     before = {
         "experiment": "digits", "method": "plain", "evaluation": "", "seeds": [0, 1],
-        "fid": {"each": [2.0, 100.0]}, "minutes": {"each": [5.0, 9.0]},
+        "fid": {"each": [2.0, 100.0]}, "share.max": {"each": [0.4, 0.5]},
+        "minutes": {"each": [5.0, 9.0]},
         "command": "sparring train digits.yaml objective=plain training.output_dir=another/place",
     }  # fmt: skip
     cells = [cell(seed) for seed in (0, 1, 2)]
     (row,) = quality.rows(cells, [before])
     assert row["seeds"] == [0, 1, 2]
     assert row["fid"] == {"mean": 5.0, "each": [2.0, 5.0, 8.0], "spread": 3.0}
+    assert row["share.max"]["each"] == [0.4, 0.2, 0.2]
     assert row["minutes"]["each"] == [5.0, 2.0, 2.0]
-    # an earlier seed of another run says nothing about this one
+    # one without the figure says nothing
+    assert next(quality.rows(cells, [before | {"share.max": None}]))["seeds"] == [1, 2]
+    # nor does one of another run
     (row,) = quality.rows([cell(seed, "objective=huber") for seed in (0, 1, 2)], [before])
     assert row["seeds"] == [1, 2]
     known = {("digits", "plain", "", 1), ("digits", "plain", "stop", 1)}
