@@ -95,7 +95,7 @@ def cells(
     table: dict[str, Any],
     output: Path,
     only: Sequence[str] = (),
-    seeds: int | None = None,
+    seeds: Sequence[int] | None = None,
     overrides: Sequence[str] = (),
 ) -> list[Cell]:
     """All cells, seed by seed, so that a table broken off is a table of fewer seeds."""
@@ -106,7 +106,9 @@ def cells(
                 continue
             own = own if isinstance(own, dict) else {"overrides": own}
             evaluations = own.get("evaluations", experiment.get("evaluations", {"": []}))
-            for seed in own.get("seeds", experiment["seeds"])[:seeds]:
+            for seed in own.get("seeds", experiment["seeds"]):
+                if seeds is not None and seed not in seeds:
+                    continue
                 folder = output / name / _slug(method) / f"seed-{seed}"
                 keys = experiment.get("seed_keys", table["seed_keys"])
                 every = [
@@ -128,7 +130,7 @@ def cells(
                     )
                 )  # fmt: skip
     if not found:
-        raise UserError(f"nothing is called {' or '.join(only)}")
+        raise UserError(f"nothing is called {' or '.join(only)}, with these seeds")
     return sorted(found, key=lambda cell: cell.seed)
 
 
@@ -242,7 +244,7 @@ def main() -> None:
         "--missing", action="store_true", help="only what the written table does not have yet"
     )
     parser.add_argument("--override", nargs="*", default=[], help="KEY=VALUE for all of them")
-    parser.add_argument("--seeds", type=int, help="only so many of each experiment's seeds")
+    parser.add_argument("--seeds", type=int, nargs="*", help="only these of each method's seeds")
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="where runs go")
     parser.add_argument("--slots", type=int, default=n_cores(), help="runs at a time")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results")

@@ -30,7 +30,7 @@ def variables(monkeypatch):
 
 @pytest.mark.parametrize("name", ["quality_cpu", "quality_gpu", "adt_cpu", "consistency_gpu"])
 def test_every_cell_is_a_config_that_evaluates(name, variables, tmp_path):
-    for cell in quality.cells(table(name), tmp_path, seeds=1):
+    for cell in quality.cells(table(name), tmp_path, seeds=[0]):
         run = resolve(cell.config, cell.words)
         train_settings(run)
         for more in cell.evaluations.values():
