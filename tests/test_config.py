@@ -130,7 +130,7 @@ def test_a_circle_of_bases_is_refused(config):
             "objective.discriminator.width must be a whole number, got 'wide'",
         ),
         ("objective.lamb=1", "unknown key 'objective.lamb' - did you mean 'lam'?"),
-        ("objective.huber=1", "unknown key 'objective.huber' (known: fraction, lam,"),
+        ("objective.huber=1", "unknown key 'objective.huber' (known: bf16_omega, fraction, lam,"),
         ("objective=detial", "unknown objective 'detial' - did you mean 'detail'?"),
         ("objective.lam=-0.1", "objective.lam must be >= 0, got -0.1"),
         ("objective.radius_low=-1", "objective.radius_low must be >= 0, got -1"),

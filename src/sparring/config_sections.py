@@ -280,6 +280,7 @@ class Detail(ObjectiveSection):
     radius_low: NotNegative = 0.3
     radius_high: NotNegative = 1.0
     n_iterations: CountOrZero = 2
+    bf16_omega: bool = False
     noise: Positive | Literal["auto"] | None = "auto"
     window: Positive | Literal["auto"] = "auto"
     weight: Positive = 0.2

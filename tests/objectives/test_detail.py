@@ -230,6 +230,38 @@ def test_dropout_does_not_turn_omega(vp):
     assert all(part.training for part in denoiser.modules())
 
 
+class Listening(LinearEps):
+    """Which precision each call is to be answered in."""
+
+    def forward(self, x, t):
+        self.precisions.append((len(x), torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
+        return super().forward(x, t)
+
+
+def test_omega_in_bfloat16_has_the_same_direction_and_nothing_else_is(vp):
+    weight = torch.randn(D, D, generator=torch.Generator().manual_seed(0))
+    x0 = torch.randn(16, D, generator=torch.Generator().manual_seed(1))
+    exact, rounded = (
+        OBJECTIVES["detail"](vp, fraction=1.0, bf16_omega=bf16, **ONLY_R) for bf16 in (False, True)
+    )
+    s = exact.draw({"x0": x0}, StepRandom(0, 0, 16), 0)
+    network = Listening(weight)
+    network.precisions = []
+    denoiser = Denoiser(network, vp, "eps")
+    expected = exact.omega(denoiser, s)
+    assert not any(low for _, low, _ in network.precisions)
+    omega = rounded.omega(denoiser, s)
+    assert torch.cosine_similarity(omega, expected).min() > 0.99
+    assert not omega.equal(expected)
+    torch.testing.assert_close(omega.square().mean(1).sqrt(), s.radius)  # its length is exact
+    network.precisions.clear()
+    (turn,) = rounded.turns({"model": denoiser}, s)
+    turn.parts[0]()
+    n = len(s.rows)
+    asked = [(2 * n, True, False), (n, True, False)]  # the base point once
+    assert network.precisions == [*asked, (16 + n, False, True)]
+
+
 def _whitened(n, seed, orthogonal_to=None):
     """n vectors with mean 0 and covariance exactly 1, uncorrelated with the given ones."""
     g = torch.Generator().manual_seed(seed)

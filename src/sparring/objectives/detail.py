@@ -24,6 +24,7 @@ Source: ours; the first line after Daras et al. 2024 ("Consistent diffusion meet
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from math import ceil
 from typing import Any
 
@@ -50,6 +51,8 @@ class Detail(Objective):
         radius_low, radius_high: The radius is uniform between them, noise units (rms).
         n_iterations: Power iterations, each a forward pass; 0 leaves omega random. One leaves more
             of the signal in omega, more than two drift to directions that are clean already.
+        bf16_omega: Whether they are in bfloat16 while the rest is in float32: a direction is all
+            that is wanted (cosine to the exact one 0.99 from sigma/alpha = 0.05 on).
         noise: tau, standard deviation of the data's own noise, data units (images in [-1, 1]:
             twice the value on the [0, 1] scale). "auto" reads it off the plain loss of the second
             half of the steps before `start_step`, see `Spectrum`; where that finds none, training
@@ -77,6 +80,7 @@ class Detail(Objective):
         radius_low: float = 0.3,
         radius_high: float = 1.0,
         n_iterations: int = 2,
+        bf16_omega: bool = False,
         noise: float | str | None = "auto",
         window: float | str = "auto",
         weight: float = 0.2,
@@ -107,7 +111,8 @@ class Detail(Objective):
                 "noise auto reads the plain steps before the regulariser starts: set start_step"
             )
         self.lam, self.radius_low, self.radius_high = lam, radius_low, radius_high
-        self.n_iterations, self.noise, self.window = n_iterations, noise, window
+        self.n_iterations, self.bf16_omega = n_iterations, bf16_omega
+        self.noise, self.window = noise, window
         self.weight, self.fraction = weight, fraction
         self.n_graphs = 1 + fraction
         self.start_step = start_step
@@ -181,7 +186,8 @@ class Detail(Objective):
                 there = self.bind(denoiser, s, rows)(x_t + sigma * omega).eps
             return there - here
 
-        with evaluation_mode(denoiser):  # two masks would be most of the change
+        bf16 = torch.autocast(x_t.device.type, torch.bfloat16) if self.bf16_omega else nullcontext()
+        with bf16, evaluation_mode(denoiser):  # two masks would be most of the change
             return power_iteration(change, s.omega0, s.radius, self.n_iterations)
 
     def regulariser(
