@@ -159,7 +159,7 @@ def rows(done: list[Cell], before: Sequence[dict[str, Any]] = ()) -> Iterator[di
         own = [cell for cell in done if (cell.experiment, cell.method) == (experiment, method)]
         command = " ".join(["sparring train", str(own[0].config.name), *own[0].words])
         for label in own[0].evaluations:
-            row = {"experiment": experiment, "method": method, "evaluation": label}
+            row: dict[str, Any] = {"experiment": experiment, "method": method, "evaluation": label}
             row["command"] = command
             found = dict(_each_seed(earlier.get(_key(row), {}), own[0].figures))
             found |= {

@@ -77,6 +77,10 @@ class Half:
     mean: Tensor
     directions: Tensor
 
+    def squares(self, pieces: Tensor) -> Tensor:
+        """Squares in each direction, mean over the patches: (B, m) of (B, n_patches, k)."""
+        return ((pieces - self.mean) @ self.directions).square().mean(1)
+
 
 @dataclass(frozen=True)
 class Residual:
@@ -100,7 +104,7 @@ class Residual:
         pieces = patches(x0, self.patch)
         for own in (0, 1):
             rows, other = self.side[index] == own, self.halves[1 - own]
-            squares = ((pieces[rows] - other.mean) @ other.directions).square().mean(1)
+            squares = other.squares(pieces[rows])
             quiet = squares[:, : max(1, squares.shape[1] // 2)]
             out[rows] = torch.stack([squares.mean(1), quiet.mean(1)], 1)
         return out.double().numpy() + FLOOR

@@ -112,9 +112,9 @@ def look(
         with_pixels: Also the pixels, in which copies of dirty images are looked for.
 
     Returns:
-        Of images features (N, D), squares (N,) where the reference has empty pixels, thumbs
-        (N, C, h, w) to be looked at, and what the other figures need; x0 (N, *sample_shape) in data
-        units where the truth is known.
+        Of images features (N, D), squares (N,) in the reference's empty pixels and in its quiet
+        directions, thumbs (N, C, h, w) to be looked at, and what the other figures need; x0
+        (N, *sample_shape) in data units where the truth is known.
 
     Raises:
         UserError: for samples that are not finite or shaped unlike the reference.
@@ -127,6 +127,8 @@ def look(
         samples = (samples + 1) / 2
         small = samples.clamp(0, 1)
         seen["squares"] = squares_in(samples, reference.empty_pixels)
+        if (quiet := reference.quiet.squares(samples)) is not None:
+            seen["quiet_squares"] = quiet
         seen["features"] = reference.extractor(small)
         seen["thumbs"] = thumbs(small)
         if reference.memorization_extractor is not reference.extractor:
@@ -164,6 +166,9 @@ def measure(
     figures: dict[str, Any] = {}
     if data.is_image:
         figures |= image_figures(seen["features"], seen["squares"], reference)
+        if "quiet_squares" in seen:
+            figures["quiet_rms"] = seen["quiet_squares"].mean().sqrt().item()
+            figures["quiet_rms_of_reference"] = reference.quiet.rms_of_reference
         if reference.lpips is not None:
             figures |= diversity_figures(seen["lpips_images"], data, reference.lpips, settings.seed)
         if reference.panel is not None:

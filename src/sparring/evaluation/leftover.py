@@ -1,15 +1,29 @@
-"""Leftover noise of images: what is left in pixels that are empty in clean images.
+r"""Leftover noise of images: what a model puts where clean images have nothing, or hardly anything.
 
 Digits, letters and drawings have a margin that is exactly 0 in nearly every clean image. Whatever a
 model puts there is noise it learned from dirty data, and needs no features to be measured.
+
+All images have directions in which they vary little, and noise varies in all alike. With u_j the m
+principal directions of least variance of clean images (of patches of large ones),
+
+    quiet_rms = sqrt(mean over samples, patches and j of <x - mean, u_j>^2),
+
+the noise's standard deviation and the little that clean images have there, which stands beside it.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
+from ..data.base import Dataset
+from ..data.noise_level import chunk_size, patches, quiet_directions
+
 EMPTY_SHARE = 0.97
+MAX_QUIET_IMAGES = 2000
+"""Clean images whose own rms in the quiet directions is taken."""
 
 
 def empty_pixel_rms(
@@ -55,3 +69,39 @@ def rms_of(squares: Tensor, n_pixels: int) -> float:
 def count_empty(images01: Tensor) -> Tensor:
     """The number of images (N, C, H, W) in which each pixel is exactly 0, shape (C, H, W)."""
     return (images01 == 0).sum(0, dtype=torch.long)
+
+
+class Quiet:
+    """The directions in which clean images vary least, from one half of them.
+
+    Args:
+        dataset: Clean images in [0, 1].
+        seed: Of the division in halves.
+
+    Source: ours; the directions as in `data.noise_level`.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int = 0) -> None:
+        self.dataset, self.residual = dataset, quiet_directions(dataset, seed)
+
+    def squares(self, images01: Tensor) -> Tensor | None:
+        """Mean square of each image (N, C, H, W) there, (N,); None: the clean images are too few.
+
+        Not clipped and not rounded, as in `empty_pixel_rms`.
+        """
+        if self.residual is None:
+            return None
+        pieces = patches(images01.float().cpu(), self.residual.patch)
+        return self.residual.halves[0].squares(pieces).mean(1).double()
+
+    @cached_property
+    def rms_of_reference(self) -> float | None:
+        """What clean images of the other half have there."""
+        if self.residual is None:
+            return None
+        rows = (self.residual.side == 1).nonzero().flatten()[:MAX_QUIET_IMAGES]
+        found = [
+            self.squares(self.dataset.__getitems__(chunk.tolist())["x0"])
+            for chunk in rows.split(chunk_size(self.dataset))
+        ]
+        return torch.cat([one for one in found if one is not None]).mean().sqrt().item()

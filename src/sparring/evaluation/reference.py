@@ -21,7 +21,7 @@ from .captions import Judges, Panel
 from .features import Extractor, image_batches, make_extractor
 from .inception import EXTRACTORS as INCEPTION
 from .kept import code_key
-from .leftover import EMPTY_SHARE, count_empty
+from .leftover import EMPTY_SHARE, Quiet, count_empty
 from .lpips import LPIPS, find_lpips, protocol_of
 from .memorization import (
     N_ORIGINALS,
@@ -310,6 +310,11 @@ class Reference:
             return self._read[1]
         parts = self._parts
         return parts.read("n_empty").sum(0).double() / parts.read("n_images").sum() >= EMPTY_SHARE
+
+    @cached_property
+    def quiet(self) -> Quiet:
+        """The directions in which the images vary least."""
+        return Quiet(self.dataset, self.settings.seed)
 
     def protocol(self, n_fake: int) -> dict[str, Any]:
         """The measurement's half of the protocol."""

@@ -9,6 +9,11 @@ from .runs import Run
 from .tables import BY_KEY, Group, contenders, show
 
 LEADING = ("frechet_distance", "sliced_wasserstein", "off_manifold_rms")  # decides who leads
+LEFT = {
+    "empty_pixel_rms": "leftover noise", "quiet_rms": "noise in quiet directions",
+    "off_manifold_rms": "distance off the manifold",
+}  # fmt: skip
+"""What says how much noise is left; the first that was measured is told."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,9 @@ def _against(group: Group, name: str, baseline: str, lead: str) -> str:
     mine, other = group.value(name, lead) or 0.0, group.value(baseline, lead) or 0.0
     by = f" (×{show(mine / other)})" if other > 0 else ""
     said = [f"{_spoken(lead)} {show(mine)} against {show(other)} for {baseline}{by}"]
-    for key in ("empty_pixel_rms", "off_manifold_rms"):
-        mine, other = group.value(name, key), group.value(baseline, key)
-        if key != lead and mine is not None and other:
-            what = "leftover noise" if key == "empty_pixel_rms" else "distance off the manifold"
-            said.append(f"{what} {show(mine / other)} of {baseline}’s")
+    if (key := _left(group, name)) not in (None, lead) and (other := group.value(baseline, key)):
+        mine = group.value(name, key) or 0.0
+        said.append(f"{LEFT[key]} {show(mine / other)} of {baseline}’s")
     return ", ".join(said) + _spread(group, name)
 
 
@@ -84,10 +87,13 @@ def _alone(group: Group, name: str, lead: str) -> str:
     said = [f"{_spoken(lead)} {show(group.value(name, lead))}"]
     if interval := group.interval(name, lead):
         said[0] += f" [{show(interval[0])}, {show(interval[1])}]"
-    for key in ("empty_pixel_rms", "off_manifold_rms"):
-        if key != lead and (value := group.value(name, key)) is not None:
-            said.append(f"{_spoken(key)} {show(value)}")
+    if (key := _left(group, name)) not in (None, lead):
+        said.append(f"{_spoken(key)} {show(group.value(name, key))}")
     return ", ".join(said) + _spread(group, name)
+
+
+def _left(group: Group, name: str) -> str | None:
+    return next((key for key in LEFT if group.value(name, key) is not None), None)
 
 
 def _spread(group: Group, name: str) -> str:

@@ -49,6 +49,7 @@ MEASURES = (
     Measure("lpips_diversity", "LPIPS diversity", "between samples; noise raises it too"),
     Measure("empty_pixel_rms", "Leftover noise", "rms in empty pixels, [0, 1] scale", "lower"),
     Measure("n_empty_pixels", "Pixels counted as empty", "where leftover noise is read"),
+    Measure("quiet_rms", "Noise in quiet directions", "rms where clean images vary least", "lower"),
     Measure("off_manifold_rms", "Off the manifold", "rms per direction, 0 is exact", "lower"),
     Measure("in_manifold_std", "Spread in the manifold", "nearest to the true one", "true"),
     Measure("sliced_wasserstein", "Sliced Wasserstein distance", "lower is better", "lower"),
