@@ -134,18 +134,27 @@ def test_rows_below_their_own_noise_count_less(vp):
 
 
 def test_rows_outside_the_window_get_no_regulariser(vp):
-    """Their term is zero, and that of the rows inside is not."""
+    """Their term is zero, that of the rows inside is not; nor does it move the weights."""
     n = 64
     objective = OBJECTIVES["detail"](vp, start_step=0, noise=None, window=0.5, fraction=1.0)
     s = objective.draw({"x0": torch.randn(n, D).double()}, StepRandom(0, 0, n), 0)
     ratio = (s.sigma / s.alpha).flatten()
     inside = ratio < 0.5
     assert 0 < inside.sum() < n
-    denoiser = Denoiser(LinearEps(torch.eye(D).double()), vp, "eps")
-    (turn,) = objective.turns({"model": denoiser}, s)
-    term = turn.parts[0]()["equivariance"]
+    network = LinearEps(torch.eye(D).double())
+    denoiser = Denoiser(network, vp, "eps")
+
+    def term_and_gradient():
+        (turn,) = objective.turns({"model": denoiser}, s)
+        term = turn.parts[0]()["equivariance"]
+        return term, torch.autograd.grad(term.sum(), network.weight)[0]
+
+    term, gradient = term_and_gradient()
     assert (term[~inside] == 0).all()
     assert (term[inside] > 0).all()
+    s.x_t[~inside] += 10.0  # what the network says there counts for nothing
+    torch.testing.assert_close(term_and_gradient()[1], gradient, rtol=0, atol=0)
+    assert gradient.any()
 
 
 def test_rows_carry_m_over_n(vp):
