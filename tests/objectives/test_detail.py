@@ -217,6 +217,25 @@ def test_omega_is_the_power_iterate_at_its_radius(vp):
     torch.testing.assert_close(turn.parts[0]()["equivariance"], expected)
 
 
+class Bent(LinearEps):
+    """A denoiser that is not linear: the length of omega counts, not its direction alone."""
+
+    def forward(self, x, t):
+        return torch.tanh(super().forward(x, t))
+
+
+def test_each_iteration_takes_the_change_from_x_t_to_where_omega_leads(vp):
+    weight = torch.randn(D, D, generator=torch.Generator().manual_seed(0)).double()
+    denoiser = Denoiser(Bent(weight), vp, "eps")
+    objective = OBJECTIVES["detail"](vp, fraction=1.0, n_iterations=3, **ONLY_R)
+    s = objective.draw({"x0": torch.randn(16, D).double()}, StepRandom(0, 0, 16), 0)
+    x_t, sigma, omega = s.x_t[s.rows], s.sigma[s.rows], s.omega0
+    for _ in range(3):
+        change = torch.tanh((x_t + sigma * omega) @ weight.T) - torch.tanh(x_t @ weight.T)
+        omega = s.radius[:, None] * D**0.5 * change / change.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(objective.omega(denoiser, s), omega)
+
+
 class Dropping(LinearEps):
     """With dropout before the matrix."""
 
