@@ -52,7 +52,7 @@ class Detail(Objective):
         n_iterations: Power iterations, each a forward pass; 0 leaves omega random. One leaves more
             of the signal in omega, more than two drift to directions that are clean already.
         bf16_omega: Whether they are in bfloat16 while the rest is in float32: a direction is all
-            that is wanted (cosine to the exact one 0.99 from sigma/alpha = 0.05 on).
+            that is wanted (cosine to the exact one 0.97 and more from sigma/alpha = 0.05 on).
         noise: tau, standard deviation of the data's own noise, data units (images in [-1, 1]:
             twice the value on the [0, 1] scale). "auto" reads it off the plain loss of the second
             half of the steps before `start_step`, see `Spectrum`; where that finds none, training
