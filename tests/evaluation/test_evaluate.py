@@ -44,7 +44,7 @@ def test_noise_shows_in_every_figure(digits):
     assert figures["empty_pixel_rms"] == pytest.approx(0.2, rel=0.02)
     n_empty = ((digits.x0 == 0).double().mean(0) >= 0.97).sum().item()
     assert figures["n_empty_pixels"] == n_empty == 14
-    added = figures["quiet_rms"] ** 2 - figures["quiet_rms_of_reference"] ** 2
+    added = figures["quiet_rms"] ** 2 - figures["quiet_rms_of_clean"] ** 2
     assert added == pytest.approx(0.2**2, rel=0.04)
     assert figures["frechet_distance"] > 10 * figures["frechet_distance_of_reference"]
     assert figures["kernel_distance_interval"][0] > 0

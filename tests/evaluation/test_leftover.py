@@ -50,7 +50,7 @@ def test_quiet_directions_are_those_of_least_variance():
         return (0.5 + (z * scales) @ basis.T).reshape(n, 1, 4, 4)
 
     quiet = Quiet(InMemory("made", images(6000)))
-    assert quiet.rms_of_reference == pytest.approx(0.05, rel=0.02)
+    assert quiet.rms_of_clean == pytest.approx(0.05, rel=0.02)
     loud = images(6000) + 0.2 * torch.randn(6000, 1, 4, 4, generator=random)
     assert quiet.squares(loud).mean().sqrt().item() == pytest.approx(
         (0.05**2 + 0.2**2) ** 0.5, rel=0.02
@@ -63,4 +63,4 @@ def test_quiet_directions_are_those_of_least_variance():
 def test_too_few_images_have_no_quiet_directions():
     quiet = Quiet(InMemory("made", torch.rand(20, 1, 4, 4)))
     assert quiet.squares(torch.rand(3, 1, 4, 4)) is None
-    assert quiet.rms_of_reference is None
+    assert quiet.rms_of_clean is None

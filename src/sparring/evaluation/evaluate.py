@@ -168,7 +168,7 @@ def measure(
         figures |= image_figures(seen["features"], seen["squares"], reference)
         if "quiet_squares" in seen:
             figures["quiet_rms"] = seen["quiet_squares"].mean().sqrt().item()
-            figures["quiet_rms_of_reference"] = reference.quiet.rms_of_reference
+            figures["quiet_rms_of_clean"] = reference.quiet.rms_of_clean
         if reference.lpips is not None:
             figures |= diversity_figures(seen["lpips_images"], data, reference.lpips, settings.seed)
         if reference.panel is not None:

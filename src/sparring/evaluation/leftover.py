@@ -95,7 +95,7 @@ class Quiet:
         return self.residual.halves[0].squares(pieces).mean(1).double()
 
     @cached_property
-    def rms_of_reference(self) -> float | None:
+    def rms_of_clean(self) -> float | None:
         """What clean images of the other half have there."""
         if self.residual is None:
             return None

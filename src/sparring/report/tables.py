@@ -59,6 +59,7 @@ CALIBRATED = ("nearest_training_distance", "near_duplicates", "authentic")
 # Figures of the reference that belong beneath a model's figure, by the end of their key.
 BESIDE = {
     "_of_reference": "… of a resample of the reference itself",
+    "_of_clean": "… of clean images themselves",
     "_of_halves": "… between two halves of the reference",
     "_true": "… of the true distribution",
 }
