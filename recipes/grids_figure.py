@@ -1,6 +1,6 @@
 """Grids side by side, each under its caption: the pictures of the README and of the docs.
 
-make bench-quality ARGS="--seeds 1 --as-configured --only ^digits/"
+make bench-quality ARGS="--seeds 0 --as-configured --only ^digits/"
 R=runs/quality/digits; G=seed-0/evaluation/as_configured/grid.png
 python recipes/grids_figure.py docs/images/digits.png \\
     "training data, 90 % noisy=$R/plain/seed-0/data/training_samples.png" "plain=$R/plain/$G" \\

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..data.base import Dataset
-from ..data.noise_level import chunk_size, patches, quiet_directions
+from ..data.noise_level import Residual, chunk_size, patches, quiet_directions
 
 EMPTY_SHARE = 0.97
 MAX_QUIET_IMAGES = 2000
@@ -89,10 +89,7 @@ class Quiet:
 
         Not clipped and not rounded, as in `empty_pixel_rms`.
         """
-        if self.residual is None:
-            return None
-        pieces = patches(images01.float().cpu(), self.residual.patch)
-        return self.residual.halves[0].squares(pieces).mean(1).double()
+        return None if self.residual is None else _squares(self.residual, images01)
 
     @cached_property
     def rms_of_clean(self) -> float | None:
@@ -101,7 +98,12 @@ class Quiet:
             return None
         rows = (self.residual.side == 1).nonzero().flatten()[:MAX_QUIET_IMAGES]
         found = [
-            self.squares(self.dataset.__getitems__(chunk.tolist())["x0"])
+            _squares(self.residual, self.dataset.__getitems__(chunk.tolist())["x0"])
             for chunk in rows.split(chunk_size(self.dataset))
         ]
-        return torch.cat([one for one in found if one is not None]).mean().sqrt().item()
+        return torch.cat(found).mean().sqrt().item()
+
+
+def _squares(residual: Residual, images01: Tensor) -> Tensor:
+    pieces = patches(images01.float().cpu(), residual.patch)
+    return residual.halves[0].squares(pieces).mean(1).double()
