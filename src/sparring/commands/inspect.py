@@ -47,8 +47,8 @@ def inspect_command(
         say: Takes the lines for the user while it works.
 
     Returns:
-        The content of report.json: data, contamination, n_images, n_readable, unreadable, sizes,
-        resolution, duplicates, near_duplicates, n_blank, noise (None where there are too few
+        The content of report.json: data, contamination, n_images, n_readable, unreadable, remarks,
+        sizes, resolution, duplicates, near_duplicates, n_blank, noise (None where there are too few
         images), suggestion, known (None for data that nobody contaminated here), dirtiest, version,
         and output_dir.
 
@@ -107,6 +107,7 @@ def summary(audit: Audit, ranking: list[dict[str, Any]]) -> dict[str, Any]:
         "n_images": len(dataset),
         "n_readable": len(audit.index),
         "unreadable": audit.unreadable,
+        "remarks": list(dataset.remarks),
         "sizes": [
             {"width": width, "height": height, "n_images": n}
             for (width, height), n in audit.sizes.most_common()

@@ -258,6 +258,8 @@ def _describe_data(dataset: ModelRange, folder: Path) -> None:
     """What was trained on, for the report: pictures and the manifest. Training does not read it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_manifest(dataset, folder / "manifest.jsonl")
+    if dataset.remarks:
+        _write_text(folder / "remarks.json", json.dumps(list(dataset.remarks), indent=2) + "\n")
     if dataset.is_image:
         shown = dataset.__getitems__(range(min(N_SHOWN, len(dataset))))["x0"]
         grid(shown).save(folder / "training_samples.png")

@@ -50,6 +50,8 @@ class Dataset(torch.utils.data.Dataset, ABC):
         truth: The known answer of an analytic set, else None.
         captions: What each image shows, None where that is not said; None for data without.
         sharding: Of samples that are to be read shard by shard; None: in any order.
+        remarks: What of the files was left out or read otherwise than one may expect, one sentence
+            each, for the user: `12 files were left out, of kinds that are not read: ...`.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Dataset(torch.utils.data.Dataset, ABC):
     truth: Truth | None = None
     captions: Sequence[str | None] | None = None
     sharding: Sharding | None = None
+    remarks: Sequence[str] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -194,6 +197,7 @@ class Wrapper(Dataset):
         self.sample_shape, self.truth = dataset.sample_shape, dataset.truth
         self.num_classes, self.class_names = dataset.num_classes, dataset.class_names
         self.captions, self.sharding = dataset.captions, dataset.sharding
+        self.remarks = dataset.remarks
 
     def __len__(self) -> int:
         return len(self.dataset)

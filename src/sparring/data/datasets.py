@@ -8,7 +8,10 @@
 Sets that fit are held in memory as one tensor. Splits: `train` (default), `held_out`, `all`.
 """
 
+import functools
+import logging
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +26,8 @@ from .base import Dataset, InMemory, ModelRange
 from .contamination import contaminate
 from .images import ImageDataset
 from .shards import ShardedImages, ShardFiles
+
+log = logging.getLogger(__name__)
 
 N_TRAIN_DIGITS = 1500
 
@@ -69,7 +74,17 @@ def build_dataset(name: str, split: str = "train", **fields: Any) -> Dataset:
         raise ValueError(f"data.n_channels must be 1 (grey) or 3 (RGB), got {given['n_channels']}")
     if not given.get("resolution", 1) >= 1:
         raise ValueError(f"data.resolution must be >= 1, got {given['resolution']}")
-    return build(split, given)
+    dataset = build(split, given)
+    for remark in dataset.remarks:
+        _say_once(remark)
+    return dataset
+
+
+@functools.cache
+def _say_once(remark: str) -> None:
+    """On stderr, by the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        log.warning("%s", remark)
 
 
 def training_data(
@@ -271,6 +286,7 @@ def _from_files(
         source = source.select(rows)
     source = source.select(_limit(len(source.files), split, fields))
     reading = _given(fields, "resolution", "center_crop", "n_channels", "seed")
+    reading["remarks"] = source.remarks
     if isinstance(source.files, ShardFiles):
         return ShardedImages(
             name, source.files, source.labels, source.class_names, source.captions, **reading,

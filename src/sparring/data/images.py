@@ -215,6 +215,7 @@ class ImageDataset(Dataset):
             stream).
         n_channels: 1 or 3: every image is converted. None: as the first readable image has it.
         seed: Of the random crops.
+        remarks: See `Dataset`.
 
     Raises:
         UserError: if no image is readable, or sizes differ and no resolution is given
@@ -235,7 +236,9 @@ class ImageDataset(Dataset):
         center_crop: bool = True,
         n_channels: int | None = None,
         seed: int = 0,
+        remarks: Sequence[str] = (),
     ) -> None:
+        self.remarks = list(remarks)
         self.name, self.files, self.labels, self.captions = name, files, labels, captions
         self.class_names = list(class_names) if labels is not None else []
         self.num_classes = len(self.class_names) if labels is not None else None

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Source:
         class_names: Their names.
         captions: A text per image (None for an image without one), or None.
         is_split: Whether these are already the split that was asked for.
+        remarks: See `Dataset.remarks`.
     """
 
     files: Files
@@ -41,6 +42,7 @@ class Source:
     class_names: Sequence[str] = ()
     captions: list[str | None] | None = None
     is_split: bool = False
+    remarks: list[str] = field(default_factory=list)
 
     def select(self, rows: Tensor) -> "Source":
         """Some of the files, in this order."""
@@ -51,6 +53,7 @@ class Source:
             self.class_names,
             None if self.captions is None else [self.captions[row] for row in chosen],
             self.is_split,
+            self.remarks,
         )
 
     def beside(self, roots: Sequence[str]) -> "Source":

@@ -1,0 +1,1 @@
+"""A file for each domain of `known_answers.py`."""
