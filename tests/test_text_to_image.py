@@ -139,9 +139,10 @@ def test_the_saved_lora_is_what_was_trained(lora):
     """alpha / rank is 2 in training and 1 in the file: B is twice as large there."""
     average = load_file(lora / "checkpoints/checkpoint-4/ema.safetensors")
     saved = load_file(lora / "pytorch_lora_weights.safetensors")
-    up = {name: value for name, value in saved.items() if ".lora.up." in name}
+    up = {name: value for name, value in saved.items() if ".lora_B." in name}
+    assert len(up) == len(saved) / 2 == len(average) / 2
     for name, value in up.items():
-        path = name.removeprefix("unet.").replace(".lora.up.", ".lora_B.default.")
+        path = name.removeprefix("unet.").replace(".lora_B.", ".lora_B.default.")
         assert torch.equal(value, 2 * average[path])
     assert lora_config(load(lora).denoiser.network)["rank"] == 2
 
@@ -385,7 +386,7 @@ def test_a_lora_run_whose_base_is_gone_says_so(places, lora, tmp_path):
         (["data.resolution=17"], "multiples of 2"),
         (["objective=oracle", "contamination.kind=gaussian"], "not that of their latents"),
         (["data.latents_cache=x", "data.center_crop=false"], "random crops"),
-        (["model.lora.target_modules=[nothing]"], "has no layer nothing"),
+        (["model.lora.target_modules=[nothing]"], "has no layer 'nothing'"),
         (["model.class_conditional=true"], "needs labels"),
         (["data.caption_column=texts"], "no column 'texts'"),
         (["data.n_channels=1"], "data.n_channels=3"),

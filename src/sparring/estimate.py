@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .config_sections import Adt, DiscriminatorSection, LoraSection, RunConfig
 from .errors import UserError
-from .lora import adapted
+from .lora import adapted_layers
 from .objectives import Objective
 
 GB = 1e9
@@ -226,13 +226,12 @@ def memory_of(config: RunConfig, parts: Mapping[str, Any]) -> str:
 
 def _as_with_lora(network: nn.Module, lora: LoraSection) -> int:
     """Let only those layers learn that LoRA adapts, which keep what LoRA keeps; its weights."""
-    ends = tuple(adapted(network, lora.target_modules))
     network.requires_grad_(False)
     n_learned = 0
-    for name, layer in network.named_modules():
-        if isinstance(layer, nn.Linear) and name.endswith(ends):
-            layer.weight.requires_grad_(True)
-            n_learned += lora.rank * (layer.in_features + layer.out_features)
+    for layer in adapted_layers(network, lora.target_modules).values():
+        layer.weight.requires_grad_(True)
+        n_in = layer.weight[0].numel()  # of a convolution, times its size in pixels
+        n_learned += lora.rank * (n_in + len(layer.weight))
     return n_learned
 
 

@@ -93,6 +93,14 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in named.items() if name in saved}
 
 
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers of the same kind, not-a-numbers included."""
+    one, other = (value.detach().cpu().contiguous() for value in (one, other))
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+
+
 # Write
 
 
