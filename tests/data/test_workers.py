@@ -1,5 +1,6 @@
 """A worker that dies is replaced, and the batches are those that it would have read."""
 
+import contextlib
 import os
 import signal
 import time
@@ -17,26 +18,35 @@ def data() -> InMemory:
     return InMemory("numbers", torch.arange(40.0)[:, None])
 
 
-def indices(loader, kill_at=(), wait=0.0):
+def indices(loader, kill_at=()):
     """The indices of 20 micro-batches; workers are killed before some are asked for."""
-    found = []
+    found, others = [], children()
     for number, batch in zip(range(20), loader, strict=False):
         found.append(batch["index"].tolist())
         if number in kill_at:
-            for child in children():
-                os.kill(child, signal.SIGKILL)
-            time.sleep(wait)
+            kill(children() - others)
     return found
 
 
-def children() -> list[int]:
+def children() -> set[int]:
+    """This process's children: workers, those of earlier tests that are just ending among them."""
     me = os.getpid()
-    found = []
+    found = set()
     for number in Path(f"/proc/{me}/task/{me}/children").read_text().split():
-        name = Path(f"/proc/{number}/cmdline")
-        if name.exists() and b"resource_tracker" not in name.read_bytes():
-            found.append(int(number))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            if b"resource_tracker" not in Path(f"/proc/{number}/cmdline").read_bytes():
+                found.add(int(number))
     return found
+
+
+def kill(workers: set[int]) -> None:
+    """Kill workers, and wait until each has ended and this process has been told."""
+    assert workers
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    for worker in workers:
+        with contextlib.suppress(ChildProcessError):  # torch has taken its end already
+            os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
@@ -46,23 +56,23 @@ def test_killed_workers_change_no_batch(capsys, n_micro):
         return make_loader(data(), 3, 8, n_micro=n_micro, n_workers=n_workers, first_batch=2)
 
     whole = indices(loader(0))
-    assert indices(loader(2), kill_at=(4, 11), wait=0.2) == whole
+    assert indices(loader(2), kill_at=(4, 11)) == whole
     assert capsys.readouterr().err.count("the workers are replaced, no batch is lost") == 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
 def test_workers_that_die_again_and_again_are_one_error():
     with pytest.raises(UserError, match=r"4 times .*lower data.dataloader_num_workers"):
-        indices(make_loader(data(), 3, 8, n_workers=1), kill_at=(2, 4, 6, 8), wait=0.2)
+        indices(make_loader(data(), 3, 8, n_workers=1), kill_at=(2, 4, 6, 8))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
 def test_the_error_comes_while_waiting_and_nowhere_else():
     """A step of the optimiser is never interrupted, however long the worker has been dead."""
+    others = children()
     batches = iter(make_loader(data(), 3, 8, n_workers=1))
     next(batches)
-    for child in children():
-        os.kill(child, signal.SIGKILL)
+    kill(children() - others)
     for _ in range(20):  # Python runs signal handlers between any two of these
         time.sleep(0.01)
     assert next(batches)["index"].shape == (8,)
@@ -81,14 +91,13 @@ def test_an_error_of_the_data_is_not_a_lost_worker():
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
 def test_two_loaders_at_once_each_find_their_own(capsys):
+    others = children()
     first = iter(make_loader(data(), 3, 8, n_workers=1))
     found = [next(first)["index"].tolist()]
-    mine = children()
+    mine = children() - others
     second = iter(make_loader(data(), 4, 8, n_workers=1))
     next(second)
-    for child in mine:
-        os.kill(child, signal.SIGKILL)
-    time.sleep(0.2)
+    kill(mine)
     found += [next(first)["index"].tolist() for _ in range(8)]
     assert next(second)["index"].shape == (8,)
     assert found == indices(make_loader(data(), 3, 8))[:9]

@@ -151,6 +151,7 @@ def digits_subspace(split: str, fields: Mapping[str, Any]) -> InMemory:
     largest = directions.abs().argmax(1, keepdim=True)
     sign = directions.gather(1, largest).sign()  # else the linear algebra library decides it
     basis = (sign * directions)[:k]
+    basis[:, (flat == mean).all(0)] = 0  # nothing varies there: the zeros are exact everywhere
     projected = mean + (flat - mean) @ basis.T @ basis
     truth = analytic.SubspaceTruth(
         basis=basis.float(), mean=mean.float(),
