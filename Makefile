@@ -1,6 +1,7 @@
 # Every target does its own set-up: all it needs is make and Python 3.11 or newer.
 #   make demo      train plain and robust on dirty digits, write runs/demo/report.html
 #   make test      the tests (minutes)          make test-all   with the slow ones
+#   make test-kernels   the tests that compute, on other kernels, threads, orders (ARGS="--passes 3")
 #   make lint      ruff                         make types      pyright
 #   make bench     the cost of a step of every objective, benchmarks/results/step_cost.json
 #   make bench-adt-memory   memory of adt by the number of trained calls, benchmarks/results/adt_memory.json
@@ -17,7 +18,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-gpu lint format types bench bench-adt-memory bench-inspect bench-security bench-quality bench-faults bench-soak audit clean
+.PHONY: setup demo test test-all test-gpu test-kernels lint format types bench bench-adt-memory bench-inspect bench-security bench-quality bench-faults bench-soak audit clean
 
 setup: $(INSTALLED)
 
@@ -45,6 +46,9 @@ test-all: $(INSTALLED)
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+test-kernels: $(INSTALLED)
+	$(BIN)/python benchmarks/kernels.py --jobs $(JOBS) $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -3,6 +3,17 @@
 import pytest
 
 from sparring.schedules import Schedule, schedule_from_config
+from support import in_random_order
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run the tests in a random order")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seed = config.getoption("shuffle")
+    if seed is not None:
+        items[:] = in_random_order(items, lambda item: item.nodeid.split("::")[0], seed)
 
 
 @pytest.fixture

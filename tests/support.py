@@ -1,6 +1,9 @@
 """Tiny networks, and one denoiser that is exactly right."""
 
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,8 @@ SD = {
 }
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 """Configs of the schedulers of Stable Diffusion 1.x and XL, and of 3."""
+
+Item = TypeVar("Item")
 
 
 class GaussianNetwork(nn.Module):
@@ -124,3 +129,13 @@ def tiny_dino(folder: Path, *, registers: bool = False) -> Path:
     else:
         transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).save_pretrained(folder)  # pyright: ignore
     return folder
+
+
+def in_random_order(items: Sequence[Item], file_of: Callable[[Item], str], seed: int) -> list[Item]:
+    """Files in a random order and their items too, still file by file: fixtures are made once."""
+    order = random.Random(seed)
+    files: dict[str, list[Item]] = {}
+    for item in items:
+        files.setdefault(file_of(item), []).append(item)
+    shuffled = order.sample(list(files.values()), len(files))
+    return [item for of_file in shuffled for item in order.sample(of_file, len(of_file))]

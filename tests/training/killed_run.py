@@ -13,9 +13,10 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
-from tiny_runs import make_objective, run
+from tiny_runs import Points, make_objective, run
 
 from sparring.training import latest_checkpoint
 from sparring.training.checkpoint import checkpoint_step
@@ -29,7 +30,20 @@ SETTINGS = {
 }
 
 
-def in_child(run_dir: Path, n_steps: int) -> int:
+class Endless(Points):
+    """Points whose reader waits, near the end of the run, to be killed."""
+
+    def __init__(self, n_steps: int) -> None:
+        super().__init__()
+        self.last_position = 8 * (n_steps - 10) // 2  # batches of 8 samples and two updates
+
+    def __getitems__(self, keys: list[Any]) -> dict[str, Any]:
+        if keys[0][1] >= self.last_position:
+            signal.pause()
+        return super().__getitems__(keys)
+
+
+def in_child(run_dir: Path, n_steps: int, data: Points | None = None) -> int:
     """Start or continue the run in a forked process; its number."""
     child = os.fork()
     if child == 0:
@@ -41,6 +55,7 @@ def in_child(run_dir: Path, n_steps: int) -> int:
                 run_dir,
                 make_objective("dro", n_passes=2),
                 **SETTINGS,
+                data=data,
                 max_train_steps=n_steps,
                 resume_from_checkpoint=resume,
                 overwrite_output_dir=resume is None,
@@ -66,7 +81,7 @@ def main() -> None:
     targets = sorted(moments.randrange(n_steps - 20) for _ in range(n_kills))
     killed_after, n_half = [], 0
     for target in targets:
-        child = in_child(folder / "killed", n_steps)
+        child = in_child(folder / "killed", n_steps, Endless(n_steps))
         while newest_step(folder / "killed") < target:
             time.sleep(0.001)
         time.sleep(moments.uniform(0, 0.05))
