@@ -28,7 +28,9 @@ def test_round_trip_is_exact(name, kind):
     scale = 1 + (sigma / alpha) ** 2
     assert ((prediction.x0 - x0).abs() / scale).max() < 1e-12
     assert ((prediction.eps - eps).abs() / (1 + alpha / sigma) ** 2).max() < 1e-12
-    assert torch.equal(prediction.target(x0, eps), prediction.output)
+    torch.testing.assert_close(
+        prediction.target(x0, eps), prediction.output, rtol=1e-12, atol=1e-12
+    )
     for other, two in KINDS.items():
         a2, b2 = two(alpha, sigma)
         expected = a2 * x0 + b2 * eps

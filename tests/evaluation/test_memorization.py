@@ -81,14 +81,15 @@ def test_too_few_points_are_refused():
 
 def test_shares_of_dots_by_hand():
     training = dots(0.0, 0.1, 0.4, 0.8)  # r = 0.1, 0.1, 0.3, 0.4
-    held_out = dots(*[0.01 * k for k in range(1, 5)] * 25)  # d1 = 0.01 to 0.04, 25 of each
+    # d1 from 0.01, 0.02, 0.03 and 0.04 on, 25 of each; no two alike, for rounding orders equals
+    held_out = dots(*[0.01 * k + 1e-5 * i for i in range(25) for k in range(1, 5)])
     originals = Originals(training, held_out, PIXELS)
     samples = torch.tensor([0.12, 0.51, 0.805, 0.65]).view(-1, 1, 1, 1)
     # d1 / d2 < 1/3: 0.02 / 0.12 and 0.005 / 0.405, not 0.11 / 0.29 and 0.15 / 0.25
     figures = found_in(samples, originals)
     assert figures["thresholds"]["near_duplicates"] == pytest.approx(0.01)
     assert figures["near_duplicates"] == 1 / 4
-    assert figures["near_duplicates_of_calibration"] == 0.25
+    assert figures["near_duplicates_of_calibration"] == 1 / 100  # the nearest itself
     assert figures["within_a_third"] == 2 / 4
     assert figures["authentic"] == 0  # 0.02 < 0.1, 0.11 < 0.3, 0.005 < 0.4, 0.15 < 0.4
     assert figures["within_a_third_of_calibration"] == 0.5  # 1/9 and 2/8, not 3/7 and 4/6

@@ -68,7 +68,7 @@ def test_processes_share_the_parts_and_wait_for_each_other(tmp_path):
     reader.join(0.3)
     assert reader.is_alive()
     second.compute(lambda rows: seen.append(rows.start) or squares(rows))
-    reader.join(10)
+    reader.join()
     assert seen[3:] == [2, 6]
     assert torch.equal(found[0], second.read("x"))
 

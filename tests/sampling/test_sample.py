@@ -19,6 +19,7 @@ from sparring.sampling.schedulers import NAMES
 from sparring.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 
 VP = {"_class_name": "DDPMScheduler"}
+CLOSE = {"rtol": 0, "atol": 2e-4}  # at alpha_T = 0.006 x0 is known to no more digits
 S = 0.5
 
 
@@ -70,8 +71,9 @@ STOCHASTIC = ["ddpm", "euler_ancestral", "dpm2_ancestral", "dpmsolver++_sde", "L
 def test_sample_i_follows_from_seed_and_i(name):
     whole = draw(gaussian(), 7, scheduler=name)
     for batch_size in (1, 3, 7):
-        assert torch.equal(draw(gaussian(), 7, scheduler=name, batch_size=batch_size), whole)
-    assert torch.equal(draw(gaussian(), 4, scheduler=name), whole[:4])
+        part = draw(gaussian(), 7, scheduler=name, batch_size=batch_size)
+        torch.testing.assert_close(part, whole, **CLOSE)
+    torch.testing.assert_close(draw(gaussian(), 4, scheduler=name), whole[:4], **CLOSE)
     assert (draw(gaussian(), 7, scheduler=name, seed=1) != whole).all()
     assert len(whole.unique()) == whole.numel()
 
@@ -90,7 +92,7 @@ def test_stochastic_samplers_use_their_own_noise(name):
 def test_eta_adds_noise_that_follows_from_the_seed():
     plain, noisy = draw(gaussian()), draw(gaussian(), eta=1.0)
     assert not torch.equal(plain, noisy)
-    assert torch.equal(draw(gaussian(), eta=1.0, batch_size=2), noisy)
+    torch.testing.assert_close(draw(gaussian(), eta=1.0, batch_size=2), noisy, **CLOSE)
     with pytest.raises(ValueError, match="no eta"):
         draw(gaussian(), scheduler="euler", eta=0.5)
 
@@ -141,7 +143,7 @@ def test_conditions_are_sliced_or_repeated():
     words = {"num_inference_steps": 5}
     each = draw(denoiser, condition={"encoder_hidden_states": text}, batch_size=2, **words)
     alike = draw(denoiser, condition={"encoder_hidden_states": text[3:4]}, batch_size=2, **words)
-    assert torch.equal(each[3], alike[3])
+    torch.testing.assert_close(each[3], alike[3], **CLOSE)
     assert not torch.equal(each[2], alike[2])
     with pytest.raises(ValueError, match="5 rows or 1"):
         draw(denoiser, condition={"encoder_hidden_states": text[:2]})
@@ -309,7 +311,7 @@ def test_scheduler_objects_are_used_as_they_are():
     own = draw(
         gaussian(), scheduler="ddim", timestep_spacing="leading", scheduler_config=VP
     )  # without a config the betas come from abar, rounded otherwise
-    assert torch.equal(x, own)
+    torch.testing.assert_close(x, own, **CLOSE)
     assert torch.equal(x, draw(gaussian(), scheduler=theirs))
     assert theirs.num_inference_steps is None
     with pytest.raises(ValueError, match="as it is"):
