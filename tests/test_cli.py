@@ -1,7 +1,6 @@
 """The command line as it is typed: spelling, JSON, speed, and one whole small story."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,14 +45,6 @@ def run(*words):
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-def command(*words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "sparring", *map(str, words)],
-        capture_output=True, text=True, env=environment, timeout=120, check=False,
-    )  # fmt: skip
-
-
 def test_version_and_help():
     assert run("--version").output == f"sparring {__version__}\n"
     listed = run("--help").output
@@ -68,26 +59,17 @@ def test_no_command_shows_the_help():
     assert run().output == run("--help").output
 
 
-@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)])
-def test_help_does_not_import_torch(words):
+MISSPELT = ["train", str(CONFIGS / "digits.yaml"), "training.sed=1"]
+
+
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS), MISSPELT])
+def test_help_and_config_errors_do_not_wait_for_torch(words):
     code = (
         "import sys\nfrom sparring.cli import main\n"
         f"try: main({words!r})\nexcept SystemExit: pass\n"
         "assert not {'torch', 'diffusers', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_help_and_config_errors_answer_within_a_second():
-    def seconds(*words):
-        before = os.times()
-        command(*words)
-        after = os.times()  # of the processor: a busy machine is no fault of ours
-        return sum(after[2:4]) - sum(before[2:4])
-
-    assert min(seconds("--help") for _ in range(3)) < 1
-    config = CONFIGS / "digits.yaml"
-    assert min(seconds("train", config, "training.sed=1") for _ in range(3)) < 1
 
 
 def test_the_demo_estimates_the_time_left(tmp_path):

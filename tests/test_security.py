@@ -255,7 +255,6 @@ def test_warnings_about_a_file_are_not_shown():
             decode(png(12_000, 12_000, b""))
 
 
-@pytest.mark.timeout(20)
 def test_what_is_no_file_is_listed_and_not_waited_for(write_png):
     Path("photos/folder.png").mkdir(parents=True)
     good = write_png("photos/good.png", 0)

@@ -283,7 +283,7 @@ def test_an_attack_stays_in_its_ball_and_beats_random_signs(digits):
         return F.cross_entropy(classifier.logits(x), clean["label"], reduction="none")
 
     signs = torch.randint(2, x.shape, generator=torch.Generator().manual_seed(0)) * 0.3 - 0.15
-    assert accuracy(clean["x0"] + signs) > 0.95
+    assert accuracy(clean["x0"] + signs) > 0.9
     assert accuracy(x) < 0.15
     assert float((losses(x) > losses(clean["x0"] + signs)).double().mean()) > 0.99
 

@@ -112,13 +112,13 @@ def noises(n):
     return [generator("cpu", 0, "sample", i) for i in range(n)]
 
 
-def assert_same_figures(found, images, reference, rel=1e-4):
+def assert_same_figures(found, images, reference, rel=1e-4, abs=1e-6):
     """Figures are those of a pipeline's images (N, C, H, W) in [0, 1]."""
     expected = evaluate(2 * images - 1, reference)
     numbers = {name for name, value in expected.items() if isinstance(value, float)}
     assert {"frechet_distance", "kernel_distance", "precision"} <= numbers
     for name in numbers:
-        assert found[name] == pytest.approx(expected[name], rel=rel, abs=1e-6), name
+        assert found[name] == pytest.approx(expected[name], rel=rel, abs=abs), name
 
 
 def test_a_grey_ddpm_is_measured_as_its_pipeline_draws(places):
@@ -210,7 +210,8 @@ def test_latents_of_a_vq_model_are_decoded(places, reference):
     pipe = pipeline(places / "ldm", "ddim", clip_sample=False)
     images = pipe(12, noises(12), num_inference_steps=3, output_type="np").images
     # rounding may take a value to the next code of the book
-    assert_same_figures(found, torch.from_numpy(images).permute(0, 3, 1, 2), reference, 0.01)
+    images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    assert_same_figures(found, images, reference, rel=0.05, abs=1e-3)
     assert found["frechet_distance"] > 2 * found["frechet_distance_of_reference"]
 
 

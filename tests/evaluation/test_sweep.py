@@ -156,9 +156,10 @@ def test_classes_are_guided_as_in_an_evaluation_alone(tmp_path):
     result = evaluate_command([run], ["evaluation.sweep.guidance_scale=[1, 3]"])
     alone = evaluate_command([run], ["sampling.guidance_scale=3"])
     plain, guided = result["sweep"]
-    assert plain["sliced_wasserstein"] == result["sliced_wasserstein"]
-    assert guided["sliced_wasserstein"] == alone["sliced_wasserstein"]
-    assert guided["sliced_wasserstein"] != plain["sliced_wasserstein"]
+    key = "sliced_wasserstein"
+    assert plain[key] == pytest.approx(result[key], rel=1e-6)
+    assert guided[key] == pytest.approx(alone[key], rel=1e-6)
+    assert guided[key] != pytest.approx(plain[key], rel=1e-3)
     assert "ddim, guidance 3" in as_text(result)
 
 

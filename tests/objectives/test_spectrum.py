@@ -51,7 +51,7 @@ def trained_on_variances(variances, n_steps=N_STEPS):
 def test_noise_under_a_signal_is_found(n_signal, n_noise):
     objective = trained_on(n_signal, n_noise, 0.1)
     scales = objective.spectrum.scales(n_signal + n_noise, lam=10.0)
-    assert scales.noise == pytest.approx(0.1, rel=0.15)
+    assert scales.noise == pytest.approx(0.1, rel=0.2)
     assert objective.scales(n_signal + n_noise) == (scales.noise, scales.window)
     assert objective.found() == {"noise_scale": scales.noise, "window": scales.window}
     assert f"standard deviation {scales.noise:.3g}" in objective.news[0]
@@ -65,7 +65,7 @@ def test_the_window_ends_where_r_takes_a_tenth_of_the_signal(n_noise, noise, exp
     """lam d K^2 / (d_n - 2) = 0.1, K = s^2 / (s^2 + v); at least the noise, at most twice that."""
     n, lam = 2 + n_noise, 10.0
     scales = trained_on(2, n_noise, noise).spectrum.scales(n, lam)
-    assert scales.window == pytest.approx(expected, rel=0.15)
+    assert scales.window == pytest.approx(expected, rel=0.2)
 
 
 @pytest.mark.parametrize("n_noise", [4, 14, 62])
