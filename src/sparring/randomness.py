@@ -12,23 +12,45 @@ lets every process see what all the others drew (the times of all rows, say) wit
 """
 
 import hashlib
+from numbers import Number
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def derive_seed(*key: int | str) -> int:
+def derive_seed(*key: Any) -> int:
     """A 63-bit seed from a key, the same on every machine and in every run.
 
+    Numbers of equal value give equal seeds, whoever made them: 3, 3.0, np.int64(3), torch.tensor(3)
+    and True for 1. A text is its characters, also where its class is a subclass of str.
+
     Args:
-        key: Integers and strings; ("a", 1) and ("a1",) give different seeds.
+        key: Whole numbers and strings; ("a", 1) and ("a1",) give different seeds.
+
+    Raises:
+        TypeError: for anything else, such as 0.5 or None.
     """
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    text = "\x1f".join(_word(part) for part in key)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
-def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
+def _word(part: Any) -> str:
+    """`int:3` or `str:a`."""
+    if isinstance(part, str):
+        return f"str:{str.__str__(part)}"
+    try:
+        number = part.item() if hasattr(part, "item") else part  # of numpy or torch
+        whole = int(number) if isinstance(number, Number) else None  # pyright: ignore
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # complex, nan, inf, several
+        whole = number = None
+    if whole is None or whole != number:
+        raise TypeError(f"a seed follows from whole numbers and text, got {part!r:.60}")
+    return f"int:{whole}"
+
+
+def generator(device: torch.device | str, *key: Any) -> torch.Generator:
     """A torch generator on `device`, seeded from `key` (see `derive_seed`)."""
     return torch.Generator(device=device).manual_seed(derive_seed(*key))
 
