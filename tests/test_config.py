@@ -111,6 +111,86 @@ def test_a_circle_of_bases_is_refused(config):
     assert "leads back to itself" in refusal(config("base: a.yaml\n", "b.yaml"))
 
 
+AS_TYPED = (
+    "photos #1", "my photos # old", "2024", "007", "1e3", "0x10", "no", "yes", "true", "Null",
+    "2024-06-01", "12:30", "a: b", "- a", "[holiday] 2024", "{new}", "*", "@home", "&x", "!x",
+    "'quoted'", '"x', "C:\\photos\\new", "photos:", "? x", "`x`", "| x", "> x", " lead", "trail ",
+    "a\tb", ".5", ".inf", "=x", "a=b", "a\u2028b", "./null", "{a: 1}", "%x", "<<", "#", "a,b",
+)  # fmt: skip
+"""What nobody means as YAML."""
+
+
+@pytest.mark.parametrize("text", AS_TYPED)
+def test_a_text_setting_takes_the_text_as_it_is_typed(config, text):
+    path = config(MINIMAL)
+    for key in ("data.train_data_dir", "data.data_files", "data.split", "data.image_column",
+                "training.output_dir", "training.hub_model_id", "evaluation.clip"):  # fmt: skip
+        run = resolve(path, [f"{key}={text}"])
+        section, leaf = key.split(".")
+        assert getattr(getattr(run, section), leaf) == text
+    teacher = ["objective=consistency_distillation", f"objective.teacher={text}"]
+    assert resolve(path, teacher).objective.teacher == text
+    kept = resolve(config(dump(resolve(path, [f"training.output_dir={text}"])), "again.yaml"))
+    assert kept.training.output_dir == text
+
+
+def test_null_is_none_where_a_text_may_be_none_and_a_list_may_be_one_of_texts(config):
+    path = config(MINIMAL)
+    run = resolve(path, ["data.data_files=x", "evaluation.clip=y", "data.data_files=null",
+                         "evaluation.clip=null"])  # fmt: skip
+    assert (run.data.data_files, run.evaluation.clip) == (None, None)
+    assert resolve(path, ["data.split=null"]).data.split == "null"
+    for typed, read in {
+        "[a, b #1]": "[a, b #1]",
+        "[a, 007, no, null, 1e3, 'x, y']": ["a", "007", "no", "null", "1e3", "x, y"],
+        "[0-9]*.tar": "[0-9]*.tar",
+        "[0-9][0-9]": "[0-9][0-9]",
+        "{000..019}.tar": "{000..019}.tar",
+        "[]": [],
+    }.items():
+        assert resolve(path, [f"data.data_files={typed}"]).data.data_files == read
+    prompts = resolve(path, ["sampling.prompts=[a barn, 2024, no, '', \"a: b\"]"]).sampling.prompts
+    assert prompts == ["a barn", "2024", "no", "", "a: b"]
+    assert resolve(path, ["sampling.prompts=null"]).sampling.prompts is None
+    assert "sampling.prompts must be a list" in refusal(path, "sampling.prompts=a barn")
+    assert "sampling.prompts must be text" in refusal(path, "sampling.prompts=[a: b]")
+
+
+def test_other_settings_stay_yaml(config):
+    path = config(MINIMAL)
+    words = ["training.learning_rate=1e-3", "training.use_ema=false", "data.resolution=null",
+             "training={seed: 3, output_dir: 'x'}", "evaluation.mismatch=true",
+             "evaluation.mismatch_steps=[5, 10]", "model.network.width=16  # wide",
+             "model.network.name='007'", "objective={name: detail, lam: 3}",
+             "objective.noise=auto"]  # fmt: skip
+    run = resolve(path, words)
+    assert (run.training.learning_rate, run.training.use_ema, run.data.resolution) == (
+        0.001, False, None,
+    )  # fmt: skip
+    assert (run.training.seed, run.training.output_dir) == (3, "x")
+    assert run.evaluation.mismatch_steps == [5, 10]
+    assert (run.model.network["width"], run.model.network["name"]) == (16, "007")
+    assert (run.objective.lam, run.objective.noise) == (3, "auto")
+    assert resolve(path, ["objective=null"]).objective.name == "plain"
+
+
+def test_whole_numbers_are_decimal(config):
+    for typed, value in {
+        "010": 10,
+        "0010": 10,
+        "-07": -7,
+        "1_000": 1000,
+        "0x10": 16,
+        "0o17": 15,
+    }.items():
+        assert resolve(config(MINIMAL), [f"training.seed={typed}"]).training.seed == value
+        assert resolve(config(MINIMAL + f"training: {{seed: {typed}}}\n")).training.seed == value
+    for typed in ("12:30", "0b11", "1e3", "1.0", "08x", "1,000"):
+        assert "training.seed must be a whole number" in refusal(
+            config(MINIMAL), f"training.seed={typed}"
+        )
+
+
 # Refusing
 
 

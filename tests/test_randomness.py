@@ -47,7 +47,7 @@ def test_distributions():
     assert float(uniform.max()) < 1
 
 
-class Colour(str, Enum):
+class Colour(str, Enum):  # noqa: UP042 - whose format is 'Colour.RED'
     RED = "red"
 
 

@@ -431,7 +431,8 @@ def test_no_code_is_unpickled_trusted_or_evaluated(file):
         assert words.get("allow_pickle", "False") == "False", f"{name}: {function}"
         assert words.get("use_safetensors", "True") != "False", f"{name}: {function}"
         if function == "yaml.load":
-            assert (name, words["Loader"]) == ("config_yaml.py", "_Loader")
+            assert name == "config_yaml.py"
+            assert words["Loader"] in ("_Loader", "_TextLoader")
         if function == "torch.load":
             assert words.get("weights_only") == "True", name
             n_pickled += 1

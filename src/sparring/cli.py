@@ -17,7 +17,24 @@ import click
 
 from . import __version__
 from .errors import UserError, is_out_of_memory
+from .home import expanded
 from .terminal import echo, one_line, show_warnings
+from .text_files import read_lines
+
+
+class _Place(click.ParamType):
+    """A file, a folder or a model's name; `~` at its start is the home folder."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return expanded(value)
+        except UserError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+
+
+PLACE = _Place()
 
 
 class _Sparring(click.Group):
@@ -88,11 +105,16 @@ def main(context: click.Context) -> None:
 
 
 @main.command()
-@click.argument("config")
+@click.argument("config", type=PLACE)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="Print the resolved run and stop.")
-@click.option("--fork", metavar="RUN", help="Begin a new run with the state of this run, or of a "
-              "checkpoint of one: as training.fork_from=RUN.")  # fmt: skip
+@click.option(
+    "--fork",
+    type=PLACE,
+    metavar="RUN",
+    help="Begin a new run with the state of this run, or of a checkpoint of one: as "
+    "training.fork_from=RUN.",
+)
 def train(config: str, overrides: tuple[str, ...], dry_run: bool, fork: str | None) -> None:
     """Train the run that CONFIG.yaml describes.
 
@@ -110,7 +132,7 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, fork: str | No
     from .config import resolve
 
     if fork is not None:
-        overrides = (*overrides, f"training.fork_from={json.dumps(fork)}")
+        overrides = (*overrides, f"training.fork_from={fork}")
     run = resolve(config, overrides)
     from .commands.train import dry_run_text, train_command
 
@@ -123,7 +145,7 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, fork: str | No
 
 
 @main.command()
-@click.argument("run")
+@click.argument("run", type=PLACE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def replay(run: str, as_json: bool) -> None:
     """Compute the batch at which RUN stopped once more, to see where it began.
@@ -155,7 +177,13 @@ def _finite_json(value: Any) -> Any:
 
 
 @main.command()
-@click.option("--output-dir", default="runs/demo", show_default=True, help="Where to put the runs.")
+@click.option(
+    "--output-dir",
+    type=PLACE,
+    default="runs/demo",
+    show_default=True,
+    help="Where to put the runs.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of all three runs.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
@@ -174,9 +202,11 @@ def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.argument("model")
+@click.argument("model", type=PLACE)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("-o", "--output-dir", help="Where to; a run's evaluation/samples by default.")
+@click.option(
+    "-o", "--output-dir", type=PLACE, help="Where to; a run's evaluation/samples by default."
+)
 @click.option("-n", "--n-images", type=int, help="How many samples.")
 @click.option(
     "--scheduler", help="Such as ddim, ddpm, euler, heun, dpmsolver++, unipc, flow_euler."
@@ -191,7 +221,7 @@ def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
 @click.option("--grid-power", type=float, help="DDIM: above 1, steps denser towards the data.")
 @click.option("--class-label", "class_labels", type=int, multiple=True, help="Draw this class.")
 @click.option("--prompt", "prompts", multiple=True, help="Show this (text-to-image models).")
-@click.option("--prompt-file", help="Show these: a text file with a prompt in each line.")
+@click.option("--prompt-file", type=PLACE, help="Show these: a text file, a prompt in each line.")
 @click.option("--batch-size", type=int, help="Samples at once; changes speed and memory only.")
 @click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -221,7 +251,7 @@ def sample(
     from .config import sampling_of
 
     words = {name: value for name, value in options.items() if value not in (None, ())}
-    said = [*prompts, *_lines(prompt_file)]
+    said = [*prompts, *(read_lines(prompt_file, "--prompt-file") if prompt_file else ())]
     words |= {"prompts": said} if said else {}
     if "sweep" in words:
         words["sweep"] = _numbers(str(words["sweep"]))
@@ -243,22 +273,11 @@ def _numbers(text: str) -> list[int]:
     return numbers
 
 
-def _lines(file: str | None) -> list[str]:
-    """The lines of a text file that are not empty."""
-    if file is None:
-        return []
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--prompt-file {file} cannot be read: {error}") from error
-    if not any(line.strip() for line in lines):
-        raise UserError(f"--prompt-file {file} holds no prompt")
-    return [line.strip() for line in lines if line.strip()]
-
-
 @main.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL... [KEY=VALUE]...")
-@click.option("-o", "--output-dir", help="Where the results go; a run's evaluation/ by default.")
+@click.argument("models", nargs=-1, type=PLACE, required=True, metavar="MODEL... [KEY=VALUE]...")
+@click.option(
+    "-o", "--output-dir", type=PLACE, help="Where the results go; a run's evaluation/ by default."
+)
 @click.option(
     "--allow-unlike-sampling",
     is_flag=True,
@@ -266,6 +285,7 @@ def _lines(file: str | None) -> list[str]:
 )
 @click.option(
     "--save-reference",
+    type=PLACE,
     metavar="FILE",
     help="Write the reference's features, for evaluation.statistics=FILE the next time.",
 )
@@ -319,8 +339,10 @@ def evaluate(
 
 
 @main.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL... [KEY=VALUE]...")
-@click.option("-o", "--output-dir", help="A folder for all of it and a page; a run's attacks/.")
+@click.argument("models", nargs=-1, type=PLACE, required=True, metavar="MODEL... [KEY=VALUE]...")
+@click.option(
+    "-o", "--output-dir", type=PLACE, help="A folder for all of it and a page; a run's attacks/."
+)
 @click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def attack(
@@ -360,9 +382,11 @@ def _is_override(word: str) -> bool:
 
 
 @main.command()
-@click.argument("data")
+@click.argument("data", type=PLACE)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("-o", "--output-dir", help="An empty or new folder; DATA-contaminated by default.")
+@click.option(
+    "-o", "--output-dir", type=PLACE, help="An empty or new folder; DATA-contaminated by default."
+)
 @click.option("--kind", default="gaussian", show_default=True, help="What is done to the images.")
 @click.option("--rate", type=float, help="Share of the images it is done to; 0.9 by default.")
 @click.option("--seed", type=int, help="Decides, with an image's number, what it gets.")
@@ -407,9 +431,11 @@ def _say(line: str) -> None:
 
 
 @main.command()
-@click.argument("data")
+@click.argument("data", type=PLACE)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("-o", "--output-dir", help="Also write report.json, ranking.jsonl and index.html.")
+@click.option(
+    "-o", "--output-dir", type=PLACE, help="Also write report.json, ranking.jsonl and index.html."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def inspect(data: str, overrides: tuple[str, ...], output_dir: str | None, as_json: bool) -> None:
     """Say what a set of images holds: unreadable files, duplicates, sizes, and how noisy it is.
@@ -439,9 +465,11 @@ def inspect(data: str, overrides: tuple[str, ...], output_dir: str | None, as_js
 
 
 @main.command()
-@click.argument("data")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL... [KEY=VALUE]...")
-@click.option("-o", "--output-dir", help="Where to; an empty or new folder for cleaned images.")
+@click.argument("data", type=PLACE)
+@click.argument("models", nargs=-1, type=PLACE, required=True, metavar="MODEL... [KEY=VALUE]...")
+@click.option(
+    "-o", "--output-dir", type=PLACE, help="Where to; an empty or new folder for cleaned images."
+)
 @click.option("--sigma", help="The images' noise on the [0, 1] scale, or auto.")
 @click.option("--levels", help="DATA is clean: put noise of these sizes on it, such as 0.1,0.2.")
 @click.option("--num-inference-steps", "n_steps", type=int, help="Calls of the network; 1.")
@@ -449,7 +477,9 @@ def inspect(data: str, overrides: tuple[str, ...], output_dir: str | None, as_js
 @click.option("--purify", type=float, help="Add noise up to this size first, [0, 1] scale; 0.")
 @click.option("--seed", type=int, help="Of the noise of --purify and --eta.")
 @click.option("-n", "--n-images", type=int, help="With --levels: at most so many images; 1,000.")
-@click.option("--extractor", help="With --levels: of the features, as evaluation.extractor.")
+@click.option(
+    "--extractor", type=PLACE, help="With --levels: of the features, as evaluation.extractor."
+)
 @click.option("--batch-size", type=int, help="Images at once; changes speed and memory only.")
 @click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -554,8 +584,15 @@ def _keys(overrides: list[str]) -> list[str]:
 
 
 @main.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("-o", "--output", default="report.html", show_default=True, help="The page to write.")
+@click.argument("runs", nargs=-1, type=PLACE, required=True, metavar="RUN...")
+@click.option(
+    "-o",
+    "--output",
+    type=PLACE,
+    default="report.html",
+    show_default=True,
+    help="The page to write.",
+)
 @click.option("--title", help="Heading of the page; the runs' names by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def report(runs: tuple[str, ...], output: str, title: str | None, as_json: bool) -> None:

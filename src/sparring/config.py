@@ -10,6 +10,10 @@ drops what belongs to the old one alone. `objectives: {detail: {lam: 30}}` says 
 objective uses in this experiment: `objective=NAME` selects NAME with its defaults and these leaves
 on top, in the file and on the command line.
 
+On the command line a setting that holds text takes the text as it is typed: `photos #1`, `007` and
+`'quoted'` are these characters. `null` alone is none where the setting may be none; a setting that
+may be a list of texts takes `[a, b]`. All other values are YAML.
+
 Configs build objects and never enter them (build.py does that). Torch is not imported here, so that
 an error in a file is answered at once.
 """
@@ -20,22 +24,24 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from .config_sections import (
     BUNDLED,
     OBJECTIVE_SECTIONS,
+    AttackSection,
     ObjectiveSection,
     RunConfig,
     SamplingSection,
     Section,
 )
-from .config_yaml import MAX_DEPTH, parse_value, read_yaml
+from .config_yaml import MAX_DEPTH, parse_texts, parse_value, read_yaml, write_yaml
 from .errors import UserError, did_you_mean
+from .home import expanded, expanded_path
 from .masking import masked
 
 __all__ = [
@@ -57,12 +63,12 @@ def resolve(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Args:
         path: A YAML file.
-        overrides: `key=value` each, the key dotted, the value read as YAML; later ones win.
+        overrides: `key=value` each, the key dotted; later ones win.
 
     Raises:
         UserError: one line that names the file or override, the key and what is allowed there.
     """
-    path = Path(path)
+    path = expanded_path(path)
     raw = with_overrides(read_config(path), overrides)
     config = check(raw, f"config {path}", overrides)
     if config.training.output_dir is None:
@@ -72,7 +78,7 @@ def resolve(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def dump(config: RunConfig) -> str:
     """The settings as YAML, every leaf written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write_yaml(config.model_dump(mode="json"))
 
 
 def read_config(path: Path, _below: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -88,7 +94,10 @@ def read_config(path: Path, _below: tuple[Path, ...] = ()) -> dict[str, Any]:
         return merge({}, raw)
     if not isinstance(base, str):
         raise UserError(f"config {path}: base must name a YAML file, got {base!r}")
-    parent = path.parent / base
+    try:
+        parent = path.parent / expanded(base)
+    except UserError as error:
+        raise UserError(f"config {path}: base: {error}") from error
     if not os.path.lexists(parent):
         raise UserError(f"config {path}: base {parent} does not exist")
     return merge(read_config(parent, (*_below, place)), raw)
@@ -134,10 +143,10 @@ def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise UserError(f"override {override!r} is not key=value, such as training.seed=1")
-        value = parse_value(text, f"override {override!r}")
         parts = key.split(".")
         if len(parts) > MAX_DEPTH:
             raise UserError(f"override {override!r}: a key has at most {MAX_DEPTH} parts")
+        value = _value(text, _holds(parts, merged), f"override {override!r}")
         for depth in range(1, len(parts)):
             section = _look_up(merged, parts[:depth])
             if section is not None and not isinstance(section, dict | str):
@@ -146,6 +155,64 @@ def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
             value = {part: value}
         merged = merge(merged, value)
     return merged
+
+
+def _value(text: str, holds: set[str], place: str) -> Any:
+    """What a setting is to be, of what is typed on the command line."""
+    is_section = "section" in holds and text.lstrip().startswith("{")
+    if holds - {"text", "texts", "nothing", "section"} or not holds or is_section:
+        return parse_value(text, place)
+    if text == "null" and "nothing" in holds:
+        return None
+    if "texts" in holds and (found := parse_texts(text)) is not None:
+        return found
+    return text if "text" in holds else parse_value(text, place)
+
+
+def _holds(parts: Sequence[str], raw: Mapping[str, Any]) -> set[str]:
+    """What the setting of a dotted key may hold: text, texts, nothing (null) or other values.
+
+    Args:
+        parts: Of the key.
+        raw: The settings so far, which say whose leaves the objective's are.
+    """
+    section: Any = RunConfig
+    first, *inner = parts
+    if parts[0] == "objective":
+        if not inner:  # a name, or a whole section in braces
+            return {"text", "section", "nothing"}
+        name = str(_look_up(raw, ["objective", "name"]) or "plain")
+        section = OBJECTIVE_SECTIONS.get(name, ObjectiveSection)
+    elif parts[0] == "objectives" and len(parts) > 2:
+        section, inner = OBJECTIVE_SECTIONS.get(parts[1]), inner[1:]
+    elif parts[0] == "attack":
+        section = AttackSection
+    else:
+        inner = [first, *inner]
+    for part in inner:
+        sections = [one for one in (section, *get_args(section)) if _is_section(one)]
+        if not sections or part not in sections[0].model_fields:
+            return set()
+        section = sections[0].model_fields[part].annotation
+    return _kinds(section)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _kinds(annotation: Any) -> set[str]:
+    """See `_holds`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kinds(arguments[0])
+    if origin in (Union, UnionType):
+        return set().union(*map(_kinds, arguments))
+    if origin is Literal:
+        return {"text" if isinstance(one, str) else "other" for one in arguments}
+    if origin is list and _kinds(arguments[0]) == {"text"}:
+        return {"texts"}
+    return {{str: "text", NoneType: "nothing"}.get(annotation, "other")}
 
 
 def _look_up(raw: Mapping[str, Any], parts: Sequence[str]) -> Any:
@@ -203,7 +270,9 @@ def _validated(
     try:
         return validate(raw)
     except ValidationError as error:
-        details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+        # an unknown key explains the others; a path, what the other kinds of a union say of it
+        telling = {"extra_forbidden": 0, "path": 1}
+        details = sorted(error.errors(), key=lambda detail: telling.get(detail["type"], 2))
         line, key = _explain(details[0], model, raw, prefix)
         for override in overrides:
             said = override.partition("=")[0]
@@ -243,6 +312,7 @@ _WANTED = {
     "model": "a section (key: value)",
     "model_attributes": "a section (key: value)",
     "finite_number": "a finite number",
+    "list": "a list, such as [one, two]",
 }
 _LIMITS = {"greater_than": "> {gt:g}", "greater_than_equal": ">= {ge:g}", "less_than": "< {lt:g}",
            "less_than_equal": "<= {le:g}"}  # fmt: skip
@@ -333,6 +403,7 @@ def contamination_of(
         kind: Of contamination, where a config or an override does not say it.
         command: Who asks, for error messages.
     """
+    data = expanded(data)
     raw: dict[str, Any] = {"contamination": {"kind": kind}}
     if data.endswith((".yaml", ".yml")):
         raw = merge(raw, read_config(Path(data)))
@@ -342,7 +413,7 @@ def contamination_of(
         raw["data"] = {"name": "parquet", "data_files": data}
     elif data.endswith((".tar", ".tar.gz", ".tgz")):  # the packed ones are told to be unpacked
         raw["data"] = {"name": "webdataset", "data_files": data}
-    elif Path(data).expanduser().exists() or data.count("/") != 1 or data.startswith((".", "/")):
+    elif Path(data).exists() or data.count("/") != 1 or data.startswith((".", "/")):
         raw["data"] = {"name": "image_folder", "train_data_dir": data}
     else:
         raw["data"] = {"name": "huggingface", "dataset_name": data}

@@ -18,8 +18,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
-from .errors import did_you_mean
+from .errors import UserError, did_you_mean
+from .home import expanded
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -28,6 +30,19 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 Element = TypeVar("Element")
 Listed = Annotated[list[Element], Field(min_length=1)]
+
+
+def _expanded(path: str) -> str:
+    try:
+        return expanded(path)
+    except UserError as error:
+        raise PydanticCustomError("path", "{why}", {"why": str(error)}) from error
+
+
+Word = Annotated[str, Field(min_length=1)]
+"""A text that names something: a split, a column, a model on the hub."""
+Place = Annotated[str, AfterValidator(_expanded)]
+"""A file or folder, or what may be one: a model's name, `file.py:name`, a pattern. `~` is home."""
 
 VP_SCHEDULERS = (
     "DDPMScheduler", "DDIMScheduler", "DDIMInverseScheduler", "PNDMScheduler",
@@ -73,7 +88,7 @@ class LoraSection(Section):
 class ModelSection(Section):
     """Where the network comes from: built from `network`, or loaded."""
 
-    pretrained_model_name_or_path: str | None = None
+    pretrained_model_name_or_path: Place | None = None
     network: dict[str, Any] | None = None  # a config.json of diffusers, or {_class_name: MLP, ...}
     # None: what the pretrained model says; without one epsilon, no learned variance, DDPM.
     prediction_type: (
@@ -107,6 +122,10 @@ class ModelSection(Section):
             )
         if not isinstance(self.network.get("_class_name"), str):
             raise ValueError("model.network._class_name is missing: for example UNet2DModel or MLP")
+        try:  # path/to/file.py:Class
+            self.network["_class_name"] = expanded(self.network["_class_name"])
+        except UserError as error:
+            raise ValueError(f"model.network._class_name: {error}") from error
         kind = self.prediction_type or "epsilon"
         self.prediction_type = kind
         self.learned_variance = bool(self.learned_variance)
@@ -165,20 +184,20 @@ class DataSection(Section):
         "digits", "digits_subspace", "plane", "gaussian_mixture", "swiss_roll", "two_moons",
         "image_folder", "parquet", "huggingface", "webdataset",
     ] = "digits"  # fmt: skip
-    split: str = "train"
+    split: Word = "train"
     seed: int = 0
     resolution: Count | None = None
     center_crop: bool = True
     random_flip: bool = False
     n_channels: Literal[1, 3] | None = None  # None: as the images are
     held_out_share: Annotated[float, Field(ge=0, lt=1)] | None = None  # kept out of split train
-    image_column: str | None = None
-    label_column: str | None = None
-    caption_column: str | None = None
-    train_data_dir: str | None = None
-    dataset_name: str | None = None
-    dataset_config_name: str | None = None
-    data_files: str | list[str] | None = None
+    image_column: Word | None = None
+    label_column: Word | None = None
+    caption_column: Word | None = None
+    train_data_dir: Place | None = None
+    dataset_name: Place | None = None
+    dataset_config_name: Word | None = None
+    data_files: Place | list[Place] | None = None
     streaming: bool | None = None  # of parquet and huggingface: read shard by shard
     shuffle_lanes: Count | None = None  # of data in shards, see data/shard_order.py
     shuffle_buffer: Count | None = None  # samples held at a time, by all processes together
@@ -190,7 +209,7 @@ class DataSection(Section):
     # Of latent models: what of the VAE's distribution is learned from, and a folder that keeps the
     # distribution and the captions' hidden states (None: they are computed in every epoch).
     latents: Literal["sample", "mode"] = "sample"
-    latents_cache: str | None = None
+    latents_cache: Place | None = None
 
 
 class ContaminationSection(Section):
@@ -312,7 +331,7 @@ class DroPgd(ObjectiveSection):
 
 class _Consistency(ObjectiveSection):
     boundary: Literal["ddim", "lcm"] = "ddim"
-    metric: str = "pseudo_huber"  # huber, l2, l1, or file.py:function
+    metric: Place = "pseudo_huber"  # huber, l2, l1, or file.py:function
     huber_c: NotNegative | None = None  # None: as in the metric's paper
     weighting: Literal["inverse_gap", "uniform"] = "inverse_gap"
     target: Literal["student", "ema"] = "student"
@@ -353,7 +372,7 @@ class EasyConsistencyTuning(_Consistency):
 
 class ConsistencyDistillation(_Consistency):
     name: Literal["consistency_distillation"] = "consistency_distillation"
-    teacher: str | None = None  # None: model.pretrained_model_name_or_path
+    teacher: Place | None = None  # None: model.pretrained_model_name_or_path
     grid: Literal["karras", "skipping"] = "karras"
     n_levels: Count = 17
     solver: Literal["heun", "ddim", "euler"] = "heun"
@@ -367,7 +386,7 @@ class ConsistencyDistillation(_Consistency):
 class LatentConsistencyDistillation(ConsistencyDistillation):
     name: Literal["latent_consistency_distillation"] = "latent_consistency_distillation"  # pyright: ignore
     boundary: Literal["ddim", "lcm"] = "lcm"
-    metric: str = "huber"
+    metric: Place = "huber"
     grid: Literal["karras", "skipping"] = "skipping"
     n_levels: Count = 50
     solver: Literal["heun", "ddim", "euler"] = "ddim"
@@ -381,7 +400,7 @@ class DiscriminatorSection(Section):
 
     # labels: a small network trained on the data's labels; denoiser: the model's own blocks, in
     # latent space; otherwise the name or folder of a DINOv2
-    features: str = "facebook/dinov2-small"
+    features: Place = "facebook/dinov2-small"
     blocks: list[CountOrZero] | None = None  # None: four, evenly spaced; labels and denoiser: all
     side: Count = 224  # pixels to which images are resized for a DINOv2
     reading: Literal["patches", "predictor", "pooled", "unpaired"] = "patches"
@@ -423,7 +442,7 @@ class OwnObjective(ObjectiveSection):
     """A user's own method, `name: path/to/method.py:Class`; its leaves are checked at build."""
 
     model_config = ConfigDict(extra="allow")
-    name: Annotated[str, Field(pattern=r"^.+\.py:\w+$")]
+    name: Annotated[Place, Field(pattern=r"^.+\.py:\w+$")]
 
 
 OBJECTIVE_SECTIONS: dict[str, type[ObjectiveSection]] = {
@@ -465,7 +484,7 @@ AnyObjective = Annotated[
 class TrainingSection(Section):
     """A step is one optimiser update of the model; every count of steps counts these."""
 
-    output_dir: str | None = None  # None: runs/<the config file's stem>
+    output_dir: Place | None = None  # None: runs/<the config file's stem>
     seed: int = 0
     train_batch_size: Count = 128  # per process and micro-batch
     gradient_accumulation_steps: Count = 1
@@ -497,14 +516,14 @@ class TrainingSection(Section):
     conditioning_dropout_prob: Share = 0.0
     checkpointing_steps: Count | None = 500
     checkpoints_total_limit: Count | None = 2
-    resume_from_checkpoint: str | None = None  # "latest", a checkpoint's folder, or "auto"
+    resume_from_checkpoint: Place | None = None  # "latest", a checkpoint's folder, or "auto"
     overwrite_output_dir: bool = False
-    fork_from: str | None = None  # a run or a checkpoint of one: a new run begins with its state
+    fork_from: Place | None = None  # a run or a checkpoint of one: a new run begins with its state
     log_every_steps: Count = 50
     validation_steps: Count | None = 500
     report_to: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
     push_to_hub: bool = False
-    hub_model_id: str | None = None
+    hub_model_id: Word | None = None
     n_threads: Count | None = None  # None: torch's own choice
 
 
@@ -545,17 +564,17 @@ class SweepSection(Section):
 class EvaluationSection(Section):
     n_samples: Count | None = None  # None: as many as the reference holds
     # classifier (None: given labels), pixels, inception (-768, -192, -64), file.py:function
-    extractor: str | None = None
-    weights: str | None = None  # of inception; None: from the cache, or the public address
-    statistics: str | None = None  # a file of --save-reference; None: the reference is read anew
-    reference: str = "all"
+    extractor: Place | None = None
+    weights: Place | None = None  # of inception; None: from the cache, or the public address
+    statistics: Place | None = None  # a file of --save-reference; None: the reference is read anew
+    reference: Word = "all"
     # judges of samples and captions, by folder, file or hub name; None: not asked
-    clip: str | None = None  # clip_score, cmmd
-    pick_score: str | None = None
-    hps: str | None = None
-    aesthetic: str | None = None  # reads evaluation.clip
-    memorization_extractor: str | None = None  # where copies are looked for; None: extractor
-    lpips_weights: str | None = None  # of LPIPS; None: from the cache, or no lpips_diversity
+    clip: Place | None = None  # clip_score, cmmd
+    pick_score: Place | None = None
+    hps: Place | None = None
+    aesthetic: Place | None = None  # reads evaluation.clip
+    memorization_extractor: Place | None = None  # where copies are looked for; None: extractor
+    lpips_weights: Place | None = None  # of LPIPS; None: from the cache, or no lpips_diversity
     sweep: SweepSection | None = None  # the figures of other samplers, steps, guidance as well
     n_resamples: Count = 10
     seed: int = 0
@@ -585,7 +604,7 @@ class AttackSection(Section):
     n_attack_steps: Count | None = None  # of pgd; None: 10
     n_path_steps: Count | Literal["all"] = 1  # calls that the aim looks ahead
     n_expectation: Count | None = None  # None: the attacker knows the sampler's noise
-    transfer_from: str | None = None  # the model the attacker has; None: the attacked one
+    transfer_from: Place | None = None  # the model the attacker has; None: the attacked one
     corruptions: list[Literal["shift", "contrast", "blur", "block", "impulse"]] = []
     n_samples: Count = 256
     n_seeds: Count = 3

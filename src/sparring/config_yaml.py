@@ -1,4 +1,4 @@
-"""YAML as people expect it: `1e-4` is a number, `no` is a word, a key given twice is an error.
+"""YAML as people expect it: `1e-4` is a number, `no` a word, `010` ten, a key given twice an error.
 
 A file is data and cannot harm: tags build nothing but YAML's own plain values, and size, depth and
 what aliases expand to are limited before anything is built.
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from .errors import UserError
+from .text_files import decoded
 
 MAX_BYTES = 2**20
 """Of a file."""
@@ -24,7 +25,10 @@ MAX_VALUES = 100_000
 
 
 class _Loader(yaml.SafeLoader):
-    """safe_load with YAML 1.2's truth values and floats (1.1 reads `no` as False, 1e-4 as text)."""
+    """safe_load with YAML 1.2's truth values and numbers.
+
+    YAML 1.1 reads `no` as False, 1e-4 as text, 010 as eight and 12:30 as 750.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -85,14 +89,19 @@ def _count(node: yaml.Node, counted: dict[int, int], above: set[int]) -> int:
     return counted[id(node)]
 
 
-_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_BOOL, _INT, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float"))
 _OTHERS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")  # 2026-01-01 and = are words
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag not in (_BOOL, _FLOAT, *_OTHERS)]
+    first: [(tag, rule) for tag, rule in rules if tag not in (_BOOL, _INT, _FLOAT, *_OTHERS)]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
     _BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    _INT,
+    re.compile(r"^[-+]?[0-9][0-9_]*$|^0o[0-7]+$|^0x[0-9a-fA-F]+$"),
+    list("-+0123456789"),
 )
 _Loader.add_implicit_resolver(
     _FLOAT,
@@ -114,13 +123,66 @@ _Loader.yaml_constructors = {
 }
 
 
-def _load(text: str) -> Any:
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    digits = str(loader.construct_scalar(node)).replace("_", "")
+    return int(digits, {"0o": 8, "0x": 16}.get(digits[:2], 10))
+
+
+_Loader.add_constructor(_INT, _whole_number)
+
+
+class _TextLoader(_Loader):
+    """Every plain value is text: in `[007, no, 1e3]` too."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - as PyYAML has it
+
+
+class _Dumper(yaml.SafeDumper):
+    """safe_dump that quotes whatever this loader, or one of YAML 1.1, would not read as text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
+        first: [
+            *_Loader.yaml_implicit_resolvers.get(first, []),
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in {*_Loader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
+    }
+
+
+_ENDS = "\x85\u2028\u2029"
+"""Characters that end a line in YAML 1.1 and in no editor."""
+
+
+def _text_node(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    is_odd = any(character in text for character in ("\n", "\r", *_ENDS))
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if is_odd else None)
+
+
+_Dumper.add_representer(str, _text_node)
+
+
+def write_yaml(value: Any) -> str:
+    """YAML from which `read_yaml` makes the same value."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _load(text: str, *, as_texts: bool = False) -> Any:
     """The value of a text.
 
     Raises:
         yaml.YAMLError: if it is none, or more than the limits allow.
     """
+    for character in _ENDS:
+        before, found, _ = text.partition(character)
+        if found:
+            code = f"{ord(character):04x}"
+            raise yaml.YAMLError(
+                f"line {before.count(chr(10)) + 1} holds U+{code.upper()}, at which YAML ends a "
+                f"line: write \\u{code} in double quotes, or take it out"
+            )
     try:
+        if as_texts:
+            return yaml.load(text, Loader=_TextLoader)
         return yaml.load(text, Loader=_Loader)
     except (ValueError, LookupError, OverflowError) as error:  # `!!int x`, `!!float`, 5,000 digits
         raise yaml.YAMLError(f"a value that is not of its type ({_short(error)})") from error
@@ -129,11 +191,26 @@ def _load(text: str) -> Any:
 
 
 def parse_value(text: str, place: str) -> Any:
-    """One value of the command line, read as YAML: `3`, `1e-4`, `null`, `[a, b]`, `{lam: 3}`."""
+    """One value of the command line, read as YAML: `3`, `1e-4`, `null`, `[a, b]`, `{lam: 3}`.
+
+    Raises:
+        UserError: if it is none.
+    """
     try:
         return _load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{place}: not a YAML value: {_where(error)}") from error
+
+
+def parse_texts(text: str) -> list[Any] | None:
+    """A list in brackets whose plain values are all text, `[a, 007, no]`; None for what is none."""
+    if not (text.lstrip().startswith("[") and text.rstrip().endswith("]")):
+        return None
+    try:
+        value = _load(text, as_texts=True)
+    except yaml.YAMLError:
+        return None
+    return value if isinstance(value, list) else None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -151,7 +228,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"config {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"config {path} cannot be read: it is no UTF-8 text") from error
+        raise UserError(
+            f"config {path} cannot be read: it is no UTF-8 text (nor UTF-16 with a byte order mark)"
+        ) from error
     except ValueError as error:  # a name with a NUL byte
         raise UserError(f"config {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
@@ -173,7 +252,7 @@ def _text(path: Path) -> str:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise UserError(f"config {path} is larger than {MAX_BYTES:,} bytes: that is no config")
-    return content.decode("utf-8-sig")
+    return decoded(content)
 
 
 def _short(error: Exception) -> str:
