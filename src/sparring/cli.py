@@ -219,7 +219,9 @@ def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
 @click.option("--eta", type=float, help="Noise of DDIM's steps, 0 to 1.")
 @click.option("--stop-ratio", type=float, help="DDIM: sigma/alpha at which the last step starts.")
 @click.option("--grid-power", type=float, help="DDIM: above 1, steps denser towards the data.")
-@click.option("--class-label", "class_labels", type=int, multiple=True, help="Draw this class.")
+@click.option(
+    "--class-label", "class_labels", multiple=True, help="Draw this class, by name or number."
+)
 @click.option("--prompt", "prompts", multiple=True, help="Show this (text-to-image models).")
 @click.option("--prompt-file", type=PLACE, help="Show these: a text file, a prompt in each line.")
 @click.option("--batch-size", type=int, help="Samples at once; changes speed and memory only.")

@@ -2,10 +2,12 @@
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+
+N_CLASSES_SHOWN = 100
 
 
 def model_card(
@@ -17,6 +19,7 @@ def model_card(
     usage: str,
     prompted: bool = False,
     figures: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] = (),
 ) -> str:
     """Markdown that says how a model was made and how to sample it; text of the user is escaped.
 
@@ -28,6 +31,7 @@ def model_card(
         usage: Python that samples it, see `pretrained.usage`.
         prompted: Whether it is told what to show by a text.
         figures: Figures of an evaluation, if there are any, by name.
+        class_names: Of a class-conditional model.
     """
     data, dirt = _section(run, "data"), _section(run, "contamination")
     objective, model = _section(run, "objective"), _section(run, "model")
@@ -45,6 +49,7 @@ def model_card(
         "Data": _settings(data),
         "Contamination of the training data": _settings(dirt) if is_dirty else "none",
         "Network": _settings(network) if isinstance(network, Mapping) else "see config.json",
+        **({"Classes": _listed(class_names)} if class_names else {}),
         "Prediction": model.get("prediction_type") or "as the pretrained model",
         "Started from": start,
         "Steps": training.get("max_train_steps", "unknown"),
@@ -91,6 +96,13 @@ def _settings(section: Mapping[str, Any]) -> str:
     name = kept.pop("name", kept.pop("_class_name", kept.pop("kind", None)))
     words = [str(name)] if name is not None else []
     return ", ".join(words + [f"{key} {value}" for key, value in kept.items()])
+
+
+def _listed(class_names: Sequence[str]) -> str:
+    """Number and name of each class, of many the first."""
+    known = [f"{number}: {name}" for number, name in enumerate(class_names[:N_CLASSES_SHOWN])]
+    more = len(class_names) - len(known)
+    return ", ".join(known) + (f" and {more} more, see model.json" if more else "")
 
 
 def _escaped(value: Any) -> str:

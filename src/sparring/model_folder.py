@@ -53,6 +53,8 @@ def describe(
     sample_shape: tuple[int, ...],
     num_classes: int | None,
     base: str | None = None,
+    class_names: Sequence[str] = (),
+    absent_classes: Sequence[int] = (),
 ) -> dict[str, Any]:
     """What model.json holds: all that is needed to build the model without its weights.
 
@@ -63,6 +65,8 @@ def describe(
         num_classes: Classes of the data, or None.
         base: Of a latent model, the pipeline that it started from, a path or a hub name: the parts
             that are not trained come from there, and the null condition from its text encoder.
+        class_names: Of the classes, in order; () where nobody knows them.
+        absent_classes: Numbers of classes of which no sample was trained on.
 
     Raises:
         UserError: if the network does not say how it is built (an attribute `config`, a mapping of
@@ -84,6 +88,8 @@ def describe(
         "boundary": denoiser.boundary,
         "sample_shape": list(sample_shape),
         "num_classes": num_classes,
+        "class_names": list(class_names),
+        "absent_classes": list(absent_classes),
         "null_condition": {
             name: int(value) for name, value in null.items() if not _is_table(value)
         },
@@ -112,6 +118,8 @@ def save(
     card: str,
     base: str | None = None,
     parts: Path | None = None,
+    class_names: Sequence[str] = (),
+    absent_classes: Sequence[int] = (),
 ) -> None:
     """Write a model that `load` reads, and diffusers too where it can.
 
@@ -136,9 +144,13 @@ def save(
         card: The text of README.md, see `model_card`.
         base: See `describe`.
         parts: The folder of that pipeline.
+        class_names: See `describe`.
+        absent_classes: See `describe`.
     """
     folder = Path(folder)
-    description = describe(denoiser, scheduler_config, sample_shape, num_classes, base)
+    description = describe(
+        denoiser, scheduler_config, sample_shape, num_classes, base, class_names, absent_classes
+    )
     network: Any = unwrapped(denoiser.network)
     half = folder / f".half-model-{os.getpid()}"
     component = component_of(description["network"]["_class_name"])
@@ -149,6 +161,7 @@ def save(
             save_lora(network, half)
         elif parts is not None and component is not None:
             _copy_parts(parts, half, component)
+            _name_classes(half / "model_index.json", class_names)
             network.save_pretrained(half / component, safe_serialization=True)
             if samples_with_lcm(description):
                 _write_json(half / _SCHEDULER, _lcm_scheduler(description))
@@ -247,6 +260,14 @@ def _copy_parts(pipeline: Path, half: Path, trained: str) -> None:
     _write_json(half / "model_index.json", index)
 
 
+def _name_classes(index: Path, class_names: Sequence[str]) -> None:
+    """The names by which DiT's pipeline knows the classes are those of the data from now on."""
+    words = json.loads(index.read_text(encoding="utf-8"))
+    if class_names and "id2label" in words:
+        names = {str(number): name for number, name in enumerate(class_names)}
+        _write_json(index, {**words, "id2label": names})
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
@@ -266,6 +287,7 @@ def _model_index(component: str, description: Mapping[str, Any]) -> dict[str, An
     if plain is None:
         null = description["null_condition"].get("class_labels")
         index |= {"num_classes": description["num_classes"], "null_class": null}
+        index |= {name: description[name] for name in ("class_names", "absent_classes")}
     return index
 
 

@@ -6,7 +6,7 @@ Nothing is ever unpickled, and code that lies in a model's folder is never run.
 import json
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import nn
 
 from . import networks
 from .config_yaml import read_yaml
+from .data.base import Dataset
 from .denoiser import Denoiser
 from .errors import UserError
 from .latents import side_factor
@@ -59,6 +60,8 @@ class Model:
         vae: The autoencoder of a latent model, or None.
         text: What turns captions into conditions, of a text-to-image model, or None.
         parts: The pipeline's folder, where the parts that are never trained lie, or None.
+        class_names: Names of the classes in their order, () where nobody knows them.
+        absent_classes: Numbers of classes of which no sample was trained on.
     """
 
     denoiser: Denoiser
@@ -70,6 +73,8 @@ class Model:
     vae: nn.Module | None = None
     text: TextEncoder | None = None
     parts: Path | None = None
+    class_names: Sequence[str] = ()
+    absent_classes: Sequence[int] = ()
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -78,6 +83,13 @@ class Model:
             return tuple(self.sample_shape)
         config: Any = self.vae.config
         return config["out_channels"], *_image_size(self.sample_shape, self.vae)
+
+    def has_classes_of(self, dataset: Dataset) -> bool:
+        """Whether the labels of data mean this model's classes: as many, called alike in a run."""
+        if self.num_classes is None or self.num_classes != dataset.num_classes:
+            return False
+        names_count = self.run_config is not None and len(self.class_names) > 0
+        return not names_count or list(self.class_names) == list(dataset.class_names)
 
     def resize(self, sample_shape: tuple[int, ...]) -> None:
         """Make samples of another size from now on: the network's config and XL's text are told.
@@ -250,7 +262,13 @@ def _base_of(description: Mapping[str, Any], source: str, folder: Path) -> Model
     model.resize(tuple(description["sample_shape"]))
     model.source, model.run_config = source, _run_config(folder)
     model.denoiser.boundary = description["boundary"]
+    _name_classes(model, description)
     return model
+
+
+def _name_classes(model: Model, description: Mapping[str, Any]) -> None:
+    model.class_names = description["class_names"]
+    model.absent_classes = description["absent_classes"]
 
 
 def _assembled(
@@ -273,6 +291,7 @@ def _assembled(
         source,
         _run_config(folder),
     )
+    _name_classes(model, description)
     if (folder / "model_index.json").is_file():
         _add_frozen_parts(model, folder, _json(folder / "model_index.json"))
     return model
@@ -305,6 +324,9 @@ def _load_pipeline(folder: Path, source: str) -> Model:
     )
     shape = (config["in_channels"], *size)
     model = Model(denoiser, scheduler_config, shape, num_classes, source, _run_config(folder))
+    names = index.get("id2label") or {}  # as DiT's pipeline has them
+    if num_classes is not None and all(str(i) in names for i in range(num_classes)):
+        model.class_names = [str(names[str(i)]) for i in range(num_classes)]
     _add_frozen_parts(model, folder, index)
     return model
 

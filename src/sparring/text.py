@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .cache import TensorCache, fingerprint, key_of
+from .data.captions import Caption
 from .errors import UserError
 
 T5_TOKENS = 256
@@ -315,11 +316,11 @@ def sizes_of(batch: Mapping[str, Any]) -> Tensor | None:
     return torch.stack([height, width, top, left], dim=1)
 
 
-def check_captions(captions: Sequence[str | None] | None, name: str) -> None:
+def check_captions(captions: Sequence[Caption] | None, name: str) -> None:
     """Refuse data that do not say what each image shows.
 
     Args:
-        captions: One per image; None where there is none.
+        captions: Of each image, see `data.captions`; None where there is none.
         name: Of the data set.
 
     Raises:

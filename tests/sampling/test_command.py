@@ -123,7 +123,7 @@ def test_latents_are_decoded(tmp_path):
     [
         ({"scheduler": "dimm"}, "did you mean 'ddim'"),
         ({"num_inference_steps": 2000}, "at most 1000"),
-        ({"class_labels": [7]}, r"\[0, 1\]"),
+        ({"class_labels": [7]}, "has no class '7' .it has 0 to 1"),
         ({"n_images": 0}, "n_images must be >= 1"),
         ({"timestep_spacing": "odd"}, "odd"),
     ],

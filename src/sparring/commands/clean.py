@@ -99,7 +99,7 @@ class Cleaner:
         model = self.model
         if model.num_classes is None:
             return None
-        if data.num_classes == model.num_classes:
+        if model.has_classes_of(data):
             return "the data's own"
         return "the null class" if "class_labels" in model.denoiser.null_condition else None
 

@@ -58,7 +58,7 @@ def field_diagnostics(
         x0, own = batch["x0"], [batch.get("label")]
     condition = {}
     if model.num_classes is not None:
-        known = data.num_classes == model.num_classes
+        known = model.has_classes_of(data)
         labels = torch.cat([label for label in own if label is not None]) if known else None
         in_turn = torch.arange(len(x0)) % model.num_classes
         condition["class_labels"] = (in_turn if labels is None else labels).to(device)

@@ -91,8 +91,7 @@ class Plan:
 
     @property
     def labels_from_reference(self) -> bool:
-        n_classes = self.model.num_classes
-        return n_classes is not None and n_classes == self.reference.dataset.num_classes
+        return self.model.has_classes_of(self.reference.dataset)
 
     @property
     def prompts(self) -> list[str] | None:

@@ -27,6 +27,8 @@ from .plan import default_device
 PROTOCOL = "sampling.json"
 N_SHOWN = 64
 N_SWEPT = 8
+N_NAMES_SHOWN = 20
+"""Of a model's classes, where one is asked for that it does not have."""
 
 
 def sample_command(
@@ -46,7 +48,7 @@ def sample_command(
     ratios: Sequence[float] | None = None,
     sweep: Sequence[int] | None = None,
     timestep_spacing: str | None = None,
-    class_labels: Sequence[int] | None = None,
+    class_labels: Sequence[int | str] | None = None,
     prompts: Sequence[str] | None = None,
     batch_size: int | None = None,
     device: str | None = None,
@@ -62,7 +64,8 @@ def sample_command(
         output_dir: Where to; None: evaluation/samples in a run, samples/<name> for other models.
         n_images: Number of samples. This and the next ones are the run's own (its section
             `sampling`) where they are None; see `sparring.sample` for their meaning.
-        class_labels: Classes to draw, repeated in turn; None: every class in turn.
+        class_labels: Classes to draw by name or number, repeated in turn; None: in turn every class
+            that the model was trained on.
         prompts: What a text-to-image model is to show, one image each unless n_images says
             otherwise (then in turn); None: the run's `sampling.prompts`, else the empty prompt.
         sweep: Numbers of steps; sweep.png then shows the first samples, a row for each of them.
@@ -121,6 +124,7 @@ def sample_command(
         "source": loaded.source,
         "n_images": n,
         "class_labels": None if labels is None else sorted(set(labels.tolist())),
+        "class_names": _names(labels, loaded),
         **protocol,
         "versions": {"sparring": __version__, "torch": torch.__version__},
     }
@@ -157,13 +161,52 @@ def _first(
     return x if model.vae is None else decode(model.vae, x)
 
 
-def _labels(given: Sequence[int] | None, n: int, model: Model, name: str) -> Tensor | None:
+def _labels(given: Sequence[int | str] | None, n: int, model: Model, name: str) -> Tensor | None:
     if model.num_classes is None:
         if given:
             raise UserError(f"{name} has no classes: leave class_labels out")
         return None
-    classes = torch.tensor(list(given) if given else range(model.num_classes))
-    return classes[torch.arange(n) % len(classes)]
+    if given:
+        chosen = [class_of(str(one), model, name) for one in given]
+    else:
+        chosen = [i for i in range(model.num_classes) if i not in model.absent_classes]
+    return torch.tensor(chosen)[torch.arange(n) % len(chosen)]
+
+
+def class_of(said: str, model: Model, name: str) -> int:
+    """The number of a class that is called by its name, or by its number where names are words.
+
+    Args:
+        said: What the user typed.
+        model: With classes.
+        name: What an error message calls it.
+
+    Raises:
+        UserError: if there is no such class, or no sample of it was trained on.
+    """
+    names = [str(one) for one in model.class_names]
+    by_number = {str(i): i for i in range(model.num_classes or 0)}
+    known = {one: i for i, one in enumerate(names)}
+    if not any(re.fullmatch(r"-?[0-9]+", one) for one in names):  # else 2 might mean two classes
+        known = by_number | known
+    if said not in known:
+        shown = list(known if names else by_number)
+        words = ", ".join(names[:N_NAMES_SHOWN] or [f"0 to {len(shown) - 1}"])
+        more = ", ..." if len(names) > N_NAMES_SHOWN else ""
+        raise UserError(f"{name} has no class '{said}' (it has {words}{more})")
+    if known[said] in model.absent_classes:
+        raise UserError(
+            f"{name} was never trained on class '{said}', of which its data held no sample: "
+            "choose another one"
+        )
+    return known[said]
+
+
+def _names(labels: Tensor | None, model: Model) -> list[str] | None:
+    if labels is None or not model.class_names:
+        return None
+    names = list(model.class_names)
+    return [names[label] for label in sorted(set(labels.tolist()))]
 
 
 def _folder(name: str, output_dir: str | Path | None) -> Path:

@@ -31,6 +31,7 @@ from ..cache import TensorCache
 from ..config import RunConfig, dump
 from ..config_sections import BUNDLED
 from ..data.base import Dataset, Digests, ModelRange
+from ..data.captions import first_of
 from ..data.contamination import noise_of, write_manifest
 from ..denoiser import Denoiser
 from ..discriminators import Discriminator
@@ -120,6 +121,7 @@ def players_of(
         UserError: if they do not go together.
     """
     model = build_model(config, dataset.sample_shape, dataset.num_classes)
+    _name_classes(model, dataset, config.model.pretrained_model_name_or_path is None)
     objective = build_objective(config, model.denoiser.schedule, model)
     make_student(config, model, objective)
     teacher = build_teacher(config, model)
@@ -129,6 +131,27 @@ def players_of(
         with one_line_errors("objective adt"):  # the loop does this too, with the run under way
             objective.set_up(model.denoiser, rival[0])
     return model, objective, teacher, rival
+
+
+def _name_classes(model: Model, dataset: Dataset, from_scratch: bool) -> None:
+    """The classes of a conditional model are those of the data; another meaning is said.
+
+    Absent is a class that neither these data nor those of a pretrained model hold.
+    """
+    if model.num_classes is None:
+        return
+    before = [] if from_scratch else list(model.class_names)
+    names = list(dataset.class_names)
+    renamed = [i for i, name in enumerate(names[: len(before)]) if name != before[i]]
+    if renamed and PartialState().is_main_process:
+        echo(
+            f"sparring: {len(renamed)} of {len(names)} classes have another name than in "
+            f"{model.source}: '{before[renamed[0]]}' becomes '{names[renamed[0]]}'",
+            err=True,
+        )
+    never = {*range(len(names))} if from_scratch else {*model.absent_classes, *renamed}
+    model.class_names = names
+    model.absent_classes = [i for i in dataset.absent_classes if i in never]
 
 
 def dry_run_text(config: RunConfig) -> str:
@@ -271,8 +294,8 @@ def _sampler(
     """Writes a grid of samples at the same noise every time, of prompts or the first captions."""
     chosen, prompts = config.sampling, config.sampling.prompts
     if model.text is not None and prompts is None:
-        captions = [caption for caption in dataset.captions or () if caption is not None]
-        prompts = list(dict.fromkeys(captions))[:N_CAPTIONS_SHOWN]
+        captions = dict.fromkeys(map(first_of, dataset.captions or ()))
+        prompts = [caption for caption in captions if caption is not None][:N_CAPTIONS_SHOWN]
 
     def write(denoiser: Denoiser, path: Path) -> None:
         samples = sample(
@@ -316,8 +339,9 @@ def _base(model: Model, config: RunConfig) -> str | None:
 def _describe(model: Model, config: RunConfig) -> dict[str, Any]:
     base = _base(model, config)
     return describe(
-        model.denoiser, model.scheduler_config, model.sample_shape, model.num_classes, base
-    )
+        model.denoiser, model.scheduler_config, model.sample_shape, model.num_classes, base,
+        model.class_names, model.absent_classes,
+    )  # fmt: skip
 
 
 def _save(model: Model, folder: Path, config: RunConfig) -> None:
@@ -331,6 +355,7 @@ def _save(model: Model, folder: Path, config: RunConfig) -> None:
         versions={"sparring": info["version"], **info["versions"]},
         usage=usage(_describe(model, config), folder.name, model.text.absent if model.text else ()),
         prompted=model.text is not None,
+        class_names=model.class_names,
     )
     save(
         folder,
@@ -341,6 +366,8 @@ def _save(model: Model, folder: Path, config: RunConfig) -> None:
         card,
         base=_base(model, config),
         parts=model.parts,
+        class_names=model.class_names,
+        absent_classes=model.absent_classes,
     )
 
 

@@ -24,6 +24,7 @@ from ..cache import key_of
 from ..errors import UserError
 from . import transforms
 from .analytic import Truth
+from .captions import Caption
 from .shard_order import Sharding, ShardOrder
 
 Key = int | tuple[int, int]
@@ -47,8 +48,10 @@ class Dataset(torch.utils.data.Dataset, ABC):
         is_image: Whether samples are images in [0, 1].
         num_classes: Number of classes, None without labels.
         class_names: Their names in the order of the labels, [] without labels.
+        absent_classes: Numbers of classes that no sample has.
         truth: The known answer of an analytic set, else None.
-        captions: What each image shows, None where that is not said; None for data without.
+        captions: What each image shows, None where that is not said, a tuple of several captions
+            (see `captions`); None for data without.
         sharding: Of samples that are to be read shard by shard; None: in any order.
         remarks: What of the files was left out or read otherwise than one may expect, one sentence
             each, for the user: `12 files were left out, of kinds that are not read: ...`.
@@ -59,8 +62,9 @@ class Dataset(torch.utils.data.Dataset, ABC):
     is_image: bool
     num_classes: int | None = None
     class_names: Sequence[str] = ()
+    absent_classes: Sequence[int] = ()
     truth: Truth | None = None
-    captions: Sequence[str | None] | None = None
+    captions: Sequence[Caption] | None = None
     sharding: Sharding | None = None
     remarks: Sequence[str] = ()
 
@@ -74,7 +78,7 @@ class Dataset(torch.utils.data.Dataset, ABC):
         Args:
             indices: Which samples, shape (B,), long.
             positions: Where each stands in the training stream, shape (B,), long; it decides random
-                crops, and nothing else.
+                crops and which of several captions is drawn, and nothing else.
         """
 
     @abstractmethod
@@ -117,6 +121,13 @@ class Dataset(torch.utils.data.Dataset, ABC):
             chunk = self.__getitems__(asked)
             chunks.append(_keep(chunk, chunk["index"] == torch.tensor(asked)))
         return joined(chunks)
+
+
+def absent_classes(labels: Tensor | None, num_classes: int | None) -> list[int]:
+    """Numbers of the classes that none of the labels (n,) is."""
+    if labels is None or num_classes is None:
+        return []
+    return (labels.bincount(minlength=num_classes) == 0).nonzero().flatten().tolist()
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -165,6 +176,7 @@ class InMemory(Dataset):
         self.is_image = x0.ndim == 4
         self.class_names = list(class_names) if labels is not None else []
         self.num_classes = len(self.class_names) if labels is not None else None
+        self.absent_classes = absent_classes(labels, self.num_classes)
 
     def __len__(self) -> int:
         return len(self.x0)
@@ -196,6 +208,7 @@ class Wrapper(Dataset):
         self.name, self.is_image = dataset.name, dataset.is_image
         self.sample_shape, self.truth = dataset.sample_shape, dataset.truth
         self.num_classes, self.class_names = dataset.num_classes, dataset.class_names
+        self.absent_classes = dataset.absent_classes
         self.captions, self.sharding = dataset.captions, dataset.sharding
         self.remarks = dataset.remarks
 

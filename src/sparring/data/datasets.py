@@ -22,7 +22,9 @@ from torch import Tensor
 from ..errors import UserError
 from ..randomness import generator
 from . import analytic, sources, table_shards, tar_shards, transforms
-from .base import Dataset, InMemory, ModelRange
+from .base import Dataset, InMemory, ModelRange, absent_classes
+from .captions import caption_remarks
+from .classes import absent_remark, numbers
 from .contamination import contaminate
 from .images import ImageDataset
 from .shards import ShardedImages, ShardFiles
@@ -125,7 +127,7 @@ def digits(split: str, fields: Mapping[str, Any]) -> InMemory:
     x0, labels = digits_arrays()
     rows = split_digits(split)
     x0 = _read_as(x0[rows], fields)
-    return _limited(InMemory("digits", x0, labels[rows], sources.numbers(10)), split, fields)
+    return _limited(InMemory("digits", x0, labels[rows], numbers(10)), split, fields)
 
 
 def digits_subspace(split: str, fields: Mapping[str, Any]) -> InMemory:
@@ -159,9 +161,7 @@ def digits_subspace(split: str, fields: Mapping[str, Any]) -> InMemory:
         images=projected.float().view_as(x0), labels=labels,
     )  # fmt: skip
     rows = split_digits(split)
-    whole = InMemory(
-        "digits_subspace", truth.images[rows], labels[rows], sources.numbers(10), truth
-    )
+    whole = InMemory("digits_subspace", truth.images[rows], labels[rows], numbers(10), truth)
     return _limited(whole, split, fields)
 
 
@@ -261,9 +261,7 @@ def _points(
     ]
     labels = torch.cat([label for _, label in drawn if label is not None]) if n_classes else None
     x0 = torch.cat([points for points, _ in drawn])
-    return _limited(
-        InMemory(name, x0, labels, sources.numbers(n_classes or 1), truth), split, fields
-    )
+    return _limited(InMemory(name, x0, labels, numbers(n_classes or 1), truth), split, fields)
 
 
 def _from_files(
@@ -287,7 +285,13 @@ def _from_files(
         source = source.select(rows)
     source = source.select(_limit(len(source.files), split, fields))
     reading = _given(fields, "resolution", "center_crop", "n_channels", "seed")
-    reading["remarks"] = source.remarks
+    names = source.class_names
+    absent = absent_classes(source.labels, len(names))
+    reading["remarks"] = [
+        *source.remarks,
+        *absent_remark(source.files.origin, names, absent),
+        *caption_remarks(source.captions, source.files.where),
+    ]
     if isinstance(source.files, ShardFiles):
         return ShardedImages(
             name, source.files, source.labels, source.class_names, source.captions, **reading,

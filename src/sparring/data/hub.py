@@ -11,7 +11,10 @@ from typing import Any
 from ..errors import UserError
 
 ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar"))
-TEST_SPLITS = ("test", "validation", "valid", "val", "held_out")
+TEST_SPLITS = (
+    "test", "validation", "valid", "val", "held_out", "testing", "eval", "evaluation", "dev",
+)  # fmt: skip
+"""Names of splits that are not trained on; which of several is held_out."""
 
 
 def call_datasets(origin: str, work: Any, *args: Any, **options: Any) -> Any:

@@ -21,7 +21,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..randomness import generator
 from . import transforms
-from .base import Batch, Dataset, digest
+from .base import Batch, Dataset, absent_classes, digest
+from .captions import Caption, drawn
 from .within import Unreadable, check_file, is_within
 
 HOLD_BYTES = 2**28
@@ -208,13 +209,13 @@ class ImageDataset(Dataset):
         files: Where they come from; at least one.
         labels: Classes, shape (n,), long.
         class_names: Their names.
-        captions: A text per image, None where there is none.
+        captions: Of each image, see `captions`.
         resolution: Side in pixels: the shorter side is resized to it and a square is cropped. None:
             all images must have one size, and keep it.
         center_crop: False: each square is cropped at a place drawn from (seed, position in the
             stream).
         n_channels: 1 or 3: every image is converted. None: as the first readable image has it.
-        seed: Of the random crops.
+        seed: Of the random crops, and of the captions of images that have several.
         remarks: See `Dataset`.
 
     Raises:
@@ -230,7 +231,7 @@ class ImageDataset(Dataset):
         files: Files,
         labels: Tensor | None = None,
         class_names: Sequence[str] = (),
-        captions: Sequence[str | None] | None = None,
+        captions: Sequence[Caption] | None = None,
         *,
         resolution: int | None = None,
         center_crop: bool = True,
@@ -242,6 +243,7 @@ class ImageDataset(Dataset):
         self.name, self.files, self.labels, self.captions = name, files, labels, captions
         self.class_names = list(class_names) if labels is not None else []
         self.num_classes = len(self.class_names) if labels is not None else None
+        self.absent_classes = absent_classes(labels, self.num_classes)
         self.resolution, self.center_crop, self.seed = resolution, center_crop, seed
         self.n_channels = n_channels
         first = self._next_readable(0, [])[1]
@@ -274,7 +276,10 @@ class ImageDataset(Dataset):
         if self.labels is not None:
             batch["label"] = self.labels[index]
         if self.captions is not None:
-            batch["caption"] = [self.captions[i] for i in index.tolist()]
+            batch["caption"] = [
+                drawn(self.captions[i], self.seed, position)
+                for i, position in zip(index.tolist(), positions.tolist(), strict=True)
+            ]
         return batch
 
     def fingerprint(self) -> str:
@@ -282,6 +287,7 @@ class ImageDataset(Dataset):
             self.name, len(self), self.sample_shape, self.resolution, self.center_crop or self.seed,
             [] if self.labels is None else self.labels.tolist(), self.class_names,
             *([] if self.captions is None else [list(self.captions)]),
+            *([self.seed] if any(isinstance(one, tuple) for one in self.captions or ()) else []),
             *(self._raw(i) for i in self._hashed()),
         )  # fmt: skip
 

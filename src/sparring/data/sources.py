@@ -1,7 +1,5 @@
 """Which files make a data set, with their labels: an image folder, parquet files, a hub name."""
 
-import csv
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,15 +11,17 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .hub import TEST_SPLITS, caches, call_datasets, checked_name, parquet_files, split_of
+from .captions import Caption, caption_of, folder_captions
+from .classes import labels_of, natural
+from .hub import caches, call_datasets, checked_name, parquet_files, split_of
 from .images import Files, FolderFiles, TableFiles
-from .within import is_within, read_text
+from .splits import Looks, check_classes, class_folders, split_folders
+from .within import is_within
 
 EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
      ".pbm", ".jp2", ".tga")
 )  # fmt: skip
-METADATA = ("metadata.jsonl", "metadata.csv")
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Source:
         files: The images.
         labels: Classes, shape (n,), or None.
         class_names: Their names.
-        captions: A text per image (None for an image without one), or None.
+        captions: Of each image, see `captions`; or None.
         is_split: Whether these are already the split that was asked for.
         remarks: See `Dataset.remarks`.
     """
@@ -40,7 +40,7 @@ class Source:
     files: Files
     labels: Tensor | None = None
     class_names: Sequence[str] = ()
-    captions: list[str | None] | None = None
+    captions: list[Caption] | None = None
     is_split: bool = False
     remarks: list[str] = field(default_factory=list)
 
@@ -69,12 +69,13 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
     Nothing is read that lies elsewhere: a linked image from outside counts as unreadable, a linked
     folder or text from outside is an error. The folder itself may be a link.
 
-    There are labels if all images are in subfolders, at least two. A folder with a subfolder
-    `train` beside nothing but other splits (test, validation, ...) is read split by split.
+    There are labels if all images are in subfolders, at least two, numbered in natural order. A
+    folder with a subfolder of training images beside one of another split (test, val, ...) is read
+    split by split, see `splits`; the classes of train come first in each.
 
-    Captions come from metadata.jsonl or metadata.csv in the folder or in a split's subfolder, whose
-    `file_name` is relative to where it lies (the convention of Hugging Face's imagefolder), or from
-    a text file beside each image, photo.txt of photo.png.
+    Captions come from metadata.jsonl or metadata.csv in any of the folders, whose `file_name` is
+    relative to where it lies (the convention of Hugging Face's imagefolder), or from a text file
+    beside each image, photo.txt of photo.png; see `captions`.
 
     Args:
         train_data_dir: The folder.
@@ -92,88 +93,38 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
         raise UserError(
             f"no folder '{train_data_dir}': data.train_data_dir must be a folder of images"
         )
-    roots, is_split = _split_folders(root, split)
+    remarks: list[str] = []
+    looks = Looks(_is_image, _hidden)
+    roots, training, is_split = split_folders(root, split, looks, remarks)
     paths = sorted(path for one in roots for path in _images_below(one, root))
     if not paths:
         raise UserError(
             f"no image in folder '{train_data_dir}' (looked for {', '.join(sorted(EXTENSIONS))})"
         )
     files = FolderFiles(f"folder '{train_data_dir}'", [str(path) for path in paths], str(root))
-    captions = _captions(paths, list(dict.fromkeys([root, *roots])), caption_column)
+    captions = folder_captions(paths, root, caption_column, remarks)
     classes = [_class_of(path, roots) for path in paths]
-    names = sorted({name for name in classes if name is not None})
+    names = sorted({name for name in classes if name is not None}, key=natural)
+    if not is_split:
+        check_classes(roots[0], paths)
+    elif training != roots:
+        first = class_folders(training[0], looks)
+        names = first + [name for name in names if name not in first]
     if None in classes or len(names) < 2:
-        return Source(files, captions=captions, is_split=is_split)
+        if None in classes and len(names) > 1:
+            remarks.append(_no_classes(paths, classes, names))
+        return Source(files, captions=captions, is_split=is_split, remarks=remarks)
     number = {name: i for i, name in enumerate(names)}
     labels = torch.tensor([number[name] for name in classes if name is not None])
-    return Source(files, labels, names, captions, is_split)
+    return Source(files, labels, names, captions, is_split, remarks)
 
 
-def _captions(
-    paths: Sequence[Path], roots: Sequence[Path], column: str | None
-) -> list[str | None] | None:
-    """The caption of each image: of the metadata in these folders, else of the file beside it."""
-    tables = [root / name for root in roots for name in METADATA if (root / name).is_file()]
-    if not tables:
-        if column is not None:
-            raise UserError(
-                f"data.caption_column: folder '{roots[0]}' has no {' or '.join(METADATA)}"
-            )
-        beside = [path.with_suffix(".txt") for path in paths]
-        found = [read_text(file, roots[0]).strip() if file.is_file() else None for file in beside]
-        return found if any(caption is not None for caption in found) else None
-    known: dict[str, str | None] = {}
-    columns: set[str] = set()
-    for table in tables:
-        for number, row in enumerate(_table(table, roots[0]), start=1):
-            if not isinstance(row.get("file_name"), str):
-                raise UserError(f"{table}: row {number} has no file_name")
-            text = row.get(column or "text")
-            columns |= row.keys()
-            known[os.path.normpath(table.parent / row["file_name"])] = (
-                None if text is None else str(text)
-            )
-    if (column or "text") not in columns:
-        if column is None:
-            return None
-        raise UserError(
-            f"data.caption_column: no column '{column}' in {tables[0]} "
-            f"(it has {', '.join(sorted(columns))})"
-        )
-    return [known.get(os.path.normpath(path)) for path in paths]
-
-
-def _table(file: Path, root: Path) -> list[dict[str, Any]]:
-    """The rows of a metadata file."""
-    text = read_text(file, root)
-    if file.suffix == ".csv":
-        try:
-            return list(csv.DictReader(text.splitlines(), restkey="more"))
-        except csv.Error as error:
-            raise UserError(f"{file} is no table: {error}") from error
-    try:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON lines: {error}") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{file}: every line must be an object with file_name and a caption")
-    return rows
-
-
-def _split_folders(root: Path, split: str) -> tuple[list[Path], bool]:
-    """The folders that hold this split, and whether the tree itself is divided into splits."""
-    below = {path.name for path in root.iterdir() if path.is_dir() and not _hidden(path.name)}
-    if "train" not in below or len(below) < 2 or not below <= {"train", *TEST_SPLITS}:
-        return [root], False
-    if split == "all":
-        return [root / name for name in sorted(below)], True
-    held_out = next(name for name in (*TEST_SPLITS, "") if name in below)
-    name = held_out if split == "held_out" else split
-    if name not in below:
-        raise UserError(
-            f"folder '{root}' has no split '{split}' (it has {', '.join(sorted(below))})"
-        )
-    return [root / name], True
+def _no_classes(paths: Sequence[Path], classes: Sequence[str | None], names: Sequence[str]) -> str:
+    n = classes.count(None)
+    return (
+        f"the {len(names)} subfolders are not read as classes, as {n} of {len(paths)} images lie "
+        f"in none of them, the first is {paths[classes.index(None)]}"
+    )
 
 
 def _images_below(root: Path, base: Path) -> list[Path]:
@@ -260,9 +211,11 @@ def huggingface(
     dataset_name = checked_name(dataset_name)
     splits = call_datasets(dataset_name, "load_dataset", dataset_name, dataset_config_name)
     name = split_of(dataset_name, splits, split, own_held_out)
+    train = splits["train"] if name != "train" and "train" in splits else None
     source = _from_table(
-        f"data set '{dataset_name}'", splits[name], image_column, label_column, caption_column
-    )
+        f"data set '{dataset_name}'", splits[name], image_column, label_column, caption_column,
+        train,
+    )  # fmt: skip
     source.is_split = name != "train"
     folder = Path(dataset_name).expanduser()
     return source.beside([str(folder)] if folder.is_dir() else caches())
@@ -274,6 +227,7 @@ def _from_table(
     image_column: str | None,
     label_column: str | None,
     caption_column: str | None,
+    train: Any = None,
 ) -> Source:
     explicit = label_column is not None
     image_column, label_column = columns_of(
@@ -281,17 +235,33 @@ def _from_table(
     )
     if len(table) == 0:
         raise UserError(f"{origin} has no rows")
-    labels, class_names = None, []
+    labels, class_names, remarks = None, [], []
     if label_column is not None:
         kind = table.features[label_column]
+        others = [] if train is None or hasattr(kind, "names") else train[label_column][:]
         labels, class_names = labels_of(
-            table[label_column][:], kind, label_column, origin, explicit
+            table[label_column][:], kind, label_column, origin, explicit, remarks, others
         )
     captions = None
     if caption_column is not None:
-        captions = [None if text is None else str(text) for text in table[caption_column][:]]
+        captions = column_captions(origin, caption_column, table[caption_column][:])
     table = encoded_images(origin, table, image_column)
-    return Source(TableFiles(origin, table, image_column), labels, class_names, captions)
+    files = TableFiles(origin, table, image_column)
+    return Source(files, labels, class_names, captions, remarks=remarks)
+
+
+def column_captions(
+    origin: str, column: str, values: Sequence[Any], first: int = 0
+) -> list[Caption]:
+    """The captions of a column, in rows from `first` on.
+
+    Raises:
+        UserError: if a cell is none; its row, from 0, is named.
+    """
+    return [
+        caption_of(value, f"row {row} of {origin}, column '{column}',")
+        for row, value in enumerate(values, start=first)
+    ]
 
 
 def columns_of(
@@ -336,39 +306,3 @@ def encoded_images(origin: str, table: Any, column: str) -> Any:
         return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:  # as Arrow's casts fail
         raise UserError(f"column '{column}' of {origin} holds no images") from error
-
-
-def labels_of(
-    values: Sequence[Any], kind: Any, column: str, origin: str, explicit: bool
-) -> tuple[Tensor | None, list[str]]:
-    """Classes of a column of classes, integers from 0 or words; None if it holds anything else.
-
-    Args:
-        values: The column.
-        kind: Its feature, which may know the names.
-        column: Its name.
-        origin: What an error message calls the whole.
-        explicit: Whether the column was named in the config.
-
-    Raises:
-        UserError: if the column was named explicitly and holds anything else.
-    """
-    names = getattr(kind, "names", None)
-    if all(isinstance(value, int) and value >= 0 for value in values):
-        names = names or numbers(max(values) + 1)
-        return torch.tensor(values, dtype=torch.long), list(names)
-    if all(isinstance(value, str) for value in values):
-        names = sorted(set(values))
-        number = {name: i for i, name in enumerate(names)}
-        return torch.tensor([number[value] for value in values]), names
-    if explicit:
-        raise UserError(
-            f"data.label_column: column '{column}' of {origin} must hold classes in every row: "
-            "integers from 0, or words"
-        )
-    return None, []
-
-
-def numbers(n: int) -> list[str]:
-    """Class names 0, 1, ..., n - 1, of one width, so that sorting keeps their order."""
-    return [str(i).zfill(len(str(n - 1))) for i in range(n)]

@@ -16,14 +16,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import UserError
+from .classes import labels_of
 from .hub import call_datasets, checked_name, parquet_files, split_of
 from .shards import ShardFiles, kept_in, remembered
-from .sources import Source, columns_of, encoded_images, labels_of
+from .sources import Source, column_captions, columns_of, encoded_images
 from .tar_shards import attempt, found
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what is kept: a change must raise it
+VERSION = 2  # of what is kept: a change must raise it
 CHUNK = 32
 COUNT_CHUNK = 1000
 
@@ -158,45 +159,74 @@ def _from_stream(
     label_column: str | None,
     caption_column: str | None,
 ) -> Source:
+    stream = _stream(origin, builder, split)
+    explicit = label_column is not None
+    image, label = columns_of(origin, stream.features, image_column, label_column, caption_column)
+
+    def count(split: str, stream: Any, label: str | None, caption: str | None) -> dict[str, Any]:
+        key = ["stream", VERSION, builder.cache_dir, split, label, caption]
+        words = (origin, _count, origin, stream, image, label, caption)
+        return remembered(key, lambda: call_datasets(*words))
+
+    counted = count(split, stream, label, caption_column)
+    if sum(counted["sizes"]) == 0:
+        raise UserError(f"{origin} has no rows")
+    labels, class_names, remarks = None, [], []
+    if label is not None:
+        kind, others = stream.features[label], []
+        has_train = split != "train" and "train" in (builder.info.splits or ())
+        if has_train and not hasattr(kind, "names"):
+            others = count("train", _stream(origin, builder, "train"), label, None)["labels"]
+        labels, class_names = labels_of(
+            counted["labels"], kind, label, origin, explicit, remarks, others
+        )
+    captions = None
+    if caption_column is not None:
+        captions = column_captions(origin, caption_column, counted["captions"])
+    cells = encoded_images(origin, stream, image).with_format("arrow")
+    # Only a folder's images are files of their own: a table must not name files of this machine.
+    has_paths = builder.name == "imagefolder"
+    files = StreamFiles(origin, cells, image, counted["sizes"], has_paths)
+    return Source(files, labels, class_names, captions, remarks=remarks)
+
+
+def _stream(origin: str, builder: Any, split: str) -> Any:
     stream = call_datasets(origin, builder.as_streaming_dataset, split=split)
     if hasattr(stream, "reshard"):  # datasets >= 5: a shard per row group
         stream = call_datasets(origin, stream.reshard)
     if stream.features is None:
         raise UserError(f"{origin} does not say its columns, so it cannot be streamed")
-    explicit = label_column is not None
-    image, label = columns_of(origin, stream.features, image_column, label_column, caption_column)
-    columns = list(dict.fromkeys(one for one in (label, caption_column) if one is not None))
-    key = ["stream", VERSION, builder.cache_dir, split, columns]
-    counted = remembered(key, lambda: call_datasets(origin, _count, stream, columns, image))
-    if sum(counted["sizes"]) == 0:
-        raise UserError(f"{origin} has no rows")
-    labels, class_names = None, []
-    if label is not None:
-        kind = stream.features[label]
-        labels, class_names = labels_of(counted["values"][label], kind, label, origin, explicit)
-    captions = None
-    if caption_column is not None:
-        captions = [
-            None if text is None else str(text) for text in counted["values"][caption_column]
-        ]
-    cells = encoded_images(origin, stream, image).with_format("arrow")
-    # Only a folder's images are files of their own: a table must not name files of this machine.
-    has_paths = builder.name == "imagefolder"
-    files = StreamFiles(origin, cells, image, counted["sizes"], has_paths)
-    return Source(files, labels, class_names, captions)
+    return stream
 
 
-def _count(stream: Any, columns: list[str], image_column: str) -> dict[str, Any]:
-    """Rows of each shard, and the values of these columns."""
+def _count(
+    origin: str, stream: Any, image_column: str, label: str | None, caption: str | None
+) -> dict[str, Any]:
+    """Rows of each shard, and the labels and captions of all, as JSON keeps them."""
     log.warning("counting the rows of %d shard(s), once; kept in %s", stream.num_shards, kept_in())
+    columns = list(dict.fromkeys(one for one in (label, caption) if one is not None))
     narrow = stream.select_columns(columns or [image_column]).with_format("arrow")
     sizes: list[int] = []
-    values: dict[str, list[Any]] = {column: [] for column in columns}
+    labels: list[Any] = []
+    captions: list[Any] = []
     for number in range(stream.num_shards):
         sizes.append(0)
         shard = narrow.shard(num_shards=stream.num_shards, index=number)
         for chunk in shard.iter(batch_size=COUNT_CHUNK):
             sizes[-1] += len(chunk)
-            for column in columns:
-                values[column] += chunk[column].to_pylist()
-    return {"sizes": sizes, "values": values}
+            if label is not None:
+                labels += map(_kept, chunk[label].to_pylist())
+            if caption is not None:
+                values = chunk[caption].to_pylist()
+                captions += column_captions(origin, caption, values, len(captions))
+    return {"sizes": sizes, "labels": labels, "captions": captions}
+
+
+def _kept(label: Any) -> Any:
+    """A label as JSON keeps it; what is none stays none."""
+    if isinstance(label, bytes):
+        try:
+            return label.decode("utf-8")
+        except UnicodeDecodeError:
+            return [repr(label)]
+    return label if isinstance(label, (bool, int, float, str, type(None))) else [repr(label)]

@@ -2,10 +2,11 @@
 
     source = webdataset("shards/train-{000..019}.tar")
 
-A sample is the members whose names agree up to the first dot of the base name and that follow each
-other: `0001.jpg`, `0001.cls`, `0001.txt`. The index (name, place and size of each image, label,
-caption) is made once from the tar headers and kept in the cache folder; with it, samples that lie
-together are read by one request for a range of bytes. Nothing is ever extracted to the disk.
+A sample is the members whose names agree up to the first dot of the base name: `0001.jpg`,
+`0001.cls`, `0001.txt`; more on this in `tar_samples`. The index (name, place and size of each
+image, label, caption) is made once from the tar headers and kept in the cache folder; with it,
+samples that lie together are read by one request for a range of bytes. Nothing is ever extracted to
+the disk.
 """
 
 import io
@@ -15,23 +16,27 @@ import logging
 import re
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import fsspec
-import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .captions import Caption, caption_of
+from .classes import named
 from .hub import listed
 from .shards import ShardFiles, kept_in, remembered
-from .sources import EXTENSIONS, Source, numbers
+from .sources import Source
+from .sources import _hidden as is_hidden
+from .tar_samples import LeftOut, Member, samples_of
+from .within import as_text
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the index: a change of what it holds must raise it
+VERSION = 2  # of the index: a change of what it holds must raise it
 MAX_IMAGE_BYTES = 2**26
 MAX_TEXT_BYTES = 2**20
 MAX_TEXTS_BYTES = 2**31
@@ -130,15 +135,26 @@ def webdataset(
         if column is not None and not any(value is not None for value in values):
             raise UserError(f"data.{key}: no sample of {origin} has '{column}' in its json member")
     tensor, names = _labels(files, labels)
+    captions = [caption_of(caption, origin) for caption in captions]  # JSON has lists for tuples
     has_captions = any(caption is not None for caption in captions)
-    return Source(files, tensor, names, captions if has_captions else None)
+    remarks = _remarks(shards, index)
+    return Source(files, tensor, names, captions if has_captions else None, remarks=remarks)
+
+
+def _remarks(shards: Sequence[str], index: Sequence[dict[str, Any]]) -> list[str]:
+    """What is said of members that are part of no sample."""
+    counts: dict[str, tuple[int, str]] = {}
+    for shard, one in zip(shards, index, strict=True):
+        for words, (n, name) in one["left_out"].items():
+            before, first = counts.get(words, (0, f"{shard}: {name}"))
+            counts[words] = before + n, first
+    return [f"{n} {words}, the first is {first}" for words, (n, first) in counts.items()]
 
 
 def _labels(files: TarFiles, labels: list[int | None]) -> tuple[Tensor | None, list[str]]:
     missing = next((i for i, label in enumerate(labels) if label is None), None)
     if missing is None:
-        known = torch.tensor(labels, dtype=torch.long)
-        return known, numbers(int(known.max()) + 1)
+        return named(labels)
     if any(label is not None for label in labels):
         raise UserError(f"{files.where(missing)} has no label, and other samples have one")
     return None, []
@@ -249,7 +265,7 @@ def make_index(
     image_column: str | None = None,
     label_column: str | None = None,
     caption_column: str | None = None,
-) -> dict[str, list[Any]]:
+) -> dict[str, Any]:
     """What a tar file holds, from its headers; labels and captions are read.
 
     An image that is a link, a device or sparse, is larger than 64 MiB or has an absolute name or
@@ -264,7 +280,7 @@ def make_index(
 
     Returns:
         Lists with an entry per sample that has an image: names, offsets, lengths in bytes, labels
-        and captions (None where there is none).
+        and captions (None where there is none); and left_out, see `tar_samples.LeftOut`.
 
     Raises:
         UserError: if it is packed, no tar file, damaged or cut short.
@@ -275,42 +291,39 @@ def make_index(
             raise UserError(
                 f"{shard} is packed with {name}, so it cannot be read from the middle: unpack it"
             )
+    wanted = {"cls", "txt"}
+    if label_column is not None or caption_column is not None:
+        wanted.add("json")
+    left_out = LeftOut()
+    members = _members(shard, file, wanted, left_out)
     index: dict[str, list[Any]] = {
         name: [] for name in ("names", "offsets", "lengths", "labels", "captions")
     }
-    n_text = 0
-    for _, group in itertools.groupby(_members(shard, file), key=lambda item: item[0]):
-        members = {}
-        for _, ending, member in group:
-            if ending in members:
-                raise UserError(f"{shard}: sample '{member.name}' comes twice in a row")
-            members[ending] = member
-        image = _image(members, image_column)
-        if image is None:
-            continue
+    for image, texts in samples_of(shard, members, image_column, left_out):
         fields = {}
-        for ending in ("cls", "txt", "json"):
-            if ending in members:
-                text = _text(shard, file, members[ending])
-                n_text += len(text)
-                fields[ending] = text
-        if n_text > MAX_TEXTS_BYTES:
-            raise UserError(f"{shard} holds more than {MAX_TEXTS_BYTES >> 30} GiB of text")
+        for ending in wanted & texts.keys():
+            text = texts[ending]
+            if text.text is None:
+                raise UserError(f"{shard}: {text.name} is {text.reason}")
+            fields[ending] = text.text
         label, caption = _said(shard, image.name, fields, label_column, caption_column)
-        reason = _refused(image)
-        index["names"].append(image.name if reason is None else f"{image.name} ({reason})")
-        index["offsets"].append(image.offset_data if reason is None else UNREADABLE)
-        index["lengths"].append(image.size if reason is None else 0)
+        is_read = image.reason is None
+        index["names"].append(image.name if is_read else f"{image.name} ({image.reason})")
+        index["offsets"].append(image.offset if is_read else UNREADABLE)
+        index["lengths"].append(image.size if is_read else 0)
         index["labels"].append(label)
         index["captions"].append(caption)
-    return index
+    return {**index, "left_out": left_out.counts}
 
 
-def _members(shard: str, file: io.IOBase) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Key, ending and header of each member that webdataset would see.
+def _members(
+    shard: str, file: io.IOBase, wanted: Collection[str], left_out: LeftOut
+) -> Iterator[Member]:
+    """The members that may be part of a sample, with the content of texts of the wanted kinds.
 
     All headers up to the end mark are read, so nothing is lost in silence.
     """
+    n_text = place = 0
     damaged = f"{shard} is cut short or damaged: fetch it again"
     file.seek(0)
     try:
@@ -321,10 +334,25 @@ def _members(shard: str, file: io.IOBase) -> Iterator[tuple[str, str, tarfile.Ta
                 if member.offset <= last or member.size < 0:
                     raise UserError(damaged)
                 last = member.offset
-                folder, _, base = member.name.rpartition("/")
-                stem, dot, ending = base.partition(".")
-                if dot and stem and not member.isdir():
-                    yield f"{folder}/{stem}", ending.lower(), member
+                if member.isdir():
+                    continue
+                base = member.name.rpartition("/")[2]
+                if any(_is_hidden(part) for part in member.name.split("/")):
+                    left_out.add("hidden file(s) are left out", member.name)
+                    continue
+                if "." not in base:
+                    left_out.add("file(s) are left out, whose names have no ending", member.name)
+                    continue
+                text = None
+                if base.rpartition(".")[2].lower() in wanted:
+                    text, reason = _text(file, member)
+                    n_text += len(text or "")
+                else:
+                    reason = _refused(member)
+                if n_text > MAX_TEXTS_BYTES:
+                    raise UserError(f"{shard} holds more than {MAX_TEXTS_BYTES >> 30} GiB of text")
+                yield Member(member.name, place, member.offset_data, member.size, reason, text)
+                place += 1
             end = tar.offset
     except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
         raise UserError(f"{shard} is no tar file, or damaged ({error})") from error
@@ -334,10 +362,8 @@ def _members(shard: str, file: io.IOBase) -> Iterator[tuple[str, str, tarfile.Ta
         raise UserError(f"{damaged} (its end mark is missing, or more follows it)")
 
 
-def _image(members: dict[str, tarfile.TarInfo], column: str | None) -> tarfile.TarInfo | None:
-    if column is not None:
-        return members.get(column.lower())
-    return next((one for ending, one in members.items() if f".{ending}" in EXTENSIONS), None)
+def _is_hidden(part: str) -> bool:
+    return part not in (".", "..") and is_hidden(part)
 
 
 def _refused(member: tarfile.TarInfo) -> str | None:
@@ -352,15 +378,16 @@ def _refused(member: tarfile.TarInfo) -> str | None:
     return None
 
 
-def _text(shard: str, file: io.IOBase, member: tarfile.TarInfo) -> str:
+def _text(file: io.IOBase, member: tarfile.TarInfo) -> tuple[str | None, str | None]:
+    """A text, or what keeps it from being one, which matters if it belongs to an image."""
     if not member.isreg() or member.issparse() or member.size > MAX_TEXT_BYTES:
-        raise UserError(f"{shard}: {member.name} is no text of at most {MAX_TEXT_BYTES >> 20} MiB")
+        return None, f"no text of at most {MAX_TEXT_BYTES >> 20} MiB"
     place = file.tell()
     file.seek(member.offset_data)
     try:
-        return file.read(member.size).decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{shard}: {member.name} is not text in UTF-8") from error
+        return as_text(file.read(member.size)).strip(), None
+    except ValueError:
+        return None, "not text in UTF-8"
     finally:
         file.seek(place)
 
@@ -371,7 +398,7 @@ def _said(
     fields: dict[str, str],
     label_column: str | None,
     caption_column: str | None,
-) -> tuple[int | None, str | None]:
+) -> tuple[int | None, Caption]:
     """Label and caption of a sample."""
     known: Any = {}
     if "json" in fields and (label_column is not None or caption_column is not None):
@@ -381,6 +408,7 @@ def _said(
             raise UserError(f"{shard}: the json of {name} cannot be read ({error})") from error
         if not isinstance(known, dict):
             raise UserError(f"{shard}: the json of {name} must be an object")
+    where = f"{shard}: the caption of {name}"
     label = fields.get("cls") if label_column is None else known.get(label_column)
     caption = fields.get("txt") if caption_column is None else known.get(caption_column)
     if label is not None:
@@ -390,4 +418,4 @@ def _said(
                 f"got {str(label)[:40]!r}"
             )
         label = int(label)
-    return label, None if caption is None else str(caption)
+    return label, caption_of(caption, where)

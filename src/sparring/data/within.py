@@ -1,5 +1,6 @@
 """What of a data set may be opened: plain files that lie in its folder, wherever links point."""
 
+import codecs
 import os
 import stat
 from pathlib import Path
@@ -43,14 +44,29 @@ def check_file(path: str, root: str | None = None) -> str:
 
 
 def read_text(file: Path, root: Path) -> str:
-    """A text that belongs to the data.
+    """A text that belongs to the data, with the line ends that it has.
 
     Raises:
-        UserError: if it leads out of the folder, or is no text in UTF-8.
+        UserError: if it leads out of the folder, or is no text (see `as_text`).
     """
     if not is_within(file, root):
         raise UserError(f"{file} is a link that leads out of '{root}': put a copy there instead")
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return as_text(file.read_bytes())
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as text: {error}") from error
+
+
+def as_text(content: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which is left out.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    marks = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    mark = next((one for one in marks if content.startswith(one)), None)
+    encoding = "utf-8-sig" if mark is None else "utf-32" if len(mark) == 4 else "utf-16"
+    text = content.decode(encoding)
+    if "\0" in text:
+        raise ValueError("it holds NUL bytes: save it in UTF-8")
+    return text

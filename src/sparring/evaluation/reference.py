@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..cache import key_of
 from ..data.base import Dataset
+from ..data.captions import first_of
 from ..errors import UserError
 from ..randomness import generator
 from .analytic import N_PROJECTIONS
@@ -288,14 +289,17 @@ class Reference:
 
     @cached_property
     def captions(self) -> list[str]:
-        """Captions in a random order, without the images that have none; [] without captions."""
+        """Captions in a random order, without the images that have none; [] without captions.
+
+        Of an image with several captions it is the first.
+        """
         captions = self.dataset.captions
         if captions is None:
             return []
         rows = torch.tensor(_rows(self.dataset, self.settings))
         random = generator("cpu", self.settings.seed, "captions")
         order = rows[torch.randperm(len(rows), generator=random)].tolist()
-        found = (captions[i] for i in order)
+        found = (first_of(captions[i]) for i in order)
         return [caption for caption in found if caption is not None]
 
     @property

@@ -4,6 +4,8 @@ This file is saved with such a model as `sparring_pipeline.py` and needs torch a
 
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
     images = pipe(class_labels=[3, 8], guidance_scale=2.0, num_inference_steps=50).images
+
+Classes are numbers, or names where the model knows them: class_labels=["cat", "dog"].
 """
 
 import inspect
@@ -21,13 +23,15 @@ class _SparringPipeline(DiffusionPipeline):
         scheduler: Any diffusers scheduler of the model's family.
         num_classes: Classes of a class-conditional model, otherwise None.
         null_class: The label that stands for no class, for guidance, or None.
+        class_names: Of the classes, in their order; None or empty where nobody knows them.
+        absent_classes: Numbers of classes that were never trained on.
     """
 
     @torch.no_grad()
     def __call__(
         self,
         batch_size: int = 1,
-        class_labels: list[int] | torch.Tensor | None = None,
+        class_labels: list[int] | list[str] | torch.Tensor | None = None,
         guidance_scale: float = 1.0,
         num_inference_steps: int = 50,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -39,7 +43,7 @@ class _SparringPipeline(DiffusionPipeline):
 
         Args:
             batch_size: Number of images when class_labels is not given.
-            class_labels: Classes, (B,).
+            class_labels: Numbers or names of classes, (B,).
             guidance_scale: w of output = null + w (conditional - null); 1 is no guidance.
             num_inference_steps: Steps of the scheduler.
             generator: One for the batch, or one per image.
@@ -52,7 +56,14 @@ class _SparringPipeline(DiffusionPipeline):
         labels = null = None
         if config["num_classes"] is not None:
             if class_labels is None:
-                class_labels = torch.arange(batch_size) % config["num_classes"]
+                absent = config["absent_classes"] or ()
+                known = [i for i in range(config["num_classes"]) if i not in absent]
+                class_labels = [known[i % len(known)] for i in range(batch_size)]
+            elif not torch.is_tensor(class_labels):
+                names = config["class_names"] or ()
+                class_labels = [
+                    names.index(one) if isinstance(one, str) else one for one in class_labels
+                ]
             labels = torch.as_tensor(class_labels, device=device, dtype=torch.long)
             batch_size = len(labels)
         if guidance_scale != 1.0:
@@ -109,10 +120,15 @@ class SparringUNetPipeline(_SparringPipeline):
         scheduler: Any,
         num_classes: int | None = None,
         null_class: int | None = None,
+        class_names: list[str] | None = None,
+        absent_classes: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(num_classes=num_classes, null_class=null_class)
+        self.register_to_config(
+            num_classes=num_classes, null_class=null_class, class_names=class_names,
+            absent_classes=absent_classes,
+        )  # fmt: skip
 
 
 class SparringTransformerPipeline(_SparringPipeline):
@@ -126,7 +142,12 @@ class SparringTransformerPipeline(_SparringPipeline):
         scheduler: Any,
         num_classes: int | None = None,
         null_class: int | None = None,
+        class_names: list[str] | None = None,
+        absent_classes: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler)
-        self.register_to_config(num_classes=num_classes, null_class=null_class)
+        self.register_to_config(
+            num_classes=num_classes, null_class=null_class, class_names=class_names,
+            absent_classes=absent_classes,
+        )  # fmt: skip

@@ -62,7 +62,7 @@ def sample(
             1 is none. Needs a condition and the denoiser's null condition; a network with a
             guidance embedding is told the scale instead.
         class_labels: One class for all, or (n,). None for a class-conditional model: sample i gets
-            class i mod num_classes.
+            class i mod num_classes (of the classes that it was trained on).
         condition: Further arguments of the network, (n, ...) each, or (1, ...) for all alike, such
             as encoder_hidden_states.
         prompts: Of a text-to-image model: sample i shows prompt i mod their number. None: the empty
@@ -123,7 +123,8 @@ def sample(
         build = _copier(scheduler)
 
     condition = dict(condition or {})
-    labels = _labels(class_labels, n, None if bare else model.num_classes, first)
+    absent = () if bare else model.absent_classes
+    labels = _labels(class_labels, n, None if bare else model.num_classes, first, absent)
     if labels is not None:
         condition["class_labels"] = labels
     text = _text(model, prompts, condition)
@@ -260,10 +261,17 @@ def _copier(scheduler: Any) -> Callable[[], Any]:
 
 
 def _labels(
-    class_labels: Tensor | int | None, n: int, num_classes: int | None, first: int
+    class_labels: Tensor | int | None,
+    n: int,
+    num_classes: int | None,
+    first: int,
+    absent: Sequence[int] = (),
 ) -> Tensor | None:
     if class_labels is None:
-        return None if num_classes is None else torch.arange(first, first + n) % num_classes
+        if num_classes is None:
+            return None
+        known = torch.tensor([i for i in range(num_classes) if i not in set(absent)])
+        return known[torch.arange(first, first + n) % len(known)]
     labels = torch.as_tensor(class_labels, dtype=torch.long).cpu()
     labels = labels.expand(n) if labels.ndim == 0 else labels
     if labels.shape != (n,):

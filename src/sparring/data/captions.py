@@ -1,0 +1,406 @@
+"""Captions: of a table beside images, of a text file beside each, of a column.
+
+An image has one caption, none (None), or several, a tuple of which one is drawn whenever it is
+seen: by (seed, position in the stream of training samples), so a resumed run and any number of
+processes draw the same.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..errors import UserError
+from ..randomness import generator
+from .within import read_text
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+SEPARATORS = (",", ";", "\t")
+"""Of a csv table: the first with which its header has a field file_name."""
+
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".xlsx")
+"""Endings of files that hold captions for other tools."""
+
+Caption = str | tuple[str, ...] | None
+
+
+def caption_of(value: Any, where: str) -> Caption:
+    """A caption from a cell: text or UTF-8 bytes; a list of several; None and NaN are none.
+
+    Args:
+        value: As JSON, Arrow or a text file gives it.
+        where: What an error message calls the cell.
+
+    Raises:
+        UserError: if it is anything else.
+    """
+    if isinstance(value, (list, tuple)):
+        several = [caption_of(one, where) for one in value]
+        texts = tuple(one for one in several if isinstance(one, str))
+        if len(texts) < sum(one is not None for one in several):
+            raise UserError(f"{where} holds a list of lists, where captions should be")
+        return several_of(texts)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where} holds bytes that are no text in UTF-8") from error
+    raise UserError(
+        f"{where} holds {value!r:.40}, which is no caption: captions are texts, or lists of texts"
+    )
+
+
+def several_of(texts: Sequence[str]) -> Caption:
+    """All captions of one image."""
+    return tuple(texts) if len(texts) > 1 else next(iter(texts), None)
+
+
+def drawn(caption: Caption, seed: int, position: int) -> str | None:
+    """One caption of an image at a position of the stream of training samples."""
+    if not isinstance(caption, tuple):
+        return caption
+    rng = generator("cpu", seed, "caption", position)
+    return caption[int(torch.randint(len(caption), (), generator=rng))]
+
+
+def first_of(caption: Caption) -> str | None:
+    """The first caption of an image, where one is shown outside of training."""
+    return caption[0] if isinstance(caption, tuple) else caption
+
+
+def caption_remarks(
+    captions: Sequence[Caption] | None, where: Callable[[int], str | None]
+) -> list[str]:
+    """What is said of the captions of a data set.
+
+    Args:
+        captions: Of each image.
+        where: Names an image.
+    """
+    kinds = (
+        (lambda one: one is None, "have no caption"),
+        (lambda one: isinstance(one, str) and not one.strip(), "have an empty caption"),
+        (
+            lambda one: isinstance(one, tuple),
+            "have several captions, of which one is drawn at each step",
+        ),
+    )
+    remarks = []
+    for is_so, words in kinds:
+        rows = [i for i, caption in enumerate(captions or ()) if is_so(caption)]
+        if rows:
+            n = len(captions or ())
+            remarks.append(f"{len(rows)} of {n} images {words}, the first is {where(rows[0])}")
+    return remarks
+
+
+# Folders
+
+
+class Row(NamedTuple):
+    """What a line of a table says of an image.
+
+    Attributes:
+        table: The file.
+        line: Of the file, from 1.
+        path: The image that it names, absolute.
+        caption: In the column of captions.
+    """
+
+    table: Path
+    line: int
+    path: str
+    caption: Caption
+
+    @property
+    def where(self) -> str:
+        return f"{self.table}, line {self.line}"
+
+
+def folder_captions(
+    paths: Sequence[Path], root: Path, column: str | None, remarks: list[str]
+) -> list[Caption] | None:
+    """The caption of each image of a folder, None if none has one.
+
+    A table metadata.jsonl or metadata.csv describes the images of its folder and of those below;
+    without one, photo.txt describes photo.png.
+
+    Args:
+        paths: The images, below `root`.
+        root: The folder.
+        column: Of the tables; None: text.
+        remarks: What of tables and texts names no image, or is not read, is said here.
+
+    Raises:
+        UserError: if a table or text cannot be read, two tables describe one image, or no table has
+            the column.
+    """
+    listing = {folder: _names_in(folder) for folder in _folders(paths, root)}
+    tables = [_table_in(folder, names) for folder, names in listing.items()]
+    tables = [table for table in tables if table is not None]
+    if not tables and column is not None:
+        raise UserError(f"data.caption_column: folder '{root}' has no {' or '.join(METADATA)}")
+    rows: list[Row] = []
+    columns: set[str] = set()
+    for table in tables:
+        for line, row in read_table(table, root):
+            columns |= row.keys()
+            rows.append(_row(table, line, row, column or "text"))
+    files = [folder / name for folder, names in listing.items() for name in names]
+    if not_read := [file for file in files if _seems_a_table(file)]:
+        remarks.append(
+            f"{len(not_read)} file(s) are not read, the first is {not_read[0]}: captions lie in "
+            f"{' or '.join(METADATA)}, or in a .txt file beside each image"
+        )
+    texts = [file for file in files if file.suffix.lower() == ".txt" and file.name[0] != "."]
+    if tables and (column or "text") in columns:
+        if _by_name(texts).keys() & {_key(path) for path in paths}:
+            remarks.append(
+                f"text files beside the images are not read, as {tables[0]} holds the captions"
+            )
+        return _matched(paths, rows, root, remarks)
+    if column is not None:
+        raise UserError(
+            f"data.caption_column: no column '{column}' in {tables[0]} "
+            f"(it has {', '.join(sorted(columns))})"
+        )
+    if tables:
+        remarks.append(
+            f"{tables[0]} has no column 'text', so it holds no captions (it has "
+            f"{', '.join(sorted(columns))}): data.caption_column names another one"
+        )
+    return _beside(paths, texts, root, remarks)
+
+
+def _folders(paths: Sequence[Path], root: Path) -> list[Path]:
+    """The folders of the images and those above them, up to the root."""
+    found: dict[Path, None] = {root: None}
+    for folder in dict.fromkeys(path.parent for path in paths):
+        while folder not in found:
+            found[folder] = None
+            folder = folder.parent
+    return sorted(found)
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def _table_in(folder: Path, names: Sequence[str]) -> Path | None:
+    """The table of a folder.
+
+    Raises:
+        UserError: if it has two.
+    """
+    tables = [name for name in names if name.lower() in METADATA and (folder / name).is_file()]
+    if len(tables) > 1:
+        raise UserError(f"{folder} holds {' and '.join(tables)}: keep the one that is right")
+    return folder / tables[0] if tables else None
+
+
+def _row(table: Path, line: int, row: dict[str, Any], column: str) -> Row:
+    name, where = row.get("file_name"), f"{table}, line {line}"
+    if not isinstance(name, str) or not name or "\0" in name:
+        has = ", ".join(row)
+        raise UserError(f"{where} has no file_name, which names the image (it has {has:.200})")
+    path = os.path.abspath(table.parent / name)
+    return Row(table, line, path, caption_of(row.get(column), f"{where}: '{column}'"))
+
+
+def _matched(
+    paths: Sequence[Path], rows: Sequence[Row], root: Path, remarks: list[str]
+) -> list[Caption]:
+    """The captions of the images; rows that name one in another spelling are matched and said."""
+    number = {os.path.abspath(path): i for i, path in enumerate(paths)}
+    said: dict[int, list[Row]] = defaultdict(list)
+    left = []
+    for row in rows:
+        if row.path in number:
+            said[number[row.path]].append(row)
+        else:
+            left.append(row)
+    alike: dict[str, list[int]] = defaultdict(list)
+    for i, path in enumerate(paths if left else ()):
+        if i not in said:
+            alike[_spelling(os.path.abspath(path))].append(i)
+    respelt, lost = [], []
+    for row in left:
+        found = alike.get(_spelling(row.path), [])
+        if len(found) > 1:
+            raise UserError(
+                f"{row.where}: no image has the name '{row.path}', and {paths[found[0]]} and "
+                f"{paths[found[1]]} are spelt alike: name one of them"
+            )
+        if found:
+            said[found[0]].append(row)
+            respelt.append(row)
+        elif not os.path.exists(row.path):  # an image of another split is no news
+            lost.append(row)
+    for about, those in (
+        ("name their image in another spelling (capitals, accents, backslashes)", respelt),
+        ("name no image that is there", lost),
+    ):
+        if those:
+            name = os.path.relpath(those[0].path, those[0].table.parent)
+            remarks.append(f"{len(those)} row(s) of {_named(those)} {about}, the first '{name}'")
+    return [_caption_of_rows(said.get(i, ())) for i in range(len(paths))]
+
+
+def _named(rows: Sequence[Row]) -> str:
+    return " and ".join(str(table) for table in dict.fromkeys(row.table for row in rows))
+
+
+def _caption_of_rows(rows: Sequence[Row]) -> Caption:
+    """All that the rows of one image say.
+
+    Raises:
+        UserError: if they are of two tables.
+    """
+    for row in rows[1:]:
+        if row.table != rows[0].table:
+            raise UserError(
+                f"{row.path} is described in {rows[0].where} and in {row.where}: keep one of them"
+            )
+    return several_of([text for row in rows for text in _texts_of(row.caption)])
+
+
+def _texts_of(caption: Caption) -> tuple[str, ...]:
+    if isinstance(caption, tuple):
+        return caption
+    return () if caption is None else (caption,)
+
+
+def _spelling(path: str) -> str:
+    """What names have in common that differ in capitals, in how accents are stored, or in / and
+    backslash."""
+    slashes = os.path.normpath(path.replace("\\", "/"))
+    return unicodedata.normalize("NFC", slashes.casefold()).strip()
+
+
+def _seems_a_table(file: Path) -> bool:
+    """Whether a file is one that other tools take captions from."""
+    stem, ending = file.stem.lower(), file.suffix.lower()
+    is_known = stem == "metadata" and file.name.lower() not in METADATA
+    return ending == ".caption" or ((is_known or stem == "captions") and ending in TABLES)
+
+
+def _key(path: Path) -> tuple[str, str]:
+    """Folder and name without the ending."""
+    return str(path.parent), unicodedata.normalize("NFC", path.stem)
+
+
+def _by_name(texts: Sequence[Path]) -> dict[tuple[str, str], Path]:
+    return {_key(file): file for file in texts}
+
+
+def _beside(
+    paths: Sequence[Path], texts: Sequence[Path], root: Path, remarks: list[str]
+) -> list[Caption] | None:
+    """The captions in the text files of the images' names."""
+    known = _by_name(texts)
+    files = [known.get(_key(path)) for path in paths]
+    used = {file for file in files if file is not None}
+    if not used:
+        return None
+    if lost := sorted(file for file in texts if file not in used):
+        remarks.append(f"{len(lost)} text file(s) lie beside no image of that name: {lost[0]}")
+    return [None if file is None else read_text(file, root).strip() for file in files]
+
+
+# Tables
+
+
+def read_table(file: Path, root: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number of the line and content of each row of a table.
+
+    Lines end at a line feed (or carriage return and line feed) and nowhere else; a caption in
+    quotes may hold either.
+
+    Args:
+        file: metadata.jsonl or metadata.csv.
+        root: The folder in which it must lie.
+
+    Raises:
+        UserError: if it is no such table; the line is named.
+    """
+    text = read_text(file, root)
+    return _csv_rows(file, text) if file.suffix.lower() == ".csv" else _json_rows(file, text)
+
+
+def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip(" \t\r"):
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=_Object)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", error)
+            raise UserError(f"{file} is not JSON lines: line {number}: {reason}") from error
+        if not isinstance(row, _Object):
+            raise UserError(
+                f"{file}, line {number}: every line must be an object with file_name and a caption"
+            )
+        if row.repeated:
+            raise UserError(f"{file}, line {number} says '{row.repeated[0]}' twice")
+        yield number, row
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that knows which of its keys came twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.repeated = _repeated([key for key, _ in pairs])
+
+
+def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    last = 0
+    try:
+        reader, header = _header(file, text)
+        last = reader.line_num
+        for cells in reader:
+            line, last = last + 1, reader.line_num
+            if not any(cells):
+                continue
+            if len(cells) != len(header):
+                raise UserError(
+                    f"{file}, line {line} has {len(cells)} fields and the header {len(header)}: "
+                    "put a caption that holds a comma or a line end in quotes"
+                )
+            yield line, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{file} is no table: from line {last + 1} on: {error}") from error
+
+
+def _header(file: Path, text: str) -> tuple[Any, list[str]]:
+    """A reader behind the header, and the names of the columns."""
+    names: list[str] = []
+    for separator in SEPARATORS:
+        lines = io.StringIO(text, newline="\n")  # else a lone carriage return would end a line
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+        header = [name.strip() for name in next((cells for cells in reader if any(cells)), [])]
+        names = names or header
+        if "file_name" in header:
+            if twice := _repeated(header):
+                raise UserError(f"{file} has two columns '{twice[0]}'")
+            return reader, header
+    raise UserError(
+        f"{file} has no file_name: its first line must name the columns (it has "
+        f"{', '.join(names):.200})"
+    )
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return [name for name, n in Counter(names).items() if n > 1]

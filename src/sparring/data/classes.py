@@ -1,0 +1,129 @@
+"""Classes as data name them: words, ids with gaps, folders; and in which order they are numbered.
+
+labels, names = labels_of([5, 700, 5], None, "label", "cats.parquet", explicit=True)
+# tensor([0, 1, 0]), ["5", "700"]
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+N_NAMED = 5
+"""Absent classes that are named."""
+
+
+def natural(name: str) -> tuple[list[Any], str]:
+    """A key that sorts names as people do: 2 before 10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def numbers(n: int) -> list[str]:
+    """Class names 0, 1, ..., n - 1."""
+    return [str(i) for i in range(n)]
+
+
+def named(values: Sequence[Any]) -> tuple[Tensor, list[str]]:
+    """Consecutive classes of ids or words, (n,), and their names in natural order.
+
+    Ids 5, 700 and 90000 become classes 0, 1 and 2, which are called 5, 700 and 90000.
+    """
+    is_word = isinstance(values[0], str)
+    known = sorted(set(values), key=natural) if is_word else sorted(set(values))
+    number = {value: i for i, value in enumerate(known)}
+    labels = torch.tensor([number[value] for value in values], dtype=torch.long)
+    return labels, [str(value) for value in known]
+
+
+def labels_of(
+    values: Sequence[Any],
+    kind: Any,
+    column: str,
+    origin: str,
+    explicit: bool,
+    remarks: list[str],
+    others: Iterable[Any] = (),
+) -> tuple[Tensor | None, list[str]]:
+    """Classes of a column of classes, ids from 0 on or words; None if it holds anything else.
+
+    Args:
+        values: The column.
+        kind: Its feature, which may know the names.
+        column: Its name.
+        origin: What an error message calls the whole.
+        explicit: Whether the column was named in the config.
+        remarks: What is no class is said here.
+        others: The column in the rows of train, where `values` are those of another split: both
+            must number their classes alike. What only `values` hold is numbered last.
+
+    Raises:
+        UserError: if the column was named explicitly and holds anything else.
+    """
+    names = getattr(kind, "names", None)
+    found, wrong = _known(values, len(names) if names else None)
+    known, wrong_there = _known(others, None)
+    if wrong is None and wrong_there is None and _one_kind(found + known):
+        if names:
+            return torch.tensor(found, dtype=torch.long), list(names)
+        return _numbered(found, known)
+    reason = "it mixes kinds, or is none in train"
+    if wrong is not None:
+        reason = f"row {wrong} holds {values[wrong]!r:.40}"
+    if explicit:
+        raise UserError(
+            f"data.label_column: column '{column}' of {origin} must hold classes in every row, "
+            f"integers from 0, or words: {reason}"
+        )
+    remarks.append(
+        f"column '{column}' of {origin} is not read as classes, which are integers from 0 or "
+        f"words in every row: {reason}"
+    )
+    return None, []
+
+
+def _numbered(found: list[Any], known: list[Any]) -> tuple[Tensor, list[str]]:
+    """`named`, with the classes of `known` first."""
+    if not known:
+        return named(found)
+    _, names = named(known)
+    extra = [value for value in found if str(value) not in set(names)]
+    names += named(extra)[1] if extra else []
+    number = {name: i for i, name in enumerate(names)}
+    return torch.tensor([number[str(value)] for value in found], dtype=torch.long), names
+
+
+def _known(values: Iterable[Any], n: int | None) -> tuple[list[Any], int | None]:
+    """The values as bools, ids or words, and the first row that is none of these."""
+    found = []
+    for row, value in enumerate(values):
+        if isinstance(value, bytes):
+            try:
+                value = value.decode("utf-8")
+            except UnicodeDecodeError:
+                return found, row
+        if isinstance(value, float) and math.isfinite(value) and value == int(value):
+            value = int(value)
+        is_id = isinstance(value, int) and 0 <= value < (n or math.inf)
+        if not (is_id or (isinstance(value, str) and n is None)):
+            return found, row
+        found.append(value)
+    return found, None
+
+
+def _one_kind(values: Sequence[Any]) -> bool:
+    return len({type(value) for value in values}) <= 1
+
+
+def absent_remark(origin: str, names: Sequence[str], absent: Sequence[int]) -> list[str]:
+    """What is said of classes without a sample."""
+    if not absent:
+        return []
+    some = ", ".join(f"'{names[i]}'" for i in absent[:N_NAMED])
+    more = ", ..." if len(absent) > N_NAMED else ""
+    return [f"{len(absent)} of {len(names)} classes of {origin} have no image: {some}{more}"]

@@ -1,0 +1,189 @@
+"""Folders that are splits: train/ beside val/, in any spelling, or folders of classes."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import UserError
+from .classes import natural
+from .hub import TEST_SPLITS
+from .within import is_within
+
+TRAIN = ("train", "training")
+_AROUND = r"(?:images?|imgs?)"
+_NAME = re.compile(
+    rf"(?:{_AROUND}[-_. ]*)?({'|'.join((*TRAIN, *TEST_SPLITS))})"
+    rf"(?:[-_. ]*(?:[0-9]+|{_AROUND}|set|data|split))*"
+)
+
+
+class Looks(NamedTuple):
+    """Which names are those of images, and of files and folders that nobody looks at."""
+
+    is_image: Callable[[str], bool]
+    is_hidden: Callable[[str], bool]
+
+
+def split_name(folder: str) -> str | None:
+    """Which split a folder's name stands for, None if it stands for none.
+
+    Train, TRAINING, val2017, test_images and dev are splits' names; steam-train is not.
+    """
+    match = _NAME.fullmatch(folder.lower())
+    return None if match is None else match[1]
+
+
+def split_folders(
+    root: Path, split: str, looks: Looks, remarks: list[str]
+) -> tuple[list[Path], list[Path], bool]:
+    """The folders that hold a split of an image folder.
+
+    A folder is divided if it holds a folder of training images and one of another split, and no
+    other folder with images. If all its images lie in one folder, that one is looked at instead.
+
+    Args:
+        root: The folder.
+        split: train, held_out, all, or the name of one of its folders.
+        looks: Which files and folders count.
+        remarks: What is read otherwise than one may expect is said here.
+
+    Returns:
+        The folders of the split, those of train (whose classes come first), and whether the tree is
+        divided at all; the root itself, twice, if it is not.
+
+    Raises:
+        UserError: if the folders may be splits and classes, or there is no such split.
+    """
+    place = root
+    while True:
+        below, loose = _folders(place, looks), _has_loose(place, looks)
+        if loose or len(below) != 1 or split_name(below[0]) is not None:
+            break
+        place = place / below[0]
+    named = {name: which for name in below if (which := split_name(name)) is not None}
+    trains = [name for name, which in named.items() if which in TRAIN]
+    if trains and len(below) == 1 and not loose:  # train/ alone: its folders are the classes
+        return [place / below[0]], [place / below[0]], False
+    if not _are_splits(place, below, named, trains):
+        if named and len(below) > 1:
+            remarks.append(
+                f"the folder(s) {_listed(named)} of {place} are read as classes, as "
+                f"{_listed(below)} lie there: name the folder of one split if they are splits"
+            )
+        return [root], [root], False
+    if loose:
+        remarks.append(
+            f"the images in {place} itself are left out: its folders {_listed(below)} are splits"
+        )
+    training = [place / trains[0]]
+    if split == "all":
+        return [place / name for name in sorted(below)], training, True
+    return [place / _chosen(place, split, named, trains[0])], training, True
+
+
+def _are_splits(
+    place: Path, below: Sequence[str], named: dict[str, str], trains: Sequence[str]
+) -> bool:
+    """Whether the folders are splits.
+
+    Raises:
+        UserError: if that cannot be told.
+    """
+    others = [name for name in below if name not in named]
+    if len(trains) == len(named) == 1 and others:
+        return False  # a class that is called train
+    if not trains:
+        if others or len(named) < 2:
+            return False
+        raise UserError(
+            f"{place} holds the splits {_listed(named)} and none of training: name the folder "
+            "that is meant in data.train_data_dir"
+        )
+    if others or len(trains) > 1:
+        raise UserError(
+            f"{place} holds {_listed(below)}: these may be splits or classes; name the folder "
+            "that is meant in data.train_data_dir, or move the others away"
+        )
+    return len(named) > 1
+
+
+def _chosen(place: Path, split: str, named: dict[str, str], train: str) -> str:
+    """The folder of a split."""
+    if split == "train":
+        return train
+    if split == "held_out":
+        return min(
+            (name for name in named if name != train), key=lambda one: TEST_SPLITS.index(named[one])
+        )
+    found = [name for name in named if name == split]
+    found = found or [name for name in named if name.lower() == split.lower()]
+    if not found:
+        raise UserError(
+            f"folder '{place}' has no split '{split}' (it has {', '.join(sorted(named))})"
+        )
+    return found[0]
+
+
+def check_classes(root: Path, paths: Iterable[Path]) -> None:
+    """Refuse classes that are divided each: cat/train beside cat/val.
+
+    Args:
+        root: The folder of the classes.
+        paths: The images in it.
+
+    Raises:
+        UserError: if a class holds folders of training and of another split.
+    """
+    below: dict[str, dict[str, None]] = {}
+    for path in paths:
+        parts = path.relative_to(root).parts
+        if len(parts) > 2 and split_name(parts[1]) is not None:
+            below.setdefault(parts[0], {})[parts[1]] = None
+    for name, folders in below.items():
+        kinds = {split_name(one) for one in folders}
+        if kinds & set(TRAIN) and len(kinds) > 1:
+            raise UserError(
+                f"{root / name} is divided into {_listed(list(folders))}: put the splits above the "
+                "classes, train/cat beside test/cat"
+            )
+
+
+def class_folders(place: Path, looks: Looks) -> list[str]:
+    """The names of the folders of classes, in the order in which they are numbered."""
+    return sorted(_folders(place, looks), key=natural)
+
+
+def _folders(place: Path, looks: Looks) -> list[str]:
+    """Folders of the first level that hold an image somewhere, in order."""
+    with os.scandir(place) as entries:
+        names = [one.name for one in entries if one.is_dir() and not looks.is_hidden(one.name)]
+    return sorted(name for name in names if _has_image(place / name, place, looks))
+
+
+def _has_image(folder: Path, root: Path, looks: Looks) -> bool:
+    """Whether an image lies below a folder; one that leads out of the root may hold anything."""
+    if not is_within(folder, root):
+        return True
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if any(looks.is_image(name) for name in names):
+            return True
+        real = os.path.realpath(place)
+        if real in seen or not is_within(real, root):
+            folders.clear()
+        seen.add(real)
+        folders[:] = [name for name in folders if not looks.is_hidden(name)]
+    return False
+
+
+def _has_loose(place: Path, looks: Looks) -> bool:
+    """Whether an image lies in the folder itself."""
+    with os.scandir(place) as entries:
+        return any(looks.is_image(one.name) and not one.is_dir() for one in entries)
+
+
+def _listed(names: Sequence[str] | dict[str, str]) -> str:
+    few = [f"'{name}'" for name in list(names)[:4]]
+    return ", ".join(few) + (", ..." if len(names) > 4 else "")
