@@ -519,6 +519,7 @@ class TrainingSection(Section):
     resume_from_checkpoint: Place | None = None  # "latest", a checkpoint's folder, or "auto"
     overwrite_output_dir: bool = False
     fork_from: Place | None = None  # a run or a checkpoint of one: a new run begins with its state
+    wait_for_lock: NotNegative | None = None  # seconds, while another start writes the run folder
     log_every_steps: Count = 50
     validation_steps: Count | None = 500
     report_to: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"

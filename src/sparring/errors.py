@@ -25,6 +25,14 @@ class NotSaved(UserError):  # noqa: N818 - the state of a checkpoint
     """A checkpoint could not be written; those before it are untouched."""
 
 
+class LockHeld(UserError):  # noqa: N818 - the state of a run folder
+    """Another start writes the run folder; nothing was touched."""
+
+
+class LockLost(UserError):  # noqa: N818 - the state of a run folder
+    """Another start has taken the run folder over; nothing was written since."""
+
+
 class Interrupted(UserError):  # noqa: N818 - somebody asked for it
     """A signal asked for the end, and all was saved; the exit code is a shell's, 128 + signal."""
 

@@ -45,7 +45,7 @@ from ..sampling import grid, sample
 from ..schedules import schedule_from_config
 from ..terminal import echo
 from ..text import check_captions, sizes_of
-from ..training import ConditionFn, TrainSettings, open_run, train
+from ..training import ConditionFn, RunFolder, TrainSettings, open_run, train
 
 Rival = tuple[Discriminator, TrainSettings]
 N_SHOWN = 64
@@ -66,12 +66,18 @@ def train_command(config: RunConfig) -> dict[str, Any]:
     _check_hub(config)
     if settings.n_threads is not None:
         torch.set_num_threads(settings.n_threads)
-    run = open_run(
+    with open_run(
         str(config.training.output_dir),
         settings.resume_from_checkpoint,
         settings.overwrite_output_dir,
         settings.fork_from,
-    )
+        settings.wait_for_lock,
+    ) as run:
+        return _train(config, settings, run)
+
+
+def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[str, Any]:
+    """The training itself, in a folder that is ours to write."""
     dataset = build_dataset(config)
     model, objective, teacher, rival = players_of(config, dataset, run.path)
     discriminator, discriminator_settings = rival or (None, None)
@@ -80,6 +86,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
             raise UserError("objective oracle knows the noise of pixels, not that of their latents")
         objective.told(noise_of(dataset))
     encode, cached = _latent_encoder(config, model, dataset)
+    run.check()  # it may have taken minutes
     if PartialState().is_main_process:
         describe_run(run.path, _describe(model, config))
         _write_text(run.path / "config.yaml", dump(_as_kept(config)))
@@ -205,6 +212,7 @@ def _as_kept(config: RunConfig) -> RunConfig:
     kept = config.model_copy(deep=True)
     kept.training.resume_from_checkpoint = None
     kept.training.overwrite_output_dir = False
+    kept.training.wait_for_lock = None
     # a fork is one once: its own checkpoints know where it comes from, and so does run.json
     kept.training.fork_from = None
     return kept
@@ -393,7 +401,7 @@ def _push(folder: Path, hub_model_id: str) -> None:
             repo_id=repo_id,
             folder_path=folder,
             commit_message="Upload the finished model",
-            ignore_patterns=["checkpoints/**", "logs/**", "data/**", "*.jsonl"],
+            ignore_patterns=[".lock/**", "checkpoints/**", "logs/**", "data/**", "*.jsonl"],
         )
     except (HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0]

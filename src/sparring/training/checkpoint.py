@@ -15,8 +15,9 @@ Of a sharded run each process writes its rows of the weights, the average and th
 model.shard-<process>.safetensors and so on with shards-<process>.json beside them (see `pieces`).
 Any number of processes reads either kind, sharded or not.
 
-It is written under a temporary name, synced to disk and renamed, so a killed run leaves either a
-whole checkpoint or none; what is left of a killed write is never read and goes at the next start.
+It is written under a temporary name of its start's own, synced to disk and renamed, so a killed run
+leaves either a whole checkpoint or none; what is left of a killed write is never read and goes at
+the next start.
 A checkpoint that is no longer what was written (its SHA-256 tells) is passed over and put aside as
 `damaged-checkpoint-<step>`.
 """
@@ -44,9 +45,10 @@ from ..errors import NotSaved, UserError
 from ..lora import lora_config, lora_weights, restore_lora_weights
 from ..objectives.base import Objective
 from ..pieces import StoredTensors, is_dealt, load_weights, weights_of, write_shards
+from .lock import Writer
 from .players import Player
 from .sharding import is_sharded
-from .together import first_failure
+from .together import FULL, first_failure
 
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
@@ -64,6 +66,7 @@ def write_checkpoint(
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
     n_kept: int | None = None,
+    writer: Writer | None = None,
 ) -> Path:
     """Write `folder/checkpoint-<step>`; to be called by all processes together.
 
@@ -74,12 +77,16 @@ def write_checkpoint(
         tensors: Further tensors by file; empty ones get no file, sharded ones one of each process.
         state: Whatever JSON can hold.
         n_kept: Older checkpoints beyond this number are deleted, the newest never.
+        writer: The start that writes: it looks whether it may before anything appears under the
+            checkpoint's name, and what it has half written is not mixed with another start's.
 
     Raises:
+        LockLost: if the run folder is no longer the writer's.
         NotSaved: if the disk does not take it; earlier checkpoints are untouched.
     """
     processes = PartialState()
-    target, half = folder / f"checkpoint-{step}", folder / f"{_HALF}checkpoint-{step}"
+    whose = "" if writer is None else f"{writer.token}-"
+    target, half = folder / f"checkpoint-{step}", folder / f"{_HALF}{whose}checkpoint-{step}"
 
     def begin() -> None:
         if processes.is_main_process:
@@ -128,10 +135,15 @@ def write_checkpoint(
         if reason is not None:
             if processes.is_main_process:  # the half that is there takes up the space
                 shutil.rmtree(half, ignore_errors=True)
+            if writer is not None:
+                writer.check()  # whoever took the folder over has removed the half
+            advice = "free some space and " if reason in FULL else ""
             raise NotSaved(
-                f"checkpoint {target} could not be written ({reason}): free some space and "
-                "continue with training.resume_from_checkpoint=latest"
+                f"checkpoint {target} could not be written ({reason}): {advice}continue with "
+                "training.resume_from_checkpoint=latest"
             )
+        if stage is write and writer is not None:
+            writer.check()
     return target
 
 

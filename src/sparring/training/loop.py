@@ -1,12 +1,14 @@
 """The training loop, one for all methods."""
 
+import inspect
 import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import wraps
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from accelerate import Accelerator
@@ -53,6 +55,7 @@ from .tracking import (
 from .turns import backward
 
 MAX_SKIPPED_IN_A_ROW = 20
+P = ParamSpec("P")
 ConditionFn = Callable[[dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
 
 
@@ -76,6 +79,28 @@ class Progress:
     shown: int = 0
 
 
+def with_its_run_open(train: Callable[P, dict[str, Any]]) -> Callable[P, dict[str, Any]]:
+    """A path given as `run_dir` is opened, and closed at the end, however that comes."""
+
+    @wraps(train)
+    def opened(*args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+        given = inspect.signature(train).bind(*args, **kwargs).arguments
+        run_dir, settings = given["run_dir"], given["settings"]
+        if isinstance(run_dir, RunFolder):
+            return train(*args, **kwargs)
+        with open_run(
+            run_dir,
+            settings.resume_from_checkpoint,
+            settings.overwrite_output_dir,
+            settings.fork_from,
+            settings.wait_for_lock,
+        ) as run:
+            return train(**{**given, "run_dir": run})  # pyright: ignore[reportCallIssue]
+
+    return opened
+
+
+@with_its_run_open
 def train(
     denoiser: Denoiser,
     objective: Objective,
@@ -128,19 +153,14 @@ def train(
 
     Raises:
         UserError: if the run cannot start or resume as asked, or data or machine refuse.
+        LockLost: if another start has taken the folder over; nothing was written since.
         Interrupted: if it was told to stop by a signal; a checkpoint is written.
         TrainingStopped: if a loss or gradient is not finite; the weights are those before it, and
             the batch is kept for `sparring replay`.
     """
     # Processes, device and precision.
     run = run_dir
-    if not isinstance(run, RunFolder):
-        run = open_run(
-            run,
-            settings.resume_from_checkpoint,
-            settings.overwrite_output_dir,
-            settings.fork_from,
-        )
+    assert isinstance(run, RunFolder)
     accelerator = make_accelerator(settings, run.path)
     device, n_processes, process = (
         accelerator.device, accelerator.num_processes, accelerator.process_index,
@@ -187,6 +207,7 @@ def train(
 
     def save() -> Path:
         """Write a checkpoint of finite numbers; by all processes together."""
+        run.check()
         check_finite(players, f"no checkpoint of step {progress.step} is written")
         log.sync()
         note_unreadable(run.path / "data/unreadable.json", unreadable, accelerator)
@@ -197,6 +218,7 @@ def train(
             kept_tensors(players) | {"objective": objective.state_dict()},
             state(),
             settings.checkpoints_total_limit,
+            run.writer,
         )
 
     def due(every: int | None, since: int) -> bool:
@@ -208,6 +230,7 @@ def train(
         nonlocal window
         done = progress.step >= settings.max_train_steps
         if window.values and (due(settings.log_every_steps, progress.logged) or done):
+            run.check()
             means = window.means()
             means |= {"lr": model.last_lr, "images_per_second": window.images_per_second}
             means |= {"seconds": progress.seconds, **objective.found()}
@@ -217,6 +240,7 @@ def train(
             progress.logged, window = progress.step, Window()
             note_unreadable(run.path / "data/unreadable.json", unreadable, accelerator)
         if due(settings.validation_steps, progress.shown):
+            run.check()
             place.doing = "sampling"
             with finished_weights(denoiser, model, accelerator):
                 if accelerator.is_main_process:
@@ -232,6 +256,7 @@ def train(
             place.doing = "training"
 
     # What the run says about itself.
+    run.check()
     log = Log(run.path / "metrics.jsonl", accelerator, after_step=progress.step)
     start_tracker(accelerator, settings, config or asdict(settings), progress.step)
     record_start(run, accelerator, progress.step)
@@ -319,6 +344,7 @@ def train(
                         settings.seed, step_before, progress.n_batches, n_turns,
                         n_global, n_own, n_micro, n_processes,
                     )  # fmt: skip
+                    run.check()
                     is_kept = keep(
                         run.path, where, micros, network, players, place.remembered, state(),
                         accelerator,
@@ -372,6 +398,7 @@ def train(
     }
     for tracker in accelerator.trackers:
         tracker.finish()
+    run.check()
     if not finished:
         if accelerator.is_main_process:
             write_json(run.path / "training.json", summary)

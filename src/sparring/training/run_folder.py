@@ -1,13 +1,19 @@
 """The run folder, before training: may it be written, is a run there already, what to resume from.
 
 The main process looks and the others hear of it, then it writes: an error is the same on each.
+While a run writes its folder it holds the folder's lock (see `lock`).
 """
 
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from accelerate import PartialState
 
 from ..errors import UserError
 from ..terminal import echo
@@ -20,6 +26,8 @@ from .checkpoint import (
     put_aside,
     remove_leftovers,
 )
+from .lock import FOLDER as LOCK
+from .lock import RunLock, Writer
 from .processes import process_state
 from .together import on_main
 
@@ -32,20 +40,46 @@ PARTS_OF_A_RUN = (
     "transformer", "scheduler", "model.json", "pipeline.py",
 )  # fmt: skip
 
+SLICE_SECONDS = 60.0
+"""Of waiting for the lock: several processes wait for each other no longer than some minutes."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
     """A folder that is ours to write, and the checkpoint to continue from, if any.
 
+    It is locked until `close`, or until the end of a `with` block.
+
     Attributes:
         path: The run's folder.
+        writer: This start, which holds the lock.
         checkpoint: Verified; this run's own, or another one's.
         is_fork: Whether the run may differ from the one that the checkpoint is of.
     """
 
     path: Path
+    writer: Writer = field(repr=False)
     checkpoint: Path | None = None
     is_fork: bool = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def check(self) -> None:
+        """See `Writer.check`."""
+        self.writer.check()
+
+    def close(self) -> None:
+        """Let others write the folder."""
+        self.writer.close()
 
     @property
     def is_new(self) -> bool:
@@ -59,8 +93,9 @@ def open_run(
     resume_from_checkpoint: str | None = None,
     overwrite_output_dir: bool = False,
     fork_from: str | None = None,
+    wait_for_lock: float | None = None,
 ) -> RunFolder:
-    """Check and create the run folder; call it before anything slow is built.
+    """Check, create and lock the run folder; call it before anything slow is built.
 
     The newest checkpoint is the newest whose contents verify. Newer ones are put aside, and a line
     on stderr names each with the reason.
@@ -73,18 +108,59 @@ def open_run(
             from, only the checkpoints newer than it.
         fork_from: Another run, or a checkpoint of one, whose state a new run begins with; not
             asked for where `resume_from_checkpoint` is said.
+        wait_for_lock: Seconds to wait while another start writes the folder; None: not at all.
 
     Raises:
+        LockHeld: if another start writes it.
         UserError: if the folder cannot be written, holds a run, or has not the checkpoint.
     """
     process_state()
-    return on_main(
-        lambda: _open(Path(run_dir), resume_from_checkpoint, overwrite_output_dir, fork_from)
-    )
+    path = Path(run_dir)
+    writer = _lock(path, wait_for_lock or 0.0)
+    try:
+        checkpoint, is_fork = on_main(
+            lambda: _open(path, resume_from_checkpoint, overwrite_output_dir, fork_from)
+        )
+    except BaseException:
+        if writer.lock is not None and os.listdir(path) == [LOCK]:
+            writer.lock.remove()
+        writer.close()
+        raise
+    return RunFolder(path, writer, checkpoint, is_fork)
 
 
-def _open(run_dir: Path, wanted: str | None, overwrite: bool, fork_from: str | None) -> RunFolder:
-    _check_writable(run_dir)
+def _lock(run_dir: Path, wait_seconds: float) -> Writer:
+    """The main process takes the lock; the others hear from it often enough not to give up."""
+    lock, began = RunLock(run_dir), time.monotonic()
+
+    def attempt() -> str | None:
+        _check_writable(run_dir)
+        _check_ours(run_dir)
+        left = wait_seconds - (time.monotonic() - began)
+        return lock.token if lock.take(left, slice_seconds=SLICE_SECONDS) else None
+
+    token = None
+    try:
+        while token is None:
+            token = on_main(attempt)
+    except BaseException:
+        lock.release()  # it may have the system's half of it
+        raise
+    return Writer(token, lock if PartialState().is_main_process else None)
+
+
+def _check_ours(run_dir: Path) -> None:
+    """Refuse a folder with a model that no run of ours has left."""
+    has_run = any((run_dir / name).exists() for name in MARKS_OF_A_RUN)
+    is_ours = any((run_dir / name).exists() for name in ("run.json", CHECKPOINTS))
+    if has_run and not is_ours:
+        raise UserError(f"{run_dir} holds a model that is no run: choose another output_dir")
+
+
+def _open(
+    run_dir: Path, wanted: str | None, overwrite: bool, fork_from: str | None
+) -> tuple[Path | None, bool]:
+    """The checkpoint to begin with and whether that is a fork; the folder is ready for it."""
     if wanted == "auto":
         wanted = "latest" if _has_checkpoints(run_dir) else None
         overwrite = overwrite or (wanted is None and _begins_again(run_dir))
@@ -99,9 +175,6 @@ def _open(run_dir: Path, wanted: str | None, overwrite: bool, fork_from: str | N
     has_run = any((run_dir / name).exists() for name in MARKS_OF_A_RUN)
     newer = [] if checkpoint is None or not continues else _newer(checkpoint)
     newer = [path for path in newer if path not in passed_over]
-    is_ours = any((run_dir / name).exists() for name in ("run.json", CHECKPOINTS))
-    if has_run and not continues and not is_ours:
-        raise UserError(f"{run_dir} holds a model that is no run: choose another output_dir")
     if has_run and not continues and not overwrite:
         raise UserError(
             f"{run_dir} holds a run already: continue it with "
@@ -120,14 +193,13 @@ def _open(run_dir: Path, wanted: str | None, overwrite: bool, fork_from: str | N
                 _remove(run_dir / name)
         for folder in newer:
             _remove(folder)
-        run_dir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(run_dir / CHECKPOINTS)
         for path, reason in passed_over.items():
             aside = put_aside(path) if continues else path
             echo(f"sparring: passed over checkpoint {aside}: {reason}", err=True)
     except OSError as error:
         raise UserError(f"cannot write in {run_dir} ({error.strerror or error})") from error
-    return RunFolder(run_dir, checkpoint, is_fork)
+    return checkpoint, is_fork
 
 
 def _has_checkpoints(run_dir: Path) -> bool:

@@ -17,7 +17,7 @@ FREE = (
 )  # fmt: skip
 STARTS = (
     "training.resume_from_checkpoint", "training.overwrite_output_dir", "training.fork_from",
-    "training.output_dir",
+    "training.output_dir", "training.wait_for_lock",
 )  # fmt: skip
 """How this start begins and where the run lies: no part of what it is."""
 CHOOSERS = (

@@ -1,5 +1,6 @@
 """The numbers of a training run, in diffusers' words."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -38,6 +39,7 @@ class TrainSettings:
             there is any, else the beginning.
         overwrite_output_dir: Whether an existing run in the folder may be deleted.
         fork_from: A run or a checkpoint of one, whose state a new run begins with.
+        wait_for_lock: Seconds to wait while another start writes the run folder; None: not at all.
         log_every_steps: Steps between two lines of metrics.jsonl; each is a mean over these steps.
         validation_steps: Steps between sample grids; None for none.
         report_to: "tensorboard", "wandb", "trackio" or "none".
@@ -67,6 +69,7 @@ class TrainSettings:
     resume_from_checkpoint: str | None = None
     overwrite_output_dir: bool = False
     fork_from: str | None = None
+    wait_for_lock: float | None = None
     log_every_steps: int = 50
     validation_steps: int | None = 500
     report_to: str = "tensorboard"
@@ -94,5 +97,7 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.wait_for_lock is not None and not 0 <= self.wait_for_lock < math.inf:
+            raise ValueError(f"wait_for_lock must be at least 0, got {self.wait_for_lock}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")

@@ -15,7 +15,14 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from ..errors import Interrupted, NotSaved, TrainingStopped, UserError, is_out_of_memory
+from ..errors import (
+    Interrupted,
+    LockLost,
+    NotSaved,
+    TrainingStopped,
+    UserError,
+    is_out_of_memory,
+)
 from ..lora import lora_config
 from ..objectives.base import Objective
 from ..pieces import own_rows
@@ -268,7 +275,7 @@ def rescued(
     place = Boundary(objective)
     try:
         yield place
-    except (TrainingStopped, Interrupted, NotSaved):
+    except (TrainingStopped, Interrupted, NotSaved, LockLost):
         raise
     except Exception as error:
         reason = reason_of(error, place.doing, network, settings)

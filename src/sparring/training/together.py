@@ -1,5 +1,7 @@
 """What one process cannot do, none goes on from: errors are shared, so nobody waits for ever."""
 
+import errno
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,6 +13,8 @@ from ..errors import UserError
 
 T = TypeVar("T")
 DISK_ERRORS = (OSError, SafetensorError)
+FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+"""Reasons, `in_words`, that free space would end: a full disk, a quota."""
 
 
 def first_failure(action: Callable[[], None]) -> str | None:
@@ -45,5 +49,5 @@ def in_words(error: BaseException) -> str:
     """The reason alone: safetensors wraps it into Rust's words."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    full = "No space left on device"
-    return full if full in str(error) else " ".join(str(error).split())
+    full = [reason for reason in FULL if reason in str(error)]
+    return full[0] if full else " ".join(str(error).split())
