@@ -10,6 +10,7 @@ from sparring.cache import TensorCache
 from sparring.errors import UserError
 from sparring.pretrained import load
 from sparring.text import check_captions
+from support import CLOSE
 from text_to_image import (
     CAPTIONS,
     SIDE,
@@ -33,7 +34,7 @@ def same(ours, theirs):
         if isinstance(value, dict):
             same(value, theirs[name])
         else:
-            assert torch.equal(value, theirs[name]), name
+            torch.testing.assert_close(value, theirs[name], **CLOSE, msg=name)
 
 
 def test_stable_diffusion_1_reads_captions_as_its_pipeline(folders):
