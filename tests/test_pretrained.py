@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from diffusers import DiffusionPipeline, DiTTransformer2DModel, UNet2DModel
-from safetensors.torch import save_file, save_model
+from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
 import sparring
@@ -343,3 +343,34 @@ def test_model_json_is_readable(tmp_path):
     assert description["sparring"] == sparring.__version__
     assert description["kind"] == "flow"
     assert (tmp_path / "README.md").read_text() == "card"
+
+
+@pytest.mark.parametrize("lost", ["a tensor", "a number", "an argument"])
+def test_a_save_that_loses_something_is_no_model(tmp_path, monkeypatch, lost):
+    """Files are read back, and what diffusers builds of the config has these tensors."""
+    denoiser = denoiser_of(unet(), DDPM)
+    network, whole = denoiser.network, type(denoiser.network).save_pretrained
+    if lost == "an argument":
+        network.register_to_config(layers_per_block=2)
+
+    def spoilt(self, folder, **words):
+        whole(self, folder, **words)
+        (file,) = folder.glob("*.safetensors")
+        tensors = load_file(file)
+        if lost == "a tensor":
+            del tensors["conv_in.weight"]
+        if lost == "a number":
+            tensors["conv_in.weight"].view(-1)[3] = 0
+        save_file(tensors, file)
+
+    monkeypatch.setattr(type(network), "save_pretrained", spoilt)
+    with pytest.raises(UserError, match="could not be saved"):
+        save(tmp_path, denoiser, DDPM, (1, 8, 8), None, "card")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_null_condition_that_is_no_whole_number_is_kept(tmp_path):
+    denoiser = denoiser_of(MLP(3, width=16, num_classes=5), FLOW)
+    denoiser.null_condition = {"class_labels": torch.tensor(4), "strength": torch.tensor([0.25])}
+    model = saved(tmp_path, denoiser, FLOW, (3,), 4)
+    assert model.denoiser.null_condition == {"class_labels": 4, "strength": 0.25}

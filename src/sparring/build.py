@@ -91,6 +91,12 @@ def build_network(config: RunConfig, sample_shape: Shape, num_classes: int | Non
             if key in known and words.get(key) is None:
                 words[key] = value
     _check_sizes(words, config, sample_shape, num_classes)
+    if name == "DiTTransformer2DModel" and len({*sample_shape[1:]}) > 1:
+        _, height, width = sample_shape
+        raise UserError(
+            f"model.network: {name} makes square images, the data are {width}x{height}: set "
+            "data.resolution"
+        )
     # whatever a class of diffusers, or the user's own, makes of wrong arguments
     with (
         one_line_errors(f"model.network ({name})", (Exception,)),

@@ -38,7 +38,7 @@ def model_card(
     training = _section(run, "training")
     is_dirty = dirt.get("kind", "none") != "none" and dirt.get("rate", 1)
     front = {
-        "library_name": "diffusers" if "DiffusionPipeline" in usage else "sparring",
+        "library_name": "diffusers" if usage.startswith("from diffusers") else "sparring",
         "pipeline_tag": "text-to-image" if prompted else "unconditional-image-generation",
         "tags": ["sparring", "diffusion", "robust-training", str(objective.get("name", "plain"))],
     }

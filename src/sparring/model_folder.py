@@ -9,6 +9,7 @@ README.md                                               the model card
 sparring_pipeline.py                                    where diffusers has no pipeline class
 """
 
+import ast
 import inspect
 import json
 import os
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
+from safetensors import safe_open
 from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
@@ -29,11 +32,17 @@ from .denoiser import Denoiser, unwrapped
 from .errors import UserError
 from .lora import WEIGHTS, lora_config, save_lora
 from .parametrization import DIFFUSERS_KINDS
+from .pieces import same_bits
 
 DESCRIPTION = "model.json"
 PIPELINE_FILE = "sparring_pipeline"
 _SCHEDULER = "scheduler/scheduler_config.json"
-_PIPELINE_SOURCE = Path(__file__).parent / "sampling" / "pipeline.py"
+_PIPELINE_SOURCE = ("sampling/pipeline.py",)
+_CONSISTENCY_SOURCE = (
+    "parametrization.py", "schedules.py", "paths.py", "sampling/consistency.py",
+    "sampling/pipeline.py", "sampling/consistency_pipeline.py",
+)  # fmt: skip
+"""What sparring_pipeline.py is made of, in the order in which one needs another."""
 _WORDS = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
 NOT_COPIED = (
     "*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.onnx*", "*.fp16.*", "*.fp16-*", "*.non_ema.*",
@@ -82,7 +91,7 @@ def describe(
     return {
         "format": 1,
         "sparring": __version__,
-        "network": _network_config(unwrapped(denoiser.network)),
+        "network": _network_config(unwrapped(denoiser.network), sample_shape),
         "kind": denoiser.kind,
         "learned_variance": denoiser.learned_variance,
         "boundary": denoiser.boundary,
@@ -91,11 +100,13 @@ def describe(
         "class_names": list(class_names),
         "absent_classes": list(absent_classes),
         "null_condition": {
-            name: int(value) for name, value in null.items() if not _is_table(value)
+            name: value.item() if isinstance(value, Tensor) else value
+            for name, value in null.items()
+            if not _is_table(value)
         },
         "scheduler": dict(scheduler_config)
         if base is not None
-        else _saved_scheduler(scheduler_config, denoiser.kind),
+        else _saved_scheduler(scheduler_config, denoiser.kind, clips=len(sample_shape) == 3),
         "base": base,
         "lora": lora_config(unwrapped(denoiser.network)),
     }
@@ -171,9 +182,14 @@ def save(
             _write_json(half / component / "config.json", description["network"])
             _write_json(half / "model_index.json", _model_index(component, description))
             if _plain_pipeline(description) is None:
-                shutil.copy(_PIPELINE_SOURCE, half / f"{PIPELINE_FILE}.py")
+                own = description["boundary"] == "ddim"
+                sources = _CONSISTENCY_SOURCE if own else _PIPELINE_SOURCE
+                _write_text(half / f"{PIPELINE_FILE}.py", _in_one_file(sources))
         else:
             save_model(network, str(half / "model.safetensors"))
+        if description["lora"] is None:
+            whole = component is None or not isinstance(network, ModelMixin)
+            _check_saved(network, half if whole else half / component)
         tables = {
             name: null.detach().cpu().contiguous()
             for name, null in denoiser.null_condition.items()
@@ -185,48 +201,112 @@ def save(
             lcm = samples_with_lcm(description)
             scheduler = _lcm_scheduler(description) if lcm else description["scheduler"]
             _write_json(half / _SCHEDULER, scheduler)
-        (half / "README.md").write_text(card, encoding="utf-8")
+        _write_text(half / "README.md", card)
         _write_json(half / DESCRIPTION, description)
         _move_in(half, folder)
     finally:
         shutil.rmtree(half, ignore_errors=True)
 
 
-def usage(description: Mapping[str, Any], folder: str, absent: Sequence[str] = ()) -> str:
-    """Python that samples a saved model, for its card.
+def _check_saved(network: Any, folder: Path) -> None:
+    """Whether the files of a network say what it is, tensor by tensor, to the bit.
+
+    They are read as files, one tensor at a time; and diffusers builds what the saved config says,
+    without weights, which must have these tensors and no others.
+
+    Raises:
+        UserError: naming the first tensor that differs.
+    """
+    live, stored = network.state_dict(), {}
+    for file in sorted(folder.glob("*.safetensors")):
+        handle = safe_open(file, framework="pt")
+        stored |= dict.fromkeys(handle.keys(), handle)
+    saved_under = {live[name].data_ptr(): name for name in stored if name in live}
+    names = {
+        name: name if name in stored else saved_under.get(live[name].data_ptr()) for name in live
+    }
+    differ = [
+        name
+        for name, key in names.items()
+        if key is None or not same_bits(stored[key].get_tensor(key), live[name])
+    ]
+    differ += [name for name in stored if name not in live]
+    if isinstance(network, ModelMixin):
+        with torch.device("meta"):
+            built = type(network).from_config(type(network).load_config(folder)).state_dict()
+        shapes = {name: value.shape for name, value in live.items()}
+        differ += [
+            name
+            for name in live.keys() | built.keys()
+            if name not in live or name not in built or built[name].shape != shapes[name]
+        ]
+    if differ:
+        raise UserError(
+            f"the model could not be saved: its files read otherwise than it is in {len(differ)} "
+            f"of {len(live)} tensors, such as {min(differ)}; the checkpoints hold them"
+        )
+
+
+def usage(
+    description: Mapping[str, Any],
+    folder: str,
+    absent: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
+) -> str:
+    """Python that samples a saved model as `sample` does by default, for its card.
+
+    With the same noise the images are those of training's own grids, where the number of steps
+    divides that of the training times (see `GridDDIMScheduler`).
 
     Args:
         description: See `describe`.
         folder: Where it is.
         absent: Parts of its pipeline that are null and that diffusers must be told are.
+        size: (H, W) in pixels of the images of a text-to-image model, which its pipeline is told.
     """
     name, base = description["network"]["_class_name"], description["base"]
-    if base is not None:
-        start = folder if description["lora"] is None else base
-        lora = f"pipe.load_lora_weights({folder!r})\n" * (description["lora"] is not None)
-        told = "class_labels=[0, 1]" if description["num_classes"] is not None else "'a photo'"
-        null = "".join(f", {part}=None" for part in absent)
-        names, few = "DiffusionPipeline", "num_inference_steps=50"
-        if samples_with_lcm(description):
-            names, few = "DiffusionPipeline, LCMScheduler", "num_inference_steps=4"
-            lora += "pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)\n"
-            if "lora" in lora:  # such a student has its guidance inside
-                few += ", guidance_scale=1.0"
-        return (
-            f"from diffusers import {names}\n\n"
-            f"pipe = DiffusionPipeline.from_pretrained({start!r}{null})\n{lora}"
-            f"images = pipe({told}, {few}).images"
-        )
-    if component_of(name) is None:
+    is_vp = description["scheduler"]["_class_name"] in VP_SCHEDULERS
+    boundary, has_classes = description["boundary"], description["num_classes"] is not None
+    if base is None and component_of(name) is None:
         return f"import sparring\n\nx = sparring.sample(sparring.load({folder!r}), 16)"
-    own, n_steps = _plain_pipeline(description) is None, 4 if description["boundary"] else 50
-    trust = ", trust_remote_code=True" * own
-    labels = "class_labels=[0, 1]" if description["num_classes"] is not None else "batch_size=16"
-    guidance = ", guidance_scale=2.0" if description["null_condition"] and own else ""
-    return (
-        "from diffusers import DiffusionPipeline\n\n"
-        f"pipe = DiffusionPipeline.from_pretrained({folder!r}{trust})\n"
-        f"images = pipe({labels}{guidance}, num_inference_steps={n_steps}).images"
+    plain = _plain_pipeline(description) if base is None else "DiffusionPipeline"
+    words = ["class_labels=[0, 1]" if has_classes else "batch_size=16"]
+    start, trust, lines, scheduler = folder, "", [], ""
+    if base is not None:
+        words = words if has_classes else ["'a photo'"]
+        trust = "".join(f", {part}=None" for part in absent)
+        scheduler = ', timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True'
+        if description["lora"] is not None:
+            start = base
+            lines.append(f"pipe.load_lora_weights({folder!r})")
+        if size is not None:
+            words.append(f"height={size[0]}, width={size[1]}")
+    elif plain is None:
+        trust = ", trust_remote_code=True"
+    names, pipeline, n_steps = [], "DiffusionPipeline", 50 if boundary is None else 4
+    if samples_with_lcm(description):
+        if base is not None:
+            names.append("LCMScheduler")
+            lines.append("pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)")
+        if description["lora"] is not None:  # such a student has its guidance inside
+            words.append("guidance_scale=1.0")
+    elif plain is None and description["null_condition"]:
+        words.append("guidance_scale=2.0")
+    if boundary is None and is_vp and plain in ("DDPMPipeline", "DDIMPipeline"):
+        pipeline = "DDIMPipeline"  # takes the noise that goes with a clipped x0, if it is told to
+        words.append("use_clipped_model_output=True")
+    elif boundary is None and is_vp:
+        names.append("DDIMScheduler")
+        made = f"DDIMScheduler.from_config(pipe.scheduler.config{scheduler})"
+        lines.append(f"pipe.scheduler = {made}")
+    return "\n".join(
+        [
+            f"from diffusers import {', '.join(sorted([pipeline, *names]))}",
+            "",
+            f"pipe = {pipeline}.from_pretrained({start!r}{trust})",
+            *lines,
+            f"images = pipe({', '.join(words)}, num_inference_steps={n_steps}).images",
+        ]
     )
 
 
@@ -277,7 +357,8 @@ def _remove(path: Path) -> None:
 
 def _model_index(component: str, description: Mapping[str, Any]) -> dict[str, Any]:
     plain = _plain_pipeline(description)
-    own = "SparringUNetPipeline" if component == "unet" else "SparringTransformerPipeline"
+    family = "Consistency" if description["boundary"] == "ddim" else "Sparring"
+    own = f"{family}{'UNet' if component == 'unet' else 'Transformer'}Pipeline"
     index = {
         "_class_name": plain or [PIPELINE_FILE, own],
         "_diffusers_version": diffusers.__version__,
@@ -285,9 +366,17 @@ def _model_index(component: str, description: Mapping[str, Any]) -> dict[str, An
         "scheduler": ["diffusers", _scheduler_class(description)],
     }
     if plain is None:
-        null = description["null_condition"].get("class_labels")
-        index |= {"num_classes": description["num_classes"], "null_class": null}
-        index |= {name: description[name] for name in ("class_names", "absent_classes")}
+        _, height, width = description["sample_shape"]
+        index |= {
+            **{
+                name: description[name] for name in ("num_classes", "class_names", "absent_classes")
+            },
+            "null_class": description["null_condition"].get("class_labels"),
+            "height": height,
+            "width": width,
+            "kind": description["kind"],
+            "boundary": description["boundary"],
+        }
     return index
 
 
@@ -298,22 +387,31 @@ def _plain_pipeline(description: Mapping[str, Any]) -> str | None:
         description["network"]["_class_name"] == "UNet2DModel"
         and description["num_classes"] is None
         and description["kind"] in ("eps", "x0", "v", "flow")
+        and description["boundary"] != "ddim"
+        and not description["learned_variance"]
     )
     if not is_plain:
         return None
     if samples_with_lcm(description):
         return "DDPMPipeline"
-    if scheduler == "DDIMScheduler" and not description["learned_variance"]:
+    if scheduler == "DDIMScheduler":
         return "DDIMPipeline"
     # DDPMPipeline only calls set_timesteps and step, which is all that flow needs too
     if scheduler == "DDPMScheduler":
         return "DDPMPipeline"
-    is_flow = scheduler == "FlowMatchEulerDiscreteScheduler" and not description["learned_variance"]
-    return "DDPMPipeline" if is_flow else None
+    return "DDPMPipeline" if scheduler == "FlowMatchEulerDiscreteScheduler" else None
 
 
-def _saved_scheduler(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Every value of the scheduler, with what `sample` chooses where it was left open."""
+def _saved_scheduler(
+    config: Mapping[str, Any], kind: str, *, clips: bool = False
+) -> dict[str, Any]:
+    """Every value of the scheduler, with what `sample` chooses where it was left open.
+
+    Args:
+        config: Of the scheduler that the model was trained with.
+        kind: What the model predicts.
+        clips: Whether `sample` clips its estimate of x0, where it can.
+    """
     words = {key: value for key, value in config.items() if not key.startswith("_")}
     cls = getattr(diffusers, config.get("_class_name") or "DDPMScheduler")
     parameters = inspect.signature(cls.__init__).parameters
@@ -322,6 +420,10 @@ def _saved_scheduler(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     spacing = parameters.get("timestep_spacing")
     if spacing is not None and words.get("timestep_spacing", spacing.default) == spacing.default:
         words["timestep_spacing"] = "trailing"
+    if "clip_sample" in parameters:
+        words |= {"clip_sample": clips and kind in ("eps", "x0", "v")}
+    if "thresholding" in parameters:
+        words["thresholding"] = False
     if "beta_start" in parameters and words.get("trained_betas") is None:
         # classes differ in their defaults; a schedule without numbers means DDPM's
         words = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", **words}
@@ -330,7 +432,12 @@ def _saved_scheduler(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def samples_with_lcm(description: Mapping[str, Any]) -> bool:
-    """Whether a model is a consistency model that diffusers' LCMScheduler samples."""
+    """Whether a model is a consistency model that diffusers' LCMScheduler samples.
+
+    Of those with the boundary ddim only latent ones: their pipelines know no other scheduler.
+    """
+    if description["boundary"] == "ddim" and description["base"] is None:
+        return False
     is_vp = description["scheduler"]["_class_name"] in VP_SCHEDULERS
     is_known = is_vp and description["kind"] in _WORDS and not description["learned_variance"]
     return description["boundary"] is not None and is_known
@@ -356,7 +463,8 @@ def _name_scheduler(index: Path) -> None:
     _write_json(index, {**words, "scheduler": ["diffusers", "LCMScheduler"]})
 
 
-def _network_config(network: nn.Module) -> dict[str, Any]:
+def _network_config(network: nn.Module, sample_shape: tuple[int, ...]) -> dict[str, Any]:
+    """The arguments that build a network, with the size of what it draws, where diffusers looks."""
     name = type(network).__name__
     config = getattr(network, "config", None)
     if not isinstance(config, Mapping):
@@ -366,6 +474,9 @@ def _network_config(network: nn.Module) -> dict[str, Any]:
         )
     if isinstance(network, ModelMixin):
         kept = json.loads(network.to_json_string())
+        if "UNet" in name and "sample_size" in kept and len(sample_shape) == 3:
+            _, *side = sample_shape
+            kept["sample_size"] = side[0] if side[0] == side[1] else side
         return {key: value for key, value in kept.items() if key != "_name_or_path"}
     known = getattr(networks, name, None) is type(network)
     file = None if known else inspect.getsourcefile(type(network))
@@ -383,6 +494,25 @@ def _is_table(null: Any) -> bool:
     return isinstance(null, Tensor) and null.numel() > 1
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _in_one_file(sources: Sequence[str]) -> str:
+    """Modules of sparring as one that imports nothing of it: what they take lies above."""
+    parts = []
+    for source in sources:
+        text = (Path(__file__).parent / source).read_text(encoding="utf-8")
+        lines: list[str | None] = list(text.splitlines())
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ImportFrom) and node.level:
+                lines[node.lineno - 1 : node.end_lineno] = [None] * (
+                    (node.end_lineno or node.lineno) - node.lineno + 1
+                )
+        parts.append("\n".join(line for line in lines if line is not None))
+    return "\n\n\n".join(parts) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write_text(path, json.dumps(value, indent=2) + "\n")

@@ -11,6 +11,7 @@ from sparring.paths import Jump, consistency_range
 from sparring.pretrained import load, save
 from sparring.randomness import generator
 from sparring.sampling import sample
+from sparring.sampling.schedulers import config_from_schedule
 from support import SCHEDULES, GaussianNetwork, tiny_unet
 
 MEAN, STD, N = 0.3, 0.7, 20000
@@ -87,23 +88,20 @@ def test_f_is_clipped_on_request():
     assert float(free.max()) > 1.0
 
 
-def test_a_pixel_model_loads_in_plain_diffusers(tmp_path):
-    schedule = SCHEDULES["vp"]()
-    denoiser = Denoiser(tiny_unet(), schedule, "v", boundary="ddim").eval()
-    config = {"_class_name": "DDPMScheduler", "prediction_type": "v_prediction"}
+@pytest.mark.parametrize("n_steps", [1, 2, 4])
+@pytest.mark.parametrize(("schedule", "kind"), [("vp", "v"), ("flow", "flow"), ("edm", "edm")])
+def test_a_pixel_model_loads_in_plain_diffusers(tmp_path, schedule, kind, n_steps):
+    config = config_from_schedule(SCHEDULES[schedule](), kind)
+    denoiser = Denoiser(tiny_unet(), SCHEDULES[schedule](), kind, boundary="ddim").eval()
     save(tmp_path, denoiser, config, (1, 8, 8), None, "card")
-    pipe, model = DiffusionPipeline.from_pretrained(tmp_path), load(tmp_path)
+    pipe = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
     pipe.set_progress_bar_config(disable=True)
-    assert type(pipe.scheduler).__name__ == "LCMScheduler"
-    assert (model.denoiser.boundary, model.denoiser.kind) == ("ddim", "v")
-    assert model.scheduler_config["_class_name"] == "DDPMScheduler"
-    ours = sample(
-        model, 1, scheduler="lcm", num_inference_steps=2, seed=1, timestep_spacing="leading",
-        clip_sample=False,
-    )  # fmt: skip
-    theirs = pipe(1, generator(device := "cpu", 1, "sample", 0), 2, output_type="np").images
-    ours = (ours / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    assert abs(ours - theirs).max() < 1e-5, device
+    model = load(tmp_path)
+    assert (model.denoiser.boundary, model.denoiser.kind) == ("ddim", kind)
+    ours = sample(model, 2, num_inference_steps=n_steps, seed=1)
+    own = [generator("cpu", 1, "sample", i) for i in range(2)]
+    theirs = pipe(2, generator=own, num_inference_steps=n_steps, output_type="pt").images
+    torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), theirs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -361,7 +361,12 @@ def _save(model: Model, folder: Path, config: RunConfig) -> None:
         run=config.model_dump(mode="json"),
         command=command if isinstance(command, str) else shlex.join(command),
         versions={"sparring": info["version"], **info["versions"]},
-        usage=usage(_describe(model, config), folder.name, model.text.absent if model.text else ()),
+        usage=usage(
+            _describe(model, config),
+            folder.name,
+            () if model.text is None else model.text.absent,
+            None if model.text is None else model.text.size,
+        ),
         prompted=model.text is not None,
         class_names=model.class_names,
     )

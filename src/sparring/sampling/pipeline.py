@@ -25,6 +25,8 @@ class _SparringPipeline(DiffusionPipeline):
         null_class: The label that stands for no class, for guidance, or None.
         class_names: Of the classes, in their order; None or empty where nobody knows them.
         absent_classes: Numbers of classes that were never trained on.
+        height, width: Of the samples; None: what the network's `sample_size` says.
+        kind, boundary: Of a consistency model, what it predicts and how its function is made of it.
     """
 
     @torch.no_grad()
@@ -72,22 +74,26 @@ class _SparringPipeline(DiffusionPipeline):
             null = torch.full_like(labels, config["null_class"])
         size = model.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
+        height, width = config["height"] or height, config["width"] or width
         channels = model.config.in_channels
         shape = (batch_size, channels, height, width)
 
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        step_arguments = inspect.signature(self.scheduler.step).parameters
-        extra = {"generator": generator, "eta": eta}
+        steps = self._new_steps()
+        steps.set_timesteps(num_inference_steps, device=device)
+        step_arguments = inspect.signature(steps.step).parameters
+        # where x0 is clipped, the noise that goes with the clipped one
+        extra = {"generator": generator, "eta": eta, "use_clipped_model_output": True}
         extra = {key: value for key, value in extra.items() if key in step_arguments}
-        uses_variance = "learned" in str(self.scheduler.config.get("variance_type"))
+        learned = "learned" in str(steps.config.get("variance_type"))
+        uses_variance = learned and type(steps).__name__.startswith("DDPM")
 
         x = randn_tensor(shape, generator=generator, device=device, dtype=model.dtype)
-        x = x * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        x = x * getattr(steps, "init_noise_sigma", 1.0)
         bar: Any = self.progress_bar
-        for t in bar(self.scheduler.timesteps):
+        for t in bar(steps.timesteps):
             scaled = x
-            if hasattr(self.scheduler, "scale_model_input"):
-                scaled = self.scheduler.scale_model_input(x, t)
+            if hasattr(steps, "scale_model_input"):
+                scaled = steps.scale_model_input(x, t)
             times = t.to(device).expand(batch_size)
             condition = {} if labels is None else {"class_labels": labels}
             output = model(scaled, times, **condition, return_dict=False)[0]
@@ -96,9 +102,10 @@ class _SparringPipeline(DiffusionPipeline):
                 without = model(scaled, times, class_labels=null, return_dict=False)[0]
                 without = without[:, :channels]
                 output = without + guidance_scale * (output - without)
+            output = self._for_scheduler(steps, output, t, x)
             if uses_variance and variance.shape[1]:
                 output = torch.cat([output, variance], dim=1)
-            x = self.scheduler.step(output, t, x, **extra).prev_sample
+            x = steps.step(output, t, x, **extra).prev_sample
 
         images: Any = (x / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":
@@ -107,6 +114,16 @@ class _SparringPipeline(DiffusionPipeline):
                 images = self.numpy_to_pil(images)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _new_steps(self) -> Any:
+        """The scheduler that makes the steps."""
+        return self.scheduler
+
+    def _for_scheduler(
+        self, steps: Any, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor
+    ) -> torch.Tensor:
+        """The network's output about x at t, as that scheduler takes it."""
+        return output
 
 
 class SparringUNetPipeline(_SparringPipeline):
@@ -122,12 +139,16 @@ class SparringUNetPipeline(_SparringPipeline):
         null_class: int | None = None,
         class_names: list[str] | None = None,
         absent_classes: list[int] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        kind: str | None = None,
+        boundary: str | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(
             num_classes=num_classes, null_class=null_class, class_names=class_names,
-            absent_classes=absent_classes,
+            absent_classes=absent_classes, height=height, width=width, kind=kind, boundary=boundary,
         )  # fmt: skip
 
 
@@ -144,10 +165,14 @@ class SparringTransformerPipeline(_SparringPipeline):
         null_class: int | None = None,
         class_names: list[str] | None = None,
         absent_classes: list[int] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        kind: str | None = None,
+        boundary: str | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler)
         self.register_to_config(
             num_classes=num_classes, null_class=null_class, class_names=class_names,
-            absent_classes=absent_classes,
+            absent_classes=absent_classes, height=height, width=width, kind=kind, boundary=boundary,
         )  # fmt: skip
