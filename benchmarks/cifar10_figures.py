@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from sparring import __version__
 from sparring.data.base import Dataset, InMemory
-from sparring.data.contamination import contaminate
 from sparring.data.datasets import build_dataset
+from sparring.data.dirt.contaminated import contaminate
 from sparring.evaluation.features import Extractor, make_extractor
 from sparring.evaluation.metrics import (
     frechet_distance,
@@ -61,7 +61,7 @@ def main(files: str, inception: str, resnet: str, n: int, seed: int) -> None:
     for title, extractor in extractors.items():
         reference = features(extractor, real, f"{title}-real-{n}-{seed}")
         for dirt, contamination in DIRT.items():
-            dirty = contaminate(other, {**contamination, "seed": seed})
+            dirty = contaminate(other, {**contamination, "clip": False, "seed": seed})
             fake = features(extractor, dirty, f"{title}-{dirt}-{n}-{seed}")
             rows.append({"features": title, "other half": dirt} | figures(reference, fake, seed))
             print(json.dumps(rows[-1]), flush=True)

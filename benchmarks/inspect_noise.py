@@ -20,8 +20,8 @@ import numpy as np
 from sparring import __version__
 from sparring.data.audit import audit_images
 from sparring.data.base import Dataset, InMemory
-from sparring.data.contamination import contaminate
 from sparring.data.datasets import build_dataset
+from sparring.data.dirt.contaminated import contaminate
 
 N_CLOTHES = 10_000  # as in configs/fashion_mnist.yaml
 CASES: tuple[dict[str, Any], ...] = (
@@ -70,11 +70,11 @@ def main(files: str | None, output: Path, n_seeds: int) -> None:
 
 
 def measure(dataset: Dataset, contamination: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """The estimates of one seed."""
+    """The estimates of one seed; of floats that were never clipped where a case does not say it."""
     from sparring.commands.inspect import known, noise_of
 
     start = time.perf_counter()
-    audit = audit_images(contaminate(dataset, contamination), seed)
+    audit = audit_images(contaminate(dataset, {"clip": False, **contamination}), seed)
     noise, done = noise_of(audit), known(audit) or {}
     assert noise is not None
     return {

@@ -174,7 +174,7 @@ def test_contaminate_writes_a_copy(tmp_path):
 
 
 def test_inspect_prints_its_findings():
-    words = ("contamination.kind=gaussian", "contamination.sigma=0.2")
+    words = ("contamination.kind=gaussian", "contamination.sigma=0.2", "contamination.clip=false")
     told = run("inspect", "digits", *words, "--json")
     assert told.exit_code == 0, told.output
     found = json.loads(told.stdout)

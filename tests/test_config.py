@@ -97,7 +97,7 @@ def test_a_base_is_read_below_and_other_choices_drop_what_was_the_old_ones_alone
     run = resolve(child)
     assert (run.objective.lam, run.objective.window) == (5, 0.3)
     assert (run.contamination.kind, run.contamination.rate) == ("outlier", 0.5)
-    assert run.contamination.sigma is None
+    assert run.contamination.model_extra == {}
     assert run.training.seed == 4
     assert resolve(child, ["model.network={_class_name: MLP, dim: 2}"]).model.network == {
         "_class_name": "MLP", "dim": 2, "width": 8, "n_blocks": 1,
@@ -348,15 +348,14 @@ def test_training_leaves_have_the_loops_defaults():
     assert {key: section[key] for key in loop} == loop
 
 
-def test_contamination_leaves_are_those_of_the_kinds():
-    from sparring.data.contamination import own_fields
-    from sparring.data.corruptions import CORRUPTIONS
+def test_no_kind_of_dirt_has_an_option_that_is_the_data_sets():
+    from sparring.data.dirt.contaminated import OF_THE_SET
+    from sparring.data.dirt.contract import options_of
+    from sparring.data.dirt.kinds import names
+    from sparring.data.dirt.registry import find
 
-    common = {"kind", "rate", "seed", "clip"}
-    own = set().union(*(own_fields(kind) for kind in CORRUPTIONS))
-    assert set(ContaminationSection.model_fields) == common | own
-    kinds = set(ContaminationSection.model_fields["kind"].annotation.__args__)
-    assert kinds == {"none", *CORRUPTIONS}
+    assert set(ContaminationSection.model_fields) == set(OF_THE_SET)
+    assert not set().union(*(options_of(find(kind)) for kind in names())) & set(OF_THE_SET)
 
 
 def test_data_leaves_are_those_of_the_data_sets():

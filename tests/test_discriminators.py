@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from sparring.augmentations import Look, augment, draw_looks
 from sparring.backbones import DinoBackbone, LabelBackbone, label_backbone, load_dino
 from sparring.data.base import ModelRange
-from sparring.data.datasets import training_data
+from sparring.data.dirt.contaminated import training_data
 from sparring.denoiser import Denoiser
 from sparring.discriminators import LOSSES, READINGS, Discriminator, Heads, ImageEye, LatentEye
 from sparring.errors import UserError

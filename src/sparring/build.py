@@ -21,7 +21,7 @@ from torch import nn
 
 from .config_sections import Adt, OwnObjective, RunConfig
 from .data.base import ModelRange
-from .data.datasets import training_data
+from .data.dirt.contaminated import check_contamination, training_data
 from .denoiser import Denoiser
 from .errors import UserError, did_you_mean
 from .guidance import with_guidance_embedding
@@ -57,11 +57,11 @@ def one_line_errors(
 
 def build_dataset(config: RunConfig) -> ModelRange:
     """The training data: contaminated, in the model's range."""
+    contamination = config.contamination.model_dump(exclude_none=True)
+    with one_line_errors("contamination"):
+        check_contamination(contamination)
     with one_line_errors("data"):
-        return training_data(
-            config.data.model_dump(exclude_none=True),
-            config.contamination.model_dump(exclude_none=True),
-        )
+        return training_data(config.data.model_dump(exclude_none=True), contamination)
 
 
 def build_network(config: RunConfig, sample_shape: Shape, num_classes: int | None) -> nn.Module:

@@ -406,12 +406,13 @@ def contaminate(
 
     DATA is a folder of images, a parquet file, tar shards, digits, a config file, or the name
     of a data set on the hub. KEY=VALUE changes a setting of sections data and contamination. The
-    copy is clipped to [0, 1], which training with the same contamination in memory is not.
+    copy is clipped to [0, 1] and rounded to 8 bits, as training with the same contamination is.
 
     \b
     Examples:
       sparring contaminate digits -o noisy-digits contamination.sigma=0.2
       sparring contaminate photos -o dirty-photos --kind jpeg --rate 0.5 contamination.quality=5
+      sparring contaminate photos -o noisy-photos 'contamination.sigma=[0.05,0.35]'
     """
     from .config import contamination_of
 

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from .data.dirt import kinds
 from .errors import UserError, did_you_mean
 from .home import expanded
 
@@ -212,30 +213,40 @@ class DataSection(Section):
     latents_cache: Place | None = None
 
 
-class ContaminationSection(Section):
-    """What is wrong with the training data on purpose; who gets what follows from (seed, index)."""
+def _check_dirt(kind: str) -> str:
+    known = ["none", *kinds.names()]
+    if kind not in known and ".py:" not in kind:
+        hint = did_you_mean(kind, [*known, "path/to/file.py:Name"])
+        raise ValueError(f"contamination.kind: there is no {kind!r}{hint}")
+    return kind
 
-    kind: Literal[
-        "none", "gaussian", "outlier", "missing_blocks", "salt_and_pepper", "blur", "jpeg",
-        "adversarial",
-    ] = "none"  # fmt: skip
+
+class ContaminationSection(Section):
+    """What is wrong with the training data on purpose; who gets what follows from (seed, index).
+
+    Its other keys are the options of the kind, which are the arguments of its class in
+    data/dirt/kinds; they are checked where torch is there (build.py).
+    """
+
+    model_config = ConfigDict(extra="allow")
+    kind: Annotated[str, AfterValidator(_check_dirt)] = "none"
     rate: Share = 0.9
     seed: int = 0
-    clip: bool = False
-    # Each kind's own leaves; None: the kind's default (data/corruptions.py says what they mean).
-    sigma: NotNegative | None = None  # gaussian
-    outlier: Literal["stripes", "uniform", "inverted"] | None = None
-    distance: Positive | None = None  # outlier, for vectors
-    n_blocks: Count | None = None  # missing_blocks
-    block_size: Annotated[float, Field(gt=0, le=1)] | None = None
-    fill: float | None = None
-    share: Share | None = None  # salt_and_pepper
-    blur_sigma: Positive | None = None  # blur
-    quality: Annotated[int, Field(ge=1, le=95)] | None = None  # jpeg
-    eps: NotNegative | None = None  # adversarial
-    steps: Count | None = None
-    alpha: Positive | None = None
-    random_start: bool | None = None
+    clip: bool | None = None  # to [0, 1] and 8 bits; None: images as files hold them, vectors not
+
+    @model_validator(mode="after")
+    def _options_have_a_kind(self) -> ContaminationSection:
+        options = self.model_extra or {}
+        for key in [key for key, value in options.items() if value is None]:
+            del options[key]
+        if self.kind == "none" and options:
+            key = next(iter(options))
+            hint = did_you_mean(key, ContaminationSection.model_fields)
+            raise ValueError(
+                f"contamination.{key} is an option of a kind, and contamination.kind is none"
+                + (hint if "did you mean" in hint else "")
+            )
+        return self
 
 
 class ObjectiveSection(Section):

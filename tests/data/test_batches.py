@@ -5,8 +5,8 @@ import torch
 
 from sparring.data.base import Dataset
 from sparring.data.batches import BatchOrder, make_loader, rows_of
-from sparring.data.contamination import Contaminated
 from sparring.data.datasets import build_dataset
+from sparring.data.dirt.contaminated import Contaminated
 from sparring.errors import UserError
 
 

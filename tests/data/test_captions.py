@@ -5,7 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from sparring.data.datasets import build_dataset, training_data
+from sparring.data.datasets import build_dataset
+from sparring.data.dirt.contaminated import training_data
 from sparring.errors import UserError
 
 

@@ -1,13 +1,16 @@
 """A contaminated copy on disk: what is in the files, the manifest, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from sparring.commands.contaminate import contaminate
-from sparring.data.contamination import Contaminated, read_manifest
 from sparring.data.datasets import build_dataset
+from sparring.data.dirt.contaminated import Contaminated
+from sparring.data.dirt.manifest import manifest, read_manifest
 from sparring.errors import UserError
 
 NOISE = {"kind": "gaussian", "rate": 0.5, "sigma": 0.3, "seed": 4, "clip": False, "eps": None}
@@ -23,7 +26,7 @@ def test_the_copy_holds_the_clipped_rounded_images_in_their_class_folders(tmp_pa
     data = {"name": "digits", "split": "held_out", "resolution": None}
     summary = contaminate(data, NOISE, out, said.append)
     source = build_dataset("digits", "held_out")
-    dirty = Contaminated(source, "gaussian", 0.5, 4, sigma=0.3)
+    dirty = Contaminated(source, "gaussian", 0.5, 4, clip=False, sigma=0.3)
     expected = dirty.read_all()
     for i in range(297):
         x = (expected["x0"][i, 0].clamp(0, 1) * 255).round().numpy()
@@ -122,7 +125,27 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
         contaminate({"name": "digits"}, NOISE, tmp_path / "file" / "copy")
 
 
-def test_memory_is_not_clipped_by_default():
-    dirty = Contaminated(build_dataset("digits"), "gaussian", 1.0, 0, sigma=0.3)
-    assert float(dirty.read_all()["x0"].min()) < -0.5
-    assert torch.equal(dirty.dirty, torch.ones(1500, dtype=torch.bool))
+MIXED = {"kind": "mixture", "rate": 0.7, "seed": 2, "parts": [
+    {"kind": "gaussian", "sigma": [0.05, 0.35]}, {"kind": "poisson_gaussian", "photons": 12},
+    {"kind": "correlated", "sigma": 0.2}, {"kind": "jpeg", "quality": [10, 40]},
+    {"kind": "blur", "blur_sigma": [0.5, 1.5]}, {"kind": "enlarged"},
+    {"kind": "salt_and_pepper"}, {"kind": "missing_blocks", "fill": "contrast"},
+    {"kind": "watermark", "place": "random"}, {"kind": "outlier"},
+    {"kind": "outlier", "images": {"name": "digits", "split": "train"}}, {"kind": "adversarial"},
+]}  # fmt: skip
+
+
+def test_a_copy_read_back_is_what_training_in_memory_sees(tmp_path):
+    summary = contaminate({"name": "digits", "split": "held_out"}, MIXED, tmp_path / "copy")
+    words = {key: value for key, value in MIXED.items() if key != "kind"}
+    dirty = Contaminated(build_dataset("digits", "held_out"), "mixture", **words)
+    copy = build_dataset("image_folder", train_data_dir=str(tmp_path / "copy"))
+    by_number = {Path(copy.where(i)).stem: copy[i]["x0"] for i in range(len(copy))}
+    read_back = torch.stack([by_number[f"{i:03d}"] for i in range(297)])
+    assert torch.equal(read_back, dirty.read_all()["x0"])
+
+    header, entries = read_manifest(summary["manifest"])
+    assert [part["kind"] for part in header["parts"]] == [part["kind"] for part in MIXED["parts"]]
+    assert [dict(entry, file=None) for entry in entries] == [
+        dict(entry, file=None) for entry in manifest(dirty)
+    ]

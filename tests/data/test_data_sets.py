@@ -8,7 +8,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from sparring.data.base import ModelRange, check_channels
-from sparring.data.datasets import DATASETS, build_dataset, training_data
+from sparring.data.datasets import DATASETS, build_dataset
+from sparring.data.dirt.contaminated import training_data
 from sparring.errors import UserError
 
 ANALYTIC = ("plane", "gaussian_mixture", "swiss_roll", "two_moons")

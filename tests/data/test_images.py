@@ -9,8 +9,8 @@ from PIL import Image
 
 from sparring.data import images, transforms
 from sparring.data.batches import make_loader
-from sparring.data.contamination import contaminate
 from sparring.data.datasets import build_dataset
+from sparring.data.dirt.contaminated import contaminate
 from sparring.errors import UserError
 from sparring.text import sizes_of
 

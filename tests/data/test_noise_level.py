@@ -6,8 +6,8 @@ import torch
 
 from sparring.data.audit import audit_images
 from sparring.data.base import InMemory
-from sparring.data.contamination import contaminate
 from sparring.data.datasets import build_dataset
+from sparring.data.dirt.contaminated import contaminate
 from sparring.data.noise_level import fit_noise_level, patches, quiet_directions
 
 OTHER_KINDS = ("outlier", "salt_and_pepper", "blur", "jpeg", "missing_blocks")
@@ -16,6 +16,11 @@ OTHER_KINDS = ("outlier", "salt_and_pepper", "blur", "jpeg", "missing_blocks")
 @pytest.fixture(scope="module")
 def digits():
     return build_dataset("digits")
+
+
+def unclipped(dataset, contamination):
+    """Floats whose noise was never cut: the estimate's best case."""
+    return contaminate(dataset, {**contamination, "clip": False})
 
 
 def smooth_images(n, shape, seed=0):
@@ -67,7 +72,7 @@ def test_patches_tile_the_image():
 
 @pytest.mark.parametrize("sigma", [0.1, 0.2])
 def test_noise_on_most_digits(digits, sigma):
-    dirty = contaminate(digits, {"kind": "gaussian", "sigma": sigma, "seed": 3})
+    dirty = unclipped(digits, {"kind": "gaussian", "sigma": sigma, "seed": 3})
     audit = audit_images(dirty)
     assert audit.noise.is_found
     assert audit.noise.sigma == pytest.approx(sigma, rel=0.05)
@@ -79,15 +84,13 @@ def test_noise_on_most_digits(digits, sigma):
 
 def test_noise_on_some_and_on_all_digits(digits):
     for rate in (0.2, 0.5, 1.0):
-        noise = audit_images(contaminate(digits, {"kind": "gaussian", "rate": rate})).noise
+        noise = audit_images(unclipped(digits, {"kind": "gaussian", "rate": rate})).noise
         assert noise.rate == pytest.approx(rate, abs=0.05)
         assert noise.sigma == pytest.approx(0.1, rel=0.15)
 
 
 def test_clipped_noise_is_measured_at_its_full_size(digits):
-    noise = audit_images(
-        contaminate(digits, {"kind": "gaussian", "sigma": 0.2, "clip": True})
-    ).noise
+    noise = audit_images(contaminate(digits, {"kind": "gaussian", "sigma": 0.2})).noise
     assert noise.sigma_left < 0.13
     assert noise.sigma == pytest.approx(0.2, rel=0.15)
     assert noise.rate == pytest.approx(0.9, abs=0.05)
@@ -105,7 +108,7 @@ def test_clean_digits_have_no_noise(digits):
 def test_other_dirt_is_looked_at_too(digits, kind):
     """A tenth of sharp images among blurred ones may pass for noisy, all other images may not."""
     some = digits.select(torch.arange(500))
-    audit = audit_images(contaminate(some, {"kind": kind}))
+    audit = audit_images(unclipped(some, {"kind": kind}))
     if kind == "salt_and_pepper":
         assert audit.noise.is_found
     else:
@@ -114,7 +117,7 @@ def test_other_dirt_is_looked_at_too(digits, kind):
 
 def test_large_images_are_cut_into_patches():
     clean = InMemory("smooth", smooth_images(100, (3, 32, 40)))
-    audit = audit_images(contaminate(clean, {"kind": "gaussian", "rate": 0.6, "sigma": 0.05}))
+    audit = audit_images(unclipped(clean, {"kind": "gaussian", "rate": 0.6, "sigma": 0.05}))
     assert audit.patch == (8, 8)
     assert audit.noise.sigma == pytest.approx(0.05, rel=0.02)
     assert audit.noise.rate == pytest.approx(0.6, abs=0.01)
@@ -122,7 +125,7 @@ def test_large_images_are_cut_into_patches():
 
 
 def test_the_estimate_repeats_itself_and_the_seed_matters(digits):
-    dirty = contaminate(digits, {"kind": "gaussian", "sigma": 0.2})
+    dirty = unclipped(digits, {"kind": "gaussian", "sigma": 0.2})
     first, again, other = (audit_images(dirty, seed).noise for seed in (0, 0, 1))
     assert first == again
     assert first != other

@@ -15,8 +15,8 @@ import torch
 from shards import SIZES, N, add, numbers_of, png, write_parquet, write_tar, write_tars
 from sparring.data import images, tar_shards
 from sparring.data.batches import make_loader
-from sparring.data.contamination import Contaminated
-from sparring.data.datasets import build_dataset, training_data
+from sparring.data.datasets import build_dataset
+from sparring.data.dirt.contaminated import Contaminated, training_data
 from sparring.data.tar_shards import expand_braces
 from sparring.errors import UserError
 

@@ -5,8 +5,8 @@ import torch
 
 from sparring.commands.memorization import memorization_lines, pairs_picture
 from sparring.data.base import InMemory
-from sparring.data.contamination import contaminate
 from sparring.data.datasets import build_dataset
+from sparring.data.dirt.contaminated import contaminate
 from sparring.denoiser import Denoiser
 from sparring.errors import UserError
 from sparring.evaluation import memorization as module
@@ -209,7 +209,7 @@ def test_pairs_show_each_training_image_once_the_nearest_first(few, unseen):
 
 def test_copies_of_dirty_images_are_found_with_their_noise(digits, unseen):
     train = build_dataset("digits", "train").select(torch.arange(300))
-    dirty = contaminate(train, {"kind": "gaussian", "sigma": 0.3, "rate": 1.0})
+    dirty = contaminate(train, {"kind": "gaussian", "sigma": 0.3, "rate": 1.0, "clip": False})
     settings = Settings("pixels", n_resamples=2)
     reference = Reference(digits, settings)
 
@@ -232,7 +232,7 @@ def test_copies_of_dirty_images_are_found_with_their_noise(digits, unseen):
 
 
 def test_clean_images_stand_in_among_the_dirty_ones(few):
-    dirty = contaminate(few, {"kind": "gaussian", "sigma": 0.3, "rate": 1.0})
+    dirty = contaminate(few, {"kind": "gaussian", "sigma": 0.3, "rate": 1.0, "clip": False})
     seen = dirty.read_all()["x0"].clamp(0, 1).flatten(1)
     expected = torch.cdist(few.x0.flatten(1), seen).fill_diagonal_(torch.inf).amin(1)
     found = Originals(dirty, None, PIXELS, clean=few).calibration

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from sparring.data.base import ModelRange
-from sparring.data.contamination import contaminate, noise_of
 from sparring.data.datasets import build_dataset
+from sparring.data.dirt.contaminated import contaminate
+from sparring.data.dirt.manifest import manifest, noise_of
 from sparring.denoiser import Denoiser
+from sparring.errors import UserError
 from sparring.objectives import OBJECTIVES
 from sparring.randomness import StepRandom
 from support import CASES, SCHEDULES, AtRatio, LinearEps
@@ -58,7 +60,7 @@ def test_told_that_all_is_clean_it_is_plain(name, kind):
 
 def test_what_it_is_told_is_what_was_done():
     digits = build_dataset("digits", split="train")
-    dirty = contaminate(digits, {"kind": "gaussian", "rate": 0.5, "sigma": 0.2})
+    dirty = contaminate(digits, {"kind": "gaussian", "rate": 0.5, "sigma": 0.2, "clip": False})
     noise = noise_of(ModelRange(dirty))
     assert torch.equal(noise > 0, dirty.dirty)
     assert noise.max() == pytest.approx(0.4)  # [-1, 1]
@@ -66,6 +68,21 @@ def test_what_it_is_told_is_what_was_done():
     assert difference[dirty.dirty].mean() ** 0.5 == pytest.approx(0.4, rel=0.02)
     assert noise_of(contaminate(digits, {"kind": "blur", "rate": 0.1})).max() == torch.inf
     assert not noise_of(digits).any()
+
+
+def test_it_is_told_each_samples_own_noise_and_what_has_no_size_is_refused():
+    digits = build_dataset("digits", split="held_out")
+    parts = [{"kind": "gaussian", "sigma": [0.05, 0.35]}, {"kind": "correlated"}]
+    words = {"kind": "mixture", "parts": parts, "rate": 0.6}
+    dirty = contaminate(digits, {**words, "clip": False})
+    noise, record = noise_of(ModelRange(dirty)), manifest(dirty)
+    assert len(record) == 178
+    for entry in record:
+        expected = 2 * entry["sigma"] if entry["kind"] == "gaussian" else torch.inf
+        assert noise[entry["index"]] == pytest.approx(expected)
+    assert int((noise > 0).sum()) == 178
+    with pytest.raises(UserError, match=r"clipped to 8 bits .* set contamination.clip=false"):
+        noise_of(contaminate(digits, words))
 
 
 def test_other_dirt_is_left_out_or_used_from_a_level_on():

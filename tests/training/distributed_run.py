@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from tiny_runs import Points, make_objective, run, tiny_denoiser, tiny_discriminator
 
 from sparring.data.base import InMemory, ModelRange
-from sparring.data.contamination import Contaminated
+from sparring.data.dirt.contaminated import Contaminated
 from sparring.denoiser import Denoiser
 from sparring.errors import TrainingStopped, UserError
 from sparring.training import checkpoint

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from ..data import transforms
 from ..data.audit import audit_images
 from ..data.base import READ_CHUNK, Batch, Dataset
-from ..data.contamination import contaminate
 from ..data.datasets import build_dataset
+from ..data.dirt.contaminated import check_contamination, contaminate
 from ..errors import UserError
 from ..evaluation.protocol import versions
 from ..pretrained import load
@@ -179,6 +179,7 @@ def clean_command(
     out = Path(output_dir).expanduser()
     check_place(out, data)
     device = device or default_device()
+    check_contamination(contamination)
     dataset = contaminate(build_dataset(**data), contamination)
     cleaner = Cleaner(load(model, device), device=device, **options)
     cleaner.check(dataset)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..data.base import READ_CHUNK, Dataset
-from ..data.contamination import contaminate
 from ..data.datasets import build_dataset
+from ..data.dirt.contaminated import contaminate
 from ..errors import UserError
 from ..evaluation.cleaning import cleaning_figures
 from ..evaluation.features import Extractor, make_extractor
@@ -50,8 +50,8 @@ def levels_command(
 
     Args:
         data: `name`, `split` and fields as in `build_dataset`; clean.
-        contamination: Its `seed` is the noise's, its `clip` cuts noisy images to [0, 1]; its kind
-            is none.
+        contamination: Its `seed` is the noise's, its `clip` says whether images are clipped
+            to 8 bits, as they are in files; its kind is none.
         models: Runs, pipeline folders or hub names.
         levels: Sizes of the noise, [0, 1] scale.
         output_dir: Where report.json, index.html and pictures go. None: cleaning-*.json into the
@@ -110,7 +110,7 @@ def levels_command(
     protocol = {
         "data": dataset.name, "data_fingerprint": dataset.fingerprint(),
         "split": data.get("split"), "n_images": len(index),
-        "noise_seed": seed, "clip": bool(contamination.get("clip", False)),
+        "noise_seed": seed, "clip": contamination.get("clip") is not False,
         "told": "the level" if sigma is None else sigma, **_extracted(features),
         **first.protocol(dataset), "n_resamples": n_resamples, "versions": versions(),
     }  # fmt: skip

@@ -10,9 +10,10 @@ from tqdm import tqdm
 
 from ..data import transforms
 from ..data.base import READ_CHUNK, Dataset
-from ..data.contamination import Contaminated, write_manifest
-from ..data.contamination import contaminate as contaminated
 from ..data.datasets import build_dataset
+from ..data.dirt.contaminated import Contaminated, check_contamination
+from ..data.dirt.contaminated import contaminate as contaminated
+from ..data.dirt.manifest import write_manifest
 from ..errors import UserError
 from .files import check_place, whole_folder
 
@@ -26,7 +27,8 @@ def contaminate(
     """Write a dirty copy of a data set: 8-bit PNG files in class folders, and manifest.jsonl.
 
     Eight bits hold nothing outside [0, 1], so the copy is clipped, whatever `clip` was; the
-    manifest says so (`clip: true`). Unreadable images are left out and listed in the manifest's
+    manifest says so (`clip: true`). Read back it is what training with the same contamination sees
+    by default. Unreadable images are left out and listed in the manifest's
     header. The copy appears under its name when it is complete; an interrupted one leaves nothing.
 
     Args:
@@ -45,15 +47,17 @@ def contaminate(
     """
     out = Path(output_dir).expanduser()
     check_place(out, data)
+    check_contamination(contamination)
     source = build_dataset(**data)
     if not source.is_image:
         raise UserError(f"contaminate writes images, and {source.name} holds vectors")
     exact = contaminated(source, {**contamination, "clip": False})
     if not isinstance(exact, Contaminated):
         raise UserError("choose what to do to the images: contamination.kind=gaussian, for example")
+    is_unclipped = contamination.get("clip") is False
     say(
-        f"writing {len(exact)} images to {out} in 8 bits: values outside [0, 1] are clipped "
-        "(training with contamination in memory does not clip by default)"
+        f"writing {len(exact)} images to {out} in 8 bits: values outside [0, 1] are clipped"
+        + ("; contamination.clip=false is for training in memory" if is_unclipped else "")
     )
     with whole_folder(out) as partial:
         summary = _write(exact, partial, data.get("train_data_dir"))

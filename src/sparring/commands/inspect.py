@@ -14,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 from .. import __version__
 from ..data.audit import NEAR, Audit, audit_images
 from ..data.base import Dataset
-from ..data.contamination import Contaminated, contaminate
 from ..data.datasets import build_dataset
+from ..data.dirt.contaminated import Contaminated, check_contamination, contaminate
 from ..data.images import ImageDataset, SizesDiffer, least_side
 from ..data.noise_level import LEAST_IMAGES
 from ..errors import UserError
@@ -85,6 +85,7 @@ def _made(out: Path, data: Mapping[str, Any]) -> Path:
 
 
 def _dataset(data: Mapping[str, Any], contamination: Mapping[str, Any]) -> Dataset:
+    check_contamination(contamination)
     source = build_dataset(**data)
     if not source.is_image:
         raise UserError(f"inspect looks at images, and {source.name} holds vectors")
@@ -184,22 +185,46 @@ def suggestion(audit: Audit) -> dict[str, Any]:
 def known(audit: Audit) -> dict[str, Any] | None:
     """What was done to the images by the outermost contamination, and how the estimates compare.
 
-    ranking_auc is the probability that a dirty image ranks before a clean one.
+    Returns:
+        kind, rate, ranking_auc (the probability that a dirty image ranks before a clean one), and
+        - where several kinds were dealt out, `kinds`: {kind: {"rate", "ranking_auc"}};
+        - of white Gaussian noise `sigma` (a number or a range), rate_error, and
+          sigma_relative_error of the one size, or sigma_rms_error of the noisy images' own sizes.
+        None for data that nobody contaminated here.
     """
     dataset = audit.dataset
     if not isinstance(dataset, Contaminated):
         return None
     dirty = dataset.dirty[torch.from_numpy(audit.index)].numpy()
-    done = {"kind": dataset.kind, "rate": float(dirty.mean()), "ranking_auc": None}
-    if audit.energy is not None and 0 < dirty.sum() < len(dirty):
-        done["ranking_auc"] = float(roc_auc_score(dirty, audit.energy[:, 0]))
-    if dataset.kind == "gaussian":
-        done["sigma"] = dataset.protocol()["sigma"]
-    if dataset.kind == "gaussian" and audit.noise is not None:
-        done["rate_error"] = audit.noise.rate - done["rate"]
-        if done["sigma"] > 0:
-            done["sigma_relative_error"] = audit.noise.sigma / done["sigma"] - 1
+    done = {"kind": dataset.kind, **_rank(audit, dirty, dirty)}
+    numbers = audit.index[dirty].tolist()
+    kinds = np.full(len(dirty), "", dtype=object)
+    kinds[dirty] = [dataset.corruption(i).kind for i in numbers]
+    names = sorted(set(kinds[dirty]))
+    if names not in ([], [dataset.kind]):
+        done["kinds"] = {name: _rank(audit, kinds == name, dirty) for name in names}
+    if dataset.kind != "gaussian":
+        return done
+    done["sigma"] = dataset.protocol()["sigma"]
+    if audit.noise is None or audit.energy is None:
+        return done
+    done["rate_error"] = audit.noise.rate - done["rate"]
+    if isinstance(done["sigma"], list):
+        own = np.array([dataset.details(i)["sigma"] for i in numbers])
+        error = audit.noise.sigma_of(audit.energy[dirty, 0]) - own
+        done["sigma_rms_error"] = float(np.sqrt(np.mean(error**2))) if len(own) else None
+    elif done["sigma"] > 0:
+        done["sigma_relative_error"] = audit.noise.sigma / done["sigma"] - 1
     return done
+
+
+def _rank(audit: Audit, these: np.ndarray, dirty: np.ndarray) -> dict[str, Any]:
+    """Share of the images that are these dirty ones, and how they rank against the clean ones."""
+    found: dict[str, Any] = {"rate": float(these.mean()), "ranking_auc": None}
+    if audit.energy is not None and these.any() and not dirty.all():
+        compared = these | ~dirty
+        found["ranking_auc"] = float(roc_auc_score(these[compared], audit.energy[compared, 0]))
+    return found
 
 
 def _write(
@@ -291,12 +316,18 @@ def noise_lines(result: Mapping[str, Any]) -> list[str]:
 def _done(done: Mapping[str, Any]) -> str:
     words = [f"{done['kind']} on {100 * done['rate']:.1f} %"]
     if "sigma" in done:
-        words[0] += f" with sigma {done['sigma']:g}"
+        ends = done["sigma"] if isinstance(done["sigma"], list) else [done["sigma"]]
+        words[0] += f" with sigma {' to '.join(f'{end:g}' for end in ends)}"
     if "sigma_relative_error" in done:
         words.append(f"sigma is off by {100 * done['sigma_relative_error']:+.1f} %")
+    if done.get("sigma_rms_error") is not None:
+        words.append(f"an image's own sigma is off by {done['sigma_rms_error']:.3g} (rms)")
     if "rate_error" in done:
         words.append(f"the rate by {100 * done['rate_error']:+.1f} points")
     if done["ranking_auc"] is not None:
         words.append(f"a dirty image ranks before a clean one with probability "
                      f"{done['ranking_auc']:.3f}")  # fmt: skip
+    for kind, one in done.get("kinds", {}).items():
+        auc = "" if one["ranking_auc"] is None else f" ({one['ranking_auc']:.3f})"
+        words.append(f"{kind} on {100 * one['rate']:.1f} %{auc}")
     return ", ".join(words)

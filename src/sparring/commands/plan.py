@@ -19,8 +19,8 @@ from ..cache import cache_folder, key_of
 from ..config import check, with_overrides
 from ..config_sections import RunConfig, SamplingSection
 from ..data.base import Dataset, digest
-from ..data.contamination import contaminate
 from ..data.datasets import build_dataset
+from ..data.dirt.contaminated import contaminate
 from ..errors import UserError
 from ..evaluation.captions import Judges
 from ..evaluation.evaluate import check_count

@@ -29,10 +29,11 @@ from ..build import (
 from ..build_discriminator import build_discriminator
 from ..cache import TensorCache
 from ..config import RunConfig, dump
-from ..config_sections import BUNDLED
+from ..config_sections import BUNDLED, ContaminationSection
 from ..data.base import Dataset, Digests, ModelRange
 from ..data.captions import first_of
-from ..data.contamination import noise_of, write_manifest
+from ..data.dirt.contaminated import check_contamination
+from ..data.dirt.manifest import noise_of, write_manifest
 from ..denoiser import Denoiser
 from ..discriminators import Discriminator
 from ..errors import UserError
@@ -177,6 +178,8 @@ def dry_run_text(config: RunConfig) -> str:
         scheduler = scheduler_config(config)
         with one_line_errors("model.scheduler", (Exception,)):
             schedule = schedule_from_config(scheduler)
+        with one_line_errors("contamination"):
+            check_contamination(config.contamination.model_dump(), is_image=len(shape) > 1)
         lines.append(f"network       {type(network).__name__}, {n_parameters:,} parameters")
         lines.append(f"samples       {' x '.join(map(str, shape))}")
         objective = build_objective(config, schedule)
@@ -188,6 +191,8 @@ def dry_run_text(config: RunConfig) -> str:
         assumed = schedule_from_config({"_class_name": "DDPMScheduler"})
         objective = build_objective(config, assumed)
         needs = []
+        with one_line_errors("contamination"):
+            check_contamination(config.contamination.model_dump())
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     n_global = training.train_batch_size * training.gradient_accumulation_steps * n_processes
     n_updates, n_batches = objective.n_updates, objective.n_batches(training.max_train_steps)
@@ -222,7 +227,7 @@ def _shape_of(config: RunConfig) -> tuple[Shape, int | None]:
     """Shape and classes of the data: read where they are bundled, else as configured."""
     if config.data.name in BUNDLED:
         clean = config.model_copy(deep=True)
-        clean.contamination.kind = "none"
+        clean.contamination = ContaminationSection()
         dataset = build_dataset(clean)
         conditional = config.model.class_conditional
         return dataset.sample_shape, dataset.num_classes if conditional else None

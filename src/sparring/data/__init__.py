@@ -1,11 +1,11 @@
 """Samples, what is wrong with them, and the order in which training sees them.
 
 base            the contract of a data set, and the wrappers that keep it
-datasets        every data set by name: `build_dataset`, `training_data`
+datasets        every data set by name: `build_dataset`
 analytic        sets with a known answer, and that answer (`.truth`)
 images          folders, parquet files and Hugging Face data sets
 transforms      resize, crop, flip, ranges
-contamination   `Contaminated` and its manifest; the kinds are in corruptions
+dirt            dirt to practise on: `Contaminated`, `training_data`, the kinds and the manifest
 audit           duplicates, sizes, noise: what a set of images holds; the estimate is in noise_level
 shards          images in shards; tar_shards and table_shards read them, shard_order is their order
 batches         which sample stands where in the stream: `make_loader`

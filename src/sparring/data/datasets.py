@@ -3,7 +3,6 @@
     build_dataset("digits")                                       # (1, 8, 8) images in [0, 1]
     build_dataset("plane", dim=3)                                 # vectors (3,), with .truth
     build_dataset("image_folder", train_data_dir="photos", resolution=64)
-    training_data({"name": "digits"}, {"kind": "gaussian", "rate": 0.9, "sigma": 0.2})
 
 Sets that fit are held in memory as one tensor. Splits: `train` (default), `held_out`, `all`.
 """
@@ -22,10 +21,9 @@ from torch import Tensor
 from ..errors import UserError
 from ..randomness import generator
 from . import analytic, sources, table_shards, tar_shards, transforms
-from .base import Dataset, InMemory, ModelRange, absent_classes
+from .base import Dataset, InMemory, absent_classes
 from .captions import caption_remarks
 from .classes import absent_remark, numbers
-from .contamination import contaminate
 from .images import ImageDataset
 from .shards import ShardedImages, ShardFiles
 
@@ -87,22 +85,6 @@ def _say_once(remark: str) -> None:
     """On stderr, by the first process only."""
     if os.environ.get("RANK", "0") == "0":
         log.warning("%s", remark)
-
-
-def training_data(
-    data: Mapping[str, Any], contamination: Mapping[str, Any] | None = None
-) -> ModelRange:
-    """What a model trains on: a data set, contaminated, in the model's range.
-
-    Args:
-        data: `name`, `split` and fields as in `build_dataset`.
-        contamination: `kind` and fields as in `Contaminated`; None or kind none leaves the data
-            clean.
-
-    Returns:
-        Images about [-1, 1] or vectors in data units. `.dataset` is the contaminated set.
-    """
-    return ModelRange(contaminate(build_dataset(**data), contamination))
 
 
 def digits_arrays() -> tuple[Tensor, Tensor]:

@@ -337,7 +337,7 @@ def describe_objective(run: Run) -> str:
 
 
 NOT_A_STRENGTH = ("record", "data", "fingerprint", "kind", "rate", "seed", "clip", "scale", "below",
-                  "n_samples", "n_dirty")  # fmt: skip
+                  "n_samples", "n_dirty", "parts", "images_fingerprint")  # fmt: skip
 
 
 def describe_contamination(run: Run) -> str:
@@ -355,17 +355,28 @@ def _describe_layer(layer: Mapping[str, Any]) -> str:
     if is_number(layer.get("n_dirty")) and is_number(layer.get("n_samples")):
         count = f" ({show(layer['n_dirty'])} of {show(layer['n_samples'])})"
     share = f"{100 * rate:.3g} % of the samples{count}: " if is_number(rate) else ""
-    strengths = [
-        f"{key.replace('_', ' ')} {show_value(value)}" for key, value in layer.items()
-        if key not in NOT_A_STRENGTH and value is not None
-    ]  # fmt: skip
+    strengths = _strengths(layer)
     if strengths and layer.get("scale"):
         units = layer["scale"] == "data units"
         strengths[-1] += " in data units" if units else f" on the scale {layer['scale']}"
     words = [str(layer["kind"]).replace("_", " "), *strengths]
-    if isinstance(layer.get("clip"), bool):
-        words.append("clipped" if layer["clip"] else "not clipped")
+    parts = [
+        " ".join([str(part["kind"]).replace("_", " "), *_strengths(part)])
+        for part in layer.get("parts", [])
+    ]
+    if parts:
+        words[0] += f" in equal parts of {'; '.join(parts)}"
+    if isinstance(layer.get("clip"), bool) and layer.get("scale") != "data units":
+        words.append("clipped to 8 bits" if layer["clip"] else "not clipped")
     return share + ", ".join(words)
+
+
+def _strengths(layer: Mapping[str, Any]) -> list[str]:
+    """What a kind's options are: ['sigma 0.2']."""
+    return [
+        f"{key.replace('_', ' ')} {show_value(value)}" for key, value in layer.items()
+        if key not in NOT_A_STRENGTH and value is not None
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)

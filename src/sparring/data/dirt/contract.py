@@ -1,0 +1,93 @@
+r"""What a kind of dirt is.
+
+    @dataclass
+    class Rain(Corruption):
+        drops: int = 10
+
+        def __post_init__(self) -> None:
+            self.drops = whole("drops", self.drops, at_least=1)
+
+        def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor: ...
+
+In a config this is `contamination: {kind: path/to/rain.py:Rain, drops: 3}`. The options of a kind
+are the arguments of its constructor, kept as attributes of the same names; `kind`, `rate`, `seed`
+and `clip` are the data set's and cannot be options.
+
+A kind sees one sample, its label and a generator seeded for this sample alone, so the result cannot
+depend on batch, worker or process. Arithmetic is elementwise in a fixed order (no convolution, no
+threaded sum), so it is the same to the bit wherever it runs. No kind clips, but jpeg, whose files
+hold 8 bits; the data set does that (see contaminated).
+
+Images are (C, H, W) in [0, 1]; vectors (d,) in data units.
+"""
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ..base import Dataset
+
+
+class Dirt(ABC):
+    """What is done to the dirty samples of a data set. Abstract.
+
+    Attributes:
+        kind: Its name in a config.
+        images_only: Whether it refuses vectors.
+    """
+
+    kind: str = ""
+    images_only: bool = True
+
+    @abstractmethod
+    def of(self, number: int) -> "Corruption":
+        """What the dirty sample of this number gets; the dirty ones are counted from 0."""
+
+    def prepared(self, dataset: Dataset, seed: int) -> Self:
+        """This kind with what it has to learn from the data it will make dirty, or to read first.
+
+        Raises:
+            UserError: if the data do not allow it.
+        """
+        return self
+
+    def settings(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The options that matter to samples of this shape, by name, as JSON can hold them."""
+        return {name: getattr(self, name) for name in options_of(type(self))}
+
+
+class Corruption(Dirt):
+    """What one sample gets. Abstract; most kinds are this, for every dirty sample the same one."""
+
+    def of(self, number: int) -> "Corruption":
+        return self
+
+    @abstractmethod
+    def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
+        """The dirty version of one sample, of the same shape; `x` is left as it is."""
+
+    def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
+        """What happened to a sample of this shape whose generator is `rng`, for the manifest.
+
+        It draws from `rng` in the order in which `apply` does.
+        """
+        return self.settings(shape)
+
+    def white_noise(self, shape: tuple[int, ...], rng: torch.Generator) -> float:
+        """Standard deviation of the white Gaussian noise that is all this does to a sample of this
+        shape whose generator is `rng`, on the scale of the data; infinite for any other dirt."""
+        return math.inf
+
+
+def options_of(build: Callable[..., Dirt]) -> dict[str, Any]:
+    """The options of a kind with their defaults: options_of(Gaussian) == {"sigma": 0.1}."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(build).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }

@@ -1,0 +1,51 @@
+"""Thumbnails that were enlarged."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..contract import Corruption
+from ..options import Amount, amount, choice, drawn
+
+FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+
+
+@dataclass
+class Enlarged(Corruption):
+    """Shrunk by a factor, then enlarged back to its size, by Pillow in 32-bit floats.
+
+    Each side of the small image is the side divided by the factor, rounded, at least one pixel.
+
+    Args:
+        factor: 1 or more; a number or [low, high].
+        filter: Pillow's name of it, both ways: nearest, box, bilinear, hamming, bicubic, lanczos.
+    """
+
+    factor: Amount = 2.0
+    filter: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        self.factor = amount("factor", self.factor, at_least=1)
+        self.filter = choice("filter", self.filter, FILTERS)
+
+    def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
+        small = self._small(tuple(x.shape), rng)
+        resampling = Image.Resampling[self.filter.upper()]
+        channels = []
+        for channel in x.float().numpy():
+            image = Image.fromarray(channel).resize(small[::-1], resampling)
+            channels.append(np.array(image.resize(channel.shape[::-1], resampling)))
+        return torch.from_numpy(np.stack(channels)).to(x.dtype)
+
+    def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
+        height, width = self._small(shape, rng)
+        return {"shrunk_to": [height, width], "filter": self.filter}
+
+    def _small(self, shape: tuple[int, ...], rng: torch.Generator) -> tuple[int, int]:
+        factor = drawn(self.factor, rng)
+        height, width = (max(1, round(side / factor)) for side in shape[1:])
+        return height, width

@@ -1,0 +1,38 @@
+"""The noise of a camera's sensor: that of the light, and that of the electronics."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contract import Corruption
+from ..options import Amount, amount, drawn
+
+
+@dataclass
+class PoissonGaussian(Corruption):
+    """Poisson(photons x) / photons + sigma n, n ~ N(0, I).
+
+    The mean is x and the variance x / photons + sigma^2: bright pixels are noisier. Values below 0
+    send no light.
+
+    Args:
+        photons: How many a white pixel receives on average; a number or [low, high].
+        sigma: Standard deviation of the electronics' noise, [0, 1] scale; a number or [low, high].
+    """
+
+    photons: Amount = 30.0
+    sigma: Amount = 0.05
+
+    def __post_init__(self) -> None:
+        self.photons = amount("photons", self.photons, above=0, at_most=1e6)
+        self.sigma = amount("sigma", self.sigma, at_least=0)
+
+    def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
+        photons, sigma = drawn(self.photons, rng), drawn(self.sigma, rng)
+        light = torch.poisson(photons * x.double().clamp(min=0), generator=rng) / photons
+        return light.to(x.dtype) + sigma * torch.randn(x.shape, generator=rng)
+
+    def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
+        return {"photons": drawn(self.photons, rng), "sigma": drawn(self.sigma, rng)}

@@ -1,0 +1,96 @@
+"""A text printed over the image."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..contract import Corruption
+from ..options import Amount, amount, choice, drawn, number, refuse
+
+FONT_SIZE = 64
+"""At which the text is drawn before it is brought to the image's size, pixels."""
+NO_CHARACTER = "\U0010ffff"
+
+
+@dataclass
+class Watermark(Corruption):
+    """(1 - a) x + a shade, a = opacity times the coverage of a pixel by the text.
+
+    The text is drawn in Pillow's built-in font, as wide as text_width says, or smaller where it
+    would be higher than the image, and lies inside the image.
+
+    Args:
+        text: What it says, one line or more.
+        opacity: In (0, 1]; a number or [low, high].
+        place: same (the middle, in all images) or random (each place equally likely).
+        text_width: Share of the image's width, in (0, 1].
+        shade: Of the text, [0, 1] scale: 1 is white.
+    """
+
+    text: str = "sample"
+    opacity: Amount = 0.5
+    place: str = "same"
+    text_width: float = 0.8
+    shade: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.opacity = amount("opacity", self.opacity, above=0, at_most=1)
+        self.place = choice("place", self.place, ("same", "random"))
+        self.text_width = number("text_width", self.text_width, above=0, at_most=1)
+        self.shade = number("shade", self.shade, at_least=0, at_most=1)
+        self._ink = drawn_text(self.text)
+
+    def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
+        opacity = drawn(self.opacity, rng)
+        top, left, height, width = self._box(tuple(x.shape), rng)
+        ink = self._ink.resize((width, height), Image.Resampling.BILINEAR)
+        covered = opacity * torch.from_numpy(np.array(ink)).float() / 255
+        out = x.clone()
+        under = out[:, top : top + height, left : left + width]
+        under.copy_((1 - covered) * under + covered * self.shade)
+        return out
+
+    def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
+        opacity = drawn(self.opacity, rng)
+        return {"text": self.text, "opacity": opacity, "box": self._box(shape, rng)}
+
+    def _box(self, shape: tuple[int, ...], rng: torch.Generator) -> list[int]:
+        """[top, left, height, width] of the text, pixels."""
+        _, whole_height, whole_width = shape
+        wide, high = self._ink.size
+        scale = min(self.text_width * whole_width / wide, whole_height / high)
+        height, width = (max(1, round(scale * side)) for side in (high, wide))
+        rooms = whole_height - height, whole_width - width
+        if self.place == "same":
+            top, left = (room // 2 for room in rooms)
+        else:
+            top, left = (int(torch.randint(room + 1, (), generator=rng)) for room in rooms)
+        return [top, left, height, width]
+
+
+def drawn_text(text: Any) -> Image.Image:
+    """Coverage of each pixel by the text, 8 bits, cut to the text.
+
+    Raises:
+        WrongOption: if it is no text, shows nothing, or has characters that the font lacks.
+    """
+    if not isinstance(text, str):
+        raise refuse("text", "text", text)
+    font = ImageFont.load_default(FONT_SIZE)
+    missing = bytes(font.getmask(NO_CHARACTER))
+    for character in text:
+        if character.isprintable() and bytes(font.getmask(character)) == missing:
+            wanted = f"of characters that Pillow's font has, and it has no {character!r}"
+            raise refuse("text", wanted, text)
+    left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), text, font)
+    size = max(1, round(right - left) + 2), max(1, round(bottom - top) + 2)
+    image = Image.new("L", size)
+    ImageDraw.Draw(image).text((1 - left, 1 - top), text, fill=255, font=font)
+    inked = image.getbbox()
+    if inked is None:
+        raise refuse("text", "text that shows something", text)
+    return image.crop(inked)
