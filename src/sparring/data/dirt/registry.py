@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import did_you_mean
+from ...home import expanded
 from ...user_code import load_from_file
 from . import kinds
 from .contract import Dirt, options_of
@@ -29,10 +30,10 @@ def make(kind: str, options: Mapping[str, Any], place: str = "contamination") ->
     given = {key: value for key, value in options.items() if value is not None}
     known = options_of(build)
     for key in given.keys() - known.keys():
-        hint = did_you_mean(key, known) if known else ", which takes none"
-        raise WrongOption(
-            f"{place}.{key} does not apply to kind {kind}{hint}: leave it out, or set it to null"
-        )
+        hint = did_you_mean(key, known) if known else " (it takes none)"
+        if "did you mean" not in hint:
+            hint += ": leave it out, or set it to null"
+        raise WrongOption(f"{place}.{key} does not apply to kind {kind}{hint}")
     try:
         dirt = build(**given)
     except WrongOption as error:
@@ -46,7 +47,7 @@ def make(kind: str, options: Mapping[str, Any], place: str = "contamination") ->
 def find(kind: str, place: str = "contamination") -> type[Dirt]:
     """The class of a kind."""
     if ".py:" in kind:
-        found = load_from_file(kind, f"{place}.kind")
+        found = load_from_file(expanded(kind), f"{place}.kind")
         if not (inspect.isclass(found) and issubclass(found, Dirt)):
             raise WrongOption(
                 f"{place}.kind: {kind} is no subclass of sparring.data.dirt.contract.Corruption"

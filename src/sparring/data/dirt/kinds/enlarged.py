@@ -37,15 +37,17 @@ class Enlarged(Corruption):
         resampling = Image.Resampling[self.filter.upper()]
         channels = []
         for channel in x.float().numpy():
-            image = Image.fromarray(channel).resize(small[::-1], resampling)
-            channels.append(np.array(image.resize(channel.shape[::-1], resampling)))
+            whole = Image.fromarray(channel)
+            shrunk = whole.resize(small, resampling)
+            channels.append(np.array(shrunk.resize(whole.size, resampling)))
         return torch.from_numpy(np.stack(channels)).to(x.dtype)
 
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
-        height, width = self._small(shape, rng)
+        width, height = self._small(shape, rng)
         return {"shrunk_to": [height, width], "filter": self.filter}
 
     def _small(self, shape: tuple[int, ...], rng: torch.Generator) -> tuple[int, int]:
+        """Width and height of the small image, pixels."""
         factor = drawn(self.factor, rng)
         height, width = (max(1, round(side / factor)) for side in shape[1:])
-        return height, width
+        return width, height

@@ -9,6 +9,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ....config import check_section
+from ....config_sections import DataSection
 from ....errors import UserError
 from ...base import Dataset
 from ...datasets import build_dataset
@@ -103,16 +105,19 @@ def _other_images(words: Mapping[str, Any], like: Dataset) -> Dataset:
 
     Raises:
         ValueError: that names contamination.images.
+        UserError: for a key or value that section data would not take.
     """
     place = "contamination.images"
     if not like.is_image:
         raise ValueError(f"{place} replaces images, and {like.name} holds vectors")
     channels, height, width = like.sample_shape
     sized = {"resolution": height} if height == width else {}
+    section = check_section(DataSection, words, place)
+    said = section.model_dump(exclude_none=True, include=section.model_fields_set)
     try:
-        others = build_dataset(**{"n_channels": channels, **sized, **words})
-    except (TypeError, ValueError, UserError) as error:
-        raise ValueError(f"{place}: {str(error).replace('data.', f'{place}.')}") from error
+        others = build_dataset(**{"n_channels": channels, **sized, **said})
+    except (ValueError, UserError) as error:
+        raise ValueError(f"{place}: {error}") from error
     if not others.is_image or others.sharding is not None:
         held = "vectors" if not others.is_image else "a stream, which is read in its own order only"
         raise ValueError(f"{place} must be images in any order, and {others.name} holds {held}")

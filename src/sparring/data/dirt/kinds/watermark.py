@@ -80,17 +80,22 @@ def drawn_text(text: Any) -> Image.Image:
     """
     if not isinstance(text, str):
         raise refuse("text", "text", text)
-    font = ImageFont.load_default(FONT_SIZE)
-    missing = bytes(font.getmask(NO_CHARACTER))
+    missing = _inked(NO_CHARACTER)
     for character in text:
-        if character.isprintable() and bytes(font.getmask(character)) == missing:
+        if character.isprintable() and _inked(character) == missing:
             wanted = f"of characters that Pillow's font has, and it has no {character!r}"
             raise refuse("text", wanted, text)
-    left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), text, font)
-    size = max(1, round(right - left) + 2), max(1, round(bottom - top) + 2)
-    image = Image.new("L", size)
-    ImageDraw.Draw(image).text((1 - left, 1 - top), text, fill=255, font=font)
-    inked = image.getbbox()
-    if inked is None:
+    image = _inked(text)
+    if image is None:
         raise refuse("text", "text that shows something", text)
-    return image.crop(inked)
+    return image
+
+
+def _inked(text: str) -> Image.Image | None:
+    """The text in white on black, cut to what shows of it; None where nothing does."""
+    font = ImageFont.load_default(FONT_SIZE)
+    left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), text, font)
+    image = Image.new("L", (round(right - left) + 2, round(bottom - top) + 2))
+    ImageDraw.Draw(image).text((1 - left, 1 - top), text, fill=255, font=font)
+    shown = image.getbbox()
+    return None if shown is None else image.crop(shown)
