@@ -102,6 +102,14 @@ def main(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         echo(context.get_help())
+    elif context.invoked_subcommand not in ("train", "replay"):
+        precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if precision != "no" and os.environ.get("RANK", "0") == "0":
+            echo(
+                f"sparring: accelerate asks for mixed precision {precision}, which is for training:"
+                f" {context.invoked_subcommand} computes in the precision of the weights",
+                err=True,
+            )
 
 
 @main.command()

@@ -30,6 +30,7 @@ from ..evaluation.reference import Reference, Settings
 from ..pretrained import load
 from ..sampling import describe_sampling
 from ..sampling.schedulers import default_sampler
+from ..training.launcher import on_cpu
 from .diagnostics import check_diagnostics
 from .mismatch import check_mismatch
 from .reference import check_alike, check_prompts, reading
@@ -275,5 +276,6 @@ def kept_folder() -> Path:
 
 
 def default_device() -> str:
-    """A GPU of this process's own, if there is one."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    """A GPU of this process's own, if there is one and accelerate is not told to use none."""
+    use_gpu = torch.cuda.is_available() and not on_cpu()
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if use_gpu else "cpu"

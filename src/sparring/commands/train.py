@@ -47,6 +47,7 @@ from ..schedules import schedule_from_config
 from ..terminal import echo
 from ..text import check_captions, sizes_of
 from ..training import ConditionFn, RunFolder, TrainSettings, open_run, train
+from ..training.launcher import as_launched, asked_for
 
 Rival = tuple[Discriminator, TrainSettings]
 N_SHOWN = 64
@@ -63,6 +64,10 @@ def train_command(config: RunConfig) -> dict[str, Any]:
     Raises:
         UserError: one line that says what to change.
     """
+    config = as_launched(config)
+    if (asked := asked_for()) and os.environ.get("RANK", "0") == "0":
+        words = ", ".join(f"training.{name}={value}" for name, value in asked.items())
+        echo(f"sparring: as accelerate asks: {words}", err=True)
     settings = train_settings(config)
     _check_hub(config)
     if settings.n_threads is not None:
@@ -168,6 +173,7 @@ def dry_run_text(config: RunConfig) -> str:
     Raises:
         UserError: for what the network, the scheduler or the objective refuse.
     """
+    config = as_launched(config)
     training = config.training
     lines = [f"run folder    {training.output_dir}"]
     if config.model.pretrained_model_name_or_path is None:

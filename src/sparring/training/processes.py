@@ -26,6 +26,7 @@ from ..errors import UserError
 from ..randomness import derive_seed
 from ..terminal import echo
 from .checkpoint import unchanged_random_states
+from .launcher import asked_for, on_cpu, without_launchers_own
 from .players import Player
 from .settings import TrainSettings
 from .sharding import (
@@ -34,7 +35,6 @@ from .sharding import (
     gather,
     is_sharded,
     shard,
-    without_accelerates_own,
 )
 from .tracking import check_tracker
 
@@ -61,18 +61,20 @@ def process_state() -> PartialState:
 
 
 def _on_cpu() -> bool:
-    """Whether several processes have no GPU to share out."""
+    """Whether several processes have no GPU to share out, or shall not."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return several and not (torch.cuda.is_available() or torch.xpu.is_available())
+    return on_cpu() or (several and not (torch.cuda.is_available() or torch.xpu.is_available()))
 
 
 def make_accelerator(settings: TrainSettings, run_dir: Path) -> Accelerator:
     """The accelerator of a run, seeded: dropout draws from torch's own generator, by process.
 
     Raises:
-        UserError: for fp16 on a CPU, a missing tracker, or a distribution that is not supported.
+        UserError: for fp16 on a CPU, a missing tracker, a distribution that is not supported, or
+            what accelerate asks for and cannot be done.
     """
     check_tracker(settings.report_to)
+    asked_for()  # refuses on every process what cannot be
     if settings.n_threads is not None:
         torch.set_num_threads(settings.n_threads)
     state = process_state()
@@ -85,7 +87,7 @@ def make_accelerator(settings: TrainSettings, run_dir: Path) -> Accelerator:
         )
     # another run of this Python process may have had another precision
     AcceleratorState._reset_state(reset_partial_state=False)
-    with patch_environment(**without_accelerates_own()):
+    with patch_environment(**without_launchers_own()):
         accelerator = Accelerator(
             cpu=_on_cpu(),
             mixed_precision=settings.mixed_precision,

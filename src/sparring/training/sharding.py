@@ -121,11 +121,6 @@ def _of_accelerate() -> Sharding:
     return Sharding()
 
 
-def without_accelerates_own() -> dict[str, str]:
-    """What the environment is to be while accelerate starts, for it not to shard as well."""
-    return {"ACCELERATE_USE_FSDP": "false"} if "ACCELERATE_USE_FSDP" in os.environ else {}
-
-
 # Shard
 
 

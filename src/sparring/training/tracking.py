@@ -24,6 +24,7 @@ from .. import __version__
 from ..errors import UserError
 from ..masking import masked
 from ..terminal import printable
+from .launcher import asked_for
 from .settings import TrainSettings
 
 
@@ -193,6 +194,7 @@ def describe(accelerator: Accelerator) -> dict[str, Any]:
     """Who runs what on which machine: the contents of run.json."""
     packages = ("torch", "diffusers", "accelerate", "numpy")
     gpu = accelerator.device.type == "cuda"
+    launched = asked_for()
     return {
         "version": __version__,
         "command": [masked(word) for word in sys.argv],
@@ -200,6 +202,7 @@ def describe(accelerator: Accelerator) -> dict[str, Any]:
         "machine": platform.platform(),
         "device": torch.cuda.get_device_name() if gpu else accelerator.device.type,
         "n_processes": accelerator.num_processes,
+        **({"asked_by_accelerate": launched} if launched else {}),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
