@@ -27,7 +27,7 @@ from ..errors import UserError
 from ..evaluation.protocol import versions
 from ..pretrained import load
 from ..sampling import clean, grid, matching_time
-from .contaminate import as_folder
+from .contaminate import as_folder, write_captions
 from .files import check_place, whole_folder
 from .plan import default_device
 
@@ -261,6 +261,8 @@ def _write(
                     before.append(y)
                     after.append(x)
             progress.update(min(READ_CHUNK, n - first))
+    names = {one["index"]: Path(one["file"]).relative_to("images").as_posix() for one in records}
+    write_captions(dataset.captions, names, folder / "images" / "metadata.jsonl")
     for name, images in (("before", before), ("after", after)):
         grid(2 * torch.stack(images) - 1, 8).save(folder / f"{name}.png")
     return {

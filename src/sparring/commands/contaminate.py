@@ -1,6 +1,9 @@
 """`sparring contaminate`: a dirty copy of a data set on disk, for any other tool to train on."""
 
-from collections.abc import Callable, Mapping
+import functools
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,12 @@ from tqdm import tqdm
 
 from ..data import transforms
 from ..data.base import READ_CHUNK, Dataset
+from ..data.captions import Caption
 from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import Contaminated, check_contamination
 from ..data.dirt.contaminated import contaminate as contaminated
 from ..data.dirt.manifest import write_manifest
+from ..data.sources import _hidden
 from ..errors import UserError
 from .files import check_place, whole_folder
 
@@ -25,6 +30,8 @@ def contaminate(
     say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Write a dirty copy of a data set: 8-bit PNG files in class folders, and manifest.jsonl.
+
+    Captions, wherever they come from, go into metadata.jsonl, in which the copy's are found.
 
     Eight bits hold nothing outside [0, 1], so the copy is clipped, whatever `clip` was; the
     manifest says so (`clip: true`). Read back it is what training with the same contamination sees
@@ -101,7 +108,29 @@ def _write(dataset: Contaminated, folder: Path, root: str | None) -> dict[str, A
         "clipped_values_share": n_moved / max(n_values, 1),
     }  # fmt: skip
     write_manifest(dataset, folder / "manifest.jsonl", files, **counts)
+    write_captions(dataset.captions, files, folder / "metadata.jsonl")
     return counts
+
+
+def write_captions(
+    captions: Sequence[Caption] | None, files: Mapping[int, str], path: Path
+) -> None:
+    """The captions of the images as a table that an image folder reads; nothing without any.
+
+    Args:
+        captions: Of each image.
+        files: The names of those that were written, by index.
+        path: Of the table.
+    """
+    said = {name: captions[i] for i, name in files.items()} if captions is not None else {}
+    several = any(isinstance(one, tuple) for one in said.values())
+    with path.open("w", encoding="utf-8") as table:
+        for name, caption in said.items():
+            if caption is not None:
+                text = [caption] if several and isinstance(caption, str) else caption
+                table.write(json.dumps({"file_name": name, "text": text}) + "\n")
+    if not path.stat().st_size:
+        path.unlink()
 
 
 def _file_name(
@@ -121,9 +150,21 @@ def _file_name(
 
 
 def as_folder(dataset: Dataset, label: int) -> str:
-    """A class's name as that of a folder."""
-    name = dataset.class_names[label].replace("/", "_").replace("\\", "_").strip()
-    return f"class-{label}" if name.startswith(".") or not name else name
+    """A class's name as that of a folder, which no other class has."""
+    return _folders(tuple(dataset.class_names))[label]
+
+
+@functools.lru_cache(maxsize=1)
+def _folders(class_names: tuple[str, ...]) -> list[str]:
+    folders: list[str] = []
+    for number, name in enumerate(class_names):
+        folder = re.sub(r"[/\\\0]", "_", name).strip()
+        if not folder or folder.startswith(".") or _hidden(folder):
+            folder = f"class-{number}"
+        while folder in folders:  # a/b beside a_b
+            folder += f"-{number}"
+        folders.append(folder)
+    return folders
 
 
 def _write_png(x: Tensor, path: Path) -> None:

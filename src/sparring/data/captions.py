@@ -43,11 +43,10 @@ def caption_of(value: Any, where: str) -> Caption:
         UserError: if it is anything else.
     """
     if isinstance(value, (list, tuple)):
-        several = [caption_of(one, where) for one in value]
-        texts = tuple(one for one in several if isinstance(one, str))
-        if len(texts) < sum(one is not None for one in several):
+        if any(isinstance(one, (list, tuple)) for one in value):
             raise UserError(f"{where} holds a list of lists, where captions should be")
-        return several_of(texts)
+        several = [caption_of(one, where) for one in value]
+        return several_of([one for one in several if isinstance(one, str)])
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, float) and math.isnan(value):
