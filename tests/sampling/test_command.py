@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    UNet2DModel,
+)
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,7 +30,7 @@ VP = {"_class_name": "DDPMScheduler"}
 
 
 @pytest.fixture
-def digits(tmp_path):
+def digits(tmp_path, request):
     torch.manual_seed(0)
     network = UNet2DModel(
         sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), layers_per_block=1,
@@ -32,7 +39,11 @@ def digits(tmp_path):
     )  # fmt: skip
     folder = tmp_path / "run"
     denoiser = Denoiser(network, schedule_from_config(VP), null_condition={"class_labels": 2})
-    save(folder, denoiser, VP, (1, 8, 8), 2, "card")
+    save(
+        folder, denoiser, VP, (1, 8, 8), 2, "card",
+        class_names=["5", "700"] if "ids" in request.node.name else ["cat", "dog"],
+        absent_classes=[1] if "absent" in request.node.name else [],
+    )  # fmt: skip
     sampling = {"num_inference_steps": 4, "n_images": 5, "seed": 3, "guidance_scale": 2.0}
     (folder / "config.yaml").write_text(yaml.safe_dump({"sampling": sampling}))
     return folder
@@ -58,6 +69,43 @@ def test_images_of_a_run_with_its_own_settings(digits):
     assert sorted(path.name for path in folder.glob("0*.png")) == ["00000.png", "00001.png"]
     first = np.asarray(Image.open(folder / "00001.png"))
     assert (first == expected[1, 0].numpy()).all()  # sample 1 was of class 1 before, too
+
+
+def drawn_classes(folder, *labels):
+    protocol = sample_command(str(folder), n_images=2, class_labels=labels, device="cpu")[
+        "protocol"
+    ]
+    return protocol["class_labels"], protocol["class_names"]
+
+
+def test_classes_are_called_by_name_or_number(digits):
+    assert drawn_classes(digits, "dog") == drawn_classes(digits, "1") == ([1], ["dog"])
+    assert drawn_classes(digits, 0, "dog") == ([0, 1], ["cat", "dog"])
+    with pytest.raises(UserError, match="no class 'cow'"):
+        drawn_classes(digits, "cow")
+
+
+def test_ids_are_names_and_never_numbers(digits):
+    assert drawn_classes(digits, "700") == drawn_classes(digits, 700) == ([1], ["700"])
+    with pytest.raises(UserError, match=r"no class '1' \(it has 5, 700\)"):
+        drawn_classes(digits, 1)
+
+
+def test_an_absent_class_is_never_drawn(digits):
+    assert drawn_classes(digits) == ([0], ["cat"])
+    with pytest.raises(UserError, match="never trained on class 'dog'"):
+        drawn_classes(digits, "dog")
+    expected = sample(load(digits), 3, class_labels=0, num_inference_steps=2, seed=1)
+    assert torch.equal(sample(load(digits), 3, num_inference_steps=2, seed=1), expected)
+    pipe = DiffusionPipeline.from_pretrained(digits, trust_remote_code=True)
+    pipe.set_progress_bar_config(disable=True)
+    words = {"num_inference_steps": 2, "output_type": "pt"}
+    told = [{"batch_size": 3}, {"class_labels": ["cat"] * 3}, {"class_labels": [0, 0, 0]}]
+    first, *others = [
+        pipe(**one, **words, generator=torch.Generator().manual_seed(0)).images for one in told
+    ]
+    assert all(torch.equal(first, other) for other in others)
+    assert pipe.config["class_names"] == ["cat", "dog"]
 
 
 def test_a_sweep_shows_a_row_for_each_number_of_steps(digits):
@@ -123,7 +171,7 @@ def test_latents_are_decoded(tmp_path):
     [
         ({"scheduler": "dimm"}, "did you mean 'ddim'"),
         ({"num_inference_steps": 2000}, "at most 1000"),
-        ({"class_labels": [7]}, "has no class '7' .it has 0 to 1"),
+        ({"class_labels": [7]}, "has no class '7' .it has cat, dog"),
         ({"n_images": 0}, "n_images must be >= 1"),
         ({"timestep_spacing": "odd"}, "odd"),
     ],

@@ -389,7 +389,10 @@ def _header(file: Path, text: str) -> tuple[Any, list[str]]:
     for separator in SEPARATORS:
         lines = io.StringIO(text, newline="\n")  # else a lone carriage return would end a line
         reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-        header = [name.strip() for name in next((cells for cells in reader if any(cells)), [])]
+        try:
+            header = [name.strip() for name in next((cells for cells in reader if any(cells)), [])]
+        except csv.Error:  # names in quotes, and another separator
+            continue
         names = names or header
         if "file_name" in header:
             if twice := _repeated(header):
