@@ -117,6 +117,31 @@ def test_points_are_fixed_by_the_seed_and_fresh_samples_are_others(name):
     assert not torch.isin(fresh[:, 0], both.read_all()["x0"][:, 0]).any()
 
 
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [*((name, {"n_points": 64}) for name in ANALYTIC), ("digits_subspace", {"n_components": 4}),
+     ("digits", {"resolution": 16})],
+)  # fmt: skip
+def test_what_is_computed_is_known_by_its_settings_not_by_its_last_digit(name, fields):
+    """So a run that was moved to another processor goes on, and its figures are compared."""
+    here, there = build_dataset(name, **fields), build_dataset(name, **fields)
+    there.x0 = torch.nextafter(there.x0, there.x0 + 1)
+    assert here.fingerprint() == there.fingerprint()
+    some = [each.select(torch.arange(10, 20)).fingerprint() for each in (here, there)]
+    assert some[0] == some[1] != here.fingerprint()
+    changes = [{"split": "all"}, {"max_train_samples": 40}]
+    if name in ANALYTIC:
+        changes += [{"n_points": 65}, {"seed": 1}, {"dim": 4 if name != "two_moons" else 2}]
+    seen = {
+        here.fingerprint(),
+        *(build_dataset(name, **{**fields, **c}).fingerprint() for c in changes),
+    }
+    assert len(seen) == 1 + len([c for c in changes if c != {"dim": 2}])
+    exact, other = build_dataset("digits"), build_dataset("digits")
+    other.x0 = torch.nextafter(other.x0, other.x0 + 1)
+    assert exact.fingerprint() != other.fingerprint()
+
+
 def test_the_mixture_has_the_density_it_says():
     mixture = build_dataset("gaussian_mixture", n_components=5, n_points=4000)
     truth, batch = mixture.truth, mixture.read_all()

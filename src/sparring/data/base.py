@@ -14,7 +14,7 @@ import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -161,6 +161,8 @@ class InMemory(Dataset):
         labels: Classes, shape (n,), long.
         class_names: Names of the classes; their number is `num_classes`.
         truth: The known answer, for analytic sets.
+        made_from: Settings from which everything was computed. They stand for the values in the
+            fingerprint, since the last digit of what is computed depends on the processor.
     """
 
     def __init__(
@@ -170,8 +172,10 @@ class InMemory(Dataset):
         labels: Tensor | None = None,
         class_names: Sequence[str] = (),
         truth: Truth | None = None,
+        made_from: Mapping[str, Any] | None = None,
     ) -> None:
         self.name, self.x0, self.labels, self.truth = name, x0, labels, truth
+        self.made_from, self._rows = made_from, torch.arange(len(x0))
         self.sample_shape = tuple(x0.shape[1:])
         self.is_image = x0.ndim == 4
         self.class_names = list(class_names) if labels is not None else []
@@ -192,12 +196,19 @@ class InMemory(Dataset):
     def select(self, rows: Tensor) -> "InMemory":
         """These samples only, numbered from 0 in the order given."""
         labels = None if self.labels is None else self.labels[rows]
-        return InMemory(self.name, self.x0[rows], labels, self.class_names, self.truth)
+        some = InMemory(
+            self.name, self.x0[rows], labels, self.class_names, self.truth, self.made_from
+        )
+        some._rows = self._rows[rows]
+        return some
 
     def fingerprint(self) -> str:
         labels = b"" if self.labels is None else self.labels.numpy().tobytes()
-        x0 = self.x0.contiguous().numpy().tobytes()
-        return digest(self.name, self.sample_shape, self.class_names, x0, labels)
+        if self.made_from is None:
+            values = self.x0.contiguous().numpy().tobytes()
+        else:
+            values = digest(dict(self.made_from), self._rows.numpy().tobytes())
+        return digest(self.name, self.sample_shape, self.class_names, values, labels)
 
 
 class Wrapper(Dataset):

@@ -108,8 +108,10 @@ def digits(split: str, fields: Mapping[str, Any]) -> InMemory:
     """scikit-learn's digits: 1,797 images (1, 8, 8), value / 16, ten classes."""
     x0, labels = digits_arrays()
     rows = split_digits(split)
-    x0 = _read_as(x0[rows], fields)
-    return _limited(InMemory("digits", x0, labels[rows], numbers(10)), split, fields)
+    x0 = _read_as(x0, fields)
+    resized = _given(fields, "resolution", "n_channels") if "resolution" in fields else None
+    whole = InMemory("digits", x0, labels, numbers(10), made_from=resized).select(rows)
+    return _limited(whole, split, fields)
 
 
 def digits_subspace(split: str, fields: Mapping[str, Any]) -> InMemory:
@@ -143,8 +145,9 @@ def digits_subspace(split: str, fields: Mapping[str, Any]) -> InMemory:
         images=projected.float().view_as(x0), labels=labels,
     )  # fmt: skip
     rows = split_digits(split)
-    whole = InMemory("digits_subspace", truth.images[rows], labels[rows], numbers(10), truth)
-    return _limited(whole, split, fields)
+    made_from = {"n_components": k}
+    whole = InMemory("digits_subspace", truth.images, labels, numbers(10), truth, made_from)
+    return _limited(whole.select(rows), split, fields)
 
 
 def plane(split: str, fields: Mapping[str, Any]) -> InMemory:
@@ -243,7 +246,9 @@ def _points(
     ]
     labels = torch.cat([label for _, label in drawn if label is not None]) if n_classes else None
     x0 = torch.cat([points for points, _ in drawn])
-    return _limited(InMemory(name, x0, labels, numbers(n_classes or 1), truth), split, fields)
+    made_from = {"n_points": n, "seed": int(seed), "split": split, "n_classes": n_classes}
+    whole = InMemory(name, x0, labels, numbers(n_classes or 1), truth, made_from)
+    return _limited(whole, split, fields)
 
 
 def _from_files(
