@@ -16,7 +16,8 @@ and `clip` are the data set's and cannot be options.
 A kind sees one sample, its label and a generator seeded for this sample alone, so the result cannot
 depend on batch, worker or process. Arithmetic is elementwise in a fixed order (no convolution, no
 threaded sum), so it is the same to the bit with any number of threads; on another processor normal
-noise may differ in its last digit. No kind clips, but jpeg, whose files hold 8 bits; the data set does that (see contaminated).
+noise may differ in its last digit. No kind clips, but jpeg, whose files hold 8 bits; the data set
+does that (see contaminated).
 
 Images are (C, H, W) in [0, 1]; vectors (d,) in data units.
 """
