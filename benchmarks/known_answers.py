@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
 HERE = Path(__file__).parent
@@ -81,9 +82,12 @@ def run_case(domain: str, seed: int, number: int) -> tuple[str, Verdict]:
     kinds = kinds_of(domain)
     kind = list(kinds)[number % len(kinds)]
     rng = random.Random(f"{seed} {domain} {number}")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as place:
+        folder, cache = Path(place).resolve() / "input", Path(place) / "cache"
+        folder.mkdir()
         try:
-            return kind, kinds[kind](rng, Path(folder).resolve())
+            with mock.patch.dict(os.environ, {"SPARRING_CACHE": str(cache)}):
+                return kind, kinds[kind](rng, folder)
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(where.filename).name}:{where.lineno}"
@@ -125,7 +129,9 @@ def main() -> None:
     from sparring import __version__
 
     began = time.monotonic()
-    counts = campaign(-(-args.n // len(args.only)), args.seed, args.only)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["HF_DATASETS_CACHE"] = cache  # before the library is imported
+        counts = campaign(-(-args.n // len(args.only)), args.seed, args.only)
     print(table(counts))
     print(f"\nsparring {__version__}, seed {args.seed}, {time.monotonic() - began:.0f} s")
     sys.exit(any(each["WRONG"] or each["TRACEBACK"] for each in counts.values()))
