@@ -91,7 +91,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(tmp_path, folder,
     with pytest.raises(UserError, match="is a file"):
         contaminate(data, NOISE, full / "mine.txt")
     inside = {"name": "image_folder", "train_data_dir": str(folder)}
-    with pytest.raises(UserError, match="lies inside the data it copies"):
+    with pytest.raises(UserError, match="lies inside the data"):
         contaminate(inside, NOISE, folder / "copy")
 
     empty = tmp_path / "empty"

@@ -32,7 +32,7 @@ from ..sampling import grid
 from ..sampling.trajectory_attacks import Attack
 from ..terminal import printable
 from .evaluate import file_stem
-from .files import as_file_name, check_writable, folder_in, replace_file
+from .files import as_file_name, check_outside, check_writable, folder_in, replace_file
 from .plan import SECTIONS, Plan, default_device, labels_of, plan_of, sampling_words
 
 if TYPE_CHECKING:
@@ -72,7 +72,10 @@ def attack_command(
     words = [*others, f"evaluation.n_samples={section.n_samples}"]
     plans = [plan_of(name, words, device, Processes(), references) for name in names]
     folders = {name: folder_in(name, FOLDER, output_dir) for name in names}
-    for folder in set(folders.values()):
+    for plan in plans:
+        folder = folders[plan.name]
+        if folder is not None:
+            check_outside(folder, plan.config.data.train_data_dir)
         check_writable(folder)
     require_alike({plan.name: plan.protocol() for plan in plans})
     source = None if section.transfer_from is None else load(section.transfer_from, device=device)

@@ -25,6 +25,7 @@ from ..pretrained import load
 from ..randomness import generator
 from ..sampling import grid
 from .clean import Cleaner, noise_of_each, readable
+from .files import check_outside
 from .plan import default_device
 
 N_IMAGES = 1000
@@ -79,7 +80,7 @@ def levels_command(
     cleaners = {name: Cleaner(load(name, device), device=device, **options) for name in names}
     for cleaner in cleaners.values():
         cleaner.check(dataset)
-    folders = _folders(names, output_dir)
+    folders = _folders(names, output_dir, data)
     features = make_extractor(extractor, build_dataset(**{**data, "split": "all"}), device)
     seed = int(contamination.get("seed") or 0)
     random = generator("cpu", seed, "images to clean")
@@ -140,7 +141,9 @@ def _extracted(extractor: Extractor) -> dict[str, Any]:
     }
 
 
-def _folders(names: Sequence[str], output_dir: str | Path | None) -> dict[str, Path]:
+def _folders(
+    names: Sequence[str], output_dir: str | Path | None, data: Mapping[str, Any]
+) -> dict[str, Path]:
     """Where the results go: all of them into one folder (""), or each into its own run's."""
     if output_dir is not None:
         folders = {"": Path(output_dir).expanduser()}
@@ -151,6 +154,7 @@ def _folders(names: Sequence[str], output_dir: str | Path | None) -> dict[str, P
             if (Path(name) / "config.yaml").is_file()
         }
     for folder in folders.values():
+        check_outside(folder, data.get("train_data_dir"))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -38,7 +38,7 @@ from ..latents import decode
 from ..sampling import grid, sample
 from ..terminal import printable
 from .diagnostics import diagnostics_lines, field_diagnostics
-from .files import as_file_name, check_writable, folder_in, replace_file
+from .files import as_file_name, check_outside, check_writable, folder_in, replace_file
 from .memorization import KEYS, memorization_lines, pairs_picture
 from .mismatch import mismatch_curves, mismatch_lines
 from .plan import Plan, default_device, kept_folder, labels_of, plan_of, sampling_words
@@ -85,6 +85,8 @@ def evaluate_command(
     plans = [plan_of(name, overrides, device, processes, references) for name in names]
     for plan in plans:
         folder = folder_in(plan.name, FOLDER, output_dir)
+        if folder is not None:
+            check_outside(folder, plan.config.data.train_data_dir)
         check_writable(folder)
         if folder is None:
             log.warning("%s is no run folder: its figures are printed only (give -o)", plan.name)

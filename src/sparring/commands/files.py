@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..data.own_output import made_here
 from ..errors import UserError
 
 
@@ -65,9 +66,21 @@ def check_place(out: Path, data: Mapping[str, Any]) -> None:
         raise UserError(
             f"folder {out} is not empty: choose another output folder, or empty it first"
         )
-    inside = data.get("train_data_dir")
-    if inside and lies_inside(out, Path(inside).expanduser()):
-        raise UserError(f"{out} lies inside the data it copies ({inside}): choose another place")
+    check_outside(out, data.get("train_data_dir"))
+
+
+def check_outside(out: Path, train_data_dir: str | None) -> None:
+    """Refuse to write among the images, but into a run that lies there: nobody reads that as data.
+
+    Raises:
+        UserError: if `out` lies in the folder of images.
+    """
+    folder = Path(train_data_dir or out).expanduser()
+    if not train_data_dir or not lies_inside(out, folder):
+        return
+    between = [place for place in (out, *out.absolute().parents) if lies_inside(place, folder)]
+    if not any(made_here(str(place)) == "run" and not place.samefile(folder) for place in between):
+        raise UserError(f"{out} lies inside the data ({train_data_dir}): choose another place")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ..data.dirt.contaminated import Contaminated, check_contamination, contamin
 from ..data.images import ImageDataset, SizesDiffer, least_side
 from ..data.noise_level import LEAST_IMAGES
 from ..errors import UserError
-from .files import lies_inside
+from .files import check_outside
 
 N_SHOWN = 32
 N_GROUPS, N_SIZES, N_BINS = 20, 20, 40
@@ -74,9 +74,7 @@ def inspect_command(
 
 
 def _made(out: Path, data: Mapping[str, Any]) -> Path:
-    inside = data.get("train_data_dir")
-    if inside and lies_inside(out, Path(inside).expanduser()):
-        raise UserError(f"{out} lies inside the data ({inside}): choose another place")
+    check_outside(out, data.get("train_data_dir"))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

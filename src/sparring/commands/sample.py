@@ -17,6 +17,8 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..config_sections import SamplingSection
+from ..data.own_output import NUMBERED, SAMPLING
+from ..data.sources import EXTENSIONS
 from ..errors import UserError
 from ..latents import AT_ONCE, decode
 from ..pretrained import Model, load
@@ -24,7 +26,6 @@ from ..sampling import describe_sampling, grid, sample, save_images
 from .files import as_file_name
 from .plan import default_device
 
-PROTOCOL = "sampling.json"
 N_SHOWN = 64
 N_SWEPT = 8
 N_NAMES_SHOWN = 20
@@ -133,7 +134,7 @@ def sample_command(
         protocol["sweep"] = list(sweep or ())
         grid(torch.cat(rows), n_columns=len(rows[0])).save(folder / "sweep.png")
         files.append("sweep.png")
-    (folder / PROTOCOL).write_text(json.dumps(protocol, indent=2) + "\n", encoding="utf-8")
+    (folder / SAMPLING).write_text(json.dumps(protocol, indent=2) + "\n", encoding="utf-8")
     return {
         "output": str(folder),
         "n_images": n,
@@ -221,12 +222,16 @@ def _make_room(folder: Path) -> None:
     """Make the folder; take away what an earlier call left there, never anything else."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        old = [path for path in folder.glob("*.png") if re.fullmatch(r"\d{5,}\.png", path.name)]
-        if old and not (folder / PROTOCOL).is_file():
-            raise UserError(f"{folder} holds numbered images of another origin: choose another -o")
+        images = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS]
+        if images and not (folder / SAMPLING).is_file():
+            raise UserError(
+                f"{folder} holds images of another origin, {images[0].name} for one: choose "
+                "another -o"
+            )
+        old = [path for path in images if NUMBERED.fullmatch(path.name)]
         for path in old:
             path.unlink()
-        (folder / PROTOCOL).write_text("{}\n", encoding="utf-8")
+        (folder / SAMPLING).write_text("{}\n", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error.strerror}): choose another folder with -o"

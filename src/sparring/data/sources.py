@@ -15,6 +15,7 @@ from .captions import Caption, caption_of, folder_captions
 from .classes import labels_of, natural
 from .hub import caches, call_datasets, checked_name, parquet_files, split_of
 from .images import Files, FolderFiles, TableFiles
+from .own_output import made_here, remark_on, without_own, without_sheets
 from .splits import Looks, check_classes, class_folders, split_folders
 from .within import is_within
 
@@ -67,7 +68,8 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
     """Every image below a folder; subfolders of the first level are the classes.
 
     Nothing is read that lies elsewhere: a linked image from outside counts as unreadable, a linked
-    folder or text from outside is an error. The folder itself may be a link.
+    folder or text from outside is an error. The folder itself may be a link. Runs and samples of
+    this program that lie below are passed over, and said (see `own_output`).
 
     There are labels if all images are in subfolders, at least two, numbered in natural order. A
     folder with a subfolder of training images beside one of another split (test, val, ...) is read
@@ -94,12 +96,14 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
             f"no folder '{train_data_dir}': data.train_data_dir must be a folder of images"
         )
     remarks: list[str] = []
-    looks = Looks(_is_image, _hidden)
+    looks, own = Looks(_is_image, _passed_over), dict[str, str]()
     roots, training, is_split = split_folders(root, split, looks, remarks)
-    paths = sorted(path for one in roots for path in _images_below(one, root))
+    paths = sorted(path for one in roots for path in _images_below(one, root, own))
+    remarks += remark_on(own)
     if not paths:
         raise UserError(
             f"no image in folder '{train_data_dir}' (looked for {', '.join(sorted(EXTENSIONS))})"
+            + "".join(f"; {remark}" for remark in remark_on(own))
         )
     files = FolderFiles(f"folder '{train_data_dir}'", [str(path) for path in paths], str(root))
     captions = folder_captions(paths, root, caption_column, remarks)
@@ -127,7 +131,8 @@ def _no_classes(paths: Sequence[Path], classes: Sequence[str | None], names: Seq
     )
 
 
-def _images_below(root: Path, base: Path) -> list[Path]:
+def _images_below(root: Path, base: Path, own: dict[str, str]) -> list[Path]:
+    """The images below a folder; what this program has written there is noted in `own` instead."""
     found, seen = [], set()
     for place, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         real = os.path.realpath(place)
@@ -136,7 +141,9 @@ def _images_below(root: Path, base: Path) -> list[Path]:
                 f"{place} is a link that leads out of '{base}': put a copy there, or name the "
                 "folder that it leads to"
             )
-        folders[:] = [] if real in seen else [name for name in folders if not _hidden(name)]
+        below = [] if real in seen else [name for name in folders if not _hidden(name)]
+        folders[:] = without_own(place, below, own)
+        names = without_sheets(place, names, own)
         if real not in seen:
             found += [Path(place) / name for name in names if _is_image(name)]
         seen.add(real)
@@ -149,6 +156,10 @@ def _refuse(error: OSError) -> None:
 
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
+
+
+def _passed_over(path: str) -> bool:
+    return _hidden(os.path.basename(path)) or made_here(path) is not None
 
 
 def _is_image(name: str) -> bool:

@@ -20,10 +20,10 @@ _NAME = re.compile(
 
 
 class Looks(NamedTuple):
-    """Which names are those of images, and of files and folders that nobody looks at."""
+    """Which names are those of images, and which paths those of folders that nobody looks into."""
 
     is_image: Callable[[str], bool]
-    is_hidden: Callable[[str], bool]
+    is_passed_over: Callable[[str], bool]
 
 
 def split_name(folder: str) -> str | None:
@@ -158,7 +158,7 @@ def class_folders(place: Path, looks: Looks) -> list[str]:
 def _folders(place: Path, looks: Looks) -> list[str]:
     """Folders of the first level that hold an image somewhere, in order."""
     with os.scandir(place) as entries:
-        names = [one.name for one in entries if one.is_dir() and not looks.is_hidden(one.name)]
+        names = [one.name for one in entries if one.is_dir() and not looks.is_passed_over(one.path)]
     return sorted(name for name in names if _has_image(place / name, place, looks))
 
 
@@ -174,7 +174,9 @@ def _has_image(folder: Path, root: Path, looks: Looks) -> bool:
         if real in seen or not is_within(real, root):
             folders.clear()
         seen.add(real)
-        folders[:] = [name for name in folders if not looks.is_hidden(name)]
+        folders[:] = [
+            name for name in folders if not looks.is_passed_over(os.path.join(place, name))
+        ]
     return False
 
 
