@@ -75,7 +75,7 @@ class Sound(HTMLParser):
 
 def test_the_folder_holds_the_report_the_ranking_and_pictures(tmp_path):
     out = tmp_path / "new" / "audit"
-    noise = {"kind": "gaussian", "rate": 0.9, "sigma": 0.2}
+    noise = {"kind": "gaussian", "rate": 0.9, "sigma": 0.2, "clip": False}
     data = {"name": "digits", "split": "train"}
     found = inspect_command(data, noise, out)
     report = json.loads((out / "report.json").read_text())
@@ -97,6 +97,33 @@ def test_the_folder_holds_the_report_the_ranking_and_pictures(tmp_path):
     assert "% of the images carry noise" in page
     assert "objective=detail objective.noise=0.4" in page
     inspect_command(data, noise, out)  # again, over the first
+
+
+def test_known_noise_of_many_sizes_is_compared_image_by_image():
+    noise = {"kind": "gaussian", "rate": 0.8, "sigma": [0.05, 0.35], "clip": False}
+    found = inspect_command({"name": "digits", "split": "train"}, noise, say=lambda line: None)
+    done = found["known"]
+    assert (done["kind"], done["sigma"]) == ("gaussian", [0.05, 0.35])
+    assert 0.01 < done["sigma_rms_error"] < 0.08
+    assert "sigma_relative_error" not in done
+    said = f"gaussian on 80.0 % with sigma 0.05 to 0.35, an image's own sigma is off by {done['sigma_rms_error']:.3g} (rms)"  # noqa: E501  # fmt: skip
+    assert said in as_text(found)
+
+
+def test_the_parts_of_a_known_mixture_are_ranked_one_by_one():
+    parts = [{"kind": "gaussian", "sigma": 0.3}, {"kind": "blur"}]
+    dirt = {"kind": "mixture", "rate": 0.5, "parts": parts}
+    found = inspect_command({"name": "digits", "split": "train"}, dirt, say=lambda line: None)
+    done = found["known"]
+    assert (done["kind"], done["rate"]) == ("mixture", 0.5)
+    assert {kind: one["rate"] for kind, one in done["kinds"].items()} == {
+        "gaussian": 0.25, "blur": 0.25,
+    }  # fmt: skip
+    assert done["kinds"]["gaussian"]["ranking_auc"] > 0.98
+    assert done["kinds"]["blur"]["ranking_auc"] < 0.3  # the quiet ones
+    assert 0.3 < done["ranking_auc"] < 0.7
+    assert "mixture on 50.0 %" in as_text(found)
+    assert "blur on 25.0 %" in as_text(found)
 
 
 def test_near_groups_are_those_of_all_pairs():

@@ -210,6 +210,16 @@ def test_contamination_is_told_from_the_manifest_and_else_from_the_config(tmp_pa
     assert clean.contamination == {}
 
 
+def test_a_mixture_is_told_by_its_parts(tmp_path):
+    parts = [{"kind": "gaussian", "sigma": [0.05, 0.35]}, {"kind": "jpeg", "quality": 10}]
+    dirt = {"kind": "mixture", "rate": 0.9, "seed": 0, "clip": True, "parts": parts}
+    (read,) = read_runs([str(write_run(tmp_path / "a", None, dirt))])
+    assert tables.describe_contamination(read) == (
+        "90 % of the samples (1,293 of 1,437): mixture in equal parts of gaussian sigma "
+        "[0.05, 0.35]; jpeg quality 10, clipped to 8 bits"
+    )
+
+
 def test_what_is_missing_is_named_with_its_command(tmp_path):
     run = write_run(tmp_path / "my run", None, GAUSSIAN, images=False, finished=False)
     (run / "metrics.jsonl").unlink()
