@@ -30,8 +30,10 @@ from .lora import add_lora, lora_config, merge_lora
 from .objectives import OBJECTIVES, TIMES, ConsistencyDistillation, Objective, Times
 from .parametrization import DIFFUSERS_KINDS
 from .randomness import derive_seed
+from .sampling import check_ends_in_noise, check_sampling
+from .sampling.known_answer import check_sampler
 from .sampling.schedulers import make_scheduler
-from .schedules import Schedule, kind_from_config, schedule_from_config
+from .schedules import Schedule, VPSchedule, kind_from_config, schedule_from_config
 from .training.settings import TrainSettings
 from .user_code import load_from_file
 
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from .pretrained import Model
 
 Shape = tuple[int, ...]
+N_STEPS_OF_DIFFUSERS = 50
+"""What its pipelines take where nobody says."""
 
 
 @contextmanager
@@ -252,6 +256,52 @@ def make_student(config: RunConfig, model: Model, objective: Objective) -> None:
         )
     with one_line_errors("objective.guidance_embedding"):
         model.denoiser.network = with_guidance_embedding(model.denoiser.network)
+
+
+def check_samplers(config: RunConfig, model: Model) -> None:
+    """Refuses a schedule or a sampler that would draw a known Gaussian wrongly.
+
+    Those are the sampler of the run's grids, that of `adt`, and the one that a model trained from
+    scratch is saved with, since plain diffusers draws with that.
+
+    Args:
+        config: The run.
+        model: Its network is not called, so it may be without memory.
+
+    Raises:
+        UserError: one line that names the section and what works.
+    """
+    if config.model.pretrained_model_name_or_path is None:
+        check_ends_in_noise(model.denoiser.schedule)
+        if model.denoiser.boundary is None:
+            advice = "take num_train_timesteps=1000, the time that the network sees at pure noise"
+            _check_sampler(model, "model.scheduler", None, N_STEPS_OF_DIFFUSERS, advice)
+    words = config.sampling.model_dump(exclude={"guidance_scale"})
+    with _named("sampling"):
+        check_sampling(model, **words)
+    section = config.objective
+    if isinstance(section, Adt):
+        name, n_steps = section.scheduler, section.num_inference_steps
+        _check_sampler(model, "objective.scheduler", name, n_steps)
+
+
+def _check_sampler(
+    model: Model, place: str, name: str | None, n_steps: int, advice: str | None = None
+) -> None:
+    denoiser = model.denoiser
+    if isinstance(denoiser.schedule, VPSchedule):
+        n_steps = min(n_steps, denoiser.schedule.n_train_timesteps)
+    with _named(place):
+        check_sampler(name, model.scheduler_config, denoiser.kind, n_steps, advice=advice)
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Errors become one line that begins with the place in the config."""
+    try:
+        yield
+    except (UserError, ValueError, TypeError) as error:
+        raise UserError(f"{place}: {' '.join(str(error).split())}") from error
 
 
 def spare_memory(config: RunConfig, model: Model, teacher: Denoiser | None) -> None:

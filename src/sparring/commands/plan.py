@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..build import one_line_errors
 from ..cache import cache_folder, key_of
 from ..config import check, with_overrides
 from ..config_sections import RunConfig, SamplingSection
@@ -28,12 +29,13 @@ from ..evaluation.kept import code_key, model_key
 from ..evaluation.parts import Processes
 from ..evaluation.reference import Reference, Settings
 from ..pretrained import load
-from ..sampling import describe_sampling
+from ..sampling import check_sampling, describe_sampling
 from ..sampling.schedulers import default_sampler
 from ..training.launcher import on_cpu
 from .diagnostics import check_diagnostics
 from .mismatch import check_mismatch
 from .reference import check_alike, check_prompts, reading
+from .sweep import combinations
 
 if TYPE_CHECKING:
     from ..pretrained import Model
@@ -189,7 +191,18 @@ def plan_of(
     )
     if reference.panel is not None:
         reference.panel.check(plan.captions)
+    _check_samplers(plan)
     return plan
+
+
+def _check_samplers(plan: Plan) -> None:
+    """That of the section sampling, and those of a sweep."""
+    sweep = plan.config.evaluation.sweep
+    cells = [] if sweep is None else combinations(sweep, plan.config.sampling)
+    for cell in (plan, *(plan.with_sampling(one) for one in cells)):
+        n_steps = cell.config.sampling.num_inference_steps
+        with one_line_errors(f"{plan.name}, {cell.how}", (ValueError, TypeError)):
+            check_sampling(plan.model, num_inference_steps=n_steps, **sampling_words(cell))
 
 
 def _config(name: str, model: Model, overrides: Sequence[str]) -> RunConfig:

@@ -16,13 +16,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import __version__
+from ..build import one_line_errors
 from ..config_sections import SamplingSection
 from ..data.own_output import NUMBERED, SAMPLING
 from ..data.sources import EXTENSIONS
 from ..errors import UserError
 from ..latents import AT_ONCE, decode
 from ..pretrained import Model, load
-from ..sampling import describe_sampling, grid, sample, save_images
+from ..sampling import check_sampling, describe_sampling, grid, sample, save_images
 from .files import as_file_name
 from .plan import default_device
 
@@ -105,6 +106,9 @@ def sample_command(
     if n < 1:
         raise UserError(f"n_images must be >= 1, got {n}")
     labels = _labels(class_labels, n, loaded, model)
+    for count in (chosen["num_inference_steps"], *(sweep or ())):
+        with one_line_errors(model):
+            check_sampling(loaded, **{**chosen, "num_inference_steps": count})
     folder = _folder(model, output_dir)
     _make_room(folder)
 

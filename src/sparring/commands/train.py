@@ -20,6 +20,7 @@ from ..build import (
     build_network,
     build_objective,
     build_teacher,
+    check_samplers,
     make_student,
     one_line_errors,
     scheduler_config,
@@ -43,7 +44,7 @@ from ..model_card import model_card
 from ..objectives import Objective, Oracle
 from ..pretrained import Model, describe, describe_run, save, usage
 from ..sampling import grid, sample
-from ..schedules import schedule_from_config
+from ..schedules import kind_from_config, schedule_from_config
 from ..terminal import echo
 from ..text import check_captions, sizes_of
 from ..training import ConditionFn, RunFolder, TrainSettings, open_run, train
@@ -137,6 +138,7 @@ def players_of(
     _name_classes(model, dataset, config.model.pretrained_model_name_or_path is None)
     objective = build_objective(config, model.denoiser.schedule, model)
     make_student(config, model, objective)
+    check_samplers(config, model)
     teacher = build_teacher(config, model)
     spare_memory(config, model, teacher)
     rival = build_discriminator(config, model, dataset, run_dir / "data" / "features.safetensors")
@@ -183,12 +185,14 @@ def dry_run_text(config: RunConfig) -> str:
         n_parameters = sum(parameter.numel() for parameter in network.parameters())
         scheduler = scheduler_config(config)
         with one_line_errors("model.scheduler", (Exception,)):
-            schedule = schedule_from_config(scheduler)
+            schedule, kind = schedule_from_config(scheduler), kind_from_config(scheduler)
         with one_line_errors("contamination"):
             check_contamination(config.contamination.model_dump(), is_image=len(shape) > 1)
         lines.append(f"network       {type(network).__name__}, {n_parameters:,} parameters")
         lines.append(f"samples       {' x '.join(map(str, shape))}")
         objective = build_objective(config, schedule)
+        denoiser = Denoiser(network, schedule, kind, boundary=objective.boundary)
+        check_samplers(config, Model(denoiser, scheduler, shape, num_classes, config.data.name))
         needs = [f"memory        {memory_from_scratch(config, network, shape, objective)}"]
     else:
         name, lora = config.model.pretrained_model_name_or_path, config.model.lora

@@ -2,12 +2,15 @@
 
 from .clean import clean, matching_time
 from .images import grid, save_images
-from .sample import describe_sampling, sample
+from .known_answer import check_ends_in_noise
+from .sample import check_sampling, describe_sampling, sample
 from .schedulers import NAMES, make_scheduler
 from .steps import integrate
 
 __all__ = [
     "NAMES",
+    "check_ends_in_noise",
+    "check_sampling",
     "clean",
     "describe_sampling",
     "grid",

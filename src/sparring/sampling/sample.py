@@ -16,8 +16,9 @@ from ..denoiser import Denoiser, evaluation_mode
 from ..guidance import guidance_dim, guidance_embedding
 from ..randomness import generator
 from ..schedules import FlowSchedule, VPSchedule
+from .known_answer import check_sampler
 from .schedulers import config_from_schedule, default_sampler, make_scheduler
-from .steps import Move, OnStep, dtype_of, integrate
+from .steps import Move, OnStep, Steps, dtype_of, integrate
 
 if TYPE_CHECKING:
     from ..pretrained import Model
@@ -94,7 +95,8 @@ def sample(
         latent model are latents: `sparring.latents.decode(model.vae, samples)` makes images.
 
     Raises:
-        UserError: for an unknown sampler or one of another family.
+        UserError: for an unknown sampler, one of another family, or one that would draw a Gaussian
+            with a known answer wrongly (`known_answer`).
         ValueError: for arguments out of range or that do not go with the model.
     """
     bare = isinstance(model, Denoiser)
@@ -114,9 +116,14 @@ def sample(
     if scheduler is None or isinstance(scheduler, str):
         if clip_sample is None:
             clip_sample = _clips(scheduler, scheduler_config, model, shape)
-        build = _maker(
-            scheduler, scheduler_config, denoiser, {"clip_sample": clip_sample, **options}
-        )
+        options = {"clip_sample": clip_sample, **options}
+        build = _maker(scheduler, scheduler_config, denoiser, options)
+        build()  # refuses names and options that do not go together
+        boundary = denoiser.boundary
+        check_sampler(
+            scheduler, scheduler_config, denoiser.kind, num_inference_steps,
+            boundary=boundary, **options,
+        )  # fmt: skip
     elif options or clip_sample is not None:
         raise ValueError("a scheduler object is used as it is: leave out its options")
     else:
@@ -202,6 +209,43 @@ def describe_sampling(
         **({} if model.text is None else {"prompts": list(prompts or [""])}),
         "options": {key: value for key, value in options.items() if key != "timestep_spacing"},
     }
+
+
+def check_sampling(
+    model: "Model",
+    *,
+    scheduler: str | None = None,
+    num_inference_steps: int = 50,
+    eps_scale: float = 1.0,
+    guidance_scale: float = 1.0,
+    eta: float = 0.0,
+    clip_sample: bool | None = None,
+    **options: Any,
+) -> None:
+    """What `sample` would refuse of a sampler, before anything is drawn or trained.
+
+    Args:
+        model: Whose network is not called, so it may be without memory.
+        scheduler: This and the others as `sample` takes them; those that choose no sampler (seed,
+            batch_size, prompts, device, n_images) are not looked at.
+
+    Raises:
+        UserError, ValueError: as `sample` does.
+    """
+    others = ("seed", "batch_size", "prompts", "device", "n_images")
+    options = {key: value for key, value in options.items() if key not in others}
+    denoiser, config = model.denoiser, model.scheduler_config
+    _check(denoiser, num_inference_steps, eps_scale, guidance_scale)
+    if clip_sample is None:
+        clip_sample = _clips(scheduler, config, model, model.sample_shape)
+    options["clip_sample"] = clip_sample
+    steps = _maker(scheduler, config, denoiser, options)()
+    boundary = denoiser.boundary
+    check_sampler(
+        scheduler, config, denoiser.kind, num_inference_steps, boundary=boundary, **options
+    )
+    steps.set_timesteps(num_inference_steps)
+    Steps(denoiser, steps, eta=eta)
 
 
 def _check(denoiser: Denoiser, n_steps: int, eps_scale: float, guidance_scale: float) -> None:

@@ -23,6 +23,7 @@ What is chosen here, and why:
 """
 
 import difflib
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -91,6 +92,23 @@ _EXACT_AT_ZERO = (
     "LCMScheduler",
     "TCDScheduler",
 )
+# these round the times of noise levels that are none of the table's
+_CUTS_TIMES = (
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "SASolverScheduler",
+    "UniPCMultistepScheduler",
+)
+_OWN_LEVELS = (
+    "use_flow_sigmas",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "use_lu_lambdas",
+)
+_FINEST_FLOW = 1000
+"""A flow's times are no table: the grid of a multistep sampler ends at 1 / 1000 for any T."""
 _WORDS = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
 
 
@@ -150,6 +168,31 @@ class GridDDIMScheduler(DDIMScheduler):
             variance_noise,
             return_dict,
         )
+
+
+@functools.cache
+def _with_exact_times(cls: type) -> type:
+    """A multistep sampler whose network is told the time at which its noise level lies.
+
+    diffusers cuts these times to integers where the levels are not a table's own: flow, Karras',
+    exponential and beta levels. The sampler then believes another noise than the network does, by
+    up to 1 / T of a flow, and of two levels at one time it takes the wrong one.
+    """
+
+    class Exact(cls):
+        schedule: Schedule
+
+        def set_timesteps(self, *args: Any, **words: Any) -> None:
+            super().set_timesteps(*args, **words)
+            sigmas = self.sigmas[:-1].double()
+            if isinstance(self.schedule, FlowSchedule):
+                times = sigmas * self.schedule.n_train_timesteps
+            else:
+                times = self.schedule.time_of_ratio(sigmas)
+            self.timesteps = times.float().to(self.timesteps.device)
+
+    Exact.__name__ = Exact.__qualname__ = cls.__name__
+    return Exact
 
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,7 +284,13 @@ def make_scheduler(
     if unknown:
         raise ValueError(f"{cls.__name__} has no option {', '.join(unknown)}")
     known = {key: value for key, value in values.items() if key in accepted}
-    scheduler = cls(**{**known, **chosen, **options})
+    words = {**known, **chosen, **options}
+    if cls.__name__ in _CUTS_TIMES and any(words.get(one) for one in _OWN_LEVELS):
+        cls = _with_exact_times(cls)
+        scheduler: Any = cls(**words)
+        scheduler.schedule = schedule
+    else:
+        scheduler = cls(**words)
     if grid_power <= 0:
         raise ValueError(f"grid_power must be > 0, got {grid_power}")
     if stop_ratio is not None or grid_power != 1:
@@ -346,6 +395,8 @@ def _vp_values(config: Mapping[str, Any], schedule: Schedule, cls: type) -> dict
         "num_train_timesteps": schedule.n_train_timesteps,
         "clip_sample_range": config.get("clip_sample_range") or 1.0,
         "trained_betas": _betas_of(config),
+        # of LCM: the grid that its steps are taken from cannot be finer than the table
+        "original_inference_steps": min(50, schedule.n_train_timesteps),
     }
     if schedule.zero_terminal_snr and cls.__name__ in _EXACT_AT_ZERO:
         values["rescale_betas_zero_snr"] = True  # from zero to zero again where it is already
@@ -360,8 +411,11 @@ def _flow_values(config: Mapping[str, Any], schedule: Schedule, cls: type) -> di
     assert isinstance(schedule, FlowSchedule)
     if not {"shift", "use_flow_sigmas"} & set(_parameters(cls)):
         raise UserError("this sampler cannot follow a flow schedule; try flow_euler")
+    n_times = schedule.n_train_timesteps
+    if cls.__name__ in _CUTS_TIMES:
+        n_times = max(n_times, _FINEST_FLOW)
     return {
-        "num_train_timesteps": schedule.n_train_timesteps,
+        "num_train_timesteps": n_times,
         "shift": schedule.shift,
         "flow_shift": schedule.shift,
         "use_flow_sigmas": True,

@@ -56,6 +56,8 @@ class Steps:
         rows: range = range(0),
     ) -> None:
         self.denoiser, self.scheduler, self.rows = denoiser, scheduler, rows
+        if getattr(scheduler, "begin_index", 0) is None:
+            scheduler.set_begin_index(0)  # else it searches its times, and two may be alike
         self.condition, self.generators = dict(condition or {}), generators
         self.guidance_scale, self.eps_scale = guidance_scale, eps_scale
         self._null: dict[str, Any] | None = None
