@@ -348,6 +348,23 @@ def test_what_a_copy_of_the_hub_leaves_out_is_left_out(places, tmp_path):
     assert len(quiet(pipe)("grey", num_inference_steps=1).images) == 1
 
 
+def test_several_captions_of_an_image_are_drawn_while_training(places, tmp_path):
+    photos = tmp_path / "photos"
+    shutil.copytree(places / "photos", photos)
+    rows = [json.loads(line) for line in (photos / "metadata.jsonl").read_text().splitlines()]
+    rows = [row | {"text": [row["text"], f"also {row['text']}"]} for row in rows]
+    (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = (f"data.train_data_dir={photos}", "training.max_train_steps=2")
+    folder = train(places, tmp_path / "run", *words)
+    remarks = json.loads((folder / "data" / "remarks.json").read_text())
+    assert any("have several captions" in remark for remark in remarks)
+    # The second start goes on as the first one would have.
+    half = train(places, tmp_path / "half", words[0], "training.max_train_steps=1")
+    train(places, half, *words, "training.resume_from_checkpoint=latest")
+    same(load_file(folder / "unet/diffusion_pytorch_model.safetensors"),
+         load_file(half / "unet/diffusion_pytorch_model.safetensors"))  # fmt: skip
+
+
 def test_a_class_conditional_latent_pipeline_learns_from_images(places, tmp_path):
     torch.manual_seed(0)
     network = DiTTransformer2DModel(
@@ -355,6 +372,10 @@ def test_a_class_conditional_latent_pipeline_learns_from_images(places, tmp_path
         sample_size=SIDE // 2, num_embeds_ada_norm=2, norm_num_groups=1,
     )  # fmt: skip
     DiTPipeline(network, autoencoder(), DDIMScheduler()).save_pretrained(tmp_path / "dit")
+    index = tmp_path / "dit" / "model_index.json"
+    names = {"id2label": {"0": "tench", "1": "goldfish"}}  # as the hub's DiT has them
+    index.write_text(json.dumps(json.loads(index.read_text()) | names))
+    assert load(tmp_path / "dit").class_names == ["tench", "goldfish"]
     for i in range(6):
         (tmp_path / f"photos/{i % 2}").mkdir(parents=True, exist_ok=True)
         shutil.copy(places / f"photos/{i}.png", tmp_path / f"photos/{i % 2}")
@@ -367,6 +388,7 @@ def test_a_class_conditional_latent_pipeline_learns_from_images(places, tmp_path
     model, pipe = load(folder), DiffusionPipeline.from_pretrained(folder)
     assert type(pipe).__name__ == "DiTPipeline"
     assert (model.num_classes, model.denoiser.null_condition) == (2, {"class_labels": 2})
+    assert (model.class_names, pipe.labels) == (["0", "1"], {"0": 0, "1": 1})
     same(pipe.transformer.state_dict(), model.denoiser.network.state_dict())
     told = run("train", places / "config.yaml", *words, "data.resolution=32",
                f"training.output_dir={tmp_path / 'large'}")  # fmt: skip

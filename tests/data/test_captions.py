@@ -133,6 +133,8 @@ def test_two_tables_are_refused(photos):
 def test_blank_lines_are_no_rows(photos):
     (photos / "metadata.csv").write_text("\nfile_name,text\na.png,one\n\n  \n,\nb.png,two\n\n")
     assert captions(photos) == ["one", "two", None]
+    (photos / "metadata.csv").write_text("file_name,text\na.png,\nb.png,nan\n")
+    assert captions(photos) == [None, "nan", None]
 
 
 @pytest.mark.parametrize(

@@ -157,13 +157,14 @@ def folder_captions(
         for line, row in read_table(table, root):
             columns |= row.keys()
             rows.append(_row(table, line, row, column or "text"))
-    files = [folder / name for folder, names in listing.items() for name in names]
-    if not_read := [file for file in files if _seems_a_table(file)]:
+    files = [(folder, name) for folder, names in listing.items() for name in names]
+    if not_read := [folder / name for folder, name in files if _seems_a_table(name)]:
         remarks.append(
             f"{len(not_read)} file(s) are not read, the first is {not_read[0]}: captions lie in "
             f"{' or '.join(METADATA)}, or in a .txt file beside each image"
         )
-    texts = [file for file in files if file.suffix.lower() == ".txt" and file.name[0] != "."]
+    texts = [folder / name for folder, name in files if name.lower().endswith(".txt")]
+    texts = [file for file in texts if file.name[0] != "."]
     if tables and (column or "text") in columns:
         if _by_name(texts).keys() & {_key(path) for path in paths}:
             remarks.append(
@@ -288,11 +289,11 @@ def _spelling(path: str) -> str:
     return unicodedata.normalize("NFC", slashes.casefold()).strip()
 
 
-def _seems_a_table(file: Path) -> bool:
+def _seems_a_table(name: str) -> bool:
     """Whether a file is one that other tools take captions from."""
-    stem, ending = file.stem.lower(), file.suffix.lower()
-    is_known = stem == "metadata" and file.name.lower() not in METADATA
-    return ending == ".caption" or ((is_known or stem == "captions") and ending in TABLES)
+    stem, ending = os.path.splitext(name.lower())
+    is_other = stem == "captions" or (stem == "metadata" and name.lower() not in METADATA)
+    return ending == ".caption" or (is_other and ending in TABLES)
 
 
 def _key(path: Path) -> tuple[str, str]:
@@ -325,7 +326,7 @@ def read_table(file: Path, root: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number of the line and content of each row of a table.
 
     Lines end at a line feed (or carriage return and line feed) and nowhere else; a caption in
-    quotes may hold either.
+    quotes may hold either. An empty field of a csv table is null.
 
     Args:
         file: metadata.jsonl or metadata.csv.
@@ -378,7 +379,7 @@ def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
                     f"{file}, line {line} has {len(cells)} fields and the header {len(header)}: "
                     "put a caption that holds a comma or a line end in quotes"
                 )
-            yield line, dict(zip(header, cells, strict=True))
+            yield line, {name: cell or None for name, cell in zip(header, cells, strict=True)}
     except csv.Error as error:
         raise UserError(f"{file} is no table: from line {last + 1} on: {error}") from error
 

@@ -29,7 +29,7 @@ from .captions import Caption, caption_of
 from .classes import named
 from .hub import listed
 from .shards import ShardFiles, kept_in, remembered
-from .sources import Source
+from .sources import EXTENSIONS, Source
 from .sources import _hidden as is_hidden
 from .tar_samples import LeftOut, Member, samples_of
 from .within import as_text
@@ -243,7 +243,8 @@ def _index(shard: str, columns: tuple[str | None, ...], say: Callable[[], None])
     stamp = [
         info.get(name) for name in ("ETag", "Last-Modified", "LastModified", "mtime", "created")
     ]
-    key = ["tar", VERSION, shard, info.get("size"), *map(str, stamp), *columns]
+    known = ["tar", VERSION, sorted(EXTENSIONS)]
+    key = [*known, shard, info.get("size"), *map(str, stamp), *columns]
 
     def make() -> dict[str, Any]:
         say()
