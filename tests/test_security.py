@@ -22,7 +22,8 @@ from sparring.config import read_config, resolve
 from sparring.config_yaml import MAX_BYTES, MAX_DEPTH, parse_value, read_yaml
 from sparring.data import sources
 from sparring.data.datasets import build_dataset
-from sparring.data.images import MAX_PIXELS, Unreadable, decode
+from sparring.data.decoding import MAX_PIXELS, decode
+from sparring.data.within import Unreadable
 from sparring.errors import UserError
 from sparring.masking import masked
 from sparring.terminal import LONGEST, echo, one_line, printable
@@ -239,10 +240,10 @@ def png(width, height, data):
 
 
 def test_as_many_pixels_as_that_and_no_more(monkeypatch):
-    from sparring.data import images
+    from sparring.data import decoding
 
     assert MAX_PIXELS == 89_478_485
-    monkeypatch.setattr(images, "MAX_PIXELS", 64)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 64)
     assert decode(png(8, 8, zlib.compress(b"\0\xff" * 8))).shape == (1, 8, 8)
     with pytest.raises(Unreadable, match="9 x 8 pixels are more than 64"):
         decode(png(9, 8, zlib.compress(b"\0\xff\xff" * 8)))

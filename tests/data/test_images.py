@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sparring.data import images, transforms
+from sparring.data import decoding, images, transforms
 from sparring.data.batches import make_loader
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
+from sparring.data.within import Unreadable
 from sparring.errors import UserError
 from sparring.text import sizes_of
 
@@ -96,7 +97,7 @@ def _save(image, kind, **options):
 
 def test_sixteen_bits_keep_their_precision():
     values = np.array([[0, 1, 256], [30000, 65534, 65535]], dtype=np.uint16)
-    x = images.decode(_save(Image.fromarray(values), "PNG"))
+    x = decoding.decode(_save(Image.fromarray(values), "PNG"))
     np.testing.assert_allclose(x[0].numpy(), values / 65535, atol=1e-7)
 
 
@@ -106,14 +107,14 @@ def test_palette_cmyk_and_grey_become_what_they_show():
     image = Image.fromarray(rgb)
     palette = image.quantize(256)
     shown = torch.tensor(np.array(palette.convert("RGB"))).permute(2, 0, 1) / 255
-    torch.testing.assert_close(images.decode(_save(palette, "PNG")), shown)
-    torch.testing.assert_close(images.decode(_save(image.convert("CMYK"), "TIFF")), exact)
-    luma = images.decode(_save(image, "PNG"), n_channels=1)
+    torch.testing.assert_close(decoding.decode(_save(palette, "PNG")), shown)
+    torch.testing.assert_close(decoding.decode(_save(image.convert("CMYK"), "TIFF")), exact)
+    luma = decoding.decode(_save(image, "PNG"), n_channels=1)
     expected = torch.tensor(np.array(image.convert("L")), dtype=torch.float32)[None] / 255
     torch.testing.assert_close(luma, expected, atol=1 / 255, rtol=0)
     grey = Image.fromarray(rgb[..., 0])
-    assert images.decode(_save(grey, "PNG")).shape == (1, 6, 5)
-    repeated = images.decode(_save(grey, "PNG"), n_channels=3)
+    assert decoding.decode(_save(grey, "PNG")).shape == (1, 6, 5)
+    repeated = decoding.decode(_save(grey, "PNG"), n_channels=3)
     assert torch.equal(repeated, exact[:1].expand(3, -1, -1))
 
 
@@ -121,14 +122,14 @@ def test_transparent_pixels_show_white():
     rgba = np.zeros((2, 2, 4), dtype=np.uint8)
     rgba[0] = [255, 0, 0, 255]
     rgba[1] = [7, 7, 7, 0]
-    x = images.decode(_save(Image.fromarray(rgba), "PNG"))
+    x = decoding.decode(_save(Image.fromarray(rgba), "PNG"))
     assert x[:, 0, 0].tolist() == [1, 0, 0]
     assert x[:, 1, 0].tolist() == [1, 1, 1]
 
 
 def test_the_first_frame_of_an_animation_counts():
     frames = [Image.new("L", (4, 4), value) for value in (50, 200)]
-    x = images.decode(_save(frames[0], "GIF", save_all=True, append_images=frames[1:]), 1)
+    x = decoding.decode(_save(frames[0], "GIF", save_all=True, append_images=frames[1:]), 1)
     torch.testing.assert_close(x, torch.full((1, 4, 4), 50 / 255))
 
 
@@ -136,7 +137,7 @@ def test_the_camera_orientation_is_applied():
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     exif = Image.Exif()
     exif[0x0112] = 6  # stored turned by 90 degrees
-    x = images.decode(_save(Image.fromarray(pixels), "PNG", exif=exif))
+    x = decoding.decode(_save(Image.fromarray(pixels), "PNG", exif=exif))
     expected = torch.tensor(np.rot90(pixels, -1).copy()) / 255
     torch.testing.assert_close(x[0], expected)
 
@@ -144,16 +145,24 @@ def test_the_camera_orientation_is_applied():
 def test_pixels_beyond_an_images_range_are_unreadable():
     for values in ([[0.0, 2.0]], [[float("nan"), 0.0]]):
         tiff = _save(Image.fromarray(np.array(values, dtype=np.float32)), "TIFF")
-        with pytest.raises(images.Unreadable, match="beyond the range"):
-            images.decode(tiff)
+        with pytest.raises(Unreadable, match="beyond the range"):
+            decoding.decode(tiff)
 
 
-def test_mixed_channels_become_those_of_the_first_image_or_those_asked_for(folder, write_image):
-    write_image(folder / "dog" / "colour.png", mode="RGB")
+@pytest.mark.parametrize("name", ["a.png", "zebra.png"])
+def test_an_image_in_colour_anywhere_means_three_channels(folder, write_image, name):
+    rgb = write_image(folder / "dog" / name, mode="RGB")
     options = {"train_data_dir": str(folder)}
-    assert build_dataset("image_folder", **options).read_all()["x0"].shape == (11, 1, 8, 8)
-    colour = build_dataset("image_folder", n_channels=3, **options)
-    assert colour.read_all()["x0"].shape == (11, 3, 8, 8)
+    data = build_dataset("image_folder", **options)
+    assert data.sample_shape == (3, 8, 8)
+    assert data.remarks[-1] == (
+        "10 of 11 images are grey and others are in colour: all are read with 3 channels"
+    )
+    place = next(i for i in range(11) if data.where(i).endswith(name))
+    assert torch.equal(data[place]["x0"], torch.tensor(rgb).permute(2, 0, 1) / 255)
+    grey = build_dataset("image_folder", n_channels=1, **options)
+    assert grey.read_all()["x0"].shape == (11, 1, 8, 8)
+    assert not any("colour" in remark for remark in grey.remarks)
 
 
 def test_sizes_that_differ_need_a_resolution(folder, write_image):
@@ -163,7 +172,9 @@ def test_sizes_that_differ_need_a_resolution(folder, write_image):
     data = build_dataset("image_folder", train_data_dir=str(folder), resolution=8)
     assert data.held is None
     wide = transforms.resize(torch.tensor(pixels)[None] / 255, 8)
-    assert torch.equal(data[10]["x0"], transforms.crop(wide, 8, *transforms.center(wide, 8)))
+    assert torch.equal(
+        data[10]["x0"], transforms.crop(wide, 8, *transforms.center(*wide.shape[-2:], 8))
+    )
 
 
 def test_random_crops_follow_from_seed_and_position(tmp_path, write_image):
@@ -204,12 +215,12 @@ def test_framing_says_how_each_image_was_before(tmp_path, write_image):
     batch = anywhere.__getitems__([(i, 7 + i) for i in range(5)])
     assert batch["framing"][:, 2:].tolist() != centred[:, 2:].tolist()
     for i, told in enumerate(batch["framing"].tolist()):
-        whole = transforms.resize(images.decode(str(tmp_path / f"{i}.png")), 8)
+        whole = transforms.resize(decoding.decode(str(tmp_path / f"{i}.png")), 8)
         assert tuple(told[:2]) == sizes[i]
         assert torch.equal(batch["x0"][i], transforms.crop(whole, 8, *told[2:4]))
     mirrored = sizes_of(batch | {"mirrored": torch.ones(5, dtype=torch.bool)})
     for i, told in enumerate(mirrored.tolist()):  # the script mirrors first and crops then
-        whole = transforms.resize(images.decode(str(tmp_path / f"{i}.png")), 8).flip(-1)
+        whole = transforms.resize(decoding.decode(str(tmp_path / f"{i}.png")), 8).flip(-1)
         assert torch.equal(batch["x0"][i].flip(-1), transforms.crop(whole, 8, *told[2:]))
     assert torch.equal(sizes_of(batch), batch["framing"][:, :4])
     assert sizes_of({"x0": batch["x0"]}) is None

@@ -31,12 +31,12 @@ def test_resize_keeps_what_has_its_size_and_the_range():
 
 def test_crops_are_windows_of_the_image():
     x = torch.arange(70.0).view(1, 7, 10)
-    assert transforms.center(x, 5) == (1, 2)
+    assert transforms.center(7, 10, 5) == (1, 2)
     assert torch.equal(transforms.crop(x, 5, 1, 2), x[:, 1:6, 2:7])
     seen = set()
     rng = torch.Generator().manual_seed(0)
     for _ in range(200):
-        seen.add(transforms.anywhere(x, 5, rng))
+        seen.add(transforms.anywhere(7, 10, 5, rng))
     assert seen == {(top, left) for top in range(3) for left in range(6)}
 
 

@@ -16,8 +16,9 @@ from ..data.audit import NEAR, Audit, audit_images
 from ..data.base import Dataset
 from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import Contaminated, check_contamination, contaminate
-from ..data.images import ImageDataset, SizesDiffer, least_side
+from ..data.images import ImageDataset, SizesDiffer
 from ..data.noise_level import LEAST_IMAGES
+from ..data.survey import common_side, survey
 from ..errors import UserError
 from .files import check_outside
 
@@ -35,8 +36,8 @@ def inspect_command(
 ) -> dict[str, Any]:
     """Audit a data set as training would read it.
 
-    Images that differ in size are read at the smallest side there is, unless data.resolution says
-    otherwise.
+    Images that differ in size are read at the smallest side there is (but of odd ones, see
+    `survey.ODD`), unless data.resolution says otherwise.
 
     Args:
         data: `name`, `split` and fields as in `build_dataset`.
@@ -92,7 +93,9 @@ def _dataset(data: Mapping[str, Any], contamination: Mapping[str, Any]) -> Datas
 
 def _least_side(data: Mapping[str, Any]) -> int | None:
     source = build_dataset(**{**data, "resolution": 1})
-    return least_side(source.files) if isinstance(source, ImageDataset) else None
+    if not isinstance(source, ImageDataset):
+        return None
+    return common_side(survey(source.files, range(len(source))))
 
 
 def summary(audit: Audit, ranking: list[dict[str, Any]]) -> dict[str, Any]:

@@ -289,6 +289,11 @@ def _spelling(path: str) -> str:
     return unicodedata.normalize("NFC", slashes.casefold()).strip()
 
 
+def is_about_captions(name: str) -> bool:
+    """Whether a file of this name is read here, or spoken of."""
+    return name.lower() in METADATA or name.lower().endswith(".txt") or _seems_a_table(name)
+
+
 def _seems_a_table(name: str) -> bool:
     """Whether a file is one that other tools take captions from."""
     stem, ending = os.path.splitext(name.lower())

@@ -4,18 +4,13 @@ An unreadable image is replaced by the next readable one (the batch's `index` sa
 labels and contamination stay right) and its place is listed in the batch. Files are only read.
 """
 
-import io
-import logging
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import UserError
@@ -23,84 +18,21 @@ from ..randomness import generator
 from . import transforms
 from .base import Batch, Dataset, absent_classes, digest
 from .captions import Caption, drawn
+from .decoding import MAX_PIXELS, decode, with_channels
+from .survey import fits, survey
 from .within import Unreadable, check_file, is_within
 
 HOLD_BYTES = 2**28
 """Images that already have their size, in 8 bits, are held in memory up to this many bytes; others
 are decoded when they are asked for, by the loader's workers."""
 
-MAX_PIXELS = 89_478_485
-"""Of an image; beyond that Pillow suspects a bomb. Larger ones are not decoded."""
-
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA")
-"""Those of `sources.EXTENSIONS`. Pillow knows more, and runs other programs for some (EPS)."""
-
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # a broken file is listed, not shouted
-
 N_HASHED_FILES = 64
-LUMA = (0.299, 0.587, 0.114)
-GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+N_SURVEYED = 4096
+"""Headers that are looked at before anything is decoded; of more files some, evenly spread."""
 
 
 class SizesDiffer(UserError):  # noqa: N818 - the state of a data set
     """The images have no common size, and none was asked for."""
-
-
-def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
-    """Read an image file of the FORMATS, told by its content whatever its name.
-
-    Of an animation the first frame counts; the camera's orientation is applied; transparent pixels
-    show white; CMYK, palette and other colour spaces become RGB; 16 bits per pixel keep their
-    precision when grey (65535 is 1), floating-point pixels must lie in [0, 1].
-
-    Args:
-        file: Its path, or its content.
-        n_channels: 1 (grey: luma of RGB) or 3 (RGB: grey is repeated); None: as the file has it.
-
-    Returns:
-        The image in [0, 1], shape (n_channels, H, W), float32.
-
-    Raises:
-        Unreadable: if it cannot be read as an image, or has more than MAX_PIXELS.
-    """
-    try:
-        with warnings.catch_warnings(), _opened(file) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            x = _pixels(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # a broken file can raise anything in a decoder
-        raise Unreadable(f"{type(error).__name__}: {error}") from error
-    if n_channels == 1 and len(x) == 3:
-        return torch.einsum("chw,c->hw", x, torch.tensor(LUMA))[None]
-    if n_channels == 3 and len(x) == 1:
-        return x.repeat(3, 1, 1)
-    return x
-
-
-def _opened(file: str | bytes) -> Image.Image:
-    """The image by its header, not yet decoded; Pillow's warnings about odd files are dropped."""
-    warnings.simplefilter("ignore")
-    image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
-    return image
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float32) / (1 if image.mode == "F" else 65535)
-        if not (values.min() >= 0 and values.max() <= 1):
-            raise ValueError(f"pixels of mode {image.mode} beyond the range of an image")
-        return torch.from_numpy(values)[None]
-    grey = image.mode in GREY_MODES
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        shown = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
-    values = np.array(image.convert("L" if grey else "RGB"))
-    x = torch.from_numpy(values)
-    return transforms.to_float(x[None] if grey else x.permute(2, 0, 1)).contiguous()
 
 
 class Files(ABC):
@@ -130,6 +62,11 @@ class Files(ABC):
     @abstractmethod
     def select(self, rows: Sequence[int]) -> "Files":
         """Some of the files, in this order."""
+
+    def surveyed(self) -> list[int]:
+        """Those that tell what the others are like, and whose headers are cheap to look at."""
+        n = min(len(self), N_SURVEYED)
+        return [i * len(self) // n for i in range(n)]
 
 
 class FolderFiles(Files):
@@ -189,18 +126,6 @@ class TableFiles(Files):
         return TableFiles(self.origin, self.table, self.column, chosen, self.roots)
 
 
-def least_side(files: Files) -> int | None:
-    """The shortest side of all images, in pixels, by their headers; None without a readable one."""
-    sides = []
-    for i in range(len(files)):
-        try:
-            with warnings.catch_warnings(), _opened(files.open(i)) as image:
-                sides.append(min(image.size))
-        except Exception:  # a broken header can raise anything, and is reported elsewhere
-            continue
-    return min(sides, default=None)
-
-
 class ImageDataset(Dataset):
     """Images decoded from files, resized and cropped to one square size.
 
@@ -214,7 +139,8 @@ class ImageDataset(Dataset):
             all images must have one size, and keep it.
         center_crop: False: each square is cropped at a place drawn from (seed, position in the
             stream).
-        n_channels: 1 or 3: every image is converted. None: as the first readable image has it.
+        n_channels: 1 or 3: every image is converted. None: 3 if any image looked at is in colour,
+            else 1; then an image in colour that was not looked at counts as unreadable.
         seed: Of the random crops, and of the captions of images that have several.
         remarks: See `Dataset`.
 
@@ -245,9 +171,12 @@ class ImageDataset(Dataset):
         self.num_classes = len(self.class_names) if labels is not None else None
         self.absent_classes = absent_classes(labels, self.num_classes)
         self.resolution, self.center_crop, self.seed = resolution, center_crop, seed
-        self.n_channels = n_channels
+        seen = survey(files, files.surveyed())
+        self.n_channels = n_channels or seen.n_channels
+        self.may_lose_colour = n_channels is not None
         first = self._next_readable(0, [])[1]
         self.n_channels = len(first)
+        self.remarks += seen.remarks(files, resolution, self.may_lose_colour)
         size = first.shape[1:] if resolution is None else (resolution, resolution)
         self.sample_shape = (len(first), *size)
         self.held, self.stand_in = self._hold()
@@ -311,7 +240,7 @@ class ImageDataset(Dataset):
         reasons = []
         for i in range(index, index + len(self)):
             try:
-                return i % len(self), decode(self.files.open(i % len(self)), self.n_channels)
+                return i % len(self), self._read(i % len(self))
             except Unreadable as reason:
                 unreadable.append(self.files.where(i % len(self)))
                 reasons.append(str(reason))
@@ -319,6 +248,20 @@ class ImageDataset(Dataset):
             f"no readable image in {self.files.origin}: tried {len(self)} file(s), the first is "
             f"{self.files.where(index)} ({reasons[0]})"
         )
+
+    def _read(self, index: int) -> Tensor:
+        """One image at its own size, with the data's channels, (C, H, W).
+
+        Raises:
+            Unreadable: if it cannot be read, would be larger than any image after resizing, or
+                would lose its colour though nobody asked for that.
+        """
+        image = decode(self.files.open(index))
+        if self.resolution is not None and not fits(*image.shape[1:], self.resolution):
+            raise Unreadable(f"more than {MAX_PIXELS:,} pixels after resizing")
+        if len(image) == 3 and self.n_channels == 1 and not self.may_lose_colour:
+            raise Unreadable("it is in colour, and the data are grey: set data.n_channels")
+        return with_channels(image, self.n_channels)
 
     def _fit(self, image: Tensor, position: int, where: str) -> tuple[Tensor, list[int]]:
         """One image at its size, shape `sample_shape`, and its row of the batch's `framing`."""
@@ -331,14 +274,14 @@ class ImageDataset(Dataset):
                     "set data.resolution"
                 )
             return image, [height, width, 0, 0, 0]
-        image = transforms.resize(image, self.resolution)
+        tall, wide = transforms.resized(height, width, self.resolution)
         if self.center_crop:
-            top, left = transforms.center(image, self.resolution)
+            top, left = transforms.center(tall, wide, self.resolution)
         else:
             rng = generator("cpu", self.seed, "crop", position)
-            top, left = transforms.anywhere(image, self.resolution, rng)
-        right = image.shape[-1] - self.resolution - left
-        square = transforms.crop(image, self.resolution, top, left)
+            top, left = transforms.anywhere(tall, wide, self.resolution, rng)
+        right = wide - self.resolution - left
+        square = transforms.square(image, self.resolution, top, left)
         return square, [height, width, top, left, right]
 
     def _hold(self) -> tuple[Tensor | None, Tensor]:
@@ -351,7 +294,7 @@ class ImageDataset(Dataset):
         readable = torch.ones(n, dtype=torch.bool)
         for i in range(n):
             try:
-                image = decode(self.files.open(i), self.n_channels)
+                image = self._read(i)
             except Unreadable:
                 readable[i] = False
                 continue

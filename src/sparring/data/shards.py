@@ -28,6 +28,9 @@ from .shard_order import Sharding, ShardOrder, Window
 READ_AHEAD = 32
 """Samples that are read at once where someone asks for one after the other, outside training."""
 
+N_PLACES = 8
+"""Where the data are looked at before training."""
+
 
 class ShardFiles(Files):
     """Encoded images in shards. Abstract.
@@ -85,6 +88,13 @@ class ShardFiles(Files):
         """Samples whose content goes into the fingerprint."""
         n = len(self)
         return sorted({i * n // images.N_HASHED_FILES for i in range(images.N_HASHED_FILES)})
+
+    def surveyed(self) -> list[int]:
+        """A few neighbours in some places: the content has to be read for its header."""
+        starts = self.probes()
+        starts = starts[:: -(-len(starts) // N_PLACES)]
+        n = 1 + READ_AHEAD  # as many as two requests bring, see `open`
+        return sorted({i for start in starts for i in range(start, min(start + n, len(self)))})
 
     @abstractmethod
     def read(self, shard: int, first: int, last: int) -> dict[int, bytes]:

@@ -1,6 +1,5 @@
 """Which files make a data set, with their labels: an image folder, parquet files, a hub name."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,18 +10,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .captions import Caption, caption_of, folder_captions
+from .captions import Caption, caption_of, folder_captions, is_about_captions
 from .classes import labels_of, natural
 from .hub import caches, call_datasets, checked_name, parquet_files, split_of
 from .images import Files, FolderFiles, TableFiles
-from .own_output import made_here, remark_on, without_own, without_sheets
+from .listing import EXTENSIONS, images_below, is_image, merged, passed_over
 from .splits import Looks, check_classes, class_folders, split_folders
-from .within import is_within
-
-EXTENSIONS = frozenset(
-    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
-     ".pbm", ".jp2", ".tga")
-)  # fmt: skip
 
 
 @dataclass
@@ -96,14 +89,15 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
             f"no folder '{train_data_dir}': data.train_data_dir must be a folder of images"
         )
     remarks: list[str] = []
-    looks, own = Looks(_is_image, _passed_over), dict[str, str]()
+    looks = Looks(is_image, passed_over)
     roots, training, is_split = split_folders(root, split, looks, remarks)
-    paths = sorted(path for one in roots for path in _images_below(one, root, own))
-    remarks += remark_on(own)
+    found = merged(images_below(one, root, is_about_captions) for one in roots)
+    paths = sorted(found.paths)
+    remarks += found.remarks()
     if not paths:
         raise UserError(
             f"no image in folder '{train_data_dir}' (looked for {', '.join(sorted(EXTENSIONS))})"
-            + "".join(f"; {remark}" for remark in remark_on(own))
+            + "".join(f"; {remark}" for remark in remarks)
         )
     files = FolderFiles(f"folder '{train_data_dir}'", [str(path) for path in paths], str(root))
     captions = folder_captions(paths, root, caption_column, remarks)
@@ -129,41 +123,6 @@ def _no_classes(paths: Sequence[Path], classes: Sequence[str | None], names: Seq
         f"the {len(names)} subfolders are not read as classes, as {n} of {len(paths)} images lie "
         f"in none of them, the first is {paths[classes.index(None)]}"
     )
-
-
-def _images_below(root: Path, base: Path, own: dict[str, str]) -> list[Path]:
-    """The images below a folder; what this program has written there is noted in `own` instead."""
-    found, seen = [], set()
-    for place, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
-        real = os.path.realpath(place)
-        if not is_within(real, base):
-            raise UserError(
-                f"{place} is a link that leads out of '{base}': put a copy there, or name the "
-                "folder that it leads to"
-            )
-        below = [] if real in seen else [name for name in folders if not _hidden(name)]
-        folders[:] = without_own(place, below, own)
-        names = without_sheets(place, names, own)
-        if real not in seen:
-            found += [Path(place) / name for name in names if _is_image(name)]
-        seen.add(real)
-    return found
-
-
-def _refuse(error: OSError) -> None:
-    raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from error
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _passed_over(path: str) -> bool:
-    return _hidden(os.path.basename(path)) or made_here(path) is not None
-
-
-def _is_image(name: str) -> bool:
-    return not _hidden(name) and Path(name).suffix.lower() in EXTENSIONS
 
 
 def _class_of(path: Path, roots: Sequence[Path]) -> str | None:

@@ -18,25 +18,28 @@ def resize(x: Tensor, resolution: int) -> Tensor:
         Images in [0, 1], shape (..., h, w) with min(h, w) = resolution.
     """
     height, width = x.shape[-2:]
-    shorter = min(height, width)
-    if shorter == resolution:
+    if min(height, width) == resolution:
         return x
-    size = [round(height * resolution / shorter), round(width * resolution / shorter)]
+    size = resized(height, width, resolution)
     batched = x if x.ndim == 4 else x[None]
     out = F.interpolate(batched, size, mode="bilinear", align_corners=False, antialias=True)
     out = out.clamp(0, 1)  # the weights sum to 1 up to rounding only
     return out if x.ndim == 4 else out[0]
 
 
-def center(x: Tensor, resolution: int) -> tuple[int, int]:
+def resized(height: int, width: int, resolution: int) -> tuple[int, int]:
+    """Height and width that `resize` gives: the shorter one is `resolution`."""
+    shorter = min(height, width)
+    return round(height * resolution / shorter), round(width * resolution / shorter)
+
+
+def center(height: int, width: int, resolution: int) -> tuple[int, int]:
     """(top, left) of the middle square of `resolution` pixels."""
-    height, width = x.shape[-2:]
     return (height - resolution) // 2, (width - resolution) // 2
 
 
-def anywhere(x: Tensor, resolution: int, rng: torch.Generator) -> tuple[int, int]:
+def anywhere(height: int, width: int, resolution: int, rng: torch.Generator) -> tuple[int, int]:
     """(top, left) of a square of `resolution` pixels, each equally likely, drawn from `rng`."""
-    height, width = x.shape[-2:]
     top = int(torch.randint(height - resolution + 1, (), generator=rng))
     left = int(torch.randint(width - resolution + 1, (), generator=rng))
     return top, left
@@ -45,6 +48,43 @@ def anywhere(x: Tensor, resolution: int, rng: torch.Generator) -> tuple[int, int
 def crop(x: Tensor, resolution: int, top: int, left: int) -> Tensor:
     """The square of `resolution` pixels from (top, left) on: (..., resolution, resolution)."""
     return x[..., top : top + resolution, left : left + resolution]
+
+
+def square(x: Tensor, resolution: int, top: int, left: int) -> Tensor:
+    """crop(resize(x, resolution), resolution, top, left), and only what is kept is enlarged.
+
+    So the memory is that of the square, however long a small image would get.
+
+    Args:
+        x: Images in [0, 1], shape (C, H, W) or (B, C, H, W), float.
+        resolution: Pixels of the shorter side after resizing, and of the square.
+        top, left: Where the square begins in the resized image.
+
+    Returns:
+        Images in [0, 1], shape (..., resolution, resolution).
+    """
+    height, width = x.shape[-2:]
+    if min(height, width) >= resolution:
+        return crop(resize(x, resolution), resolution, top, left)
+    tall, wide = resized(height, width, resolution)
+    rows = _enlarged(x, -2, tall, top, resolution)
+    return _enlarged(rows, -1, wide, left, resolution).clamp(0, 1)
+
+
+def _enlarged(x: Tensor, axis: int, n: int, start: int, length: int) -> Tensor:
+    """Pixels start to start + length - 1 of an axis that is enlarged to n, bilinearly.
+
+    Pixel i of n lies at (i + 1/2) size / n - 1/2 of the image, between two of its pixels, whose
+    weights are 1 minus the distance; beyond the last pixel's middle there is that pixel alone.
+    """
+    size = x.shape[axis]
+    place = (torch.arange(start, start + length, dtype=torch.float64) + 0.5) * size / n - 0.5
+    place = place.clamp(0, size - 1)
+    before = place.floor().long()
+    after = (before + 1).clamp(max=size - 1)
+    shape = [-1, 1] if axis == -2 else [-1]
+    weight = (place - before).to(x.dtype).view(shape)
+    return torch.lerp(x.index_select(axis, before), x.index_select(axis, after), weight)
 
 
 def random_flip(x: Tensor, u: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ... import transforms
-from ...images import decode
+from ...decoding import decode
 from ..contract import Corruption
 from ..options import WholeAmount, whole_amount, whole_drawn
 

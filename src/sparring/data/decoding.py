@@ -1,0 +1,269 @@
+"""What the bytes of an image file show: its pixels upright, its transparent places white."""
+
+import io
+import logging
+import re
+import struct
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError, features
+from torch import Tensor
+
+from . import transforms
+from .within import Unreadable
+
+MAX_PIXELS = 89_478_485
+"""Of an image, in its file and after resizing; beyond that Pillow suspects a bomb. Larger ones are
+not decoded."""
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # a Pillow that has not heard of AVIF
+    READS_AVIF = bool(features.check("avif"))
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA") + (
+    ("AVIF",) if READS_AVIF else ()
+)
+"""Those of `listing.EXTENSIONS`. Pillow knows more, and runs other programs for some (EPS)."""
+
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+HEIF_NEEDS = "HEIC: pip install 'sparring[heif]'"
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # a broken file is listed, not shouted
+
+LUMA = (0.299, 0.587, 0.114)
+GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by the camera's orientation."""
+
+
+def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
+    """Read an image file of the FORMATS (HEIC with pillow-heif), told by its content alone.
+
+    Of an animation the first frame counts; the camera's orientation is applied; transparent pixels
+    show white; CMYK, palette and other colour spaces become RGB; 16 bits per pixel keep their
+    precision when grey (65535 is 1), floating-point pixels must lie in [0, 1].
+
+    Args:
+        file: Its path, or its content.
+        n_channels: 1 (grey: luma of RGB) or 3 (RGB: grey is repeated); None: as the file has it.
+
+    Returns:
+        The image in [0, 1], shape (n_channels, H, W), float32.
+
+    Raises:
+        Unreadable: if it cannot be read as an image, or has more than MAX_PIXELS.
+    """
+    try:
+        with warnings.catch_warnings(), _opened(file) as image:
+            x = _pixels(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken file can raise anything in a decoder
+        raise Unreadable(reason_of(error)) from error
+    return with_channels(x, n_channels)
+
+
+def header(file: str | bytes) -> tuple[int, int, bool]:
+    """Height and width as stored (before the camera's orientation), and whether it is in colour.
+
+    Nothing is decoded: a file with a whole header may still prove broken.
+
+    Raises:
+        Unreadable: if it has no header of an image, or has more than MAX_PIXELS.
+    """
+    try:
+        with warnings.catch_warnings(), _opened(file) as image:
+            return image.height, image.width, image.mode not in GREY_MODES
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise Unreadable(reason_of(error)) from error
+
+
+def with_channels(x: Tensor, n_channels: int | None) -> Tensor:
+    """An image (C, H, W) in grey (1), by its luma, or in colour (3); None: as it is."""
+    if n_channels == 1 and len(x) == 3:
+        return torch.einsum("chw,c->hw", x, torch.tensor(LUMA))[None]
+    if n_channels == 3 and len(x) == 1:
+        return x.repeat(3, 1, 1)
+    return x
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file is unreadable, in words that do not change from one reading to the next."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no image of a kind that is read"
+    return f"{type(error).__name__}: {error}"
+
+
+def _opened(file: str | bytes) -> Image.Image:
+    """The image by its header, not yet decoded; Pillow's warnings about odd files are dropped."""
+    warnings.simplefilter("ignore")
+    try:
+        image = _open_as(file, FORMATS)
+    except UnidentifiedImageError:
+        if not _is_heif(file):
+            raise
+        _register_heif()
+        image = _open_as(file, ("HEIF",))
+    n = image.width * image.height
+    if not 0 < n <= MAX_PIXELS:
+        image.close()
+        size = f"{image.width} x {image.height} pixels"
+        raise ValueError(f"{size} are more than {MAX_PIXELS:,}" if n else f"{size} are none")
+    return image
+
+
+def _open_as(file: str | bytes, formats: tuple[str, ...]) -> Image.Image:
+    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats)
+
+
+def _is_heif(file: str | bytes) -> bool:
+    if isinstance(file, bytes):
+        head = file[:12]
+    else:
+        with open(file, "rb") as stream:
+            head = stream.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in HEIF_BRANDS
+
+
+def _register_heif() -> None:
+    """Let Pillow read HEIC, from the first such file on: most data need no such package."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ValueError(f"a file in {HEIF_NEEDS}") from None
+    pillow_heif.register_heif_opener()
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """The upright pixels in [0, 1], (1, H, W) of a grey image, else (3, H, W)."""
+    packing = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
+    white = _white(image)
+    image = _upright(image)
+    if image.mode not in GREY_MODES:
+        return transforms.to_float(torch.from_numpy(_colours(image, packing)).permute(2, 0, 1))
+    if image.mode in ("LA", "La"):
+        shown = image.convert("RGBA")
+        paper = Image.new("RGBA", shown.size, "white")
+        values = np.array(Image.alpha_composite(paper, shown).convert("L"))
+    elif image.mode in ("1", "L"):
+        values = np.array(image.convert("L"))
+    else:
+        values = np.array(image)
+    return torch.from_numpy(_grey(image, values, packing, white))[None]
+
+
+def _white(image: Image.Image) -> float:
+    """The value that is white, for pixels of more than 8 bits; negative where 0 is white."""
+    if image.mode == "F":
+        return 1
+    if image.format != "TIFF" or not image.mode.startswith("I;16"):
+        return 65535
+    tags: Any = image.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
+    bits, white_is_zero = tags.get(258, (16,))[0], tags.get(262) == 0
+    return (-1 if white_is_zero else 1) * (2.0**bits - 1)
+
+
+def _grey(image: Image.Image, values: np.ndarray, packing: str, white: float) -> np.ndarray:
+    """Grey pixels (H, W) in [0, 1], float32; those of the transparent value are white."""
+    if image.mode in ("1", "L", "LA", "La"):
+        white = 255
+    grey = values.astype(np.float32) / abs(white)
+    if not (grey.min() >= 0 and grey.max() <= 1):
+        raise ValueError(f"pixels of mode {image.mode} beyond the range of an image")
+    if white < 0:
+        grey = 1 - grey
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        most = {"1": 1, "L;2": 3, "L;4": 15, "L": 255}.get(packing)
+        if most is not None:  # a PNG says it in its own bits, and Pillow spreads pixels to 0..255
+            clear = 255 // most * (clear & most)
+        grey[values == clear] = 1
+    return grey
+
+
+def _colours(image: Image.Image, packing: str) -> np.ndarray:
+    """Colour pixels (H, W, 3), uint8; transparent ones are white."""
+    clear = image.info.get("transparency")
+    if image.mode == "RGB" and clear is not None:
+        if packing == "RGB;16B":  # Pillow keeps the upper halves alone, so which one is not known
+            raise ValueError("a transparent colour of 16 bits for each channel")
+        values = np.array(image)
+        values[(values == [one & 255 for one in clear]).all(-1)] = 255
+        return values
+    if image.mode in ("PA", "RGBA", "RGBa") or clear is not None:
+        shown = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
+    return np.array(image.convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image decoded, and turned as its camera held it.
+
+    Only the orientation of the EXIF block is read, so that nothing else in it needs to be whole.
+    """
+    if image.format == "TIFF":  # Pillow turns it while it decodes, and reads these tables as well
+        exif = image.getexif()
+        for table in (0x8769, 0x8825, 0xA005):
+            if table in exif:
+                del exif[table]
+        image.load()
+        return image
+    image.load()  # before a look at `info`: a PNG may have its EXIF behind its pixels
+    turn = TURNS.get(_orientation(image.info))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(info: dict[Any, Any]) -> int:
+    """What the EXIF block says, else the XMP block, else 1 (upright)."""
+    block = info.get("exif")
+    if block is None:
+        lines = str(info.get("Raw profile type exif", "")).split("\n")[3:]
+        try:
+            block = bytes.fromhex("".join(lines))
+        except ValueError:
+            block = b""
+    found = exif_orientation(block)
+    if found is not None:
+        return found
+    xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or b""
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)
+    return int(match[1]) if match else 1
+
+
+def exif_orientation(block: bytes) -> int | None:
+    """The orientation in an EXIF block, None where there is none to be read.
+
+    The block is a small TIFF file behind "Exif\\0\\0" (some phones write that twice): byte order,
+    42, the place of a table; the table is a count and entries of 12 bytes: tag, type, number of
+    values, value. Entries are looked at one by one, so one that is broken hides no other.
+    """
+    tiff = re.sub(rb"^(?:Exif\0\0)+", b"", block)
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None or tiff[2:4] not in (b"*\0", b"\0*"):
+        return None
+    try:
+        (table,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (n,) = struct.unpack_from(f"{order}H", tiff, table)
+        for entry in range(n):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHI4s", tiff, table + 2 + 12 * entry)
+            if tag == ORIENTATION:
+                letter = {1: "B", 3: "H", 4: "I"}.get(kind)
+                return None if letter is None else struct.unpack_from(order + letter, value)[0]
+    except struct.error:  # it ends before
+        pass
+    return None

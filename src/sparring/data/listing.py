@@ -1,0 +1,199 @@
+"""Which files below a folder are its images, and a count of those that are left out."""
+
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import UserError
+from ..terminal import one_line
+from .decoding import HEIF_NEEDS, READS_AVIF
+from .own_output import made_here, remark_on, without_own, without_sheets
+from .within import Unreadable, check_file, is_within
+
+HEIF = frozenset((".heic", ".heif", ".hif", ".heics", ".heifs"))
+AVIF = frozenset((".avif", ".avifs"))
+EXTENSIONS = frozenset(
+    (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".webp", ".bmp", ".dib",
+     ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpc",
+     ".jpf", ".jpx", ".j2c", ".tga")
+) | (AVIF if READS_AVIF else frozenset()) | (
+    HEIF if importlib.util.find_spec("pillow_heif") else frozenset()
+)  # fmt: skip
+"""Endings of images' names, in any case. What a file holds is told by its content."""
+
+SET_ASIDE = frozenset(
+    ("__macosx", "@eadir", "@__thumb", "@recycle", "#recycle", "$recycle.bin", "lost+found",
+     "@recently-snapshot", "#snapshot", "system volume information")
+)  # fmt: skip
+"""Folders in which systems keep thumbnails, forks and what was thrown away, in any case."""
+
+RECORDS = frozenset(("manifest.jsonl", "sampling.json", "cleaning.json"))
+"""What this program writes beside images, and does not read as data."""
+N_LOOKED_INTO = 64
+"""Files of no image's name whose first bytes are looked at."""
+N_NAMED = 12
+"""Kinds that a sentence names; the others are counted together."""
+
+
+@dataclass
+class Listing:
+    """What lies below a folder.
+
+    Attributes:
+        paths: The images.
+        kinds: Files that are left out, by their ending.
+        aside: Images that are hidden or lie in a folder of thumbnails, by what tells so.
+        misnamed: Some files left out that are images by their first bytes.
+        own: What this program has written there, see `own_output`, by its path.
+    """
+
+    paths: list[Path] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    aside: Counter[str] = field(default_factory=Counter)
+    misnamed: list[str] = field(default_factory=list)
+    own: dict[str, str] = field(default_factory=dict)
+
+    def remarks(self) -> list[str]:
+        """What is left out, a sentence each."""
+        said = []
+        if self.kinds:
+            needs = []
+            if self.kinds.keys() & HEIF:
+                needs.append(HEIF_NEEDS)
+            if self.kinds.keys() & AVIF:
+                needs.append("AVIF: pip install 'pillow>=11.3'")
+            said.append(
+                f"{_files(self.kinds.total())} left out, of kinds that are not read: "
+                + counted(self.kinds)
+                + (f" ({'; '.join(needs)})" if needs else "")
+            )
+        if self.misnamed:
+            n, first = len(self.misnamed), self.misnamed[0]
+            said.append(
+                f"{n} of the files left out {'is an image' if n == 1 else 'are images'} by "
+                f"content: to have them read, give them the ending of an image ({first})"
+            )
+        if self.aside:
+            n = self.aside.total()
+            said.append(
+                f"{n} image{' is' if n == 1 else 's are'} left out as hidden or as a system's "
+                f"thumbnail{'' if n == 1 else 's'}: {counted(self.aside)}"
+            )
+        return [one_line(remark) for remark in (*said, *remark_on(self.own))]
+
+
+def counted(kinds: Mapping[str, int]) -> str:
+    """Such as `.heic 6, .svg 2`, the most frequent first."""
+    order = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{kind} {n}" for kind, n in order[:N_NAMED]]
+    if len(order) > N_NAMED:
+        words.append(f"{len(order) - N_NAMED} other kinds {sum(n for _, n in order[N_NAMED:])}")
+    return ", ".join(words)
+
+
+def images_below(root: Path, base: Path, leave: Callable[[str], bool]) -> Listing:
+    """The images below a folder, links followed, each folder once.
+
+    Args:
+        root: The folder.
+        base: Where links must stay.
+        leave: Whether a file of this name is something else that is read, and not counted.
+
+    Raises:
+        UserError: if a folder cannot be listed, or is a link that leads out of `base`.
+    """
+    found, seen = Listing(), set()
+    for place, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(place)
+        if not is_within(real, base):
+            raise UserError(
+                f"{place} is a link that leads out of '{base}': put a copy there, or name the "
+                "folder that it leads to"
+            )
+        if real in seen:
+            folders[:] = []
+            continue
+        seen.add(real)
+        for name in filter(hidden, folders):
+            found.aside[name] += _n_images(os.path.join(place, name))
+        shown = [name for name in folders if not hidden(name)]
+        folders[:] = without_own(place, shown, found.own)
+        for name in without_sheets(place, names, found.own):
+            _sort(found, place, name, base, leave)
+    found.aside = +found.aside  # without the folders that hold none
+    return found
+
+
+def merged(listings: Iterable[Listing]) -> Listing:
+    """What lies below several folders."""
+    whole = Listing()
+    for one in listings:
+        whole.paths += one.paths
+        whole.kinds += one.kinds
+        whole.aside += one.aside
+        whole.misnamed += one.misnamed
+        whole.own |= one.own
+    return whole
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder of this name is not for the user's eyes."""
+    return name.startswith(".") or name.lower() in SET_ASIDE
+
+
+def passed_over(path: str) -> bool:
+    """Whether nobody looks into a folder: it is hidden, or this program's own."""
+    return hidden(os.path.basename(path)) or made_here(path) is not None
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return not hidden(name) and _ending(name) in EXTENSIONS
+
+
+def _sort(found: Listing, place: str, name: str, base: Path, leave: Callable[[str], bool]) -> None:
+    ending = _ending(name)
+    if is_image(name):
+        found.paths.append(Path(place, name))
+    elif hidden(name):
+        if _ending(name.lstrip("._")) in EXTENSIONS:
+            found.aside["._*" if name.startswith("._") else ".*"] += 1
+    elif name not in RECORDS and not leave(name):
+        found.kinds[ending or "without an ending"] += 1
+        if found.kinds.total() <= N_LOOKED_INTO and _holds_image(os.path.join(place, name), base):
+            found.misnamed.append(os.path.join(place, name))
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _n_images(place: str) -> int:
+    """Images by name in a folder that is left out."""
+    if os.path.islink(place):
+        return 0
+    return sum(_ending(name) in EXTENSIONS for _, _, names in os.walk(place) for name in names)
+
+
+def _holds_image(path: str, base: Path) -> bool:
+    """Whether the first bytes are those of an image that would be read."""
+    try:
+        with open(check_file(path, str(base)), "rb") as file:
+            head = file.read(16)
+    except (OSError, Unreadable):
+        return False
+    return head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")) or (
+        (head[:4], head[8:12]) == (b"RIFF", b"WEBP")
+        or (READS_AVIF and head[4:12] in (b"ftypavif", b"ftypavis"))
+    )
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from error
+
+
+def _files(n: int) -> str:
+    return f"{n} file{' is' if n == 1 else 's are'}"
