@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import logging
 import os
 import random
 import shutil
@@ -648,6 +649,9 @@ def campaign(
 
     disable_progress_bars()
     sys.addaudithook(_watch)
+    logger = logging.getLogger("sparring.data")  # remarks are known_answers.py's, not noise
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         scratch, kept = Path(folder).resolve() / "case", datasets_config.HF_DATASETS_CACHE
@@ -664,6 +668,7 @@ def campaign(
                     say(f"case {i} ({case.kind}, {case.name!r}): {said}")
         finally:
             datasets_config.HF_DATASETS_CACHE = kept
+            logger.setLevel(level)
     return counts
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import random
 import sys
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=DOMAINS, default=DOMAINS)
     args = parser.parse_args()
+    logging.getLogger("sparring").addHandler(logging.NullHandler())  # remarks are answers here
     from sparring import __version__
 
     began = time.monotonic()

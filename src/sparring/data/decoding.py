@@ -220,6 +220,7 @@ def _upright(image: Image.Image) -> Image.Image:
         for table in (0x8769, 0x8825, 0xA005):
             if table in exif:
                 del exif[table]
+        image.filename = ""  # else it maps the file, with rows as long as those of the turned image
         image.load()
         return image
     image.load()  # before a look at `info`: a PNG may have its EXIF behind its pixels

@@ -20,9 +20,14 @@ def resize(x: Tensor, resolution: int) -> Tensor:
     height, width = x.shape[-2:]
     if min(height, width) == resolution:
         return x
-    size = resized(height, width, resolution)
-    batched = x if x.ndim == 4 else x[None]
-    out = F.interpolate(batched, size, mode="bilinear", align_corners=False, antialias=True)
+    tall, wide = resized(height, width, resolution)
+    out = x if x.ndim == 4 else x[None]
+    # Columns and rows one after the other, each along the last axis: along the one before it,
+    # torch 2.13 repeats the first row where the last axis has one pixel.
+    for length in (wide, tall):
+        size = (out.shape[-2], length)
+        out = F.interpolate(out, size, mode="bilinear", align_corners=False, antialias=True)
+        out = out.transpose(-1, -2).contiguous()
     out = out.clamp(0, 1)  # the weights sum to 1 up to rounding only
     return out if x.ndim == 4 else out[0]
 
