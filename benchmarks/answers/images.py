@@ -446,7 +446,7 @@ def alpha_channel(rng: random.Random, folder: Path) -> Verdict:
 
 
 NO_IMAGES = (".mp4", ".mov", ".svg", ".jxl", ".psd", ".cr2", ".pdf", ".json", ".xml", ".html",
-             ".npy", ".db", ".zip", ".caption", "", ".jpg_large", ".jpg~", ".part")  # fmt: skip
+             ".npy", ".db", ".zip", ".heics", "", ".jpg_large", ".jpg~", ".part")  # fmt: skip
 ASIDE = ("@eaDir", "__MACOSX", ".thumbnails", "@eaDir/a.jpg", ".@__thumb", "#recycle", "@Recycle",
          "$RECYCLE.BIN", ".AppleDouble", "lost+found", "sub/@eaDir", ".git/x")  # fmt: skip
 

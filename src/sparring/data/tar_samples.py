@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import UserError
-from .sources import EXTENSIONS
+from .listing import EXTENSIONS
 
 TEXTS = ("cls", "txt", "json")
 

@@ -28,9 +28,9 @@ from ..errors import UserError
 from .captions import Caption, caption_of
 from .classes import named
 from .hub import listed
+from .listing import EXTENSIONS, hidden
 from .shards import ShardFiles, kept_in, remembered
-from .sources import EXTENSIONS, Source
-from .sources import _hidden as is_hidden
+from .sources import Source
 from .tar_samples import LeftOut, Member, samples_of
 from .within import as_text
 
@@ -364,7 +364,7 @@ def _members(
 
 
 def _is_hidden(part: str) -> bool:
-    return part not in (".", "..") and is_hidden(part)
+    return part not in (".", "..") and hidden(part)
 
 
 def _refused(member: tarfile.TarInfo) -> str | None:
