@@ -18,7 +18,7 @@ from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import Contaminated, check_contamination
 from ..data.dirt.contaminated import contaminate as contaminated
 from ..data.dirt.manifest import write_manifest
-from ..data.sources import _hidden
+from ..data.listing import hidden
 from ..errors import UserError
 from .files import check_place, whole_folder
 
@@ -159,7 +159,7 @@ def _folders(class_names: tuple[str, ...]) -> list[str]:
     folders: list[str] = []
     for number, name in enumerate(class_names):
         folder = re.sub(r"[/\\\0]", "_", name).strip()
-        if not folder or folder.startswith(".") or _hidden(folder):
+        if not folder or folder.startswith(".") or hidden(folder):
             folder = f"class-{number}"
         while folder in folders:  # a/b beside a_b
             folder += f"-{number}"
