@@ -7,6 +7,7 @@ there, with the run's number of steps and scale of guidance and the same noise.
 import itertools
 import re
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -51,7 +52,8 @@ def root(tmp_path_factory):
         for i in range(4):
             file = root / name / f"class {i % 2}" / f"{i}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.effect_noise(size, 90).convert("RGB").save(file)
+            noise = np.random.default_rng(i).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+            Image.fromarray(noise).save(file)
             file.with_suffix(".txt").write_text(f"caption {i % 2}")
     return root
 
