@@ -1,5 +1,7 @@
 """Captions to conditions: what diffusers' pipelines give, and nothing else."""
 
+import json
+import shutil
 from unittest.mock import Mock
 
 import pytest
@@ -9,6 +11,7 @@ from diffusers import DiffusionPipeline
 from sparring.cache import TensorCache
 from sparring.errors import UserError
 from sparring.pretrained import load
+from sparring.sampling import sample
 from sparring.text import check_captions
 from support import CLOSE
 from text_to_image import (
@@ -162,3 +165,51 @@ def test_a_pipeline_without_its_text_encoder_is_one_clear_error(folders, tmp_pat
     (copy / "text_encoder/model.safetensors").rename(copy / "text_encoder/pytorch_model.bin")
     with pytest.raises(UserError, match="no safetensors"):
         load(copy)
+
+
+def test_captions_that_are_cut_are_counted(folders):
+    """A letter is a token here, and the two marks are tokens too."""
+    fits, long = "x " * 75, "x " * 76
+    for folder in folders[:2]:
+        text = load(folder).text
+        assert text.cut([fits, long, "", "a red square", long]) == [
+            "2 of 5 captions are longer than 77 tokens and are cut"
+        ]
+        assert text.cut([fits, ""]) == text.cut([]) == []
+    text = load(folders[2]).text  # T5 sees 256
+    assert text.cut([long, "q " * 300], "prompts") == [
+        "2 of 2 prompts are longer than 77 tokens and are cut",
+        "1 of 2 prompts are longer than 256 tokens and are cut",
+    ]
+
+
+@pytest.mark.parametrize("length", [None, 10**30, 200, 50])
+def test_a_tokenizer_may_say_nothing_of_its_length_or_too_much(folders, tmp_path, length):
+    copy = shutil.copytree(folders[0], tmp_path / "copy")
+    file = copy / "tokenizer/tokenizer_config.json"
+    words = json.loads(file.read_text())
+    words["model_max_length"] = length
+    file.write_text(json.dumps({key: value for key, value in words.items() if value is not None}))
+    states = load(copy).text(["a red square", LONG])["encoder_hidden_states"]
+    if length == 50:
+        assert states.shape[1] == 50
+    else:
+        assert torch.equal(states, load(folders[0]).text(["a red square", LONG])[
+            "encoder_hidden_states"
+        ])  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", ["a \ud83d", "\ude00"])
+def test_half_a_character_in_a_prompt_is_refused(folders, prompt):
+    model = load(folders[0])
+    with pytest.raises(UserError, match="holds half a character") as caught:
+        sample(model, 2, prompts=["whole \U0001f600", prompt], num_inference_steps=1)
+    assert str(caught.value).isascii()
+
+
+@pytest.mark.parametrize("caption", ["a\x00b", "c\x07", "\u202ed", "\u2028", " \t", "\U0001f600"])
+def test_odd_characters_are_read_as_by_the_pipeline(folders, caption):
+    text, pipe = load(folders[0]).text, DiffusionPipeline.from_pretrained(folders[0])
+    theirs, _ = pipe.encode_prompt([caption], "cpu", 1, False)
+    assert torch.equal(text([caption])["encoder_hidden_states"], theirs)
+    assert text.cut([caption]) == []

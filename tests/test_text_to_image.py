@@ -473,3 +473,29 @@ def test_prompts_of_other_models_are_refused(places):
     torch.testing.assert_close(
         given, sample(model, 1, prompts=["a"], num_inference_steps=2), **CLOSE
     )
+
+
+def test_a_run_says_which_texts_are_cut_and_mends_the_tokenizer(places, tmp_path):
+    """The saved pipeline's tokenizer knows its length, which diffusers asks it for."""
+    base, photos = tmp_path / "sd", tmp_path / "photos"
+    shutil.copytree(places / "sd", base)
+    file = base / "tokenizer/tokenizer_config.json"
+    words = json.loads(file.read_text())
+    file.write_text(json.dumps({**words, "model_max_length": 10**30}))
+    shutil.copytree(places / "photos", photos)
+    lines = (photos / "metadata.jsonl").read_text().splitlines()
+    lines[0] = json.dumps({"file_name": "0.png", "text": "x " * 100})
+    (photos / "metadata.jsonl").write_text("\n".join(lines))
+    path = f"model.pretrained_model_name_or_path={base}"
+    prompts = f"sampling.prompts=['{'y ' * 90}', grey]"
+    told = run("train", places / "config.yaml", path, f"data.train_data_dir={photos}", prompts,
+               f"training.output_dir={tmp_path / 'run'}")  # fmt: skip
+    assert told.exit_code == 0, told.output
+    said = "1 of 6 captions are longer than 77 tokens and are cut"
+    assert said in told.stderr
+    assert "1 of 2 prompts are longer than 77 tokens and are cut" in told.stderr
+    assert said in json.loads((tmp_path / "run/data/remarks.json").read_text())
+    pipe = quiet(DiffusionPipeline.from_pretrained(tmp_path / "run"))
+    assert len(pipe("a red square", num_inference_steps=1).images) == 1
+    told = run("sample", tmp_path / "run", "--prompt", "x " * 80, "--num-inference-steps", 1)
+    assert "1 of 1 prompts are longer than 77 tokens and are cut" in told.stderr

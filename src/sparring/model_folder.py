@@ -33,6 +33,7 @@ from .errors import UserError
 from .lora import WEIGHTS, lora_config, save_lora
 from .parametrization import DIFFUSERS_KINDS
 from .pieces import same_bits
+from .text import clip_length
 
 DESCRIPTION = "model.json"
 PIPELINE_FILE = "sparring_pipeline"
@@ -188,8 +189,8 @@ def save(
         else:
             save_model(network, str(half / "model.safetensors"))
         if description["lora"] is None:
-            whole = component is None or not isinstance(network, ModelMixin)
-            _check_saved(network, half if whole else half / component)
+            in_parts = component is not None and isinstance(network, ModelMixin)
+            _check_saved(network, half / component if in_parts else half)
         tables = {
             name: null.detach().cpu().contiguous()
             for name, null in denoiser.null_condition.items()
@@ -232,8 +233,9 @@ def _check_saved(network: Any, folder: Path) -> None:
     ]
     differ += [name for name in stored if name not in live]
     if isinstance(network, ModelMixin):
+        cls: Any = type(network)
         with torch.device("meta"):
-            built = type(network).from_config(type(network).load_config(folder)).state_dict()
+            built = cls.from_config(cls.load_config(folder)).state_dict()
         shapes = {name: value.shape for name, value in live.items()}
         differ += [
             name
@@ -333,6 +335,8 @@ def _copy_parts(pipeline: Path, half: Path, trained: str) -> None:
         if (pipeline / name).is_dir():
             ignored = shutil.ignore_patterns(*NOT_COPIED)
             shutil.copytree(pipeline / name, half / name, ignore=ignored)
+            if name.startswith("tokenizer"):
+                _state_length(half / name, pipeline / name.replace("tokenizer", "text_encoder"))
         else:  # what a hub copy leaves out, such as the safety checker
             index[name] = [None, None]
     if index.get("safety_checker") == [None, None]:
@@ -346,6 +350,22 @@ def _name_classes(index: Path, class_names: Sequence[str]) -> None:
     if class_names and "id2label" in words:
         names = {str(number): name for number, name in enumerate(class_names)}
         _write_json(index, {**words, "id2label": names})
+
+
+def _state_length(tokenizer: Path, encoder: Path) -> None:
+    """Have a CLIP's tokenizer say how many tokens the encoder takes, if it says nothing or more.
+
+    diffusers' pipelines believe the tokenizer, and fail where it is wrong.
+    """
+    said, known = tokenizer / "tokenizer_config.json", encoder / "config.json"
+    if not said.is_file() or not known.is_file():
+        return
+    words, config = (json.loads(file.read_text(encoding="utf-8")) for file in (said, known))
+    n_positions = config.get("max_position_embeddings")
+    length = words.get("model_max_length")
+    if n_positions is not None and clip_length(length, n_positions) != length:
+        words["model_max_length"] = clip_length(length, n_positions)
+        _write_json(said, words)
 
 
 def _remove(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Captions to conditions: the text encoders of Stable Diffusion 1.x, 2.x, XL and 3."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from .errors import UserError
 
 T5_TOKENS = 256
 """max_sequence_length of diffusers' Stable Diffusion 3 pipeline."""
+_AT_ONCE = 1000
+"""Captions in one call of a tokenizer that counts."""
 
 
 class TextEncoder(nn.Module, ABC):
@@ -99,16 +102,47 @@ class TextEncoder(nn.Module, ABC):
 
     def _tokens(self, caption: str) -> list[Tensor]:
         """One caption for each encoder, (1, n): padded and, where it is longer, cut."""
+        check_prompts([caption])
         words = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         return [
             tokenizer([caption], max_length=length, **words).input_ids.to(self._device)
             for tokenizer, length in zip(self.tokenizers, self._lengths, strict=True)
         ]
 
+    def cut(self, captions: Sequence[str], what: str = "captions") -> list[str]:
+        """Sentences that count the captions of which an encoder does not see the end.
+
+        Args:
+            captions: Each is looked at once, and counted as often as it is there.
+            what: How the sentences call them.
+        """
+        times, sentences = Counter(captions), []
+        texts = list(times)
+        lengths = self._lengths
+        for length in dict.fromkeys(lengths):
+            tokenizers = [
+                one for one, own in zip(self.tokenizers, lengths, strict=True) if own == length
+            ]
+            n = 0
+            for i in range(0, len(texts), _AT_ONCE):
+                some = texts[i : i + _AT_ONCE]
+                ids = [one(some, truncation=False, verbose=False).input_ids for one in tokenizers]
+                for text, *own in zip(some, *ids, strict=True):
+                    n += times[text] * any(len(one) > length for one in own)
+            if n:
+                sentences.append(
+                    f"{n} of {len(captions)} {what} are longer than {length} tokens and are cut"
+                )
+        return sentences
+
     @property
     def _lengths(self) -> list[int]:
-        """Tokens of each encoder: as many as it knows."""
-        return [tokenizer.model_max_length for tokenizer in self.tokenizers]
+        """Tokens of each encoder: as many as both it and its tokenizer know."""
+        encoders: Any = self.encoders
+        return [
+            clip_length(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+            for tokenizer, encoder in zip(self.tokenizers, encoders, strict=True)
+        ]
 
     @property
     def _device(self) -> torch.device:
@@ -218,7 +252,8 @@ class StableDiffusion3Text(TextEncoder):
 
     @property
     def _lengths(self) -> list[int]:
-        n = self.tokenizers[0].model_max_length
+        encoder: Any = self.encoders[0]
+        n = clip_length(self.tokenizers[0].model_max_length, encoder.config.max_position_embeddings)
         return [n, n, T5_TOKENS][: len(self.tokenizers)]
 
 
@@ -314,6 +349,25 @@ def sizes_of(batch: Mapping[str, Any]) -> Tensor | None:
     if "mirrored" in batch:
         left = torch.where(batch["mirrored"], right, left)
     return torch.stack([height, width, top, left], dim=1)
+
+
+def clip_length(said: int | None, n_positions: int) -> int:
+    """Tokens that a CLIP takes: a tokenizer may say nothing (None, or 1e30), or too much."""
+    return n_positions if said is None else min(said, n_positions)
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Refuse what no tokenizer reads: half of a character that Python holds as two (an emoji's).
+
+    Raises:
+        UserError: one line that names the first.
+    """
+    for prompt in prompts:
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise UserError(
+                f"prompt {prompt!a} holds half a character (a lone surrogate, as of an emoji "
+                "that was cut in two): write the whole one"
+            )
 
 
 def check_captions(captions: Sequence[Caption] | None, name: str) -> None:

@@ -320,3 +320,17 @@ def test_a_contaminated_copy_has_the_captions(tmp_path, where):
     assert after.class_names == before.class_names
     contaminate({"name": "digits", "split": "held_out"}, NOISE, tmp_path / "digits")
     assert not (tmp_path / "digits" / "metadata.jsonl").exists()
+
+
+def test_half_an_emoji_is_read_as_a_lost_character(tmp_path):
+    """JSON may write an emoji as two halves; one alone is no text."""
+    lines = ["whole \\ud83d\\ude00", "half \\ud83d", "\\ude00 other half", "plain"]
+    for i, caption in enumerate(lines):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{i}.png")
+        with (tmp_path / "metadata.jsonl").open("a") as file:
+            file.write(f'{{"file_name": "{i}.png", "text": "{caption}"}}\n')
+    data = build_dataset("image_folder", train_data_dir=str(tmp_path))
+    assert data.captions == ["whole \U0001f600", "half \ufffd", "\ufffd other half", "plain"]
+    (remark,) = data.remarks
+    assert remark.startswith("2 of 4 images have a caption with half a character")
+    assert remark.endswith("1.png")

@@ -24,6 +24,8 @@ from ..errors import UserError
 from ..latents import AT_ONCE, decode
 from ..pretrained import Model, load
 from ..sampling import check_sampling, describe_sampling, grid, sample, save_images
+from ..terminal import echo
+from ..text import check_prompts
 from .files import as_file_name
 from .plan import default_device
 
@@ -105,6 +107,10 @@ def sample_command(
         chosen["timestep_spacing"] = timestep_spacing
     if n < 1:
         raise UserError(f"n_images must be >= 1, got {n}")
+    if chosen["prompts"] and loaded.text is not None:
+        check_prompts(chosen["prompts"])
+        for sentence in loaded.text.cut(chosen["prompts"], "prompts"):
+            echo(sentence, err=True)
     labels = _labels(class_labels, n, loaded, model)
     for count in (chosen["num_inference_steps"], *(sweep or ())):
         with one_line_errors(model):

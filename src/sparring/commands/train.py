@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from ..pretrained import Model, describe, describe_run, save, usage
 from ..sampling import grid, sample
 from ..schedules import kind_from_config, schedule_from_config
 from ..terminal import echo
-from ..text import check_captions, sizes_of
+from ..text import TextEncoder, check_captions, check_prompts, sizes_of
 from ..training import ConditionFn, RunFolder, TrainSettings, open_run, train
 from ..training.launcher import as_launched, asked_for
 
@@ -266,6 +266,7 @@ def _latent_encoder(
     """What makes latents of images, and the data set as it needs it; None for other models."""
     if model.text is not None:
         check_captions(dataset.captions, dataset.name)
+        _say_what_is_cut(model.text, dataset, config.sampling.prompts or ())
     elif config.sampling.prompts is not None:
         raise UserError("sampling.prompts needs a text-to-image model: leave it out (null)")
     folder = config.data.latents_cache
@@ -286,6 +287,27 @@ def _latent_encoder(
         model.text.cache = cache
     encoder = LatentEncoder(model.vae, sample=config.data.latents == "sample", cache=cache)
     return encoder, dataset if cache is None else Digests(dataset)
+
+
+def _say_what_is_cut(text: TextEncoder, dataset: ModelRange, prompts: Sequence[str]) -> None:
+    """On stderr and among the data's remarks, before training: which texts are not seen whole.
+
+    Raises:
+        UserError: for a prompt that is no text.
+    """
+    check_prompts(prompts)
+    if not PartialState().is_main_process:
+        return
+    captions = [
+        text
+        for one in dataset.captions or ()
+        for text in (one if isinstance(one, tuple) else (one,))
+        if text is not None
+    ]
+    cut = text.cut(captions)
+    dataset.remarks = [*dataset.remarks, *cut]
+    for sentence in [*cut, *text.cut(prompts, "prompts")]:
+        echo(sentence, err=True)
 
 
 def _conditions(model: Model, objective: Objective) -> ConditionFn | None:

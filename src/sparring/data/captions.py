@@ -61,6 +61,47 @@ def caption_of(value: Any, where: str) -> Caption:
     )
 
 
+def whole_characters(
+    captions: Sequence[Caption] | None, where: Callable[[int], str | None]
+) -> tuple[list[Caption] | None, list[str]]:
+    """Captions without halves of characters, and what is said of it.
+
+    JSON writes an emoji as two halves ("\\ud83d\\ude00"); a program that cuts texts may leave one,
+    which no tokenizer reads. It becomes U+FFFD, the sign for a character that was lost.
+
+    Args:
+        captions: Of each image.
+        where: Names an image.
+    """
+    if captions is None:
+        return None, []
+    mended, rows = list(captions), []
+    for i, caption in enumerate(captions):
+        texts = caption if isinstance(caption, tuple) else (caption,)
+        if any(text is not None and not _is_whole(text) for text in texts):
+            whole = tuple(text if text is None else _mended(text) for text in texts)
+            mended[i] = whole if isinstance(caption, tuple) else whole[0]  # pyright: ignore
+            rows.append(i)
+    if not rows:
+        return mended, []
+    return mended, [
+        f"{len(rows)} of {len(mended)} images have a caption with half a character (of an emoji "
+        f"that was cut in two), which is read as \ufffd, the first is {where(rows[0])}"
+    ]
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _mended(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def several_of(texts: Sequence[str]) -> Caption:
     """All captions of one image."""
     return tuple(texts) if len(texts) > 1 else next(iter(texts), None)

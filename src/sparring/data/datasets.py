@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..randomness import generator
 from . import analytic, sources, table_shards, tar_shards, transforms
 from .base import Dataset, InMemory, absent_classes
-from .captions import caption_remarks
+from .captions import caption_remarks, whole_characters
 from .classes import absent_remark, numbers
 from .images import ImageDataset
 from .shards import ShardedImages, ShardFiles
@@ -274,8 +274,10 @@ def _from_files(
     reading = _given(fields, "resolution", "center_crop", "n_channels", "seed")
     names = source.class_names
     absent = absent_classes(source.labels, len(names))
+    source.captions, mended = whole_characters(source.captions, source.files.where)
     reading["remarks"] = [
         *source.remarks,
+        *mended,
         *absent_remark(source.files.origin, names, absent),
         *caption_remarks(source.captions, source.files.where),
     ]
