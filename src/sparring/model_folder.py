@@ -189,8 +189,8 @@ def save(
         else:
             save_model(network, str(half / "model.safetensors"))
         if description["lora"] is None:
-            in_parts = component is not None and isinstance(network, ModelMixin)
-            _check_saved(network, half / component if in_parts else half)
+            in_part = isinstance(network, ModelMixin)
+            _check_saved(network, half / component if component and in_part else half)
         tables = {
             name: null.detach().cpu().contiguous()
             for name, null in denoiser.null_condition.items()
