@@ -1,13 +1,14 @@
 """Grids side by side, each under its caption: the pictures of the README and of the docs.
 
 make bench-quality ARGS="--seeds 0 --as-configured --only ^digits/"
-R=runs/quality/digits; G=seed-0/evaluation/as_configured/grid.png
+R=runs/quality/digits; G=seed-0/evaluation/as_configured/*-grid.png
 python recipes/grids_figure.py docs/images/digits.png \\
     "training data, 90 % noisy=$R/plain/seed-0/data/training_samples.png" "plain=$R/plain/$G" \\
     "published smoothing=$R/adversarial/$G" "ours (detail)=$R/detail/$G" \\
     "plain on clean data=$R/plain_clean_data/$G"
 """
 
+import glob
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ SIDE, MARGIN, CAPTION = 300, 14, 34
 
 
 def main(output: Path, shown: Sequence[str]) -> None:
-    """Write the picture; `shown` are CAPTION=PATH."""
+    """Write the picture; `shown` are CAPTION=PATH, where a path may be a pattern of one file."""
     width = len(shown) * (SIDE + MARGIN) + MARGIN
     page = Image.new("RGB", (width, SIDE + CAPTION + 2 * MARGIN), "white")
     font, draw = ImageFont.load_default(size=18), ImageDraw.Draw(page)
@@ -26,7 +27,8 @@ def main(output: Path, shown: Sequence[str]) -> None:
         caption, _, path = one.rpartition("=")
         left = MARGIN + i * (SIDE + MARGIN)
         draw.text((left, MARGIN), caption, fill="black", font=font)
-        picture = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
+        (file,) = glob.glob(path)
+        picture = Image.open(file).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
         page.paste(picture, (left, MARGIN + CAPTION))
     page.save(output, optimize=True)
 

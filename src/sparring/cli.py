@@ -35,6 +35,9 @@ class _Place(click.ParamType):
 
 
 PLACE = _Place()
+_overwrite = click.option(
+    "--overwrite", is_flag=True, help="Also replace what other settings have made there."
+)
 
 
 class _Sparring(click.Group):
@@ -233,6 +236,7 @@ def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
 @click.option("--prompt", "prompts", multiple=True, help="Show this (text-to-image models).")
 @click.option("--prompt-file", type=PLACE, help="Show these: a text file, a prompt in each line.")
 @click.option("--batch-size", type=int, help="Samples at once; changes speed and memory only.")
+@_overwrite
 @click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def sample(
@@ -299,6 +303,7 @@ def _numbers(text: str) -> list[int]:
     metavar="FILE",
     help="Write the reference's features, for evaluation.statistics=FILE the next time.",
 )
+@_overwrite
 @click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def evaluate(
@@ -306,6 +311,7 @@ def evaluate(
     output_dir: str | None,
     allow_unlike_sampling: bool,
     save_reference: str | None,
+    overwrite: bool,
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -338,6 +344,7 @@ def evaluate(
         output_dir,
         allow_unlike_sampling=allow_unlike_sampling,
         save_reference=save_reference,
+        overwrite=overwrite,
         device=device,
     )
     if not result:
@@ -353,10 +360,15 @@ def evaluate(
 @click.option(
     "-o", "--output-dir", type=PLACE, help="A folder for all of it and a page; a run's attacks/."
 )
+@_overwrite
 @click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def attack(
-    models: tuple[str, ...], output_dir: str | None, device: str | None, as_json: bool
+    models: tuple[str, ...],
+    output_dir: str | None,
+    overwrite: bool,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Attack the sampling path of models: quality against the radius of the attack.
 
@@ -380,7 +392,7 @@ def attack(
         raise click.UsageError("Missing argument 'MODEL'", click.get_current_context())
     from .commands.attack import as_text, attack_command
 
-    result = attack_command(names, overrides, output_dir, device=device)
+    result = attack_command(names, overrides, output_dir, overwrite=overwrite, device=device)
     if as_json:
         _print_json(result)
     else:
@@ -447,8 +459,11 @@ def _say(line: str) -> None:
 @click.option(
     "-o", "--output-dir", type=PLACE, help="Also write report.json, ranking.jsonl and index.html."
 )
+@_overwrite
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-def inspect(data: str, overrides: tuple[str, ...], output_dir: str | None, as_json: bool) -> None:
+def inspect(
+    data: str, overrides: tuple[str, ...], output_dir: str | None, overwrite: bool, as_json: bool
+) -> None:
     """Say what a set of images holds: unreadable files, duplicates, sizes, and how noisy it is.
 
     DATA is a folder of images, a parquet file, tar shards, digits, a config file, with the
@@ -468,7 +483,7 @@ def inspect(data: str, overrides: tuple[str, ...], output_dir: str | None, as_js
     from .commands.inspect import as_text, inspect_command
 
     with one_line_errors("inspect"):
-        result = inspect_command(*sections, output_dir, say=_say)
+        result = inspect_command(*sections, output_dir, say=_say, overwrite=overwrite)
     if as_json:
         _print_json(result)
     else:
@@ -492,6 +507,7 @@ def inspect(data: str, overrides: tuple[str, ...], output_dir: str | None, as_js
     "--extractor", type=PLACE, help="With --levels: of the features, as evaluation.extractor."
 )
 @click.option("--batch-size", type=int, help="Images at once; changes speed and memory only.")
+@_overwrite
 @click.option("--device", help="Such as cpu or cuda; a GPU by default where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def clean(
@@ -500,6 +516,7 @@ def clean(
     output_dir: str | None,
     sigma: str | None,
     levels: str | None,
+    overwrite: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -527,7 +544,7 @@ def clean(
     given = {name: value for name, value in options.items() if value is not None}
     sizes = None if levels is None else _sizes(levels)
     if sizes is None:
-        _check_clean(names, output_dir, noise, given)
+        _check_clean(names, output_dir, noise, {**given, "overwrite": True} if overwrite else given)
         if not data.endswith((".yaml", ".yml")) and "data.split" not in _keys(overrides):
             overrides.append("data.split=all")
     sections = contamination_of(data, overrides, "none", "clean")
@@ -547,8 +564,9 @@ def clean(
             told = [data, *models, "--levels", str(levels)]
             told += [] if sigma is None else ["--sigma", sigma]
             result = levels_command(
-                *sections, names, sizes, output_dir, noise, command=spoken(told), **given
-            )
+                *sections, names, sizes, output_dir, noise,
+                command=spoken(told), overwrite=overwrite, **given,
+            )  # fmt: skip
             if not as_json:
                 echo(as_text(result))
     if as_json:
@@ -565,7 +583,7 @@ def _check_clean(
         raise UserError("name a folder for the cleaned images: -o OUT")
     if noise is None and not given.get("purify"):
         raise UserError("how noisy are the images? --sigma 0.1 ([0, 1] scale), or --sigma auto")
-    if wrong := [name for name in ("n_images", "extractor") if name in given]:
+    if wrong := [name for name in ("n_images", "extractor", "overwrite") if name in given]:
         raise UserError(f"--{wrong[0].replace('_', '-')} goes with --levels")
 
 
@@ -604,9 +622,12 @@ def _keys(overrides: list[str]) -> list[str]:
     show_default=True,
     help="The page to write.",
 )
+@_overwrite
 @click.option("--title", help="Heading of the page; the runs' names by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-def report(runs: tuple[str, ...], output: str, title: str | None, as_json: bool) -> None:
+def report(
+    runs: tuple[str, ...], output: str, overwrite: bool, title: str | None, as_json: bool
+) -> None:
     """Write one self-contained HTML page that compares runs.
 
     It computes nothing: evaluate the runs first.
@@ -617,7 +638,7 @@ def report(runs: tuple[str, ...], output: str, title: str | None, as_json: bool)
     """
     from .commands.report import report_command
 
-    result = report_command(list(runs), Path(output), title)
+    result = report_command(list(runs), Path(output), title, overwrite=overwrite)
     if as_json:
         _print_json(result)
         return

@@ -152,3 +152,19 @@ def test_nothing_is_written_into_the_data(folder):
     with pytest.raises(UserError, match="lies inside the data"):
         inspect_command({"name": "image_folder", "train_data_dir": str(folder)}, NONE, folder / "x")
     assert not (folder / "x").exists()
+
+
+def test_a_report_is_replaced_by_one_of_the_same_data_only(tmp_path):
+    data, out = {"name": "digits", "max_train_samples": 8}, tmp_path / "audit"
+    inspect_command(data, NONE, out)
+    inspect_command(data, NONE, out)
+    kept = (out / "report.json").read_bytes()
+    with pytest.raises(UserError, match=r"audit/\w+\.\w+ is there .*--overwrite"):
+        inspect_command({**data, "max_train_samples": 9}, NONE, out)
+    assert (out / "report.json").read_bytes() == kept
+    inspect_command({**data, "max_train_samples": 9}, NONE, out, overwrite=True)
+    assert json.loads((out / "report.json").read_text())["n_images"] == 9
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("my own")
+    with pytest.raises(UserError, match=r"site/index\.html is there"):
+        inspect_command(data, NONE, tmp_path / "site")

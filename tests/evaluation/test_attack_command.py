@@ -209,3 +209,15 @@ def test_the_command_line_prints_json(plane_run, tmp_path):
     (curve,) = json.loads(told.stdout)["models"][plane_run]["curves"]
     assert curve["kind"] == "control"
     assert torch.tensor(curve["points"][1]["shift_rms"]) > 0
+
+
+def test_a_page_of_attacks_is_replaced_by_the_same_attacks_only(plane_run, tmp_path):
+    out = tmp_path / "out"
+    attack_command([plane_run], FGSM, out)
+    attack_command([plane_run], FGSM, out)
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(UserError, match=r"attack.html is there .*--overwrite"):
+        attack_command([plane_run], [*FGSM, "attack.seed=5"], out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
+    attack_command([plane_run], [*FGSM, "attack.seed=5"], out, overwrite=True)
+    assert len(list(out.glob("*.json"))) == 2  # the figures of both are there

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from sparring.evaluation.analytic import flat_manifold_errors
 from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.mismatch import mismatch
 from sparring.evaluation.reference import Reference, Settings
+from sparring.evaluation.statistics import claims_of
 from sparring.networks import MLP
 from sparring.pretrained import load, save
 from sparring.sampling import sample
@@ -108,8 +110,8 @@ def test_images_have_their_contract_and_a_clean_reference(digits_run):
     assert result["nearest_training_distance"]["calibration"] == "held-out images"
     assert result["nearest_training_distance"]["n_train"] == 1500
     assert sorted(os.listdir(f"{digits_run}/evaluation")) == [
-        "ddim-3-seed0-memorization.png", "ddim-3-seed0-memorization_of_dirty.png",
-        "ddim-3-seed0.json", "grid.png",
+        "ddim-3-seed0-grid.png", "ddim-3-seed0-memorization.png",
+        "ddim-3-seed0-memorization_of_dirty.png", "ddim-3-seed0.json",
     ]  # fmt: skip
     copies = result["memorization"]
     assert (copies["n_train"], copies["n_calibration"], copies["n_samples"]) == (1500, 297, 40)
@@ -169,9 +171,9 @@ def test_overrides_change_the_sampling_and_get_a_file_of_their_own(plane_run):
     third = evaluate_command([plane_run], ["evaluation.n_samples=20"])
     assert third["protocol"]["n_fake"] == 20
     files = sorted(os.listdir(f"{plane_run}/evaluation"))
-    assert files == [
-        "ddim-2-seed4.json", "ddim-3-seed0-n_samples-20.json", "ddim-3-seed0.json",
-    ]  # fmt: skip
+    assert len(files) == 3
+    assert {"ddim-2-seed4.json", "ddim-3-seed0.json"} < set(files)
+    assert files[1].startswith("ddim-3-seed0-n_samples-20-")
     assert second["command"].endswith("sampling.num_inference_steps=2 sampling.seed=4")
 
 
@@ -357,3 +359,40 @@ def test_a_reference_that_cannot_be_saved_is_one_clear_line(digits_run, plane_ru
         evaluate_command([digits_run], save_reference="r.npz")
     with pytest.raises(UserError, match="plane has no images: it needs no saved statistics"):
         evaluate_command([plane_run], save_reference=tmp_path / "r.safetensors")
+
+
+def test_a_saved_reference_is_replaced_by_the_same_one_only(tmp_path):
+    one, other = (
+        Reference(build_dataset("digits", split, max_train_samples=32), Settings("pixels"))
+        for split in ("train", "held_out")
+    )
+    file = tmp_path / "r.safetensors"
+    command._save_reference(one, file, overwrite=False)
+    command._save_reference(one, file, overwrite=False)
+    with pytest.raises(UserError, match=r"r\.safetensors is there .*--overwrite"):
+        command._save_reference(other, file, overwrite=False)
+    assert claims_of(file) == one.claims()
+    command._save_reference(other, file, overwrite=True)
+    assert claims_of(file) == other.claims()
+    file.write_bytes(b"my own")
+    with pytest.raises(UserError, match=r"r\.safetensors is there"):
+        command._save_reference(one, file, overwrite=False)
+    assert file.read_bytes() == b"my own"
+
+
+def test_models_and_settings_that_differ_have_files_that_differ(plane_run, tmp_path):
+    """r/lr/1 and r/lr-1 are two models, evaluation.seed and data.seed two settings."""
+    runs = [tmp_path / "r" / "lr" / "1", tmp_path / "r" / "lr-1"]
+    for run in runs:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(plane_run, run)
+    out = tmp_path / "out"
+    evaluate_command([str(run) for run in runs], output_dir=out)
+    for run in runs:  # one by one too
+        evaluate_command([str(run)], ["evaluation.seed=1"], output_dir=out)
+        evaluate_command([str(run)], ["data.seed=1"], output_dir=out)
+        evaluate_command([str(run)], ["data.seed=1"], output_dir=out)
+    found = [json.loads(path.read_text()) for path in out.glob("*.json")]
+    assert sorted((one["model"], one["command"].split()[3:]) for one in found) == sorted(
+        (str(run), words) for run in runs for words in ([], ["evaluation.seed=1"], ["data.seed=1"])
+    )

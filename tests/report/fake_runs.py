@@ -122,7 +122,7 @@ def write_run(
         (folder / "evaluation").mkdir()
         (folder / "evaluation" / "figures.json").write_text(json.dumps(evaluation))
         if images:
-            digits_grid(folder / "evaluation" / "grid.png", noise)
+            digits_grid(folder / "evaluation" / "figures-grid.png", noise)
     return folder
 
 

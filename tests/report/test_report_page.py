@@ -65,7 +65,7 @@ class Page(HTMLParser):
 
 
 def make(runs: list[str], folder: Path, title: str | None = None) -> tuple[str, Page, dict]:
-    result = report_command(runs, folder / "report.html", title)
+    result = report_command(runs, folder / "report.html", title, overwrite=True)
     html = (folder / "report.html").read_text(encoding="utf-8")
     return html, Page(html), result
 
@@ -109,7 +109,7 @@ def test_pictures_are_the_runs_own_and_equal_training_samples_are_shown_once(dem
     _, page, _ = make(demo_runs, tmp_path)
     shown = [base64.b64decode(image["src"].split(",")[1]) for image in page.all("img")]
     expected = [Path(demo_runs[0], "data/training_samples.png").read_bytes()]
-    expected += [Path(run, "evaluation/grid.png").read_bytes() for run in demo_runs]
+    expected += [Path(run, "evaluation/figures-grid.png").read_bytes() for run in demo_runs]
     assert shown == expected
     assert all(image["alt"] and image["width"] == image["height"] == "64"
                for image in page.all("img"))  # fmt: skip
@@ -316,3 +316,20 @@ def test_the_newest_curve_of_a_run_counts(tmp_path):
     alone = run / "evaluation" / "old.json"
     alone.unlink()
     assert [chart] == mismatch_charts(read_runs([str(run)]), {"a": 0})
+
+
+def test_a_page_is_replaced_by_the_same_runs_only(demo_runs, tmp_path):
+    page = tmp_path / "report.html"
+    report_command(demo_runs, page)
+    report_command(demo_runs, page)
+    for runs, title in ((demo_runs[:1], None), (demo_runs[::-1], None), (demo_runs, "another")):
+        kept = page.read_bytes()
+        with pytest.raises(UserError, match=r"report.html is there .*--overwrite"):
+            report_command(runs, page, title)
+        assert page.read_bytes() == kept
+    report_command(demo_runs[:1], page, overwrite=True)
+    own = tmp_path / "own.html"
+    own.write_text("<html>my own</html>")
+    with pytest.raises(UserError, match=r"own\.html is there"):
+        report_command(demo_runs, own)
+    assert own.read_text() == "<html>my own</html>"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,10 @@ def test_images_of_a_run_with_its_own_settings(digits):
 
     again = sample_command(str(digits), n_images=2, class_labels=[1], device="cpu")
     assert again["files"] == ["grid.png", "00000.png", "00001.png"]
+    assert len(list(folder.glob("0*.png"))) == 5  # the first ones are still there
+    folder = Path(again["output"])
+    assert folder.parent == digits / "evaluation"
+    assert folder.name.startswith("samples-class_labels-1-n_images-2-")
     assert sorted(path.name for path in folder.glob("0*.png")) == ["00000.png", "00001.png"]
     first = np.asarray(Image.open(folder / "00001.png"))
     assert (first == expected[1, 0].numpy()).all()  # sample 1 was of class 1 before, too
@@ -109,8 +114,8 @@ def test_an_absent_class_is_never_drawn(digits):
 
 
 def test_a_sweep_shows_a_row_for_each_number_of_steps(digits):
-    sample_command(str(digits), n_images=3, sweep=[1, 4], device="cpu")
-    picture = np.asarray(Image.open(digits / "evaluation" / "samples" / "sweep.png"))
+    result = sample_command(str(digits), n_images=3, sweep=[1, 4], device="cpu")
+    picture = np.asarray(Image.open(Path(result["output"]) / "sweep.png"))
     rows = [
         sample(load(digits), 3, num_inference_steps=count, seed=3, guidance_scale=2.0)
         for count in (1, 4)
@@ -124,6 +129,33 @@ def test_other_images_in_the_folder_are_not_touched(digits, tmp_path):
     with pytest.raises(UserError, match="another origin"):
         sample_command(str(digits), tmp_path / "mine", device="cpu")
     assert len(list((tmp_path / "mine").iterdir())) == 1
+
+
+def test_the_same_samples_replace_themselves_and_no_others(digits, tmp_path):
+    out = tmp_path / "out"
+    sample_command(str(digits), out, n_images=3, device="cpu")
+    sample_command(str(digits), out, n_images=3, batch_size=2, num_inference_steps=4, device="cpu")
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    for other in ({"seed": 4}, {"n_images": 2}, {"class_labels": [1]}, {"sweep": [1, 2]}):
+        with pytest.raises(UserError, match=r"out/grid.png is there .*--overwrite"):
+            sample_command(str(digits), out, device="cpu", **{"n_images": 3, **other})
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
+    sample_command(str(digits), out, n_images=2, seed=4, device="cpu", overwrite=True)
+    assert sorted(path.name for path in out.glob("0*.png")) == ["00000.png", "00001.png"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "samples.csv").write_text("my own")
+    with pytest.raises(UserError, match=r"mine/samples.csv is there"):
+        sample_command(str(digits), tmp_path / "mine", device="cpu")
+
+
+def test_samples_asked_for_otherwise_have_a_folder_of_their_own(digits):
+    options = [{}, {"seed": 4}, {"n_images": 4}, {"num_inference_steps": 3, "seed": 4}]
+    folders = [sample_command(str(digits), device="cpu", **told)["output"] for told in options]
+    assert len(set(folders)) == len(options)
+    assert folders[0] == str(digits / "evaluation" / "samples")
+    assert (
+        sample_command(str(digits), device="cpu", seed=3)["output"] == folders[0]
+    )  # as configured
 
 
 @pytest.mark.parametrize("dim", [1, 3])

@@ -32,7 +32,16 @@ from ..sampling import grid
 from ..sampling.trajectory_attacks import Attack
 from ..terminal import printable
 from .evaluate import file_stem
-from .files import as_file_name, check_outside, check_writable, folder_in, replace_file
+from .files import (
+    as_file_name,
+    check_outside,
+    check_writable,
+    claim_page,
+    digest,
+    folder_in,
+    replace_file,
+    with_key,
+)
 from .plan import SECTIONS, Plan, default_device, labels_of, plan_of, sampling_words
 
 if TYPE_CHECKING:
@@ -49,6 +58,7 @@ def attack_command(
     overrides: Sequence[str] = (),
     output_dir: str | Path | None = None,
     *,
+    overwrite: bool = False,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Attack models and measure what is left of their quality.
@@ -57,6 +67,7 @@ def attack_command(
         models: Runs, pipeline folders or hub names.
         overrides: `key=value` each, of sections attack, data, sampling and evaluation.
         output_dir: Where the files go; None: the `attacks/` folder of each run.
+        overwrite: Whether the page in output_dir may replace one of other attacks.
         device: Where to sample; None: a GPU if there is one.
 
     Returns:
@@ -78,6 +89,10 @@ def attack_command(
             check_outside(folder, plan.config.data.train_data_dir)
         check_writable(folder)
     require_alike({plan.name: plan.protocol() for plan in plans})
+    stems = {plan.name: _stem(plan, overrides, output_dir is not None) for plan in plans}
+    key = digest(*stems.values())
+    if output_dir is not None:
+        claim_page(Path(output_dir) / PAGE, key, overwrite=overwrite)
     source = None if section.transfer_from is None else load(section.transfer_from, device=device)
     for plan in plans:
         attack = _attack(section, plan)
@@ -89,14 +104,15 @@ def attack_command(
     for plan in plans:
         result = _curves(plan, section, source) | {"model": plan.name}
         result["command"] = shlex.join(["sparring", "attack", plan.name, *overrides])
-        _write(plan, result, section, source, overrides, folders[plan.name], output_dir is not None)
+        _write(plan, result, section, source, folders[plan.name], stems[plan.name])
         results[plan.name] = result
     if output_dir is not None:
         from ..report.attacks import render_page
 
         page = Path(output_dir) / PAGE
-        html = render_page([Path(output_dir) / f"{as_file_name(name)}.json" for name in names])
-        replace_file(page, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+        html = render_page([Path(output_dir) / f"{stem}.json" for stem in stems.values()])
+        text = with_key(html, key)
+        replace_file(page, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         log.info("wrote %s", page)
     return {"models": results}
 
@@ -221,20 +237,24 @@ def _images(plan: Plan) -> curves.Images:
 # --- Files -----------------------------------------------------------------------------------
 
 
+def _stem(plan: Plan, overrides: Sequence[str], is_shared: bool) -> str:
+    """The name of a model's files: after the settings, in a shared folder after the model too."""
+    stem = file_stem(plan.sampler, plan.config, overrides)
+    return f"{as_file_name(plan.name)}-{stem}" if is_shared else stem
+
+
 def _write(
     plan: Plan,
     result: dict[str, Any],
     section: AttackSection,
     source: Model | None,
-    overrides: Sequence[str],
     folder: Path | None,
-    is_shared: bool,
+    stem: str,
 ) -> None:
     """The curves as JSON and, of images, what happens on the way as a picture."""
     if folder is None:
         log.warning("%s is no run folder: its curves are printed only (give -o)", plan.name)
         return
-    stem = as_file_name(plan.name) if is_shared else file_stem(plan.sampler, plan.config, overrides)
     picture = _picture(plan, section, source)
     if picture is not None:
         replace_file(folder / f"{stem}.png", lambda temporary: picture.save(temporary, "PNG"))

@@ -25,9 +25,10 @@ from ..pretrained import load
 from ..randomness import generator
 from ..sampling import grid
 from .clean import Cleaner, noise_of_each, readable
-from .files import check_outside
+from .files import KEY, as_word, check_outside, claim, digest, which
 from .plan import default_device
 
+FILES = ("report.json", "index.html", "level-*.png")
 N_IMAGES = 1000
 N_SHOWN = 12
 
@@ -45,6 +46,7 @@ def levels_command(
     n_resamples: int = 10,
     device: str | None = None,
     command: str = "",
+    overwrite: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Noise of known sizes on clean images, and what each model makes of it.
@@ -63,6 +65,7 @@ def levels_command(
         n_resamples: Halves behind each interval.
         device: Where to run; None: a GPU if there is one.
         command: For the record.
+        overwrite: Whether figures of other models or settings in output_dir may be replaced.
         options: n_steps, eta, purify, seed and batch_size of `Cleaner`.
 
     Returns:
@@ -81,6 +84,10 @@ def levels_command(
     for cleaner in cleaners.values():
         cleaner.check(dataset)
     folders = _folders(names, output_dir, data)
+    decides = [data, contamination, list(levels), sigma, n_images, extractor, n_resamples]
+    key = digest(*decides, {**options, "batch_size": None}, *map(which, names))
+    if output_dir is not None:
+        claim(folders[""], key, FILES, "report.json", overwrite=overwrite)
     features = make_extractor(extractor, build_dataset(**{**data, "split": "all"}), device)
     seed = int(contamination.get("seed") or 0)
     random = generator("cpu", seed, "images to clean")
@@ -117,7 +124,7 @@ def levels_command(
     }  # fmt: skip
     result = {
         "levels": list(levels), "noisy": noisy_figures, "models": found,
-        "skipped": skipped, "protocol": protocol, "command": command,
+        "skipped": skipped, "protocol": protocol, "command": command, KEY: key,
     }  # fmt: skip
     for name, folder in folders.items():
         _write(result, name, folder, pictures)
@@ -146,7 +153,7 @@ def _folders(
 ) -> dict[str, Path]:
     """Where the results go: all of them into one folder (""), or each into its own run's."""
     if output_dir is not None:
-        folders = {"": Path(output_dir).expanduser()}
+        folders = {"": Path(output_dir)}
     else:
         folders = {
             name: Path(name) / "evaluation"
@@ -171,7 +178,7 @@ def _write(result: Mapping[str, Any], name: str, folder: Path, pictures: list[Te
         words += [f"told-{protocol['told']}"] * (protocol["told"] != "the level")
         words += [f"seed{protocol['noise_seed']}"]
         own = {**result, "models": {name: result["models"][name]}}
-        stem = "-".join(str(word).replace("/", "-") for word in words)
+        stem = "-".join([as_word("-".join(map(str, words)), 120), result[KEY]])
         _replace(folder / f"cleaning-{stem}.json", own)
         return
     from ..report.cleaning import render_levels

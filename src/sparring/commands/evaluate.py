@@ -11,10 +11,8 @@ for, and sweep.py for many samplers at once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -34,11 +32,19 @@ from ..evaluation.kept import code_key, kept_or_measured
 from ..evaluation.parts import Parts, Processes, prune
 from ..evaluation.protocol import require_alike
 from ..evaluation.reference import Reference, Settings
+from ..evaluation.statistics import claims_of
 from ..latents import decode
 from ..sampling import grid, sample
 from ..terminal import printable
 from .diagnostics import diagnostics_lines, field_diagnostics
-from .files import as_file_name, check_outside, check_writable, folder_in, replace_file
+from .files import (
+    as_file_name,
+    check_outside,
+    check_writable,
+    folder_in,
+    replace_file,
+    told_in_words,
+)
 from .memorization import KEYS, memorization_lines, pairs_picture
 from .mismatch import mismatch_curves, mismatch_lines
 from .plan import Plan, default_device, kept_folder, labels_of, plan_of, sampling_words
@@ -57,9 +63,13 @@ def evaluate_command(
     *,
     allow_unlike_sampling: bool = False,
     save_reference: str | Path | None = None,
+    overwrite: bool = False,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Sample and measure models.
+
+    The files are named after sampler, steps, seed and what else is overridden, in `output_dir`
+    after the model too: the same command replaces its own results, and no others.
 
     Args:
         models: Runs, pipeline folders or hub names.
@@ -67,6 +77,7 @@ def evaluate_command(
         output_dir: Where the files go; None: the `evaluation/` folder of each run.
         allow_unlike_sampling: Also put figures of different samplers or steps side by side.
         save_reference: File for the reference's features and statistics, see evaluation.statistics.
+        overwrite: Whether that file may replace one of another reference.
         device: Where to sample; None: a GPU if there is one.
 
     Returns:
@@ -99,11 +110,11 @@ def evaluate_command(
         return {}
     prune(kept_folder())
     if save_reference is not None:
-        _save_reference(plans[0].reference, Path(save_reference))  # all are alike
+        _save_reference(plans[0].reference, Path(save_reference), overwrite=overwrite)  # all alike
     results = {}
     for plan in plans:
         figures, parts = _measure(plan, overrides)
-        _write(plan, figures, parts, overrides, output_dir, len(names) > 1)
+        _write(plan, figures, parts, overrides, output_dir)
         results[plan.name] = figures
     return results[names[0]] if len(names) == 1 else {"models": results}
 
@@ -293,9 +304,14 @@ def _figures(plan: Plan, parts: Parts) -> dict[str, Any]:
 # --- Files -----------------------------------------------------------------------------------
 
 
-def _save_reference(reference: Reference, path: Path) -> None:
+def _save_reference(reference: Reference, path: Path, *, overwrite: bool) -> None:
     if path.suffix != ".safetensors":
         raise UserError(f"--save-reference {path} must end in .safetensors")
+    if path.exists() and not overwrite and claims_of(path) != reference.claims():
+        raise UserError(
+            f"--save-reference {path} is there and is no file of this reference: choose another "
+            "name, or replace it with --overwrite"
+        )
     check_writable(path.parent)
     replace_file(path, reference.save)
     log.info("wrote %s", path)
@@ -307,14 +323,11 @@ def _write(
     parts: Parts,
     overrides: Sequence[str],
     output_dir: str | Path | None,
-    is_one_of_many: bool,
 ) -> None:
     folder = folder_in(plan.name, FOLDER, output_dir)
     if folder is None:
         return
-    prefix = ""
-    if output_dir is not None and is_one_of_many:
-        prefix = as_file_name(plan.name) + "-"
+    prefix = "" if output_dir is None else as_file_name(plan.name) + "-"
     path = folder / f"{prefix}{file_stem(plan.sampler, plan.config, overrides)}.json"
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -326,7 +339,8 @@ def _write(
     shown = parts.read("shown")
     if shown.ndim == 4 and shown.shape[1] in (1, 3):
         picture = grid(shown)
-        replace_file(folder / f"{prefix}grid.png", lambda temporary: picture.save(temporary, "PNG"))
+        place = path.with_name(f"{path.stem}-grid.png")
+        replace_file(place, lambda temporary: picture.save(temporary, "PNG"))
         _write_copies(plan, figures, parts, path)
     log.info("wrote %s", path)
 
@@ -343,13 +357,13 @@ def _write_copies(plan: Plan, figures: Mapping[str, Any], parts: Parts, path: Pa
 
 
 def file_stem(sampler: str, config: RunConfig, overrides: Sequence[str]) -> str:
-    """`ddim-50-seed0`, and what else was overridden, so that other figures get another file."""
+    """`ddim-50-seed0`, and what else was overridden, so that other figures get another file.
+
+    The order of the overrides does not matter, and of those of one key the last one counts.
+    """
     sampling = config.sampling
     stem = f"{sampler}-{sampling.num_inference_steps}-seed{sampling.seed}"
-    told = ("sampling.scheduler", "sampling.num_inference_steps", "sampling.seed")
-    others = [one for one in overrides if one.partition("=")[0] not in told]
-    for one in sorted(others):
-        stem += "-" + re.sub(r"[^\w.]+", "-", one.partition(".")[2]).strip("-")
-    if len(stem) > 100:
-        stem = stem[:90] + "-" + hashlib.sha256(stem.encode()).hexdigest()[:8]
-    return stem
+    told = dict(one.partition("=")[::2] for one in overrides)
+    for key in ("sampling.scheduler", "sampling.num_inference_steps", "sampling.seed"):
+        told.pop(key, None)
+    return stem + told_in_words(told)

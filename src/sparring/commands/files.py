@@ -1,12 +1,21 @@
-"""What commands write: the place is tried first, and no reader sees half a file or folder."""
+"""What commands write: the place is tried first, no reader sees half a file or folder, and what
+another command wrote stays as it is.
+
+Results are named after all that decides them, so those of other models or settings have other names
+and the same command given again replaces its own. Files that have one name whatever is in them (a
+page, samples in a folder) carry a key of what made them; where it is another one, the command is
+refused unless --overwrite is given.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,9 +57,103 @@ def folder_in(name: str, inner: str, output_dir: str | Path | None) -> Path | No
     return run / inner if (run / "config.yaml").is_file() else None
 
 
-def as_file_name(name: str) -> str:
-    """A model's name as part of a file's."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
+def digest(*parts: Any) -> str:
+    """Eight hex digits of whatever JSON can say: what sets one name apart from others."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def as_word(text: str, n_bytes: int = 60) -> str:
+    """A text as part of a file's name: readable, and not unique."""
+    word = re.sub(r"[^\w.]+", "-", text).strip("-.")
+    return os.fsencode(word)[:n_bytes].decode("utf-8", "ignore")
+
+
+def which(model: str) -> str:
+    """What a model's name stands for: a real path, or the name on the hub."""
+    return os.path.realpath(model) if os.path.exists(model) else model
+
+
+def as_file_name(model: str) -> str:
+    """A model's name as part of a file's: its last two parts, and a digest of its place."""
+    place = which(model)
+    return f"{as_word('-'.join(Path(place).parts[-2:]))}-{digest(place)}"
+
+
+def told_in_words(told: Mapping[str, Any]) -> str:
+    """Settings as part of a file's name, `-n_samples-20-1a2b3c4d`; empty where there are none.
+
+    Args:
+        told: By dotted key; their order does not matter.
+    """
+    if not told:
+        return ""
+    words = (f"{key.rpartition('.')[2]}-{told[key]}" for key in sorted(told))
+    return f"-{as_word('-'.join(words))}-{digest(dict(told))}"
+
+
+KEY = "made_by"
+"""In a JSON file, the key of the command and settings that made it and the files beside it."""
+
+
+def claim(
+    folder: Path, key: str, names: Iterable[str], record: str, *, overwrite: bool = False
+) -> None:
+    """Refuse a folder in which files of these names are another command's.
+
+    Args:
+        folder: Where they are to be written.
+        key: Of this command and its settings.
+        names: Of the files, or patterns of names.
+        record: The JSON file among them that holds the key.
+        overwrite: Whether they may be replaced.
+
+    Raises:
+        UserError: that names a file, and --overwrite.
+    """
+    there = sorted(path for name in (*names, record) for path in folder.glob(name))
+    if not there or overwrite:
+        return
+    made_by = None
+    try:
+        content = json.loads((folder / record).read_text(encoding="utf-8"))
+        made_by = content.get(KEY) if isinstance(content, dict) else None
+    except (OSError, ValueError):  # not there, or somebody else's
+        pass
+    if made_by != key:
+        _refuse(there[0])
+
+
+def claim_page(page: Path, key: str, *, overwrite: bool = False) -> None:
+    """The same of a page by itself, in which `with_key` put the key.
+
+    Raises:
+        UserError: that names it, and --overwrite.
+    """
+    if overwrite or not page.is_file():
+        return
+    try:
+        is_own = _comment(key) in page.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        is_own = False
+    if not is_own:
+        _refuse(page)
+
+
+def with_key(html: str, key: str) -> str:
+    """A page that says, unseen, what made it."""
+    return f"{html.rstrip()}\n{_comment(key)}\n"
+
+
+def _comment(key: str) -> str:
+    return f"<!-- {KEY} {key} -->"
+
+
+def _refuse(path: Path) -> None:
+    raise UserError(
+        f"{path} is there and was made by another command or with other settings: choose another "
+        "-o, or replace it with --overwrite"
+    )
 
 
 def lies_inside(out: Path, folder: Path) -> bool:

@@ -20,8 +20,9 @@ from ..data.images import ImageDataset, SizesDiffer
 from ..data.noise_level import LEAST_IMAGES
 from ..data.survey import common_side, survey
 from ..errors import UserError
-from .files import check_outside
+from .files import KEY, check_outside, claim, digest
 
+FILES = ("report.json", "ranking.jsonl", "dirtiest.png", "cleanest.png", "index.html")
 N_SHOWN = 32
 N_GROUPS, N_SIZES, N_BINS = 20, 20, 40
 LOW_RATE = 0.5
@@ -33,6 +34,8 @@ def inspect_command(
     contamination: Mapping[str, Any],
     output_dir: str | Path | None = None,
     say: Callable[[str], object] = print,
+    *,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Audit a data set as training would read it.
 
@@ -46,17 +49,21 @@ def inspect_command(
         output_dir: Where report.json, ranking.jsonl, dirtiest.png, cleanest.png and index.html go;
             None: nowhere.
         say: Takes the lines for the user while it works.
+        overwrite: Whether the report of other data may be replaced there.
 
     Returns:
         The content of report.json: data, contamination, n_images, n_readable, unreadable, remarks,
         sizes, resolution, duplicates, near_duplicates, n_blank, noise (None where there are too few
         images), suggestion, known (None for data that nobody contaminated here), dirtiest, version,
-        and output_dir.
+        made_by and output_dir.
 
     Raises:
         UserError: if the data are no images or cannot be read, or the folder cannot be written.
     """
-    out = None if output_dir is None else _made(Path(output_dir).expanduser(), data)
+    key = digest("inspect", data, contamination)
+    out = None if output_dir is None else _made(Path(output_dir), data)
+    if out is not None:
+        claim(out, key, FILES, "report.json", overwrite=overwrite)
     try:
         audit = audit_images(_dataset(data, contamination))
     except SizesDiffer:
@@ -66,6 +73,7 @@ def inspect_command(
         audit = audit_images(_dataset(data, contamination))
     ranking = audit.ranking()
     result = summary(audit, ranking) | {"data": dict(data), "contamination": dict(contamination)}
+    result[KEY] = key
     if out is not None:
         try:
             _write(out, audit, result, ranking)

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .files import claim_page, digest, which, with_key
 
 
-def report_command(runs: list[str], output: Path, title: str | None = None) -> dict[str, Any]:
+def report_command(
+    runs: list[str], output: Path, title: str | None = None, *, overwrite: bool = False
+) -> dict[str, Any]:
     """Writes the comparison of finished (or unfinished) runs; it reads their folders only.
 
     Args:
         runs: Run folders, in the order of the page.
-        output: The HTML file; replaced where it exists, its folder is made.
+        output: The HTML file; its folder is made. A page of the same runs is replaced.
         title: The page's heading; the runs' names by default.
+        overwrite: Whether any other file may be replaced too.
 
     Returns:
         `output`, `runs` (the names on the page), `headline`, `missing` (one sentence each).
@@ -29,9 +33,11 @@ def report_command(runs: list[str], output: Path, title: str | None = None) -> d
 
     if not runs:
         raise UserError("report: name at least one run folder")
+    key = digest([which(str(run)) for run in runs], title)
+    claim_page(Path(output), key, overwrite=overwrite)
     read = read_runs([str(run) for run in runs])
     html, finding = render(read, title)
-    _write(Path(output), html)
+    _write(Path(output), with_key(html, key))
     return {
         "output": str(output),
         "runs": [run.name for run in read],

@@ -26,9 +26,11 @@ from ..pretrained import Model, load
 from ..sampling import check_sampling, describe_sampling, grid, sample, save_images
 from ..terminal import echo
 from ..text import check_prompts
-from .files import as_file_name
+from .files import KEY, as_file_name, claim, digest, told_in_words, which
 from .plan import default_device
 
+FILES = ("grid.png", "sweep.png", "samples.safetensors", "samples.csv", "scatter.png")
+"""What there may be besides the protocol and numbered images."""
 N_SHOWN = 64
 N_SWEPT = 8
 N_NAMES_SHOWN = 20
@@ -56,16 +58,18 @@ def sample_command(
     prompts: Sequence[str] | None = None,
     batch_size: int | None = None,
     device: str | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Draw samples and write them.
 
     Images become 00000.png, 00001.png, ... and grid.png; vectors samples.safetensors, samples.csv
     and scatter.png; latents without a decoder samples.safetensors. sampling.json says how they
-    were drawn. Files of an earlier call in the same folder are replaced.
+    were drawn. The same samples drawn again replace the first ones; others are refused there.
 
     Args:
         model: A run, a pipeline folder or a hub name.
-        output_dir: Where to; None: evaluation/samples in a run, samples/<name> for other models.
+        output_dir: Where to; None: evaluation/samples in a run, samples/<name> for other models,
+            each with what is asked for otherwise than in the run's own section in its name.
         n_images: Number of samples. This and the next ones are the run's own (its section
             `sampling`) where they are None; see `sparring.sample` for their meaning.
         class_labels: Classes to draw by name or number, repeated in turn; None: in turn every class
@@ -74,6 +78,7 @@ def sample_command(
             otherwise (then in turn); None: the run's `sampling.prompts`, else the empty prompt.
         sweep: Numbers of steps; sweep.png then shows the first samples, a row for each of them.
         device: None: a GPU if there is one.
+        overwrite: Whether other samples in the folder may be replaced.
 
     Returns:
         {"output", "n_images", "files", "protocol", "seconds"}.
@@ -115,8 +120,14 @@ def sample_command(
     for count in (chosen["num_inference_steps"], *(sweep or ())):
         with one_line_errors(model):
             check_sampling(loaded, **{**chosen, "num_inference_steps": count})
-    folder = _folder(model, output_dir)
-    _make_room(folder)
+    own = section.model_dump() | {"n_images": len(prompts)} if prompts else section.model_dump()
+    asked = {**chosen, "n_images": n, "class_labels": list(class_labels or ()) or None}
+    asked |= {"sweep": list(sweep or ()) or None}
+    told = {name: value for name, value in asked.items() if value != own.get(name)}
+    told.pop("batch_size", None)  # of speed and memory only
+    folder = _folder(model, output_dir, told)
+    key = digest("sample", which(model), {**asked, "batch_size": None})
+    _make_room(folder, key, overwrite)
 
     started = time.perf_counter()
     with tqdm(total=n, desc="sampling", unit="", disable=None) as bar:
@@ -133,6 +144,7 @@ def sample_command(
     protocol = {
         "model": model,
         "source": loaded.source,
+        KEY: key,
         "n_images": n,
         "class_labels": None if labels is None else sorted(set(labels.tolist())),
         "class_names": _names(labels, loaded),
@@ -220,15 +232,16 @@ def _names(labels: Tensor | None, model: Model) -> list[str] | None:
     return [names[label] for label in sorted(set(labels.tolist()))]
 
 
-def _folder(name: str, output_dir: str | Path | None) -> Path:
+def _folder(name: str, output_dir: str | Path | None, told: Mapping[str, Any]) -> Path:
+    """Where the samples go; what differs from the run's own section is in the name."""
     if output_dir is not None:
         return Path(output_dir)
     if (Path(name) / "config.yaml").is_file():
-        return Path(name) / "evaluation" / "samples"
-    return Path("samples") / as_file_name(name)
+        return Path(name) / "evaluation" / f"samples{told_in_words(told)}"
+    return Path("samples") / f"{as_file_name(name)}{told_in_words(told)}"
 
 
-def _make_room(folder: Path) -> None:
+def _make_room(folder: Path, key: str, overwrite: bool) -> None:
     """Make the folder; take away what an earlier call left there, never anything else."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -238,10 +251,11 @@ def _make_room(folder: Path) -> None:
                 f"{folder} holds images of another origin, {images[0].name} for one: choose "
                 "another -o"
             )
+        claim(folder, key, FILES, SAMPLING, overwrite=overwrite)
         old = [path for path in images if NUMBERED.fullmatch(path.name)]
-        for path in old:
-            path.unlink()
-        (folder / SAMPLING).write_text("{}\n", encoding="utf-8")
+        for path in [*old, *(folder / name for name in FILES)]:
+            path.unlink(missing_ok=True)
+        (folder / SAMPLING).write_text(json.dumps({KEY: key}) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error.strerror}): choose another folder with -o"

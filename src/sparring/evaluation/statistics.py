@@ -55,6 +55,16 @@ def save_statistics(
     )
 
 
+def claims_of(path: str | Path) -> dict[str, Any] | None:
+    """What a file was computed from; None where it is no file of `save_statistics`."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            found = json.loads((file.metadata() or {})["claims"])
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def load_statistics(
     path: str | Path, claims: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor | None]:

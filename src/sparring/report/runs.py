@@ -32,6 +32,11 @@ class Evaluation:
         return protocol if isinstance(protocol, dict) else {}
 
     @property
+    def grid(self) -> Path | None:
+        """The picture of its samples."""
+        return _png(self.path.with_name(f"{self.path.stem}-grid.png"))
+
+    @property
     def numbers(self) -> dict[str, float]:
         """The figures that are one number each.
 
@@ -117,10 +122,7 @@ class Run:
 
     @property
     def drawn(self) -> dict[str, Any]:
-        """How the samples of the picture were drawn: sampler, steps, seed, each where recorded.
-
-        `sparring evaluate` writes its grid again each time, so the newest protocol is the grid's.
-        """
+        """How the samples of the picture were drawn: sampler, steps, seed, each where recorded."""
         if self.samples is None:
             return {}
         sampling = self.section("sampling")
@@ -128,8 +130,8 @@ class Run:
             "sampler": sampling.get("scheduler"), "steps": sampling.get("num_inference_steps"),
             "seed": sampling.get("seed"), "picture": "during training",
         }  # fmt: skip
-        if self.samples.parent.name == "evaluation" and self.evaluations:
-            protocol = self.evaluations[0].protocol
+        if shown := [one for one in self.evaluations if one.grid == self.samples]:
+            protocol = shown[0].protocol
             seeds = protocol.get("seeds")
             drawn = {
                 "sampler": protocol.get("sampler"), "steps": protocol.get("steps"),
@@ -199,16 +201,18 @@ def read_run(argument: str, folder: Path, name: str) -> Run:
             "`sparring train` wrote"
         )
     config = read_yaml(folder / "config.yaml")
+    evaluations = read_evaluations(folder / "evaluation")
+    grids = (one.grid for one in evaluations if one.grid is not None)
     return Run(
         folder=folder, argument=argument, name=name, config=config,
         info=_read_object(folder / "run.json"),
         training=_read_object(folder / "training.json"),
         metrics=read_metrics(folder / "metrics.jsonl"),
-        evaluations=read_evaluations(folder / "evaluation"),
+        evaluations=evaluations,
         manifest=read_manifest_header(folder / "data" / "manifest.jsonl"),
         cleaning=read_cleaning(folder / "evaluation"),
         training_samples=_png(folder / "data" / "training_samples.png"),
-        samples=_png(folder / "evaluation" / "grid.png") or last_grid(folder / "samples"),
+        samples=next(grids, None) or last_grid(folder / "samples"),
         before=_png(folder / "samples" / "step-0.png"), after=last_grid(folder / "samples"),
     )  # fmt: skip
 
