@@ -97,6 +97,7 @@ def test_encodings_and_separators(photos, encoding, separator):
         ('file_name,text\na.png,"one" two\n', "from line 2 on"),
         ('file_name,text\nb.png,"x\ny"\na.png,"one\n', "from line 4 on"),
         ("file_name,text,text\na.png,one,two\n", "two columns 'text'"),
+        ("file_name,text,,\na.png,one,two,\n", "line 2 has more fields than the header has names"),
         ("file,text\na.png,one\n", "no file_name.*it has file, text"),
         ("file_name,text\n,one\n", "line 2 has no file_name"),
         ("", "no file_name"),
@@ -135,6 +136,12 @@ def test_blank_lines_are_no_rows(photos):
     assert captions(photos) == ["one", "two", None]
     (photos / "metadata.csv").write_text("file_name,text\na.png,\nb.png,nan\n")
     assert captions(photos) == [None, "nan", None]
+
+
+def test_columns_without_a_name(photos):
+    """An index in front, as pandas writes it; empty columns behind, as spreadsheets do."""
+    (photos / "metadata.csv").write_text(",file_name,text,,\n0,a.png,one,,\n1,b.png,two,,\n")
+    assert captions(photos) == ["one", "two", None]
 
 
 @pytest.mark.parametrize(

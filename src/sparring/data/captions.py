@@ -416,6 +416,7 @@ def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         reader, header = _header(file, text)
         last = reader.line_num
+        n_named = max(i for i, name in enumerate(header, start=1) if name)
         for cells in reader:
             line, last = last + 1, reader.line_num
             if not any(cells):
@@ -424,6 +425,11 @@ def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise UserError(
                     f"{file}, line {line} has {len(cells)} fields and the header {len(header)}: "
                     "put a caption that holds a comma or a line end in quotes"
+                )
+            if any(cells[n_named:]):
+                raise UserError(
+                    f"{file}, line {line} has more fields than the header has names: put a "
+                    "caption that holds a comma or a line end in quotes"
                 )
             yield line, {name: cell or None for name, cell in zip(header, cells, strict=True)}
     except csv.Error as error:
@@ -442,7 +448,7 @@ def _header(file: Path, text: str) -> tuple[Any, list[str]]:
             continue
         names = names or header
         if "file_name" in header:
-            if twice := _repeated(header):
+            if twice := _repeated([name for name in header if name]):
                 raise UserError(f"{file} has two columns '{twice[0]}'")
             return reader, header
     raise UserError(
