@@ -6,12 +6,17 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 
+from sparring.cache import TensorCache
 from sparring.cli import main
 from sparring.config import contamination_of, resolve
 from sparring.config_sections import AttackSection
+from sparring.data.datasets import build_dataset
 from sparring.errors import UserError
 from sparring.home import expanded
+from sparring.pretrained import load
+from sparring.user_code import load_from_file
 
 MODEL = {"network": {"_class_name": "MLP", "width": 8, "n_blocks": 1}}
 PLACES = (
@@ -120,3 +125,17 @@ def test_the_command_line_knows_home(home):
         told = CliRunner().invoke(main, words)
         assert told.exit_code == 2
         assert f"{home}/none" in told.stderr
+
+
+def test_callers_of_the_library_have_a_home_too(home):
+    home.mkdir()
+    (home / "mine.py").write_text("def far():\n    return 3\n")
+    assert load_from_file("~/mine.py:far", "here")() == 3
+    assert TensorCache("~/kept").folder == home / "kept"
+    with pytest.raises(UserError, match=f"{home}/none"):
+        load("~/none")
+    (home / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(home / "photos" / "0.png")
+    assert len(build_dataset("image_folder", train_data_dir="~/photos", split="all")) == 1
+    with pytest.raises(UserError, match="no user 'nobody-here'"):
+        build_dataset("image_folder", train_data_dir="~nobody-here")

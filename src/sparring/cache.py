@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from .errors import UserError
+from .home import expanded_path
 
 
 class TensorCache:
@@ -28,7 +29,7 @@ class TensorCache:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = expanded_path(folder)
 
     def batch(
         self,
@@ -87,7 +88,7 @@ class TensorCache:
 def cache_folder() -> Path:
     """$SPARRING_CACHE, or ~/.cache/sparring."""
     folder = os.environ.get("SPARRING_CACHE")
-    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "sparring"
+    return expanded_path(folder) if folder else Path.home() / ".cache" / "sparring"
 
 
 def key_of(*parts: object) -> str:

@@ -176,8 +176,8 @@ def parts_of(name: str) -> dict[str, Any] | None:
         return None
     files = [*folder.glob("text_encoder*/*.safetensors")]
     return {
-        "network": json.loads((folder / component / "config.json").read_text()),
-        "vae": json.loads((folder / "vae" / "config.json").read_text()),
+        "network": json.loads((folder / component / "config.json").read_text(encoding="utf-8")),
+        "vae": json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8")),
         "text": sum(file.stat().st_size for file in files) // 4,
     }
 

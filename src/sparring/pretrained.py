@@ -24,6 +24,7 @@ from .config_yaml import read_yaml
 from .data.base import Dataset
 from .denoiser import Denoiser
 from .errors import UserError
+from .home import expanded
 from .latents import side_factor
 from .lora import add_lora, load_lora, lora_config, merge_lora, restore_lora_weights
 from .model_folder import (
@@ -133,8 +134,8 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
     Raises:
         UserError: one line, when there is no model or it cannot be read.
     """
-    source, device = str(model), known_device(device)
-    folder = Path(model) if Path(model).is_dir() else _from_hub(source)
+    source, device = expanded(str(model)), known_device(device)
+    folder = Path(source) if Path(source).is_dir() else _from_hub(source)
     try:
         loaded = _load_folder(folder, source)
     except KeyError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, did_you_mean
+from .home import expanded
 
 
 def load_from_file(path: str, place: str) -> Any:
@@ -16,7 +17,7 @@ def load_from_file(path: str, place: str) -> Any:
     Raises:
         UserError: if the file or the name is not there, or the file cannot be run.
     """
-    file, _, name = path.rpartition(":")
+    file, _, name = expanded(path).rpartition(":")
     if not Path(file).is_file():
         raise UserError(f"{place}: there is no file {file}")
     module_name = (

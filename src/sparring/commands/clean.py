@@ -25,6 +25,7 @@ from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import check_contamination, contaminate
 from ..errors import UserError
 from ..evaluation.protocol import versions
+from ..home import expanded_path
 from ..pretrained import load
 from ..sampling import clean, grid, matching_time
 from .contaminate import as_folder, write_captions
@@ -176,7 +177,7 @@ def clean_command(
     Raises:
         UserError: for data, a model or a folder that do not do.
     """
-    out = Path(output_dir).expanduser()
+    out = expanded_path(output_dir)
     check_place(out, data)
     device = device or default_device()
     check_contamination(contamination)
@@ -277,7 +278,7 @@ def _file_name(dataset: Dataset, index: int, label: int | None, root: str | None
     """Where an image goes: as in the folder it comes from, else class/number.png."""
     where = dataset.where(index)
     if root is not None and where is not None:
-        return Path(where).relative_to(Path(root).expanduser())
+        return Path(where).relative_to(expanded_path(root))
     number = str(index).zfill(len(str(len(dataset) - 1)))
     return Path("" if label is None else as_folder(dataset, label)) / f"{number}.png"
 

@@ -20,6 +20,7 @@ from ..data.dirt.contaminated import contaminate as contaminated
 from ..data.dirt.manifest import write_manifest
 from ..data.listing import hidden
 from ..errors import UserError
+from ..home import expanded_path
 from .files import check_place, whole_folder
 
 
@@ -52,7 +53,7 @@ def contaminate(
         UserError: if the data are not images, the folder is not empty or lies inside the data, it
             cannot be written, or no contamination is chosen.
     """
-    out = Path(output_dir).expanduser()
+    out = expanded_path(output_dir)
     check_place(out, data)
     check_contamination(contamination)
     source = build_dataset(**data)
@@ -140,7 +141,7 @@ def _file_name(
     where = dataset.where(index)
     number = str(index).zfill(len(str(len(dataset) - 1)))
     if root is not None and where is not None:
-        name = Path(where).relative_to(Path(root).expanduser()).with_suffix(".png").as_posix()
+        name = Path(where).relative_to(expanded_path(root)).with_suffix(".png").as_posix()
         while name in names:  # a.jpg beside a.png
             name = name.removesuffix(".png") + f"-{number}.png"
     else:

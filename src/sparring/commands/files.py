@@ -22,6 +22,7 @@ from typing import Any
 
 from ..data.own_output import made_here
 from ..errors import UserError
+from ..home import expanded_path
 
 
 def check_writable(folder: Path | None) -> None:
@@ -178,7 +179,7 @@ def check_outside(out: Path, train_data_dir: str | None) -> None:
     Raises:
         UserError: if `out` lies in the folder of images.
     """
-    folder = Path(train_data_dir or out).expanduser()
+    folder = expanded_path(train_data_dir or out)
     if not train_data_dir or not lies_inside(out, folder):
         return
     between = [place for place in (out, *out.absolute().parents) if lies_inside(place, folder)]

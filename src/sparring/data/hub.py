@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..home import expanded, expanded_path
 
 ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar"))
 TEST_SPLITS = (
@@ -63,7 +64,7 @@ def parquet_files(data_files: str | Sequence[str] | None) -> list[str]:
         UserError: if there are none, or a file only calls itself parquet.
     """
     given = listed(data_files, "the parquet files, for example data/*.parquet")
-    patterns = [os.path.expanduser(pattern) for pattern in given]
+    patterns = [expanded(pattern) for pattern in given]
     for path in (path for pattern in patterns for path in sorted(glob(pattern, recursive=True))):
         check_parquet(path)
     return patterns
@@ -92,11 +93,11 @@ def checked_name(dataset_name: str | None) -> str:
     """
     if not dataset_name:
         raise UserError("data.dataset_name is missing: name a data set of the Hugging Face hub")
-    folder = Path(dataset_name).expanduser()
+    folder = expanded_path(dataset_name)
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
         if path.suffix.lower() in ARCHIVES:
             raise UserError(f"{path} is an archive, which sparring does not open: unpack it first")
-    return dataset_name
+    return str(folder) if folder.is_dir() else dataset_name
 
 
 def split_of(dataset_name: str, splits: Iterable[str], split: str, own_held_out: bool) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..home import expanded_path
 from .captions import Caption, caption_of, folder_captions, is_about_captions
 from .classes import labels_of, natural
 from .hub import caches, call_datasets, checked_name, parquet_files, split_of
@@ -83,7 +84,7 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
     """
     if train_data_dir is None:
         raise UserError("data.train_data_dir is missing: name the folder of images")
-    root = Path(train_data_dir).expanduser()
+    root = expanded_path(train_data_dir)
     if not root.is_dir():
         raise UserError(
             f"no folder '{train_data_dir}': data.train_data_dir must be a folder of images"
@@ -187,7 +188,7 @@ def huggingface(
         train,
     )  # fmt: skip
     source.is_split = name != "train"
-    folder = Path(dataset_name).expanduser()
+    folder = expanded_path(dataset_name)
     return source.beside([str(folder)] if folder.is_dir() else caches())
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..home import expanded_path
 
 PLACE = "evaluation.aesthetic"
 PUBLISHED = {
@@ -69,7 +70,7 @@ def load_aesthetic(name: str) -> Aesthetic:
     Raises:
         UserError: for a file that is not there or holds something else.
     """
-    path = Path(name).expanduser()
+    path = expanded_path(name)
     if not path.is_file():
         raise UserError(f"{PLACE}: there is no file {path}")
     try:

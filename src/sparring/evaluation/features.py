@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ..data.base import Dataset
 from ..errors import UserError
+from ..home import expanded
 from ..user_code import load_from_file
 from .classifier import MAX_SIDE, get_classifier
 from .dino import PUBLISHED, load_class_token
@@ -196,7 +197,7 @@ def _dinov2(reference: Dataset, device: torch.device | str, weights: str | None)
 
 
 def _from_file(name: str, device: torch.device | str) -> Extractor:
-    path, _, attribute = name.rpartition(":")
+    path, _, attribute = expanded(name).rpartition(":")
     make = load_from_file(name, "extractor")
     if not callable(make):
         raise UserError(f"extractor {name}: {path} has no function {attribute!r}")

@@ -44,6 +44,7 @@ from torch import Tensor, nn
 
 from ..cache import cache_folder
 from ..errors import UserError
+from ..home import expanded_path
 
 log = logging.getLogger(__name__)
 
@@ -325,7 +326,7 @@ def load_inception(n_features: int = 2048, weights: str | Path | None = None) ->
     Raises:
         UserError: for a file that is not there, not what it should be, or ends too early.
     """
-    path = _safetensors_of(Path(weights).expanduser()) if weights else public_weights()
+    path = _safetensors_of(expanded_path(weights)) if weights else public_weights()
     try:
         state = fold(safetensors.torch.load_file(path))
     except FileNotFoundError:

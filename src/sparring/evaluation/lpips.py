@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from ..cache import cache_folder
 from ..data.base import Dataset
 from ..errors import UserError
+from ..home import expanded_path
 from ..randomness import generator
 from .features import checksum, image_batches
 from .resampling import interval
@@ -232,7 +233,7 @@ def load_lpips(weights: str | Path) -> LPIPS:
     Raises:
         UserError: for a file that is not there, or not what it should be.
     """
-    path = Path(weights).expanduser()
+    path = expanded_path(weights)
     if path.suffix != ".safetensors":
         path = _converted(path)
     try:

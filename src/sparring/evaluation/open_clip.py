@@ -33,6 +33,7 @@ from torch import Tensor
 
 from ..cache import cache_folder
 from ..errors import UserError
+from ..home import expanded_path
 from ..text import no_progress_bar
 from .clip import Clip, load_clip
 
@@ -170,7 +171,7 @@ def load_hps(name: str, device: torch.device | str = "cpu") -> Clip:
     Raises:
         UserError: for a file that is not there or holds something else.
     """
-    path = Path(name).expanduser()
+    path = expanded_path(name)
     if path.suffix not in (".pt", ".pth", ".bin", ".safetensors"):
         return load_clip(name, PLACE, fit="pad", device=device)
     if not path.is_file():

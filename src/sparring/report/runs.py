@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 
 from ..config_yaml import read_yaml
 from ..errors import UserError
+from ..text_files import lines_of
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 VECTOR_SETS = ("plane", "gaussian_mixture", "swiss_roll", "two_moons")
@@ -226,7 +227,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows: dict[int, dict[str, Any]] = {}
-    for line in _read(path, str.splitlines):
+    for line in _read(path, lines_of):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -253,7 +254,7 @@ def read_manifest_header(path: Path) -> dict[str, Any] | None:
     """The manifest's first line: what was done to the data. None where nothing was recorded."""
     if not path.is_file():
         return None
-    lines = _read(path, str.splitlines)
+    lines = [line for line in _read(path, lines_of) if line]
     header = _read_text(lines[0], path, json.loads) if lines else {}
     return header if isinstance(header, dict) else {}
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
+from ...text_files import lines_of
 from ..base import Dataset
 from .contaminated import layers
 
@@ -90,6 +91,6 @@ def write_manifest(
 
 def read_manifest(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A manifest's header and entries."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    header, *entries = [json.loads(line) for line in lines]
+    lines = lines_of(Path(path).read_text(encoding="utf-8"))
+    header, *entries = [json.loads(line) for line in lines if line]
     return header, entries
