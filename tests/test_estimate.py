@@ -249,12 +249,6 @@ def test_memory_of_a_network_from_scratch_is_what_a_step_keeps() -> None:
     )
 
 
-def test_a_network_that_cannot_be_called_is_said() -> None:
-    words = ["model.network.class_embed_type=timestep"]
-    text = dry_run_text(resolve(CONFIGS / "digits.yaml", words))
-    assert "# memory        unknown: UNet2DModel cannot be called (class_labels" in text
-
-
 def test_a_network_without_memory_has_none_whatever_was_loaded_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -209,3 +209,19 @@ class _Constant(torch.nn.Module):
 
     def forward(self, x, t):
         return self.output
+
+
+def test_betas_that_are_no_schedule_are_refused():
+    ddpm = {"_class_name": "DDPMScheduler"}
+    for words in (
+        {"num_train_timesteps": 1},
+        {"beta_end": 1.5},
+        {"beta_start": -0.1},
+        {"trained_betas": [0.1, 0.0, 0.2]},
+        {"trained_betas": [0.1, float("nan"), 0.2]},
+    ):
+        with pytest.raises(ValueError, match=r"num_train_timesteps must|betas must lie"):
+            schedule_from_config(ddpm | words)
+    with pytest.raises(ValueError, match="trained_betas are 3 numbers"):
+        schedule_from_config(ddpm | {"trained_betas": [0.1, 0.2, 0.9], "num_train_timesteps": 1000})
+    assert schedule_from_config(ddpm | {"trained_betas": [0.1, 0.9]}).n_train_timesteps == 2

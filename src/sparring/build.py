@@ -34,6 +34,7 @@ from .sampling import check_ends_in_noise, check_sampling
 from .sampling.known_answer import check_sampler
 from .sampling.schedulers import make_scheduler
 from .schedules import Schedule, VPSchedule, kind_from_config, schedule_from_config
+from .sides import check_sides, trial
 from .training.settings import TrainSettings
 from .user_code import load_from_file
 
@@ -147,6 +148,7 @@ def build_model(config: RunConfig, sample_shape: Shape, num_classes: int | None)
     scheduler = scheduler_config(config)
     with one_line_errors("model.scheduler", (Exception,)):
         schedule, kind = schedule_from_config(scheduler), kind_from_config(scheduler)
+    check_network(config, sample_shape, num_classes, schedule, kind)
     network = build_network(config, sample_shape, num_classes)
     drops = config.training.conditioning_dropout_prob > 0
     null = {"class_labels": num_classes} if num_classes is not None and drops else None
@@ -159,6 +161,27 @@ def build_model(config: RunConfig, sample_shape: Shape, num_classes: int | None)
             null_condition=null,
         )
     return Model(denoiser, scheduler, sample_shape, num_classes, source=config.data.name)
+
+
+def check_network(
+    config: RunConfig, sample_shape: Shape, num_classes: int | None, schedule: Schedule, kind: str
+) -> None:
+    """Refuses samples that the network of `model.network` does not take, before anything starts.
+
+    Raises:
+        UserError: one line with the nearest sizes that it takes.
+    """
+    condition = {} if num_classes is None else {"class_labels": torch.zeros(1, dtype=torch.long)}
+    n_outputs = 2 if config.model.learned_variance else 1
+
+    def build(shape: Shape) -> nn.Module:
+        return build_network(config, shape, num_classes)
+
+    meta, real = (
+        trial(build, schedule, kind, condition, n_outputs, device) for device in ("meta", "cpu")
+    )
+    name = (config.model.network or {})["_class_name"]
+    check_sides(meta, real, sample_shape, f"model.network ({name})")
 
 
 def scheduler_config(config: RunConfig) -> dict[str, Any]:

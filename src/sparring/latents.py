@@ -28,6 +28,17 @@ def side_factor(vae: Any) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
+def check_multiple(height: int, width: int, factor: int, who: str) -> None:
+    """Refuses images whose sides are no multiples of `factor` pixels, with the nearest that are."""
+    if height % factor or width % factor:
+        below = min(height, width) // factor * factor
+        near = f"{below} or {below + factor}" if below else factor
+        raise UserError(
+            f"{who} takes sides that are multiples of {factor} pixels, the images are "
+            f"{width}x{height}: set data.resolution to {near}"
+        )
+
+
 def latent_shape(vae: Any, image_shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Shape (c, h, w) of the latent of an image (C, H, W).
 
@@ -43,11 +54,7 @@ def latent_shape(vae: Any, image_shape: tuple[int, ...]) -> tuple[int, int, int]
             f"the VAE takes {n_channels} channels, the images have {channels}: set "
             f"data.n_channels={n_channels}"
         )
-    if height % factor or width % factor:
-        raise UserError(
-            f"the VAE takes sides that are multiples of {factor} pixels, the images are "
-            f"{width}x{height}: set data.resolution"
-        )
+    check_multiple(height, width, factor, "the VAE")
     return vae.config.latent_channels, height // factor, width // factor
 
 

@@ -65,10 +65,22 @@ class VPSchedule(Schedule):
         alphas_cumprod: abar_t for t = 0..T-1, in [0, 1], decreasing, shape (T,).
 
     Between integers, ln(sigma/alpha) is interpolated linearly, as diffusers does in `_sigma_to_t`.
+
+    Raises:
+        ValueError: for fewer than two times, or abar that leaves [0, 1] or does not fall.
     """
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
         self.alphas_cumprod = alphas_cumprod.detach().to("cpu", torch.float64)
+        abar = self.alphas_cumprod
+        if len(abar) < 2:
+            raise ValueError(f"num_train_timesteps must be at least 2, got {len(abar)}")
+        in_range = bool(((abar >= 0) & (abar < 1)).all())  # false for NaN too
+        if not in_range or not (abar[1:] < abar[:-1]).all():
+            raise ValueError(
+                "the betas must lie in (0, 1) and the signal fall at every time: change "
+                "beta_start, beta_end or trained_betas"
+            )
         self.n_train_timesteps = len(alphas_cumprod)
         abar = self.alphas_cumprod.clamp(min=_TINY_ABAR)
         self._log_ratio = (1 / abar - 1).log() / 2
@@ -264,7 +276,13 @@ def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
     chosen = {word: config[word] for word in words if config.get(word) is not None}
     n_steps = config.get("num_train_timesteps", 1000)
     if "trained_betas" in chosen:
-        n_steps = len(chosen["trained_betas"])
+        n_betas = len(chosen["trained_betas"])
+        if config.get("num_train_timesteps", n_betas) != n_betas:
+            raise ValueError(
+                f"trained_betas are {n_betas} numbers and num_train_timesteps is {n_steps}: "
+                f"set it to {n_betas}"
+            )
+        n_steps = n_betas
     try:
         return DDPMScheduler(num_train_timesteps=n_steps, **chosen).alphas_cumprod
     except NotImplementedError as error:

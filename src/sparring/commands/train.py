@@ -20,6 +20,7 @@ from ..build import (
     build_network,
     build_objective,
     build_teacher,
+    check_network,
     check_samplers,
     make_student,
     one_line_errors,
@@ -38,12 +39,13 @@ from ..data.dirt.manifest import noise_of, write_manifest
 from ..denoiser import Denoiser
 from ..discriminators import Discriminator
 from ..errors import UserError
-from ..estimate import estimate, memory_from_scratch
-from ..latents import LatentEncoder, decode
+from ..estimate import estimate, memory_from_scratch, parts_of
+from ..latents import LatentEncoder, check_multiple, decode
 from ..model_card import model_card
 from ..objectives import Objective, Oracle
 from ..pretrained import Model, describe, describe_run, save, usage
 from ..sampling import grid, sample
+from ..sampling.known_answer import check_sampler
 from ..schedules import kind_from_config, schedule_from_config
 from ..terminal import echo
 from ..text import TextEncoder, check_captions, check_prompts, sizes_of
@@ -188,6 +190,7 @@ def dry_run_text(config: RunConfig) -> str:
             schedule, kind = schedule_from_config(scheduler), kind_from_config(scheduler)
         with one_line_errors("contamination"):
             check_contamination(config.contamination.model_dump(), is_image=len(shape) > 1)
+        check_network(config, shape, num_classes, schedule, kind)
         lines.append(f"network       {type(network).__name__}, {n_parameters:,} parameters")
         lines.append(f"samples       {' x '.join(map(str, shape))}")
         objective = build_objective(config, schedule)
@@ -200,6 +203,7 @@ def dry_run_text(config: RunConfig) -> str:
         lines.append(f"network       from {name}" + _where_it_is(name) + learns)
         assumed = schedule_from_config({"_class_name": "DDPMScheduler"})
         objective = build_objective(config, assumed)
+        _check_pretrained(config, Path(name), objective.boundary)
         needs = []
         with one_line_errors("contamination"):
             check_contamination(config.contamination.model_dump())
@@ -220,6 +224,30 @@ def dry_run_text(config: RunConfig) -> str:
         *needs,
     ]
     return "".join(f"# {line}\n" for line in lines) + "\n" + dump(config).rstrip()
+
+
+def _check_pretrained(config: RunConfig, folder: Path, boundary: str | None) -> None:
+    """What can be seen of a pipeline's configs alone: the size of the images, and the sampler."""
+    parts, side = parts_of(str(folder)), config.data.resolution
+    if parts is not None and side is not None:
+        factor = 2 ** (len(parts["vae"]["block_out_channels"]) - 1)
+        factor *= parts["network"].get("patch_size") or 1
+        check_multiple(side, side, factor, str(folder))
+    file = folder / "scheduler" / "scheduler_config.json"
+    if not file.is_file():
+        return
+    scheduler = json.loads(file.read_text(encoding="utf-8"))
+    sampling = config.sampling
+    try:
+        check_sampler(
+            sampling.scheduler,
+            scheduler,
+            kind_from_config(scheduler),
+            sampling.num_inference_steps,
+            boundary=boundary,
+        )
+    except (UserError, ValueError) as error:
+        raise UserError(f"sampling: {error}") from error
 
 
 def _as_kept(config: RunConfig) -> RunConfig:
