@@ -230,7 +230,7 @@ def test_adversarial_tuning_of_what_it_does_not_fit():
 def test_as_real_commands(words, said):
     told = subprocess.run(
         [sys.executable, "-m", "sparring", *words],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert told.returncode == 2
     assert told.stdout == ""

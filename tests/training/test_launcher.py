@@ -173,7 +173,7 @@ def test_options_of_a_real_launch(tmp_path):
     for said, code in (["training.seed=1"], 0), (["training.mixed_precision=no"], 2):
         done = subprocess.run(
             [*command, *said, f"training.output_dir=run-{code}"], capture_output=True, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300, cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=tmp_path,
         )  # fmt: skip
         assert (done.returncode != 0) == (code != 0), done.stderr[-2000:]
     assert "training.mixed_precision is no in the run's config" in done.stderr

@@ -103,7 +103,7 @@ def launched(tmp_path, *options):
     command += ["training.train_batch_size=4", f"training.output_dir={tmp_path / 'run'}"]
     command += ["training.validation_steps=null"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.slow
