@@ -141,3 +141,14 @@ def in_random_order(items: Sequence[Item], file_of: Callable[[Item], str], seed:
         files.setdefault(file_of(item), []).append(item)
     shuffled = order.sample(list(files.values()), len(files))
     return [item for of_file in shuffled for item in order.sample(of_file, len(of_file))]
+
+
+EVERY_DIRT = [
+    {"kind": "gaussian", "sigma": [0.05, 0.35]}, {"kind": "poisson_gaussian", "photons": 12},
+    {"kind": "correlated", "sigma": 0.2}, {"kind": "jpeg", "quality": [10, 40]},
+    {"kind": "blur", "blur_sigma": [0.5, 1.5]}, {"kind": "enlarged"},
+    {"kind": "salt_and_pepper"}, {"kind": "missing_blocks", "fill": "contrast"},
+    {"kind": "watermark", "place": "random"}, {"kind": "outlier"},
+    {"kind": "outlier", "images": {"name": "digits", "split": "train"}}, {"kind": "adversarial"},
+]  # fmt: skip
+"""Parts of a mixture: all kinds of dirt, as a config says them."""

@@ -349,8 +349,7 @@ def test_training_leaves_have_the_loops_defaults():
 
 
 def test_no_kind_of_dirt_has_an_option_that_is_the_data_sets():
-    from sparring.data.dirt.contaminated import OF_THE_SET
-    from sparring.data.dirt.contract import options_of
+    from sparring.data.dirt.contract import OF_THE_SET, options_of
     from sparring.data.dirt.kinds import names
     from sparring.data.dirt.registry import find
 

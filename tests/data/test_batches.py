@@ -8,6 +8,7 @@ from sparring.data.batches import BatchOrder, make_loader, rows_of
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated
 from sparring.errors import UserError
+from support import EVERY_DIRT
 
 
 def _flat(order):
@@ -71,7 +72,7 @@ def _read(dataset, **options):
 
 
 def test_workers_read_the_same_stream():
-    dirty = Contaminated(build_dataset("digits"), "gaussian", 0.5, 0, sigma=0.3)
+    dirty = Contaminated(build_dataset("digits"), "mixture", 0.9, 0, False, parts=EVERY_DIRT)
     dirty.held = None  # contaminate in the workers
     here, workers = _read(dirty), _read(dirty, n_workers=2)
     for key in here:

@@ -12,6 +12,7 @@ from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated
 from sparring.data.dirt.manifest import manifest, read_manifest
 from sparring.errors import UserError
+from support import EVERY_DIRT
 
 NOISE = {"kind": "gaussian", "rate": 0.5, "sigma": 0.3, "seed": 4, "clip": False, "eps": None}
 
@@ -125,14 +126,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
         contaminate({"name": "digits"}, NOISE, tmp_path / "file" / "copy")
 
 
-MIXED = {"kind": "mixture", "rate": 0.7, "seed": 2, "parts": [
-    {"kind": "gaussian", "sigma": [0.05, 0.35]}, {"kind": "poisson_gaussian", "photons": 12},
-    {"kind": "correlated", "sigma": 0.2}, {"kind": "jpeg", "quality": [10, 40]},
-    {"kind": "blur", "blur_sigma": [0.5, 1.5]}, {"kind": "enlarged"},
-    {"kind": "salt_and_pepper"}, {"kind": "missing_blocks", "fill": "contrast"},
-    {"kind": "watermark", "place": "random"}, {"kind": "outlier"},
-    {"kind": "outlier", "images": {"name": "digits", "split": "train"}}, {"kind": "adversarial"},
-]}  # fmt: skip
+MIXED = {"kind": "mixture", "rate": 0.7, "seed": 2, "parts": EVERY_DIRT}
 
 
 def test_a_copy_read_back_is_what_training_in_memory_sees(tmp_path):

@@ -342,6 +342,8 @@ def test_a_kind_is_the_class_in_the_file_of_its_name(name):
     ("kind", "options", "says"),
     [
         ("jpeg", {"qualty": 3}, "contamination.qualty does not apply .* did you mean 'quality'"),
+        ("jpeg", {"rte": 0.5}, "contamination.rte does not apply .* did you mean 'rate'"),
+        ("jpeg", {"depth": 3}, "depth does not apply to kind jpeg .it takes quality.: leave it"),
         ("jpeg", {"quality": [10, 40.5]}, r"quality must be a whole number >= 1 and <= 95, or a"),
         ("jpeg", {"quality": True}, "quality must be a whole number"),
         ("gaussian", {"sigma": [0.3, 0.1]}, r"sigma must be .* a range \[low, high\]"),

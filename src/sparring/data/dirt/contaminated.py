@@ -23,14 +23,11 @@ from ...randomness import generator
 from .. import transforms
 from ..base import Batch, Dataset, InMemory, ModelRange, Wrapper, digest
 from ..datasets import build_dataset
-from .contract import Corruption, Dirt
+from .contract import OF_THE_SET, Corruption, Dirt
 from .registry import make
 
 HOLD_NUMBERS = 2**24
 """Sets in memory of at most so many values are contaminated once; others whenever they are read."""
-
-OF_THE_SET = ("kind", "rate", "seed", "clip")
-"""Keys of a config's contamination that are no options of the kind."""
 
 
 class Contaminated(Wrapper):

@@ -9,7 +9,7 @@ from ...errors import did_you_mean
 from ...home import expanded
 from ...user_code import load_from_file
 from . import kinds
-from .contract import Dirt, options_of
+from .contract import OF_THE_SET, Dirt, options_of
 from .options import WrongOption
 
 
@@ -30,9 +30,10 @@ def make(kind: str, options: Mapping[str, Any], place: str = "contamination") ->
     given = {key: value for key, value in options.items() if value is not None}
     known = options_of(build)
     for key in given.keys() - known.keys():
-        hint = did_you_mean(key, known) if known else " (it takes none)"
+        hint = did_you_mean(key, [*known, *OF_THE_SET])
         if "did you mean" not in hint:
-            hint += ": leave it out, or set it to null"
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            hint = f" ({takes}): leave it out, or set it to null"
         raise WrongOption(f"{place}.{key} does not apply to kind {kind}{hint}")
     try:
         dirt = build(**given)
