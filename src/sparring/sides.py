@@ -95,7 +95,7 @@ def check_sides(meta: Trial, real: Trial | None, shape: Shape, place: str, facto
     if not near:
         raise UserError(f"{place} does not take {what} {sides}: {reason}")
     other = [_x([factor * side for side in one[:0:-1]]) for one in near]
-    if shape[-1] == shape[-2] and all(one[-1] == one[-2] for one in near):
+    if all(len(set(one[1:])) == 1 for one in (shape, *near)):
         word = "data.resolution " + " or ".join(str(factor * one[-1]) for one in near)
     else:
         word = " or ".join(other) + " (width x height)"

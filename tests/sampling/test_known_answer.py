@@ -1,5 +1,7 @@
 """Samplers that would draw a known Gaussian wrongly are mended, or refused with what works."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -48,7 +50,8 @@ def test_multistep_samplers_are_right_on_any_flow(name, n_steps, n_train, shift)
 
 
 def test_the_network_is_told_the_time_of_the_noise_level_that_the_sampler_believes():
-    for config, kind, options in ((FLOW, "flow", {}), (SD, "eps", {"use_karras_sigmas": True})):
+    karras: dict[str, Any] = {"use_karras_sigmas": True}
+    for config, kind, options in ((FLOW, "flow", {}), (SD, "eps", karras)):
         schedule = schedule_from_config(config)
         steps = make_scheduler("dpmsolver++", config, kind, **options)
         steps.set_timesteps(30)
