@@ -2,6 +2,7 @@
 
     python benchmarks/lock_campaign.py                 92 trials, benchmarks/results/lock.json
     python benchmarks/lock_campaign.py --only stale --again
+    python benchmarks/lock_campaign.py --without-lock -o /tmp/none.json      must fail
 
 It goes on where it was broken off: trials that are in the result file are not repeated.
 
@@ -118,7 +119,7 @@ class Start:
                 os._exit(code)
 
     def work(self) -> int:
-        quick = functools.partial(RunLock, beat_seconds=BEAT, stale_seconds=STALE)
+        quick = functools.partial(LOCK, beat_seconds=BEAT, stale_seconds=STALE)
         if not self.is_real:
             return fake(self, quick(self.run))
         run_folder.RunLock = quick  # pyright: ignore[reportAttributeAccessIssue]
@@ -147,6 +148,20 @@ class Start:
             process, status = os.waitpid(self.process, os.WNOHANG)
             if process:
                 self.code = os.waitstatus_to_exitcode(status)
+
+
+class NoLock(RunLock):
+    """Everybody gets it, nobody loses it: the campaign must then fail."""
+
+    def take(self, wait_seconds: float = 0.0, slice_seconds: float | None = None) -> bool:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        return True
+
+    def check(self) -> None:
+        pass
+
+
+LOCK: type[RunLock] = RunLock
 
 
 def fake(start: Start, lock: RunLock) -> int:
@@ -415,9 +430,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=N_TRIALS, default=list(N_TRIALS))
     parser.add_argument("--again", action="store_true", help="forget the earlier results of these")
+    parser.add_argument(
+        "--without-lock", action="store_true", help="to see that the watcher sees it"
+    )
     parser.add_argument("--n", type=int, help="trials of each kind")
     parser.add_argument("-o", "--output", type=Path, default=RESULT)
     args = parser.parse_args()
+    if args.without_lock:
+        global LOCK
+        LOCK = NoLock
     done = json.loads(args.output.read_text())["trials"] if args.output.exists() else []
     if args.again:
         done = [each for each in done if each["kind"] not in args.only]

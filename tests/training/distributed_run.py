@@ -27,8 +27,8 @@ from tiny_runs import Points, make_objective, run, tiny_denoiser, tiny_discrimin
 from sparring.data.base import InMemory, ModelRange
 from sparring.data.dirt.contaminated import Contaminated
 from sparring.denoiser import Denoiser
-from sparring.errors import TrainingStopped, UserError
-from sparring.training import checkpoint
+from sparring.errors import LockHeld, LockLost, TrainingStopped, UserError
+from sparring.training import checkpoint, open_run
 from sparring.training.players import Player
 
 FSDP = {
@@ -161,6 +161,21 @@ def of_every_update(folder: Path, size: int) -> None:
     except UserError as full:
         (folder / f"full-{os.environ.get('RANK', '0')}.txt").write_text(str(full))
     checkpoint.random_states = states
+
+    # a second start is refused in all of its processes; one that lost its folder stops in all
+    rank = os.environ.get("RANK", "0")
+    with open_run(folder / "locked") as first:
+        try:
+            open_run(folder / "locked")
+        except LockHeld as held:
+            (folder / f"held-{rank}.txt").write_text(str(held))
+        first.check()
+        if rank == "0":
+            (folder / "locked" / ".lock" / "000002.held").touch()
+        try:
+            first.check()
+        except LockLost as lost:
+            (folder / f"lost-{rank}.txt").write_text(str(lost))
 
     # two processes resume as they went on
     settings = {"dropout": 0.4, "train_batch_size": 4, "checkpointing_steps": 5}

@@ -191,6 +191,14 @@ def test_a_disk_that_is_full_for_one_process_is_full_for_both(one_and_two):
         assert list((folder / "full" / "checkpoints").iterdir()) == []
 
 
+def test_all_processes_hear_of_the_lock(one_and_two):
+    for folder, n_processes in zip(one_and_two, (1, 2), strict=True):
+        for name, said in (("held", "is being written by process"), ("lost", "no longer this")):
+            words = [(folder / f"{name}-{rank}.txt").read_text() for rank in range(n_processes)]
+            assert len(set(words)) == 1
+            assert said in words[0]
+
+
 def test_two_processes_resume_to_the_bit(one_and_two):
     for folder in one_and_two:
         assert_same(outcome(folder / "whole"), outcome(folder / "cut"))
