@@ -7,6 +7,7 @@
 #   make bench-adt-memory   memory of adt by the number of trained calls, benchmarks/results/adt_memory.json
 #   make bench-inspect   how well sparring inspect estimates known noise (ARGS="'FOLDER/train-*.parquet'" for Fashion-MNIST)
 #   make bench-faults   240 runs that are killed, starved and damaged (ARGS="--n 24")
+#   make bench-lock     two starts of one run, 92 times: never two writers (Linux; namespaces need root)
 #   make bench-soak     half an hour of training: does memory grow, benchmarks/results/soak.json
 #   make audit          known weaknesses in the pinned packages (needs an advisory database)
 #   make bench-security   thousands of wrong configs, command lines and images (minutes)
@@ -18,7 +19,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-gpu test-kernels lint format types bench bench-adt-memory bench-inspect bench-security bench-quality bench-faults bench-soak audit clean
+.PHONY: setup demo test test-all test-gpu test-kernels lint format types bench bench-adt-memory bench-inspect bench-security bench-quality bench-faults bench-lock bench-soak audit clean
 
 setup: $(INSTALLED)
 
@@ -66,6 +67,9 @@ bench: $(INSTALLED)
 
 bench-faults: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fault_campaign.py $(ARGS)
+
+bench-lock: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/lock_campaign.py $(ARGS)
 
 bench-soak: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py $(ARGS)

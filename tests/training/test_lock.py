@@ -309,6 +309,14 @@ def test_a_holder_that_slept_notices_and_touches_nothing(tmp_path, heartbeat_onl
     assert names(tmp_path) == ["000002.held"]
 
 
+def test_a_holder_that_slept_hears_of_an_heir_that_has_ended(tmp_path, heartbeat_only):
+    sleeper = RunLock(tmp_path)
+    assert sleeper.take()
+    taken_over(tmp_path, sleeper).release()
+    with pytest.raises(LockLost, match=r"process \d+ on .* has taken it over"):
+        sleeper.check()
+
+
 def test_a_holder_notices_that_its_folder_was_removed_and_used_again(tmp_path, heartbeat_only):
     sleeper = RunLock(tmp_path)
     assert sleeper.take()

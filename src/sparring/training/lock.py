@@ -224,9 +224,9 @@ class RunLock:
     def _newest(self) -> tuple[int, str]:
         return max(_numbers(self.folder), default=(0, "released"))
 
-    def _owner(self, number: int) -> Owner | None:
-        """Who holds a number; None where it cannot be read (yet)."""
-        return read_owner(_file(self.folder, number))
+    def _owner(self, number: int, state: str = "held") -> Owner | None:
+        """Who holds or held a number; None where it cannot be read (yet)."""
+        return read_owner(_file(self.folder, number, state))
 
     def _lives(self, owner: Owner) -> bool | None:
         """Whether the holder lives, where its kernel is ours; None if that cannot be known."""
@@ -292,10 +292,10 @@ class RunLock:
         assert self._file is not None, "the lock is not taken"
         number = int(self._file.stem)
         try:
-            newest, _ = self._newest()
+            newest, state = self._newest()
             if newest <= number and _token(self._file) == self.token:
                 return
-            heir = None if newest < number else self._owner(newest)
+            heir = None if newest < number else self._owner(newest, state)
         except FileNotFoundError:
             newest, heir = 0, None
         except OSError as error:
