@@ -229,7 +229,10 @@ def deep_grey(rng: random.Random, folder: Path) -> Verdict:
 
 
 def out_of_range(rng: random.Random, folder: Path) -> Verdict:
-    """Floating point beyond [0, 1] is no image: listed, and the others are read."""
+    """Floating point beyond [0, 1], or integers without a white: listed, the others are read."""
+    if rng.random() < 0.3:
+        numbers = np.array([[rng.randrange(2**31) for _ in range(3)]], np.int32)
+        return _listed(rng, folder, "bad.tif", saved(Image.fromarray(numbers), "TIFF"))
     values = np.zeros(size(rng, 4), np.float32)
     values[0, 0] = rng.choice([1.5, -0.25, float("nan"), float("inf"), 255.0])
     return _listed(rng, folder, "bad.tif", saved(Image.fromarray(values), "TIFF"))
@@ -446,7 +449,7 @@ def alpha_channel(rng: random.Random, folder: Path) -> Verdict:
 
 
 NO_IMAGES = (".mp4", ".mov", ".svg", ".jxl", ".psd", ".cr2", ".pdf", ".json", ".xml", ".html",
-             ".npy", ".db", ".zip", ".heics", "", ".jpg_large", ".jpg~", ".part")  # fmt: skip
+             ".npy", ".db", ".zip", ".exr", "", ".jpg_large", ".jpg~", ".part")  # fmt: skip
 ASIDE = ("@eaDir", "__MACOSX", ".thumbnails", "@eaDir/a.jpg", ".@__thumb", "#recycle", "@Recycle",
          "$RECYCLE.BIN", ".AppleDouble", "lost+found", "sub/@eaDir", ".git/x")  # fmt: skip
 
@@ -530,7 +533,7 @@ def heic(rng: random.Random, folder: Path) -> Verdict:
     import importlib.util
 
     if importlib.util.find_spec("pillow_heif"):
-        import pillow_heif
+        import pillow_heif  # pyright: ignore[reportMissingImports]
 
         pillow_heif.register_heif_opener()
         values = smooth(rng, *size(rng, 16, 40))

@@ -11,7 +11,6 @@ from sparring.data import decoding, images, transforms
 from sparring.data.batches import make_loader
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
-from sparring.data.within import Unreadable
 from sparring.errors import UserError
 from sparring.text import sizes_of
 
@@ -93,60 +92,6 @@ def _save(image, kind, **options):
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
-
-
-def test_sixteen_bits_keep_their_precision():
-    values = np.array([[0, 1, 256], [30000, 65534, 65535]], dtype=np.uint16)
-    x = decoding.decode(_save(Image.fromarray(values), "PNG"))
-    np.testing.assert_allclose(x[0].numpy(), values / 65535, atol=1e-7)
-
-
-def test_palette_cmyk_and_grey_become_what_they_show():
-    rgb = np.random.RandomState(0).randint(0, 256, (6, 5, 3), dtype=np.uint8)
-    exact = torch.tensor(rgb).permute(2, 0, 1) / 255
-    image = Image.fromarray(rgb)
-    palette = image.quantize(256)
-    shown = torch.tensor(np.array(palette.convert("RGB"))).permute(2, 0, 1) / 255
-    torch.testing.assert_close(decoding.decode(_save(palette, "PNG")), shown)
-    torch.testing.assert_close(decoding.decode(_save(image.convert("CMYK"), "TIFF")), exact)
-    luma = decoding.decode(_save(image, "PNG"), n_channels=1)
-    expected = torch.tensor(np.array(image.convert("L")), dtype=torch.float32)[None] / 255
-    torch.testing.assert_close(luma, expected, atol=1 / 255, rtol=0)
-    grey = Image.fromarray(rgb[..., 0])
-    assert decoding.decode(_save(grey, "PNG")).shape == (1, 6, 5)
-    repeated = decoding.decode(_save(grey, "PNG"), n_channels=3)
-    assert torch.equal(repeated, exact[:1].expand(3, -1, -1))
-
-
-def test_transparent_pixels_show_white():
-    rgba = np.zeros((2, 2, 4), dtype=np.uint8)
-    rgba[0] = [255, 0, 0, 255]
-    rgba[1] = [7, 7, 7, 0]
-    x = decoding.decode(_save(Image.fromarray(rgba), "PNG"))
-    assert x[:, 0, 0].tolist() == [1, 0, 0]
-    assert x[:, 1, 0].tolist() == [1, 1, 1]
-
-
-def test_the_first_frame_of_an_animation_counts():
-    frames = [Image.new("L", (4, 4), value) for value in (50, 200)]
-    x = decoding.decode(_save(frames[0], "GIF", save_all=True, append_images=frames[1:]), 1)
-    torch.testing.assert_close(x, torch.full((1, 4, 4), 50 / 255))
-
-
-def test_the_camera_orientation_is_applied():
-    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # stored turned by 90 degrees
-    x = decoding.decode(_save(Image.fromarray(pixels), "PNG", exif=exif))
-    expected = torch.tensor(np.rot90(pixels, -1).copy()) / 255
-    torch.testing.assert_close(x[0], expected)
-
-
-def test_pixels_beyond_an_images_range_are_unreadable():
-    for values in ([[0.0, 2.0]], [[float("nan"), 0.0]]):
-        tiff = _save(Image.fromarray(np.array(values, dtype=np.float32)), "TIFF")
-        with pytest.raises(Unreadable, match="beyond the range"):
-            decoding.decode(tiff)
 
 
 @pytest.mark.parametrize("name", ["a.png", "zebra.png"])

@@ -29,6 +29,34 @@ def test_resize_keeps_what_has_its_size_and_the_range():
     torch.testing.assert_close(white, torch.ones_like(white))
 
 
+@pytest.mark.parametrize("size", [(8, 8), (27, 5), (5, 27), (1, 9), (9, 1), (1, 1), (30, 41)])
+@pytest.mark.parametrize("resolution", [1, 4, 8, 20])
+def test_a_square_is_the_crop_of_the_resized_image(size, resolution):
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    tall, wide = transforms.resized(*size, resolution)
+    whole = transforms.resize(x, resolution)
+    assert whole.shape == (2, 3, tall, wide)
+    for top, left in (
+        (0, 0),
+        transforms.center(tall, wide, resolution),
+        (tall - resolution, wide - resolution),
+    ):
+        square = transforms.square(x, resolution, top, left)
+        crop = transforms.crop(whole, resolution, top, left)
+        torch.testing.assert_close(square, crop, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(27, 5), (5, 27), (19, 1), (1, 19)])
+def test_a_side_of_one_pixel_is_resized_as_any_other(size):
+    """Both sides at once, torch 2.13 repeats the first row all over a column of one pixel."""
+    x = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+    for resolution in (1, 3):
+        tall, wide = transforms.resized(*size, resolution)
+        theirs = Image.fromarray(x[0].numpy()).resize((wide, tall), Image.Resampling.BILINEAR)
+        ours = transforms.resize(x, resolution)[0].numpy()
+        np.testing.assert_allclose(ours, np.asarray(theirs).reshape(tall, wide), atol=1e-5)
+
+
 def test_crops_are_windows_of_the_image():
     x = torch.arange(70.0).view(1, 7, 10)
     assert transforms.center(7, 10, 5) == (1, 2)

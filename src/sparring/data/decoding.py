@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError, features
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from . import transforms
@@ -108,7 +109,7 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _opened(file: str | bytes) -> Image.Image:
+def _opened(file: str | bytes) -> ImageFile:
     """The image by its header, not yet decoded; Pillow's warnings about odd files are dropped."""
     warnings.simplefilter("ignore")
     try:
@@ -126,7 +127,7 @@ def _opened(file: str | bytes) -> Image.Image:
     return image
 
 
-def _open_as(file: str | bytes, formats: tuple[str, ...]) -> Image.Image:
+def _open_as(file: str | bytes, formats: tuple[str, ...]) -> ImageFile:
     return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats)
 
 
@@ -142,17 +143,17 @@ def _is_heif(file: str | bytes) -> bool:
 def _register_heif() -> None:
     """Let Pillow read HEIC, from the first such file on: most data need no such package."""
     try:
-        import pillow_heif
+        import pillow_heif  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(f"a file in {HEIF_NEEDS}") from None
     pillow_heif.register_heif_opener()
 
 
-def _pixels(image: Image.Image) -> Tensor:
+def _pixels(file: ImageFile) -> Tensor:
     """The upright pixels in [0, 1], (1, H, W) of a grey image, else (3, H, W)."""
-    packing = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
-    white = _white(image)
-    image = _upright(image)
+    packing = str(file.tile[0][3]) if file.format == "PNG" and file.tile else ""
+    white = _white(file)
+    image = _upright(file)
     if image.mode not in GREY_MODES:
         return transforms.to_float(torch.from_numpy(_colours(image, packing)).permute(2, 0, 1))
     if image.mode in ("LA", "La"):
@@ -166,12 +167,14 @@ def _pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(_grey(image, values, packing, white))[None]
 
 
-def _white(image: Image.Image) -> float:
+def _white(image: ImageFile) -> float:
     """The value that is white, for pixels of more than 8 bits; negative where 0 is white."""
     if image.mode == "F":
         return 1
-    if image.format != "TIFF" or not image.mode.startswith("I;16"):
+    if image.format != "TIFF" or not image.mode.startswith("I"):
         return 65535
+    if image.mode == "I":
+        raise ValueError("integers of 32 bits or with a sign, of which none is said to be white")
     tags: Any = image.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
     bits, white_is_zero = tags.get(258, (16,))[0], tags.get(262) == 0
     return (-1 if white_is_zero else 1) * (2.0**bits - 1)
@@ -210,7 +213,7 @@ def _colours(image: Image.Image, packing: str) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: ImageFile) -> Image.Image:
     """The image decoded, and turned as its camera held it.
 
     Only the orientation of the EXIF block is read, so that nothing else in it needs to be whole.

@@ -257,7 +257,8 @@ class ImageDataset(Dataset):
                 would lose its colour though nobody asked for that.
         """
         image = decode(self.files.open(index))
-        if self.resolution is not None and not fits(*image.shape[1:], self.resolution):
+        height, width = image.shape[1:]
+        if self.resolution is not None and not fits(height, width, self.resolution):
             raise Unreadable(f"more than {MAX_PIXELS:,} pixels after resizing")
         if len(image) == 3 and self.n_channels == 1 and not self.may_lose_colour:
             raise Unreadable("it is in colour, and the data are grey: set data.n_channels")

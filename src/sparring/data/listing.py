@@ -74,7 +74,8 @@ class Listing:
             n, first = len(self.misnamed), self.misnamed[0]
             said.append(
                 f"{n} of the files left out {'is an image' if n == 1 else 'are images'} by "
-                f"content: to have them read, give them the ending of an image ({first})"
+                f"content: to have {'it' if n == 1 else 'them'} read, give "
+                f"{'it' if n == 1 else 'them'} the ending of an image ({first})"
             )
         if self.aside:
             n = self.aside.total()
