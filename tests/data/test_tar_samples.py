@@ -110,14 +110,14 @@ def test_what_nobody_can_tell_is_refused(shard, names, message):
 
 def test_all_that_is_left_out_is_counted(shard):
     path = shard(
-        "._0.png", "0.png", "._0.txt", "0.txt", "1.avif", "1.txt", "2.avif", "3.svg",
-        "__MACOSX/4.png", "README", "./5.png", "./5.txt", avif=b"?", svg=b"?",
+        "._0.png", "0.png", "._0.txt", "0.txt", "1.jxl", "1.txt", "2.jxl", "3.svg",
+        "__MACOSX/4.png", "README", "./5.png", "./5.txt", jxl=b"?", svg=b"?",
     )  # fmt: skip
     assert samples(path) == {"0.png": (1, "of 0.txt"), "./5.png": (10, "of ./5.txt")}
     said = " ".join(read(path).remarks)
     for words in (
         "3 hidden file(s) are left out",
-        "2 sample(s) are left out, without an image that is read: .avif, the first is",
+        "2 sample(s) are left out, without an image that is read: .jxl, the first is",
         "1 sample(s) are left out, without an image that is read: .svg",
         "1 file(s) are left out, whose names have no ending",
     ):
