@@ -294,9 +294,9 @@ def test_texts_from_outside_are_not_read(write_png, name):
     ("name", "content", "said"),
     [
         ("metadata.jsonl", "[" * 100_000, "is not JSON lines"),
-        ("metadata.jsonl", '{"file_name": 3}', "row 1 has no file_name"),
+        ("metadata.jsonl", '{"file_name": 3}', "has no file_name"),
         ("metadata.csv", "file_name,text\na.png," + "x" * 200_000, "is no table"),
-        ("metadata.csv", "a,b\n1,2\n", "row 1 has no file_name"),
+        ("metadata.csv", "a,b\n1,2\n", "has no file_name"),
     ],
 )
 def test_broken_metadata_is_one_line(write_png, name, content, said):

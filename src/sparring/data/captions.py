@@ -205,7 +205,7 @@ def folder_captions(
             f"{' or '.join(METADATA)}, or in a .txt file beside each image"
         )
     texts = [folder / name for folder, name in files if name.lower().endswith(".txt")]
-    texts = [file for file in texts if file.name[0] != "."]
+    texts = [file for file in texts if file.name[0] != "." and file.is_file()]  # no pipe
     if tables and (column or "text") in columns:
         if _by_name(texts).keys() & {_key(path) for path in paths}:
             remarks.append(

@@ -158,7 +158,9 @@ def class_folders(place: Path, looks: Looks) -> list[str]:
 def _folders(place: Path, looks: Looks) -> list[str]:
     """Folders of the first level that hold an image somewhere, in order."""
     with os.scandir(place) as entries:
-        names = [one.name for one in entries if one.is_dir() and not looks.is_passed_over(one.path)]
+        # isdir, as a link that leads back to itself is no folder, and nothing to fail at
+        found = [one for one in entries if os.path.isdir(one.path)]
+        names = [one.name for one in found if not looks.is_passed_over(one.path)]
     return sorted(name for name in names if _has_image(place / name, place, looks))
 
 
@@ -183,7 +185,7 @@ def _has_image(folder: Path, root: Path, looks: Looks) -> bool:
 def _has_loose(place: Path, looks: Looks) -> bool:
     """Whether an image lies in the folder itself."""
     with os.scandir(place) as entries:
-        return any(looks.is_image(one.name) and not one.is_dir() for one in entries)
+        return any(looks.is_image(one.name) and not os.path.isdir(one.path) for one in entries)
 
 
 def _listed(names: Sequence[str] | dict[str, str]) -> str:
