@@ -5,7 +5,10 @@ there, with the run's number of steps and scale of guidance and the same noise.
 """
 
 import itertools
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ import yaml
 from PIL import Image
 
 from sparring.commands import train as command
+from sparring.pretrained import load
 from sparring.randomness import generator
 from text_to_image import (
     captioned_folder,
@@ -234,3 +238,31 @@ def test_text_to_image(root, tmp_path, monkeypatch, place, family, learns, objec
     if not (objective == "lcm" and lora):
         words["guidance_scale"] = GUIDANCE
     assert_drawn(root, tmp_path, monkeypatch, config, **words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("average", [True, False], ids=["average", "no average"])
+def test_a_model_that_was_dealt_to_two_processes(root, tmp_path, monkeypatch, average):
+    """Its last grid is a picture, so this compares in 8 bits."""
+    config = pixel(root, "tall", prediction_type="v_prediction")
+    config["training"] = {
+        **TRAINING, "train_batch_size": 2, "sharding": "fsdp2", "use_ema": average,
+        "output_dir": str(tmp_path / "run"),
+    }  # fmt: skip
+    config["sampling"] = {"num_inference_steps": STEPS, "n_images": 3}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, "sparring", "train", str(tmp_path / "config.yaml")],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    pieces = tmp_path / "run/checkpoints/checkpoint-2"
+    assert len(list(pieces.glob("model.shard-*.safetensors"))) == 2
+    ours = np.asarray(Image.open(tmp_path / "run/samples/step-2.png"), dtype=int)
+    theirs = drawn_by_the_card(tmp_path, monkeypatch)
+    assert abs(ours - np.asarray(command.grid(2 * theirs - 1), dtype=int)).max() <= 1
+    whole = load(pieces).denoiser.network.state_dict()
+    saved = load(tmp_path / "run").denoiser.network.state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in whole.items())
