@@ -1,6 +1,7 @@
 """Text files as editors write them: marks, encodings, ends of lines."""
 
 import codecs
+import json
 
 import pytest
 from click.testing import CliRunner
@@ -75,6 +76,13 @@ def test_configs_of_any_editor(tmp_path, encoding):
     file = tmp_path / "a.yaml"
     file.write_bytes((MODEL + "sampling: {prompts: [ein Häuschen]}\n").encode(encoding))
     assert read_yaml(file)["sampling"]["prompts"] == ["ein Häuschen"]
+
+
+def test_json_is_yaml_emojis_too(tmp_path):
+    file = tmp_path / "a.yaml"
+    prompts = ["a \U0001f986", "\u00e9\u2028", '"', "\\"]
+    file.write_text(MODEL + f"sampling: {json.dumps({'prompts': prompts})}\n")
+    assert resolve(file).sampling.prompts == prompts
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"])

@@ -24,6 +24,9 @@ MAX_VALUES = 100_000
 """Of a file or an override, every alias counted as what it stands for."""
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 class _Loader(yaml.SafeLoader):
     """safe_load with YAML 1.2's truth values and numbers.
 
@@ -54,6 +57,13 @@ class _Loader(yaml.SafeLoader):
         if node is not None:
             _count(node, {}, set())
         return node
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and _SURROGATE.search(value):  # an emoji as JSON escapes it
+            halves = value.encode("utf-16-le", "surrogatepass")
+            return halves.decode("utf-16-le", "surrogatepass")
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()

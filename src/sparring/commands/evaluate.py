@@ -363,7 +363,7 @@ def file_stem(sampler: str, config: RunConfig, overrides: Sequence[str]) -> str:
     """
     sampling = config.sampling
     stem = f"{sampler}-{sampling.num_inference_steps}-seed{sampling.seed}"
-    told = dict(one.partition("=")[::2] for one in overrides)
+    told = {key: value for key, _, value in (one.partition("=") for one in overrides)}
     for key in ("sampling.scheduler", "sampling.num_inference_steps", "sampling.seed"):
         told.pop(key, None)
     return stem + told_in_words(told)
