@@ -403,6 +403,21 @@ def test_a_run_that_lost_its_folder_writes_nothing_more(
     heirs[0].check()
 
 
+def test_a_run_that_lost_its_folder_begins_no_checkpoint(tmp_path, heartbeat_only):
+    """What another start has half written would go, as the leftover of a killed one."""
+    half = tmp_path / "checkpoints" / ".half-heirs-checkpoint-8"
+
+    def take_over(*_):
+        (tmp_path / ".lock" / "000002.held").touch()
+        half.mkdir()
+
+    words = {"checkpointing_steps": 4, "validation_steps": 6, "log_every_steps": 100}
+    with pytest.raises(LockLost):
+        run(tmp_path, **words, sample_fn=take_over)
+    found = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert sorted(found) == [half.name, "checkpoint-4"]
+
+
 # Who the lock belongs to
 
 
