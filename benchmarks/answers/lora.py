@@ -24,7 +24,8 @@ FAMILIES = ("sd", "sdxl", "sd3")
 @functools.cache
 def _base(family: str) -> Any:
     """The smallest network of a family; its weights are never changed."""
-    from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     torch.manual_seed(2)
     if family == "sd3":
@@ -134,10 +135,12 @@ def _in_effect(network: Any) -> dict[str, Tensor]:
 
 
 def _load_with_diffusers(family: str, network: Any, folder: Path) -> None:
-    from diffusers import (
-        StableDiffusion3Pipeline,
-        StableDiffusionPipeline,
-        StableDiffusionXLPipeline,
+    from diffusers.loaders.lora_pipeline import SD3LoraLoaderMixin as StableDiffusion3Pipeline
+    from diffusers.loaders.lora_pipeline import (
+        StableDiffusionLoraLoaderMixin as StableDiffusionPipeline,
+    )
+    from diffusers.loaders.lora_pipeline import (
+        StableDiffusionXLLoraLoaderMixin as StableDiffusionXLPipeline,
     )
 
     if family == "sd3":
