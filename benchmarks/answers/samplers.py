@@ -237,11 +237,12 @@ def asked_for(rng: random.Random, folder: Path) -> Verdict:
         {"clip_sample": True}, {"learned_variance": True},
         {"stop_ratio": rng.uniform(0.05, 2), "grid_power": 1.5, "clip_sample": True},
     ])  # fmt: skip
-    n = rng.choice([1, 2, 4, 10, 50])
+    n, kind = rng.choice([1, 2, 4, 10, 50]), rng.choice(["eps", "x0", "v"])
+    name = rng.choice([None, "ddim"])
+    if rng.random() < 0.4:
+        name, words = "consistency", {"boundary": "ddim", "clip_sample": rng.random() < 0.5}
     try:
-        check_sampler(
-            rng.choice([None, "ddim"]), config, rng.choice(["eps", "x0", "v"]), n, **words
-        )
+        check_sampler(name, config, kind, n, **words)
     except UserError as error:
         return wrong(f"refused: {words} n={n}: {error}")
     return right("read")

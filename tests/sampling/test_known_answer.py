@@ -120,6 +120,12 @@ def test_what_is_asked_for_on_purpose_is_not_compared():
     check_sampler("consistency", LINEAR, "eps", 2, boundary="ddim", ratios=[20.0, 0.5])
 
 
+def test_consistency_models_may_clip():
+    for n_steps in (1, 2, 4, 8):
+        for name, boundary in (("consistency", "ddim"), ("lcm", "lcm"), (None, "ddim")):
+            check_sampler(name, LINEAR, "v", n_steps, boundary=boundary, clip_sample=True)
+
+
 def test_the_reference_is_ddim_and_ddpm_as_they_are():
     for stochastic, name in ((False, "ddim"), (True, "ddpm")):
         for n_steps in (1, 5, 40):

@@ -159,6 +159,7 @@ def draw(
     schedule = schedule_from_config(train_scheduler_config)
     if name in _OF_CONSISTENCY or (name is None and boundary is not None):
         boundary = boundary or "lcm"
+        options = {**options, "clip_sample": False}  # its range is fixed, at +-1
     else:
         boundary = None
     network = _Gaussian(schedule, kind, boundary)
