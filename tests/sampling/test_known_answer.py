@@ -154,3 +154,18 @@ def test_lcm_draws_from_a_table_shorter_than_its_grid():
 def spread_of_jumps(name, config, n_steps):
     drawn = draw(name, config, "eps", n_steps, boundary="lcm")
     return drawn.mean, drawn.spread
+
+
+def test_a_scheduler_object_of_whose_times_two_are_alike_takes_each_step_once():
+    import diffusers
+
+    steps = diffusers.DPMSolverMultistepScheduler(  # pyright: ignore[reportPrivateImportUsage]
+        use_flow_sigmas=True, flow_shift=6.0, prediction_type="flow_prediction"
+    )
+    schedule = FlowSchedule(shift=6.0)
+    network = GaussianNetwork(schedule, "flow", mean=0.3, std=0.5)
+    x = sample(
+        Denoiser(network, schedule, "flow"), 500, scheduler=steps, num_inference_steps=250,
+        sample_shape=(2,), batch_size=500,
+    )  # fmt: skip
+    assert abs(x.std().item() - 0.5) < 0.08
