@@ -48,7 +48,7 @@ def _in_order(names: Sequence[str]) -> bool:
     return all(_natural(a) < _natural(b) for a, b, x, y in pairs if x == y)
 
 
-def _read(folder: Path, split: str = "train") -> tuple[dict[int, str | None], Any]:
+def _read(folder: Path, split: str = "train") -> tuple[dict[int, Any], Any]:
     """By grey level of each image the name of its class; and the data set."""
     from sparring.data.datasets import build_dataset
 
@@ -259,7 +259,7 @@ def names_of_a_feature(rng: random.Random, folder: Path) -> Verdict:
     cells = [{"bytes": _image(i), "path": None} for i in range(len(values))]
     table = datasets.Dataset.from_dict({"image": cells, "label": values}, features=features)
     pq.write_table(table.data.table, folder / "t.parquet")
-    data = build_dataset("parquet", data_files=str(folder / "t.parquet"))
+    data: Any = build_dataset("parquet", data_files=str(folder / "t.parquet"))
     absent = [name for i, name in enumerate(names) if i not in values]
     if list(data.class_names) != list(names) or data.labels.tolist() != values:
         return wrong(f"{data.class_names}, {data.labels.tolist()} for {names}, {values}")

@@ -200,3 +200,9 @@ def test_a_class_without_images_is_said(tmp_path):
     assert "1 of 3 classes" in data.remarks[0]
     assert "'bee'" in data.remarks[0]
     assert torch.equal(data.labels, torch.tensor([0, 2, 2, 0]))
+
+
+def test_a_folder_called_held_out_is_the_held_out_split(tree):
+    root = tree("train/0.png", "test/1.png", "held_out/2.png")
+    assert files(root, "held_out") == ["held_out/2.png"]
+    assert files(root, "test") == ["test/1.png"]

@@ -13,7 +13,7 @@ from ..home import expanded, expanded_path
 
 ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar"))
 TEST_SPLITS = (
-    "test", "validation", "valid", "val", "held_out", "testing", "eval", "evaluation", "dev",
+    "held_out", "test", "validation", "valid", "val", "testing", "eval", "evaluation", "dev",
 )  # fmt: skip
 """Names of splits that are not trained on; which of several is held_out."""
 
