@@ -530,7 +530,11 @@ def settings(rng: random.Random, folder: Path) -> Case:
 def damaged_run(rng: random.Random, folder: Path) -> Case:
     """A run folder of which one file is cut, flipped, emptied, or says other things."""
     run = folder / "runs" / rng.choice(["digits", "plane"])
-    files = sorted(p for p in run.rglob("*") if p.is_file() and "checkpoints" not in p.parts)
+    files = sorted(
+        p
+        for p in run.rglob("*")
+        if p.is_file() and p.stat().st_size and not {"checkpoints", ".lock"} & set(p.parts)
+    )
     file = rng.choice(files)
     content = bytearray(file.read_bytes())
     how = rng.randrange(6)
