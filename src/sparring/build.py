@@ -261,9 +261,15 @@ def make_student(config: RunConfig, model: Model, objective: Objective) -> None:
     """What consistency objectives ask of the network: boundary, input for the guidance scale.
 
     Raises:
-        UserError: if the network cannot be told the guidance scale, or has no condition.
+        UserError: if the network cannot be told the guidance scale, or has no condition; or if the
+            pipeline that a latent model is saved in could not draw it.
     """
     model.denoiser.boundary = objective.boundary
+    if objective.boundary == "ddim" and model.vae is not None:
+        raise UserError(
+            "objective.boundary ddim is for pixels: a latent model is saved in its pipeline, whose "
+            "LCMScheduler draws by the boundary lcm - set objective.boundary=lcm"
+        )
     if not isinstance(objective, ConsistencyDistillation):
         return
     if objective.guided and model.text is None and model.num_classes is None:

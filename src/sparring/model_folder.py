@@ -452,15 +452,10 @@ def _saved_scheduler(
 
 
 def samples_with_lcm(description: Mapping[str, Any]) -> bool:
-    """Whether a model is a consistency model that diffusers' LCMScheduler samples.
-
-    Of those with the boundary ddim only latent ones: their pipelines know no other scheduler.
-    """
-    if description["boundary"] == "ddim" and description["base"] is None:
-        return False
+    """Whether a model is a consistency model that diffusers' LCMScheduler samples."""
     is_vp = description["scheduler"]["_class_name"] in VP_SCHEDULERS
     is_known = is_vp and description["kind"] in _WORDS and not description["learned_variance"]
-    return description["boundary"] is not None and is_known
+    return description["boundary"] == "lcm" and is_known
 
 
 def _scheduler_class(description: Mapping[str, Any]) -> str:
