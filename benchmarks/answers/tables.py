@@ -304,6 +304,55 @@ def texts_beside_images(rng: random.Random, folder: Path) -> Verdict:
     return _compare(folder, expected, *said)
 
 
+def texts_of_other_tools(rng: random.Random, folder: Path) -> Verdict:
+    """Names as taggers and gallery programs give them, in any capitals; two for one: refused."""
+    names = _names(rng, rng.randint(2, 4))
+    _images(folder, names)
+    expected: dict[str, Any] = {}
+    style = rng.choice((".caption", ".png.txt", ".png.caption"))
+    has_two, said = rng.random() < 0.3, []
+    for name in names:
+        expected[name] = _text(rng)
+        place = folder / (name.removesuffix(".png") + style)
+        stem = place.name.removesuffix(place.suffix)
+        if rng.random() < 0.2 and not has_two and stem.swapcase() != stem:
+            place, said = place.with_name(stem.swapcase() + place.suffix), ["in another spelling"]
+        place.write_bytes(_encoded(rng, expected[name]))
+    if has_two:
+        (folder / (names[0].removesuffix(".png") + ".txt")).write_text("two", encoding="utf-8")
+        return refuses(lambda: _captions(folder), names[0], "keep the one that is right")
+    found, remarks = _captions(folder)
+    if found != expected:
+        return wrong(f"{found} for {expected}")
+    if said and not any(said[0] in remark for remark in remarks):
+        return wrong(f"not said: {remarks}")
+    return right("read")
+
+
+def texts_that_are_no_captions(rng: random.Random, folder: Path) -> Verdict:
+    """Boxes of objects, and texts in a folder of their own, are said not to be read."""
+    names = _names(rng, rng.randint(2, 4))
+    _images(folder, names)
+    if rng.random() < 0.5:
+        place = folder / rng.choice(("captions", "labels", "txt/all"))
+        place.mkdir(parents=True)
+        for i in range(rng.randint(1, 3)):
+            (place / f"{i}.txt").write_text(_text(rng), encoding="utf-8")
+        return _compare(folder, dict.fromkeys(names), "in folders without images are not read")
+    expected: dict[str, Any] = {}
+    for i, name in enumerate(names):
+        is_box = i == 0 or rng.random() < 0.5
+        n = rng.choice((4, 4, 5, 8, 51))
+        lines = [
+            " ".join([str(rng.randrange(80)), *(f"{rng.random():.6g}" for _ in range(n))])
+            for _ in range(rng.randint(1, 4))
+        ]
+        text = rng.choice(("\n", "\r\n")).join(lines) + "\n" if is_box else _text(rng)
+        expected[name] = None if is_box else text
+        (folder / name).with_suffix(".txt").write_bytes(text.encode())
+    return _compare(folder, expected, "hold numbers of objects' boxes")
+
+
 def _png(value: int) -> bytes:
     out = io.BytesIO()
     Image.new("L", (2, 2), value).save(out, "PNG")
@@ -405,6 +454,8 @@ KINDS: dict[str, Kind] = {
     "cells that are no captions": cells_that_are_no_captions,
     "broken lines": broken_lines,
     "texts beside images": texts_beside_images,
+    "texts of other tools": texts_of_other_tools,
+    "texts that are no captions": texts_that_are_no_captions,
     "columns of parquet": columns_of_parquet,
     "columns that hold no captions": columns_that_hold_no_captions,
     "copies": copies,

@@ -247,8 +247,49 @@ def test_texts_beside_a_table_are_said_to_be_left_out(photos):
 
 def test_tables_of_other_tools_are_said_not_to_be_read(photos):
     (photos / "metadata.parquet").write_bytes(b"")
-    (photos / "deep" / "c.caption").write_text("c")
+    (photos / "captions.tsv").write_text("c")
     assert "2 file(s) are not read" in remarks(photos)
+
+
+@pytest.mark.parametrize("ending", [".caption", ".png.txt", ".png.caption"])
+def test_texts_named_as_other_tools_name_them(photos, ending):
+    for name in ("a", "b", "deep/c"):
+        (photos / f"{name}{ending}").write_text(f"shows {name}\n")
+    assert captions(photos) == ["shows a", "shows b", "shows deep/c"]
+    (photos / "b.txt").write_text("and again")
+    with pytest.raises(UserError, match=r"b\.png has the captions b.* and b.*: keep the one"):
+        captions(photos)
+
+
+def test_texts_in_other_capitals_are_matched_and_said(photos):
+    (photos / "A.txt").write_text("shows a")
+    (photos / "b.txt").write_text("shows b")
+    assert captions(photos) == ["shows a", "shows b", None]
+    assert "1 text file(s) name their image in another spelling" in remarks(photos)
+
+
+def test_boxes_of_objects_are_no_captions(photos):
+    (photos / "a.txt").write_text("0 0.5 0.5 0.25 1e-2\n12 .1 0.2 0.3 0.4\n")
+    (photos / "b.txt").write_text("")
+    assert captions(photos) is None
+    assert "1 text file(s) hold numbers of objects' boxes" in remarks(photos)
+    (photos / "b.txt").write_text("2 0 2 4 to go")
+    assert captions(photos) == [None, "2 0 2 4 to go", None]
+
+
+@pytest.mark.parametrize("name", ["words/a.txt", "labels/a.txt", "words/metadata.jsonl"])
+def test_texts_in_folders_without_images_are_said_not_to_be_read(photos, name):
+    (photos / name).parent.mkdir()
+    (photos / name).write_text("{}")
+    assert captions(photos) is None
+    assert "1 text(s) or table(s) in folders without images are not read" in remarks(photos)
+
+
+def test_texts_that_name_no_image_are_said(photos):
+    for i in range(3):
+        (photos / f"text{i}.txt").write_text("whose")
+    assert captions(photos) is None
+    assert "3 text file(s) lie beside no image of that name" in remarks(photos)
 
 
 def test_a_row_that_is_missing_is_none_and_metadata_about_something_else_is_no_caption(photos):

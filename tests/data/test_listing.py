@@ -29,6 +29,13 @@ def test_what_is_left_out_is_counted_by_kind_in_one_line(folder):
     assert data.class_names == ["cat", "dog"]
 
 
+def test_images_that_are_not_yet_fetched_are_counted(folder):
+    (folder / ".hidden.png").unlink()
+    (folder / "cat" / ".photo.jpg.icloud").write_bytes(b"bplist00")
+    (remark,) = build_dataset("image_folder", train_data_dir=str(folder)).remarks
+    assert ".icloud (not yet fetched) 1" in remark
+
+
 def test_a_plain_folder_says_nothing(folder):
     (folder / ".hidden.png").unlink()
     assert build_dataset("image_folder", train_data_dir=str(folder)).remarks == []

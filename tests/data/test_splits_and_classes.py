@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sparring.data.datasets import build_dataset
+from sparring.data.hub import split_of
 from sparring.data.splits import split_name
 from sparring.errors import UserError
 
@@ -70,6 +71,10 @@ def table(tmp_path):
         ("train_images", "test_images"),
         ("images_train", "images_validation"),
         ("trainset", "eval"),
+        ("DIV2K_train_HR", "DIV2K_valid_HR"),
+        ("ILSVRC2012_img_train", "ILSVRC2012_img_val"),
+        ("trainA", "testA"),
+        ("mnist-Train-60000", "mnist-Test-10000"),
     ],
 )
 def test_folders_of_splits_in_any_spelling(tree, train, other):
@@ -81,6 +86,13 @@ def test_folders_of_splits_in_any_spelling(tree, train, other):
     assert len(files(root, "all")) == 3
     assert read(root).class_names == ["cat", "dog"]
     assert not read(root).remarks
+
+
+def test_a_folder_that_is_called_held_out_is_held_out(tree):
+    root = tree("train/0.png", "test/1.png", "held_out/2.png", "val/3.png")
+    assert files(root, "held_out") == ["held_out/2.png"]
+    assert split_of("x", ["train", "test", "held_out"], "held_out", False) == "held_out"
+    assert split_of("x", ["train", "val", "test"], "held_out", False) == "test"
 
 
 def test_words_that_are_no_splits():
@@ -113,6 +125,8 @@ def test_a_class_may_be_called_as_a_split_is(tree):
         (("train/0.png", "Train/1.png", "test/2.png"), "may be splits or classes"),
         (("test/0.png", "val/1.png"), "none of training"),
         (("cat/train/0.png", "cat/val/1.png", "dog/train/2.png"), "cat is divided into"),
+        (("trainA/0.png", "trainB/1.png", "testA/2.png", "testB/3.png"), "may be splits or"),
+        (("seg_train/0.png", "seg_test/1.png", "seg_pred/2.png"), "may be splits or classes"),
     ],
 )
 def test_what_may_be_splits_or_classes_is_refused(tree, names, message):
@@ -148,6 +162,23 @@ def test_a_split_numbers_its_classes_as_train_does(tree):
     assert held_out.labels.tolist() == [3, 1, 2]
     assert held_out.absent_classes == [0]
     assert any("1 of 4 classes" in one and "'ant'" in one for one in held_out.remarks)
+
+
+def test_classes_that_agree_in_nothing_but_a_split_are_classes(tree):
+    root = tree("steam-train/0.png", "blood-test/1.png", "valley/2.png")
+    assert read(root).class_names == ["blood-test", "steam-train", "valley"]
+    assert not read(root).remarks
+
+
+def test_repeats_and_classes_one_folder_deeper_are_said(tree):
+    (remark,) = read(tree("k/10_dog/0.png", "k/1_reg/1.png") / "k").remarks
+    assert "'1_reg', '10_dog'" in remark
+    assert "no repeats" in remark
+    root = tree("w/PetImages/Cat/0.png", "w/PetImages/Dog/1.png") / "w"
+    (remark,) = read(root).remarks
+    assert read(root).num_classes is None
+    assert f"all images lie in {root / 'PetImages'}, so its folders 'Cat', 'Dog' are no" in remark
+    assert not read(tree("c/cat/deep/0.png", "c/cat/1.png") / "c").remarks
 
 
 def test_images_beside_class_folders_mean_no_classes_and_that_is_said(tree):

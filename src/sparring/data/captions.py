@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -23,11 +24,16 @@ from ..randomness import generator
 from .within import read_text
 
 METADATA = ("metadata.jsonl", "metadata.csv")
+TEXTS = (".txt", ".caption")
+"""Endings of texts beside images."""
 SEPARATORS = (",", ";", "\t")
 """Of a csv table: the first with which its header has a field file_name."""
 
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".xlsx")
 """Endings of files that hold captions for other tools."""
+
+BOXES = re.compile(r"(\s*\d+([ \t]+-?\d*\.?\d+(e-?\d+)?){4,}[ \t]*(\n|\r|$))+\s*")
+"""Objects in an image, a line each: the number of a class, then numbers of its box or outline."""
 
 Caption = str | tuple[str, ...] | None
 
@@ -170,18 +176,23 @@ class Row(NamedTuple):
 
 
 def folder_captions(
-    paths: Sequence[Path], root: Path, column: str | None, remarks: list[str]
+    paths: Sequence[Path],
+    root: Path,
+    column: str | None,
+    remarks: list[str],
+    about: Sequence[Path] = (),
 ) -> list[Caption] | None:
     """The caption of each image of a folder, None if none has one.
 
     A table metadata.jsonl or metadata.csv describes the images of its folder and of those below;
-    without one, photo.txt describes photo.png.
+    without one, photo.txt or photo.caption describes photo.png (or photo.png.txt does).
 
     Args:
         paths: The images, below `root`.
         root: The folder.
         column: Of the tables; None: text.
         remarks: What of tables and texts names no image, or is not read, is said here.
+        about: Files below that `is_about_captions`, wherever they lie.
 
     Raises:
         UserError: if a table or text cannot be read, two tables describe one image, or no table has
@@ -202,12 +213,17 @@ def folder_captions(
     if not_read := [folder / name for folder, name in files if _seems_a_table(name)]:
         remarks.append(
             f"{len(not_read)} file(s) are not read, the first is {not_read[0]}: captions lie in "
-            f"{' or '.join(METADATA)}, or in a .txt file beside each image"
+            f"{' or '.join(METADATA)}, or in a text file beside each image"
         )
-    texts = [folder / name for folder, name in files if name.lower().endswith(".txt")]
+    if apart := sorted(file for file in about if file.parent not in listing):
+        remarks.append(
+            f"{len(apart)} text(s) or table(s) in folders without images are not read, the first "
+            f"is {apart[0]}: captions lie beside their images, or in a table above them"
+        )
+    texts = [folder / name for folder, name in files if name.lower().endswith(TEXTS)]
     texts = [file for file in texts if file.name[0] != "." and file.is_file()]  # no pipe
     if tables and (column or "text") in columns:
-        if _by_name(texts).keys() & {_key(path) for path in paths}:
+        if any(_texts_of_images(paths, texts, [])):
             remarks.append(
                 f"text files beside the images are not read, as {tables[0]} holds the captions"
             )
@@ -332,37 +348,77 @@ def _spelling(path: str) -> str:
 
 def is_about_captions(name: str) -> bool:
     """Whether a file of this name is read here, or spoken of."""
-    return name.lower() in METADATA or name.lower().endswith(".txt") or _seems_a_table(name)
+    return name.lower() in METADATA or name.lower().endswith(TEXTS) or _seems_a_table(name)
 
 
 def _seems_a_table(name: str) -> bool:
     """Whether a file is one that other tools take captions from."""
     stem, ending = os.path.splitext(name.lower())
     is_other = stem == "captions" or (stem == "metadata" and name.lower() not in METADATA)
-    return ending == ".caption" or (is_other and ending in TABLES)
-
-
-def _key(path: Path) -> tuple[str, str]:
-    """Folder and name without the ending."""
-    return str(path.parent), unicodedata.normalize("NFC", path.stem)
-
-
-def _by_name(texts: Sequence[Path]) -> dict[tuple[str, str], Path]:
-    return {_key(file): file for file in texts}
+    return is_other and ending in TABLES
 
 
 def _beside(
     paths: Sequence[Path], texts: Sequence[Path], root: Path, remarks: list[str]
 ) -> list[Caption] | None:
     """The captions in the text files of the images' names."""
-    known = _by_name(texts)
-    files = [known.get(_key(path)) for path in paths]
+    files = _texts_of_images(paths, texts, remarks)
     used = {file for file in files if file is not None}
-    if not used:
-        return None
-    if lost := sorted(file for file in texts if file not in used):
+    lost = sorted(file for file in texts if file not in used and not _seems_a_table(file.name))
+    if (used and lost) or len(lost) > 1:  # one alone is a licence or a note
         remarks.append(f"{len(lost)} text file(s) lie beside no image of that name: {lost[0]}")
-    return [None if file is None else read_text(file, root).strip() for file in files]
+    said = {file: read_text(file, root).strip() for file in used}
+    if boxes := sorted(file for file in used if BOXES.fullmatch(said[file])):
+        remarks.append(
+            f"{len(boxes)} text file(s) hold numbers of objects' boxes (YOLO) and no captions, the "
+            f"first is {boxes[0]}"
+        )
+        if not any(said[file] for file in used - set(boxes)):  # empty: an image without objects
+            return None
+        said |= dict.fromkeys(boxes)
+    return [None if file is None else said[file] for file in files] if used else None
+
+
+def _texts_of_images(
+    paths: Sequence[Path], texts: Sequence[Path], remarks: list[str]
+) -> list[Path | None]:
+    """The text file of each image: photo.txt, photo.caption or photo.png.txt of photo.png.
+
+    Raises:
+        UserError: if an image has several.
+    """
+    found = _named_alike(paths, texts, lambda name: unicodedata.normalize("NFC", str(name)))
+    used = {file for files in found for file in files}
+    left = [file for file in texts if file not in used]
+    bare = [i for i, files in enumerate(found) if not files]
+    respelt = _named_alike([paths[i] for i in bare], left, lambda name: _spelling(str(name)))
+    for i, files in zip(bare, respelt, strict=True):
+        found[i] = files
+    if others := sorted(file for files in respelt for file in files):
+        remarks.append(
+            f"{len(others)} text file(s) name their image in another spelling (capitals), the "
+            f"first is {others[0]}"
+        )
+    for path, files in zip(paths, found, strict=True):
+        if len(files) > 1:
+            names = " and ".join(file.name for file in files)
+            raise UserError(f"{path} has the captions {names}: keep the one that is right")
+    return [files[0] if files else None for files in found]
+
+
+def _named_alike(
+    paths: Sequence[Path], texts: Sequence[Path], spelt: Callable[[Path], str]
+) -> list[list[Path]]:
+    """The texts with each image's name, with its ending or without, as `spelt` spells them."""
+    known: dict[str, list[Path]] = defaultdict(list)
+    for file in texts:
+        known[spelt(file.with_suffix(""))].append(file)
+    return [
+        list(dict.fromkeys(
+            file for name in (path.with_suffix(""), path) for file in known.get(spelt(name), ())
+        ))
+        for path in paths
+    ]  # fmt: skip
 
 
 # Tables

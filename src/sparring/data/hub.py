@@ -18,6 +18,11 @@ TEST_SPLITS = (
 """Names of splits that are not trained on; which of several is held_out."""
 
 
+def held_out_rank(split: str) -> int:
+    """The split of the least rank is held_out: the one that is called so, else see TEST_SPLITS."""
+    return -1 if split == "held_out" else TEST_SPLITS.index(split)
+
+
 def call_datasets(origin: str, work: Any, *args: Any, **options: Any) -> Any:
     """Call one of the library's functions, by name or itself; what it says is said by us.
 
@@ -104,7 +109,8 @@ def split_of(dataset_name: str, splits: Iterable[str], split: str, own_held_out:
     """Which of a hub data set's splits is meant, see `huggingface`."""
     name = "train" if split in ("train", "all") or own_held_out else split
     if name == "held_out":
-        name = next((one for one in TEST_SPLITS if one in splits), name)
+        known = [one for one in splits if one in TEST_SPLITS]
+        name = min(known, key=held_out_rank, default=name)
     if name not in splits:
         raise UserError(
             f"data set '{dataset_name}' has no split '{name}' (it has {', '.join(splits)})"

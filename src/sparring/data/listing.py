@@ -32,6 +32,8 @@ SET_ASIDE = frozenset(
 
 RECORDS = frozenset(("manifest.jsonl", "sampling.json", "cleaning.json"))
 """What this program writes beside images, and does not read as data."""
+NOT_FETCHED = ".icloud"
+"""Of files that still lie in Apple's cloud."""
 N_LOOKED_INTO = 64
 """Files of no image's name whose first bytes are looked at."""
 N_NAMED = 12
@@ -48,9 +50,11 @@ class Listing:
         aside: Images that are hidden or lie in a folder of thumbnails, by what tells so.
         misnamed: Some files left out that are images by their first bytes.
         own: What this program has written there, see `own_output`, by its path.
+        others: Files that are neither read as images nor counted.
     """
 
     paths: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     aside: Counter[str] = field(default_factory=Counter)
     misnamed: list[str] = field(default_factory=list)
@@ -101,7 +105,7 @@ def images_below(root: Path, base: Path, leave: Callable[[str], bool]) -> Listin
     Args:
         root: The folder.
         base: Where links must stay.
-        leave: Whether a file of this name is something else that is read, and not counted.
+        leave: Whether a file of this name is something else that may be read: `others`.
 
     Raises:
         UserError: if a folder cannot be listed, or is a link that leads out of `base`.
@@ -133,6 +137,7 @@ def merged(listings: Iterable[Listing]) -> Listing:
     whole = Listing()
     for one in listings:
         whole.paths += one.paths
+        whole.others += one.others
         whole.kinds += one.kinds
         whole.aside += one.aside
         whole.misnamed += one.misnamed
@@ -160,9 +165,14 @@ def _sort(found: Listing, place: str, name: str, base: Path, leave: Callable[[st
     if is_image(name):
         found.paths.append(Path(place, name))
     elif hidden(name):
+        kind = "._*" if name.startswith("._") else ".*"
+        if name.endswith(NOT_FETCHED):  # .photo.jpg.icloud in the place of photo.jpg
+            kind, name = f"{NOT_FETCHED} (not yet fetched)", name.removesuffix(NOT_FETCHED)
         if _ending(name.lstrip("._")) in EXTENSIONS:
-            found.aside["._*" if name.startswith("._") else ".*"] += 1
-    elif name not in RECORDS and not leave(name):
+            found.aside[kind] += 1
+    elif leave(name):
+        found.others.append(Path(place, name))
+    elif name not in RECORDS:
         found.kinds[ending or "without an ending"] += 1
         if found.kinds.total() <= N_LOOKED_INTO and _holds_image(os.path.join(place, name), base):
             found.misnamed.append(os.path.join(place, name))

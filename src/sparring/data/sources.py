@@ -16,7 +16,7 @@ from .classes import labels_of, natural
 from .hub import caches, call_datasets, checked_name, parquet_files, split_of
 from .images import Files, FolderFiles, TableFiles
 from .listing import EXTENSIONS, images_below, is_image, merged, passed_over
-from .splits import Looks, check_classes, class_folders, split_folders
+from .splits import Looks, check_classes, class_folders, remarks_on_classes, split_folders
 
 
 @dataclass
@@ -71,7 +71,7 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
 
     Captions come from metadata.jsonl or metadata.csv in any of the folders, whose `file_name` is
     relative to where it lies (the convention of Hugging Face's imagefolder), or from a text file
-    beside each image, photo.txt of photo.png; see `captions`.
+    beside each image, photo.txt or photo.caption of photo.png; see `captions`.
 
     Args:
         train_data_dir: The folder.
@@ -101,7 +101,7 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
             + "".join(f"; {remark}" for remark in remarks)
         )
     files = FolderFiles(f"folder '{train_data_dir}'", [str(path) for path in paths], str(root))
-    captions = folder_captions(paths, root, caption_column, remarks)
+    captions = folder_captions(paths, root, caption_column, remarks, found.others)
     classes = [_class_of(path, roots) for path in paths]
     names = sorted({name for name in classes if name is not None}, key=natural)
     if not is_split:
@@ -109,6 +109,8 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
     elif training != roots:
         first = class_folders(training[0], looks)
         names = first + [name for name in names if name not in first]
+    if training == roots and None not in classes:
+        remarks += remarks_on_classes(roots[0], names, looks)
     if None in classes or len(names) < 2:
         if None in classes and len(names) > 1:
             remarks.append(_no_classes(paths, classes, names))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..errors import UserError
 from .classes import natural
-from .hub import TEST_SPLITS
+from .hub import TEST_SPLITS, held_out_rank
 from .within import is_within
 
 TRAIN = ("train", "training")
@@ -17,6 +17,9 @@ _NAME = re.compile(
     rf"(?:{_AROUND}[-_. ]*)?({'|'.join((*TRAIN, *TEST_SPLITS))})"
     rf"(?:[-_. ]*(?:[0-9]+|{_AROUND}|set|data|split))*"
 )
+_WORDS = "|".join(sorted((*TRAIN, *TEST_SPLITS), key=len, reverse=True))
+_WITHIN = re.compile(rf"(|.*?[^a-zA-Z])((?i:{_WORDS}))(|[A-D]|[^a-zA-Z].*)")
+"""What is before and behind the word: DIV2K_train_HR, trainA."""
 
 
 class Looks(NamedTuple):
@@ -63,6 +66,7 @@ def split_folders(
             break
         place = place / below[0]
     named = {name: which for name in below if (which := split_name(name)) is not None}
+    named = named or _named_alike(place, below)
     trains = [name for name, which in named.items() if which in TRAIN]
     if trains and len(below) == 1 and not loose:  # train/ alone: its folders are the classes
         return [place / below[0]], [place / below[0]], False
@@ -81,6 +85,37 @@ def split_folders(
     if split == "all":
         return [place / name for name in sorted(below)], training, True
     return [place / _chosen(place, split, named, trains[0])], training, True
+
+
+def _named_alike(place: Path, below: Sequence[str]) -> dict[str, str]:
+    """The splits of folders whose names agree in all but the word: DIV2K_train_HR, DIV2K_valid_HR.
+
+    Raises:
+        UserError: if there are such, and other folders beside them.
+    """
+    alike: dict[tuple[str, str], dict[str, str]] = {}
+    for name in below:
+        match = _WITHIN.fullmatch(name)
+        if match is not None:
+            before, behind = (re.sub("[0-9]+", "0", one.lower()) for one in match.group(1, 3))
+            alike.setdefault((before, behind), {})[name] = match[2].lower()
+    divided = [
+        named
+        for named in alike.values()
+        if set(named.values()) & set(TRAIN) and set(named.values()) - set(TRAIN)
+    ]
+    if not divided:
+        return {}
+    if len(divided[0]) < len(below):
+        raise _unclear(place, below)
+    return divided[0]
+
+
+def _unclear(place: Path, below: Sequence[str]) -> UserError:
+    return UserError(
+        f"{place} holds {_listed(below)}: these may be splits or classes; name the folder "
+        "that is meant in data.train_data_dir, or move the others away"
+    )
 
 
 def _are_splits(
@@ -102,10 +137,7 @@ def _are_splits(
             "that is meant in data.train_data_dir"
         )
     if others or len(trains) > 1:
-        raise UserError(
-            f"{place} holds {_listed(below)}: these may be splits or classes; name the folder "
-            "that is meant in data.train_data_dir, or move the others away"
-        )
+        raise _unclear(place, below)
     return len(named) > 1
 
 
@@ -114,9 +146,8 @@ def _chosen(place: Path, split: str, named: dict[str, str], train: str) -> str:
     if split == "train":
         return train
     if split == "held_out":
-        return min(
-            (name for name in named if name != train), key=lambda one: TEST_SPLITS.index(named[one])
-        )
+        others = [name for name in named if name != train]
+        return min(others, key=lambda one: held_out_rank(named[one]))
     found = [name for name in named if name == split]
     found = found or [name for name in named if name.lower() == split.lower()]
     if not found:
@@ -148,6 +179,30 @@ def check_classes(root: Path, paths: Iterable[Path]) -> None:
                 f"{root / name} is divided into {_listed(list(folders))}: put the splits above the "
                 "classes, train/cat beside test/cat"
             )
+
+
+def remarks_on_classes(place: Path, names: Sequence[str], looks: Looks) -> list[str]:
+    """What is said of folders of the first level, where others read them otherwise.
+
+    Args:
+        place: Their folder.
+        names: Those that hold images, all of them.
+        looks: Which files and folders count.
+    """
+    numbers = {name.partition("_")[0] for name in names}
+    if len(numbers) > 1 and all(re.fullmatch(r"[0-9]+_.+", name) for name in names):
+        return [
+            f"the numbers of {_listed(names)} in {place} are part of the classes' names and no "
+            "repeats: each image is seen once in an epoch"
+        ]
+    if len(names) == 1 and not _has_loose(place / names[0], looks):
+        below = class_folders(place / names[0], looks)
+        if len(below) > 1:
+            return [
+                f"all images lie in {place / names[0]}, so its folders {_listed(below)} are no "
+                "classes: name it in data.train_data_dir if they are"
+            ]
+    return []
 
 
 def class_folders(place: Path, looks: Looks) -> list[str]:
