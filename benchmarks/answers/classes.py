@@ -203,6 +203,42 @@ def _column(rng: random.Random, folder: Path, values: Sequence[Any], **fields: A
     )
 
 
+def patterns_of_splits(rng: random.Random, folder: Path) -> Verdict:
+    """Files of train and of another split: by a star refused, by their names read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from sparring.data.datasets import build_dataset
+
+    around = rng.choice(
+        ("{}-0000{i}-of-00002.parquet", "{}/000{i}.parquet", "b_{}_{i}.parquet", "{}{i}.parquet")
+    )
+    splits = [rng.choice(("train", "training")), rng.choice(("test", "validation", "val"))]
+    files: dict[str, list[str]] = {}
+    value = 0
+    for split in splits:
+        for i in range(rng.randint(1, 2)):
+            path = folder / around.format(split, i=i)
+            path.parent.mkdir(exist_ok=True)
+            pq.write_table(pa.table({"image": [{"bytes": _image(value), "path": None}]}), path)
+            files.setdefault(split, []).append(str(path))
+            value += 1
+    star = f"{folder}/{'**/' if '/' in around else ''}*.parquet"
+    fields = {"streaming": rng.random() < 0.3}
+    if rng.random() < 0.5:
+        words = (star, "train", splits[1])
+        return refuses(lambda: build_dataset("parquet", data_files=star, **fields), *words)
+    split = rng.choice(splits)
+    named = rng.choice((files[split], files[splits[0]] + files[splits[1]]))
+    if rng.random() < 0.3 and "/" not in around:
+        named = files[split]
+        given: Any = str(folder / around.format(split, i="*"))
+    else:
+        given = named
+    n = len(build_dataset("parquet", data_files=given, **fields))
+    return right("read") if n == len(named) else wrong(f"{n} of {given}")
+
+
 def columns_of_classes(rng: random.Random, folder: Path) -> Verdict:
     n = rng.randint(2, 12)
     ids = rng.sample((0, 1, 2, 3, 4, 5, 9, 10, 11, 700, 90000, 2**40), rng.randint(1, 5))
@@ -312,6 +348,7 @@ KINDS: dict[str, Kind] = {
     "classes called as splits": classes_called_as_splits,
     "splits or classes": splits_or_classes,
     "images beside folders": images_beside_folders,
+    "patterns of splits": patterns_of_splits,
     "columns of classes": columns_of_classes,
     "columns that are no classes": columns_that_are_no_classes,
     "names of a feature": names_of_a_feature,

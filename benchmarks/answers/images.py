@@ -195,8 +195,31 @@ def other_modes(rng: random.Random, folder: Path) -> Verdict:
         return one_image(folder, "a.tif", content, shown(values))
     more = [Image.fromarray(pixels(rng, *values.shape[:2])) for _ in range(rng.randint(1, 3))]
     kind, ending = rng.choice([("PNG", ".png"), ("TIFF", ".tif")])
-    content = saved(image, kind, save_all=True, append_images=more)
-    return one_image(folder, "a" + ending, content, shown(values))
+    (folder / ("a" + ending)).write_bytes(saved(image, kind, save_all=True, append_images=more))
+    data = read(folder)
+    first = same(data.read_all()["x0"][0], shown(values))
+    return verdict(first, said(data, "1 of 1 images is made of several frames or pages"))
+
+
+def alpha_that_is_none(rng: random.Random, folder: Path) -> Verdict:
+    """A fourth byte that means nothing: TGA without bits of alpha, BMP with 0 everywhere."""
+    height, width = size(rng)
+    values = pixels(rng, height, width)
+    fourth = rng.choice((0, 1, 128, 255))
+    bgra = np.full((height, width, 4), fourth, np.uint8)
+    bgra[..., :3] = values[..., ::-1]
+    if rng.random() < 0.5:
+        sizes = (width, height, 32, 0x20)
+        head = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, *sizes)
+        return one_image(folder, "a.tga", head + bgra.tobytes(), shown(values))
+    if fourth in (1, 128):
+        bgra[..., 3] = 0
+    body = bgra[::-1].tobytes()
+    head = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, len(body), 0, 0, 0, 0)
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    place = struct.pack("<IHHI", 122 + len(body), 0, 0, 122)
+    content = b"BM" + place + head + masks + b"BGRs" + bytes(48) + body
+    return one_image(folder, "a.bmp", content, shown(values))
 
 
 def deep_grey(rng: random.Random, folder: Path) -> Verdict:
@@ -832,6 +855,7 @@ KINDS: dict[str, Callable[[random.Random, Path], Verdict]] = {
     "lossy formats": lossy_formats,
     "another format's ending": wrong_endings,
     "two colours, palettes, CMYK, animations": other_modes,
+    "alpha that is none": alpha_that_is_none,
     "deep grey": deep_grey,
     "beyond an image's range": out_of_range,
     "EXIF, whole and broken": broken_exif,

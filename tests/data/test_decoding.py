@@ -268,9 +268,34 @@ def test_heic_is_read_with_its_package(tmp_path):
 
 def test_a_header_tells_size_and_colour_without_decoding():
     whole = _save(Image.new("RGB", (31, 17)), "PNG")
-    assert decoding.header(whole[:46]) == (17, 31, True)
+    assert decoding.header(whole[:46]) == (17, 31, True, False)
     assert decoding.header(_save(Image.new("L", (5, 6)), "PNG"))[2] is False
     with pytest.raises(Unreadable, match="no image of a kind that is read"):
         decoding.header(b"text")
     with pytest.raises(Unreadable):
         decoding.decode(whole[:46])
+
+
+@pytest.mark.parametrize(("bits", "alpha", "value"), [(0, 0, 30), (0, 200, 30), (8, 0, 255)])
+def test_a_tga_without_bits_of_alpha_has_none(bits, alpha, value):
+    head = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 2, 2, 32, bits | 0x20)
+    x = decoding.decode(head + bytes([10, 20, 30, alpha]) * 4)
+    assert (x[0] * 255).round().tolist() == [[value] * 2] * 2
+
+
+@pytest.mark.parametrize(("alphas", "value"), [((0, 0), 30), ((0, 255), 255)])
+def test_a_bmp_whose_alpha_is_zero_everywhere_has_none(alphas, value):
+    pixels = b"".join(bytes([10, 20, 30, alpha]) for alpha in alphas)
+    head = struct.pack("<IiiHHIIiiII", 108, 2, 1, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    head += struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
+    whole = b"BM" + struct.pack("<IHHI", 122 + len(pixels), 0, 0, 122) + head + pixels
+    assert (decoding.decode(whole)[0] * 255).round().tolist() == [[value, 30]]
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "PNG"])
+def test_frames_and_pages_are_known_by_the_header(kind):
+    one, other = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
+    out = io.BytesIO()
+    one.save(out, kind, save_all=True, append_images=[other])
+    assert decoding.header(out.getvalue()).is_several
+    assert not decoding.header(_save(one, kind)).is_several

@@ -3,6 +3,7 @@
 import io
 import itertools
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from sparring.data.datasets import build_dataset
-from sparring.data.hub import split_of
+from sparring.data.hub import check_one_split, split_of
 from sparring.data.splits import split_name
 from sparring.errors import UserError
 
@@ -237,3 +238,48 @@ def test_a_folder_called_held_out_is_the_held_out_split(tree):
     root = tree("train/0.png", "test/1.png", "held_out/2.png")
     assert files(root, "held_out") == ["held_out/2.png"]
     assert files(root, "test") == ["test/1.png"]
+
+
+# Patterns and columns that may mean several things
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_pattern_of_train_and_test_is_refused_and_files_by_name_are_meant(table, streaming):
+    train = table([0, 1], "train-00000-of-00001.parquet")
+    test = table([1, 0, 1], "test-00000-of-00001.parquet")
+    pattern = train.replace("train-00000-of-00001", "*")
+
+    def n(files):
+        return len(build_dataset("parquet", data_files=files, streaming=streaming))
+
+    with pytest.raises(UserError, match="files of train and of test") as caught:
+        n(pattern)
+    assert pattern in str(caught.value)
+    assert n(pattern.replace("*", "train-*")) == 2
+    assert n([train, test]) == 5
+
+
+def test_a_pattern_over_folders_of_splits_is_refused():
+    folders = ["/train/x/default/train/0.parquet", "/train/x/default/validation/0.parquet"]
+    with pytest.raises(UserError, match="of train and of validation"):
+        check_one_split("/train/x/default/*/0.parquet", folders)
+    check_one_split("/train/x/*", ["/train/x/test-0.tar", "/train/x/test-1.tar"])
+    check_one_split("*", ["trainer.tar", "contest.tar", "valley_1.tar"])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_choice_among_several_columns_is_said(tmp_path, streaming):
+    features = datasets.Features(
+        {"image": datasets.Image(), "depth": datasets.Image(),
+         "fine": datasets.ClassLabel(names=["a"]), "coarse": datasets.ClassLabel(names=["b"])}
+    )  # fmt: skip
+    row = {"image": {"bytes": png(1)}, "depth": {"bytes": png(2)}, "fine": 0, "coarse": 0}
+    path = str(tmp_path / "t.parquet")
+    datasets.Dataset.from_list([row, row], features=features).to_parquet(path)
+    columns = {"image_column": "depth", "label_column": "coarse"}
+    told = build_dataset("parquet", data_files=path, streaming=streaming).remarks
+    assert f"{path} has the columns image, depth, of which 'image' is read" in told[0]
+    assert f"{path} has the columns fine, coarse, of which 'fine' is read" in told[1]
+    chosen = build_dataset("parquet", data_files=path, streaming=streaming, **columns)
+    assert not chosen.remarks
+    assert chosen.class_names == ["b"]

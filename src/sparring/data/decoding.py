@@ -5,7 +5,7 @@ import logging
 import re
 import struct
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,22 @@ TURNS = {
 """What makes an image upright, by the camera's orientation."""
 
 
+class Header(NamedTuple):
+    """What the head of an image file says.
+
+    Attributes:
+        height, width: As stored, before the camera's orientation.
+        in_colour: Whether it has three channels.
+        is_several: Whether it holds more than one image, an animation's frames or a TIFF's pages (a
+            camera's second picture for depth or brightness does not count).
+    """
+
+    height: int
+    width: int
+    in_colour: bool
+    is_several: bool
+
+
 def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
     """Read an image file of the FORMATS (HEIC with pillow-heif), told by its content alone.
 
@@ -76,8 +92,8 @@ def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
     return with_channels(x, n_channels)
 
 
-def header(file: str | bytes) -> tuple[int, int, bool]:
-    """Height and width as stored (before the camera's orientation), and whether it is in colour.
+def header(file: str | bytes) -> Header:
+    """What the head of an image file says.
 
     Nothing is decoded: a file with a whole header may still prove broken.
 
@@ -86,7 +102,8 @@ def header(file: str | bytes) -> tuple[int, int, bool]:
     """
     try:
         with warnings.catch_warnings(), _opened(file) as image:
-            return image.height, image.width, image.mode not in GREY_MODES
+            is_several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+            return Header(image.height, image.width, image.mode not in GREY_MODES, is_several)
     except MemoryError:
         raise
     except Exception as error:
@@ -153,7 +170,10 @@ def _pixels(file: ImageFile) -> Tensor:
     """The upright pixels in [0, 1], (1, H, W) of a grey image, else (3, H, W)."""
     packing = str(file.tile[0][3]) if file.format == "PNG" and file.tile else ""
     white = _white(file)
+    is_opaque = _has_no_alpha(file)
     image = _upright(file)
+    if is_opaque or (file.format == "BMP" and image.mode == "RGBA" and not _shows(image)):
+        image = image.convert(image.mode.removesuffix("A"))
     if image.mode not in GREY_MODES:
         return transforms.to_float(torch.from_numpy(_colours(image, packing)).permute(2, 0, 1))
     if image.mode in ("LA", "La"):
@@ -165,6 +185,24 @@ def _pixels(file: ImageFile) -> Tensor:
     else:
         values = np.array(image)
     return torch.from_numpy(_grey(image, values, packing, white))[None]
+
+
+def _has_no_alpha(image: ImageFile) -> bool:
+    """Whether the fourth byte of a pixel is no alpha: a TGA that says it has 0 bits of alpha."""
+    if image.format != "TGA" or image.mode not in ("RGBA", "LA"):
+        return False
+    stream: Any = image.fp
+    place = stream.tell()
+    stream.seek(17)
+    (descriptor,) = stream.read(1)
+    stream.seek(place)
+    return descriptor & 15 == 0
+
+
+def _shows(image: Image.Image) -> bool:
+    """Whether alpha lets anything be seen. Programs write BMP files with 0 where nothing is meant,
+    and all readers take such an alpha for none."""
+    return image.getchannel("A").getextrema() != (0, 0)
 
 
 def _white(image: ImageFile) -> float:

@@ -2,9 +2,10 @@
 
 import logging
 import os
+import re
 import stat
 from collections.abc import Iterable, Sequence
-from glob import glob
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..errors import UserError
 from ..home import expanded, expanded_path
 
 ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar"))
+TRAIN = ("train", "training")
 TEST_SPLITS = (
     "held_out", "test", "validation", "valid", "val", "testing", "eval", "evaluation", "dev",
 )  # fmt: skip
@@ -62,6 +64,33 @@ def listed(data_files: str | Sequence[str] | None, what: str) -> list[str]:
     return [data_files] if isinstance(data_files, str) else list(data_files)
 
 
+def check_one_split(pattern: str, files: Sequence[str]) -> None:
+    """Refuse a pattern that stands for files of train and of another split: `data/*.parquet`.
+
+    Args:
+        pattern: With a star; files that are named one by one are meant.
+        files: What it stands for.
+
+    Raises:
+        UserError: if their names, or those of folders that they do not share, say so.
+    """
+    fixed = len(os.path.commonpath(files)) if files else 0
+    known: dict[str, str] = {}
+    for file in files:
+        for word in re.findall(r"[a-z_]+", file[fixed:].lower()):
+            found = [one for one in (word, *word.split("_")) if one in (*TRAIN, *TEST_SPLITS)]
+            if found:
+                known.setdefault("train" if found[0] in TRAIN else found[0], file)
+                break
+    if "train" in known and len(known) > 1:
+        other = next(split for split in known if split != "train")
+        raise UserError(
+            f"data.data_files: '{pattern}' stands for files of train and of {other} "
+            f"({known['train']}, {known[other]}): name the files of one split, or each that is "
+            "meant"
+        )
+
+
 def parquet_files(data_files: str | Sequence[str] | None) -> list[str]:
     """The paths and patterns of data.data_files; the files of this machine among them are parquet.
 
@@ -70,8 +99,12 @@ def parquet_files(data_files: str | Sequence[str] | None) -> list[str]:
     """
     given = listed(data_files, "the parquet files, for example data/*.parquet")
     patterns = [expanded(pattern) for pattern in given]
-    for path in (path for pattern in patterns for path in sorted(glob(pattern, recursive=True))):
-        check_parquet(path)
+    for pattern in patterns:
+        paths = sorted(glob(pattern, recursive=True))
+        if has_magic(pattern):
+            check_one_split(pattern, paths)
+        for path in paths:
+            check_parquet(path)
     return patterns
 
 

@@ -203,12 +203,13 @@ def _from_table(
     train: Any = None,
 ) -> Source:
     explicit = label_column is not None
+    remarks = column_remarks(origin, table.features, image_column, label_column)
     image_column, label_column = columns_of(
         origin, table.features, image_column, label_column, caption_column
     )
     if len(table) == 0:
         raise UserError(f"{origin} has no rows")
-    labels, class_names, remarks = None, [], []
+    labels, class_names = None, []
     if label_column is not None:
         kind = table.features[label_column]
         others = [] if train is None or hasattr(kind, "names") else train[label_column][:]
@@ -269,6 +270,27 @@ def columns_of(
         (name for name in ("label", *classes) if name in features), None
     )
     return image_column, label_column
+
+
+def column_remarks(
+    origin: str, features: Mapping[str, Any], image_column: str | None, label_column: str | None
+) -> list[str]:
+    """What is said of columns that may be meant as well as those that `columns_of` chooses."""
+    import datasets
+
+    chosen = columns_of(origin, features, image_column, label_column, None)
+    remarks = []
+    for key, asked, column, kind in (
+        ("image_column", image_column, chosen[0], datasets.Image),
+        ("label_column", label_column, chosen[1], datasets.ClassLabel),
+    ):
+        others = [name for name, one in features.items() if isinstance(one, kind)]
+        if asked is None and len(others) > 1:
+            remarks.append(
+                f"{origin} has the columns {', '.join(others)}, of which '{column}' is read: "
+                f"data.{key} chooses another"
+            )
+    return remarks
 
 
 def encoded_images(origin: str, table: Any, column: str) -> Any:

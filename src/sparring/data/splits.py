@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from ..errors import UserError
 from .classes import natural
-from .hub import TEST_SPLITS, held_out_rank
+from .hub import TEST_SPLITS, TRAIN, held_out_rank
 from .within import is_within
 
-TRAIN = ("train", "training")
 _AROUND = r"(?:images?|imgs?)"
 _NAME = re.compile(
     rf"(?:{_AROUND}[-_. ]*)?({'|'.join((*TRAIN, *TEST_SPLITS))})"

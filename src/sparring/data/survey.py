@@ -31,6 +31,7 @@ class Survey:
         n_looked_at: How many were looked at.
         sizes: (height, width) of those with a header, by their number.
         colour: Numbers of those in colour.
+        several: Numbers of those that hold several images.
         broken: Why the others have no header, by their number.
     """
 
@@ -38,6 +39,7 @@ class Survey:
     n_looked_at: int = 0
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     colour: set[int] = field(default_factory=set)
+    several: list[int] = field(default_factory=list)
     broken: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -61,6 +63,11 @@ class Survey:
             said.append(
                 f"{self._of(len(self.broken))} cannot be read, and another stands in where one is "
                 f"asked for: {files.where(first)} ({self.broken[first]})"
+            )
+        if self.several:
+            said.append(
+                f"{self._of(len(self.several))} {_is(len(self.several))} made of several frames or "
+                f"pages, of which the first is read: {files.where(self.several[0])}"
             )
         if not is_asked and self.colour and n_grey:
             said.append(
@@ -109,13 +116,15 @@ def survey(files: "Files", numbers: Iterable[int]) -> Survey:
     for i in numbers:
         seen.n_looked_at += 1
         try:
-            height, width, in_colour = header(files.open(i))
+            head = header(files.open(i))
         except Unreadable as reason:
             seen.broken[i] = str(reason)
             continue
-        seen.sizes[i] = height, width
-        if in_colour:
+        seen.sizes[i] = head.height, head.width
+        if head.in_colour:
             seen.colour.add(i)
+        if head.is_several:
+            seen.several.append(i)
     return seen
 
 

@@ -19,7 +19,7 @@ from ..errors import UserError
 from .classes import labels_of
 from .hub import call_datasets, checked_name, parquet_files, split_of
 from .shards import ShardFiles, kept_in, remembered
-from .sources import Source, column_captions, columns_of, encoded_images
+from .sources import Source, column_captions, column_remarks, columns_of, encoded_images
 from .tar_shards import attempt, found
 
 log = logging.getLogger(__name__)
@@ -161,6 +161,7 @@ def _from_stream(
 ) -> Source:
     stream = _stream(origin, builder, split)
     explicit = label_column is not None
+    remarks = column_remarks(origin, stream.features, image_column, label_column)
     image, label = columns_of(origin, stream.features, image_column, label_column, caption_column)
 
     def count(split: str, stream: Any, label: str | None, caption: str | None) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def _from_stream(
     counted = count(split, stream, label, caption_column)
     if sum(counted["sizes"]) == 0:
         raise UserError(f"{origin} has no rows")
-    labels, class_names, remarks = None, [], []
+    labels, class_names = None, []
     if label is not None:
         kind, others = stream.features[label], []
         has_train = split != "train" and "train" in (builder.info.splits or ())

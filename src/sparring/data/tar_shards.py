@@ -27,7 +27,7 @@ from torch import Tensor
 from ..errors import UserError
 from .captions import Caption, caption_of
 from .classes import named
-from .hub import listed
+from .hub import check_one_split, listed
 from .listing import EXTENSIONS, hidden
 from .shards import ShardFiles, kept_in, remembered
 from .sources import Source
@@ -176,6 +176,7 @@ def found(pattern: str) -> list[str]:
         )
         if not matches:
             raise UserError(f"data.data_files: no file fits '{one}'")
+        check_one_split(one, [match.removeprefix("file://") for match in matches])
         shards += [match.removeprefix("file://") for match in matches]
     return shards
 
