@@ -224,7 +224,7 @@ def patterns_of_splits(rng: random.Random, folder: Path) -> Verdict:
             files.setdefault(split, []).append(str(path))
             value += 1
     star = f"{folder}/{'**/' if '/' in around else ''}*.parquet"
-    fields = {"streaming": rng.random() < 0.3}
+    fields: dict[str, Any] = {"streaming": rng.random() < 0.3}
     if rng.random() < 0.5:
         words = (star, "train", splits[1])
         return refuses(lambda: build_dataset("parquet", data_files=star, **fields), *words)

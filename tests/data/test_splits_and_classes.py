@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sparring.commands.contaminate import contaminate
 from sparring.data.datasets import build_dataset
 from sparring.data.hub import check_one_split, split_of
 from sparring.data.splits import split_name
@@ -238,6 +239,33 @@ def test_a_folder_called_held_out_is_the_held_out_split(tree):
     root = tree("train/0.png", "test/1.png", "held_out/2.png")
     assert files(root, "held_out") == ["held_out/2.png"]
     assert files(root, "test") == ["test/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (["train", "test"], ["class-0", "class-1"]),
+        (["steam-train", "steam-test", "cat"], ["class-1", "class-2", "cat"]),
+        (["val", "cat"], ["val", "cat"]),
+        (["steam-train", "cat"], ["steam-train", "cat"]),
+        (["train", "val", "cat"], ["class-1", "class-2", "cat"]),
+    ],
+)
+def test_the_copy_of_classes_called_as_splits_has_their_images_and_classes(
+    table, tmp_path, names, folders
+):
+    path = table([names[i % len(names)] for i in range(6)])
+    data = build_dataset("parquet", data_files=path)
+    contaminate({"name": "parquet", "data_files": path}, {"kind": "gaussian"}, tmp_path / "copy")
+    copy = read(tmp_path / "copy")
+    assert sorted(copy.class_names) == sorted(folders)
+    assert len(copy) == len(data) == 6
+    assert copy.labels.bincount().tolist() == [6 // len(names)] * len(names)
+
+
+def test_names_of_many_digits_have_an_order(table):
+    data = build_dataset("parquet", data_files=table(["x" + "9" * 5000, "x10", "x9", "x010"]))
+    assert data.class_names[:3] == ["x9", "x010", "x10"]
 
 
 # Patterns and columns that may mean several things

@@ -19,6 +19,7 @@ from ..data.dirt.contaminated import Contaminated, check_contamination
 from ..data.dirt.contaminated import contaminate as contaminated
 from ..data.dirt.manifest import write_manifest
 from ..data.listing import hidden
+from ..data.splits import seeming_splits
 from ..errors import UserError
 from ..home import expanded_path
 from .files import check_place, whole_folder
@@ -158,9 +159,10 @@ def as_folder(dataset: Dataset, label: int) -> str:
 @functools.lru_cache(maxsize=1)
 def _folders(class_names: tuple[str, ...]) -> list[str]:
     folders: list[str] = []
+    splits = seeming_splits(class_names)
     for number, name in enumerate(class_names):
         folder = re.sub(r"[/\\\0]", "_", name).strip()
-        if not folder or folder.startswith(".") or hidden(folder):
+        if not folder or hidden(folder) or name in splits:
             folder = f"class-{number}"
         while folder in folders:  # a/b beside a_b
             folder += f"-{number}"

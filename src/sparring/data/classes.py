@@ -21,7 +21,9 @@ N_NAMED = 5
 def natural(name: str) -> tuple[list[Any], str]:
     """A key that sorts names as people do: 2 before 10."""
     parts = re.split(r"([0-9]+)", name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+    # a number by its length and its digits, as `int` takes no more than 4,300 of them
+    digits = [part.lstrip("0") if i % 2 else part for i, part in enumerate(parts)]
+    return [(len(part), part) if i % 2 else part for i, part in enumerate(digits)], name
 
 
 def numbers(n: int) -> list[str]:

@@ -180,6 +180,20 @@ def check_classes(root: Path, paths: Iterable[Path]) -> None:
             )
 
 
+def seeming_splits(names: Sequence[str]) -> list[str]:
+    """Which of these classes' names, as folders beside each other, would not be read as classes."""
+    place = Path()
+    named = {name: which for name in names if (which := split_name(name)) is not None}
+    try:
+        named = named or _named_alike(place, names)
+        trains = [name for name, which in named.items() if which in TRAIN]
+        if len(names) > 1 and not _are_splits(place, names, named, trains):
+            return []
+    except UserError:
+        pass
+    return [name for name in names if name in named or _WITHIN.fullmatch(name)]
+
+
 def remarks_on_classes(place: Path, names: Sequence[str], looks: Looks) -> list[str]:
     """What is said of folders of the first level, where others read them otherwise.
 
