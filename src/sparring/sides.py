@@ -99,6 +99,8 @@ def check_sides(meta: Trial, real: Trial | None, shape: Shape, place: str, facto
         word = "data.resolution " + " or ".join(str(factor * one[-1]) for one in near)
     else:
         word = " or ".join(other) + " (width x height)"
+    if refused is not None:
+        raise UserError(f"{refused}; the nearest that it takes: {word}")
     raise UserError(f"{place} does not take {what} {sides}, which do not come out even: use {word}")
 
 
