@@ -213,3 +213,33 @@ def test_odd_characters_are_read_as_by_the_pipeline(folders, caption):
     theirs, _ = pipe.encode_prompt([caption], "cpu", 1, False)
     assert torch.equal(text([caption])["encoder_hidden_states"], theirs)
     assert text.cut([caption]) == []
+
+
+def test_a_tokenizer_without_its_vocabulary_is_refused(folders, tmp_path):
+    """transformers would make one of two words, in which all captions are alike."""
+    shutil.copytree(folders[0], tmp_path / "pipe")
+    for file in (tmp_path / "pipe" / "tokenizer").iterdir():
+        if file.name != "tokenizer_config.json":
+            file.unlink()
+    with pytest.raises(UserError, match=r"tokenizer lacks vocab.json and merges.txt"):
+        load(tmp_path / "pipe")
+
+
+def test_captions_are_read_by_the_tokenizer_that_the_pipeline_names(folders, tmp_path):
+    pipe = tmp_path / "pipe"
+    shutil.copytree(folders[0], pipe)
+    shutil.rmtree(pipe / "tokenizer")
+    (pipe / "tokenizer").mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "barn"]
+    (pipe / "tokenizer" / "vocab.txt").write_text("\n".join(words))
+    said = {"tokenizer_class": "BertTokenizer", "model_max_length": 77}
+    (pipe / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(said))
+    index = json.loads((pipe / "model_index.json").read_text())
+    index["tokenizer"] = ["transformers", "BertTokenizer"]
+    (pipe / "model_index.json").write_text(json.dumps(index))
+    text = load(pipe).text
+    assert text._tokens("a red barn")[0][0, :6].tolist() == [2, 5, 6, 7, 3, 0]
+    index["tokenizer"] = ["transformers", "NoTokenizer"]
+    (pipe / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="transformers has no tokenizer 'NoTokenizer'"):
+        load(pipe)

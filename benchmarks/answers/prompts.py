@@ -174,7 +174,32 @@ def prompts_with_halves(rng: random.Random, folder: Path) -> Verdict:
     return refuses(lambda: text(prompts), ascii(bad), "half a character")
 
 
+def vocabularies(rng: random.Random, folder: Path) -> Verdict:
+    """A tokenizer's folder as copies and downloads leave it: whole, in one file, or in part."""
+    from sparring.text import _tokenizer as read
+
+    n = rng.randint(3, len(LETTERS))
+    words = {word: i for i, word in enumerate([*WORDS[:n], *WORDS[len(LETTERS) :]])}
+    files = {
+        "vocab.json": json.dumps(words), "merges.txt": "#version: 0.2\n",
+        "tokenizer_config.json": '{"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}',
+        "special_tokens_map.json": "{}",
+    }  # fmt: skip
+    kept = [name for name in files if rng.random() < 0.75]
+    for name in kept:
+        (folder / name).write_text(files[name])
+    if not {"vocab.json", "merges.txt"} <= set(kept):
+        missing = "vocab.json" if "vocab.json" not in kept else "merges.txt"
+        said = ["transformers", "CLIPTokenizer"]
+        return refuses(lambda: read(folder, said), str(folder), missing)
+    ids = read(folder, ["transformers", "CLIPTokenizer"])("a b").input_ids
+    a, b = (words.get(f"{one}</w>") for one in "ab")
+    expected = [words["<|startoftext|>"], a, b, words["<|endoftext|>"]]
+    return right("read") if ids == expected else wrong(f"{kept}: {ids} should be {expected}")
+
+
 KINDS = {
+    "vocabularies": vocabularies,
     "tokens of captions": tokens_of_captions,
     "captions that are cut": captions_that_are_cut,
     "halves of characters": halves_of_characters,

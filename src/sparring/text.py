@@ -286,7 +286,7 @@ def load_text(
         network: The denoiser's config.
 
     Raises:
-        UserError: if transformers is not installed, or a part is missing.
+        UserError: if transformers is not installed, or a part or a vocabulary is missing.
     """
     try:
         import transformers
@@ -305,11 +305,7 @@ def load_text(
                 f"{folder}/{part} has no safetensors weights; sparring reads no pickle files"
             )
     with no_progress_bar():
-        tokenizers = [
-            getattr(transformers, "T5TokenizerFast" if part.endswith("_3") else "CLIPTokenizer")
-            .from_pretrained(folder / part, local_files_only=True)
-            for part in parts[::2]
-        ]  # fmt: skip
+        tokenizers = [_tokenizer(folder / part, index[part]) for part in parts[::2]]
         encoders = [
             getattr(transformers, index[part][1])
             .from_pretrained(folder / part, use_safetensors=True, local_files_only=True)
@@ -323,6 +319,30 @@ def load_text(
     if family is StableDiffusion3Text:
         words["width"] = network["joint_attention_dim"]
     return family(tokenizers, encoders, size, **words)
+
+
+def _tokenizer(folder: Path, named: Sequence[str]) -> Any:
+    """A tokenizer, of the class that model_index.json names.
+
+    Raises:
+        UserError: if its vocabulary is not there: transformers would make an empty one, in which
+            all captions are the same.
+    """
+    import transformers
+
+    name = {"T5Tokenizer": "T5TokenizerFast"}.get(named[1], named[1])
+    cls: Any = getattr(transformers, name, None)
+    if not hasattr(cls, "vocab_files_names"):
+        raise UserError(f"{folder}: transformers has no tokenizer {name!r}")
+    parts = dict(cls.vocab_files_names)
+    whole = parts.pop("tokenizer_file", "tokenizer.json")
+    missing = [file for file in parts.values() if not (folder / file).is_file()]
+    if not (folder / whole).is_file() and (missing or not parts):
+        raise UserError(
+            f"{folder} lacks {' and '.join(missing) or whole}, the vocabulary of its captions: "
+            "copy or download it again"
+        )
+    return cls.from_pretrained(folder, local_files_only=True)
 
 
 def _clip(
