@@ -255,12 +255,12 @@ def test_a_killed_save_leaves_no_half_model(tmp_path, monkeypatch):
 
 
 def test_the_saved_scheduler_says_everything(tmp_path):
-    """Betas of a class with other defaults, and sparring's spacing where it was left open."""
+    """Betas of a class with other defaults; what only sampling reads is as `sample` has it."""
     config = {"_class_name": "HeunDiscreteScheduler", "timestep_spacing": "leading"}
     denoiser = denoiser_of(unet(), config)
     model = saved(tmp_path, denoiser, config)
     assert model.scheduler_config["beta_end"] == 0.02  # what it was trained with; Heun's is 0.012
-    assert model.scheduler_config["timestep_spacing"] == "leading"
+    assert model.scheduler_config["timestep_spacing"] == "trailing"
     torch.testing.assert_close(
         model.denoiser.schedule.alphas_cumprod, denoiser.schedule.alphas_cumprod, rtol=1e-6, atol=0
     )

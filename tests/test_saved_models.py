@@ -174,10 +174,36 @@ def test_a_transformer_that_makes_square_images_is_refused_others(root, tmp_path
             },
             {},
         ),
+        (
+            {
+                "prediction_type": "flow_prediction",
+                "scheduler": {"_class_name": "FlowMatchHeunDiscreteScheduler"},
+            },
+            {},
+        ),
+        ({"scheduler": {"_class_name": "DDIMScheduler", "set_alpha_to_one": False}}, {}),
+        ({"scheduler": {"_class_name": "DDIMScheduler", "timestep_spacing": "linspace"}}, {}),
+        ({"scheduler": {"_class_name": "PNDMScheduler"}}, {}),
+        ({"scheduler": {"_class_name": "DDPMScheduler", "beta_schedule": "sigmoid"}}, {}),
+        (
+            {
+                "prediction_type": "edm",
+                "scheduler": {"_class_name": "EDMDPMSolverMultistepScheduler"},
+            },
+            {},
+        ),
+        (
+            {
+                "prediction_type": "edm",
+                "scheduler": {"_class_name": "EDMEulerScheduler", "final_sigmas_type": "sigma_min"},
+            },
+            {},
+        ),
     ],
     ids=[
         "variance", "variance and classes", "another sample_size", "cosine", "ddim",
-        "thresholding", "euler", "heun", "zero terminal SNR", "shift",
+        "thresholding", "euler", "heun", "zero terminal SNR", "shift", "flow heun",
+        "another last alpha", "linspace", "pndm", "sigmoid", "edm solver", "edm's last sigma",
     ],
 )  # fmt: skip
 def test_other_settings(root, tmp_path, monkeypatch, words, training):

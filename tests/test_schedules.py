@@ -225,3 +225,27 @@ def test_betas_that_are_no_schedule_are_refused():
     with pytest.raises(ValueError, match="trained_betas are 3 numbers"):
         schedule_from_config(ddpm | {"trained_betas": [0.1, 0.2, 0.9], "num_train_timesteps": 1000})
     assert schedule_from_config(ddpm | {"trained_betas": [0.1, 0.9]}).n_train_timesteps == 2
+
+
+@pytest.mark.parametrize(
+    "word", ["shift_terminal", "invert_sigmas", "stochastic_sampling", "use_karras_sigmas"]
+)
+def test_what_would_change_how_a_flow_is_sampled_is_refused(word):
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    assert schedule_from_config({**config, word: False}).shift == 3.0
+    with pytest.raises(ValueError, match=f"{word} changes how a flow is sampled"):
+        schedule_from_config({**config, word: 0.1})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"num_train_timesteps": "1000"}, "num_train_timesteps must be a whole number, got '1000'"),
+        ({"num_train_timesteps": 1000.0}, "num_train_timesteps must be a whole number, got 1000"),
+        ({"beta_start": "1e-4"}, "beta_start must be a number, got '1e-4'"),
+        ({"beta_end": True}, "beta_end must be a number, got True"),
+    ],
+)
+def test_a_text_is_no_number(words, said):
+    with pytest.raises(ValueError, match=said):
+        schedule_from_config({"_class_name": "DDPMScheduler", **words})

@@ -33,7 +33,13 @@ from .randomness import derive_seed
 from .sampling import check_ends_in_noise, check_sampling
 from .sampling.known_answer import check_sampler
 from .sampling.schedulers import make_scheduler
-from .schedules import Schedule, VPSchedule, kind_from_config, schedule_from_config
+from .schedules import (
+    Schedule,
+    VPSchedule,
+    check_numbers,
+    kind_from_config,
+    schedule_from_config,
+)
 from .sides import check_sides, trial
 from .training.settings import TrainSettings
 from .user_code import load_from_file
@@ -205,6 +211,7 @@ def scheduler_config(config: RunConfig) -> dict[str, Any]:
     if config.model.learned_variance and "variance_type" in known:
         words.setdefault("variance_type", "learned_range")
     with one_line_errors(f"model.scheduler ({name})", (Exception,)):
+        check_numbers(words)
         return {"_class_name": name} | _plain(dict(build(**words).config))
 
 
@@ -446,17 +453,23 @@ def constructor_defaults(build: Callable[..., Any]) -> dict[str, Any]:
     return found | fixed
 
 
+def check_no_lora(name: str, found: Mapping[str, Any] | None) -> None:
+    """Refuse to put LoRA on a model that has it already; `found` says so."""
+    if found is not None:
+        raise UserError(
+            f"{name} holds LoRA weights already: start from the pipeline it started from, or "
+            "set model.lora to null to train the whole network, with these weights merged"
+        )
+
+
 def _pretrained(config: RunConfig, sample_shape: Shape, num_classes: int | None) -> Model:
     from . import pretrained
 
     name = str(config.model.pretrained_model_name_or_path)
     model = pretrained.load(name)
-    if lora_config(model.denoiser.network) is not None:
+    if (found := lora_config(model.denoiser.network)) is not None:
         if config.model.lora is not None:
-            raise UserError(
-                f"{name} holds LoRA weights already: start from the pipeline it started from, or "
-                "set model.lora to null to train the whole network, with these weights merged"
-            )
+            check_no_lora(name, found)
         merge_lora(model.denoiser.network)
     if model.vae is not None:
         sample_shape = latent_shape(model.vae, sample_shape)

@@ -33,6 +33,7 @@ from .errors import UserError
 from .lora import WEIGHTS, lora_config, save_lora
 from .parametrization import DIFFUSERS_KINDS
 from .pieces import same_bits
+from .schedules import betas_of
 from .text import clip_length
 
 DESCRIPTION = "model.json"
@@ -45,6 +46,13 @@ _CONSISTENCY_SOURCE = (
 )  # fmt: skip
 """What sparring_pipeline.py is made of, in the order in which one needs another."""
 _WORDS = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
+_BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
+"""Schedules of betas that each scheduler class of diffusers knows."""
+_DEFAULT_CLASSES = {
+    "EDMDPMSolverMultistepScheduler": "EDMEulerScheduler",
+    "FlowMatchHeunDiscreteScheduler": "FlowMatchEulerDiscreteScheduler",
+}
+"""Classes that a model may be trained with, and those of the samplers that are our default."""
 NOT_COPIED = (
     "*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.onnx*", "*.fp16.*", "*.fp16-*", "*.non_ema.*",
 )  # fmt: skip
@@ -301,6 +309,9 @@ def usage(
         names.append("DDIMScheduler")
         made = f"DDIMScheduler.from_config(pipe.scheduler.config{scheduler})"
         lines.append(f"pipe.scheduler = {made}")
+    elif boundary is None and description["scheduler"]["_class_name"] in _DEFAULT_CLASSES:
+        names.append(_DEFAULT_CLASSES[description["scheduler"]["_class_name"]])
+        lines.append(f"pipe.scheduler = {names[-1]}.from_config(pipe.scheduler.config)")
     return "\n".join(
         [
             f"from diffusers import {', '.join(sorted([pipeline, *names]))}",
@@ -425,7 +436,7 @@ def _plain_pipeline(description: Mapping[str, Any]) -> str | None:
 def _saved_scheduler(
     config: Mapping[str, Any], kind: str, *, clips: bool = False
 ) -> dict[str, Any]:
-    """Every value of the scheduler, with what `sample` chooses where it was left open.
+    """Every value of the scheduler; what only sampling reads is as `sample` has it.
 
     Args:
         config: Of the scheduler that the model was trained with.
@@ -437,13 +448,10 @@ def _saved_scheduler(
     parameters = inspect.signature(cls.__init__).parameters
     if kind in _WORDS and kind != "flow" and "prediction_type" in parameters:
         words["prediction_type"] = _WORDS[kind]
-    spacing = parameters.get("timestep_spacing")
-    if spacing is not None and words.get("timestep_spacing", spacing.default) == spacing.default:
-        words["timestep_spacing"] = "trailing"
-    if "clip_sample" in parameters:
-        words |= {"clip_sample": clips and kind in ("eps", "x0", "v")}
-    if "thresholding" in parameters:
-        words["thresholding"] = False
+    words |= {"timestep_spacing": "trailing", "set_alpha_to_one": True, "thresholding": False}
+    words["clip_sample"] = clips and kind in ("eps", "x0", "v")
+    if words.get("beta_schedule", "linear") not in _BETAS:  # as numbers, which every class takes
+        words["trained_betas"] = betas_of(config)
     if "beta_start" in parameters and words.get("trained_betas") is None:
         # classes differ in their defaults; a schedule without numbers means DDPM's
         words = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", **words}

@@ -212,6 +212,13 @@ class EDMSchedule(Schedule):
         return 1 / (sigma**2 + self.sigma_data**2).sqrt()
 
 
+_UNUSED_OF_FLOW = (
+    "shift_terminal", "invert_sigmas", "stochastic_sampling", "use_karras_sigmas",
+    "use_exponential_sigmas", "use_beta_sigmas",
+)  # fmt: skip
+"""Options of diffusers' flow schedulers that neither training nor sampling here follow."""
+
+
 def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     """The schedule of a diffusers scheduler, from its `.config` (or the dictionary of one).
 
@@ -220,12 +227,21 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
             noise is read: the betas (or `trained_betas`), the flow shift, or EDM's sigmas.
 
     Raises:
-        ValueError: if the config belongs to no schedule of these three families, or pairs
-            eps-prediction with a zero terminal SNR (alpha = 0 tells nothing of x0 there).
+        ValueError: if the config belongs to no schedule of these three families, holds a text for
+            a number, or pairs eps-prediction with a zero terminal SNR (alpha = 0 tells nothing of
+            x0 there).
     """
+    check_numbers(config)
     if _is_flow(config):
         if config.get("use_dynamic_shifting"):
             raise ValueError("dynamic shifting depends on the image size: set shift and use that")
+        if str(config.get("_class_name", "")).startswith("FlowMatch"):
+            for word in _UNUSED_OF_FLOW:
+                if config.get(word):
+                    raise ValueError(
+                        f"{word} changes how a flow is sampled, and sparring would sample without: "
+                        "leave it out"
+                    )
         shift = config.get("shift", config.get("flow_shift", 1.0))
         return FlowSchedule(shift, config.get("num_train_timesteps", 1000))
     if "sigma_data" in config or str(config.get("_class_name", "")).startswith("EDM"):
@@ -257,6 +273,28 @@ def kind_from_config(config: Mapping[str, Any]) -> str:
         known = ", ".join(DIFFUSERS_KINDS)
         raise ValueError(f"prediction_type must be one of {known}, got {word!r}")
     return DIFFUSERS_KINDS[word]
+
+
+def check_numbers(config: Mapping[str, Any]) -> None:
+    """Refuse what torch would refuse in fifteen lines, or take as another number."""
+    for name, kinds, wanted in (
+        ("num_train_timesteps", (int,), "a whole number"),
+        *((name, (int, float), "a number") for name in ("beta_start", "beta_end", "shift",
+          "sigma_data", "sigma_min", "sigma_max")),
+    ):  # fmt: skip
+        value = config.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+            raise ValueError(f"{name} must be {wanted}, got {value!r:.60}")
+
+
+def betas_of(config: Mapping[str, Any]) -> list[float]:
+    """The betas of a config before any rescaling, as diffusers makes them."""
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    words = ("beta_start", "beta_end", "beta_schedule", "trained_betas")
+    chosen = {word: config[word] for word in words if config.get(word) is not None}
+    n_steps = config.get("num_train_timesteps") or 1000
+    return DDPMScheduler(num_train_timesteps=n_steps, **chosen).betas.tolist()
 
 
 def _is_flow(config: Mapping[str, Any]) -> bool:

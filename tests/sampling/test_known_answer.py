@@ -169,3 +169,14 @@ def test_a_scheduler_object_of_whose_times_two_are_alike_takes_each_step_once():
         sample_shape=(2,), batch_size=500,
     )  # fmt: skip
     assert abs(x.std().item() - 0.5) < 0.08
+
+
+def test_a_class_of_diffusers_that_needs_another_library_is_refused(monkeypatch):
+    class NeedsMore(type):
+        def __getattr__(cls, name):
+            raise ImportError("NeedsMoreScheduler needs\ntorchsde")
+
+    stand_in = NeedsMore("NeedsMoreScheduler", (), {})
+    monkeypatch.setattr("diffusers.NeedsMoreScheduler", stand_in, raising=False)
+    with pytest.raises(UserError, match=r"sampler NeedsMoreScheduler: .* needs torchsde"):
+        make_scheduler("NeedsMoreScheduler", {"_class_name": "DDPMScheduler"}, "eps")

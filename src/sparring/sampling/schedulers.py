@@ -31,12 +31,18 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from ..denoiser import Denoiser
 from ..errors import UserError
 from ..parametrization import DIFFUSERS_KINDS
-from ..schedules import EDMSchedule, FlowSchedule, Schedule, VPSchedule, schedule_from_config
+from ..schedules import (
+    EDMSchedule,
+    FlowSchedule,
+    Schedule,
+    VPSchedule,
+    betas_of,
+    schedule_from_config,
+)
 from .consistency import ConsistencyScheduler
 
 NAMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
@@ -365,7 +371,11 @@ def _find(name: str | None, family: str) -> tuple[type, dict[str, Any]]:
 
 def _class_of_diffusers(name: str) -> type:
     cls = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if not isinstance(cls, type) or not hasattr(cls, "step"):
+    try:
+        is_one = isinstance(cls, type) and hasattr(cls, "step")
+    except ImportError as error:  # diffusers' own stand-in for a class that needs more
+        raise UserError(f"sampler {name}: {' '.join(str(error).split())}") from error
+    if not is_one:
         near = difflib.get_close_matches(name, [*NAMES, *ALIASES], n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(
@@ -394,7 +404,7 @@ def _vp_values(config: Mapping[str, Any], schedule: Schedule, cls: type) -> dict
     values = {
         "num_train_timesteps": schedule.n_train_timesteps,
         "clip_sample_range": config.get("clip_sample_range") or 1.0,
-        "trained_betas": _betas_of(config),
+        "trained_betas": betas_of(config),
         # of LCM: the grid that its steps are taken from cannot be finer than the table
         "original_inference_steps": min(50, schedule.n_train_timesteps),
     }
@@ -434,19 +444,12 @@ def _edm_values(config: Mapping[str, Any], schedule: Schedule, cls: type) -> dic
         "prediction_type": config.get("prediction_type") or "epsilon",
         "sigma_schedule": config.get("sigma_schedule") or "karras",
         "rho": config.get("rho") or 7.0,
+        "final_sigmas_type": config.get("final_sigmas_type") or "zero",
     }
 
 
 def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(cls.__init__).parameters
-
-
-def _betas_of(config: Mapping[str, Any]) -> list[float]:
-    """The betas of a config before any rescaling, as diffusers makes them."""
-    words = ("beta_start", "beta_end", "beta_schedule", "trained_betas")
-    chosen = {word: config[word] for word in words if config.get(word) is not None}
-    n_steps = config.get("num_train_timesteps") or 1000
-    return DDPMScheduler(num_train_timesteps=n_steps, **chosen).betas.tolist()
 
 
 def _betas_for(alphas_cumprod: torch.Tensor) -> list[float]:
