@@ -465,3 +465,14 @@ def test_sampling_takes_options_and_overrides():
     assert said == {"seed": 3, "device": "cpu", "num_inference_steps": 7}
     with pytest.raises(UserError, match=r"unknown key 'sampling.sheduler' - did you mean"):
         sampling_of(["sampling.sheduler=ddim"], {})
+
+
+@pytest.mark.parametrize("text", ["007", "\u00a9 2024 #1: mine", "'quoted'", "no", "{a}", "1e3"])
+def test_a_watermark_and_the_folder_of_other_images_are_taken_as_typed(config, text):
+    path = config(MINIMAL)
+    words = [f"contamination.text={text}", "contamination.kind=watermark"]
+    assert resolve(path, words).contamination.model_extra == {"text": text}
+    assert resolve(path, [*words[1:], "contamination.text=null"]).contamination.model_extra == {}
+    words = ["contamination.kind=outlier", f"contamination.images.train_data_dir={text}"]
+    images = resolve(path, words).contamination.model_extra["images"]
+    assert images == {"train_data_dir": text}

@@ -172,6 +172,10 @@ def test_eps_prediction_with_zero_terminal_snr():
         (["train", DIGITS, "contamination.sgima=0.1", "--dry-run"], "did you mean 'sigma'?"),
         (["train", DIGITS, "contamination.sgima=0.1"], "did you mean 'sigma'?"),
         (["train", DIGITS, "contamination.sigma=[0.3,0.1]"], "a range [low, high]"),
+        (
+            ["train", DIGITS, "contamination={kind: mixture, parts: [{kind: jpeg, rate: 0.5}]}"],
+            "parts[0].rate does not apply to kind jpeg: it is said once, of the whole",
+        ),
         (["train", DIGITS, "contamination.kind=none", "contamination.sigma=0.1"], "kind is none"),
         (["train", DIGITS, "contamination.clip=null", "objective=oracle"], "contamination.clip=fa"),
         (["inspect", "digits", "contamination.sigma=0.1"], "kind is none"),

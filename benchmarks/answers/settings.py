@@ -102,6 +102,23 @@ def text_on_the_command_line(rng: random.Random, folder: Path) -> Verdict:
     return _same(_leaf(resolve(again), key), came)
 
 
+def texts_of_dirt(rng: random.Random, folder: Path) -> Verdict:
+    """A watermark's words, and the folder of an outlier's images, in any order of overrides."""
+    from sparring.config import resolve
+
+    text = _text(rng)
+    key = rng.choice(("text", "images.train_data_dir"))
+    if key != "text" and (text.startswith("~") or text == "null"):
+        text = f"./{text}"
+    kind = "watermark" if key == "text" else "outlier"
+    words = [f"contamination.kind={kind}", f"contamination.{key}={text}"]
+    rng.shuffle(words)
+    came: Any = resolve(_config(folder), words).contamination.model_extra
+    for part in key.split("."):
+        came = came.get(part) if came is not None else None
+    return _same(came, None if text == "null" else text)
+
+
 def text_quoted_in_yaml(rng: random.Random, folder: Path) -> Verdict:
     from sparring.config import resolve
 
@@ -393,6 +410,7 @@ def launchers_that_ask_for_more(rng: random.Random, folder: Path) -> Verdict:
 
 KINDS = {
     "text, KEY=VALUE": text_on_the_command_line,
+    "text of dirt, KEY=VALUE": texts_of_dirt,
     "text, quoted in YAML": text_quoted_in_yaml,
     "text, plain in YAML": plain_text_in_yaml,
     "whole numbers": whole_numbers,

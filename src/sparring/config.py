@@ -33,7 +33,9 @@ from pydantic_core import ErrorDetails
 from .config_sections import (
     BUNDLED,
     OBJECTIVE_SECTIONS,
+    TEXTS_OF_DIRT,
     AttackSection,
+    DataSection,
     ObjectiveSection,
     RunConfig,
     SamplingSection,
@@ -187,6 +189,10 @@ def _holds(parts: Sequence[str], raw: Mapping[str, Any]) -> set[str]:
         section, inner = OBJECTIVE_SECTIONS.get(parts[1]), inner[1:]
     elif parts[0] == "attack":
         section = AttackSection
+    elif parts[:2] == ["contamination", "images"]:
+        section, inner = DataSection, inner[1:]
+    elif parts[0] == "contamination" and inner and inner[0] in TEXTS_OF_DIRT:
+        return {"text", "nothing"} if len(parts) == 2 else set()
     else:
         inner = [first, *inner]
     for part in inner:

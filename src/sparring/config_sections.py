@@ -68,7 +68,7 @@ SCHEDULERS = (*VP_SCHEDULERS, *FLOW_SCHEDULERS, *EDM_SCHEDULERS)
 
 def _check_sampler(name: str) -> str:
     if name not in SAMPLERS and not name.endswith("Scheduler"):
-        raise ValueError(f"unknown sampler {name!r}{did_you_mean(name, SAMPLERS)}")
+        raise ValueError(f"unknown sampler {name!r}{did_you_mean(name.lower(), SAMPLERS)}")
     return name
 
 
@@ -219,6 +219,10 @@ def _check_dirt(kind: str) -> str:
         hint = did_you_mean(kind, [*known, "path/to/file.py:Name"])
         raise ValueError(f"contamination.kind: there is no {kind!r}{hint}")
     return kind
+
+
+TEXTS_OF_DIRT = ("text",)
+"""Options of kinds of contamination that are free text."""
 
 
 class ContaminationSection(Section):

@@ -31,7 +31,9 @@ def make(kind: str, options: Mapping[str, Any], place: str = "contamination") ->
     known = options_of(build)
     for key in given.keys() - known.keys():
         hint = did_you_mean(key, [*known, *OF_THE_SET])
-        if "did you mean" not in hint:
+        if key in OF_THE_SET:
+            hint = ": it is said once, of the whole contamination"
+        elif "did you mean" not in hint:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             hint = f" ({takes}): leave it out, or set it to null"
         raise WrongOption(f"{place}.{key} does not apply to kind {kind}{hint}")
