@@ -326,9 +326,11 @@ def test_a_run_starts_from_a_run(places, full, lora, tmp_path):
         pipe, model = DiffusionPipeline.from_pretrained(folder), load(start)
         ours = one_call(model.denoiser.network, model)
         torch.testing.assert_close(one_call(pipe.unet, model), ours, rtol=1e-4, atol=1e-4)
-    told = run("train", places / "config.yaml", path, LORA, f"training.output_dir={tmp_path}/2")
-    assert told.exit_code == 2
-    assert "holds LoRA weights already" in told.stderr
+    for more in ([], ["--dry-run"]):
+        words = [path, LORA, f"training.output_dir={tmp_path}/2", *more]
+        told = run("train", places / "config.yaml", *words)
+        assert told.exit_code == 2
+        assert "holds LoRA weights already" in told.stderr
 
 
 def test_what_a_copy_of_the_hub_leaves_out_is_left_out(places, tmp_path):

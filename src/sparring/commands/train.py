@@ -21,6 +21,7 @@ from ..build import (
     build_objective,
     build_teacher,
     check_network,
+    check_no_lora,
     check_samplers,
     make_student,
     one_line_errors,
@@ -42,6 +43,7 @@ from ..errors import UserError
 from ..estimate import estimate, memory_from_scratch, parts_of
 from ..latents import LatentEncoder, check_multiple, decode
 from ..model_card import model_card
+from ..model_folder import DESCRIPTION
 from ..objectives import Objective, Oracle
 from ..pretrained import Model, describe, describe_run, save, usage
 from ..sampling import grid, sample
@@ -233,6 +235,9 @@ def _check_pretrained(config: RunConfig, folder: Path, boundary: str | None) -> 
         factor = 2 ** (len(parts["vae"]["block_out_channels"]) - 1)
         factor *= parts["network"].get("patch_size") or 1
         check_multiple(side, side, factor, str(folder))
+    description = folder / DESCRIPTION
+    if config.model.lora is not None and description.is_file():
+        check_no_lora(str(folder), json.loads(description.read_text(encoding="utf-8")).get("lora"))
     file = folder / "scheduler" / "scheduler_config.json"
     if not file.is_file():
         return
@@ -262,16 +267,18 @@ def _as_kept(config: RunConfig) -> RunConfig:
 
 
 def _shape_of(config: RunConfig) -> tuple[Shape, int | None]:
-    """Shape and classes of the data: read where they are bundled, else as configured."""
-    if config.data.name in BUNDLED:
+    """Shape and classes of the data: as configured, or read: bundled ones and folders that say no
+    size."""
+    words = config.model.network or {}
+    side = config.data.resolution or words.get("sample_size")
+    folder = config.data.train_data_dir if config.data.name == "image_folder" else None
+    if config.data.name in BUNDLED or (side is None and folder and Path(folder).is_dir()):
         clean = config.model_copy(deep=True)
         clean.contamination = ContaminationSection()
         dataset = build_dataset(clean)
         conditional = config.model.class_conditional
         return dataset.sample_shape, dataset.num_classes if conditional else None
-    words = config.model.network or {}
     n_channels = config.data.n_channels or words.get("in_channels", 3)
-    side = config.data.resolution or words.get("sample_size")
     if not isinstance(side, int):
         raise UserError("data.resolution is missing: say to which size the images are resized")
     drops = config.training.conditioning_dropout_prob > 0
