@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 
 from sparring import __version__
 from sparring.cli import main
@@ -84,6 +85,49 @@ def test_the_demo_estimates_the_time_left(tmp_path):
     left = _time_left([robust, plain, clean], 2)
     assert left == max(100 + EVALUATION_SECONDS, 50 + 100 + 2 * EVALUATION_SECONDS)
     assert _time_left([one("plain", 2, 100, 1.0, None)], 1) == 0
+
+
+def test_a_dry_run_reads_the_size_of_images_that_no_setting_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        Image.new("RGB", (24, 16), (i, 0, 0)).save(tmp_path / "photos" / f"{i}.png")
+    words = [f"{key}_block_types=[{kind}]" for key, kind in
+             (("down", "DownBlock2D"), ("up", "UpBlock2D"))]  # fmt: skip
+    network = {"_class_name": "UNet2DModel", "block_out_channels": [32]}
+    config = {"model": {"network": network},
+              "data": {"name": "image_folder", "train_data_dir": "photos"}}  # fmt: skip
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
+    told = run("train", "a.yaml", "--dry-run", *(f"model.network.{word}" for word in words))
+    assert told.exit_code == 0, told.output
+    assert "samples       3 x 16 x 24" in told.output
+
+
+@pytest.mark.parametrize(
+    ("data", "folder"),
+    [
+        ("photos.v2", "photos.v2-contaminated"),
+        ("in/photos/", "photos-contaminated"),
+        ("..", None),
+        (".", None),
+    ],
+)
+def test_a_contaminated_copy_has_the_name_of_its_data_and_lies_outside(
+    tmp_path, monkeypatch, data, folder
+):
+    here = tmp_path / "data" / "here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    place = Path(data)
+    place.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(place / "0.png")
+    told = run("contaminate", data)
+    if folder is None:
+        assert told.exit_code == 2
+        assert f"{data} is where you are: name another folder with -o" in told.stderr
+    else:
+        assert told.exit_code == 0, told.output
+        assert (here / folder / "manifest.jsonl").is_file()
 
 
 def test_a_dry_run_prints_yaml_and_writes_nothing(tmp_path, monkeypatch):

@@ -443,10 +443,21 @@ def contaminate(
     from .commands.contaminate import contaminate as write_copy
 
     with one_line_errors("contaminate"):
-        folder = output_dir or f"{Path(data).stem}-contaminated"
+        folder = output_dir or _beside(data)
         result = write_copy(*sections, folder, say=_say if as_json else echo)
     if as_json:
         _print_json(result)
+
+
+def _beside(data: str) -> str:
+    """Where the copy of a data set goes: a folder in this one, and never within the data."""
+    place = Path(data)
+    if place.is_dir():
+        place = place.resolve()
+        if Path.cwd().is_relative_to(place):
+            raise UserError(f"{data} is where you are: name another folder with -o for the copy")
+    is_file = place.suffix.lower() in (".parquet", ".tar", ".yaml", ".yml")
+    return f"{place.stem if is_file else place.name}-contaminated"
 
 
 def _say(line: str) -> None:
