@@ -179,3 +179,9 @@ def test_options_of_a_real_launch(tmp_path):
     assert "training.mixed_precision is no in the run's config" in done.stderr
     kept = resolve(tmp_path / "run-0" / "config.yaml").training
     assert (kept.mixed_precision, kept.gradient_accumulation_steps) == ("bf16", 4)
+
+
+@pytest.mark.parametrize("steps", ["many", "2.5", "0", "-1"])
+def test_steps_that_are_no_number_are_refused(launched, steps):
+    with pytest.raises(UserError, match=f"accelerate asks for {steps} gradient accumulation"):
+        launched(ACCELERATE_GRADIENT_ACCUMULATION_STEPS=steps)()

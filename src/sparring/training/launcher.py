@@ -76,10 +76,15 @@ def asked_for() -> dict[str, Any]:
     steps = told.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or options.get(
         "gradient_accumulation_steps"
     )
-    if steps not in (None, "auto") and int(steps) != 1:
-        if int(steps) < 1:
-            raise UserError(f"accelerate asks for {steps} gradient accumulation steps: at least 1")
-        found["gradient_accumulation_steps"] = int(steps)
+    if steps not in (None, "auto"):
+        n_steps = int(steps) if str(steps).strip().isdecimal() else 0
+        if n_steps < 1:
+            raise UserError(
+                f"accelerate asks for {steps} gradient accumulation steps: a whole number, at "
+                "least 1"
+            )
+        if n_steps != 1:
+            found["gradient_accumulation_steps"] = n_steps
     if options.get("gradient_clipping") is not None:
         found["max_grad_norm"] = float(options["gradient_clipping"])
     if _compiles():
