@@ -332,7 +332,20 @@ def labels_that_only_some_have(rng: random.Random, folder: Path) -> Verdict:
     return refuses(lambda: _read(path), f"s.tar: {stems[without]}.png", "label")
 
 
+def splits_in_a_shard(rng: random.Random, folder: Path) -> Verdict:
+    """Folders of one split say nothing, of train and another one that all are read."""
+    around = rng.choice(("{}/", "./{}/", "data/{}/cat/", "{}_images/"))
+    splits = ["train", rng.choice(("train", "val", "Test"))]
+    members: list[tuple[str, bytes]] = []
+    for i in range(rng.randint(2, 5)):
+        members.append((f"{around.format(splits[i % 2])}{i}.png", _image(i)))
+    path = _write(rng, folder / "s.tar", members)
+    words = ("folders of several splits",) if splits[1] != "train" else ()
+    return _compare(path, dict.fromkeys(range(len(members))), *words)
+
+
 KINDS: dict[str, Kind] = {
+    "splits in a shard": splits_in_a_shard,
     "grouped": grouped,
     "apart": apart,
     "dots": dots,

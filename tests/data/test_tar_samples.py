@@ -131,3 +131,11 @@ def test_several_captions_in_json(shard):
     bad = shard("0.png", "0.json", name="bad.tar", json=b'{"text": {"en": "one"}}')
     with pytest.raises(UserError, match=r"bad.tar: the caption of 0.png holds \{'en'"):
         read(bad, caption_column="text")
+
+
+def test_folders_of_several_splits_in_shards_are_said(shard):
+    path = shard("a/train2017/1.png", "a/train2017/2.png", "a/val2017/1.png")
+    (remark,) = read(path).remarks
+    assert "folders of several splits (a/train2017, a/val2017), and all are read" in remark
+    assert not read(shard("train/1.png", "train/2.png", name="t.tar")).remarks
+    assert not read(shard("test/1.png", "cat/2.png", name="c.tar")).remarks

@@ -27,10 +27,11 @@ from torch import Tensor
 from ..errors import UserError
 from .captions import Caption, caption_of
 from .classes import named
-from .hub import check_one_split, listed
+from .hub import TRAIN, check_one_split, listed
 from .listing import EXTENSIONS, hidden
 from .shards import ShardFiles, kept_in, remembered
 from .sources import Source
+from .splits import split_name
 from .tar_samples import LeftOut, Member, samples_of
 from .within import as_text
 
@@ -137,7 +138,7 @@ def webdataset(
     tensor, names = _labels(files, labels)
     captions = [caption_of(caption, origin) for caption in captions]  # JSON has lists for tuples
     has_captions = any(caption is not None for caption in captions)
-    remarks = _remarks(shards, index)
+    remarks = _remarks(shards, index) + _remark_on_splits(files)
     return Source(files, tensor, names, captions if has_captions else None, remarks=remarks)
 
 
@@ -149,6 +150,22 @@ def _remarks(shards: Sequence[str], index: Sequence[dict[str, Any]]) -> list[str
             before, first = counts.get(words, (0, f"{shard}: {name}"))
             counts[words] = before + n, first
     return [f"{n} {words}, the first is {first}" for words, (n, first) in counts.items()]
+
+
+def _remark_on_splits(files: TarFiles) -> list[str]:
+    """What is said of samples whose folders in the shards are of train and of another split."""
+    folders = dict.fromkeys(name.rpartition("/")[0] for name in files.names)
+    firsts: dict[str, str] = {}
+    for folder in folders:
+        for part in folder.split("/"):
+            if (split := split_name(part)) is not None:
+                firsts.setdefault("train" if split in TRAIN else split, folder)
+    if "train" not in firsts or len(firsts) < 2:
+        return []
+    return [
+        f"the shards hold folders of several splits ({', '.join(firsts.values())}), and all are "
+        "read: write shards of their own for each split"
+    ]
 
 
 def _labels(files: TarFiles, labels: list[int | None]) -> tuple[Tensor | None, list[str]]:
