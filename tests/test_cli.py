@@ -103,6 +103,16 @@ def test_a_dry_run_reads_the_size_of_images_that_no_setting_says(tmp_path, monke
     assert "samples       3 x 16 x 24" in told.output
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_run_in_the_folder_of_its_images_is_refused(tmp_path, more):
+    words = ["data.name=image_folder", f"data.train_data_dir={tmp_path}", "data.resolution=8"]
+    words += [f"training.output_dir={tmp_path / 'x' / '..'}", *more]
+    told = run("train", CONFIGS / "digits.yaml", *words)
+    assert told.exit_code == 2
+    assert "is the folder of the images" in told.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("data", "folder"),
     [

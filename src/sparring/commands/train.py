@@ -74,6 +74,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
         words = ", ".join(f"training.{name}={value}" for name, value in asked.items())
         echo(f"sparring: as accelerate asks: {words}", err=True)
     settings = train_settings(config)
+    _check_places(config)
     _check_hub(config)
     if settings.n_threads is not None:
         torch.set_num_threads(settings.n_threads)
@@ -85,6 +86,20 @@ def train_command(config: RunConfig) -> dict[str, Any]:
         settings.wait_for_lock,
     ) as run:
         return _train(config, settings, run)
+
+
+def _check_places(config: RunConfig) -> None:
+    """A run in the folder of its own images would learn from its own pictures the next time."""
+    data, output = config.data.train_data_dir, str(config.training.output_dir)
+    if config.data.name == "image_folder" and data and _is_one_place(data, output):
+        raise UserError(
+            f"training.output_dir {output} is the folder of the images, where the run's own "
+            "pictures would be learned from: choose another"
+        )
+
+
+def _is_one_place(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[str, Any]:
@@ -180,6 +195,7 @@ def dry_run_text(config: RunConfig) -> str:
         UserError: for what the network, the scheduler or the objective refuse.
     """
     config = as_launched(config)
+    _check_places(config)
     training = config.training
     lines = [f"run folder    {training.output_dir}"]
     if config.model.pretrained_model_name_or_path is None:

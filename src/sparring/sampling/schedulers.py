@@ -370,7 +370,7 @@ def _find(name: str | None, family: str) -> tuple[type, dict[str, Any]]:
 
 
 def _class_of_diffusers(name: str) -> type:
-    cls = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    cls: Any = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
     try:
         is_one = isinstance(cls, type) and hasattr(cls, "step")
     except ImportError as error:  # diffusers' own stand-in for a class that needs more
