@@ -27,8 +27,9 @@ def test_files_that_compute_are_found_by_what_they_import(tmp_path):
         (tmp_path / "tests" / name).write_text(text)
     found = ["tests/data/test_a.py", "tests/test_b.py", "tests/test_f.py"]
     assert kernels.computing_files(tmp_path / "tests") == found
-    ours = kernels.computing_files()
-    rooms = {Path(name).parent.name for name in ours}
+    everything, formulas = kernels.computing_files(), kernels.computing_files(whole=False)
+    assert set(formulas) < set(everything)
+    rooms = {Path(name).parent.name for name in formulas}
     assert rooms >= {"evaluation", "objectives", "perturbations", "sampling", "training", "tests"}
 
 

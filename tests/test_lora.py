@@ -143,6 +143,15 @@ def test_a_file_that_loses_something_is_not_loaded(tmp_path):
         lora.load_lora(unet(16), tmp_path)
 
 
+def test_a_file_with_numbers_that_are_none_is_not_loaded(tmp_path):
+    save_lora(learnt(unet(16), target_modules=["to_q"]), tmp_path)
+    weights = load_file(tmp_path / WEIGHTS)
+    next(iter(weights.values())).view(-1)[0] = float("nan")
+    save_file(weights, tmp_path / WEIGHTS)
+    with pytest.raises(RuntimeError, match="not finite"):
+        lora.load_lora(unet(16), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("targets", "message"),
     [

@@ -31,7 +31,7 @@ DIT = {
 
 
 def config_of(network, **data):
-    data = {"name": "image_folder", "train_data_dir": "nowhere", **data}
+    data = {"name": "image_folder", "train_data_dir": "no photos", **data}
     model = {"network": network, "class_conditional": network is DIT}
     raw = {"model": model, "data": data, "training": {"output_dir": "nowhere"}}
     return check(raw, "test")

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from .pretrained import Model
 
 Shape = tuple[int, ...]
+MOST_PARAMETERS_TRIED = 2**24
+"""Of a network that is built once more with memory, only to see whether it takes a size."""
 N_STEPS_OF_DIFFUSERS = 50
 """What its pipelines take where nobody says."""
 
@@ -183,9 +185,15 @@ def check_network(
     def build(shape: Shape) -> nn.Module:
         return build_network(config, shape, num_classes)
 
+    try:
+        with torch.device("meta"):
+            n_parameters = sum(weight.numel() for weight in build(sample_shape).parameters())
+    except UserError:  # `meta` will say so
+        n_parameters = 0
     meta, real = (
         trial(build, schedule, kind, condition, n_outputs, device) for device in ("meta", "cpu")
     )
+    real = real if n_parameters <= MOST_PARAMETERS_TRIED else None
     name = (config.model.network or {})["_class_name"]
     check_sides(meta, real, sample_shape, f"model.network ({name})")
 

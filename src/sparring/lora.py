@@ -236,7 +236,7 @@ def load_lora(network: Any, folder: str | Path, *, low_cpu_mem_usage: bool = Fal
 
     Raises:
         UserError: if peft is missing.
-        RuntimeError: if the file has matrices that found no place.
+        RuntimeError: if the file has matrices that found no place, or numbers that are not finite.
     """
     try:
         import peft  # noqa: F401 - diffusers asks for it later, with a longer message
@@ -264,6 +264,9 @@ def load_lora(network: Any, folder: str | Path, *, low_cpu_mem_usage: bool = Fal
             f"{file}: {len(names - placed)} of {len(names)} matrices are for no layer, and "
             f"{len(placed - names)} are missing, such as {lost[0]}"
         )
+    broken = [name for name, value in lora_weights(network).items() if not value.isfinite().all()]
+    if broken:
+        raise RuntimeError(f"{file}: {broken[0]} holds numbers that are not finite")
 
 
 def _lora_layers(network: nn.Module) -> dict[str, Any]:

@@ -22,6 +22,8 @@ Trial = Callable[[Shape], str | None]
 """Shape of a sample -> why the network does not take it; None: it does."""
 _STEPS = (*range(2, 17), 20, 24, 28, 32, 48, 64, 96, 128)
 """Of what sides may have to be multiples."""
+N_ALIKE = 6
+"""Sizes that are tried before a reason that does not change is believed."""
 
 
 def trial(
@@ -67,7 +69,8 @@ def check_sides(meta: Trial, real: Trial | None, shape: Shape, place: str, facto
     Args:
         meta: A call without memory.
         real: A call with memory, which has the last word where the network takes no other shape
-            without; None: then nothing is said.
+            without; None: the network is too large for that, and the answer without memory counts
+            unless it is about the missing memory.
         shape: Of a sample, (C, H, W) or (d,).
         place: The network in words, such as "model.network (UNet2DModel)".
         factor: Pixels per element along a side, of latents.
@@ -85,9 +88,11 @@ def check_sides(meta: Trial, real: Trial | None, shape: Shape, place: str, facto
     near = nearest(meta, shape)
     if not near and refused is not None:
         raise refused
-    if not near:
-        reason = None if real is None else real(shape)
-        if reason is None or real is None:
+    if not near and real is None and "meta" in reason.lower():
+        return
+    if not near and real is not None:
+        reason = real(shape)
+        if reason is None:
             return
         near = nearest(real, shape)
     what = "vectors of" if len(shape) == 1 else "images of"
@@ -105,29 +110,41 @@ def check_sides(meta: Trial, real: Trial | None, shape: Shape, place: str, facto
 
 
 def nearest(fits: Trial, shape: Shape) -> list[Shape]:
-    """The nearest smaller and larger shapes that fit, of sides that are multiples of one number."""
+    """The nearest smaller and larger shapes that fit, of sides that are multiples of one number.
+
+    A network that gives one and the same reason for `N_ALIKE` sizes does not mind the size.
+    """
     if len(shape) != 3:
         return []
     found: list[Shape] = []
+    reasons: dict[Shape, str | None] = {}
+
+    def why(one: Shape) -> str | None:
+        if one not in reasons:
+            reasons[one] = _why(fits, one)
+        return reasons[one]
+
     for step in _STEPS:
         below = tuple(side // step * step for side in shape[1:])
         above = tuple(-(-side // step) * step for side in shape[1:])
         pair = [(shape[0], *one) for one in (below, above) if min(one) > 0 and one != shape[1:]]
-        fitting = [one for one in pair if _fits(fits, one)]
+        fitting = [one for one in pair if why(one) is None]
         if len(fitting) == 2 or (len(fitting) == 1 and not min(below)):
             return fitting
         found = found or fitting
+        if len(reasons) >= N_ALIKE and len(set(reasons.values())) == 1:
+            return []
     if not found and shape[1] != shape[2]:
         squares = [(shape[0], side, side) for side in sorted(shape[1:])]
-        found = [one for one in squares if _fits(fits, one)]
+        found = [one for one in squares if why(one) is None]
     return found
 
 
-def _fits(fits: Trial, shape: Shape) -> bool:
+def _why(fits: Trial, shape: Shape) -> str | None:
     try:
-        return fits(shape) is None
-    except UserError:
-        return False
+        return fits(shape)
+    except UserError as error:
+        return str(error)
 
 
 def _x(sides: Any) -> str:
