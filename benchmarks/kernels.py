@@ -43,7 +43,8 @@ TESTED = ("src", "tests", "configs", "benchmarks/kernels.py", "pyproject.toml", 
 
 NOT_COMPUTING = (
     "data/test_batches", "data/test_contaminate_command", "data/test_decoding", "data/test_images",
-    "data/test_inspect_command", "data/test_listing", "data/test_survey", "data/test_splits", "data/test_streaming", "data/test_workers",
+    "data/test_inspect_command", "data/test_listing", "data/test_splits", "data/test_streaming",
+    "data/test_survey", "data/test_workers",
     "report", "test_adt_text_to_image", "test_c", "test_estimate", "test_known_answers",
     "test_pieces", "test_quality_tables", "test_readme", "test_security",
     "training/test_streamed_training",
