@@ -178,19 +178,21 @@ def test_an_image_without_a_caption_is_left_out(places):
         assert real[name].isnan().tolist() == [False, True, False, False]
     assert not real["aesthetic"].isnan().any()
     alone = panel.read(images(4), ["red", "grey", "grey", "white"])
-    torch.testing.assert_close(real["hps"][[0, 2, 3]], alone["hps"][[0, 2, 3]])
+    torch.testing.assert_close(
+        real["hps"][[0, 2, 3]], alone["hps"][[0, 2, 3]], rtol=1e-5, atol=1e-4
+    )
     samples = panel.read(images(3, 1), ["red", "red", "grey"])
     figures = panel.figures(samples)
     assert figures["hps_interval"][0] < figures["hps"] < figures["hps_interval"][1]
     for name in ("clip_score", "pick_score", "hps"):
         expected = alone[name][[0, 2, 3]].mean().item()
-        assert figures[f"{name}_of_reference"] == pytest.approx(expected, rel=1e-6)
+        assert figures[f"{name}_of_reference"] == pytest.approx(expected, rel=1e-5)
         assert figures[name] == pytest.approx(samples[name].mean().item())
         halves = half_samples(lambda half: half.mean().item(), samples[name], 5)
         assert figures[f"{name}_interval"] == pytest.approx(interval(figures[name], halves))
     assert figures["aesthetic_of_reference"] == pytest.approx(real["aesthetic"].mean().item())
     batches = [panel.read(images(3, 1)[:2], ["red", "red"]), panel.read(images(3, 1)[2:], ["grey"])]
-    torch.testing.assert_close(joined(batches), samples, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(joined(batches), samples, rtol=1e-5, atol=1e-4)
 
 
 def test_an_unreadable_image_and_its_caption_are_left_out(places, tmp_path):

@@ -226,6 +226,6 @@ def test_the_spacing_of_other_choices_fails_this_file(monkeypatch):
     """Sensitivity: with diffusers' default betas or clipping the answer is wrong."""
     denoiser = denoiser_for(*schedule_of("vp"))
     right = mean_and_spread(monkeypatch, denoiser, "heun", 100)
-    monkeypatch.setattr(schedulers, "_betas_of", lambda config: [0.00085] * 1000)
+    monkeypatch.setattr(schedulers, "betas_of", lambda config: [0.00085] * 1000)
     wrong = mean_and_spread(monkeypatch, denoiser, "heun", 100)
     assert abs(right[1] - S) < 0.01 * S < abs(wrong[1] - S)
