@@ -136,10 +136,16 @@ def test_the_same_samples_replace_themselves_and_no_others(digits, tmp_path):
     sample_command(str(digits), out, n_images=3, device="cpu")
     sample_command(str(digits), out, n_images=3, batch_size=2, num_inference_steps=4, device="cpu")
     kept = {path.name: path.read_bytes() for path in out.iterdir()}
-    for other in ({"seed": 4}, {"n_images": 2}, {"class_labels": [1]}, {"sweep": [1, 2]}):
-        with pytest.raises(UserError, match=r"out/grid.png is there .*--overwrite"):
-            sample_command(str(digits), out, device="cpu", **{"n_images": 3, **other})
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
+    others = {"seed": 4}, {"n_images": 2}, {"class_labels": [1]}, {"sweep": [1, 2]}
+    for _ in range(2):  # the second time each replaces its own
+        places = [
+            sample_command(str(digits), out, device="cpu", **{"n_images": 3, **other})["output"]
+            for other in others
+        ]
+        assert {Path(place).parent for place in places} == {out}
+        assert len(set(places)) == len(others)
+        assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == kept
+        assert len([path for path in out.iterdir() if path.is_dir()]) == len(others)
     sample_command(str(digits), out, n_images=2, seed=4, device="cpu", overwrite=True)
     assert sorted(path.name for path in out.glob("0*.png")) == ["00000.png", "00001.png"]
     (tmp_path / "mine").mkdir()

@@ -113,16 +113,17 @@ def claim(
         UserError: that names a file, and --overwrite.
     """
     there = sorted(path for name in (*names, record) for path in folder.glob(name))
-    if not there or overwrite:
-        return
-    made_by = None
-    try:
-        content = json.loads((folder / record).read_text(encoding="utf-8"))
-        made_by = content.get(KEY) if isinstance(content, dict) else None
-    except (OSError, ValueError):  # not there, or somebody else's
-        pass
-    if made_by != key:
+    if there and not overwrite and made_by(folder / record) != key:
         _refuse(there[0])
+
+
+def made_by(record: Path) -> str | None:
+    """The key that a JSON file holds; None if it is not there, or somebody else's."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content.get(KEY) if isinstance(content, dict) else None
 
 
 def claim_page(page: Path, key: str, *, overwrite: bool = False) -> None:

@@ -26,7 +26,7 @@ from ..pretrained import Model, load
 from ..sampling import check_sampling, describe_sampling, grid, sample, save_images
 from ..terminal import echo
 from ..text import check_prompts
-from .files import KEY, as_file_name, claim, digest, told_in_words, which
+from .files import KEY, as_file_name, as_word, claim, digest, made_by, told_in_words, which
 from .plan import default_device
 
 FILES = ("grid.png", "sweep.png", "samples.safetensors", "samples.csv", "scatter.png")
@@ -64,7 +64,8 @@ def sample_command(
 
     Images become 00000.png, 00001.png, ... and grid.png; vectors samples.safetensors, samples.csv
     and scatter.png; latents without a decoder samples.safetensors. sampling.json says how they
-    were drawn. The same samples drawn again replace the first ones; others are refused there.
+    were drawn. The same samples drawn again replace the first ones; others get a folder of their
+    own in there, `ddim-50-seed0-1a2b3c4d`.
 
     Args:
         model: A run, a pipeline folder or a hub name.
@@ -127,6 +128,9 @@ def sample_command(
     told.pop("batch_size", None)  # of speed and memory only
     folder = _folder(model, output_dir, told)
     key = digest("sample", which(model), {**asked, "batch_size": None})
+    if not overwrite and made_by(folder / SAMPLING) not in (None, key):
+        words = f"{chosen['scheduler'] or 'samples'}-{chosen['num_inference_steps']}"
+        folder = folder / f"{as_word(words)}-seed{chosen['seed']}-{key}"
     _make_room(folder, key, overwrite)
 
     started = time.perf_counter()
