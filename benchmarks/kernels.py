@@ -9,10 +9,10 @@ and on the number of threads. A newer processor plays an older one if its abilit
 so a test that hangs on the last digit is found on one machine.
 
 Which tests: those of files that import torch (`computing_files`), but for the rooms and files in
-`NOT_COMPUTING`. Whole runs and pipelines (`WHOLE`) are taken by the variant `older` alone, which is
-every library on an older processor at once: they compute with what the others compute with, and
-take most of the time. Slow tests are left out, as in `make test`. A minute on two idle cores,
-`older` three.
+`NOT_COMPUTING`. Runs, samplers and pipelines (`WHOLE`) are taken by the variant `older` alone,
+which is every library on an older processor at once: they compute with what the formulas compute
+with, and take most of the time. Slow tests are left out, as in `make test`. A minute on two idle
+cores, `older` three.
 
 The results are one JSON file. A pass of a variant that was green for the present state of `src` and
 `tests` is not run again, so the whole may be stopped at any time (Ctrl-C) and called again.
@@ -54,13 +54,14 @@ files, counts of bytes and calls; and whole runs of what smaller tests compute t
 time is test_adt_text_to_image alone)."""
 
 WHOLE = (
-    "data/dirt", "evaluation/test_a", "evaluation/test_caption", "evaluation/test_clip",
-    "evaluation/test_evaluate", "evaluation/test_features", "evaluation/test_inception",
-    "evaluation/test_mismatch", "evaluation/test_parts", "evaluation/test_pipelines",
-    "evaluation/test_sweep", "objectives/test_adt", "test_discriminators", "test_latent",
+    "data", "evaluation/test_a", "evaluation/test_caption", "evaluation/test_clip",
+    "evaluation/test_d", "evaluation/test_evaluate", "evaluation/test_features",
+    "evaluation/test_inception", "evaluation/test_mismatch", "evaluation/test_parts",
+    "evaluation/test_pipelines", "evaluation/test_sweep", "objectives/test_adt",
+    "objectives/test_consistency", "sampling", "test_discriminators", "test_latent",
     "test_lora", "test_memory", "test_mismatch_recipe", "test_pretrained", "test_saved_models",
     "test_sides", "test_stable_diffusion_3", "test_text", "training/test_processes",
-    "training/test_replay", "training/test_sharding",
+    "training/test_re", "training/test_s",
 )  # fmt: skip
 """Beginnings of names in tests/ that only the variant `older` takes."""
 
