@@ -123,7 +123,8 @@ def made_by(record: Path) -> str | None:
         content = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content.get(KEY) if isinstance(content, dict) else None
+    key = content.get(KEY) if isinstance(content, dict) else None
+    return key if isinstance(key, str) else None
 
 
 def claim_page(page: Path, key: str, *, overwrite: bool = False) -> None:
