@@ -116,18 +116,6 @@ def test_a_refused_start_leaves_no_trace(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model_index.json"]
 
 
-def test_a_run_that_never_began_leaves_no_trace(tmp_path, heartbeat_only):
-    for place in (tmp_path / "new" / "run", tmp_path / "own"):
-        (tmp_path / "own").mkdir(exist_ok=True)
-        open_run(place).close()
-    assert [path.name for path in tmp_path.iterdir()] == ["own"]
-    assert not list((tmp_path / "own").iterdir())
-    run_folder = open_run(tmp_path / "own")
-    (tmp_path / "own" / "run.json").write_text("{}")
-    run_folder.close()
-    assert names(tmp_path / "own")
-
-
 def test_one_of_two_that_look_at_once_wins(tmp_path, heartbeat_only):
     """Both have seen the number 4; a third has seen it long ago, when two runs have come since."""
     held_elsewhere(tmp_path, 4).rename(tmp_path / ".lock" / "000004.released")
@@ -454,7 +442,6 @@ def test_a_lock_that_nobody_keeps_is_given_back(tmp_path):
     open_run(tmp_path / "a")
     assert names(tmp_path / "a") == ["000001.released"]
     with open_run(tmp_path / "b"):
-        (tmp_path / "b" / "run.json").write_text("{}")
         assert names(tmp_path / "b") == ["000001.held"]
     assert names(tmp_path / "b") == ["000001.released"]
 

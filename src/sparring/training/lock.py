@@ -283,11 +283,6 @@ class RunLock:
 
     # Hold
 
-    @property
-    def is_taken(self) -> bool:
-        """Whether `take` came to its end, and `release` was not called."""
-        return self._file is not None
-
     def check(self) -> None:
         """Look whether the lock is still ours; cheap: a small folder and a small file.
 
@@ -368,17 +363,8 @@ class Writer:
         on_main(lambda: None if self.lock is None else self.lock.check())
 
     def close(self) -> None:
-        """The run is over; a folder in which none began is as it was before."""
-        if self.lock is None or not self.lock.is_taken:
-            return
-        try:
-            self.lock.check()
-            is_empty = all(path.name == FOLDER for path in self.lock.run_dir.iterdir())
-        except (OSError, LockLost):
-            is_empty = False
-        if is_empty:
-            self.lock.remove()
-        else:
+        """The run is over."""
+        if self.lock is not None:
             self.lock.release()
 
 
