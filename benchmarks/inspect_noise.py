@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sparring import __version__
-from sparring.data.audit import audit_images
+from sparring.data.audit.audit import audit_images
 from sparring.data.base import Dataset, InMemory
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from sparring.commands.inspect import as_text, inspect_command
-from sparring.data.audit import audit_images, near_groups
+from sparring.data.audit.audit import audit_images, near_groups
 from sparring.data.base import InMemory
 from sparring.errors import UserError
 

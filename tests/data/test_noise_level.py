@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from sparring.data.audit import audit_images
+from sparring.data.audit.audit import audit_images
+from sparring.data.audit.noise_level import fit_noise_level, patches, quiet_directions
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
-from sparring.data.noise_level import fit_noise_level, patches, quiet_directions
 
 OTHER_KINDS = ("outlier", "salt_and_pepper", "blur", "jpeg", "missing_blocks")
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data import transforms
-from ..data.audit import audit_images
+from ..data.audit.audit import audit_images
 from ..data.base import READ_CHUNK, Batch, Dataset
 from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import check_contamination, contaminate

@@ -12,12 +12,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from .. import __version__
-from ..data.audit import NEAR, Audit, audit_images
+from ..data.audit.audit import NEAR, Audit, audit_images
+from ..data.audit.noise_level import LEAST_IMAGES
 from ..data.base import Dataset
 from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import Contaminated, check_contamination, contaminate
 from ..data.images import ImageDataset, SizesDiffer
-from ..data.noise_level import LEAST_IMAGES
 from ..data.survey import common_side, survey
 from ..errors import UserError
 from .files import KEY, check_outside, claim, digest

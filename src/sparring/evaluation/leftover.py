@@ -18,8 +18,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..data.audit.noise_level import Residual, chunk_size, patches, quiet_directions
 from ..data.base import Dataset
-from ..data.noise_level import Residual, chunk_size, patches, quiet_directions
 
 EMPTY_SHARE = 0.97
 MAX_QUIET_IMAGES = 2000
@@ -78,7 +78,7 @@ class Quiet:
         dataset: Clean images in [0, 1].
         seed: Of the division in halves.
 
-    Source: ours; the directions as in `data.noise_level`.
+    Source: ours; the directions as in `data.audit.noise_level`.
     """
 
     def __init__(self, dataset: Dataset, seed: int = 0) -> None:

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..cache import key_of
-from .base import Dataset
+from ...cache import key_of
+from ..base import Dataset
 from .noise_level import NoiseLevel, chunk_size, fit_noise_level, quiet_directions
 
 THUMB = 16

@@ -39,8 +39,8 @@ from scipy.optimize import minimize
 from scipy.stats import ncx2, norm
 from torch import Tensor
 
-from ..randomness import generator
-from .base import Dataset
+from ...randomness import generator
+from ..base import Dataset
 
 MAX_VALUES = 1024
 """Whole images of so many values have principal directions of their own; larger ones are cut."""
