@@ -1,0 +1,367 @@
+r"""What is known of each image of a set, a row per image: read by people, corrected, handed back.
+
+    write_table(table, dataset, "dirt.csv")     # a person opens it in a spreadsheet and corrects it
+    table = read_table("dirt.csv", dataset)     # the same to the bit, where nothing was corrected
+
+    index,source,gaussian,jpeg,sigma,slope,correlation,quality,blur,level,weight,clipped
+    0,photos/a.png,0.99,0,0.21,,,,,,1,1
+
+**Kinds** are probabilities; an image has a kind where it is above 1/2. **Sizes** say how much, and
+count where the image has a kind of that size (`SIZES`): so whoever finds an image clean sets its
+kind to 0 and leaves the rest. An empty cell or a column that is not there is the default: no dirt,
+weight 1. A table without any kind that has a size needs no probability for it: index and sigma are
+enough to say what noise there is.
+"""
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError, did_you_mean
+from ...text_files import decoded
+from ..base import Dataset
+from ..dirt import kinds as known_kinds
+
+HAS = 0.5
+"""An image has the kinds of dirt whose probability is above this."""
+
+SIZES: dict[str, tuple[str, ...]] = {
+    "sigma": ("gaussian", "poisson_gaussian", "correlated"),
+    "slope": ("poisson_gaussian",),
+    "correlation": ("correlated",),
+    "quality": ("jpeg",),
+    "blur": ("blur", "enlarged"),
+}
+"""How much of a kind there is, and the kinds that it is a size of; see `contract` for the units."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """What a cell may hold: a finite number in [low, high]; `default` where it is empty."""
+
+    low: float = 0.0
+    high: float = math.inf
+    default: float = 0.0
+    decimals: int = 5
+
+    def words(self) -> str:
+        return f"a number in [{self.low:g}, {self.high:g}]".replace(", inf]", ", ...)")
+
+
+PROBABILITY = Number(high=1)
+NUMBERS: dict[str, Number] = {
+    "sigma": Number(),
+    "slope": Number(decimals=7),
+    "correlation": Number(decimals=3),
+    "quality": Number(high=100, decimals=1),
+    "blur": Number(decimals=3),
+    "level": Number(decimals=4),
+    "weight": Number(high=1, default=1),
+}
+"""The columns beside index, source, the kinds and clipped."""
+YES, NO = ("1", "true", "yes"), ("0", "false", "no", "")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """What is known of n images. Arrays are (n,), float32 unless said otherwise.
+
+    Attributes:
+        index: Number of each image in its data set, int64, ascending; 0 to n - 1 for a whole set.
+        kinds: The probability of each kind of dirt, by its name in `contamination.kind`.
+        sigma: Standard deviation of the noise where the image is black, [0, 1] scale; 0: none.
+        slope: The noise's variance is sigma^2 + slope * brightness, [0, 1] scale.
+        correlation: Of neighbouring pixels' noise, as of the kind correlated, pixels.
+        quality: Of a JPEG, 1 to 100; 0: no JPEG.
+        blur: Standard deviation of the blur, pixels.
+        level: Noise level s = sigma_t / alpha_t, images in [-1, 1], from which the image may be
+            used for what its noise does not say: what compression or blur took away.
+        weight: Of the image in training, in [0, 1]; 0 for one that teaches nothing.
+        clipped: Whether no value leaves [0, 1], as in a file of 8 bits, so that noise was cut off;
+            bool.
+    """
+
+    index: np.ndarray
+    kinds: dict[str, np.ndarray]
+    sigma: np.ndarray
+    slope: np.ndarray
+    correlation: np.ndarray
+    quality: np.ndarray
+    blur: np.ndarray
+    level: np.ndarray
+    weight: np.ndarray
+    clipped: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def has(self, kind: str) -> np.ndarray:
+        """Whether each image has this kind of dirt, (n,), bool."""
+        if kind not in self.kinds:
+            return np.zeros(len(self), bool)
+        return self.kinds[kind] > HAS
+
+    @property
+    def is_clean(self) -> np.ndarray:
+        """Whether nothing is said against each image: no kind, no size, full weight; (n,), bool."""
+        clean = (self.sigma == 0) & (self.slope == 0) & (self.level == 0) & (self.weight == 1)
+        for kind in self.kinds:
+            clean &= ~self.has(kind)
+        return clean
+
+    def select(self, rows: np.ndarray) -> "Table":
+        """These rows alone."""
+        kinds = {kind: p[rows] for kind, p in self.kinds.items()}
+        numbers = {name: getattr(self, name)[rows] for name in NUMBERS}
+        return Table(self.index[rows], kinds, **numbers, clipped=self.clipped[rows])
+
+
+def clean_table(index: np.ndarray | int, kinds: Iterable[str] = ()) -> Table:
+    """A table in which every image is clean, to be filled in: its arrays are the caller's own.
+
+    Args:
+        index: Numbers of the images (n,), or how many there are.
+        kinds: Names of its columns of probabilities.
+    """
+    index = np.arange(index) if isinstance(index, int) else np.asarray(index, np.int64)
+    n = len(index)
+    numbers = {name: np.full(n, one.default, np.float32) for name, one in NUMBERS.items()}
+    return Table(
+        index, {kind: np.zeros(n, np.float32) for kind in kinds}, **numbers,
+        clipped=np.ones(n, bool),
+    )  # fmt: skip
+
+
+def rounded(name: str, values: np.ndarray) -> np.ndarray:
+    """Values of a column as a table holds them, float32: few decimals, for people."""
+    decimals = NUMBERS.get(name, PROBABILITY).decimals
+    return np.round(np.asarray(values, np.float64), decimals).astype(np.float32) + np.float32(0)
+
+
+def without_sizes_of_nothing(table: Table) -> Table:
+    """The table with every size at 0 where the image has no kind of that size.
+
+    A size for whose kinds the table has no column stays.
+    """
+    sizes = {name: getattr(table, name) for name in SIZES}
+    for name, kinds in SIZES.items():
+        mine = [kind for kind in kinds if kind in table.kinds]
+        if mine:
+            counts = np.any([table.has(kind) for kind in mine], 0)
+            sizes[name] = np.where(counts, sizes[name], np.float32(0))
+    rest = {name: getattr(table, name) for name in NUMBERS if name not in SIZES}
+    return Table(table.index, table.kinds, **sizes, **rest, clipped=table.clipped)
+
+
+def write_table(table: Table, dataset: Dataset, path: str | Path) -> None:
+    """Write a table as comma-separated values, UTF-8.
+
+    Args:
+        table: Of images of `dataset`.
+        dataset: Says where each image comes from.
+        path: The file; it appears when it is complete.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(["index", "source", *table.kinds, *NUMBERS, "clipped"])
+        for row, index in enumerate(table.index.tolist()):
+            numbers = [_cell(name, getattr(table, name)[row]) for name in NUMBERS]
+            kinds = [_text(p[row]) for p in table.kinds.values()]
+            source = dataset.where(index) or ""
+            out.writerow([index, source, *kinds, *numbers, int(table.clipped[row])])
+    partial.replace(path)
+
+
+def _cell(name: str, value: np.float32) -> str:
+    """A number as text; sizes that are 0 stay empty, so that the eye finds the others."""
+    return "" if value == 0 and NUMBERS[name].default == 0 else _text(value)
+
+
+def _text(value: np.float32) -> str:
+    """The shortest decimal that reads back as this float32, without an exponent."""
+    return np.format_float_positional(value, trim="-")
+
+
+@dataclass
+class _Reader:
+    """Reads cells and knows where it is, for what it refuses.
+
+    Attributes:
+        path: The file.
+        columns: Names in the order of the file.
+        line: Of the row at hand, as an editor numbers it.
+        cells: Of the row at hand, by column, without the spaces around them.
+    """
+
+    path: Path
+    columns: Sequence[str] = ()
+    line: int = 1
+    cells: Mapping[str, str] = field(default_factory=dict)
+
+    def refuse(self, what: str, column: str | None = None) -> UserError:
+        place = f"{self.path}, line {self.line}"
+        return UserError(f"{place}{f', column {column}' if column else ''}: {what}")
+
+    def number(self, column: str, allowed: Number) -> np.float32:
+        text = self.cells.get(column, "")
+        if text == "":
+            return np.float32(allowed.default)
+        try:
+            value = np.float32(float(text))
+        except (ValueError, OverflowError):
+            value = np.float32(math.nan)
+        if not (math.isfinite(value) and allowed.low <= value <= allowed.high):
+            comma = "" if "," not in text else ": decimals come after a point"
+            raise self.refuse(
+                f"must be {allowed.words()} or empty, got {text!r:.60}{comma}", column
+            )
+        return value + np.float32(0)  # -0 is 0
+
+    def flag(self, column: str, default: bool) -> bool:
+        text = self.cells.get(column)
+        if text is None or text == "":
+            return default
+        if text.lower() not in YES + NO:
+            raise self.refuse(f"must be 1, 0 or empty, got {text!r:.60}", column)
+        return text.lower() in YES
+
+    def index(self, n: int) -> int:
+        text = self.cells["index"]
+        if not (text.isdecimal() and text.isascii() and int(text) < n):
+            raise self.refuse(
+                f"must be the number of an image, 0 to {n - 1}, got {text!r:.60}", "index"
+            )
+        return int(text)
+
+
+def read_table(path: str | Path, dataset: Dataset) -> Table:
+    """A table of every image of a data set, as `write_table` or a person wrote it.
+
+    Rows may come in any order; columns too, and all but `index` may be left out. A source, where
+    one is given, has to be the image's own; the folder that all of them lie in may be another one.
+
+    Args:
+        path: Comma-separated values, UTF-8 or with a byte order mark.
+        dataset: The images it is about.
+
+    Raises:
+        UserError: for whatever is wrong, with its line and column.
+    """
+    path, n = Path(path), len(dataset)
+    lines = _rows(path)
+    reader = _Reader(path)
+    kinds = _header(reader, next(lines, (1, []))[1])
+    table, seen = clean_table(n, kinds), np.zeros(n, bool)
+    inside = _common_folder(dataset)
+    for reader.line, cells in lines:
+        if not any(cells):
+            continue
+        if len(cells) != len(reader.columns):
+            raise reader.refuse(f"must have {len(reader.columns)} cells, got {len(cells)}")
+        reader.cells = dict(zip(reader.columns, cells, strict=True))
+        row = reader.index(n)
+        if seen[row]:
+            raise reader.refuse(f"image {row} has a row above", "index")
+        seen[row] = True
+        source, own = reader.cells.get("source", ""), dataset.where(row)
+        if source and not _is_source(source, own, inside):
+            raise reader.refuse(
+                f"image {row} of {dataset.name} is {own or 'without a name'}, not {source!r:.200}: "
+                "the table is of other data, or its rows were shifted", "source",
+            )  # fmt: skip
+        for kind in kinds:
+            table.kinds[kind][row] = reader.number(kind, PROBABILITY)
+        for name, allowed in NUMBERS.items():
+            getattr(table, name)[row] = reader.number(name, allowed)
+        table.clipped[row] = reader.flag("clipped", True)
+        _check_sizes(reader, table, row)
+    if not seen.all():
+        missing = np.flatnonzero(~seen)
+        raise UserError(
+            f"{path}: no row for {len(missing)} of the {n} images of {dataset.name}, the first is "
+            f"image {missing[0]}: every image needs one, a clean one with nothing but its index"
+        )
+    return without_sizes_of_nothing(table)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a file, cells without the spaces around them, and the line each ends on."""
+    try:
+        text = decoded(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no text ({error}): save it as CSV in UTF-8") from error
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for cells in rows:
+            yield rows.line_num, [cell.strip() for cell in cells]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {rows.line_num}: {error}") from error
+
+
+def _header(reader: _Reader, columns: list[str]) -> list[str]:
+    """Takes the names of the columns; those that are kinds of dirt."""
+    reader.columns = columns
+    dirt = [kind for kind in known_kinds.names() if kind != "mixture"]
+    known = ["index", "source", *dirt, *NUMBERS, "clipped"]
+    for name in columns:
+        if name not in known:
+            separators = [mark for mark in (";", "\t") if mark in name]
+            hint = ": save it with commas between the cells" if separators else ""
+            raise reader.refuse(
+                f"there is no column {name!r:.60}{hint or did_you_mean(name, known)}"
+            )
+        if columns.count(name) > 1:
+            raise reader.refuse(f"column {name} is there {columns.count(name)} times")
+    if "index" not in columns:
+        raise reader.refuse("there is no column 'index', the number of each image")
+    return [name for name in columns if name in dirt]
+
+
+def _check_sizes(reader: _Reader, table: Table, row: int) -> None:
+    """Refuse a kind without its size: nobody knows how much that is."""
+    for name, kinds in (("sigma", ("gaussian", "correlated")), ("quality", ("jpeg",)),
+                        ("blur", ("blur", "enlarged"))):  # fmt: skip
+        for kind in kinds:
+            has = kind in table.kinds and table.kinds[kind][row] > HAS
+            if has and getattr(table, name)[row] == 0 and table.level[row] == 0:
+                raise reader.refuse(f"image {row} is said to be {kind}: set {name} too", name)
+
+
+def _common_folder(dataset: Dataset) -> str:
+    """What the places of all images begin with, up to a slash."""
+    places = (dataset.where(row) or "" for row in range(len(dataset)))
+    common = next(places, "")
+    common = common[: common.rfind("/") + 1]
+    for place in places:
+        while not place.startswith(common):
+            common = common[: common.rfind("/", 0, -1) + 1]
+    return common
+
+
+def _is_source(source: str, own: str | None, inside: str) -> bool:
+    """Whether a cell names the image's own place, but for the folder that all of them lie in."""
+    if own is None:
+        return False
+    tail = own[len(inside) :]
+    return source == tail or source.endswith(f"/{tail}")
+
+
+def as_record(table: Table, row: int) -> dict[str, Any]:
+    """A row as JSON says it: kinds, sigma, level and weight."""
+    numbers = {name: float(_text(getattr(table, name)[row])) for name in NUMBERS}
+    kinds = {kind: float(_text(p[row])) for kind, p in table.kinds.items()}
+    return {"kinds": kinds, **numbers}
