@@ -7,14 +7,15 @@ of a data set carries it as `batch["trust"]`, by the names below; a batch withou
 Who made it, an audit, a person's table or the truth, cannot be told from it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
-@dataclass
-class Trust:
-    """Per row of a batch.
+class Trust(NamedTuple):
+    """Per row of a batch; a tuple, so that loaders and accelerate move it like any tensor.
 
     Attributes:
         sigma: Standard deviation of the noise where the image is black, (B,); 0 for none.
@@ -36,3 +37,20 @@ class Trust:
     level: Tensor
     weight: Tensor
     seen: Tensor | None = None
+
+    def rows(self, which: Tensor) -> "Trust":
+        """Of some rows, by their numbers or by a mask."""
+        return Trust(*(None if field is None else field[which] for field in self))  # pyright: ignore
+
+    def mirrored(self, is_mirrored: Tensor) -> "Trust":
+        """Of the same images, where `is_mirrored` (B,) turned left to right."""
+        if self.seen is None:
+            return self
+        turned = torch.where(is_mirrored.view(-1, 1, 1, 1), self.seen.flip(-1), self.seen)
+        return self._replace(seen=turned)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Trust"]) -> "Trust":
+        """The rows of all, in their order. Either all say what is seen, or none does."""
+        fields = zip(*parts, strict=True)
+        return cls(*(None if each[0] is None else torch.cat(each) for each in fields))  # pyright: ignore

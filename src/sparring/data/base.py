@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..cache import key_of
 from ..errors import UserError
+from ..trust import Trust
 from . import transforms
 from .analytic import Truth
 from .captions import Caption
@@ -32,9 +33,10 @@ Key = int | tuple[int, int]
 
 Batch = dict[str, Any]
 """x0 (B, *), index (B,) long, label (B,) long if there are labels, caption list[str] if there are
-captions, digest list[str] of `Digests`, unreadable list[str] (files that were replaced by the next
-readable one); of images from files framing (B, 5) long: height and width in the file, and how many
-pixels the crop has cut off at the top, left and right after resizing."""
+captions, digest list[str] of `Digests`, trust `Trust` of `Trusted`, unreadable list[str] (files
+that were replaced by the next readable one); of images from files framing (B, 5) long: height and
+width in the file, and how many pixels the crop has cut off at the top, left and right after
+resizing."""
 
 READ_CHUNK = 1024
 
@@ -104,7 +106,11 @@ class Dataset(torch.utils.data.Dataset, ABC):
         """One sample: x0 without the batch axis, index and label as numbers."""
         batch = self.__getitems__([key])
         return {
-            name: value.item() if name in ("index", "label") else value[0]
+            name: value.item()
+            if name in ("index", "label")
+            else value.rows(torch.tensor(0))
+            if isinstance(value, Trust)
+            else value[0]
             for name, value in batch.items()
             if name != "unreadable"
         }
@@ -132,23 +138,29 @@ def absent_classes(labels: Tensor | None, num_classes: int | None) -> list[int]:
 
 def joined(batches: Sequence[Batch]) -> Batch:
     """One batch of the rows of all."""
-    return {
-        name: torch.cat([batch[name] for batch in batches])
-        if isinstance(batches[0][name], Tensor)
-        else [value for batch in batches for value in batch[name]]
-        for name in batches[0]
-    }
+
+    def join(parts: Sequence[Any]) -> Any:
+        if isinstance(parts[0], Tensor):
+            return torch.cat(list(parts))
+        if isinstance(parts[0], Trust):
+            return Trust.joined(parts)
+        return [value for part in parts for value in part]
+
+    return {name: join([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _keep(batch: Batch, kept: Tensor) -> Batch:
     """The rows of a batch where `kept` (B,) is true; the list of unreadable files stays whole."""
+
+    def keep(values: Any) -> Any:
+        if isinstance(values, Tensor):
+            return values[kept]
+        if isinstance(values, Trust):
+            return values.rows(kept)
+        return [value for value, stays in zip(values, kept.tolist(), strict=True) if stays]
+
     return {
-        name: values
-        if name == "unreadable"
-        else values[kept]
-        if isinstance(values, Tensor)
-        else [value for value, keep in zip(values, kept.tolist(), strict=True) if keep]
-        for name, values in batch.items()
+        name: values if name == "unreadable" else keep(values) for name, values in batch.items()
     }
 
 

@@ -305,6 +305,8 @@ def train(
                 if random_flip:
                     u = rng.uniform("flip")
                     batch |= {"x0": mirror(x0, u), "mirrored": u < 0.5}
+                    if "trust" in batch:
+                        batch["trust"] = batch["trust"].mirrored(batch["mirrored"])
                 if encode_fn is not None:
                     batch |= {"image": batch["x0"], "x0": encode_fn(batch, rng)}
                 if condition_fn is not None:

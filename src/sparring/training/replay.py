@@ -26,6 +26,7 @@ from ..data.batches import rows_of
 from ..errors import UserError
 from ..objectives.base import Objective
 from ..randomness import StepRandom
+from ..trust import Trust
 from .checkpoint import kept_tensors, write_checkpoint
 from .players import Player
 from .stopping import bad_terms
@@ -151,6 +152,8 @@ def read_batch(
         for part in path:
             place = place.setdefault(part, {})
         place[last] = value
+    if "trust" in batch:
+        batch["trust"] = Trust(**batch["trust"])
     return batch
 
 
@@ -161,7 +164,8 @@ def _apart(batch: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Tensor
     for name, value in batch.items():
         if isinstance(value, Tensor):
             tensors[f"{prefix}{name}"] = value.detach().cpu().contiguous().clone()
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping | Trust):
+            value = value._asdict() if isinstance(value, Trust) else value
             inner, said = _apart(value, f"{prefix}{name}|")
             tensors |= inner
             words[name] = said

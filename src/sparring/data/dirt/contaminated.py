@@ -23,7 +23,7 @@ from ...randomness import generator
 from .. import transforms
 from ..base import Batch, Dataset, InMemory, ModelRange, Wrapper, digest
 from ..datasets import build_dataset
-from .contract import OF_THE_SET, Corruption, Dirt
+from .contract import OF_THE_SET, Corruption, Dirt, Knowledge
 from .registry import make
 
 HOLD_NUMBERS = 2**24
@@ -94,9 +94,9 @@ class Contaminated(Wrapper):
         described = corruption.describe(self.sample_shape, self._generator(index))
         return {"kind": corruption.kind, **described}
 
-    def white_noise(self, index: int) -> float:
-        """Standard deviation of the noise on a dirty sample, see `Corruption.white_noise`."""
-        return self.corruption(index).white_noise(self.sample_shape, self._generator(index))
+    def knowledge(self, index: int) -> Knowledge:
+        """What is true of a dirty sample."""
+        return self.corruption(index).knowledge(self.sample_shape, self._generator(index))
 
     def protocol(self) -> dict[str, Any]:
         """What was done: kind, rate, seed, clip, the kind's options, how many samples are dirty."""

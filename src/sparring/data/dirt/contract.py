@@ -23,9 +23,9 @@ Images are (C, H, W) in [0, 1]; vectors (d,) in data units.
 """
 
 import inspect
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -35,6 +35,32 @@ from ..base import Dataset
 
 OF_THE_SET = ("kind", "rate", "seed", "clip")
 """Keys of a config's contamination that are the data set's, and no options of a kind."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What is true of one dirty sample, on the scale of the data.
+
+    Attributes:
+        sigma, slope: Its noise has the variance sigma^2 + slope v at a value v.
+        correlation: Of that noise, see the kind correlated; 0: white.
+        quality: Of the JPEG that it was, 1 to 100; 0: it was none.
+        blur: Standard deviation of the Gaussian kernel that would take as much, pixels.
+        hidden: Pixels that say nothing, (H, W), bool: those that were replaced, whether or not that
+            changed them, since those that stayed by chance were chosen by what they are.
+        weight: 0 for a sample that teaches nothing.
+    """
+
+    sigma: float = 0.0
+    slope: float = 0.0
+    correlation: float = 0.0
+    quality: float = 0.0
+    blur: float = 0.0
+    hidden: Tensor | None = None
+    weight: float = 1.0
+
+
+NOTHING = Knowledge(weight=0.0)
 
 
 class Dirt(ABC):
@@ -82,10 +108,12 @@ class Corruption(Dirt):
         """
         return self.settings(shape)
 
-    def white_noise(self, shape: tuple[int, ...], rng: torch.Generator) -> float:
-        """Standard deviation of the white Gaussian noise that is all this does to a sample of this
-        shape whose generator is `rng`, on the scale of the data; infinite for any other dirt."""
-        return math.inf
+    def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
+        """What is true of a sample of this shape whose generator is `rng`; draws as `describe`.
+
+        Of a kind that does not say, a sample teaches nothing.
+        """
+        return NOTHING
 
 
 def options_of(build: Callable[..., Dirt]) -> dict[str, Any]:

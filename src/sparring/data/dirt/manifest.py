@@ -17,6 +17,7 @@ from ...errors import UserError
 from ...text_files import lines_of
 from ..base import Dataset
 from .contaminated import layers
+from .contract import Knowledge
 
 
 def manifest(dataset: Dataset) -> list[dict[str, Any]]:
@@ -46,7 +47,8 @@ def noise_of(dataset: Dataset) -> Tensor:
     variance = torch.zeros(len(dataset))
     for layer in layers(dataset):
         for index in layer.dirty.nonzero().flatten().tolist():
-            sigma = layer.white_noise(index)
+            known = layer.knowledge(index)
+            sigma = known.sigma if known == Knowledge(sigma=known.sigma) else math.inf
             if layer.clip and 0 < sigma < math.inf:
                 raise UserError(
                     f"contamination kind {layer.kind}: the noise of images that are clipped to 8 "

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Corruption
+from ..contract import Corruption, Knowledge
 from ..kernel import gaussian_kernel
 from ..options import Amount, amount, drawn
 
@@ -39,3 +39,6 @@ class Blur(Corruption):
 
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
         return {"blur_sigma": drawn(self.blur_sigma, rng)}
+
+    def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
+        return Knowledge(blur=drawn(self.blur_sigma, rng))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Corruption
+from ..contract import Corruption, Knowledge
 from ..kernel import gaussian_kernel
 from ..options import Amount, amount, drawn
 
@@ -47,6 +47,10 @@ class Correlated(Corruption):
 
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
         return {"sigma": drawn(self.sigma, rng), "correlation": drawn(self.correlation, rng)}
+
+    def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
+        sigma, correlation = drawn(self.sigma, rng), drawn(self.correlation, rng)
+        return Knowledge(sigma=sigma, correlation=correlation)
 
 
 def folded_kernel(correlation: float, side: int) -> dict[int, float]:

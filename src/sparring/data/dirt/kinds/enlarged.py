@@ -1,5 +1,6 @@
 """Thumbnails that were enlarged."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..contract import Corruption
+from ..contract import Corruption, Knowledge
 from ..options import Amount, amount, choice, drawn
 
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -45,6 +46,16 @@ class Enlarged(Corruption):
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
         width, height = self._small(shape, rng)
         return {"shrunk_to": [height, width], "filter": self.filter}
+
+    def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
+        r"""The blur that halves what the small image could just hold.
+
+        exp(-2 pi^2 blur^2 nu^2) = 1/2 at nu = 1 / (2 f) cycles a pixel, f the mean factor of the
+        two sides:  blur = f sqrt(2 ln 2) / pi, and 0 at f = 1.
+        """
+        width, height = self._small(shape, rng)
+        factor = (shape[1] / height + shape[2] / width) / 2
+        return Knowledge(blur=factor * math.sqrt(2 * math.log(2)) / math.pi if factor > 1 else 0.0)
 
     def _small(self, shape: tuple[int, ...], rng: torch.Generator) -> tuple[int, int]:
         """Width and height of the small image, pixels."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Corruption
+from ..contract import Corruption, Knowledge
 from ..options import Amount, amount, drawn
 
 
@@ -32,5 +32,5 @@ class Gaussian(Corruption):
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
         return {"sigma": drawn(self.sigma, rng)}
 
-    def white_noise(self, shape: tuple[int, ...], rng: torch.Generator) -> float:
-        return drawn(self.sigma, rng)
+    def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
+        return Knowledge(sigma=drawn(self.sigma, rng))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ... import transforms
 from ...decoding import decode
-from ..contract import Corruption
+from ..contract import Corruption, Knowledge
 from ..options import WholeAmount, whole_amount, whole_drawn
 
 
@@ -36,3 +36,6 @@ class Jpeg(Corruption):
 
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
         return {"quality": whole_drawn(self.quality, rng)}
+
+    def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
+        return Knowledge(quality=whole_drawn(self.quality, rng))

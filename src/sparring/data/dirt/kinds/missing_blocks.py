@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Corruption
+from ..contract import Corruption, Knowledge
 from ..options import number, refuse, whole
 
 GREYS = sorted((k / 16 for k in range(1, 16)), key=lambda grey: (abs(grey - 0.5), grey))
@@ -52,6 +52,12 @@ class MissingBlocks(Corruption):
 
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
         return {"blocks": self._blocks(shape, rng), "fill": self.fill}
+
+    def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
+        hidden = torch.zeros(shape[1:], dtype=torch.bool)
+        for top, left, height, width in self._blocks(shape, rng):
+            hidden[top : top + height, left : left + width] = True
+        return Knowledge(hidden=hidden)
 
     def _blocks(self, shape: tuple[int, ...], rng: torch.Generator) -> list[list[int]]:
         """[top, left, height, width] of each, pixels."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Corruption
+from ..contract import Corruption, Knowledge
 from ..options import Amount, amount, drawn
 
 
@@ -36,3 +36,7 @@ class PoissonGaussian(Corruption):
 
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
         return {"photons": drawn(self.photons, rng), "sigma": drawn(self.sigma, rng)}
+
+    def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
+        photons, sigma = drawn(self.photons, rng), drawn(self.sigma, rng)
+        return Knowledge(sigma=sigma, slope=1 / photons)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Corruption
+from ..contract import Corruption, Knowledge
 from ..options import Amount, amount, drawn
 
 
@@ -25,10 +25,18 @@ class SaltAndPepper(Corruption):
         self.share = amount("share", self.share, at_least=0, at_most=1)
 
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
-        share = drawn(self.share, rng)
-        u = torch.rand(x.shape[1:], generator=rng)
-        out = torch.where(u < share / 2, 0.0, x)
-        return torch.where(u >= 1 - share / 2, 1.0, out)
+        black, white = self._replaced(tuple(x.shape), rng)
+        return torch.where(white, 1.0, torch.where(black, 0.0, x))
 
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
         return {"share": drawn(self.share, rng)}
+
+    def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
+        black, white = self._replaced(shape, rng)
+        return Knowledge(hidden=black | white)
+
+    def _replaced(self, shape: tuple[int, ...], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Pixels that turn black, and those that turn white, (H, W) each, bool."""
+        share = drawn(self.share, rng)
+        u = torch.rand(shape[1:], generator=rng)
+        return u < share / 2, u >= 1 - share / 2

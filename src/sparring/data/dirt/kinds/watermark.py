@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..contract import Corruption
+from ..contract import Corruption, Knowledge
 from ..options import Amount, amount, choice, drawn, number, refuse
 
 FONT_SIZE = 64
@@ -47,8 +47,7 @@ class Watermark(Corruption):
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
         opacity = drawn(self.opacity, rng)
         top, left, height, width = self._box(tuple(x.shape), rng)
-        ink = self._ink.resize((width, height), Image.Resampling.BILINEAR)
-        covered = opacity * torch.from_numpy(np.array(ink)).float() / 255
+        covered = opacity * self._cover(height, width)
         out = x.clone()
         under = out[:, top : top + height, left : left + width]
         under.copy_((1 - covered) * under + covered * self.shade)
@@ -57,6 +56,18 @@ class Watermark(Corruption):
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
         opacity = drawn(self.opacity, rng)
         return {"text": self.text, "opacity": opacity, "box": self._box(shape, rng)}
+
+    def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
+        drawn(self.opacity, rng)
+        top, left, height, width = self._box(shape, rng)
+        hidden = torch.zeros(shape[1:], dtype=torch.bool)
+        hidden[top : top + height, left : left + width] = self._cover(height, width) > 0
+        return Knowledge(hidden=hidden)
+
+    def _cover(self, height: int, width: int) -> Tensor:
+        """Coverage of the pixels of the text's box, (height, width), [0, 1]."""
+        ink = self._ink.resize((width, height), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(ink)).float() / 255
 
     def _box(self, shape: tuple[int, ...], rng: torch.Generator) -> list[int]:
         """[top, left, height, width] of the text, pixels."""
