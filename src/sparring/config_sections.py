@@ -591,6 +591,9 @@ class EvaluationSection(Section):
     aesthetic: Place | None = None  # reads evaluation.clip
     memorization_extractor: Place | None = None  # where copies are looked for; None: extractor
     lpips_weights: Place | None = None  # of LPIPS; None: from the cache, or no lpips_diversity
+    # also the distance of samples made dirty to the dirty training images: auto, as the run's own
+    # table says, or a table of `sparring inspect`
+    proximal: Literal["auto"] | Place | None = None
     sweep: SweepSection | None = None  # the figures of other samplers, steps, guidance as well
     n_resamples: Count = 10
     seed: int = 0

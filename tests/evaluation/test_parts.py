@@ -9,6 +9,7 @@ import threading
 import pytest
 import torch
 from test_evaluate_command import make_run, unet
+from test_proximal import written
 
 from sparring.cache import cache_folder
 from sparring.commands.evaluate import evaluate_command
@@ -134,6 +135,7 @@ def numbers(result):
 def test_two_processes_give_the_figures_of_one(digits_run, tmp_path, monkeypatch):
     monkeypatch.setenv("SPARRING_CACHE", str(tmp_path / "one"))
     told = ["evaluation.sweep.num_inference_steps=[1, 2]"]
+    told += [f"evaluation.proximal={written(tmp_path / 'dirt.csv', 0.5)}"]
     one = evaluate_command([digits_run], told, tmp_path / "out")
     environment = {
         **os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "CUDA_VISIBLE_DEVICES": "",
@@ -147,8 +149,9 @@ def test_two_processes_give_the_figures_of_one(digits_run, tmp_path, monkeypatch
     assert numbers(two) == numbers(one)
     for folder in (tmp_path / "one", tmp_path / "two"):
         lengths = sorted(len(list(path.iterdir())) for path in (folder / "features").iterdir())
-        # reference, held-out features and pixels, training and dirty images, samples twice
-        assert lengths == [2, 2, 2, 6, 6, 7, 7]
+        # reference, held-out features and pixels, training and dirty images (these also with the
+        # reference's extractor), samples twice
+        assert lengths == [2, 2, 2, 6, 6, 6, 7, 7]
 
 
 def test_the_second_process_does_its_share_and_measures_nothing(digits_run, tmp_path, monkeypatch):

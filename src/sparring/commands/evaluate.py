@@ -48,6 +48,7 @@ from .files import (
 from .memorization import KEYS, memorization_lines, pairs_picture
 from .mismatch import mismatch_curves, mismatch_lines
 from .plan import Plan, default_device, kept_folder, labels_of, plan_of, sampling_words
+from .proximal import proximal_of
 from .sweep import combinations, sweep_lines, sweep_picture
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ def evaluate_command(
         raise UserError("name at least one model: a run, a pipeline folder or a hub name")
     references: dict[tuple[str, Settings], Reference] = {}
     plans = [plan_of(name, overrides, device, processes, references) for name in names]
+    plans = [replace(plan, proximal=proximal_of(plan, references)) for plan in plans]
     for plan in plans:
         folder = folder_in(plan.name, FOLDER, output_dir)
         if folder is not None:
@@ -204,6 +206,8 @@ def _help(plan: Plan) -> None:
     """What a process does that is not the first: its share of the images and of the samples, in the
     order of the first, for which it waits as that one waits for it."""
     _draw(plan)
+    if plan.proximal is not None:
+        plan.proximal.prepare()
     if plan.training is not None:
         for one in plan.reference.all_originals(plan.training, plan.held_out, plan.dirty).values():
             one.prepare()
@@ -258,6 +262,7 @@ def _draw(plan: Plan) -> Parts:
                 rows.start,
                 captions=said and said[rows.start : rows.stop],
                 with_pixels=plan.dirty is not None,
+                proximal=plan.proximal,
             )
             return seen | {
                 "shown": samples[: max(0, N_IN_GRID - rows.start)],
@@ -297,6 +302,7 @@ def _figures(plan: Plan, parts: Parts) -> dict[str, Any]:
         plan.training,
         held_out=plan.held_out,
         dirty=plan.dirty,
+        proximal=plan.proximal,
         generation=plan.generation(),
     )
 

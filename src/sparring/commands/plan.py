@@ -27,6 +27,7 @@ from ..evaluation.captions import Judges
 from ..evaluation.evaluate import check_count
 from ..evaluation.kept import code_key, model_key
 from ..evaluation.parts import Processes
+from ..evaluation.proximal import Proximal
 from ..evaluation.reference import Reference, Settings
 from ..pretrained import load
 from ..sampling import check_sampling, describe_sampling
@@ -60,6 +61,7 @@ class Plan:
     device: str
     processes: Processes
     key: str  # of the model
+    proximal: Proximal | None = None
 
     @property
     def sampler(self) -> str:
@@ -79,7 +81,7 @@ class Plan:
         """Where the features of the samples are, under all that decides them."""
         decides = [
             self.key, code_key(), self.reference.looks(), self.generation(), self.settings(),
-            self.dirty is None,
+            self.dirty is None, self.proximal and self.proximal.protocol(),
         ]  # fmt: skip
         return kept_folder() / key_of(*decides)
 
@@ -147,7 +149,8 @@ class Plan:
     def protocol(self) -> dict[str, Any]:
         measurement, generation = self.reference.protocol(self.n_samples), self.generation()
         seeds = measurement["seeds"] | generation["seeds"]
-        return measurement | generation | {"seeds": seeds}
+        proximal = {} if self.proximal is None else self.proximal.protocol()
+        return measurement | generation | proximal | {"seeds": seeds}
 
 
 def plan_of(

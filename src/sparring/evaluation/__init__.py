@@ -14,6 +14,7 @@ clip         images and captions as unit vectors
 open_clip    HPS v2's weights under transformers' names
 aesthetic    the aesthetic predictor
 cmmd         the distance of two sets of images to CLIP
+proximal     samples made dirty, against the dirty training images
 leftover     noise left in pixels that clean images leave empty
 protocol     what must be alike for two figures to be compared
 mismatch     x_t while sampling against q(x_t), per t

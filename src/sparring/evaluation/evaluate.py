@@ -40,6 +40,7 @@ from .metrics import (
     precision_recall_density_coverage,
     subset_size_for,
 )
+from .proximal import FEATURES, Proximal
 from .reference import Reference, Settings
 from .resampling import half_samples, interval
 
@@ -60,6 +61,7 @@ def evaluate(
     held_out: Dataset | None = None,
     captions: Sequence[str] | None = None,
     dirty: Dataset | None = None,
+    proximal: Proximal | None = None,
     generation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Every figure that the data allow, and the protocol.
@@ -75,6 +77,7 @@ def evaluate(
             does.
         dirty: The training images as the model saw them, where they were contaminated: a model may
             copy them with their noise.
+        proximal: The dirty training images and their table, for `proximal_distance`.
         captions: What each sample was to show (N,), for `settings.judges`.
         generation: How the samples were drawn, for the protocol: sampler, steps, guidance, seeds...
 
@@ -90,8 +93,13 @@ def evaluate(
     if not isinstance(reference, Reference):
         reference = Reference(reference, settings or Settings())
     check_count(len(samples), reference.dataset, reference.settings)
-    seen = look(samples, reference, captions=captions, with_pixels=dirty is not None)
-    return measure(seen, reference, training, held_out=held_out, dirty=dirty, generation=generation)
+    seen = look(
+        samples, reference, captions=captions, with_pixels=dirty is not None, proximal=proximal
+    )
+    return measure(
+        seen, reference, training, held_out=held_out, dirty=dirty, proximal=proximal,
+        generation=generation,
+    )  # fmt: skip
 
 
 def look(
@@ -101,6 +109,7 @@ def look(
     *,
     captions: Sequence[str] | None = None,
     with_pixels: bool = False,
+    proximal: Proximal | None = None,
 ) -> dict[str, Tensor]:
     """What the figures need of samples, (N, *) each; of many samples part by part.
 
@@ -110,6 +119,7 @@ def look(
         first: Number of the first of them: for messages, and only the first 2,000 are for LPIPS.
         captions: What each was to show (N,), for the judges.
         with_pixels: Also the pixels, in which copies of dirty images are looked for.
+        proximal: Also the features of the samples made dirty like its images.
 
     Returns:
         Of images features (N, D), squares (N,) in the reference's empty pixels and in its quiet
@@ -135,6 +145,8 @@ def look(
             seen["memorization_features"] = reference.memorization_extractor(small)
         if with_pixels:
             seen["pixels"] = small_pixels()(small)
+        if proximal is not None:
+            seen[FEATURES] = proximal.look(small, first)
         if reference.lpips is not None:
             seen["lpips_images"] = small[: max(0, 2 * MAX_PAIRS - first)]
         if reference.panel is not None:
@@ -159,6 +171,7 @@ def measure(
     *,
     held_out: Dataset | None = None,
     dirty: Dataset | None = None,
+    proximal: Proximal | None = None,
     generation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`evaluate` of samples that were looked at; see there."""
@@ -166,6 +179,8 @@ def measure(
     figures: dict[str, Any] = {}
     if data.is_image:
         figures |= image_figures(seen["features"], seen["squares"], reference)
+        if proximal is not None:
+            figures |= proximal.figures(seen[FEATURES])
         if "quiet_squares" in seen:
             figures["quiet_rms"] = seen["quiet_squares"].mean().sqrt().item()
             figures["quiet_rms_of_clean"] = reference.quiet.rms_of_clean
@@ -179,6 +194,7 @@ def measure(
     if data.truth is not None:
         figures |= analytic_figures(seen["x0"], data.truth, settings.n_resamples, settings.seed)
     protocol = reference.protocol(len(next(iter(seen.values()))))
+    protocol |= {} if proximal is None else proximal.protocol()
     extra = dict(generation or {})
     seeds = protocol["seeds"] | dict(extra.pop("seeds", {}))
     return figures | {"protocol": protocol | extra | {"seeds": seeds}}

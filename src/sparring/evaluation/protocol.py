@@ -33,6 +33,7 @@ MEASUREMENT = (
     "k",  # neighbours of precision, recall, density, coverage
     "n_projections",  # directions of the sliced Wasserstein distance
     *("clip", "pick_score", "hps", "aesthetic"),  # judges: name, checksum, resize
+    "proximal",  # digest of the dirty images, their table and the extractor they are seen with
     "captions",  # digest of those that the samples were to show, where they are judged
 )
 GENERATION = (

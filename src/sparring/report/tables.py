@@ -29,6 +29,8 @@ MEASURES = (
     Measure("frechet_distance", "Fréchet distance", "lower is better", "lower"),
     Measure("frechet_distance_infinity", "Fréchet distance, extrapolated",
             "to infinitely many samples", "lower"),
+    Measure("proximal_distance", "Proximal distance",
+            "samples made dirty, to the dirty training images", "lower"),
     Measure("inception_score", "Inception Score", "higher is better", "higher"),
     Measure("inception_score_std", "… its spread over parts of the samples", ""),
     Measure("kernel_distance", "Kernel distance", "lower is better", "lower"),

@@ -1,0 +1,65 @@
+"""`sparring evaluate RUN evaluation.proximal=auto`: choose between models without a clean image.
+
+The samples are made dirty as a table says that the training images are, and compared with those;
+see evaluation/proximal.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..data.audit.table import read_table
+from ..errors import UserError
+from ..evaluation.captions import Judges
+from ..evaluation.proximal import Proximal
+from ..evaluation.reference import Reference, Settings
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+TABLE = Path("data") / "dirt.csv"
+"""Where a run keeps what its audit found."""
+
+
+def proximal_of(plan: Plan, references: dict[tuple[str, Settings], Reference]) -> Proximal | None:
+    """What evaluation.proximal asks for: the model's training images and the table of their dirt.
+
+    Raises:
+        UserError: if there is no table, or none of these images.
+    """
+    wanted = plan.config.evaluation.proximal
+    if wanted is None:
+        return None
+    dirty = plan.dirty or plan.training
+    if dirty is None:
+        raise UserError(
+            f"{plan.name}: evaluation.proximal compares with the images that a run was trained on: "
+            "leave it out for vectors, for models that are no run, and where samples are measured "
+            "at another size"
+        )
+    table = read_table(own_table(plan.name) if wanted == "auto" else wanted, dirty)
+    settings = replace(
+        plan.reference.settings, statistics=None, judges=Judges(), memorization_extractor=None
+    )
+    kept = {"kept": plan.reference.kept, "processes": plan.processes}
+    reference = references.setdefault(
+        (dirty.fingerprint(), settings), Reference(dirty, settings, "train", **kept)
+    )
+    try:
+        return Proximal(reference, table)
+    except ValueError as error:
+        raise UserError(f"{plan.name}: evaluation.proximal: {error}") from error
+
+
+def own_table(name: str) -> Path:
+    """The table of a run, or of the run that a checkpoint is of."""
+    place = Path(name)
+    for run in (place, *place.resolve().parents[:2]):
+        if (run / TABLE).is_file():
+            return run / TABLE
+    raise UserError(
+        f"{name} has no {TABLE} that says how dirty its training images are: make one with "
+        "`sparring inspect DATA -o FOLDER`, look at it, and set evaluation.proximal=FOLDER/dirt.csv"
+    )

@@ -1,0 +1,186 @@
+r"""Dirt as a table says that the images of a set have it, made on other images.
+
+    dirty = AsMeasured(dataset, table, seed=0)
+    dirty.made(samples, first=0)          # sample i gets what a random image of the set has
+
+    y = round_255(put(jpeg_q(noise(blur(x)))))
+
+The image whose dirt a sample gets is dealt out in a random order of the set, so the mixture of many
+samples is the set's own. Blur, noise and JPEG are made anew by the kinds of `kinds`, from the
+table's sizes. Holes and watermarks are put on as that image shows them, place and values: a
+detector finds the pixels. Impulses are made anew with the share that the image has, since it hides
+some of its own: a black one on black says nothing, and the sample may be bright there. With n found
+and f the image without them,
+
+    share = n / mean over pixels of 1/2 ([f can be told from black] + [f can be told from white])
+
+Images of which the table says more than can be made are left out: outliers and all of weight 0, a
+kind without its size, a level without a kind. Source: ours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...randomness import generator
+from .. import transforms
+from ..audit.contract import Detector
+from ..audit.filling import filled
+from ..audit.registry import all_detectors
+from ..audit.table import SIZES, Table
+from ..base import Dataset
+from .contract import Corruption
+from .kinds.blur import Blur
+from .kinds.correlated import Correlated
+from .kinds.gaussian import Gaussian
+from .kinds.jpeg import Jpeg
+from .kinds.poisson_gaussian import PoissonGaussian
+from .kinds.salt_and_pepper import SaltAndPepper
+
+IMPULSES = "salt_and_pepper"
+TOLD_APART = 0.25
+"""From an impulse, [0, 1] scale: a pixel this far from black shows a black one."""
+MAX_PHOTONS, MAX_QUALITY = 1e6, 95
+"""What the kinds take; beyond that there is nothing to be seen."""
+
+
+def corruptions(
+    sigma: float = 0.0,
+    slope: float = 0.0,
+    correlation: float = 0.0,
+    quality: float = 0.0,
+    blur: float = 0.0,
+) -> list[Corruption]:
+    """The kinds that make dirt of these sizes, in the order in which a file gets it.
+
+    Args:
+        sigma, slope: The noise's variance is sigma^2 + slope v at brightness v, [0, 1] scale.
+        correlation: Of the noise, pixels; with it there is no slope.
+        quality: Of the JPEG, 1 to 100.
+        blur: Standard deviation of the kernel, pixels.
+    """
+    found: list[Corruption] = []
+    if blur > 0:
+        found.append(Blur(blur))
+    if sigma > 0 and correlation > 0:
+        found.append(Correlated(sigma, correlation))
+    elif slope > 0:
+        found.append(PoissonGaussian(min(1 / slope, MAX_PHOTONS), sigma))
+    elif sigma > 0:
+        found.append(Gaussian(sigma))
+    if quality > 0:
+        found.append(Jpeg(min(max(round(quality), 1), MAX_QUALITY)))
+    return found
+
+
+class AsMeasured:
+    """Makes images dirty as those of a set are.
+
+    Args:
+        dataset: The dirty images, in [0, 1].
+        table: What is dirty in them.
+        seed: Of who gets what.
+
+    Attributes:
+        rows: Of the table, those whose dirt can be made, (m,).
+
+    Raises:
+        ValueError: if there is none.
+    """
+
+    def __init__(self, dataset: Dataset, table: Table, seed: int = 0) -> None:
+        self.dataset, self.table, self.seed = dataset, table, seed
+        self.rows = np.flatnonzero(can_be_made(table))
+        if not len(self.rows):
+            raise ValueError("the table has no image whose dirt can be made")
+        order = torch.randperm(len(self.rows), generator=generator("cpu", seed, "dirt dealt"))
+        self.order = self.rows[order.numpy()]
+
+    def rows_of(self, first: int, n: int) -> np.ndarray:
+        """Rows of the table whose dirt the samples first to first + n - 1 get, (n,)."""
+        return self.order[np.arange(first, first + n) % len(self.order)]
+
+    def made(self, x: Tensor, first: int = 0) -> Tensor:
+        """Samples first, first + 1, ... made dirty.
+
+        Args:
+            x: Clean ones, (B, C, H, W) in [0, 1]; what lies outside is cut off.
+            first: Number of the first of them; a sample gets the same in any batch.
+
+        Returns:
+            (B, C, H, W), in 8 bits where the image is whose dirt it is.
+        """
+        rows = self.rows_of(first, len(x))
+        rngs = [generator("cpu", self.seed, "dirt made", first + i) for i in range(len(x))]
+        made = [
+            _with_sizes(image, self.table, row, rng)
+            for image, row, rng in zip(x.clamp(0, 1), rows, rngs, strict=True)
+        ]
+        for kind, detector in _hiding().items():
+            for i in np.flatnonzero(self.table.has(kind)[rows]):
+                shown = self.dataset[int(self.table.index[rows[i]])]["x0"]
+                hidden = detector.hidden(shown[None], kind)
+                assert hidden is not None
+                if kind == IMPULSES:
+                    share = impulse_share(shown[None], hidden)[0].item()
+                    made[i] = SaltAndPepper(share).apply(made[i], rngs[i], None)
+                else:
+                    made[i] = torch.where(hidden[0], shown, made[i])
+        clipped = torch.from_numpy(self.table.clipped[rows])
+        out = torch.stack(made)
+        return torch.where(
+            clipped.view(-1, 1, 1, 1), transforms.to_float(transforms.to_uint8(out)), out
+        )
+
+
+def can_be_made(table: Table) -> np.ndarray:
+    """Whether the dirt of each row can be made on another image, (n,), bool."""
+    sized = {kind for kinds in SIZES.values() for kind in kinds}
+    size = np.any([getattr(table, name) > 0 for name in SIZES], 0)
+    made, hiding = size.copy(), _hiding()
+    possible = table.weight > 0
+    for kind in table.kinds:
+        if kind in hiding:
+            made |= table.has(kind)
+        elif kind in sized:
+            own = [getattr(table, name) > 0 for name, kinds in SIZES.items() if kind in kinds]
+            possible &= ~table.has(kind) | np.any(own, 0)
+        else:
+            possible &= ~table.has(kind)
+    return possible & (made | (table.level == 0))
+
+
+def impulse_share(x: Tensor, hidden: Tensor) -> Tensor:
+    """Share of the pixels of images (B, C, H, W) that are impulses, (B,) in [0, 1].
+
+    Those that were found are made up for those that could not be, see above.
+
+    Args:
+        x: Images with impulses, [0, 1].
+        hidden: Where they are, as a detector finds them, (B, 1, H, W), bool.
+    """
+    around = filled(x, hidden)
+    shows_black = around.amax(1) > TOLD_APART
+    shows_white = around.amin(1) < 1 - TOLD_APART
+    found = hidden.double().mean((1, 2, 3))
+    can_be_found = (shows_black.double() + shows_white.double()).mean((1, 2)) / 2
+    return (found / can_be_found).clamp(max=1)  # a pixel shows at least one of the two
+
+
+def _with_sizes(x: Tensor, table: Table, row: int, rng: torch.Generator) -> Tensor:
+    """An image (C, H, W) with the blur, the noise and the JPEG of a row."""
+    for corruption in corruptions(**{name: float(getattr(table, name)[row]) for name in SIZES}):
+        x = corruption.apply(x, rng, None)
+    return x
+
+
+def _hiding() -> dict[str, Detector]:
+    """The detectors that find the very pixels of a kind, by kind."""
+    return {
+        kind: detector
+        for detector in all_detectors().values()
+        for kind in detector.kinds
+        if type(detector).hidden is not Detector.hidden
+    }

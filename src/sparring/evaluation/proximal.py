@@ -1,0 +1,114 @@
+r"""Choosing without clean images: samples made dirty, against the dirty images.
+
+    d = Frechet distance of the features of {dirt_i(sample_i)} and of the training images
+
+Whoever has no clean image can still compare runs and checkpoints. Their samples are made dirty as
+the training images were found to be (`data.dirt.as_measured`), so a model of the clean images gets
+the very law of the dirty ones: d is 0 but for the bias of finite sets. Whatever else a model draws,
+noise that it learned too, stands out beside them.
+
+Nothing clean enters: the extractor `classifier` is trained on the dirty images, others know no data
+set. Images whose dirt cannot be made, such as outliers, are left out on both sides. Two figures
+compare only with the same table: the protocol holds its digest.
+
+Source: Chen et al., "Denoising score distillation", 2025 (arXiv 2503.07578), who call it proximal
+FID. Differs from it in: the dirt is any mixture that a table says, where they know the noise; the
+features are any extractor's.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.audit.table import NUMBERS, Table
+from ..data.base import digest
+from ..data.dirt.as_measured import AsMeasured
+from ..randomness import generator
+from .metrics import Gaussian, frechet_distance, frechet_distance_of_resamples
+from .reference import Reference
+from .resampling import half_samples, interval
+
+log = logging.getLogger(__name__)
+
+FEATURES = "proximal_features"
+FIGURE = "proximal_distance"
+
+
+class Proximal:
+    """The dirty images of a set, and samples made like them.
+
+    Args:
+        dirty: The training images as they are, in the `Reference` that reads them.
+        table: What is dirty in them.
+
+    Raises:
+        ValueError: if the dirt of no image can be made.
+    """
+
+    def __init__(self, dirty: Reference, table: Table) -> None:
+        self.dirty, self.table = dirty, table
+        self.dirt = AsMeasured(dirty.dataset, table, dirty.settings.seed)
+        n_out = len(table) - len(self.dirt.rows)
+        if n_out:
+            log.warning(
+                "proximal_distance leaves out %d of %d images, whose dirt cannot be made on others "
+                "(outliers, weight 0, dirt of no known kind)", n_out, len(table),
+            )  # fmt: skip
+
+    def look(self, samples01: Tensor, first: int = 0) -> Tensor:
+        """Features (N, D) of samples (N, C, H, W), made dirty; `first` is the number of the first
+        of them."""
+        return self.dirty.extractor(self.dirt.made(samples01, first).clamp(0, 1))
+
+    def prepare(self) -> None:
+        """Read the dirty images, this process's share."""
+        _ = self.features
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Features (M, D) of the dirty images, at most `Settings.max_reference` of them."""
+        rows = torch.from_numpy(self.table.index[self.dirt.rows])
+        most = self.dirty.settings.max_reference
+        if len(rows) > most:
+            random = generator("cpu", self.dirty.settings.seed, "proximal rows")
+            rows = rows[torch.randperm(len(rows), generator=random)[:most].sort().values]
+        data = self.dirty.dataset
+        return self.dirty.features_of(data, self.dirty.extractor, rows.tolist())[0]
+
+    def figures(self, features: Tensor) -> dict[str, Any]:
+        """The distance, its interval, and what the dirty images themselves would reach.
+
+        Args:
+            features: Of the samples, from `look`.
+        """
+        settings = self.dirty.settings
+        real, n, seed = self.features, settings.n_resamples, settings.seed
+        whole = Gaussian.of(real)
+        distance = frechet_distance(whole, features)
+        halves = half_samples(lambda half: frechet_distance(whole, half), features, n, seed)
+        floors = frechet_distance_of_resamples(real, len(features), n, seed)
+        return {
+            FIGURE: distance,
+            f"{FIGURE}_interval": interval(distance, halves),
+            f"{FIGURE}_of_reference": floors.mean().item(),
+        }
+
+    def protocol(self) -> dict[str, str]:
+        """What must be alike for two distances to be compared."""
+        table, extractor = self.table, self.dirty.extractor
+        arrays = [table.index, table.clipped, *(getattr(table, name) for name in NUMBERS)]
+        arrays += [table.kinds[kind] for kind in sorted(table.kinds)]
+        return {
+            "proximal": digest(
+                self.dirty.dataset.fingerprint(),
+                sorted(table.kinds),
+                extractor.name,
+                extractor.checksum,
+                *(array.tobytes() for array in arrays),
+            )
+        }
