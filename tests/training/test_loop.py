@@ -22,6 +22,7 @@ from tiny_runs import (
 from sparring.errors import TrainingStopped, UserError
 from sparring.objectives.base import Objective, Turn
 from sparring.training.loop import mirror
+from sparring.trust import Trust
 
 
 def tensors(run_dir, name="model"):
@@ -334,3 +335,24 @@ def test_fp16_on_a_cpu_and_missing_trackers_are_refused(tmp_path):
     if importlib.util.find_spec("trackio") is None:
         with pytest.raises(UserError, match="pip install trackio"):
             run(tmp_path / "other", report_to="trackio")
+
+
+def test_what_a_mirrored_sample_shows_is_mirrored_too(tmp_path):
+    class Masked(Points):
+        def __getitems__(self, keys):
+            batch = super().__getitems__(keys)
+            n, none = len(keys), torch.zeros(len(keys))
+            seen = (batch["x0"] > 0).view(n, 1, 1, 3)
+            return {**batch, "trust": Trust(none, none, none, none > 0, none, none + 1, seen)}
+
+    looks = []
+
+    def look(batch):
+        looks.append(batch)
+        return {}, {}
+
+    run(tmp_path, data=Masked(), random_flip=True, condition_fn=look)
+    for batch in looks:
+        assert torch.equal(batch["trust"].seen.flatten(1), batch["x0"] > 0)
+    turned = torch.cat([batch["mirrored"] for batch in looks])
+    assert 0 < turned.float().mean() < 1

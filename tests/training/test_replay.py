@@ -16,6 +16,7 @@ from sparring.training.checkpoint import Checkpoint
 from sparring.training.processes import distributed, make_accelerator
 from sparring.training.replay import Where, first_non_finite, keep, read_batch, read_where, replay
 from sparring.training.roles import restore, roles
+from sparring.trust import Trust
 
 
 def replayed(folder, objective, denoiser):
@@ -65,7 +66,11 @@ def test_replay_is_the_step_that_failed(tmp_path, times):
 
 def test_what_is_kept_comes_back(tmp_path):
     where = Where(3, 10, 4, 0, 8, 4, 1, 1)
+    fields = [torch.rand(4) for _ in range(6)]
+    fields[3] = fields[3] < 0.5
+    trust = Trust(*fields, seen=torch.rand(4, 1, 1, 3) < 0.5)
     batch = {
+        "trust": trust,
         "x0": torch.randn(4, 3), "index": torch.arange(4), "caption": ["a", "ü", "", "d"],
         "cond": {"text": torch.randn(4, 2), "added": {"ids": torch.arange(4)}}, "unreadable": [],
     }  # fmt: skip
@@ -79,6 +84,15 @@ def test_what_is_kept_comes_back(tmp_path):
     assert back["caption"] == batch["caption"]
     assert torch.equal(back["cond"]["added"]["ids"], torch.arange(4))
     assert torch.equal(back["cond"]["text"], batch["cond"]["text"])
+    assert isinstance(back["trust"], Trust)
+    for name, value in trust._asdict().items():
+        assert torch.equal(getattr(back["trust"], name), value)
+        assert getattr(back["trust"], name).dtype == value.dtype
+    assert keep(
+        tmp_path, where, [{**batch, "trust": trust._replace(seen=None)}], denoiser.network, players,
+        {}, {}, accelerator,
+    )  # fmt: skip
+    assert read_batch(tmp_path, 0, 0, "cpu")["trust"].seen is None
     whole = StepRandom(3, 4, 8).normal("eps", (3,))
     assert torch.equal(replace(where, n_processes=2).random(1, 0, "cpu").normal("eps", (3,)),
                        whole[4:])  # fmt: skip

@@ -86,7 +86,7 @@ def test_jpeg_and_blur_are_those_of_the_kinds_and_come_after_each_other():
     table = table_of(3, "jpeg", quality=20)
     for image, y in zip(x, made(x, table), strict=True):
         assert torch.equal(y, Jpeg(20).apply(image, torch.Generator(), None))
-    table.blur[:] = 1.5
+    table.blur_sigma[:] = 1.5
     for image, y in zip(x, made(x, table), strict=True):
         blurred = Blur(1.5).apply(image, torch.Generator(), None)
         assert torch.equal(y, Jpeg(20).apply(blurred, torch.Generator(), None))

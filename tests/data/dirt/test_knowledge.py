@@ -49,7 +49,7 @@ def test_neighbours_are_as_alike_as_is_told():
     ("kind", "options", "size"),
     [
         ("jpeg", {"quality": [10, 40]}, "quality"),
-        ("blur", {"blur_sigma": [0.5, 2.0]}, "blur"),
+        ("blur", {"blur_sigma": [0.5, 2.0]}, "blur_sigma"),
     ],
 )
 def test_sizes_are_those_of_the_manifest(kind, options, size):
@@ -63,10 +63,10 @@ def test_an_enlarged_image_lacks_what_a_blur_of_its_factor_would_take():
     """Half of the amplitude is left at the frequency that the small image could just hold."""
     one = make("enlarged", {"factor": 2}).of(0).knowledge((1, 16, 16), torch.Generator())
     frequencies = 2 * torch.pi * torch.fft.fftfreq(16)  # of which 4 cycles are 1 / (2 * 2)
-    left = torch.exp(-((one.blur * frequencies) ** 2) / 2)
+    left = torch.exp(-((one.blur_sigma * frequencies) ** 2) / 2)
     assert left[4] == pytest.approx(0.5, abs=1e-6)
     same = make("enlarged", {"factor": 1}).of(0).knowledge((1, 16, 16), torch.Generator())
-    assert same.blur == 0
+    assert same.blur_sigma == 0
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ Columns that a rule may give, each (B,), float32:
   missing_blocks, watermark, outlier;
 - `sigma`: standard deviation of the noise where the image is black, [0, 1] scale; `slope`: its
   variance is sigma^2 + slope * brightness; `correlation`: as of the kind correlated, pixels;
-- `quality` of the JPEG, 1 to 100; `blur`: standard deviation of the kernel, pixels.
+- `quality` of the JPEG, 1 to 100; `blur_sigma`: standard deviation of the kernel, pixels.
 
 A detector sees the statistics of all detectors, so one can ask another: an impulse is judged
 against the noise around it.
@@ -29,7 +29,7 @@ Statistics = Mapping[str, Tensor]
 """By `detector.statistic`: (B,) or (B, k), float32."""
 Columns = dict[str, Tensor]
 
-SIZES = ("sigma", "slope", "correlation", "quality", "blur")
+SIZES = ("sigma", "slope", "correlation", "quality", "blur_sigma")
 """Columns that are no probabilities; 0 where the image does not have that dirt."""
 
 

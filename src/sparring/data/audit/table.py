@@ -3,7 +3,7 @@ r"""What is known of each image of a set, a row per image: read by people, corre
     write_table(table, dataset, "dirt.csv")     # a person opens it in a spreadsheet and corrects it
     table = read_table("dirt.csv", dataset)     # the same to the bit, where nothing was corrected
 
-    index,source,gaussian,jpeg,sigma,slope,correlation,quality,blur,level,weight,clipped
+    index,source,gaussian,jpeg,sigma,slope,correlation,quality,blur_sigma,level,weight,clipped
     0,photos/a.png,0.99,0,0.21,,,,,,1,1
 
 **Kinds** are probabilities; an image has a kind where it is above 1/2. **Sizes** say how much, and
@@ -37,7 +37,7 @@ SIZES: dict[str, tuple[str, ...]] = {
     "slope": ("poisson_gaussian",),
     "correlation": ("correlated",),
     "quality": ("jpeg",),
-    "blur": ("blur", "enlarged"),
+    "blur_sigma": ("blur", "enlarged"),
 }
 """How much of a kind there is, and the kinds that it is a size of; see `contract` for the units."""
 
@@ -61,7 +61,7 @@ NUMBERS: dict[str, Number] = {
     "slope": Number(decimals=7),
     "correlation": Number(decimals=3),
     "quality": Number(high=100, decimals=1),
-    "blur": Number(decimals=3),
+    "blur_sigma": Number(decimals=3),
     "level": Number(decimals=4),
     "weight": Number(high=1, default=1),
 }
@@ -80,7 +80,7 @@ class Table:
         slope: The noise's variance is sigma^2 + slope * brightness, [0, 1] scale.
         correlation: Of neighbouring pixels' noise, as of the kind correlated, pixels.
         quality: Of a JPEG, 1 to 100; 0: no JPEG.
-        blur: Standard deviation of the blur, pixels.
+        blur_sigma: Standard deviation of the blur, pixels.
         level: Noise level s = sigma_t / alpha_t, images in [-1, 1], from which the image may be
             used for what its noise does not say: what compression or blur took away.
         weight: Of the image in training, in [0, 1]; 0 for one that teaches nothing.
@@ -94,7 +94,7 @@ class Table:
     slope: np.ndarray
     correlation: np.ndarray
     quality: np.ndarray
-    blur: np.ndarray
+    blur_sigma: np.ndarray
     level: np.ndarray
     weight: np.ndarray
     clipped: np.ndarray
@@ -334,7 +334,7 @@ def _header(reader: _Reader, columns: list[str]) -> list[str]:
 def _check_sizes(reader: _Reader, table: Table, row: int) -> None:
     """Refuse a kind without its size: nobody knows how much that is."""
     for name, kinds in (("sigma", ("gaussian", "correlated")), ("quality", ("jpeg",)),
-                        ("blur", ("blur", "enlarged"))):  # fmt: skip
+                        ("blur_sigma", ("blur", "enlarged"))):  # fmt: skip
         for kind in kinds:
             has = kind in table.kinds and table.kinds[kind][row] > HAS
             if has and getattr(table, name)[row] == 0 and table.level[row] == 0:

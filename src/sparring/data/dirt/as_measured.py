@@ -51,7 +51,7 @@ def corruptions(
     slope: float = 0.0,
     correlation: float = 0.0,
     quality: float = 0.0,
-    blur: float = 0.0,
+    blur_sigma: float = 0.0,
 ) -> list[Corruption]:
     """The kinds that make dirt of these sizes, in the order in which a file gets it.
 
@@ -59,11 +59,11 @@ def corruptions(
         sigma, slope: The noise's variance is sigma^2 + slope v at brightness v, [0, 1] scale.
         correlation: Of the noise, pixels; with it there is no slope.
         quality: Of the JPEG, 1 to 100.
-        blur: Standard deviation of the kernel, pixels.
+        blur_sigma: Standard deviation of the kernel, pixels.
     """
     found: list[Corruption] = []
-    if blur > 0:
-        found.append(Blur(blur))
+    if blur_sigma > 0:
+        found.append(Blur(blur_sigma))
     if sigma > 0 and correlation > 0:
         found.append(Correlated(sigma, correlation))
     elif slope > 0:

@@ -45,7 +45,7 @@ class Knowledge:
         sigma, slope: Its noise has the variance sigma^2 + slope v at a value v.
         correlation: Of that noise, see the kind correlated; 0: white.
         quality: Of the JPEG that it was, 1 to 100; 0: it was none.
-        blur: Standard deviation of the Gaussian kernel that would take as much, pixels.
+        blur_sigma: Standard deviation of the Gaussian kernel that would take as much, pixels.
         hidden: Pixels that say nothing, (H, W), bool: those that were replaced, whether or not that
             changed them, since those that stayed by chance were chosen by what they are.
         weight: 0 for a sample that teaches nothing.
@@ -55,7 +55,7 @@ class Knowledge:
     slope: float = 0.0
     correlation: float = 0.0
     quality: float = 0.0
-    blur: float = 0.0
+    blur_sigma: float = 0.0
     hidden: Tensor | None = None
     weight: float = 1.0
 

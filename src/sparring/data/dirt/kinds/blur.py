@@ -41,4 +41,4 @@ class Blur(Corruption):
         return {"blur_sigma": drawn(self.blur_sigma, rng)}
 
     def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
-        return Knowledge(blur=drawn(self.blur_sigma, rng))
+        return Knowledge(blur_sigma=drawn(self.blur_sigma, rng))

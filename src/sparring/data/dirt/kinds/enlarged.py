@@ -55,7 +55,9 @@ class Enlarged(Corruption):
         """
         width, height = self._small(shape, rng)
         factor = (shape[1] / height + shape[2] / width) / 2
-        return Knowledge(blur=factor * math.sqrt(2 * math.log(2)) / math.pi if factor > 1 else 0.0)
+        return Knowledge(
+            blur_sigma=factor * math.sqrt(2 * math.log(2)) / math.pi if factor > 1 else 0.0
+        )
 
     def _small(self, shape: tuple[int, ...], rng: torch.Generator) -> tuple[int, int]:
         """Width and height of the small image, pixels."""

@@ -1,0 +1,208 @@
+r"""Images that come with what each of them can teach: from knowledge of dirt to `batch["trust"]`.
+
+    ModelRange(Trusted(dataset, ByTable(table)))       an audit's table, or a person's
+    ModelRange(Trusted(dataset, ByTruth(dataset)))     what was really done: the oracle's
+
+A source says what is known of an image as a row of a table, on the [0, 1] scale, and which pixels
+say nothing. The trust is in the model's units, where images lie in [-1, 1] and a value v of the
+[0, 1] scale is v' = 2 v - 1:
+
+    sigma' = 2 sigma,   var' = 4 (sigma^2 + slope v) = sigma'^2 + 2 slope (v' + 1)
+
+Hidden pixels of x0 are filled from what is around them. All of it follows from the image and its
+index alone, so it is the same in any batch, worker and process.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..trust import Trust
+from .audit.contract import Detector
+from .audit.filling import filled
+from .audit.registry import all_detectors, detector_of
+from .audit.table import Table, clean_table
+from .base import Batch, Dataset, Wrapper, digest
+from .dirt.contaminated import Contaminated, layers
+from .dirt.contract import NOTHING, Knowledge
+
+
+class Source(ABC):
+    """What is known of images.
+
+    Attributes:
+        hides: Whether pixels of some image may say nothing.
+    """
+
+    hides: bool
+
+    @abstractmethod
+    def rows(self, x: Tensor, index: Tensor) -> Table:
+        """What is known of images x (B, *), numbers index (B,) of the data set."""
+
+    @abstractmethod
+    def hidden(self, x: Tensor, rows: Table) -> Tensor:
+        """Pixels of images (B, C, H, W) that say nothing, (B, 1, H, W), bool."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with what is known."""
+
+
+class _Found(Source):
+    """What was measured: which pixels are hidden is found in the image itself."""
+
+    def hidden(self, x: Tensor, rows: Table) -> Tensor:
+        hidden = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool)
+        for kind in hiding_kinds() & rows.kinds.keys():
+            has = torch.from_numpy(rows.has(kind))
+            if has.any():
+                found = detector_of(kind).hidden(x[has], kind)
+                if found is not None:
+                    hidden[has] |= found
+        return hidden
+
+
+class ByTable(_Found):
+    """A table with a row for every image of the data set, in their order."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.hides = any(table.has(kind).any() for kind in hiding_kinds() & table.kinds.keys())
+
+    def rows(self, x: Tensor, index: Tensor) -> Table:
+        return self.table.select(index.numpy())
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.table)
+
+
+class ByTruth(Source):
+    """What contamination really did: no training but a control may know this.
+
+    Args:
+        dataset: Contaminated; one that is not is clean.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.layers = layers(dataset)
+        self.table, self.hides = _truth(self.layers, len(dataset))
+
+    def rows(self, x: Tensor, index: Tensor) -> Table:
+        return self.table.select(index.numpy())
+
+    def hidden(self, x: Tensor, rows: Table) -> Tensor:
+        hidden = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool)
+        for row, index in enumerate(rows.index.tolist()):
+            known = _what_was_done(self.layers, index)[1]
+            if known.hidden is not None:
+                hidden[row, 0] = known.hidden
+        return hidden
+
+    def fingerprint(self) -> str:
+        return digest("truth", fingerprint_of(self.table))
+
+
+class Trusted(Wrapper):
+    """A data set whose batches say what each sample can teach; see above.
+
+    Args:
+        dataset: Images in [0, 1], or vectors, of which only the truth knows anything.
+        source: Who knows it.
+    """
+
+    def __init__(self, dataset: Dataset, source: Source) -> None:
+        super().__init__(dataset)
+        self.source = source
+
+    def rows(self, indices: Tensor, positions: Tensor) -> Batch:
+        batch = self.dataset.rows(indices, positions)
+        x = batch["x0"]
+        rows = self.source.rows(x, batch["index"])
+        hidden = None
+        if self.is_image and self.source.hides:
+            hidden = self.source.hidden(x, rows)
+            x = filled(x, hidden)
+        trust = trust_of(rows, x, hidden, 2.0 if self.is_image else 1.0)
+        return {**batch, "x0": x, "trust": trust}
+
+    def fingerprint(self) -> str:
+        return digest("trusted", self.dataset.fingerprint(), self.source.fingerprint())
+
+
+def trust_of(rows: Table, x: Tensor, hidden: Tensor | None, scale: float) -> Trust:
+    """Rows of a table as training takes them.
+
+    Args:
+        rows: Of the samples x, on their scale.
+        x: (B, *).
+        hidden: (B, 1, H, W), bool; None for nothing.
+        scale: Model's units in one of the data's: 2 for images.
+    """
+    sigma, slope = torch.from_numpy(rows.sigma), torch.from_numpy(rows.slope)
+    is_inside = ((x >= 0) & (x <= 1)).flatten(1).all(1) if x.ndim == 4 else torch.tensor(False)
+    return Trust(
+        sigma=scale * sigma,
+        slope=scale * slope,
+        correlation=torch.from_numpy(rows.correlation),
+        clipped=((sigma > 0) | (slope > 0)) & torch.from_numpy(rows.clipped) & is_inside,
+        level=torch.from_numpy(rows.level),
+        weight=torch.from_numpy(rows.weight),
+        seen=None if hidden is None else ~hidden,
+    )
+
+
+def hiding_kinds() -> set[str]:
+    """Kinds of dirt that leave pixels without any information, which their detectors find."""
+    return {
+        kind
+        for detector in all_detectors().values()
+        if type(detector).hidden is not Detector.hidden
+        for kind in detector.kinds
+    }
+
+
+def fingerprint_of(table: Table) -> str:
+    """Sixteen hex digits that change with any value of a table."""
+    parts: list[object] = []
+    for field in fields(table):
+        value = getattr(table, field.name)
+        for name, values in (value if isinstance(value, dict) else {field.name: value}).items():
+            parts += [name, np.ascontiguousarray(values).tobytes()]
+    return digest(*parts)
+
+
+def true_table(dataset: Dataset) -> Table:
+    """What contamination did to each sample of a data set, on the data's scale."""
+    return _truth(layers(dataset), len(dataset))[0]
+
+
+def _truth(done: Sequence[Contaminated], n: int) -> tuple[Table, bool]:
+    """The true table of n samples, and whether pixels of some say nothing."""
+    dirty = sum((layer.dirty.long() for layer in done), torch.zeros(n, dtype=torch.long))
+    which, hides = dirty.nonzero().flatten().tolist(), False
+    table = clean_table(n)
+    for index in which:  # masks are large: one at a time
+        kind, known = _what_was_done(done, index)
+        table.kinds.setdefault(kind, np.zeros(n, np.float32))[index] = 1
+        for name in ("sigma", "slope", "correlation", "quality", "blur_sigma", "weight"):
+            getattr(table, name)[index] = getattr(known, name)
+        hides = hides or known.hidden is not None
+    return table, hides
+
+
+def _what_was_done(done: Sequence[Contaminated], index: int) -> tuple[str, Knowledge]:
+    """The kind of a sample's dirt and what is true of it.
+
+    Where two layers of dirt lie on one sample, nobody says what both together leave of it, so it
+    teaches nothing.
+    """
+    mine = [layer for layer in done if layer.dirty[index]]
+    if not mine:
+        return "", Knowledge()
+    known = mine[0].knowledge(index) if len(mine) == 1 else NOTHING
+    return mine[-1].corruption(index).kind, known

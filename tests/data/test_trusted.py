@@ -1,0 +1,188 @@
+"""What is known of an image reaches training in the model's units, whoever reads the batch."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from accelerate.utils import send_to_device
+
+from sparring.data.audit.table import Table, clean_table
+from sparring.data.base import InMemory, ModelRange, joined
+from sparring.data.batches import make_loader
+from sparring.data.dirt.contaminated import Contaminated, contaminate
+from sparring.data.trusted import (
+    ByTable,
+    ByTruth,
+    Trusted,
+    fingerprint_of,
+    true_table,
+    trust_of,
+)
+from sparring.trust import Trust
+
+N = 40
+GREY = InMemory("grey", torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+PARTS = [
+    {"kind": "gaussian", "sigma": [0.1, 0.3]},
+    {"kind": "poisson_gaussian", "photons": 20},
+    {"kind": "salt_and_pepper", "share": 0.2},
+    {"kind": "missing_blocks", "block_size": 0.5},
+    {"kind": "outlier"},
+]
+
+
+def mixed(**words) -> Contaminated:
+    dirty = contaminate(GREY, {"kind": "mixture", "parts": PARTS, "rate": 0.5, **words})
+    assert isinstance(dirty, Contaminated)
+    return dirty
+
+
+def trusted(dataset) -> ModelRange:
+    return ModelRange(Trusted(dataset, ByTruth(dataset)))
+
+
+def assert_same_trust(one: Trust, other: Trust) -> None:
+    for name, value in one._asdict().items():
+        again = getattr(other, name)
+        assert value.dtype == again.dtype, name
+        assert torch.equal(value, again), name
+
+
+def test_a_value_s_variance_is_the_same_in_the_model_s_units():
+    """var(2 v - 1) = 4 var(v) at every brightness."""
+    table = clean_table(1)
+    table.sigma[:], table.slope[:] = 0.1, 0.05
+    trust = trust_of(table, torch.rand(1, 1, 8, 8), None, 2.0)
+    for v in (0.0, 0.3, 1.0):
+        own = float(table.sigma[0] ** 2 + table.slope[0] * v)
+        there = trust.sigma**2 + trust.slope * ((2 * v - 1) + 1)
+        assert float(there[0]) == pytest.approx(4 * own, rel=1e-6)
+
+
+def test_the_truth_is_what_was_done():
+    dirty = mixed()
+    batch = trusted(dirty).read_all()
+    trust, clean = batch["trust"], ~dirty.dirty
+    for name in ("sigma", "slope", "correlation", "level"):
+        assert not getattr(trust, name)[clean].any()
+    assert trust.seen[clean].all()
+    assert not trust.clipped[clean].any()
+    assert (trust.weight[clean] == 1).all()
+    kinds = {}
+    for index in dirty.dirty.nonzero().flatten().tolist():
+        said = dirty.details(index)
+        kinds.setdefault(said["kind"], []).append(index)
+        if said["kind"] == "gaussian":
+            assert float(trust.sigma[index]) == pytest.approx(2 * said["sigma"], rel=1e-6)
+            assert trust.clipped[index]
+    assert len(kinds) == 5
+    assert torch.allclose(trust.slope[kinds["poisson_gaussian"]], torch.tensor(0.1))
+    assert (trust.weight[kinds["outlier"]] == 0).all()
+    assert (~trust.seen[kinds["missing_blocks"]]).sum() == 16 * len(kinds["missing_blocks"])
+    others = sorted(set(range(N)) - {*kinds["missing_blocks"], *kinds["salt_and_pepper"]})
+    assert trust.seen[others].all()
+    table = true_table(dirty)
+    assert {kind: np.flatnonzero(table.has(kind)).tolist() for kind in kinds} == kinds
+
+
+def test_hidden_pixels_are_filled_and_seen_ones_stay():
+    dirty = contaminate(GREY, {"kind": "missing_blocks", "rate": 1.0, "fill": 0.0})
+    batch, before = trusted(dirty).read_all(), ModelRange(dirty).read_all()
+    seen = batch["trust"].seen
+    assert torch.equal(batch["x0"][seen], before["x0"][seen])
+    assert (before["x0"][~seen] == -1).all()
+    assert (batch["x0"][~seen] > -1).all()
+
+
+def test_noise_that_leaves_the_range_was_not_clipped():
+    words = {"kind": "gaussian", "rate": 1.0, "sigma": 0.4}
+    files, floats = contaminate(GREY, words), contaminate(GREY, {**words, "clip": False})
+    assert trusted(files).read_all()["trust"].clipped.all()
+    assert not trusted(floats).read_all()["trust"].clipped.any()
+
+
+def test_two_layers_of_dirt_on_one_sample_teach_nothing():
+    once = contaminate(GREY, {"kind": "gaussian", "rate": 0.5})
+    twice = contaminate(once, {"kind": "blur", "rate": 0.5})
+    table = true_table(twice)
+    both = (once.dirty & twice.dirty).numpy()
+    assert both.any()
+    assert np.array_equal(table.weight == 0, both)
+    assert np.array_equal(table.sigma > 0, (once.dirty & ~twice.dirty).numpy())
+
+
+def test_vectors_keep_their_unit():
+    points = InMemory("points", torch.randn(20, 3))
+    dirty = contaminate(points, {"kind": "gaussian", "rate": 0.5, "sigma": 0.3})
+    trust = trusted(dirty).read_all()["trust"]
+    assert torch.allclose(trust.sigma, torch.where(dirty.dirty, 0.3, 0.0))
+    assert trust.seen is None
+    assert not trust.clipped.any()
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_workers_processes_and_micro_batches_change_nothing(n_workers):
+    dataset = trusted(mixed())
+    whole = next(iter(make_loader(dataset, 0, 16, n_batches=1)))
+    parts = []
+    for micro in range(2):
+        for rank in range(2):
+            loader = make_loader(
+                dataset, 0, 16, n_micro=2, rank=rank, world_size=2, n_batches=1, n_workers=n_workers
+            )
+            parts.append(list(loader)[micro])
+    assert_same_trust(joined(parts)["trust"], whole["trust"])
+    assert_same_trust(Trust.joined([part["trust"] for part in parts]), whole["trust"])
+
+
+def test_accelerate_moves_it_like_a_tensor():
+    batch = next(iter(make_loader(trusted(mixed()), 0, 4, n_batches=1)))
+    moved = send_to_device(batch, torch.device("meta"))["trust"]  # pyright: ignore
+    assert isinstance(moved, Trust)
+    assert {value.device.type for value in moved} == {"meta"}
+    alone = send_to_device({"trust": batch["trust"]._replace(seen=None)}, torch.device("meta"))
+    assert alone["trust"].seen is None  # pyright: ignore
+
+
+def test_a_mirrored_image_sees_mirrored():
+    seen = torch.zeros(2, 1, 2, 3, dtype=torch.bool)
+    seen[:, :, 0, 0] = True
+    trust = trust_of(clean_table(2), torch.zeros(2, 1, 2, 3), ~seen, 2.0)
+    turned = trust.mirrored(torch.tensor([True, False]))
+    assert turned.seen is not None
+    assert turned.seen[0, 0, 0].tolist() == [False, False, True]
+    assert turned.seen[1, 0, 0].tolist() == [True, False, False]
+    assert_same_trust(turned._replace(seen=seen), trust)
+
+
+def test_one_sample_and_some_rows():
+    dataset = trusted(mixed())
+    whole = dataset.read_all()["trust"]
+    one = dataset[7]["trust"]
+    assert one.sigma == whole.sigma[7]
+    assert torch.equal(one.seen, whole.seen[7])
+    assert_same_trust(whole.rows(torch.tensor([3, 1])), dataset.__getitems__([3, 1])["trust"])
+
+
+def test_the_fingerprint_changes_with_any_value_of_the_table():
+    def known(**changes) -> str:
+        table = clean_table(N, ("gaussian",))
+        for name, value in changes.items():
+            column = table.kinds[name] if name in table.kinds else getattr(table, name)
+            column[5] = value
+        return ModelRange(Trusted(GREY, ByTable(table))).fingerprint()
+
+    changes: list[dict[str, float]] = [{}, {"gaussian": 1}]
+    changes += [{name: 0.5} for name in ("sigma", "slope", "correlation", "quality", "blur")]
+    changes += [{"level": 0.5}, {"weight": 0.5}, {"clipped": False}]
+    prints = [known(**each) for each in changes]
+    assert len({*prints, ModelRange(GREY).fingerprint()}) == len(prints) + 1
+    assert known(sigma=0.5) == known(sigma=0.5)
+
+
+def test_a_table_goes_to_workers_and_back():
+    source = pickle.loads(pickle.dumps(ByTable(clean_table(N, ("gaussian",)))))
+    assert isinstance(source.table, Table)
+    assert source.fingerprint() == fingerprint_of(clean_table(N, ("gaussian",)))
+    assert not source.hides
