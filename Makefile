@@ -12,6 +12,7 @@
 #   make audit          known weaknesses in the pinned packages (needs an advisory database)
 #   make bench-security   thousands of wrong configs, command lines and images (minutes)
 #   make bench-quality   methods x data x seeds, benchmarks/results/quality_cpu.json (a day; ARGS="--only digits")
+#   make bench-dirt      dirt in files x methods x seeds, benchmarks/results/dirt.json (ARGS="--data FOLDER --only digits")
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -19,7 +20,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-gpu test-kernels lint format types bench bench-adt-memory bench-inspect bench-security bench-quality bench-faults bench-lock bench-soak audit clean
+.PHONY: setup demo test test-all test-gpu test-kernels lint format types bench bench-adt-memory bench-inspect bench-security bench-quality bench-dirt bench-faults bench-lock bench-soak audit clean
 
 setup: $(INSTALLED)
 
@@ -90,6 +91,9 @@ bench-security: $(INSTALLED)
 
 bench-quality: $(INSTALLED)
 	$(BIN)/python benchmarks/quality.py $(ARGS)
+
+bench-dirt: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/dirt.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
