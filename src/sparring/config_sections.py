@@ -324,7 +324,6 @@ class Detail(ObjectiveSection):
 
 class Oracle(ObjectiveSection):
     name: Literal["oracle"] = "oracle"
-    others_from: Positive | None = None
 
 
 class Dro(ObjectiveSection):

@@ -9,6 +9,7 @@ from sparring.denoiser import Denoiser
 from sparring.objectives import OBJECTIVES
 from sparring.objectives.smoothing import choose_rows
 from sparring.randomness import StepRandom
+from sparring.trust import Trust
 from support import CASES, SCHEDULES, AtRatio, GaussianNetwork, LinearEps
 
 D = 4
@@ -91,7 +92,7 @@ def test_above_their_own_noise_dirty_data_teach_the_clean_denoiser(name, kind, r
             {"x0": 0.3 + 0.7 * clean + tau * own}, StepRandom(0, 0, n, dtype=torch.float64), 0
         )
         s.eps = eps
-        s.carries(s.tau)
+        s.carries(s.incomplete.noise)
         terms = objective.denoising(objective.bind(denoiser, s)(s.x_t), s)
         (slope,) = torch.autograd.grad(terms["denoise"].mean(), denoiser.network.wrong)
         slopes[noise] = slope.abs().max()
@@ -298,3 +299,78 @@ def _whitened(n, seed, orthogonal_to=None):
     if orthogonal_to is not None:
         x = x - orthogonal_to @ torch.linalg.lstsq(orthogonal_to, x).solution
     return x @ torch.linalg.inv(torch.linalg.cholesky(x.T @ x / n)).T
+
+
+def _trust(level, **changes):
+    """Rows used from these noise levels on, (B,)."""
+    zero = torch.zeros(len(level))
+    fields = {"sigma": zero, "slope": zero, "correlation": zero, "clipped": zero > 0}
+    return Trust(**(fields | {"level": level, "weight": zero + 1} | changes))
+
+
+def test_each_row_has_a_level_of_its_own(vp):
+    """Below it R and the loss at `weight`, above it the loss; nothing of R on clean rows or on
+    rows that count for nothing."""
+    n = 64
+    level = torch.tensor([0.0, 0.5, 2.0, 2.0]).repeat(n // 4)
+    weight = torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(n // 4)
+    x0 = torch.randn(n, D, generator=torch.Generator().manual_seed(0)).double()
+    denoiser = Denoiser(LinearEps(torch.eye(D).double()), vp, "eps")
+    objective = OBJECTIVES["detail"](vp, start_step=10, fraction=1.0, weight=0.2, noise=None,
+                                     window=1.0)  # fmt: skip
+    batch = {"x0": x0, "trust": _trust(level, weight=weight)}
+    plain = OBJECTIVES["plain"](vp)
+    terms = {}
+    for step in (9, 10):
+        s = objective.draw(batch, StepRandom(0, 10, n), step)
+        (turn,) = objective.turns({"model": denoiser}, s)
+        terms[step] = turn.parts[0]()
+    s_plain = plain.draw({"x0": x0}, StepRandom(0, 10, n), 10)
+    (turn,) = plain.turns({"model": denoiser}, s_plain)
+    expected = turn.parts[0]()["denoise"]
+    ratio = (s.sigma / s.alpha).flatten()
+    below = ratio < level
+    torch.testing.assert_close(
+        terms[10]["denoise"], expected * weight * torch.where(below, 0.2, 1.0), rtol=1e-6, atol=0
+    )
+    torch.testing.assert_close(terms[9]["denoise"], terms[10]["denoise"])
+    assert "equivariance" not in terms[9]
+    assert torch.equal(terms[10]["equivariance"] > 0, below & (weight > 0))
+
+
+def test_rows_of_other_micro_batches_are_left_to_these(vp):
+    """Two processes, two micro-batches: each draw chooses among the rows of its own."""
+    level = torch.full((8,), 1e3)
+    objective = OBJECTIVES["detail"](vp, start_step=0, fraction=0.5, noise=None, window=1.0)
+    for micro in range(2):
+        rows = slice(8 * micro, 8 * micro + 8)
+        rng = StepRandom(0, 0, 16, rows, micro=micro)
+        s = objective.draw({"x0": torch.randn(8, D), "trust": _trust(level)}, rng, 0)
+        kept = s.rows[s.share > 0]
+        assert len(kept) == 4
+        torch.testing.assert_close(s.share[s.share > 0], torch.full((4,), 2.0))
+
+
+def test_it_says_where_images_that_are_called_clean_carry_noise(vp):
+    """The audit's check: the plain loss of those rows."""
+    from sparring.objectives.spectrum import Scales
+
+    objective = OBJECTIVES["detail"](vp, start_step=4)
+    found = {}
+
+    def scales(n_elements, lam):
+        return Scales(found.get("noise"), 1.0, found.get("noise"))
+
+    for noise in (None, 0.4):
+        objective.auto, objective.spectrum.scales = None, scales
+        found["noise"] = noise
+        objective.draw({"x0": torch.randn(8, D), "trust": _trust(torch.zeros(8))},
+                       StepRandom(0, 4, 8), 4)  # fmt: skip
+        assert bool(objective.news) == (noise is not None)
+    assert "called clean" in objective.news[0]
+    denoiser = Denoiser(LinearEps(torch.eye(D)), vp, "eps")
+    level = torch.tensor([0.0, 1e3]).repeat(32)
+    s = objective.draw({"x0": torch.randn(64, D), "trust": _trust(level)}, StepRandom(0, 3, 64), 3)
+    (turn,) = objective.turns({"model": denoiser}, s)
+    turn.parts[0]()
+    assert 0 < int(objective.spectrum.sums[0].sum()) <= 32  # of the clean rows only

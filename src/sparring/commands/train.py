@@ -36,7 +36,7 @@ from ..config_sections import BUNDLED, ContaminationSection
 from ..data.base import Dataset, Digests, ModelRange
 from ..data.captions import first_of
 from ..data.dirt.contaminated import check_contamination
-from ..data.dirt.manifest import noise_of, write_manifest
+from ..data.dirt.manifest import write_manifest
 from ..denoiser import Denoiser
 from ..discriminators import Discriminator
 from ..errors import UserError
@@ -44,7 +44,7 @@ from ..estimate import estimate, memory_from_scratch, parts_of
 from ..latents import LatentEncoder, check_multiple, decode
 from ..model_card import model_card
 from ..model_folder import DESCRIPTION
-from ..objectives import Objective, Oracle
+from ..objectives import Objective
 from ..pretrained import Model, describe, describe_run, save, usage
 from ..sampling import grid, sample
 from ..sampling.known_answer import check_sampler
@@ -107,10 +107,6 @@ def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[s
     dataset = build_dataset(config)
     model, objective, teacher, rival = players_of(config, dataset, run.path)
     discriminator, discriminator_settings = rival or (None, None)
-    if isinstance(objective, Oracle):
-        if model.vae is not None:
-            raise UserError("objective oracle knows the noise of pixels, not that of their latents")
-        objective.told(noise_of(dataset))
     encode, cached = _latent_encoder(config, model, dataset)
     run.check()  # it may have taken minutes
     if PartialState().is_main_process:

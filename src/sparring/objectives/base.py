@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
-from ..noising import add_noise, mse
-from ..parametrization import Prediction, column
+from ..noising import add_noise, mse, per_sample_mean
+from ..parametrization import Prediction
 from ..randomness import StepRandom
 from ..schedules import Schedule
+from ..trust import Trust
+from .own_noise import Incomplete, OwnNoise, own_noise, uncut
 from .times import Times, Uniform
 from .vlb import vlb
 
@@ -49,8 +51,7 @@ class Draws:
         condition: What the network is told beside x_t and t, by argument name.
         dropped: Rows whose condition is replaced by the null condition, (B,), or None.
         step: Updates of the model done before this step.
-        tau: Standard deviation of the noise that x0 carries itself, data units, (B,); None where
-            that is not asked. See `carries`.
+        incomplete: What can be learned of the rows, where they are not taken for clean data.
     """
 
     x0: Tensor
@@ -63,42 +64,18 @@ class Draws:
     step: int
     condition: dict[str, Any] = field(default_factory=dict)
     dropped: Tensor | None = None
-    tau: Tensor | None = None
+    incomplete: Incomplete | None = None
 
-    def carries(self, tau: Tensor) -> None:
-        r"""Takes x0 for clean data plus noise of standard deviation tau, (B,), 0 for clean rows.
+    def carries(self, noise: OwnNoise, trust: Trust | None = None, below: float = 1.0) -> None:
+        """Takes x0 for clean data plus that noise, see `own_noise`; x_t gets what is missing.
 
-        At s = sigma/alpha > tau it is as good as clean data: x_t gets only what is missing,
-
-            x_t = alpha (x0 + g s eps),  g = sqrt(1 - tau^2 / s^2),
-
-        so its noise is s in all, n say, of which eps is the part g: E[eps | x_t] = g E[n | x_t].
-        At s <= tau nothing is added and nothing known, g = 0.
-
-        Source: after Daras et al. 2024, "Consistent diffusion meets Tweedie".
+        Args:
+            noise: Of the rows of x0.
+            trust: What else is known of them.
+            below: Weight of a row at levels below its own, where x_t is as that of clean data.
         """
-        self.tau = tau.to(self.x0).clamp(max=1e6)  # infinity times alpha = 0 would be nan
-        self.x_t = add_noise(self.x0, column(self.gain, self.x0) * self.eps, self.alpha, self.sigma)
-
-    @property
-    def gain(self) -> Tensor:
-        """g of `carries`, (B,), 1 on clean rows."""
-        return torch.sqrt(1 - self._own_share**2)
-
-    @property
-    def own_noise(self) -> Tensor:
-        """tau^2 / s, data units, (B,): what of a unit of eps counts as data; s itself at s <= tau.
-
-        From x_t = alpha (x0 + g s eps): E[g x0 - (tau^2 / s) eps | x_t] = g E[clean x0 | x_t].
-        """
-        assert self.tau is not None
-        return self._own_share * torch.minimum(self.tau, (self.sigma / self.alpha).flatten())
-
-    @property
-    def _own_share(self) -> Tensor:
-        """tau / s, at most 1, (B,)."""
-        assert self.tau is not None
-        return (self.tau * (self.alpha / self.sigma).flatten()).clamp(max=1)
+        self.incomplete = known = Incomplete.at(self.sigma / self.alpha, noise, trust, below)
+        self.x_t = add_noise(self.x0, noise.apply(known.gain, self.eps), self.alpha, self.sigma)
 
 
 class Objective(ABC):
@@ -125,6 +102,8 @@ class Objective(ABC):
     """What `Denoiser.boundary` becomes by this training."""
     ema_warmup = True
     """Whether the EMA's decay is warmed up unless the user says otherwise."""
+    below = 0.0
+    """Weight of a row at noise levels below that of its own dirt, see `Draws.carries`."""
     n_graphs = 1.0
     """Graphs of the batch's forward passes that are alive at once: what memory an update takes."""
 
@@ -164,6 +143,7 @@ class Objective(ABC):
 
         Args:
             batch: "x0" (B, *), the own rows; "cond", the condition by argument name, if any;
+                "trust", a `Trust` of rows that may be dirty, which every objective heeds;
                 "image" (B, C, H, W), where x0 are latents of it; "sampling_cond", where sampling
                 tells the network something else than training does.
             rng: The step's random numbers, for the same rows.
@@ -176,7 +156,11 @@ class Objective(ABC):
         self, batch: Mapping[str, Any], rng: StepRandom, step: int, t: Tensor, weight: Tensor
     ) -> Draws:
         """The draws of a step whose times t, (B,), and weights, (B,), are known."""
-        x0 = batch["x0"]
+        x0, trust = batch["x0"], batch.get("trust")
+        noise = None
+        if trust is not None:
+            noise = own_noise(trust, x0)
+            x0 = uncut(trust, x0, rng.normal("uncut", x0.shape[1:]).to(x0))
         t = t.to(x0.device)
         alpha, sigma = self.schedule.at(t, like=x0)
         eps = rng.normal("eps", x0.shape[1:]).to(x0)
@@ -184,7 +168,7 @@ class Objective(ABC):
         dropped = None
         if condition and self.cond_dropout > 0:
             dropped = rng.uniform("cond_dropout") < self.cond_dropout
-        return Draws(
+        s = Draws(
             x0=x0,
             eps=eps,
             t=t,
@@ -196,6 +180,9 @@ class Objective(ABC):
             condition=condition,
             dropped=dropped,
         )
+        if noise is not None:
+            s.carries(noise, trust, self.below)
+        return s
 
     def bind(
         self,
@@ -230,9 +217,8 @@ class Objective(ABC):
     ) -> Terms:
         r"""mse(output, a x0 + b eps), with the VLB where the network learns its variance.
 
-        Where x0 carries noise itself (`Draws.carries`) it is mse(g output, a [g x0 - (tau^2 / s)
-        eps] + b eps), whose minimiser is the denoiser of the clean data. For eps-prediction that
-        is mse(g output, eps).
+        Where x0 carries noise itself (`Draws.carries`) it is the mean of (b - a s)^2 (A eps_hat -
+        eps)^2, s = sigma/alpha, over the elements that count. With A = I that is the same.
 
         Args:
             prediction: The network's answer at the point in question.
@@ -241,16 +227,19 @@ class Objective(ABC):
             x_t: The noisy sample of the VLB; the drawn one by default.
         """
         eps = s.eps if eps is None else eps
-        weight, x0, output = self.snr_weight(prediction), s.x0, prediction.output
-        if s.tau is not None:
-            g = column(s.gain, x0)
-            x0, output = g * x0 - column(s.own_noise, x0) * eps, g * output
-        losses = {"denoise": weight * mse(output, prediction.target(x0, eps))}
+        weight, known = self.snr_weight(prediction), s.incomplete
+        if known is None:
+            squares = mse(prediction.output, prediction.target(s.x0, eps))
+        else:
+            error = known.noise.apply(known.gain, prediction.eps) - eps
+            scale = prediction.b - prediction.a * s.sigma / s.alpha
+            squares = per_sample_mean(known.factor * (scale * error) ** 2)
+        losses = {"denoise": weight * squares}
         if prediction.variance is not None:
             x_t = s.x_t if x_t is None else x_t
             bound = vlb(self.schedule, prediction, s.x0, x_t, s.t)
-            if s.tau is not None:  # the bound is of data, not of data with noise
-                bound = (s.tau == 0) * bound
+            if known is not None:  # the bound is of data, not of data with noise
+                bound = known.as_clean * bound
             losses["vlb"] = self.vlb_weight * bound
         self.times.update(s.t, torch.stack([term.detach() for term in losses.values()]).sum(0))
         return {name: s.weight * term for name, term in losses.items()}

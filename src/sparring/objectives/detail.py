@@ -1,19 +1,21 @@
 r"""Our own smoothing: it removes the noise and keeps the detail.
 
-Data y = x0 + tau n with noise of their own, s = sigma/alpha:
+Each row of a batch may be dirty up to a noise level of its own, s = sigma/alpha:
 
-    s > tau   L = mse(g eps(x_t), eps),  x_t = alpha (y + g s eps),  g = sqrt(1 - tau^2 / s^2)
-    s < tau   L = mse(eps(x_t), eps),    x_t = alpha (y + s eps)
+    s > level   L = mse(A eps(x_t), eps),  x_t = alpha (y + s A eps),  A = sqrt(I - Sigma / s^2)
+    s < level   L = mse(eps(x_t), eps),    x_t = alpha (y + s eps)
 
-and below the window, which is tau or somewhat more,
+for data y = x0 + noise of covariance Sigma (`own_noise`), and below the level
 
     weight [ L + lam R ],  R = ||eps(x_t + sigma omega) - eps(x_t) - omega||^2 / ||omega||^2
 
-omega: L2, `n_iterations` power iterations of the network's Jacobian from a random direction. tau
-and the window are found from the plain loss. Why so is in docs/smoothing.md:
+omega: L2, `n_iterations` power iterations of the network's Jacobian from a random direction. Sigma
+and the levels come with the batch (`trust`): each image has its own. Where nothing comes, as with
+vectors, all rows have noise of one size tau and one window, found from the plain loss. Why so is in
+docs/smoothing.md:
 
-- above its own noise a dirty sample teaches the denoiser of the clean data, no matter which samples
-  are dirty: where nearly all of a picture says how much noise it has, the network can tell;
+- above its own noise a dirty sample teaches the denoiser of the clean data; with noise of one size
+  no matter which samples are dirty: nearly all of a picture says how much noise it has;
 - below, the data say nothing that could be believed: `weight` says how far they are;
 - the relative error R makes lam dimensionless: for an isotropic omega and a linear denoiser the
   optimum is the denoiser of data with every variance divided by 1 + lam;
@@ -38,9 +40,10 @@ from ..perturbations import L2Ball, power_iteration
 from ..randomness import StepRandom
 from ..schedules import Schedule
 from .base import Draws, Objective, Terms, Turn
+from .own_noise import white
 from .smoothing import SmoothingDraws, choose_rows, put
 from .spectrum import Scales, Spectrum
-from .times import Times
+from .times import Times, all_rows
 
 
 class Detail(Objective):
@@ -54,13 +57,16 @@ class Detail(Objective):
         bf16_omega: Whether they are in bfloat16 while the rest is in float32: a direction is all
             that is wanted (cosine to the exact one 0.97 and more from sigma/alpha = 0.05 on).
         noise: tau, standard deviation of the data's own noise, data units (images in [-1, 1]:
-            twice the value on the [0, 1] scale). "auto" reads it off the plain loss of the second
-            half of the steps before `start_step`, see `Spectrum`; where that finds none, training
-            stays plain. None for data without noise of one size.
-        window: R is applied at noise levels sigma/alpha below it. "auto" is tau if that is given;
-            where tau is found, up to twice that, as far as R takes little of the signal.
-        weight: Of rows below the window or below tau, R included. What is 1 for the others: a
-            large one disturbs the rest of the network, 0 leaves R nothing to hold on to.
+            twice the value on the [0, 1] scale), where batches come without `trust`. "auto" reads
+            it off the plain loss of the second half of the steps before `start_step`, see
+            `Spectrum`; where that finds none, training stays plain. Where batches come with trust,
+            it looks at the rows that are called clean, and says so if it finds noise in them. None
+            for data without noise of one size.
+        window: R is applied at noise levels sigma/alpha below it, where batches come without trust.
+            "auto" is tau if that is given; where tau is found, up to twice that, as far as R takes
+            little of the signal.
+        weight: Of rows below their level, or below window or tau, R included. What is 1 for the
+            others: a large one disturbs the rest of the network, 0 leaves R nothing to hold on to.
         fraction: Share q of the global batch on which R is computed, at most.
         start_step: First step that is not plain: two thirds of the run is best, when the shapes
             are there and the learning rate falls.
@@ -70,6 +76,8 @@ class Detail(Objective):
 
     Source: ours; see docs/smoothing.md.
     """
+
+    below = 1.0  # `weight` is of L and R alike
 
     def __init__(
         self,
@@ -120,20 +128,30 @@ class Detail(Objective):
         self.auto = None if isinstance(noise, str) else Scales(noise, None, noise)
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
-        """`SmoothingDraws` in the steps with R; what plain draws before `start_step`."""
+        """`SmoothingDraws` in the steps with R; what plain draws before `start_step`, but for the
+        corrections of rows that are known to be dirty."""
         s = super().draw(batch, rng, step)
-        if step < self.start_step:
+        if s.incomplete is not None:
+            if self.auto is None and step >= self.start_step:
+                self.check(s.x0[0].numel())
+            edge = s.incomplete.level
+            below = _of_all(edge * (batch["trust"].weight > 0), rng)
+            n_rows = int((below >= 0).sum())
+        elif step < self.start_step:
             return s
-        noise, window = self.scales(s.x0[0].numel())
+        else:
+            noise, window = self.scales(s.x0[0].numel())
+            if noise > 0:
+                s.carries(white(torch.full_like(s.weight, noise), s.x0))
+            edge = torch.full_like(s.weight, max(noise, window))
+            below, n_rows = torch.full((rng.n_rows,), window), rng.n_rows
         ratio = (s.sigma / s.alpha).flatten()
-        if noise > 0:
-            s.carries(torch.where(ratio > noise, noise, 0.0))
-        s.weight = torch.where(ratio < max(noise, window), self.weight, 1.0) * s.weight
-        if window == 0:
+        s.weight = torch.where(ratio < edge, self.weight, 1.0) * s.weight
+        if step < self.start_step or not (below > 0).any():
             return s
         t_all, _ = self.times.draw(rng.on("cpu"))  # every process sees the times of all rows
-        inside = self.schedule.ratio(t_all) < window
-        rows, share = choose_rows(rng, inside, ceil(self.fraction * rng.n_rows))
+        inside = self.schedule.ratio(t_all) < below
+        rows, share = choose_rows(rng, inside, ceil(self.fraction * n_rows))
         rows, share = rows.to(s.x0.device), share.to(s.x0)
 
         u = rng.uniform("radius").to(s.x0)[rows]
@@ -154,7 +172,10 @@ class Detail(Objective):
                 }
             clean = model(s.x_t)
             if self.noise == "auto" and self.start_step / 2 <= s.step < self.start_step:
-                self.spectrum.add((s.sigma / s.alpha).flatten(), mse(clean.eps.detach(), s.eps))
+                error = mse(clean.eps.detach(), s.eps)
+                if s.incomplete is not None:
+                    error = torch.where(s.incomplete.level == 0, error, torch.nan)
+                self.spectrum.add((s.sigma / s.alpha).flatten(), error)
             return self.denoising(clean, s)
 
         yield Turn("model", [part])
@@ -206,6 +227,15 @@ class Detail(Objective):
         noise, window = self.auto.noise or 0.0, self.auto.window or 0.0
         return noise, window if self.window == "auto" else float(self.window)
 
+    def check(self, n_elements: int) -> None:
+        """Says so if the loss finds noise in the rows that are called clean."""
+        self.auto = self.spectrum.scales(n_elements, self.lam)
+        if self.auto.noise is not None:
+            self.news.append(
+                f"the loss finds noise of standard deviation {self.auto.noise:.3g} in images that "
+                "are called clean: look at the table of the audit"
+            )
+
     def found(self) -> dict[str, float]:
         if self.auto is None or self.noise != "auto":
             return {}
@@ -217,6 +247,16 @@ class Detail(Objective):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
         self.spectrum.sums = state["spectrum"].clone()
+
+
+def _of_all(values: Tensor, rng: StepRandom) -> Tensor:
+    """Values (B,) of the own rows, and those of the other processes, in their places in the global
+    batch, (n_rows,), on the CPU; -1 for the rows of other micro-batches."""
+    known = all_rows(values).cpu()
+    first = rng.rows.start // len(known) * len(known)
+    everyone = torch.full((rng.n_rows,), -1.0)
+    everyone[first : first + len(known)] = known
+    return everyone
 
 
 def _positive_or(words: str, name: str, value: float | str) -> None:
