@@ -9,7 +9,9 @@ makes the clean files dirty itself: both give the same pixels, which is checked 
 copy that is written.
 
 All samples are measured against all clean images of the set, and copies are looked for among the
-clean images of which the training images were made, whatever the method has read of them.
+clean images of which the training images were made, whatever the method has read of them. The
+distance on the first features is that of
+`sparring evaluate RUN data.train_data_dir=CLEAN evaluation.reference=all`.
 
 Rows are added to results/dirt.json as runs end. What is there is not run again, a run that was
 interrupted goes on, and --report writes results/dirt.md from the rows alone.
@@ -291,18 +293,19 @@ class Cell:
         )  # fmt: skip
 
     def measure(self) -> None:
-        """Draw samples once and measure them on each kind of features."""
-        extractors = {name: self.table.raw["extractors"][name] for name in self.own["features"]}
+        """Draw samples once and measure them on each kind of features; copies are looked for on the
+        first kind, as that needs the features of all training images."""
         reference = ["data.name=image_folder", f"data.train_data_dir={self.clean}"]
         reference += [*self.own.get("words", []), "evaluation.reference=all"]
+        reference += [f"evaluation.n_samples={n}"] if (n := self.own.get("n_samples")) else []
         training, held_out = (
             build_dataset(**clean_words(self.clean, split)) for split in ("train", "held_out")
         )
-        samples = None
-        for name, weights in extractors.items():
+        samples, copies = None, {}
+        for name in self.own["features"]:
+            weights = self.table.raw["extractors"][name]
             words = [*reference, f"evaluation.extractor={name}"]
             words += [f"evaluation.weights={weights}"] if weights else []
-            words += [f"evaluation.n_samples={n}"] if (n := self.own.get("n_samples")) else []
             plan = plan_of(str(self.folder), words, "cpu", Processes.started(), {})
             if samples is None:
                 samples = sample(
@@ -312,13 +315,18 @@ class Cell:
                     class_labels=labels_of(plan, plan.n_samples),
                     **sampling_words(plan),
                 )
-            seen = look(samples, plan.reference)
             figures = measure(
-                seen, plan.reference, training, held_out=held_out, generation=plan.generation()
+                look(samples, plan.reference),
+                plan.reference,
+                None if copies else training,
+                held_out=held_out,
+                generation=plan.generation(),
             )
+            copies = copies or {"memorization": figures["memorization"]}
             path = self.folder / "measured" / f"{name}.json"
             path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+            text = json.dumps(figures | copies, indent=2)
+            path.write_text(text + "\n", encoding="utf-8")
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row for each kind of features that the run was measured on."""
@@ -327,7 +335,7 @@ class Cell:
             if figures is None:
                 continue
             told = json.loads((self.folder / "training.json").read_text(encoding="utf-8"))
-            is_empty = figures["empty_pixel_rms"] is not None
+            is_empty, copies = figures["empty_pixel_rms"] is not None, figures["memorization"]
             yield {
                 "data": self.setting,
                 "dirt": self.kind,
@@ -339,10 +347,9 @@ class Cell:
                 "leftover_noise_is": "empty_pixel_rms" if is_empty else "quiet_rms",
                 "recall": figures["recall"],
                 "coverage": figures["coverage"],
-                "near_duplicates": figures["memorization"]["near_duplicates"],
-                "near_duplicates_of_held_out": figures["memorization"][
-                    "near_duplicates_of_calibration"
-                ],
+                "near_duplicates": copies["near_duplicates"],
+                "near_duplicates_of_held_out": copies["near_duplicates_of_calibration"],
+                "near_duplicates_features": copies["extractor"],
                 "features": features,
                 "n_samples": figures["protocol"]["n_fake"],
                 "reference": f"all {figures['protocol']['n_real']} clean images of "
