@@ -1,7 +1,7 @@
 """Does the proximal distance choose as the true one does? For runs that benchmarks/dirt.py made.
 
-    python benchmarks/proximal.py benchmarks/results/dirt.json
-    python benchmarks/proximal.py benchmarks/results/dirt.json --only digits/jpeg --features pixels
+    python benchmarks/proximal.py                        # where `make bench-dirt` has run before
+    python benchmarks/proximal.py --only digits/jpeg --rows benchmarks/results/dirt.json --root .
 
 Runs that learned the same images (and the floor, which learned the clean ones) are one group: one
 setting, one kind of dirt, one seed. Their true distances, to clean images, stand in the rows. Here
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import statistics
 import sys
@@ -172,14 +173,17 @@ def report(found: Sequence[Mapping[str, Any]], command: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("rows", type=Path, help="dirt.json of benchmarks/dirt.py")
+    parser.add_argument("--rows", type=Path, default=HERE / "results" / "dirt.json")
+    parser.add_argument("--root", type=Path, default=Path(), help="where their commands were run")
     parser.add_argument("--only", default="", help="groups that begin so, SETTING/KIND/seed-SEED")
     parser.add_argument("--features", default="classifier")
     parser.add_argument("--weights", help="of the features")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results")
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
+    output = chosen.output.absolute()
     rows = json.loads(chosen.rows.read_text(encoding="utf-8"))["rows"]
+    os.chdir(chosen.root)  # the commands name folders from there
+    torch.set_num_threads(1)
     rows = [row for row in rows if row["features"] == chosen.features]
     found = []
     for group in groups(rows, chosen.only):
@@ -193,11 +197,11 @@ def main() -> None:
     if not found:
         sys.exit("error: no group has enough runs here, and one that keeps data/dirt.csv")
     command = shlex.join(["python", "benchmarks/proximal.py", *sys.argv[1:]])
-    chosen.output.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     result = {"groups": found, "command": command, "versions": versions()}
     text = json.dumps(result, indent=2) + "\n"
-    (chosen.output / "proximal.json").write_text(text, encoding="utf-8")
-    (chosen.output / "proximal.md").write_text(report(found, command), encoding="utf-8")
+    (output / "proximal.json").write_text(text, encoding="utf-8")
+    (output / "proximal.md").write_text(report(found, command), encoding="utf-8")
 
 
 if __name__ == "__main__":

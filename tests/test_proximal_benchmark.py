@@ -1,0 +1,50 @@
+"""benchmarks/proximal.py: which runs are compared, and how well a distance chooses among them."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import proximal  # type: ignore
+
+
+def row(folder, dirt, method, seed=0, reads="dirty"):
+    where = folder / dirt / method / str(seed)
+    where.mkdir(parents=True)
+    command = f"sparring train x.yaml data.train_data_dir={reads} 'training.output_dir={where}'"
+    return {
+        "data": "digits", "dirt": dirt, "method": method, "seed": seed, "features": "classifier",
+        "command": command,
+    }  # fmt: skip
+
+
+def test_runs_of_one_kind_and_seed_are_compared_and_the_floor_beside_them(tmp_path):
+    rows = [
+        row(tmp_path, "jpeg", "plain"), row(tmp_path, "jpeg", "oracle", reads="clean"),
+        row(tmp_path, "jpeg", "detail"), row(tmp_path, "jpeg", "plain", seed=1),
+        row(tmp_path, "none", "floor", reads="clean"), row(tmp_path, "none", "detail"),
+    ]  # fmt: skip
+    first, second = proximal.groups(rows, "digits/jpeg")
+    assert [one["method"] for one in first.rows] == ["plain", "oracle", "detail", "floor"]
+    assert [one["method"] for one in second.rows] == ["plain"]
+    assert list(proximal.groups(rows, "digits/blur")) == []
+    assert first.table() is None
+    for method, is_of_these_files in (("oracle", False), ("detail", True)):
+        table = tmp_path / "jpeg" / method / "0" / "data" / "dirt.csv"
+        table.parent.mkdir()
+        table.write_text("index\n")
+        assert first.table() == (table if is_of_these_files else None)
+
+
+def test_a_choice_costs_what_the_best_run_would_have_saved():
+    true, seen = (3.0, 4.0, 6.0, 9.0), (2.0, 1.0, 5.0, 7.0)
+    runs = {
+        name: {"frechet_distance": a, "seen": b}
+        for name, a, b in zip("abcd", true, seen, strict=True)
+    }
+    found = proximal.choice(runs, "seen")
+    # 1 - 6 sum of squared differences of the ranks / (n (n^2 - 1)), Spearman's formula
+    assert found["rank_correlation"] == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert (found["chosen"], found["best"]) == ("b", "a")
+    assert found["price"] == pytest.approx(4 / 3)
