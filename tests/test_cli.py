@@ -228,15 +228,18 @@ def test_contaminate_writes_a_copy(tmp_path):
 
 
 def test_inspect_prints_its_findings():
-    words = ("contamination.kind=gaussian", "contamination.sigma=0.2", "contamination.clip=false")
+    words = ("contamination.kind=salt_and_pepper", "contamination.share=0.2")
     told = run("inspect", "digits", *words, "--json")
     assert told.exit_code == 0, told.output
     found = json.loads(told.stdout)
-    assert abs(found["noise"]["sigma"] - 0.2) < 0.02
+    assert [one["index"] for one in found["images"]] == list(range(1500))
+    assert found["images"][0].keys() >= {"source", "kinds", "sigma", "level", "weight"}
+    assert found["found"][0]["kind"] == "salt_and_pepper"
     assert found["suggestion"]["objective"] == "detail"
     told = run("inspect", "digits", *words)
-    assert "known: gaussian on 90.0 % with sigma 0.2" in told.stdout
-    assert "suggestion: objective=detail objective.noise=0.4" in told.stdout
+    assert "\nsalt_and_pepper: " in told.stdout
+    assert "  salt_and_pepper on " in told.stdout
+    assert "suggestion: objective=detail\n" in told.stdout
 
 
 @pytest.mark.slow

@@ -468,19 +468,23 @@ def _say(line: str) -> None:
 @click.argument("data", type=PLACE)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
-    "-o", "--output-dir", type=PLACE, help="Also write report.json, ranking.jsonl and index.html."
+    "-o",
+    "--output-dir",
+    type=PLACE,
+    help="Also write dirt.csv, examples, report.json and index.html.",
 )
 @_overwrite
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def inspect(
     data: str, overrides: tuple[str, ...], output_dir: str | None, overwrite: bool, as_json: bool
 ) -> None:
-    """Say what a set of images holds: unreadable files, duplicates, sizes, and how noisy it is.
+    """Say what a set of images holds: which are dirty and how, duplicates, sizes, broken files.
 
     DATA is a folder of images, a parquet file, tar shards, digits, a config file, with the
     contamination that it names, or the name of a data set on the hub. KEY=VALUE changes a setting
-    of sections data and contamination. The size of the noise and the share of noisy images are
-    estimated from the images alone, and the images are ranked by their noise; nothing is changed.
+    of sections data and contamination. Noise, compression, blur, holes and outliers are found from
+    the images alone; with -o there is a table with a row per image, to correct and to train with.
+    Nothing is changed.
 
     \b
     Examples:
@@ -494,7 +498,9 @@ def inspect(
     from .commands.inspect import as_text, inspect_command
 
     with one_line_errors("inspect"):
-        result = inspect_command(*sections, output_dir, say=_say, overwrite=overwrite)
+        result = inspect_command(
+            *sections, output_dir, say=_say, overwrite=overwrite, with_images=as_json
+        )
     if as_json:
         _print_json(result)
     else:

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from simple_detectors import Bright, Corner
+from sparring.data.audit import registry
+
 
 @pytest.fixture
 def write_image():
@@ -28,3 +31,11 @@ def folder(tmp_path, write_image):
     (root / "notes.txt").write_text("not an image")
     (root / ".hidden.png").write_bytes(b"")
     return root
+
+
+@pytest.fixture
+def simple_detectors(monkeypatch):
+    """Bright and Corner in place of all others."""
+    found = {"bright": Bright(), "corner": Corner()}
+    monkeypatch.setattr(registry, "all_detectors", lambda: found)
+    return found

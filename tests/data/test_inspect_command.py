@@ -8,9 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sparring.commands.inspect import as_text, inspect_command
+from sparring.commands.inspect import as_text, examples_of, inspect_command
 from sparring.data.audit.audit import audit_images, near_groups
+from sparring.data.audit.table import NUMBERS, read_table
 from sparring.data.base import InMemory
+from sparring.data.datasets import build_dataset
+from sparring.data.dirt.contaminated import contaminate
 from sparring.errors import UserError
 
 NONE = {"kind": "none"}
@@ -34,8 +37,6 @@ def test_unreadable_files_duplicates_and_sizes(folder, write_image):
     assert found["duplicates"]["groups"] == [[2, 10]]
     assert found["near_duplicates"]["groups"] == [[3, 12]]
     assert found["n_blank"] == 1
-    assert found["noise"] is None
-    assert found["suggestion"]["objective"] is None
     text = as_text(found)
     assert "unreadable: 1" in text
     assert "1 equal to an earlier image, 1 nearly so; without any content: 1" in text
@@ -73,57 +74,82 @@ class Sound(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_folder_holds_the_report_the_ranking_and_pictures(tmp_path):
-    out = tmp_path / "new" / "audit"
-    noise = {"kind": "gaussian", "rate": 0.9, "sigma": 0.2, "clip": False}
-    data = {"name": "digits", "split": "train"}
+def bright_digits(tmp_path):
+    """What the simple detectors find: noise where an image is brighter than most."""
+    return {"name": "digits", "split": "train"}, tmp_path / "new" / "audit"
+
+
+@pytest.mark.usefixtures("simple_detectors")
+def test_the_folder_holds_the_report_the_table_and_examples(tmp_path):
+    data, out = bright_digits(tmp_path)
+    noise = {"kind": "gaussian", "rate": 0.5, "sigma": 0.2}
     found = inspect_command(data, noise, out)
     report = json.loads((out / "report.json").read_text())
     assert report == {key: value for key, value in found.items() if key != "output_dir"}
-    assert report["known"]["rate"] == 0.9
-    assert abs(report["known"]["sigma_relative_error"]) < 0.05
-    assert report["known"]["ranking_auc"] > 0.98
-    assert report["suggestion"]["noise"] == pytest.approx(2 * report["noise"]["sigma"], abs=1e-4)
-    records = [json.loads(line) for line in (out / "ranking.jsonl").read_text().splitlines()]
-    assert [record["rank"] for record in records] == list(range(1500))
-    assert sorted(record["index"] for record in records) == list(range(1500))
-    sigma = [record["sigma"] for record in records]
-    assert sigma == sorted(sigma, reverse=True)
-    assert sum("noisy" in record["flags"] for record in records) == report["noise"]["n_noisy"]
-    for name in ("dirtiest", "cleanest"):
-        assert Image.open(out / f"{name}.png").size[0] > 8 * 64
+    noisy, *_, clean = report["found"]
+    assert (noisy["kind"], clean["kind"]) == ("gaussian", "clean")
+    assert set(noisy["sizes"]) == {"sigma"}
+    known = report["known"]
+    assert known["rate"] == 0.5
+    assert 0.5 < known["kinds"]["gaussian"]["auc"] < 1
+    dataset = contaminate(build_dataset(**data), noise)
+    table = read_table(out / "dirt.csv", dataset)
+    assert table.has("gaussian").sum() == noisy["n_images"]
+    audit = audit_images(dataset)
+    assert table.sigma.tobytes() == audit.table.sigma.tobytes()
+    assert sum(report["sigma_histogram"]["n_images"]) == noisy["n_images"]
+    names = {path.name: Image.open(path).size for path in (out / "examples").iterdir()}
+    assert sorted(names) == sorted(f"{one['kind']}.png" for one in report["found"])
     page = (out / "index.html").read_text()
     Sound(page)
-    assert "% of the images carry noise" in page
-    assert "objective=detail objective.noise=0.4" in page
+    assert "of the images are not clean" in page
+    text = as_text(found)
+    assert f"correct {out}/dirt.csv where it is wrong, then: objective=detail objective.dirt={out}/dirt.csv" in text  # noqa: E501  # fmt: skip
     inspect_command(data, noise, out)  # again, over the first
 
 
-def test_known_noise_of_many_sizes_is_compared_image_by_image():
-    noise = {"kind": "gaussian", "rate": 0.8, "sigma": [0.05, 0.35], "clip": False}
-    found = inspect_command({"name": "digits", "split": "train"}, noise, say=lambda line: None)
-    done = found["known"]
-    assert (done["kind"], done["sigma"]) == ("gaussian", [0.05, 0.35])
-    assert 0.01 < done["sigma_rms_error"] < 0.08
-    assert "sigma_relative_error" not in done
-    said = f"gaussian on 80.0 % with sigma 0.05 to 0.35, an image's own sigma is off by {done['sigma_rms_error']:.3g} (rms)"  # noqa: E501  # fmt: skip
-    assert said in as_text(found)
+@pytest.mark.usefixtures("simple_detectors")
+def test_every_image_has_a_record_when_asked(tmp_path):
+    data, _ = bright_digits(tmp_path)
+    found = inspect_command({**data, "max_train_samples": 30}, NONE, with_images=True)
+    images = found["images"]
+    assert [one["index"] for one in images] == list(range(30))
+    assert set(images[0]) == {"index", "source", "kinds", *NUMBERS}
+    assert set(images[0]["kinds"]) == {"gaussian", "jpeg", "outlier"}
+    noisy = [one for one in images if one["kinds"]["gaussian"] > 0.5]
+    assert 0 < len(noisy) < 30
+    assert all((one["sigma"] > 0) == (one in noisy) for one in images)
+    json.dumps(found)
+    assert "images" not in inspect_command(data, NONE)
 
 
-def test_the_parts_of_a_known_mixture_are_ranked_one_by_one():
-    parts = [{"kind": "gaussian", "sigma": 0.3}, {"kind": "blur"}]
-    dirt = {"kind": "mixture", "rate": 0.5, "parts": parts}
-    found = inspect_command({"name": "digits", "split": "train"}, dirt, say=lambda line: None)
-    done = found["known"]
-    assert (done["kind"], done["rate"]) == ("mixture", 0.5)
-    assert {kind: one["rate"] for kind, one in done["kinds"].items()} == {
-        "gaussian": 0.25, "blur": 0.25,
-    }  # fmt: skip
-    assert done["kinds"]["gaussian"]["ranking_auc"] > 0.98
-    assert done["kinds"]["blur"]["ranking_auc"] < 0.3  # the quiet ones
-    assert 0.3 < done["ranking_auc"] < 0.7
-    assert "mixture on 50.0 %" in as_text(found)
-    assert "blur on 25.0 %" in as_text(found)
+@pytest.mark.usefixtures("simple_detectors")
+def test_a_corrected_table_is_not_replaced(tmp_path):
+    data, out = bright_digits(tmp_path)
+    inspect_command(data, NONE, out)
+    table = out / "dirt.csv"
+    table.write_text(table.read_text().replace("\n0,", "\n0 ,", 1))
+    with pytest.raises(UserError, match=r"dirt\.csv was changed after it was written.*--overwrite"):
+        inspect_command(data, NONE, out)
+    assert "\n0 ," in table.read_text()
+    inspect_command(data, NONE, out, overwrite=True)
+    assert "\n0 ," not in table.read_text()
+    table.unlink()
+    inspect_command(data, NONE, out)
+    assert table.exists()
+
+
+@pytest.mark.usefixtures("simple_detectors")
+def test_examples_go_from_the_most_certain_to_the_least(tmp_path):
+    x0 = torch.zeros(100, 1, 8, 8)
+    x0[:, 0, 0, 0] = torch.linspace(0.2, 1, 100)  # the probability of a JPEG
+    x0[:, 0, 0, 1] = 0.3
+    audit = audit_images(InMemory("corners", x0))
+    jpeg = examples_of(audit)["jpeg"]
+    assert len(jpeg) == 32
+    assert jpeg[0] == 99
+    assert (np.diff(jpeg) < 0).all()
+    assert jpeg[-1] < 42
 
 
 def test_near_groups_are_those_of_all_pairs():
@@ -144,8 +170,6 @@ def test_copies_in_memory_are_named_once():
     audit = audit_images(InMemory("copies", x0))
     assert audit.duplicates == [[3, 7, 9]]
     assert audit.near_duplicates == []
-    flagged = {one["index"] for one in audit.ranking() if "duplicate" in one["flags"]}
-    assert flagged == {7, 9}
 
 
 def test_nothing_is_written_into_the_data(folder):

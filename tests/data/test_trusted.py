@@ -174,7 +174,7 @@ def test_the_fingerprint_changes_with_any_value_of_the_table():
         return ModelRange(Trusted(GREY, ByTable(table))).fingerprint()
 
     changes: list[dict[str, float]] = [{}, {"gaussian": 1}]
-    changes += [{name: 0.5} for name in ("sigma", "slope", "correlation", "quality", "blur")]
+    changes += [{name: 0.5} for name in ("sigma", "slope", "correlation", "quality", "blur_sigma")]
     changes += [{"level": 0.5}, {"weight": 0.5}, {"clipped": False}]
     prints = [known(**each) for each in changes]
     assert len({*prints, ModelRange(GREY).fingerprint()}) == len(prints) + 1

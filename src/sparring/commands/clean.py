@@ -1,8 +1,8 @@
 """`sparring clean DATA MODEL -o OUT`: clean one's own images with a diffusion model.
 
 Each image is handed to the model at the t whose noise is the image's own (see sampling.clean). The
-noise is given, or `auto`: found as `sparring inspect` finds it, one size on the images that rank as
-noisy; the others are left as they are.
+noise is given, or `auto`: found as `sparring inspect` finds it, each image's own; images without
+noise are left as they are.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -205,25 +206,23 @@ def clean_command(
 def noise_of_each(dataset: Dataset, sigma: float | str) -> tuple[Tensor, dict[str, Any] | None]:
     """The noise of each image, (N,), [0, 1] scale, and for "auto" what was found.
 
-    "auto" is the size of the mixture's noise where an image is more likely noisy than not, else 0.
-    That there is one size for all is worth more than an image's own estimate, which scatters.
+    "auto" is the image's own noise as the audit finds it, that of a grey pixel where it depends on
+    the brightness: sqrt(sigma^2 + slope / 2).
 
     Raises:
-        UserError: where no noise of one size is found.
+        UserError: where no noise is found.
     """
     if sigma != "auto":
         return torch.full((len(dataset),), float(sigma), dtype=torch.float64), None
-    audit = audit_images(dataset)
-    if audit.noise is None or not audit.noise.is_found:
-        why = (
-            "there are too few images" if audit.noise is None else "no noise of one size stands out"
-        )
-        raise UserError(f"the noise of {dataset.name} cannot be estimated ({why}): set --sigma")
-    noise, index = torch.zeros(len(dataset), dtype=torch.float64), torch.from_numpy(audit.index)
-    noise[index] = torch.from_numpy(audit.p_noisy > 0.5).double() * audit.noise.sigma
+    table = audit_images(dataset, whole_stream=True).table
+    own = np.sqrt(np.square(table.sigma.astype(float)) + table.slope / 2)
+    if not own.any():
+        raise UserError(f"no noise was found in {dataset.name}: set --sigma")
+    noise = torch.zeros(len(dataset), dtype=torch.float64)
+    noise[torch.from_numpy(table.index)] = torch.from_numpy(own)
     found = {
-        "sigma": audit.noise.sigma, "rate": audit.noise.rate,
-        "n_noisy": int((audit.p_noisy > 0.5).sum()), "kept_by_clipping": audit.noise.kept,
+        "sigma": float(np.median(own[own > 0])), "rate": float((own > 0).mean()),
+        "n_noisy": int((own > 0).sum()),
     }  # fmt: skip
     return noise, found
 

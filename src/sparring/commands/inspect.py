@@ -1,32 +1,34 @@
-"""`sparring inspect`: what a set of images holds, how noisy it is, and what to train it with."""
+"""`sparring inspect`: what images a set holds, which are dirty, and what to train them with."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from sklearn.metrics import roc_auc_score
 
 from .. import __version__
+from ..cache import key_of
 from ..data.audit.audit import NEAR, Audit, audit_images
-from ..data.audit.noise_level import LEAST_IMAGES
+from ..data.audit.found import Found, found_in, suggestion
+from ..data.audit.known import compare
+from ..data.audit.table import as_record, write_table
 from ..data.base import Dataset
 from ..data.datasets import build_dataset
-from ..data.dirt.contaminated import Contaminated, check_contamination, contaminate
+from ..data.dirt.contaminated import check_contamination, contaminate
 from ..data.images import ImageDataset, SizesDiffer
 from ..data.survey import common_side, survey
 from ..errors import UserError
-from .files import KEY, check_outside, claim, digest
+from .files import KEY, check_outside, claim, digest, made_by
 
-FILES = ("report.json", "ranking.jsonl", "dirtiest.png", "cleanest.png", "index.html")
+TABLE = "dirt.csv"
+FILES = ("report.json", TABLE, "examples/*.png", "index.html")
 N_SHOWN = 32
-N_GROUPS, N_SIZES, N_BINS = 20, 20, 40
-LOW_RATE = 0.5
-"""Below this share of noisy images, leaving them out is worth a thought."""
+"""Most examples of a kind in its picture."""
+N_GROUPS, N_SIZES, N_BINS = 20, 20, 30
 
 
 def inspect_command(
@@ -36,6 +38,7 @@ def inspect_command(
     say: Callable[[str], object] = print,
     *,
     overwrite: bool = False,
+    with_images: bool = False,
 ) -> dict[str, Any]:
     """Audit a data set as training would read it.
 
@@ -45,17 +48,20 @@ def inspect_command(
     Args:
         data: `name`, `split` and fields as in `build_dataset`.
         contamination: `kind` and fields as in `Contaminated`; kind none leaves the data as they
-            are. Where it is Gaussian the estimates are compared with what was done.
-        output_dir: Where report.json, ranking.jsonl, dirtiest.png, cleanest.png and index.html go;
-            None: nowhere.
+            are. What is found is compared with what was done.
+        output_dir: Where report.json, dirt.csv, examples of each kind and index.html go; None:
+            nowhere.
         say: Takes the lines for the user while it works.
-        overwrite: Whether the report of other data may be replaced there.
+        overwrite: Whether the report of other data, or a table that somebody corrected, may be
+            replaced there.
+        with_images: Whether the result has `images`, a record of each.
 
     Returns:
-        The content of report.json: data, contamination, n_images, n_readable, unreadable, remarks,
-        sizes, resolution, duplicates, near_duplicates, n_blank, noise (None where there are too few
-        images), suggestion, known (None for data that nobody contaminated here), dirtiest, version,
-        made_by and output_dir.
+        The content of report.json: data, contamination, n_images, n_looked_at, n_readable,
+        unreadable, remarks, sizes, looked_at, duplicates, near_duplicates, n_blank, found (a record
+        per kind, clean last), sigma_histogram, suggestion, known (None for data that nobody
+        contaminated here), version, made_by and table_digest; beside it output_dir and, if asked
+        for, images.
 
     Raises:
         UserError: if the data are no images or cannot be read, or the folder cannot be written.
@@ -64,22 +70,42 @@ def inspect_command(
     out = None if output_dir is None else _made(Path(output_dir), data)
     if out is not None:
         claim(out, key, FILES, "report.json", overwrite=overwrite)
+        if not overwrite:
+            _check_uncorrected(out)
+    n_workers = data.get("dataloader_num_workers") or 0
     try:
-        audit = audit_images(_dataset(data, contamination))
+        audit = audit_images(_dataset(data, contamination), n_workers)
     except SizesDiffer:
         side = _least_side(data)
         say(f"the images differ in size: looking at squares of the smallest side, {side} pixels")
         data = {**data, "resolution": side}
-        audit = audit_images(_dataset(data, contamination))
-    ranking = audit.ranking()
-    result = summary(audit, ranking) | {"data": dict(data), "contamination": dict(contamination)}
+        audit = audit_images(_dataset(data, contamination), n_workers)
+    result = summary(audit) | {"data": dict(data), "contamination": dict(contamination)}
     result[KEY] = key
     if out is not None:
         try:
-            _write(out, audit, result, ranking)
+            _write(out, audit, result)
         except OSError as error:
             raise UserError(f"cannot write to {out}: {error.strerror or error}") from error
-    return result | {"output_dir": None if out is None else str(out)}
+    result["output_dir"] = None if out is None else str(out)
+    return result | ({"images": images_of(audit)} if with_images else {})
+
+
+def _check_uncorrected(out: Path) -> None:
+    """Refuse to replace a table that somebody corrected.
+
+    Raises:
+        UserError: that names it, and --overwrite.
+    """
+    table, record = out / TABLE, out / "report.json"
+    if not table.is_file() or made_by(record) is None:
+        return
+    written = json.loads(record.read_text(encoding="utf-8")).get("table_digest")
+    if written != key_of(table.read_bytes()):
+        raise UserError(
+            f"{table} was changed after it was written: keep it elsewhere, choose another -o, or "
+            "replace it with --overwrite"
+        )
 
 
 def _made(out: Path, data: Mapping[str, Any]) -> Path:
@@ -106,16 +132,18 @@ def _least_side(data: Mapping[str, Any]) -> int | None:
     return common_side(survey(source.files, range(len(source))))
 
 
-def summary(audit: Audit, ranking: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(audit: Audit) -> dict[str, Any]:
     """The figures of an audit, see `inspect_command`."""
     dataset, groups = audit.dataset, (audit.duplicates, audit.near_duplicates)
     same, alike = (
         {"n_groups": len(one), "n_extra": sum(map(len, one)) - len(one), "groups": one[:N_GROUPS]}
         for one in groups
     )
+    found = found_in(audit.table, audit.is_readable)
     return {
         "n_images": len(dataset),
-        "n_readable": len(audit.index),
+        "n_looked_at": len(audit.table),
+        "n_readable": int(audit.is_readable.sum()),
         "unreadable": audit.unreadable,
         "remarks": list(dataset.remarks),
         "sizes": [
@@ -127,144 +155,86 @@ def summary(audit: Audit, ranking: list[dict[str, Any]]) -> dict[str, Any]:
         "duplicates": same,
         "near_duplicates": {**alike, "rms_of_thumbnails": NEAR},
         "n_blank": int(audit.is_blank.sum()),
-        "noise": noise_of(audit),
-        "suggestion": suggestion(audit),
-        "known": known(audit),
-        "dirtiest": ranking[:10],
+        "found": [asdict(one) for one in found],
+        "sigma_histogram": sigma_histogram(audit),
+        "suggestion": suggestion(found),
+        "known": compare(audit.table.select(audit.is_readable), dataset),
         "version": __version__,
     }  # fmt: skip
 
 
-def noise_of(audit: Audit) -> dict[str, Any] | None:
-    """The estimates, all on the [0, 1] scale; sigma and rate of the best fit even where nothing
-    stands out (found: false)."""
-    noise = audit.noise
-    if noise is None or audit.energy is None or audit.patch is None:
+def sigma_histogram(audit: Audit) -> dict[str, Any] | None:
+    """Images by the size of their noise, [0, 1] scale; None where none is noisy."""
+    sigma = audit.table.sigma[audit.table.sigma > 0]
+    if len(sigma) == 0:
         return None
-    residual = np.sqrt(audit.energy[:, 0])
-    low, high = residual.min() * 0.999, residual.max() * 1.001
-    counts, edges = np.histogram(residual, np.geomspace(low, high, N_BINS + 1))
-    sigma = noise.sigma_of(audit.energy[:, 0])
-    shares = (0.05, 0.25, 0.5, 0.75, 0.95)
-    return {
-        "found": noise.is_found,
-        "sigma": noise.sigma,
-        "rate": noise.rate,
-        "n_noisy": int((audit.p_noisy > 0.5).sum()),
-        "clean_residual": noise.clean_rms,
-        "sigma_per_image_quantiles": dict(
-            zip(map(str, shares), np.quantile(sigma, shares).tolist(), strict=True)
-        ),
-        "residual_histogram": {"edges": edges.tolist(), "n_images": counts.tolist()},
-        "gain_per_image": noise.gain,
-        "whiteness": noise.whiteness,
-        "kept_by_clipping": noise.kept,
-        "degrees": noise.degrees,
-        "patch": {"height": audit.patch[0], "width": audit.patch[1]},
-    }
+    counts, edges = np.histogram(sigma, N_BINS, (0, float(sigma.max()) * 1.001))
+    return {"edges": edges.tolist(), "n_images": counts.tolist()}
 
 
-def suggestion(audit: Audit) -> dict[str, Any]:
-    """How to train on these images: objective, its noise, window and radius, and why.
-
-    tau = 2 sigma, since the model sees images in [-1, 1]; the window of `detail` is tau, and its
-    radius, in noise units, needs no change: at the window's end it moves x_t by up to tau.
-    """
-    noise = audit.noise
-    if noise is None:
-        return {
-            "objective": None,
-            "because": f"a noise level needs more images ({LEAST_IMAGES} at least)",
-        }
-    if not noise.is_found:
-        return {"objective": "plain", "because": "no noise of one size stands out"}
-    tau = 2 * noise.sigma
-    return {
-        "objective": "detail",
-        "noise": round(tau, 4),
-        "window": round(tau, 4),
-        "radius_low": 0.3,
-        "radius_high": 1.0,
-        "overrides": ["objective=detail", f"objective.noise={tau:.4g}"],
-        "units": "noise and window: sigma/alpha with images in [-1, 1]; radius: noise units",
-        "because": "tau = 2 sigma is the noise on the model's range, the window is tau",
-    }
+def images_of(audit: Audit) -> list[dict[str, Any]]:
+    """A record per image that could be read: index, source, kinds, and every size."""
+    index = audit.table.index.tolist()
+    return [
+        {"index": index[row], "source": audit.dataset.where(index[row])}
+        | as_record(audit.table, row)
+        for row in np.flatnonzero(audit.is_readable).tolist()
+    ]
 
 
-def known(audit: Audit) -> dict[str, Any] | None:
-    """What was done to the images by the outermost contamination, and how the estimates compare.
-
-    Returns:
-        kind, rate, ranking_auc (the probability that a dirty image ranks before a clean one), and
-        - where several kinds were dealt out, `kinds`: {kind: {"rate", "ranking_auc"}};
-        - of white Gaussian noise `sigma` (a number or a range), rate_error, and
-          sigma_relative_error of the one size, or sigma_rms_error of the noisy images' own sizes.
-        None for data that nobody contaminated here.
-    """
-    dataset = audit.dataset
-    if not isinstance(dataset, Contaminated):
-        return None
-    dirty = dataset.dirty[torch.from_numpy(audit.index)].numpy()
-    done = {"kind": dataset.kind, **_rank(audit, dirty, dirty)}
-    numbers = audit.index[dirty].tolist()
-    kinds = np.full(len(dirty), "", dtype=object)
-    kinds[dirty] = [dataset.corruption(i).kind for i in numbers]
-    names = sorted(set(kinds[dirty]))
-    if names not in ([], [dataset.kind]):
-        done["kinds"] = {name: _rank(audit, kinds == name, dirty) for name in names}
-    if dataset.kind != "gaussian":
-        return done
-    done["sigma"] = dataset.protocol()["sigma"]
-    if audit.noise is None or audit.energy is None:
-        return done
-    done["rate_error"] = audit.noise.rate - done["rate"]
-    if isinstance(done["sigma"], list):
-        own = np.array([dataset.details(i)["sigma"] for i in numbers])
-        error = audit.noise.sigma_of(audit.energy[dirty, 0]) - own
-        done["sigma_rms_error"] = float(np.sqrt(np.mean(error**2))) if len(own) else None
-    elif done["sigma"] > 0:
-        done["sigma_relative_error"] = audit.noise.sigma / done["sigma"] - 1
-    return done
-
-
-def _rank(audit: Audit, these: np.ndarray, dirty: np.ndarray) -> dict[str, Any]:
-    """Share of the images that are these dirty ones, and how they rank against the clean ones."""
-    found: dict[str, Any] = {"rate": float(these.mean()), "ranking_auc": None}
-    if audit.energy is not None and these.any() and not dirty.all():
-        compared = these | ~dirty
-        found["ranking_auc"] = float(roc_auc_score(these[compared], audit.energy[compared, 0]))
-    return found
-
-
-def _write(
-    out: Path, audit: Audit, result: Mapping[str, Any], ranking: list[dict[str, Any]]
-) -> None:
+def _write(out: Path, audit: Audit, result: dict[str, Any]) -> None:
     from ..report.audit import render
     from ..sampling.images import grid
 
-    rows = audit.order()
-    n = min(N_SHOWN, max(1, len(rows) // 2))
-    for name, chosen in (("dirtiest", rows[:n]), ("cleanest", rows[::-1][:n])):
-        asked = audit.index[chosen].tolist()
-        grid(2 * audit.dataset.__getitems__(asked)["x0"] - 1, 8).save(out / f"{name}.png")
-    (out / "ranking.jsonl").write_text(
-        "".join(json.dumps(record) + "\n" for record in ranking), encoding="utf-8"
-    )
+    write_table(audit.table, audit.dataset, out / TABLE)
+    result["table_digest"] = key_of((out / TABLE).read_bytes())
+    folder = out / "examples"
+    folder.mkdir(exist_ok=True)
+    for kind in (*audit.table.kinds, "clean"):
+        (folder / f"{kind}.png").unlink(missing_ok=True)
+    for kind, index in examples_of(audit).items():
+        x0 = audit.dataset.__getitems__(index.tolist())["x0"]
+        grid(2 * x0 - 1, 8).save(folder / f"{kind}.png")
     (out / "report.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (out / "index.html").write_bytes(render(result, out).encode("utf-8", errors="replace"))
 
 
+def examples_of(audit: Audit) -> dict[str, np.ndarray]:
+    """Numbers of some images of each kind that was found, and of clean ones.
+
+    From the most certain to the least, evenly spread, since the least certain ones show where the
+    threshold is.
+    """
+    table = audit.table
+    clean = (table.is_clean & audit.is_readable, -_likeliest(table.kinds, len(table)))
+    groups = {kind: (table.has(kind) & audit.is_readable, p) for kind, p in table.kinds.items()}
+    examples = {}
+    for kind, (has, certain) in {**groups, "clean": clean}.items():
+        rows = np.flatnonzero(has)
+        if len(rows):
+            order = rows[np.argsort(-certain[rows], kind="stable")]
+            n = min(N_SHOWN, len(rows))
+            examples[kind] = table.index[order[np.arange(n) * len(rows) // n]]
+    return examples
+
+
+def _likeliest(kinds: Mapping[str, np.ndarray], n: int) -> np.ndarray:
+    """The probability of each image's likeliest kind, (n,)."""
+    return np.max([np.zeros(n, np.float32), *kinds.values()], 0)
+
+
 def as_text(result: Mapping[str, Any]) -> str:
     """The findings in lines."""
-    seen = result["looked_at"]
+    seen, n = result["looked_at"], result["n_looked_at"]
+    some = f" of {result['n_images']}, a sample," if n < result["n_images"] else ""
     lines = [
-        f"{result['n_readable']} images, looked at as {seen['width']}x{seen['height']} with "
+        f"{result['n_readable']} images{some} looked at as {seen['width']}x{seen['height']} with "
         f"{seen['n_channels']} channel(s)",
         *_file_lines(result),
-        *noise_lines(result),
+        *dirt_lines(result),
     ]
     if result.get("output_dir"):
-        lines.append(f"the page, the ranking and pictures: {result['output_dir']}/index.html")
+        lines.append(f"the page, the table and examples: {result['output_dir']}/index.html")
     return "\n".join(lines)
 
 
@@ -285,58 +255,40 @@ def _file_lines(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def noise_lines(result: Mapping[str, Any]) -> list[str]:
-    """What is said about the noise, a sentence or two each."""
-    noise, advice, done = result["noise"], result["suggestion"], result["known"]
-    if noise is None:
-        return [f"noise: unknown, {advice['because']}"]
-    spread = noise["sigma_per_image_quantiles"]
-    lines = []
-    if noise["found"]:
-        lines.append(
-            f"noise: sigma {noise['sigma']:.3g} on the [0, 1] scale, on "
-            f"{100 * noise['rate']:.1f} % of the images ({noise['n_noisy']} rank as noisy)"
-        )
-    else:
-        lines.append(
-            "noise: none of one size stands out (the best fit would be sigma "
-            f"{noise['sigma']:.2g} on {100 * noise['rate']:.1f} % of the images)"
-        )
-    lines.append(
-        "  per image, 5 / 25 / 50 / 75 / 95 %: "
-        + " / ".join(f"{value:.3g}" for value in spread.values())
-        + f"; clean images have {noise['clean_residual']:.2g} of their own where it is measured"
-    )
-    if done is not None:
-        lines.append(f"  known: {_done(done)}")
-    if advice["objective"] == "detail":
-        lines.append(
-            f"suggestion: {' '.join(advice['overrides'])} (smoothing below sigma/alpha "
-            f"{advice['window']:.3g}, the window; radius {advice['radius_low']:g} to "
-            f"{advice['radius_high']:g} noise units, the default)"
-        )
-        if noise["rate"] < LOW_RATE:
-            lines.append("  or leave out the images that rank as noisy, if enough are left")
-    else:
-        lines.append("suggestion: objective=plain")
+def dirt_lines(result: Mapping[str, Any]) -> list[str]:
+    """What is said about the dirt: a line per kind, what was done, and what to do."""
+    lines = [Found(**one).line() for one in result["found"]]
+    if result["known"] is not None:
+        lines += _known_lines(result["known"])
+    advice = result["suggestion"]
+    lines.append(f"suggestion: {' '.join(advice['overrides'])}")
+    lines += [f"  {sentence}" for sentence in advice["because"]]
+    if (command := handed_back(result)) is not None:
+        lines.append(f"  correct {result['output_dir']}/{TABLE} where it is wrong, then: {command}")
     return lines
 
 
-def _done(done: Mapping[str, Any]) -> str:
-    words = [f"{done['kind']} on {100 * done['rate']:.1f} %"]
-    if "sigma" in done:
-        ends = done["sigma"] if isinstance(done["sigma"], list) else [done["sigma"]]
-        words[0] += f" with sigma {' to '.join(f'{end:g}' for end in ends)}"
-    if "sigma_relative_error" in done:
-        words.append(f"sigma is off by {100 * done['sigma_relative_error']:+.1f} %")
-    if done.get("sigma_rms_error") is not None:
-        words.append(f"an image's own sigma is off by {done['sigma_rms_error']:.3g} (rms)")
-    if "rate_error" in done:
-        words.append(f"the rate by {100 * done['rate_error']:+.1f} points")
-    if done["ranking_auc"] is not None:
-        words.append(f"a dirty image ranks before a clean one with probability "
-                     f"{done['ranking_auc']:.3f}")  # fmt: skip
-    for kind, one in done.get("kinds", {}).items():
-        auc = "" if one["ranking_auc"] is None else f" ({one['ranking_auc']:.3f})"
-        words.append(f"{kind} on {100 * one['rate']:.1f} %{auc}")
-    return ", ".join(words)
+def handed_back(result: Mapping[str, Any]) -> str | None:
+    """The settings that train with the table; None where there is none, or it is of a sample."""
+    is_whole = result["n_looked_at"] == result["n_images"]
+    if not result.get("output_dir") or not is_whole:
+        return None
+    return f"objective=detail objective.dirt={result['output_dir']}/{TABLE}"
+
+
+def _known_lines(known: Mapping[str, Any]) -> list[str]:
+    """How what was found compares with what was done."""
+    clean = ""
+    if known["called_dirty"] is not None:
+        clean = f"; of the clean ones {100 * known['called_dirty']:.1f} % are called dirty"
+    lines = [f"known: {100 * known['rate']:.1f} % of the images are dirty{clean}"]
+    for kind, one in known["kinds"].items():
+        words = [
+            f"  {kind} on {100 * one['rate']:.1f} %, of which {100 * one['found']:.1f} % found"
+        ]
+        if one["auc"] is not None:
+            words.append(f"told from clean ones with probability {one['auc']:.3f}")
+        if "sigma_rmse" in one:
+            words.append(f"an image's own sigma is off by {one['sigma_rmse']:.3g} (rms)")
+        lines.append(", ".join(words))
+    return lines

@@ -6,7 +6,7 @@ analytic        sets with a known answer, and that answer (`.truth`)
 images          folders, parquet files and Hugging Face data sets
 transforms      resize, crop, flip, ranges
 dirt            dirt to practise on: `Contaminated`, `training_data`, the kinds and the manifest
-audit           duplicates, sizes, noise: what a set of images holds; the estimate is in noise_level
+audit           which images of a set are dirty, and how; duplicates and sizes
 shards          images in shards; tar_shards and table_shards read them, shard_order is their order
 batches         which sample stands where in the stream: `make_loader`
 """

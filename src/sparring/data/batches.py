@@ -151,7 +151,7 @@ class Loader:
                     ) from lost
                 echo(f"\nsparring: {lost}; the workers are replaced, no batch is lost", err=True)
             except UserError as error:
-                raise UserError(_last_line(error)) from None
+                raise UserError(last_line(error)) from None
 
     def _from(self, n_read: int) -> Iterator[Batch]:
         """The micro-batches after the first `n_read`."""
@@ -212,7 +212,7 @@ def make_loader(
         return DataLoader(
             dataset,
             batch_sampler=order,  # pyright: ignore[reportArgumentType]
-            collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]
+            collate_fn=as_it_is,  # pyright: ignore[reportArgumentType]
             num_workers=n_workers,
             pin_memory=pin_memory,
             prefetch_factor=4 * order.n_parts if n_workers else None,
@@ -223,11 +223,12 @@ def make_loader(
     return Loader(order, make)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def as_it_is(batch: Batch) -> Batch:
+    """Nothing is left to collate."""
     return batch
 
 
-def _last_line(error: UserError) -> str:
+def last_line(error: UserError) -> str:
     """The message alone: a worker's error arrives with its traceback as text."""
     line = str(error).strip().splitlines()[-1]
     return line.removeprefix(f"{UserError.__module__}.{UserError.__qualname__}: ")

@@ -18,8 +18,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..data.audit.noise_level import Residual, chunk_size, patches, quiet_directions
 from ..data.base import Dataset
+from .quiet import chunk_size, quiet_directions
 
 EMPTY_SHARE = 0.97
 MAX_QUIET_IMAGES = 2000
@@ -78,32 +78,26 @@ class Quiet:
         dataset: Clean images in [0, 1].
         seed: Of the division in halves.
 
-    Source: ours; the directions as in `data.audit.noise_level`.
+    Source: ours; the directions as in `quiet`.
     """
 
     def __init__(self, dataset: Dataset, seed: int = 0) -> None:
-        self.dataset, self.residual = dataset, quiet_directions(dataset, seed)
+        self.dataset, self.quiet = dataset, quiet_directions(dataset, seed)
 
     def squares(self, images01: Tensor) -> Tensor | None:
         """Mean square of each image (N, C, H, W) there, (N,); None: the clean images are too few.
 
         Not clipped and not rounded, as in `empty_pixel_rms`.
         """
-        return None if self.residual is None else _squares(self.residual, images01)
+        return None if self.quiet is None else self.quiet.squares(images01)
 
     @cached_property
     def rms_of_clean(self) -> float | None:
         """What clean images of the other half have there."""
-        if self.residual is None:
+        if self.quiet is None:
             return None
-        rows = (self.residual.side == 1).nonzero().flatten()[:MAX_QUIET_IMAGES]
         found = [
-            _squares(self.residual, self.dataset.__getitems__(chunk.tolist())["x0"])
-            for chunk in rows.split(chunk_size(self.dataset))
+            self.quiet.squares(self.dataset.__getitems__(chunk.tolist())["x0"])
+            for chunk in self.quiet.others[:MAX_QUIET_IMAGES].split(chunk_size(self.dataset))
         ]
         return torch.cat(found).mean().sqrt().item()
-
-
-def _squares(residual: Residual, images01: Tensor) -> Tensor:
-    pieces = patches(images01.float().cpu(), residual.patch)
-    return residual.halves[0].squares(pieces).mean(1).double()

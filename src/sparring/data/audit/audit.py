@@ -1,16 +1,19 @@
-"""What a set of images holds: sizes, unreadable files, duplicates, and how noisy each image is.
+"""The look at a whole set: dirt, sizes, unreadable files and duplicates.
 
     audit = audit_images(build_dataset("digits"))
-    audit.noise.rate, audit.noise.sigma, audit.ranking()[:10]
+    audit.table.kinds["gaussian"], audit.table.sigma       # of each image
+    audit.judge(x, index)                                  # of images that were not looked at
 
-Images are looked at as training would read them, contamination included, on the [0, 1] scale.
+Images are looked at as training would read them, contamination included, on the [0, 1] scale. What
+is held grows by some hundred bytes an image; images themselves are held a few at a time.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import chain
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -19,12 +22,23 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ...cache import key_of
-from ..base import Dataset
-from .noise_level import NoiseLevel, chunk_size, fit_noise_level, quiet_directions
+from ...errors import UserError
+from ...randomness import generator
+from ..base import Batch, Dataset, Wrapper
+from ..batches import as_it_is, last_line
+from ..shards import READ_AHEAD
+from ..workers import Waiting, WorkerLost, worker_init
+from .judging import Judge, fit, joined, look
+from .table import Table, clean_table
 
+N_SAMPLE, N_SAMPLE_STREAM = 8192, 2048
+"""Images of a set, and of a stream, that decide the thresholds. Of a stream no others are read."""
+CHUNK, CHUNK_VALUES = 1024, 2**21
+"""Most images, and most values, to hold at once."""
 THUMB = 16
 """Side of the thumbnails, in pixels, whose distance says whether two images are nearly alike."""
 NEAR = 0.02
@@ -35,39 +49,41 @@ BLANK = 1 / 255
 
 @dataclass
 class Audit:
-    """What was found. Arrays have a row per readable image.
+    """What was found. Arrays have a row per image that was looked at.
 
     Attributes:
         dataset: What was looked at.
-        index: Number of each readable image in the data set, (n,).
+        judge: The thresholds, for other images of the set.
+        table: The dirt of each image; one that could not be read has weight 0.
+        is_readable: Whether each could be read, (n,), bool.
         unreadable: Files that could not be read.
         sizes: How many images have each (width, height) in the file.
-        digests: Of the pixels, (n,).
+        digests: Of the pixels, (n,), bytes; empty where unreadable.
         thumbs: Grey thumbnails, (n, d), uint8.
         is_blank: Whether all pixels are alike, (n,).
-        energy: Residual energy in all quiet directions and in half of them, (n, 2); see
-            noise_level. None where there are too few images.
-        patch: Height and width of what the directions belong to.
-        noise: The mixture, None where there are too few images.
     """
 
     dataset: Dataset
-    index: np.ndarray
+    judge: Judge
+    table: Table
+    is_readable: np.ndarray
     unreadable: list[str]
     sizes: Counter[tuple[int, int]]
-    digests: list[str]
+    digests: np.ndarray
     thumbs: np.ndarray
     is_blank: np.ndarray
-    energy: np.ndarray | None = None
-    patch: tuple[int, int] | None = None
-    noise: NoiseLevel | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all images were looked at, not a sample of them."""
+        return len(self.table) == len(self.dataset)
 
     @cached_property
     def duplicates(self) -> list[list[int]]:
         """Groups of images of equal pixels, by their numbers in the data set."""
-        groups: dict[str, list[int]] = {}
-        for index, digest in zip(self.index.tolist(), self.digests, strict=True):
-            groups.setdefault(digest, []).append(index)
+        groups: dict[bytes, list[int]] = {}
+        for row in np.flatnonzero(self.is_readable).tolist():
+            groups.setdefault(self.digests[row], []).append(int(self.table.index[row]))
         return [group for group in groups.values() if len(group) > 1]
 
     @cached_property
@@ -76,92 +92,138 @@ class Audit:
 
         Of equal images the first one stands for all.
         """
-        first = np.unique(self.digests, return_index=True)[1]
-        first.sort()
-        groups = near_groups(self.thumbs[first])
-        return [self.index[first[group]].tolist() for group in groups]
-
-    @cached_property
-    def p_noisy(self) -> np.ndarray:
-        """Probability that an image is noisy, (n,); 0 where no noise was found."""
-        if self.noise is None or self.energy is None or not self.noise.is_found:
-            return np.zeros(len(self.index))
-        return self.noise.p_noisy(self.energy[:, 0])
-
-    def order(self) -> np.ndarray:
-        """Rows from the dirtiest to the cleanest, by residual energy."""
-        if self.energy is None:
-            return np.arange(len(self.index))
-        return np.argsort(-self.energy[:, 0], kind="stable")
-
-    def ranking(self) -> list[dict[str, Any]]:
-        """A record per image, the dirtiest first: rank, index, source, sigma, p_noisy, flags.
-
-        sigma is the image's own estimate on the [0, 1] scale, None where there are too few images.
-        """
-        again = {index for group in self.duplicates for index in group[1:]}
-        alike = {index for group in self.near_duplicates for index in group[1:]}
-        sigma: Sequence[float | None] = [None] * len(self.index)
-        if self.noise is not None and self.energy is not None:
-            sigma = self.noise.sigma_of(self.energy[:, 0]).round(5).tolist()
-        records = []
-        for rank, row in enumerate(self.order().tolist()):
-            index = int(self.index[row])
-            flags = {
-                "noisy": self.p_noisy[row] > 0.5, "duplicate": index in again,
-                "near_duplicate": index in alike, "blank": self.is_blank[row],
-            }  # fmt: skip
-            records.append({
-                "rank": rank, "index": index, "source": self.dataset.where(index),
-                "sigma": sigma[row], "p_noisy": round(float(self.p_noisy[row]), 4),
-                "flags": [name for name, holds in flags.items() if holds],
-            })  # fmt: skip
-        return records
+        rows = np.flatnonzero(self.is_readable)
+        first = rows[np.sort(np.unique(self.digests[rows], return_index=True)[1])]
+        return [
+            self.table.index[first[group]].tolist() for group in near_groups(self.thumbs[first])
+        ]
 
 
-def audit_images(dataset: Dataset, seed: int = 0) -> Audit:
-    """Look at every image once, and at some twice for the noise.
+def audit_images(
+    dataset: Dataset,
+    n_workers: int = 0,
+    n_sample: int | None = None,
+    seed: int = 0,
+    *,
+    whole_stream: bool = False,
+) -> Audit:
+    """Look at every image once; of a stream at some.
 
     Args:
         dataset: Images, contaminated or not.
-        seed: Of the division in halves, see noise_level.
+        n_workers: Processes that read and look; 0 does it in this one.
+        n_sample: Images that decide the thresholds; None: `N_SAMPLE`, of a stream
+            `N_SAMPLE_STREAM`.
+        seed: Of the choice of these.
+        whole_stream: Whether to look at every image of a stream too.
+
+    Raises:
+        UserError: if the data cannot be read.
     """
-    residual = quiet_directions(dataset, seed)
-    index, digests, thumbs, blank, energy = [], [], [], [], []
-    unreadable: dict[str, None] = {}
-    is_clipped = True
-    sizes: Counter[tuple[int, int]] = Counter()
-    n, chunk = len(dataset), chunk_size(dataset)
-    with tqdm(total=n, unit="image", disable=None) as progress:
-        for start in range(0, n, chunk):
-            asked = torch.arange(start, min(start + chunk, n))
-            batch = dataset.__getitems__(asked.tolist())
-            unreadable |= dict.fromkeys(batch["unreadable"])
-            kept = batch["index"] == asked  # elsewhere another image stands in
-            x0, numbers = batch["x0"][kept], asked[kept]
-            height, width = dataset.sample_shape[1:]
-            places = batch["framing"][kept, :2].tolist() if "framing" in batch else None
-            sizes.update((w, h) for h, w in places or [[height, width]] * len(x0))
-            index.append(numbers.numpy())
-            is_clipped = is_clipped and bool(((x0 >= 0) & (x0 <= 1)).all())
-            digests += [key_of(image) for image in x0]
-            thumbs.append(thumbnails(x0))
-            blank.append((x0.flatten(1).amax(1) - x0.flatten(1).amin(1) < BLANK).numpy())
-            if residual is not None:
-                energy.append(residual.energy(x0, numbers))
-            progress.update(len(asked))
-    audit = Audit(
-        dataset, np.concatenate(index), list(unreadable), sizes, digests,
-        np.concatenate(thumbs), np.concatenate(blank),
-    )  # fmt: skip
-    if residual is not None and sum(map(len, energy)) >= 2:
-        audit.energy, audit.patch = np.concatenate(energy), residual.patch
-        audit.noise = fit_noise_level(audit.energy, residual.degrees, is_clipped)
-        if is_clipped and audit.noise.is_found:
-            noisy = audit.index[audit.p_noisy > 0.5][:: max(1, len(audit.index) // (2 * chunk))]
-            x0 = dataset.__getitems__(noisy[:chunk].tolist())["x0"]
-            audit.noise = replace(audit.noise, kept=residual.kept(x0))
+    sample = sample_of(dataset, n_sample, seed)
+    others = np.delete(np.arange(len(dataset)), sample)
+    if dataset.sharding is not None and not whole_stream:
+        others = others[:0]
+    looked_at = np.sort(np.concatenate([sample, others]))
+    with tqdm(total=len(looked_at), unit="image", disable=None) as progress:
+        batches = list(_looked(dataset, sample, n_workers, progress))
+        judge = fit(joined([batch["seen"] for batch in batches]))
+        audit = _empty(dataset, judge, looked_at)
+        for batch in chain(batches, _looked(dataset, others, n_workers, progress)):
+            _keep(audit, batch)
+    audit.unreadable = list(dict.fromkeys(audit.unreadable))
     return audit
+
+
+def sample_of(dataset: Dataset, n_sample: int | None = None, seed: int = 0) -> np.ndarray:
+    """Numbers of the images that decide the thresholds, rising.
+
+    Those of a set are drawn; those of a stream are neighbours, some at each of many places.
+    """
+    n = len(dataset)
+    if dataset.sharding is None:
+        k = min(n, n_sample or N_SAMPLE)
+        drawn = torch.randperm(n, generator=generator("cpu", seed, "audit"))[:k]
+        return drawn.sort().values.numpy()
+    k = min(n, n_sample or N_SAMPLE_STREAM)
+    n_places = -(-k // READ_AHEAD)
+    starts = np.arange(n_places) * n // n_places
+    return np.unique((starts[:, None] + np.arange(READ_AHEAD)).clip(max=n - 1))
+
+
+class Looked(Wrapper):
+    """Each image as what is seen of it, without its pixels; images that stand in for an unreadable
+    one are left out."""
+
+    def rows(self, indices: Tensor, positions: Tensor) -> Batch:
+        batch = self.dataset.rows(indices, positions)
+        kept, x0 = batch["index"] == indices, batch["x0"]
+        height, width = self.sample_shape[1:]
+        sizes = batch["framing"][:, :2] if "framing" in batch else [[height, width]] * len(x0)
+        return {
+            "index": indices[kept],
+            "seen": {name: values[kept] for name, values in look(x0).items()},
+            "digest": [key_of(image).encode() for image in x0[kept]],
+            "thumb": thumbnails(x0[kept]),
+            "blank": x0[kept].flatten(1).amax(1) - x0[kept].flatten(1).amin(1) < BLANK,
+            "size": torch.as_tensor(sizes)[kept],
+            "n_asked": len(indices),
+            "unreadable": batch["unreadable"],
+        }
+
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint()
+
+
+def _looked(
+    dataset: Dataset, index: np.ndarray, n_workers: int, progress: "tqdm[NoReturn]"
+) -> Iterator[Batch]:
+    """What is seen of these images, some at a time, in this order."""
+    n = max(1, min(CHUNK, CHUNK_VALUES // int(np.prod(dataset.sample_shape))))
+    chunks = [index[start : start + n].tolist() for start in range(0, len(index), n)]
+    loader = DataLoader(
+        Looked(dataset),
+        batch_sampler=chunks,
+        collate_fn=as_it_is,  # pyright: ignore[reportArgumentType]
+        num_workers=n_workers,
+        worker_init_fn=worker_init() if n_workers else None,
+        generator=generator("cpu", 0, "workers"),
+    )
+    try:
+        for batch in Waiting(loader):
+            yield batch
+            progress.update(batch["n_asked"])
+    except WorkerLost as lost:
+        raise UserError(
+            f"a worker that reads data is gone ({lost}): it may have run out of memory; lower "
+            "data.dataloader_num_workers"
+        ) from lost
+    except UserError as error:
+        raise type(error)(last_line(error)) from None
+
+
+def _empty(dataset: Dataset, judge: Judge, index: np.ndarray) -> Audit:
+    """An audit of these images, none of which could be read."""
+    table, n = clean_table(index, judge.kinds), len(index)
+    table.weight[:] = 0
+    n_thumb = thumbnails(torch.zeros(1, *dataset.sample_shape)).shape[1]
+    return Audit(
+        dataset, judge, table, np.zeros(n, bool), [], Counter(), np.zeros(n, "S32"),
+        np.zeros((n, n_thumb), np.uint8), np.zeros(n, bool),
+    )  # fmt: skip
+
+
+def _keep(audit: Audit, batch: Batch) -> None:
+    """Put what was seen of some images in its place."""
+    audit.unreadable += batch["unreadable"]
+    index = batch["index"].numpy()
+    rows = np.searchsorted(audit.table.index, index)
+    if len(rows):
+        audit.table.put(rows, audit.judge.of(batch["seen"], index))
+        audit.is_readable[rows] = True
+        audit.digests[rows], audit.thumbs[rows] = batch["digest"], batch["thumb"]
+        audit.is_blank[rows] = batch["blank"].numpy()
+        audit.sizes.update((width, height) for height, width in batch["size"].tolist())
 
 
 def thumbnails(x0: Tensor) -> np.ndarray:

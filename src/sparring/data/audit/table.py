@@ -51,6 +51,10 @@ class Number:
     default: float = 0.0
     decimals: int = 5
 
+    def allows(self, values: Any) -> bool:
+        """Whether all of these values may stand in a cell."""
+        return bool(np.all(np.isfinite(values) & (self.low <= values) & (values <= self.high)))
+
     def words(self) -> str:
         return f"a number in [{self.low:g}, {self.high:g}]".replace(", inf]", ", ...)")
 
@@ -116,6 +120,13 @@ class Table:
             clean &= ~self.has(kind)
         return clean
 
+    def put(self, rows: np.ndarray, other: "Table") -> None:
+        """Write the rows of another table of the same kinds in these places."""
+        for kind, p in other.kinds.items():
+            self.kinds[kind][rows] = p
+        for name in (*NUMBERS, "clipped"):
+            getattr(self, name)[rows] = getattr(other, name)
+
     def select(self, rows: np.ndarray) -> "Table":
         """These rows alone."""
         kinds = {kind: p[rows] for kind, p in self.kinds.items()}
@@ -145,7 +156,7 @@ def rounded(name: str, values: np.ndarray) -> np.ndarray:
     return np.round(np.asarray(values, np.float64), decimals).astype(np.float32) + np.float32(0)
 
 
-def without_sizes_of_nothing(table: Table) -> Table:
+def consistent(table: Table) -> Table:
     """The table with every size at 0 where the image has no kind of that size.
 
     A size for whose kinds the table has no column stays.
@@ -179,9 +190,15 @@ def write_table(table: Table, dataset: Dataset, path: str | Path) -> None:
         for row, index in enumerate(table.index.tolist()):
             numbers = [_cell(name, getattr(table, name)[row]) for name in NUMBERS]
             kinds = [_text(p[row]) for p in table.kinds.values()]
-            source = dataset.where(index) or ""
-            out.writerow([index, source, *kinds, *numbers, int(table.clipped[row])])
+            out.writerow(
+                [index, source_of(dataset, index), *kinds, *numbers, int(table.clipped[row])]
+            )
     partial.replace(path)
+
+
+def source_of(dataset: Dataset, index: int) -> str:
+    """Where an image comes from, as text that any file can hold; empty where it has no name."""
+    return (dataset.where(index) or "").encode("utf-8", "replace").decode().strip()
 
 
 def _cell(name: str, value: np.float32) -> str:
@@ -219,10 +236,11 @@ class _Reader:
         if text == "":
             return np.float32(allowed.default)
         try:
-            value = np.float32(float(text))
+            with np.errstate(over="ignore"):
+                value = np.float32(float(text))
         except (ValueError, OverflowError):
             value = np.float32(math.nan)
-        if not (math.isfinite(value) and allowed.low <= value <= allowed.high):
+        if not allowed.allows(value):
             comma = "" if "," not in text else ": decimals come after a point"
             raise self.refuse(
                 f"must be {allowed.words()} or empty, got {text!r:.60}{comma}", column
@@ -275,7 +293,7 @@ def read_table(path: str | Path, dataset: Dataset) -> Table:
         if seen[row]:
             raise reader.refuse(f"image {row} has a row above", "index")
         seen[row] = True
-        source, own = reader.cells.get("source", ""), dataset.where(row)
+        source, own = reader.cells.get("source", ""), source_of(dataset, row)
         if source and not _is_source(source, own, inside):
             raise reader.refuse(
                 f"image {row} of {dataset.name} is {own or 'without a name'}, not {source!r:.200}: "
@@ -293,7 +311,7 @@ def read_table(path: str | Path, dataset: Dataset) -> Table:
             f"{path}: no row for {len(missing)} of the {n} images of {dataset.name}, the first is "
             f"image {missing[0]}: every image needs one, a clean one with nothing but its index"
         )
-    return without_sizes_of_nothing(table)
+    return consistent(table)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -343,7 +361,7 @@ def _check_sizes(reader: _Reader, table: Table, row: int) -> None:
 
 def _common_folder(dataset: Dataset) -> str:
     """What the places of all images begin with, up to a slash."""
-    places = (dataset.where(row) or "" for row in range(len(dataset)))
+    places = (source_of(dataset, row) for row in range(len(dataset)))
     common = next(places, "")
     common = common[: common.rfind("/") + 1]
     for place in places:
@@ -352,12 +370,10 @@ def _common_folder(dataset: Dataset) -> str:
     return common
 
 
-def _is_source(source: str, own: str | None, inside: str) -> bool:
+def _is_source(source: str, own: str, inside: str) -> bool:
     """Whether a cell names the image's own place, but for the folder that all of them lie in."""
-    if own is None:
-        return False
     tail = own[len(inside) :]
-    return source == tail or source.endswith(f"/{tail}")
+    return own != "" and (source == tail or source.endswith(f"/{tail}"))
 
 
 def as_record(table: Table, row: int) -> dict[str, Any]:

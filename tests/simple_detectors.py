@@ -1,0 +1,45 @@
+"""Detectors of dirt that are simple enough to be followed by hand."""
+
+from dataclasses import dataclass
+
+from sparring.data.audit.contract import Detector, Rule
+
+
+@dataclass(frozen=True)
+class BrightRule(Rule):
+    threshold: float
+
+    def __call__(self, seen):
+        mean = seen["bright.mean"]
+        return {"gaussian": (mean > self.threshold).float(), "sigma": mean / 10}
+
+
+class Bright(Detector):
+    """Noise of a tenth of the image's mean, where this is above the set's mean."""
+
+    kinds = ("gaussian",)
+
+    def look(self, x):
+        return {"mean": x.flatten(1).mean(1)}
+
+    def fit(self, seen):
+        return BrightRule(float(seen["bright.mean"].mean()))
+
+
+@dataclass(frozen=True)
+class CornerRule(Rule):
+    def __call__(self, seen):
+        corner = seen["corner.value"][:, 0]
+        return {"jpeg": corner, "quality": 100 * seen["corner.value"][:, 1], "outlier": corner**2}
+
+
+class Corner(Detector):
+    """A JPEG by the pixel in the corner, its quality by the next one."""
+
+    kinds = ("jpeg", "outlier")
+
+    def look(self, x):
+        return {"value": x[:, 0, 0, :2].clone()}
+
+    def fit(self, seen):
+        return CornerRule()
