@@ -25,9 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.audit.table import NUMBERS, Table
+from ..data.audit.table import Table
 from ..data.base import digest
 from ..data.dirt.as_measured import AsMeasured
+from ..data.trusted import fingerprint_of
 from ..randomness import generator
 from .metrics import Gaussian, frechet_distance, frechet_distance_of_resamples
 from .reference import Reference
@@ -100,15 +101,12 @@ class Proximal:
 
     def protocol(self) -> dict[str, str]:
         """What must be alike for two distances to be compared."""
-        table, extractor = self.table, self.dirty.extractor
-        arrays = [table.index, table.clipped, *(getattr(table, name) for name in NUMBERS)]
-        arrays += [table.kinds[kind] for kind in sorted(table.kinds)]
+        extractor = self.dirty.extractor
         return {
             "proximal": digest(
                 self.dirty.dataset.fingerprint(),
-                sorted(table.kinds),
+                fingerprint_of(self.table),
                 extractor.name,
                 extractor.checksum,
-                *(array.tobytes() for array in arrays),
             )
         }

@@ -42,7 +42,8 @@ class Ends(Marked):
 @pytest.fixture
 def detectors(monkeypatch):
     found = {"missing_blocks": Marked(), "salt_and_pepper": Ends()}
-    monkeypatch.setattr(as_measured, "_hiding", lambda: found)
+    monkeypatch.setattr(as_measured, "hiding_kinds", lambda: set(found))
+    monkeypatch.setattr(as_measured, "detector_of", found.__getitem__)
 
 
 def table_of(n, kind, share=1.0, clipped=True, **sizes):

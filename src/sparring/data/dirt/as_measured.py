@@ -26,11 +26,11 @@ from torch import Tensor
 
 from ...randomness import generator
 from .. import transforms
-from ..audit.contract import Detector
 from ..audit.filling import filled
-from ..audit.registry import all_detectors
+from ..audit.registry import detector_of
 from ..audit.table import SIZES, Table
 from ..base import Dataset
+from ..trusted import hiding_kinds
 from .contract import Corruption
 from .kinds.blur import Blur
 from .kinds.correlated import Correlated
@@ -118,10 +118,10 @@ class AsMeasured:
             _with_sizes(image, self.table, row, rng)
             for image, row, rng in zip(x.clamp(0, 1), rows, rngs, strict=True)
         ]
-        for kind, detector in _hiding().items():
+        for kind in sorted(hiding_kinds()):
             for i in np.flatnonzero(self.table.has(kind)[rows]):
                 shown = self.dataset[int(self.table.index[rows[i]])]["x0"]
-                hidden = detector.hidden(shown[None], kind)
+                hidden = detector_of(kind).hidden(shown[None], kind)
                 assert hidden is not None
                 if kind == IMPULSES:
                     share = impulse_share(shown[None], hidden)[0].item()
@@ -139,7 +139,7 @@ def can_be_made(table: Table) -> np.ndarray:
     """Whether the dirt of each row can be made on another image, (n,), bool."""
     sized = {kind for kinds in SIZES.values() for kind in kinds}
     size = np.any([getattr(table, name) > 0 for name in SIZES], 0)
-    made, hiding = size.copy(), _hiding()
+    made, hiding = size.copy(), hiding_kinds()
     possible = table.weight > 0
     for kind in table.kinds:
         if kind in hiding:
@@ -174,13 +174,3 @@ def _with_sizes(x: Tensor, table: Table, row: int, rng: torch.Generator) -> Tens
     for corruption in corruptions(**{name: float(getattr(table, name)[row]) for name in SIZES}):
         x = corruption.apply(x, rng, None)
     return x
-
-
-def _hiding() -> dict[str, Detector]:
-    """The detectors that find the very pixels of a kind, by kind."""
-    return {
-        kind: detector
-        for detector in all_detectors().values()
-        for kind in detector.kinds
-        if type(detector).hidden is not Detector.hidden
-    }
