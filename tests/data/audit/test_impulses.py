@@ -85,6 +85,16 @@ def test_the_posterior_is_bayes_rule():
     assert p == pytest.approx(odds / (1 + odds), rel=1e-5)
 
 
+def test_an_image_that_shows_nothing_is_not_called_dirty_for_the_company_it_keeps():
+    """A small one has few places, so most dirty ones show little."""
+    counts = torch.tensor([[1.0, 0.0, 30.0, 1.0, 0.0, 30.0]]).repeat(400, 1)
+    rule = detector.fit({"impulses.counts": counts})
+    assert rule.weights[0] == pytest.approx(0.5)
+    assert sum(rule.weights) == pytest.approx(1)
+    nothing = torch.tensor([[0.0, 0.0, 30.0, 0.0, 0.0, 30.0]])
+    assert rule({"impulses.counts": nothing})["salt_and_pepper"].item() < 0.5
+
+
 @pytest.mark.parametrize("n_dirty", [0, 10, 48, 96])
 def test_impulses_are_found_whatever_their_share_of_the_set(n_dirty):
     x = tiles()
