@@ -210,7 +210,10 @@ def test_whole_numbers_are_decimal(config):
             "objective.discriminator.width must be a whole number, got 'wide'",
         ),
         ("objective.lamb=1", "unknown key 'objective.lamb' - did you mean 'lam'?"),
-        ("objective.huber=1", "unknown key 'objective.huber' (known: bf16_omega, fraction, lam,"),
+        (
+            "objective.huber=1",
+            "unknown key 'objective.huber' (known: bf16_omega, dirt, fraction,",
+        ),
         ("objective=detial", "unknown objective 'detial' - did you mean 'detail'?"),
         ("objective.lam=-0.1", "objective.lam must be >= 0, got -0.1"),
         ("objective.radius_low=-1", "objective.radius_low must be >= 0, got -1"),
@@ -331,7 +334,7 @@ def test_an_objectives_leaves_are_its_constructors_arguments_with_their_defaults
     if "max_train_steps" in leaves:
         assert leaves.pop("max_train_steps") is None  # section training's
         decided |= {"max_train_steps"}
-    for given in ("teacher", "discriminator"):  # what the loop is given
+    for given in ("teacher", "discriminator", "dirt"):  # what the loop is given
         leaves.pop(given, None)
     if name == "latent_consistency_distillation":
         assert leaves.pop("guidance_embedding") is None  # as model.lora allows

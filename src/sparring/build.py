@@ -264,8 +264,8 @@ def build_objective(config: RunConfig, schedule: Schedule, model: Model | None =
         leaves = _leaves_of_own(section, build, leaves)
     else:
         build = OBJECTIVES[section.name]
-        leaves.pop("teacher", None)  # whom to load is no argument of an objective
-        leaves.pop("discriminator", None)
+        for told in ("teacher", "discriminator", "dirt"):  # what the loop is given
+            leaves.pop(told, None)
         if section.name == "adt":
             leaves["scheduler"] = _scheduler_of(config, model)
     with one_line_errors(f"objective {section.name}"):

@@ -207,6 +207,9 @@ class DataSection(Section):
     n_points: Count | None = None
     dataloader_num_workers: CountOrZero = 0
     max_train_samples: Count | None = None
+    # Images that the user looked at and found clean, for objectives that are told what is dirty:
+    # a folder of them, or their numbers in the data (`sparring inspect` names them).
+    trusted: Place | Listed[CountOrZero] | None = None
     # Of latent models: what of the VAE's distribution is learned from, and a folder that keeps the
     # distribution and the captions' hidden states (None: they are computed in every epoch).
     latents: Literal["sample", "mode"] = "sample"
@@ -308,6 +311,15 @@ class Invariance(Smoothing):
     n_steps: Count = 1
 
 
+def _some_dirt(dirt: str) -> str:
+    if dirt == "none":
+        raise ValueError(
+            "objective.dirt says which images are dirty: auto, or a table; without it this is "
+            "objective=plain"
+        )
+    return dirt
+
+
 class Detail(ObjectiveSection):
     name: Literal["detail"] = "detail"
     lam: NotNegative = 10.0
@@ -320,10 +332,21 @@ class Detail(ObjectiveSection):
     weight: Positive = 0.2
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.125
     start_step: CountOrZero | None = None  # None: after two thirds of training.max_train_steps
+    dirt: Place = "auto"  # what is known of each image: auto (an audit), none, or a table's file
 
 
 class Oracle(ObjectiveSection):
     name: Literal["oracle"] = "oracle"
+
+
+class ThrowAway(ObjectiveSection):
+    name: Literal["throw_away"] = "throw_away"
+    dirt: Annotated[Place, AfterValidator(_some_dirt)] = "auto"
+
+
+class DenoiseFirst(ObjectiveSection):
+    name: Literal["denoise_first"] = "denoise_first"
+    dirt: Annotated[Place, AfterValidator(_some_dirt)] = "auto"
 
 
 class Dro(ObjectiveSection):
@@ -463,8 +486,9 @@ OBJECTIVE_SECTIONS: dict[str, type[ObjectiveSection]] = {
     section.model_fields["name"].default: section
     for section in (
         Plain, InputPerturbation, Huber, SmoothingRandom, SmoothingAdversarial, Invariance,
-        Detail, Oracle, Dro, DroPgd, ConsistencyTraining, EasyConsistencyTuning,
-        ConsistencyDistillation, LatentConsistencyDistillation, Adt,
+        Detail, Oracle, ThrowAway, DenoiseFirst, Dro, DroPgd,
+        ConsistencyTraining, EasyConsistencyTuning, ConsistencyDistillation,
+        LatentConsistencyDistillation, Adt,
     )
 }  # fmt: skip
 
@@ -483,6 +507,8 @@ AnyObjective = Annotated[
     | Annotated[Invariance, Tag("invariance")]
     | Annotated[Detail, Tag("detail")]
     | Annotated[Oracle, Tag("oracle")]
+    | Annotated[ThrowAway, Tag("throw_away")]
+    | Annotated[DenoiseFirst, Tag("denoise_first")]
     | Annotated[Dro, Tag("dro")]
     | Annotated[DroPgd, Tag("dro_pgd")]
     | Annotated[ConsistencyTraining, Tag("consistency_training")]

@@ -20,6 +20,7 @@ def model_card(
     prompted: bool = False,
     figures: Mapping[str, Any] | None = None,
     class_names: Sequence[str] = (),
+    known: Sequence[str] = (),
 ) -> str:
     """Markdown that says how a model was made and how to sample it; text of the user is escaped.
 
@@ -32,6 +33,7 @@ def model_card(
         prompted: Whether it is told what to show by a text.
         figures: Figures of an evaluation, if there are any, by name.
         class_names: Of a class-conditional model.
+        known: What training was told of its images, a line for each kind of dirt.
     """
     data, dirt = _section(run, "data"), _section(run, "contamination")
     objective, model = _section(run, "objective"), _section(run, "model")
@@ -48,6 +50,7 @@ def model_card(
         "Objective": _settings(objective),
         "Data": _settings(data),
         "Contamination of the training data": _settings(dirt) if is_dirty else "none",
+        **({"What training was told of them": "; ".join(known)} if known else {}),
         "Network": _settings(network) if isinstance(network, Mapping) else "see config.json",
         **({"Classes": _listed(class_names)} if class_names else {}),
         "Prediction": model.get("prediction_type") or "as the pretrained model",

@@ -30,6 +30,7 @@ from ..build import (
     train_settings,
 )
 from ..build_discriminator import build_discriminator
+from ..build_trust import known_lines, with_knowledge, words_of
 from ..cache import TensorCache
 from ..config import RunConfig, dump
 from ..config_sections import BUNDLED, ContaminationSection
@@ -107,6 +108,9 @@ def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[s
     dataset = build_dataset(config)
     model, objective, teacher, rival = players_of(config, dataset, run.path)
     discriminator, discriminator_settings = rival or (None, None)
+    dataset = with_knowledge(config, dataset, run, is_latent=model.vae is not None)
+    _name_classes(model, dataset, config.model.pretrained_model_name_or_path is None)
+    known = known_lines(dataset)
     encode, cached = _latent_encoder(config, model, dataset)
     run.check()  # it may have taken minutes
     if PartialState().is_main_process:
@@ -127,7 +131,7 @@ def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[s
         condition_fn=_conditions(model, objective),
         encode_fn=encode,
         sample_fn=_sampler(config, model, dataset) if dataset.is_image else None,
-        save_fn=lambda finished: _save(replace(model, denoiser=finished), run.path, config),
+        save_fn=lambda finished: _save(replace(model, denoiser=finished), run.path, config, known),
         random_flip=config.data.random_flip and dataset.is_image,
         n_workers=config.data.dataloader_num_workers,
         config=config.model_dump(mode="json"),
@@ -150,7 +154,6 @@ def players_of(
         UserError: if they do not go together.
     """
     model = build_model(config, dataset.sample_shape, dataset.num_classes)
-    _name_classes(model, dataset, config.model.pretrained_model_name_or_path is None)
     objective = build_objective(config, model.denoiser.schedule, model)
     make_student(config, model, objective)
     check_samplers(config, model)
@@ -232,6 +235,7 @@ def dry_run_text(config: RunConfig) -> str:
         f"data          {config.data.name}, {dirty}",
         f"objective     {config.objective.name}"
         + (f", {n_updates} updates to a batch" if n_updates > 1 else ""),
+        *(f"dirt          {words}" for words in words_of(config)),
         f"training      {training.max_train_steps:,} steps, {n_global} samples to a batch "
         f"({n_processes} process(es)), {n_batches * n_global:,} samples seen",
         *estimate(config),
@@ -436,8 +440,8 @@ def _describe(model: Model, config: RunConfig) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _save(model: Model, folder: Path, config: RunConfig) -> None:
-    """The finished model at the run's root, with its card."""
+def _save(model: Model, folder: Path, config: RunConfig, known: Sequence[str]) -> None:
+    """The finished model at the run's root, with its card, which says what is known of the data."""
     info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     command = info["command"]
     card = model_card(
@@ -453,6 +457,7 @@ def _save(model: Model, folder: Path, config: RunConfig) -> None:
         ),
         prompted=model.text is not None,
         class_names=model.class_names,
+        known=known,
     )
     save(
         folder,

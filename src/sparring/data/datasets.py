@@ -34,7 +34,7 @@ N_TRAIN_DIGITS = 1500
 READING = frozenset(
     ("seed", "resolution", "center_crop", "n_channels", "held_out_share", "max_train_samples",
      "image_column", "label_column", "caption_column", "random_flip", "dataloader_num_workers",
-     "latents", "latents_cache")
+     "trusted", "latents", "latents_cache")
 )  # fmt: skip
 """Fields about how images are read: any data set accepts them, those that they say nothing about
 ignore them. Other fields belong to certain data sets, and are an error elsewhere."""

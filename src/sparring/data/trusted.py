@@ -1,6 +1,7 @@
 r"""Images that come with what each of them can teach: from knowledge of dirt to `batch["trust"]`.
 
     ModelRange(Trusted(dataset, ByTable(table)))       an audit's table, or a person's
+    ModelRange(Trusted(dataset, ByJudge(judge, ...)))  a stream: each image is judged as it comes
     ModelRange(Trusted(dataset, ByTruth(dataset)))     what was really done: the oracle's
 
 A source says what is known of an image as a row of a table, on the [0, 1] scale, and which pixels
@@ -15,7 +16,7 @@ index alone, so it is the same in any batch, worker and process.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 from ..trust import Trust
 from .audit.contract import Detector
 from .audit.filling import filled
+from .audit.judging import Judge
 from .audit.registry import all_detectors, detector_of
 from .audit.table import Table, clean_table
 from .base import Batch, Dataset, Wrapper, digest
@@ -36,9 +38,11 @@ class Source(ABC):
 
     Attributes:
         hides: Whether pixels of some image may say nothing.
+        table: What is known of the data set, or of the sample of it that was looked at.
     """
 
     hides: bool
+    table: Table
 
     @abstractmethod
     def rows(self, x: Tensor, index: Tensor) -> Table:
@@ -81,6 +85,25 @@ class ByTable(_Found):
         return fingerprint_of(self.table)
 
 
+class ByJudge(_Found):
+    """Rules that judge each image when it is read.
+
+    Args:
+        judge: The rules.
+        sample: The table of the sample that the rules were made from, which tells them apart.
+    """
+
+    def __init__(self, judge: Judge, sample: Table) -> None:
+        self.judge, self.table = judge, sample
+        self.hides = bool(hiding_kinds() & set(judge.kinds))
+
+    def rows(self, x: Tensor, index: Tensor) -> Table:
+        return self.judge(x, index)
+
+    def fingerprint(self) -> str:
+        return digest("judged", fingerprint_of(self.table))
+
+
 class ByTruth(Source):
     """What contamination really did: no training but a control may know this.
 
@@ -105,6 +128,24 @@ class ByTruth(Source):
 
     def fingerprint(self) -> str:
         return digest("truth", fingerprint_of(self.table))
+
+
+class LevelsOnly(Source):
+    """What of a source's knowledge is about images that are seen as latents: levels and weights."""
+
+    hides = False
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.table = source, _without_noise(source.table)
+
+    def rows(self, x: Tensor, index: Tensor) -> Table:
+        return _without_noise(self.source.rows(x, index))
+
+    def hidden(self, x: Tensor, rows: Table) -> Tensor:
+        return torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool)
+
+    def fingerprint(self) -> str:
+        return digest("levels", self.source.fingerprint())
 
 
 class Trusted(Wrapper):
@@ -154,6 +195,11 @@ def trust_of(rows: Table, x: Tensor, hidden: Tensor | None, scale: float) -> Tru
         weight=torch.from_numpy(rows.weight),
         seen=None if hidden is None else ~hidden,
     )
+
+
+def _without_noise(table: Table) -> Table:
+    zero = np.zeros(len(table), np.float32)
+    return replace(table, sigma=zero, slope=zero, correlation=zero)
 
 
 def hiding_kinds() -> set[str]:

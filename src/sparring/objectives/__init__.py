@@ -28,6 +28,8 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "dro_pgd": PGDTraining,
     "detail": Detail,
     "oracle": Oracle,
+    "throw_away": Plain,  # on the clean images alone, see data/controls.py
+    "denoise_first": Plain,  # on images denoised by a library
     "consistency_training": ConsistencyTraining,
     "easy_consistency_tuning": EasyConsistencyTuning,
     "consistency_distillation": ConsistencyDistillation,

@@ -29,7 +29,7 @@ from .checkpoint import (
 from .lock import FOLDER as LOCK
 from .lock import RunLock, Writer
 from .processes import process_state
-from .together import on_main
+from .together import SLICE_SECONDS, on_main
 
 MARKS_OF_A_RUN = (
     "run.json", "metrics.jsonl", CHECKPOINTS, "training.json", "stopped.json", "model_index.json",
@@ -39,9 +39,6 @@ PARTS_OF_A_RUN = (
     *MARKS_OF_A_RUN, "config.yaml", "logs", "samples", "data", "evaluation", "README.md", "unet",
     "transformer", "scheduler", "model.json", "pipeline.py",
 )  # fmt: skip
-
-SLICE_SECONDS = 60.0
-"""Of waiting for the lock: several processes wait for each other no longer than some minutes."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ LEARNED = ("model.", "objective.", "data.", "contamination.")
 """Sections that say what is learned from what; the rest says how, and for how long."""
 FREE = (
     "data.dataloader_num_workers", "data.latents_cache", "objective.max_train_steps",
+    "objective.dirt",
 )  # fmt: skip
+"""Among them; what `objective.dirt` says is part of the data's fingerprint."""
 STARTS = (
     "training.resume_from_checkpoint", "training.overwrite_output_dir", "training.fork_from",
     "training.output_dir", "training.wait_for_lock",
@@ -43,7 +45,7 @@ def check_same_run(
         UserError: with every difference that is not allowed.
     """
     words = {
-        "data": "data (fingerprint)",
+        "data": "data, and what is known of them (fingerprint)",
         "n_global": "samples per global batch (batch size x accumulation x processes)",
         "seed": "training.seed",
     }

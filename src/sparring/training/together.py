@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from accelerate import PartialState
@@ -12,6 +13,8 @@ from safetensors import SafetensorError
 from ..errors import UserError
 
 T = TypeVar("T")
+SLICE_SECONDS = 60.0
+"""Of waiting for the main process: several processes wait for each other no longer than minutes."""
 DISK_ERRORS = (OSError, SafetensorError)
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 """Reasons, `in_words`, that free space would end: a full disk, a quota."""
@@ -43,6 +46,19 @@ def on_main(action: Callable[[], T]) -> T:
     if answer[1] is not None:
         raise answer[1]
     return answer[0]
+
+
+def on_main_for_long(action: Callable[[], T]) -> T:
+    """`on_main` for what may take hours: the others ask again and again, since no process group
+    waits for one answer longer than some minutes."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return action()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(action) if state.is_main_process else Future[T]()
+        while not on_main(lambda: bool(wait([future], SLICE_SECONDS).done)):
+            pass
+        return on_main(future.result)
 
 
 def in_words(error: BaseException) -> str:

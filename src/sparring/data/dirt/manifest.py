@@ -1,23 +1,13 @@
-"""What was done to which sample: for reports, and for the oracle, a control.
-
-The manifest holds a line for each dirty sample with the values that were drawn for it. No training
-but the oracle's reads it.
-"""
+"""What was done to which sample, for reports: a line for each dirty sample with its values."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ...errors import UserError
 from ...text_files import lines_of
 from ..base import Dataset
 from .contaminated import layers
-from .contract import Knowledge
 
 
 def manifest(dataset: Dataset) -> list[dict[str, Any]]:
@@ -31,32 +21,6 @@ def manifest(dataset: Dataset) -> list[dict[str, Any]]:
                 | ({} if where is None else {"where": where})
             )
     return sorted(entries, key=lambda entry: entry["index"])
-
-
-def noise_of(dataset: Dataset) -> Tensor:
-    """Standard deviation of the white Gaussian noise on each sample, (N,), in the model's units.
-
-    Twice the value on the [0, 1] scale for images, each sample's own where sigma is a range; 0 for
-    clean samples, infinite where something else was done to one: noise that depends on the
-    brightness or is correlated is of no one size and counts as something else. For the oracle, a
-    control; no other training knows this.
-
-    Raises:
-        UserError: if noisy images are clipped, after which their noise is of no one size.
-    """
-    variance = torch.zeros(len(dataset))
-    for layer in layers(dataset):
-        for index in layer.dirty.nonzero().flatten().tolist():
-            known = layer.knowledge(index)
-            sigma = known.sigma if known == Knowledge(sigma=known.sigma) else math.inf
-            if layer.clip and 0 < sigma < math.inf:
-                raise UserError(
-                    f"contamination kind {layer.kind}: the noise of images that are clipped to 8 "
-                    "bits is no longer Gaussian and of one size, so nobody can be told it: set "
-                    "contamination.clip=false"
-                )
-            variance[index] += (sigma * (2 if layer.is_image else 1)) ** 2
-    return variance.sqrt()
 
 
 def manifest_header(dataset: Dataset) -> dict[str, Any]:

@@ -1,0 +1,238 @@
+"""What training is told of its images: from `objective.dirt` and `data.trusted` to a data set.
+
+dataset = with_knowledge(config, build_dataset(config), run)    # batches carry `trust`
+
+    objective       its training data
+    oracle          each sample with what was really done to it
+    detail          each image with what the table says of it
+    throw_away      the images that the table says nothing against
+    denoise_first   all images, denoised as the table says
+    others          as they are
+
+The table is that of an audit (`dirt: auto`), made once by the main process and kept with the run as
+data/dirt.csv, or a file (`dirt: TABLE`). Of a stream a sample is audited, and each image is judged
+by its thresholds when it is read.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from .cache import key_of
+from .config_sections import RunConfig
+from .data.audit.audit import audit_images
+from .data.audit.found import lines_of
+from .data.audit.table import Table, clean_table, read_table, write_table
+from .data.base import READ_CHUNK, Dataset, ModelRange
+from .data.controls import Chosen, Denoised, check_any_order, clean_numbers
+from .data.datasets import build_dataset
+from .data.trusted import ByJudge, ByTable, ByTruth, LevelsOnly, Source, Trusted
+from .errors import UserError
+from .terminal import echo
+from .training import RunFolder
+from .training.together import on_main_for_long
+
+KEPT = Path("data/dirt.csv")
+"""Of a run: what its audit found."""
+AUTO, NONE = "auto", "none"
+
+
+def with_knowledge(
+    config: RunConfig, dataset: ModelRange, run: RunFolder, *, is_latent: bool = False
+) -> ModelRange:
+    """The training data as the objective takes them; all processes call it together.
+
+    Args:
+        config: The run.
+        dataset: As `build_dataset` made it.
+        run: Its folder; a resumed run finds its table there.
+        is_latent: Whether the model sees latents of the images, of which only levels and weights
+            can be told.
+
+    Raises:
+        UserError: if the table does not fit the data, or the data do not fit what is asked.
+    """
+    name, images = config.objective.name, dataset.dataset
+    dirt = dirt_of(config)
+    if config.data.trusted is not None and dirt in (None, NONE):
+        raise UserError(
+            f"data.trusted corrects what an objective is told of dirt, and objective {name} is "
+            "told nothing here: leave it out (null), or set objective=detail"
+        )
+    if name == "oracle":
+        return ModelRange(Trusted(images, _as_latents(ByTruth(images), is_latent, is_asked=True)))
+    if dirt in (None, NONE) or (dirt == AUTO and name == "detail" and not dataset.is_image):
+        return dataset
+    if not dataset.is_image:
+        raise UserError(
+            f"objective {name} is told of dirt in images, and {dataset.name} holds vectors: take "
+            "objective=plain, or objective.dirt=auto of detail, which does nothing there"
+        )
+    if name == "throw_away":
+        check_any_order(images)
+    source = on_main_for_long(lambda: _source(config, images, run, dirt))
+    if name == "throw_away":
+        assert isinstance(source, ByTable)
+        return ModelRange(Chosen(images, clean_numbers(source.table)))
+    if name == "denoise_first":
+        return ModelRange(Denoised(images, source))
+    return ModelRange(Trusted(images, _as_latents(source, is_latent, is_asked=dirt != AUTO)))
+
+
+def dirt_of(config: RunConfig) -> str | None:
+    """`objective.dirt`: auto, none or a file; None of an objective that has no such setting."""
+    section = config.objective
+    return section.model_dump()["dirt"] if "dirt" in type(section).model_fields else None
+
+
+def words_of(config: RunConfig) -> list[str]:
+    """How training will know what is wrong with which sample, for a run that is only looked at.
+
+    Raises:
+        UserError: if the table is not there.
+    """
+    if config.objective.name == "oracle":
+        return ["what was really done to each sample"]
+    dirt = dirt_of(config)
+    if dirt in (None, NONE):
+        return []
+    if dirt != AUTO and not Path(dirt).is_file():
+        raise UserError(f"objective.dirt: there is no table {dirt}; `sparring inspect` writes one")
+    words = "the images are looked at before training" if dirt == AUTO else f"as {dirt} says"
+    return [words + (", but for trusted ones" if config.data.trusted is not None else "")]
+
+
+def known_lines(dataset: ModelRange) -> list[str]:
+    """What training is told, a line per kind of dirt; [] where it is told nothing."""
+    source = getattr(dataset.dataset, "source", None)
+    return [] if source is None else lines_of(source.table)
+
+
+def _source(config: RunConfig, images: Dataset, run: RunFolder, dirt: str) -> ByTable | ByJudge:
+    """Who knows the images; the main process alone finds out, says it and keeps it."""
+    kept = _kept(run)
+    judge = None
+    if dirt != AUTO:
+        table = read_table(dirt, images)
+    elif kept is not None and images.sharding is None:
+        table = read_table(kept, images)
+    else:
+        echo("sparring: dirt: the images are looked at before training", err=True)
+        audit = audit_images(images, config.data.dataloader_num_workers)
+        table, judge = audit.table, None if audit.is_whole else audit.judge
+        if judge is not None:
+            echo(
+                f"sparring: dirt: of {len(table)} images of the stream, all are judged so:",
+                err=True,
+            )
+    if config.data.trusted is not None:
+        call_clean(table, trusted_numbers(config, images))
+    for line in lines_of(table):
+        echo(f"sparring: dirt: {line}", err=True)
+    keep(table, images, run)
+    return ByTable(table) if judge is None else ByJudge(judge, table)
+
+
+def _kept(run: RunFolder) -> Path | None:
+    """The table of the run that goes on, which may lie elsewhere; a fork looks anew."""
+    if run.checkpoint is None or run.is_fork:
+        return None
+    path = run.checkpoint.parent.parent / KEPT
+    return path if path.is_file() else None
+
+
+def keep(table: Table, dataset: Dataset, run: RunFolder) -> None:
+    """Writes the table among what the run says of its data.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    run.check()  # an audit may take minutes
+    path = run.path / KEPT
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(table, dataset, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def trusted_numbers(config: RunConfig, images: Dataset) -> np.ndarray:
+    """Numbers of the images of `data.trusted`, (n,), int64: those said, or equal to the folder's.
+
+    Raises:
+        UserError: for a number that no image has, or a folder of which no image is in the data.
+    """
+    said, n = config.data.trusted, len(images)
+    if images.sharding is not None:
+        raise UserError("data.trusted needs data that are read in any order, and this is a stream")
+    if isinstance(said, list):
+        if max(said) >= n:
+            raise UserError(
+                f"data.trusted names image {max(said)}, and {images.name} has 0 to {n - 1}"
+            )
+        return np.unique(np.asarray(said, np.int64))
+    theirs = {key_of(x) for x in trusted_images(config, images).read_all()["x0"]}
+    found = []
+    for start in range(0, n, READ_CHUNK):
+        asked = torch.arange(start, min(start + READ_CHUNK, n))
+        batch = images.__getitems__(asked.tolist())
+        own = batch["index"] == asked  # elsewhere another image stands in
+        found += [
+            i
+            for i, x, is_own in zip(asked.tolist(), batch["x0"], own.tolist(), strict=True)
+            if is_own and key_of(x) in theirs
+        ]
+    if not found:
+        raise UserError(
+            f"data.trusted: no image of {said} is among those of {images.name} as they are read: "
+            "copy them from there, and do not crop at random (data.center_crop=true)"
+        )
+    return np.asarray(found, np.int64)
+
+
+def trusted_images(config: RunConfig, like: Dataset) -> Dataset:
+    """The images of the folder `data.trusted`, read as the data are."""
+    channels, height, width = like.sample_shape
+    resolution = height if height == width else None
+    try:
+        return build_dataset(
+            "image_folder", "all", train_data_dir=config.data.trusted, n_channels=channels,
+            resolution=resolution,
+        )  # fmt: skip
+    except (UserError, ValueError) as error:
+        raise UserError(f"data.trusted: {error}") from error
+
+
+def call_clean(table: Table, numbers: np.ndarray) -> None:
+    """Corrects a table of a whole data set: these images are clean."""
+    clean = clean_table(numbers, table.kinds)
+    clean.clipped[:] = table.clipped[numbers]
+    table.put(numbers, clean)
+
+
+def _as_latents(source: Source, is_latent: bool, *, is_asked: bool) -> Source:
+    """Of what is known, what can be told of latents: levels and weights.
+
+    Args:
+        source: Who knows the images.
+        is_latent: Whether the model sees latents.
+        is_asked: Whether the user said more: then that is refused.
+    """
+    if not is_latent:
+        return source
+    table = source.table
+    n_more = int(((table.sigma > 0) | (table.slope > 0)).sum())
+    if (n_more or source.hides) and is_asked:
+        raise UserError(
+            f"a latent model can be told levels and weights of images, and {n_more} have noise, or "
+            "some have holes: noise in pixels is none of the latents; set objective.dirt=none"
+        )
+    if n_more and PartialState().is_main_process:
+        echo(
+            f"sparring: dirt: the noise of {n_more} images is not told to a latent model, levels "
+            "and weights are",
+            err=True,
+        )
+    return LevelsOnly(source)
