@@ -13,7 +13,7 @@ from sparring.commands.contaminate import contaminate as write_copy
 from sparring.commands.side_by_side import Run
 from sparring.config import resolve
 from sparring.data.datasets import build_dataset
-from sparring.data.dirt.contaminated import contaminate
+from sparring.data.dirt.contaminated import check_contamination, contaminate
 from sparring.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -27,6 +27,16 @@ def table(root, **settings):
             name: raw["settings"][name] | changed for name, changed in settings.items()
         }
     return dirt.Table(raw, Path(root))
+
+
+def test_every_cell_is_a_config_of_known_dirt(tmp_path, monkeypatch):
+    monkeypatch.setattr(dirt, "clean_rows", lambda folder: list(range(200)))
+    cells = table(tmp_path).cells([], [0])
+    for cell in cells:
+        assert resolve(dirt.find_config(cell.own["config"]), cell.words)
+        check_contamination(cell.contamination, is_image=True)
+    assert {cell.setting for cell in cells} == set(table(tmp_path).raw["settings"])
+    assert {cell.method for cell in cells} == set(table(tmp_path).raw["methods"])
 
 
 def test_only_the_oracle_is_told_what_was_done(tmp_path):
