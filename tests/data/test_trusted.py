@@ -60,6 +60,17 @@ def test_a_value_s_variance_is_the_same_in_the_model_s_units():
         assert float(there[0]) == pytest.approx(4 * own, rel=1e-6)
 
 
+def test_levels_follow_from_jpeg_and_blur_unless_the_table_says_one():
+    table = clean_table(4, ("outlier",))
+    table.quality[:] = 0, 50, 50, 0
+    table.blur_sigma[:] = 0, 0, 1.0, 0
+    table.level[:] = 0, 0, 0.5, 0.7
+    table.kinds["outlier"][:] = 0, 0.4, 0, 0.6
+    trust = trust_of(table, torch.rand(4, 1, 8, 8), None, 2.0)
+    assert trust.level.numpy() == pytest.approx([0, 1.03, 0.5, 0.7])
+    assert trust.weight.tolist() == [1, 1, 1, 0]
+
+
 def test_the_truth_is_what_was_done():
     dirty = mixed()
     batch = trusted(dirty).read_all()

@@ -26,11 +26,15 @@ from ..trust import Trust
 from .audit.contract import Detector
 from .audit.filling import filled
 from .audit.judging import Judge
+from .audit.levels import level_of_blur, level_of_jpeg
 from .audit.registry import all_detectors, detector_of
 from .audit.table import Table, clean_table
 from .base import Batch, Dataset, Wrapper, digest
 from .dirt.contaminated import Contaminated, layers
 from .dirt.contract import NOTHING, Knowledge
+
+ALIEN = ("outlier", "adversarial")
+"""Kinds of dirt of which nothing is left that training could use."""
 
 
 class Source(ABC):
@@ -191,10 +195,23 @@ def trust_of(rows: Table, x: Tensor, hidden: Tensor | None, scale: float) -> Tru
         slope=scale * slope,
         correlation=torch.from_numpy(rows.correlation),
         clipped=((sigma > 0) | (slope > 0)) & torch.from_numpy(rows.clipped) & is_inside,
-        level=torch.from_numpy(rows.level),
-        weight=torch.from_numpy(rows.weight),
+        level=torch.from_numpy(levels_of(rows)),
+        weight=torch.from_numpy(weights_of(rows)),
         seen=None if hidden is None else ~hidden,
     )
+
+
+def levels_of(rows: Table) -> np.ndarray:
+    """Noise level from which each image may be used, (n,): what the table says, or, where it says
+    none, what its JPEG and its blur ask."""
+    asked = np.maximum(level_of_jpeg(rows.quality), level_of_blur(rows.blur_sigma))
+    return np.where(rows.level > 0, rows.level, asked)
+
+
+def weights_of(rows: Table) -> np.ndarray:
+    """Weight of each image, (n,): 0 for those that do not belong to the data."""
+    alien = np.any([rows.has(kind) for kind in ALIEN], 0)
+    return np.where(alien, np.float32(0), rows.weight)
 
 
 def _without_noise(table: Table) -> Table:
