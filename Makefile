@@ -5,7 +5,7 @@
 #   make lint      ruff                         make types      pyright
 #   make bench     the cost of a step of every objective, benchmarks/results/step_cost.json
 #   make bench-adt-memory   memory of adt by the number of trained calls, benchmarks/results/adt_memory.json
-#   make bench-inspect   how well sparring inspect estimates known noise (ARGS="'FOLDER/train-*.parquet'" for Fashion-MNIST)
+#   make bench-audit     how well sparring inspect finds known dirt, benchmarks/results/audit.json (ARGS="--fashion 'FOLDER/train-*.parquet'")
 #   make bench-faults   240 runs that are killed, starved and damaged (ARGS="--n 24")
 #   make bench-lock     two starts of one run, 92 times: never two writers (Linux; namespaces need root)
 #   make bench-soak     half an hour of training: does memory grow, benchmarks/results/soak.json
@@ -20,7 +20,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-gpu test-kernels lint format types bench bench-adt-memory bench-inspect bench-security bench-quality bench-dirt bench-faults bench-lock bench-soak audit clean
+.PHONY: setup demo test test-all test-gpu test-kernels lint format types bench bench-adt-memory bench-audit bench-security bench-quality bench-dirt bench-faults bench-lock bench-soak audit clean
 
 setup: $(INSTALLED)
 
@@ -82,8 +82,8 @@ audit: $(INSTALLED)
 bench-adt-memory: $(INSTALLED)
 	$(BIN)/python benchmarks/adt_memory.py $(ARGS)
 
-bench-inspect: $(INSTALLED)
-	$(BIN)/python benchmarks/inspect_noise.py $(ARGS)
+bench-audit: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/audit.py $(ARGS)
 
 bench-security: $(INSTALLED)
 	$(BIN)/python benchmarks/config_campaign.py --n 2100 --real 60
