@@ -120,6 +120,9 @@ def test_every_image_has_a_record_when_asked(tmp_path):
     assert 0 < len(noisy) < 30
     assert all((one["sigma"] > 0) == (one in noisy) for one in images)
     json.dumps(found)
+    for one in images:  # level as the quality asks, no weight for what does not belong
+        assert (one["level"] > 0) == (one["quality"] > 0)
+        assert one["weight"] == (0 if one["kinds"]["outlier"] > 0.5 else 1)
     assert "images" not in inspect_command(data, NONE)
 
 

@@ -21,6 +21,7 @@ from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import check_contamination, contaminate
 from ..data.images import ImageDataset, SizesDiffer
 from ..data.survey import common_side, survey
+from ..data.trusted import levels_of, weights_of
 from ..errors import UserError
 from .files import KEY, check_outside, claim, digest, made_by
 
@@ -173,11 +174,18 @@ def sigma_histogram(audit: Audit) -> dict[str, Any] | None:
 
 
 def images_of(audit: Audit) -> list[dict[str, Any]]:
-    """A record per image that could be read: index, source, kinds, and every size."""
-    index = audit.table.index.tolist()
+    """A record per image that could be read: index, source, kinds, every size, and the level and
+    weight with which training takes it."""
+    table, index = audit.table, audit.table.index.tolist()
+    levels, weights = levels_of(table).round(4), weights_of(table).round(4)
     return [
-        {"index": index[row], "source": audit.dataset.where(index[row])}
-        | as_record(audit.table, row)
+        {
+            "index": index[row],
+            "source": audit.dataset.where(index[row]),
+            **as_record(table, row),
+            "level": float(str(levels[row])),
+            "weight": float(str(weights[row])),
+        }
         for row in np.flatnonzero(audit.is_readable).tolist()
     ]
 

@@ -9,8 +9,9 @@ r"""What is known of each image of a set, a row per image: read by people, corre
 **Kinds** are probabilities; an image has a kind where it is above 1/2. **Sizes** say how much, and
 count where the image has a kind of that size (`SIZES`): so whoever finds an image clean sets its
 kind to 0 and leaves the rest. An empty cell or a column that is not there is the default: no dirt,
-weight 1. A table without any kind that has a size needs no probability for it: index and sigma are
-enough to say what noise there is.
+weight 1. Where `level` is 0 it follows from the JPEG's quality and the blur, and an outlier has no
+weight whatever `weight` says (`data.trusted`). A table without any kind that has a size needs no
+probability for it: index and sigma are enough to say what noise there is.
 """
 
 import csv
@@ -86,7 +87,8 @@ class Table:
         quality: Of a JPEG, 1 to 100; 0: no JPEG.
         blur_sigma: Standard deviation of the blur, pixels.
         level: Noise level s = sigma_t / alpha_t, images in [-1, 1], from which the image may be
-            used for what its noise does not say: what compression or blur took away.
+            used for what its noise does not say: what compression or blur took away; 0: as these
+            ask.
         weight: Of the image in training, in [0, 1]; 0 for one that teaches nothing.
         clipped: Whether no value leaves [0, 1], as in a file of 8 bits, so that noise was cut off;
             bool.
