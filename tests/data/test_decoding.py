@@ -268,7 +268,10 @@ def test_heic_is_read_with_its_package(tmp_path):
 
 def test_a_header_tells_size_and_colour_without_decoding():
     whole = _save(Image.new("RGB", (31, 17)), "PNG")
-    assert decoding.header(whole[:46]) == (17, 31, True, False)
+    assert decoding.header(whole[:46]) == (17, 31, True, False, None)
+    jpeg = decoding.header(_save(Image.new("L", (5, 6)), "JPEG", quality=50)).quantization
+    assert jpeg is not None
+    assert jpeg[0][0] == 16  # the standard table's first step, at quality 50
     assert decoding.header(_save(Image.new("L", (5, 6)), "PNG"))[2] is False
     with pytest.raises(Unreadable, match="no image of a kind that is read"):
         decoding.header(b"text")

@@ -57,6 +57,20 @@ def test_images_of_many_sizes_are_read_at_the_smallest(tmp_path, write_image, n)
     assert any("smallest side, 9 pixels" in line for line in said)
 
 
+def test_what_the_files_say_of_their_compression_is_a_hint(tmp_path, write_image):
+    pixels = np.random.RandomState(0).randint(0, 256, (16, 16), dtype=np.uint8)
+    for i in range(4):
+        Image.fromarray(pixels + np.uint8(i)).save(tmp_path / f"{i}.jpg", quality=30 + 10 * (i > 1))
+    write_image(tmp_path / "other.png", size=(16, 16), mode="L")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    found = inspect_command({"name": "image_folder", "train_data_dir": str(tmp_path)}, NONE)
+    assert found["jpeg_files"]["n_looked_at"] == 6
+    assert found["jpeg_files"]["n_jpeg"] == 4
+    assert found["jpeg_files"]["quality"]["median"] == 35
+    assert "4 of 6 files looked at are JPEG, quality 30 to 40, median 35" in as_text(found)
+    assert inspect_command({"name": "digits", "max_train_samples": 8}, NONE)["jpeg_files"] is None
+
+
 class Sound(HTMLParser):
     """Every element that is opened is closed."""
 

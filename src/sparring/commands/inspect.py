@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,18 @@ import numpy as np
 from .. import __version__
 from ..cache import key_of
 from ..data.audit.audit import NEAR, Audit, audit_images
-from ..data.audit.found import Found, found_in, suggestion
+from ..data.audit.detectors.jpeg import file_quality
+from ..data.audit.found import QUANTILES, Found, found_in, suggestion
 from ..data.audit.known import compare
 from ..data.audit.table import as_record, write_table
-from ..data.base import Dataset
+from ..data.base import Dataset, Wrapper
 from ..data.datasets import build_dataset
+from ..data.decoding import header
 from ..data.dirt.contaminated import check_contamination, contaminate
 from ..data.images import ImageDataset, SizesDiffer
 from ..data.survey import common_side, survey
 from ..data.trusted import levels_of, weights_of
+from ..data.within import Unreadable
 from ..errors import UserError
 from .files import KEY, check_outside, claim, digest, made_by
 
@@ -59,10 +64,10 @@ def inspect_command(
 
     Returns:
         The content of report.json: data, contamination, n_images, n_looked_at, n_readable,
-        unreadable, remarks, sizes, looked_at, duplicates, near_duplicates, n_blank, found (a record
-        per kind, clean last), sigma_histogram, suggestion, known (None for data that nobody
-        contaminated here), version, made_by and table_digest; beside it output_dir and, if asked
-        for, images.
+        unreadable, remarks, sizes, jpeg_files, looked_at, duplicates, near_duplicates, n_blank,
+        found (a record per kind, clean last), sigma_histogram, suggestion, known (None for data
+        that nobody contaminated here), version, made_by and table_digest; beside it output_dir and,
+        if asked for, images.
 
     Raises:
         UserError: if the data are no images or cannot be read, or the folder cannot be written.
@@ -151,6 +156,7 @@ def summary(audit: Audit) -> dict[str, Any]:
             {"width": width, "height": height, "n_images": n}
             for (width, height), n in audit.sizes.most_common()
         ],
+        "jpeg_files": jpeg_files(dataset),
         "looked_at": {"width": dataset.sample_shape[2], "height": dataset.sample_shape[1],
                       "n_channels": dataset.sample_shape[0]},
         "duplicates": same,
@@ -161,6 +167,31 @@ def summary(audit: Audit) -> dict[str, Any]:
         "suggestion": suggestion(found),
         "known": compare(audit.table.select(audit.is_readable), dataset),
         "version": __version__,
+    }  # fmt: skip
+
+
+def jpeg_files(dataset: Dataset) -> dict[str, Any] | None:
+    """How the files say they were compressed; None where none is a JPEG, or there are no files.
+
+    A hint: resizing, and a copy as PNG, leave other traces than the file's tables.
+    """
+    source = dataset
+    while isinstance(source, Wrapper):
+        source = source.dataset
+    if not isinstance(source, ImageDataset):
+        return None
+    files, quality = copy(source.files), []  # so that streams opened here are closed again
+    looked_at = files.surveyed()
+    for i in looked_at:
+        with suppress(Unreadable):
+            quality.append(file_quality(header(files.open(i))))
+    known = [one for one in quality if one is not None]
+    if not known:
+        return None
+    low, median, high = np.quantile(known, list(QUANTILES.values())).tolist()
+    return {
+        "n_looked_at": len(looked_at), "n_jpeg": len(known),
+        "quality": {"low": low, "median": median, "high": high},
     }  # fmt: skip
 
 
@@ -255,6 +286,12 @@ def _file_lines(result: Mapping[str, Any]) -> list[str]:
     )
     more = f" and {len(sizes) - N_SIZES} more" if len(sizes) > N_SIZES else ""
     lines.append(f"sizes in the files: {listed}{more}")
+    if (jpeg := result["jpeg_files"]) is not None:
+        low, median, high = (f"{jpeg['quality'][key]:.0f}" for key in QUANTILES)
+        lines.append(
+            f"{jpeg['n_jpeg']} of {jpeg['n_looked_at']} files looked at are JPEG, quality {low} to "
+            f"{high}, median {median} (of the files: resizing hides what that did)"
+        )
     same, alike = result["duplicates"], result["near_duplicates"]
     lines.append(
         f"duplicates: {same['n_extra']} equal to an earlier image, {alike['n_extra']} nearly so; "

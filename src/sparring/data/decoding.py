@@ -5,6 +5,7 @@ import logging
 import re
 import struct
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,12 +58,14 @@ class Header(NamedTuple):
         in_colour: Whether it has three channels.
         is_several: Whether it holds more than one image, an animation's frames or a TIFF's pages (a
             camera's second picture for depth or brightness does not count).
+        quantization: A JPEG's tables by number, 64 steps each; None of other files.
     """
 
     height: int
     width: int
     in_colour: bool
     is_several: bool
+    quantization: Mapping[int, Sequence[int]] | None
 
 
 def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
@@ -103,7 +106,9 @@ def header(file: str | bytes) -> Header:
     try:
         with warnings.catch_warnings(), _opened(file) as image:
             is_several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-            return Header(image.height, image.width, image.mode not in GREY_MODES, is_several)
+            tables = getattr(image, "quantization", None)
+            in_colour = image.mode not in GREY_MODES
+            return Header(image.height, image.width, in_colour, is_several, tables)
     except MemoryError:
         raise
     except Exception as error:

@@ -35,7 +35,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..contract import Columns, Detector, Rule, Statistics
@@ -137,7 +136,7 @@ def scale_of(quality: int) -> int:
     return 5000 // quality if quality < 50 else 200 - 2 * quality
 
 
-def file_quality(image: Image.Image) -> int | None:
+def file_quality(image: object) -> int | None:
     """The quality of a JPEG file by its own tables, None for any other file.
 
     The one whose standard table is nearest to the file's luminance table, in the mean of
@@ -145,7 +144,7 @@ def file_quality(image: Image.Image) -> int | None:
     the file was stored, and nothing of what resizing left of that.
 
     Args:
-        image: As Pillow opened it.
+        image: As Pillow opened it, or its `decoding.Header`.
     """
     tables: Mapping[int, Sequence[int]] | None = getattr(image, "quantization", None)
     if not tables or 0 not in tables:
