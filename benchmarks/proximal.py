@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from scipy.stats import spearmanr
 
+from sparring.build_trust import KEPT
 from sparring.commands.plan import labels_of, plan_of, sampling_words
-from sparring.commands.proximal import TABLE
 from sparring.data.audit.table import read_table
 from sparring.evaluation.metrics import frechet_distance
 from sparring.evaluation.parts import Processes
@@ -69,7 +69,7 @@ class Group:
         if self.dirty is None:
             return None
         files = told(self.dirty, FILES)
-        tables = (folder_of(row) / TABLE for row in self.rows if told(row, FILES) == files)
+        tables = (folder_of(row) / KEPT for row in self.rows if told(row, FILES) == files)
         return next((table for table in tables if table.is_file()), None)
 
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 from test_evaluate_command import make_run, unet
 
+from sparring.build_trust import KEPT
 from sparring.commands.evaluate import as_text, evaluate_command
-from sparring.commands.proximal import TABLE, own_table
+from sparring.commands.proximal import own_table
 from sparring.data.audit.table import clean_table, write_table
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
@@ -150,9 +151,9 @@ def test_the_command_reads_the_runs_own_table_or_the_one_that_is_named(run, tmp_
 def test_a_checkpoint_finds_the_table_of_its_run(tmp_path):
     folder = tmp_path / "run" / "checkpoints" / "checkpoint-5"
     folder.mkdir(parents=True)
-    (tmp_path / "run" / TABLE).parent.mkdir()
-    (tmp_path / "run" / TABLE).write_text("index\n")
-    assert own_table(str(folder)) == own_table(str(tmp_path / "run")) == tmp_path / "run" / TABLE
+    (tmp_path / "run" / KEPT).parent.mkdir()
+    (tmp_path / "run" / KEPT).write_text("index\n")
+    assert own_table(str(folder)) == own_table(str(tmp_path / "run")) == tmp_path / "run" / KEPT
 
 
 def test_vectors_have_no_dirty_images(tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..build_trust import KEPT
 from ..data.audit.table import read_table
 from ..errors import UserError
 from ..evaluation.captions import Judges
@@ -18,9 +19,6 @@ from ..evaluation.reference import Reference, Settings
 
 if TYPE_CHECKING:
     from .plan import Plan
-
-TABLE = Path("data") / "dirt.csv"
-"""Where a run keeps what its audit found."""
 
 
 def proximal_of(plan: Plan, references: dict[tuple[str, Settings], Reference]) -> Proximal | None:
@@ -39,7 +37,8 @@ def proximal_of(plan: Plan, references: dict[tuple[str, Settings], Reference]) -
             "leave it out for vectors, for models that are no run, and where samples are measured "
             "at another size"
         )
-    table = read_table(own_table(plan.name) if wanted == "auto" else wanted, dirty)
+    place = own_table(plan.name) if wanted == "auto" else wanted
+    table = read_table(place, dirty, whole=dirty.sharding is None)  # of a stream: some images
     settings = replace(
         plan.reference.settings, statistics=None, judges=Judges(), memorization_extractor=None
     )
@@ -57,9 +56,9 @@ def own_table(name: str) -> Path:
     """The table of a run, or of the run that a checkpoint is of."""
     place = Path(name)
     for run in (place, *place.resolve().parents[:2]):
-        if (run / TABLE).is_file():
-            return run / TABLE
+        if (run / KEPT).is_file():
+            return run / KEPT
     raise UserError(
-        f"{name} has no {TABLE} that says how dirty its training images are: make one with "
+        f"{name} has no {KEPT} that says how dirty its training images are: make one with "
         "`sparring inspect DATA -o FOLDER`, look at it, and set evaluation.proximal=FOLDER/dirt.csv"
     )

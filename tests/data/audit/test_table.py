@@ -62,6 +62,16 @@ def test_what_is_written_reads_back_to_the_bit(images, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["dirt.csv"]
 
 
+def test_a_table_of_some_images_is_read_where_that_is_allowed(images, tmp_path):
+    some = some_table().select(np.array([1, 4, 5]))
+    write_table(some, images, tmp_path / "dirt.csv")
+    assert same(read_table(tmp_path / "dirt.csv", images, whole=False), some)
+    with pytest.raises(
+        UserError, match="no row for 3 of the 6 images of photos, the first is imag"
+    ):
+        read_table(tmp_path / "dirt.csv", images)
+
+
 def test_every_float32_has_a_text_of_its_own(tmp_path):
     rng = np.random.RandomState(1)
     n = 2000

@@ -266,7 +266,7 @@ class _Reader:
         return int(text)
 
 
-def read_table(path: str | Path, dataset: Dataset) -> Table:
+def read_table(path: str | Path, dataset: Dataset, *, whole: bool = True) -> Table:
     """A table of every image of a data set, as `write_table` or a person wrote it.
 
     Rows may come in any order; columns too, and all but `index` may be left out. A source, where
@@ -275,6 +275,7 @@ def read_table(path: str | Path, dataset: Dataset) -> Table:
     Args:
         path: Comma-separated values, UTF-8 or with a byte order mark.
         dataset: The images it is about.
+        whole: Whether each of them needs a row; if not, the table is of those that have one.
 
     Raises:
         UserError: for whatever is wrong, with its line and column.
@@ -307,13 +308,13 @@ def read_table(path: str | Path, dataset: Dataset) -> Table:
             getattr(table, name)[row] = reader.number(name, allowed)
         table.clipped[row] = reader.flag("clipped", True)
         _check_sizes(reader, table, row)
-    if not seen.all():
+    if whole and not seen.all():
         missing = np.flatnonzero(~seen)
         raise UserError(
             f"{path}: no row for {len(missing)} of the {n} images of {dataset.name}, the first is "
             f"image {missing[0]}: every image needs one, a clean one with nothing but its index"
         )
-    return consistent(table)
+    return consistent(table if whole else table.select(np.flatnonzero(seen)))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
