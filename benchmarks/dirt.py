@@ -362,10 +362,10 @@ class Cell:
 
 def _is_run(how: Mapping[str, Any], kind: str, rate: float) -> bool:
     """Whether a method has anything to do on a kind of dirt: clean data are for the floor and for
-    what should not harm them, and where nothing is clean nothing is left to keep."""
+    what should not harm them, and some methods need a few clean images."""
     if kind == CLEAN:
         return how["trains_on"] == "clean" or how.get("on_clean", False)
-    return how["trains_on"] != "clean" and not (rate == 1 and how.get("keeps_clean", False))
+    return how["trains_on"] != "clean" and not (rate == 1 and how.get("needs_clean", False))
 
 
 def _yaml(value: Any) -> str:
