@@ -17,8 +17,9 @@ weigh an element by its own signal. So its error is divided by A_j^2, and the ro
 1 - lambda_max / s^2 instead, with lambda_max that of a white pixel whatever the image shows. The
 brightness is read off the smoothed image.
 
-**Cut off.** A pixel at an end of the range was a noisy value beyond it. It is drawn anew from the
-normal law around a smoothed image, cut off at that end (the Tobit model), in each step.
+**Cut off.** A pixel at an end of the range was a noisy value beyond it. It is drawn anew in each
+step, from the normal law around a smoothed image, cut off at that end (the Tobit model). The mean
+lies within [-1, 1] and near that end.
 
 Source: the white case after Daras et al. 2024 ("Consistent diffusion meets Tweedie"); the others
 ours; drawing what was cut off after Chib 1992 ("Bayes inference in the Tobit censored regression").
@@ -37,6 +38,9 @@ from ..trust import Trust
 
 N_ROUNDS = 3
 """Of smoothing an image and filling in what was cut off: the means at its ends stand still then."""
+INSIDE = 0.627
+"""Deviations that a value lies inside the end where it was cut off, at most: the mean of
+Phi(-z), z > 0. What an edge close by says otherwise is contradicted by the cut itself."""
 FURTHEST = 6.0
 """Deviations between a mean and an end of the range at most: no likelier values are cut off."""
 
@@ -145,7 +149,10 @@ def uncut(trust: Trust, x0: Tensor, normal: Tensor) -> Tensor:
     if not rows.any():
         return x0
     mean = uncut_mean(trust, x0)
-    return torch.where(rows, tobit(x0, mean, variance_at(trust, mean).sqrt(), normal), x0)
+    deviation = variance_at(trust, mean).sqrt()
+    end = x0.sign()
+    inside = (end * (end - mean)).clamp(min=0).minimum(INSIDE * deviation)
+    return torch.where(rows, tobit(x0, end - end * inside, deviation, normal), x0)
 
 
 def tobit(x0: Tensor, mean: Tensor, deviation: Tensor, normal: Tensor) -> Tensor:
