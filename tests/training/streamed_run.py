@@ -1,18 +1,27 @@
 """Training on shards for `torchrun --nproc_per_node 2 streamed_run.py FOLDER FIELDS N_STEPS`.
 
-It trains 7 steps, resumes, and writes the samples of its batches to FOLDER/indices-<rank>.json.
+It trains 7 steps, resumes, and writes the samples of its batches to FOLDER/indices-<rank>.json:
+their numbers, and how noisy each is judged to be when it is read.
 """
 
 import json
 import os
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tiny_runs import run
 
-from sparring.data.base import Wrapper
+from sparring.data.audit import registry
+from sparring.data.audit.audit import audit_images
+from sparring.data.audit.contract import Detector, Rule
+from sparring.data.base import Dataset, Wrapper
 from sparring.data.datasets import build_dataset
+from sparring.data.trusted import ByJudge, Trusted
+from sparring.errors import UserError
+from sparring.training import together
 
 
 class Colours(Wrapper):
@@ -24,27 +33,79 @@ class Colours(Wrapper):
 
     def rows(self, indices, positions):
         batch = self.dataset.rows(indices, positions)
-        return {**batch, "x0": 2 * batch["x0"].flatten(1) - 1}
+        trust = batch["trust"]._replace(clipped=torch.zeros(len(indices)) > 0)  # for images alone
+        return {**batch, "x0": 2 * batch["x0"].flatten(1) - 1, "trust": trust}
 
     def fingerprint(self):
         return self.dataset.fingerprint()
 
 
+@dataclass(frozen=True)
+class BrightRule(Rule):
+    threshold: float
+
+    def __call__(self, seen):
+        mean = seen["bright.mean"]
+        return {"gaussian": (mean > self.threshold).float(), "sigma": mean / 10}
+
+
+class Bright(Detector):
+    """Noise of a tenth of the mean of red, where this is above the set's."""
+
+    kinds = ("gaussian",)
+
+    def look(self, x):
+        return {"mean": x[:, 0].flatten(1).mean(1)}
+
+    def fit(self, seen):
+        return BrightRule(float(seen["bright.mean"].mean()))
+
+
+def judged(dataset: Dataset) -> Trusted:
+    """A stream of which a sample fixed what noise is; `Bright` is the one detector here."""
+    registry.all_detectors = lambda: {"bright": Bright()}
+    audit = audit_images(dataset, n_sample=20)
+    assert not audit.is_whole
+    return Trusted(dataset, ByJudge(audit.judge, audit.table))
+
+
 def streamed_run(folder, fields, n_steps, *, n_workers=0, n_processes=1, resume=False):
-    """Train on global batches of 16; the indices of each batch's rows of this process."""
+    """Train on global batches of 16; of the rows of this process, index and judged noise."""
     seen = []
 
     def look(batch):
-        seen.append(batch["index"].tolist())
+        noise = batch["trust"].sigma.tolist()
+        seen.append([list(row) for row in zip(batch["index"].tolist(), noise, strict=True)])
         return {}, {}
 
     torch.manual_seed(0)
+    data = Colours(judged(build_dataset(**fields)))
     run(
-        folder, data=Colours(build_dataset(**fields)), n_workers=n_workers, condition_fn=look,
+        folder, data=data, n_workers=n_workers, condition_fn=look,
         train_batch_size=16 // n_processes, max_train_steps=n_steps, log_every_steps=1,
         **({"resume_from_checkpoint": "latest"} if resume else {}),
     )  # fmt: skip
     return seen
+
+
+def for_long():
+    """What each process hears of the main one, for which it has to ask several times."""
+    together.SLICE_SECONDS = 0.05
+
+    def work():
+        time.sleep(0.3)
+        return os.environ["RANK"]
+
+    def refuse():
+        time.sleep(0.1)
+        raise UserError("refused")
+
+    heard = [together.on_main_for_long(work)]
+    try:
+        together.on_main_for_long(refuse)
+    except UserError as error:
+        heard.append(str(error))
+    return heard
 
 
 def main() -> None:
@@ -53,6 +114,7 @@ def main() -> None:
     seen = streamed_run(folder, fields, 7, **options)
     seen += streamed_run(folder, fields, n_steps, **options, resume=True)
     (folder / f"indices-{os.environ['RANK']}.json").write_text(json.dumps(seen))
+    (folder / f"long-{os.environ['RANK']}.json").write_text(json.dumps(for_long()))
     torch.distributed.destroy_process_group()
 
 

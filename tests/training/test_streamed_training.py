@@ -13,6 +13,7 @@ from streamed_run import streamed_run
 from tiny_runs import assert_same, outcome
 
 from shards import N, write_parquet, write_tars
+from sparring.data.audit import registry
 
 SCRIPT = Path(__file__).with_name("streamed_run.py")
 N_STEPS = 2 * N // 16  # two epochs
@@ -33,6 +34,12 @@ def fields(tmp_path_factory):
         }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def its_own_detectors(monkeypatch):
+    """`streamed_run` puts one in place of all."""
+    monkeypatch.setattr(registry, "all_detectors", registry.all_detectors)
+
+
 @pytest.mark.parametrize("name", ["webdataset", "parquet"])
 def test_a_run_that_was_cut_in_a_shard_is_the_whole_run(fields, tmp_path, name):
     whole = streamed_run(tmp_path / "whole", fields[name], N_STEPS)
@@ -40,9 +47,17 @@ def test_a_run_that_was_cut_in_a_shard_is_the_whole_run(fields, tmp_path, name):
     torch.manual_seed(99)
     rest = streamed_run(tmp_path / "cut", fields[name], N_STEPS, n_workers=2, resume=True)
     assert first + rest == whole
-    flat = [index for batch in whole for index in batch]
+    flat = [index for batch in whole for index, _ in batch]
     assert sorted(flat[:N]) == sorted(flat[N:]) == list(range(N))
     assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / "cut"))
+    noise, again = (dict(row for batch in half for row in batch) for half in _epochs(whole))
+    assert noise == again
+    assert 0 < sum(sigma > 0 for sigma in noise.values()) < N
+
+
+def _epochs(batches):
+    """The batches of the first and of the second epoch."""
+    return batches[: N // 16], batches[N // 16 :]
 
 
 @pytest.mark.parametrize("name", ["webdataset", pytest.param("parquet", marks=pytest.mark.slow)])
@@ -54,6 +69,8 @@ def test_two_processes_read_the_batches_of_one(fields, tmp_path, name):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
+    said = [json.loads((tmp_path / f"two/long-{rank}.json").read_text()) for rank in (0, 1)]
+    assert said == [["0", "refused"]] * 2
     one = streamed_run(tmp_path / "one", fields[name], N_STEPS)
     two = [json.loads((tmp_path / f"two/indices-{rank}.json").read_text()) for rank in (0, 1)]
     assert [a + b for a, b in zip(*two, strict=True)] == one
