@@ -19,7 +19,8 @@ audit's time for a 32x32 image against a training step's time over its batch (th
 configs/fashion_mnist.yaml, one thread, same process); memory is the peak of a process that audits
 so many images made on the fly.
 
-Results are merged into results/audit.json; --only takes words that a row's name must contain.
+Results are merged into results/audit.json; --only takes words that a row's name must contain, and
+--docs puts the tables into docs/inspect.md.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ NETWORK = {
     "up_block_types": "[UpBlock2D,UpBlock2D,UpBlock2D]",
 }
 """That of configs/fashion_mnist.yaml."""
-OUTPUT = Path(__file__).resolve().parent / "results" / "audit"
+HERE = Path(__file__).resolve().parent
+OUTPUT, PAGE = HERE / "results" / "audit", HERE.parent / "docs" / "inspect.md"
+MARKS = "<!-- audit -->\n", "<!-- /audit -->"
 
 
 def sets(fashion: str | None, cifar: str | None, n_images: int) -> Iterator[tuple[str, Dataset]]:
@@ -350,6 +353,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--n-images", type=int, default=4000, help="at most, of a set")
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT)
+    parser.add_argument("--docs", action="store_true", help="put the tables into docs/inspect.md")
     words = parser.parse_args()
 
     def wanted(name: str) -> bool:
@@ -385,6 +389,10 @@ def main() -> None:
         result["memory"] = memory()
         keep()
     print(as_text({key: value for key, value in result.items() if key != "rows"}))
+    if words.docs:
+        before, rest = PAGE.read_text().split(MARKS[0])
+        after = rest.split(MARKS[1])[1]
+        PAGE.write_text(before + MARKS[0] + as_text(result) + MARKS[1] + after)
 
 
 def place_of(row: Mapping[str, Any]) -> tuple[str, int]:
