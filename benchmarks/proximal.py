@@ -1,13 +1,18 @@
-"""Does the proximal distance choose as the true one does? For runs that benchmarks/dirt.py made.
+"""Does the proximal distance choose as the true one does?
 
     python benchmarks/proximal.py                        # where `make bench-dirt` has run before
     python benchmarks/proximal.py --only digits/jpeg --rows benchmarks/results/dirt.json --root .
+    python benchmarks/proximal.py --only made            # without any run, in a few minutes
 
 Runs that learned the same images (and the floor, which learned the clean ones) are one group: one
 setting, one kind of dirt, one seed. Their true distances, to clean images, stand in the rows. Here
 their samples are drawn again, made dirty as the table says that one of these runs keeps, and
 compared with the dirty images: no clean image takes part. As a control they are compared with the
 dirty images as they are.
+
+Before that come models that are made, of digits: clean ones with a flaw of known size each, such as
+noise that is left, a class that is missing, or 50 images learned by heart. The digits are made
+dirty, written in 8 bits, and audited blind.
 
 Spearman's rank correlation of each distance with the true one, and the true distance of the run
 that it would choose, as a multiple of the best run's, go to results/proximal.json and proximal.md.
@@ -27,20 +32,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from sparring.build_trust import KEPT
 from sparring.commands.plan import labels_of, plan_of, sampling_words
+from sparring.data.audit.audit import audit_images
 from sparring.data.audit.table import read_table
+from sparring.data.datasets import build_dataset
+from sparring.data.dirt.contaminated import contaminate
+from sparring.data.dirt.kinds.blur import Blur
 from sparring.evaluation.metrics import frechet_distance
 from sparring.evaluation.parts import Processes
 from sparring.evaluation.protocol import versions
 from sparring.evaluation.proximal import FIGURE, Proximal
 from sparring.evaluation.reference import Reference, Settings
+from sparring.randomness import generator
 from sparring.sampling import sample
 
 HERE = Path(__file__).resolve().parent
 FILES = "data.train_data_dir"
+MADE = "made"
+MARKS = "<!-- proximal -->", "<!-- /proximal -->"
 CONTROL = "distance_to_dirty"
 ENOUGH = 4
 """Runs in a group, of which a rank correlation says something."""
@@ -130,6 +144,53 @@ def measured(group: Group, table: Path, features: str, weights: str | None) -> d
     }
 
 
+def made(kind: str, contamination: Mapping[str, Any], features: str) -> dict[str, Any]:
+    """The distances of models that are made, of digits with one kind of dirt."""
+    whole, settings = build_dataset("digits", "all"), Settings(features, n_resamples=2)
+    clean = build_dataset("digits")
+    dirty = contaminate(clean, contamination)
+    clean, true = contaminate(clean, {"kind": "gaussian", "rate": 0}), Reference(whole, settings)
+    proximal = Proximal(Reference(dirty, settings), audit_images(dirty).table)
+    runs = {}
+    for name, samples01 in flawed(clean.read_all(), dirty.read_all()["x0"], len(whole)).items():
+        as_they_are = proximal.dirty.extractor(samples01)
+        runs[name] = {
+            "frechet_distance": frechet_distance(true.features, true.extractor(samples01)),
+            FIGURE: proximal.figures(proximal.look(samples01))[FIGURE],
+            CONTROL: frechet_distance(proximal.features, as_they_are),
+        }
+    return {"group": f"{MADE}/{kind}", "features": features, "runs": runs} | {
+        name: choice(runs, name) for name in (FIGURE, CONTROL)
+    }
+
+
+def flawed(clean: Mapping[str, Any], dirty: Tensor, n: int) -> dict[str, Tensor]:
+    """What models draw that have learned digits with a flaw, n images each."""
+    x, random = clean["x0"], generator("cpu", 0, MADE)
+
+    def some(of: Tensor, n: int = n) -> Tensor:
+        return of[torch.randint(len(of), (n,), generator=random)]
+
+    def noisy(of: Tensor, sigma: float) -> Tensor:
+        return (of + sigma * torch.randn(of.shape, generator=random)).clamp(0, 1)
+
+    def blurred(of: Tensor, pixels: float) -> Tensor:
+        return torch.stack([Blur(pixels).apply(one, random, None) for one in of])
+
+    return {
+        "no flaw": some(x),
+        **{f"noise {sigma}": noisy(some(x), sigma) for sigma in (0.02, 0.05, 0.1, 0.2)},
+        "the dirt": some(dirty),
+        "half of the dirt": torch.cat([some(x, n // 2), some(dirty, n - n // 2)]),
+        "150 by heart": some(x[:150]),
+        "50 by heart": some(x[:50]),
+        "150 by heart, noise 0.05": noisy(some(x[:150]), 0.05),
+        **{f"blur {pixels}": blurred(some(x), pixels) for pixels in (0.4, 0.7)},
+        "less contrast": 0.9 * some(x),
+        "no eights": some(x[clean["label"] != 8]),
+    }
+
+
 def choice(runs: Mapping[str, Mapping[str, float]], name: str) -> dict[str, Any]:
     """How a distance ranks runs, which it chooses, and at what price."""
     true = {method: run["frechet_distance"] for method, run in runs.items()}
@@ -144,12 +205,18 @@ def choice(runs: Mapping[str, Mapping[str, float]], name: str) -> dict[str, Any]
 
 
 def report(found: Sequence[Mapping[str, Any]], command: str) -> str:
-    lines = [
+    head = [
         "# Choosing without clean images\n",
         f"Written by `{command}`.\n",
         "Of the proximal distance, and of the distance to the dirty images as they are: its rank "
         "correlation with the true distance, the run that it chooses, and the true distance of "
         "that run as a multiple of the best one's.\n",
+    ]
+    return "\n".join([*head, *table_of(found), ""])
+
+
+def table_of(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
         "| runs | features | how many | proximal: rank correlation | chosen | price | "
         "to the dirty: rank correlation | chosen | price |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -168,24 +235,49 @@ def report(found: Sequence[Mapping[str, Any]], command: str) -> str:
         )
         ranks, price = means
         cells += [f"**{ranks:.2f}**", "", f"**{price:.2f}**"]
-    return "\n".join([*lines, f"| {' | '.join(cells)} |", ""])
+    return [*lines, f"| {' | '.join(cells)} |"]
+
+
+def put_in(page: Path, table: Sequence[str]) -> None:
+    """Replace the table between the marks of a page of the docs."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    text = "\n".join([before + MARKS[0], *table, MARKS[1] + after])
+    page.write_text(text, encoding="utf-8")
+
+
+def with_parts(contamination: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """A kind of dirt.yaml, the names of its parts replaced by these."""
+    parts = [
+        {key: value for key, value in kinds[part].items() if key != "rate"}
+        for part in contamination.get("parts", [])
+    ]
+    return {**contamination, **({"parts": parts} if parts else {})}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=Path, default=HERE / "results" / "dirt.json")
+    parser.add_argument("--kinds", type=Path, default=HERE / "dirt.yaml")
     parser.add_argument("--root", type=Path, default=Path(), help="where their commands were run")
     parser.add_argument("--only", default="", help="groups that begin so, SETTING/KIND/seed-SEED")
     parser.add_argument("--features", default="classifier")
     parser.add_argument("--weights", help="of the features")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results")
+    parser.add_argument("--page", type=Path, help="of the docs, where the table goes too")
     chosen = parser.parse_args()
-    output = chosen.output.absolute()
-    rows = json.loads(chosen.rows.read_text(encoding="utf-8"))["rows"]
+    output, page = chosen.output.absolute(), chosen.page and chosen.page.absolute()
+    there = chosen.rows.is_file()
+    rows = json.loads(chosen.rows.read_text(encoding="utf-8"))["rows"] if there else []
+    kinds = yaml.safe_load(chosen.kinds.read_text(encoding="utf-8"))["kinds"]
     os.chdir(chosen.root)  # the commands name folders from there
     torch.set_num_threads(1)
     rows = [row for row in rows if row["features"] == chosen.features]
     found = []
+    for kind, contamination in kinds.items():
+        if f"{MADE}/{kind}".startswith(chosen.only):
+            found.append(made(kind, with_parts(contamination, kinds), chosen.features))
+            print(f"{found[-1]['group']}: {found[-1][FIGURE]}, {found[-1][CONTROL]}", flush=True)
     for group in groups(rows, chosen.only):
         table = group.table()
         if table is None or len(group.rows) < ENOUGH:
@@ -202,6 +294,8 @@ def main() -> None:
     text = json.dumps(result, indent=2) + "\n"
     (output / "proximal.json").write_text(text, encoding="utf-8")
     (output / "proximal.md").write_text(report(found, command), encoding="utf-8")
+    if page:
+        put_in(page, table_of(found))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,23 @@ def test_runs_of_one_kind_and_seed_are_compared_and_the_floor_beside_them(tmp_pa
         assert first.table() == (table if is_of_these_files else None)
 
 
+def test_the_table_of_the_docs_is_replaced_and_nothing_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n\n<!-- proximal -->\nold\n<!-- /proximal -->\n\nb\n")
+    for _ in range(2):
+        proximal.put_in(page, ["new", "table"])
+    marked = "<!-- proximal -->\nnew\ntable\n<!-- /proximal -->"
+    assert page.read_text() == f"a\n\n{marked}\n\nb\n"
+
+
+def test_the_parts_of_a_mixture_are_named_kinds():
+    kinds = {"blur": {"kind": "blur", "rate": 0.05}, "all": {"kind": "mixture", "parts": ["blur"]}}
+    assert proximal.with_parts(kinds["all"], kinds) == {
+        "kind": "mixture", "parts": [{"kind": "blur"}],
+    }  # fmt: skip
+    assert proximal.with_parts(kinds["blur"], kinds) == kinds["blur"]
+
+
 def test_a_choice_costs_what_the_best_run_would_have_saved():
     true, seen = (3.0, 4.0, 6.0, 9.0), (2.0, 1.0, 5.0, 7.0)
     runs = {
