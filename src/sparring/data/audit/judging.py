@@ -59,13 +59,14 @@ class Judge:
         for name, rule in self.rules.items():
             for column, values in rule(seen).items():
                 known = PROBABILITY if column in self.kinds else NUMBERS.get(column)
-                if known is None or len(values) != len(table) or not known.allows(values.numpy()):
+                numbers = rounded(column, values.numpy())
+                if known is None or len(numbers) != len(table) or not known.allows(numbers):
                     raise ValueError(
                         f"detector {name}: column {column!r} must be one of the table's, "
                         f"{known.words() if known else ''} for each of {len(table)} images"
                     )
                 mine = table.kinds[column] if column in self.kinds else getattr(table, column)
-                mine[:] = rounded(column, values.numpy())
+                mine[:] = numbers
         table.clipped[:] = seen[IN_RANGE].numpy() > 0
         for kind, p in table.kinds.items():
             sizes = [getattr(table, name) for name, kinds in SIZES.items() if kind in kinds]
