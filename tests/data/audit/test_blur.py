@@ -2,17 +2,23 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from photographs import dirty, tiles
-from scipy.stats import rankdata
+from scipy.special import polygamma
+from scipy.stats import multivariate_normal, rankdata
 
 from sparring.data.audit.detectors.blur import (
     ENLARGED,
     FLOOR,
     GROUPS,
+    NOISY,
     ORDINARY,
+    REACH,
     SIZES,
+    SPREAD,
+    WAVER,
     Blur,
     BlurRule,
     band_power,
@@ -104,11 +110,62 @@ def test_a_spectrum_that_keeps_the_law_of_a_hypothesis_gets_that_hypothesis(brig
     assert nats[widest].argmax() == widest
 
 
+@pytest.mark.parametrize("brightness", [1e3, 1e6])
+def test_the_likelihood_agrees_with_scipy(brightness):
+    """Some bands below the floor, or none; the power by the law of one hypothesis, with scatter."""
+    laws, (_, counts) = templates(32, 32), band_power(torch.zeros(1, 1, 32, 32))
+    scatter = torch.randn(7, generator=torch.Generator().manual_seed(1))
+    power = brightness * laws[FIRST_SIZE + SIZES.index(1.0)] * torch.exp(0.2 * scatter)
+    nats = likelihood(power[None], counts, laws)[0]
+    expected = [marginal(power, counts, law) for law in laws]
+    close = nats > nats.max() - 30
+    assert close.sum() >= 3
+    difference = nats - torch.tensor(expected)
+    assert (difference - difference[nats.argmax()]).abs()[close].max() < 0.35
+
+
+def marginal(power, counts, law):
+    """ln of the likelihood, its mean linear in a near the best a."""
+    f, law = np.log(power.numpy().astype(float) + FLOOR), law.numpy().astype(float)
+    r = np.log((np.arange(1, 8) + 0.5) / 8)
+    clean = WAVER**2 * np.exp(-np.abs(r[:, None] - r) / REACH) + SPREAD**2 * np.outer(r, r)
+    own = np.diag(polygamma(1, counts.numpy() / 4))
+
+    def parts(a):
+        g = np.exp(a) * law / (np.exp(a) * law + FLOOR)
+        covariance = g[:, None] * clean * g + own
+        return f - np.log(np.exp(a) * law + FLOOR), g, covariance
+
+    def misfit(a):
+        rest, _, covariance = parts(a)
+        return rest @ np.linalg.solve(covariance, rest)
+
+    grid = np.linspace(np.log(1e-2), np.log(1e12), 3000)
+    rest, g, covariance = parts(grid[np.argmin([misfit(a) for a in grid])])
+    information = g @ np.linalg.solve(covariance, g)
+    return multivariate_normal.logpdf(rest, cov=covariance) - np.log(information) / 2
+
+
+def test_white_noise_on_a_clean_image_is_a_hypothesis_of_its_own():
+    laws, (_, counts) = templates(32, 32), band_power(torch.zeros(1, 1, 32, 32))
+    noisy = 1e6 * (laws[len(NOISY)] + NOISY[1] * laws[len(NOISY), 0])
+    assert likelihood(noisy[None], counts, laws).argmax() == 1
+
+
 def test_the_law_is_blind_to_contrast():
     laws, (_, counts) = templates(32, 32), band_power(torch.zeros(1, 1, 32, 32))
     blurred = laws[FIRST_SIZE + SIZES.index(1.0)]
     once, twice = likelihood(torch.stack([1e7 * blurred, 4e7 * blurred]), counts, laws)
     assert torch.allclose(once, twice, atol=0.5)
+
+
+def test_what_lies_below_the_floor_changes_nothing():
+    laws, (_, counts) = templates(32, 32), band_power(torch.zeros(1, 1, 32, 32))
+    power = 1e4 * laws[FIRST_SIZE + SIZES.index(2.0)]
+    assert (power[4:] < FLOOR / 20).all()
+    emptied = torch.where(power < FLOOR / 20, 0.0, power)
+    some, others = likelihood(torch.stack([power, emptied]), counts, laws)
+    assert torch.allclose(some, others, atol=0.5)
 
 
 def test_what_lies_below_the_floor_says_nothing():
