@@ -9,13 +9,19 @@ from sparring.data.audit.levels import BLUR, JPEG, level_of_blur, level_of_jpeg
 @pytest.mark.parametrize(
     ("level_of", "points"), [(level_of_jpeg, JPEG), (level_of_blur, BLUR)], ids=["jpeg", "blur"]
 )
-def test_published_points_lie_on_the_line_and_between_them_it_is_one(level_of, points):
-    sizes = np.array(list(points))
-    assert level_of(sizes) == pytest.approx(list(points.values()), rel=1e-6)
-    middle = np.sqrt(sizes[1:] * sizes[:-1])
-    levels = np.array(list(points.values()))
-    assert level_of(middle) == pytest.approx(np.sqrt(levels[1:] * levels[:-1]), rel=1e-6)
+def test_published_points_lie_on_the_line(level_of, points):
+    assert level_of(np.array(list(points))) == pytest.approx(list(points.values()), rel=1e-6)
     assert level_of(np.zeros(2)).tolist() == [0, 0]
+
+
+def test_between_published_points_the_level_is_their_geometric_mean():
+    assert level_of_blur(np.sqrt([0.24, 0.8])) == pytest.approx(
+        np.sqrt([0.22 * 1.38, 1.93 * 2.84]), rel=1e-6
+    )
+    # steps of 20, 40, 50, 80, 100 per cent of the standard's at qualities 90, 80, 75, 60, 50
+    between = level_of_jpeg(np.array([80, 60]))
+    assert between[0] == pytest.approx(0.63 * (0.81 / 0.63) ** (np.log(2) / np.log(2.5)), rel=1e-6)
+    assert between[1] == pytest.approx(0.81 * (1.03 / 0.81) ** (np.log(1.6) / np.log(2)), rel=1e-6)
 
 
 def test_more_dirt_needs_more_noise_beyond_the_published_points_too():
