@@ -1,0 +1,413 @@
+r"""Noise of a camera or of a random generator: its size, its dependence on brightness, its grain.
+
+    y = x + n,   var n = sigma^2 + slope * brightness,   n white or blurred by `correlation` pixels
+
+**One image.** Differences of differences see little of an image and all of white noise,
+
+    HH_d = (y[p] - y[p + (0, d)] - y[p + (d, 0)] + y[p + (d, d)]) / 2
+    var HH_d = (1 - rho_d)^2 var n,   rho_d the noise's correlation at d pixels along an axis.
+
+Of colour images the differences of the channels (over sqrt 2) show less still. `white` is Huber's
+scale of HH_1: texture is rare and large.
+
+A pixel at 0 or 1 is a noisy value beyond (Tobit): it is drawn again from the normal around the
+blurred image, cut off at that end, with the scale found so far, a few times over. The draws are
+fixed for a shape, each with its mirror image, so an image looks the same in every batch.
+
+**Where is it?** Noise is everywhere, texture is not. Energies of HH are averaged over small
+windows, the windows sorted into `N_BINS` of brightness, and of each bin there is the low quantile
+(`floor`) and the median (`middle`), each divided by what unit white noise has in such images.
+
+- homogeneity = ln floor / middle: 0 for noise, below for texture;
+- peaks = ln of the high quantile over the middle one: 0 for noise, above where edges stand out;
+- grain = ln of the middle at a large d over that at 1: 0 for white noise;
+- tint = ln of the channels' own floor over that of their differences: 0 for independent channels;
+- trend = ln of the middle in the brightest bin over that in the darkest.
+
+**The set.** A mixture of clean images, white noise of each image's own size, Poisson noise of a
+shared law, correlated noise, and what a camera's JPEG files hold (weak, coarse, alike in all
+channels), by expectation maximisation. Each class is a normal law of each of these numbers; what
+noise has of them is known, what clean images have is learned from the set.
+
+Works on the [0, 1] scale. Source: ours; HH after Donoho and Johnstone 1994, un-clipping after Chib
+1992 (data augmentation for the Tobit model).
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..contract import Columns, Detector, Rule, Statistics
+from ._small_noise import fit_small
+from ._unclipping import quantiles, unclipped
+
+N_BINS = 4
+LOW, MIDDLE, HIGH = 0.1, 0.5, 0.9
+"""Quantiles of the windows' energies."""
+HUBER = 1.5
+N_ROUNDS = 3
+"""Of un-clipping; each overshoots a little more where the image is dark but not black."""
+SMALLEST = 1e-3
+"""A quarter of a grey level: no less is told apart."""
+N_WINDOWS = 4
+"""In a bin; with fewer (images below 12x12) homogeneity says nothing and no noise is found."""
+Laws = dict[str, dict[str, tuple[float, float]]]
+"""Mean and standard deviation of each feature, by class."""
+NOISE = {
+    "homogeneity": (0.03, 0.1), "peaks": (0.0, 0.12), "grain": (0.12, 0.15), "tint": (0.03, 0.1),
+    "homogeneity_c": (-0.02, 0.09), "peaks_c": (0.02, 0.12),
+}  # fmt: skip
+START: Laws = {
+    "clean": {
+        "level_c": (-4.5, 1.0), "homogeneity": (-0.45, 0.35), "peaks": (0.5, 0.35),
+        "grain": (0.6, 0.3), "tint": (0.7, 0.6), "homogeneity_c": (-0.4, 0.35),
+        "peaks_c": (0.5, 0.35), "trend": (0.3, 1.0),
+    },
+    "gaussian": NOISE | {"level": (-2.2, 0.8), "trend": (0.05, 0.2)},
+    "poisson_gaussian": NOISE | {"level_of_law": (0.0, 0.15), "trend_of_law": (0.0, 0.2)},
+    "correlated": NOISE
+    | {
+        "level": (-2.6, 0.6), "homogeneity": (0.03, 0.07), "peaks": (0.0, 0.08),
+        "grain": (0.7, 0.18), "trend": (0.1, 0.25),
+    },
+    "camera": {
+        "level_c": (-5.6, 0.35), "homogeneity": (-0.3, 0.25), "peaks": (0.3, 0.2),
+        "grain": (0.92, 0.18), "tint": (1.0, 0.3), "homogeneity_c": (-0.27, 0.12),
+        "peaks_c": (0.3, 0.2), "trend": (0.0, 0.4),
+    },
+}  # fmt: skip
+"""What clean images and noise have, measured on clothes and photographs of 16 to 512 pixels with
+noise of 0.05 to 0.35, correlated over 0.7 to 1 pixels, and on photographs of five cameras."""
+LEARNED = {
+    "clean": tuple(START["clean"]), "gaussian": ("level",), "correlated": ("level", "grain"),
+    "camera": ("homogeneity_c", "peaks", "peaks_c", "tint"),
+}  # fmt: skip
+OF_COLOUR = ("tint", "homogeneity_c", "peaks_c")
+CLASSES = tuple(START)
+N_STEPS, N_SEARCH = 40, 20
+"""Of expectation maximisation; after N_SEARCH a class of less than its LEAST_RATE is dropped."""
+LEAST_RATE = {
+    "clean": 0.0, "gaussian": 0.05, "poisson_gaussian": 0.07, "correlated": 0.07, "camera": 0.42,
+}  # fmt: skip
+"""Share of the images below which a class is not believed: a few clean images always look like
+noise. Of a camera's images most are noisy, and many clean photographs look like them."""
+WORTH = 5.0
+"""Images that a start is worth."""
+LEAST_SPREAD, LEAST_TREND = 0.1, 0.35
+LEAST_OF_CORRELATED = {"level": -3.0, "grain": 0.5}
+LEAST_NOISE = math.log(2.5 / 255)
+"""Of the level; below it rounding, and what cameras leave, are in the way (but see camera)."""
+FAR_LEFT = 0.82
+"""Of a camera's noise, the share of the deviation that HH_4 sees: its pixels still correlate at 4
+pixels, by 0.24, which no Gaussian blur does."""
+
+
+# One image
+
+
+def haar(x: Tensor, lag: int = 1) -> Tensor:
+    """Differences of differences over `lag` pixels, (B, C, H - lag, W - lag)."""
+    here, right = x[..., :-lag, :-lag], x[..., :-lag, lag:]
+    below, across = x[..., lag:, :-lag], x[..., lag:, lag:]
+    return (here - right - below + across) / 2
+
+
+def tintless(x: Tensor) -> Tensor:
+    """Differences of the channels over sqrt 2, of grey images the images themselves."""
+    if x.shape[1] == 1:
+        return x
+    return (x - x.roll(-1, 1)) / math.sqrt(2)
+
+
+def huber_scale(h: Tensor) -> Tensor:
+    """s with mean of min((h / s)^2, HUBER^2) as for a normal variable of deviation s, (B,)."""
+    inside = math.erf(HUBER / math.sqrt(2))
+    density = math.exp(-(HUBER**2) / 2) / math.sqrt(2 * math.pi)
+    expected = inside - 2 * HUBER * density + HUBER**2 * (1 - inside)
+    h = h.flatten(1)
+    s = (h.abs().median(1).values / 0.6745).clamp(min=SMALLEST)
+    for _ in range(4):
+        share = (h / s[:, None]).square().clamp(max=HUBER**2).mean(1) / expected
+        s = (s * share.sqrt()).clamp(min=SMALLEST / 4)
+    return s
+
+
+def blurred(x: Tensor) -> Tensor:
+    """[1 2 1] / 4 along both axes, edges repeated."""
+    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    x = (x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]) / 4
+    return (x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]) / 4
+
+
+def far_lag(height: int, width: int) -> int:
+    """The large d of the grain, pixels."""
+    return 4 if min(height, width) >= 64 else 2
+
+
+def windows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Brightness and energies in windows half over each other, sorted into bins of brightness.
+
+    Returns:
+        Mean brightness of each bin, (B, N_BINS); energies (B, 3, N_BINS, n): of HH_1 of the
+        channels' differences, of HH_1 of the channels, of HH_far of the channels.
+    """
+    height, width = x.shape[2:]
+    lag, side = far_lag(height, width), 8 if min(height, width) >= 64 else 4
+
+    def pooled(values: Tensor) -> Tensor:
+        values = values[..., : height - lag, : width - lag].mean(1, keepdim=True)
+        return F.avg_pool2d(values, side, side // 2).flatten(1)
+
+    brightness = pooled(x)
+    order, n = brightness.argsort(1), brightness.shape[1] // N_BINS
+    bands = (haar(tintless(x)), haar(x), haar(x, lag))
+    energies = [pooled(band.square()).gather(1, order) for band in bands]
+    binned = torch.stack(energies, 1)[..., : n * N_BINS].unflatten(2, (N_BINS, n))
+    sorted_ = brightness.gather(1, order)[:, : n * N_BINS].unflatten(1, (N_BINS, n))
+    return sorted_.mean(2), binned
+
+
+def _quantile(x: Tensor, p: float) -> Tensor:
+    """Along the last axis, between the two nearest."""
+    ordered, place = x.sort(-1).values, p * (x.shape[-1] - 1)
+    low, high = ordered[..., math.floor(place)], ordered[..., math.ceil(place)]
+    return low + (place - math.floor(place)) * (high - low)
+
+
+@lru_cache(maxsize=8)
+def _unit(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Low, middle and high quantile of the energies that unit white noise has, (3, 1) each."""
+    n = max(2, min(64, 2**20 // math.prod(shape)))
+    noise = torch.randn(n, *shape, generator=torch.Generator().manual_seed(1))
+    energies = windows(noise)[1]
+    low, middle, high = (_quantile(energies, p).mean((0, 2))[:, None] for p in (LOW, MIDDLE, HIGH))
+    return low, middle, high
+
+
+def line(v: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
+    """Least squares energy = a + b v over the last axis, relative errors alike, b >= 0."""
+    w = 1 / energy.clamp(min=SMALLEST**2).square()
+    w = w / w.sum(-1, keepdim=True)
+    mean_v, mean_e = (w * v).sum(-1, keepdim=True), (w * energy).sum(-1, keepdim=True)
+    spread = (w * (v - mean_v).square()).sum(-1)
+    b = ((w * (v - mean_v) * (energy - mean_e)).sum(-1) / (spread + 1e-6)).clamp(min=0)
+    return (mean_e[..., 0] - b * mean_v[..., 0]).clamp(min=0), b
+
+
+class Noise(Detector):
+    """Additive noise: white, brighter where the image is, or correlated."""
+
+    kinds = ("gaussian", "poisson_gaussian", "correlated")
+
+    def look(self, x: Tensor) -> dict[str, Tensor]:
+        """Statistics of images.
+
+        Returns:
+            white: Scale of HH_1, un-clipped for noise of one size, (B,).
+            brightness, floor, middle: By bin of brightness, (B, N_BINS), un-clipped for noise whose
+                variance is a line in brightness: its mean, and the noise's standard deviation by
+                the low and the middle quantile of the windows.
+            channels: The same of the channels at d = 1, low and middle, and at large d, middle;
+                mean logarithms over the bins, (B, 3).
+            peaks: Of the channels' differences and of the channels, (B, 2).
+            lag: The large d, pixels; 0 for images too small to be judged, (B,).
+            is_colour: 1 or 0, (B,).
+            pixels: Of images that are too small, (B, C H W); of others none, (B, 0).
+        """
+        x = x.float()
+        uniform = quantiles(tuple(x.shape[1:]))
+        draws = (uniform, 1 - uniform)
+        guesses = [x, x]
+        white = self._scale(guesses)
+        for _ in range(N_ROUNDS):
+            scale = white[:, None, None, None]
+            guesses = [
+                unclipped(x, blurred(g).clamp(0, 1), scale, u)
+                for g, u in zip(guesses, draws, strict=True)
+            ]
+            white = self._scale(guesses)
+        low, middle, high = _unit(tuple(x.shape[1:]))
+        brightness, energies = self._windows(guesses)
+        for _ in range(N_ROUNDS):
+            a, b = line(brightness, _quantile(energies[:, 0], MIDDLE) / middle[0])
+            a, b = a[:, None, None, None], b[:, None, None, None]
+            for k, u in enumerate(draws):
+                mean = blurred(guesses[k]).clamp(0, 1)
+                scale = (a + b * mean).clamp(min=SMALLEST**2).sqrt()
+                guesses[k] = unclipped(x, mean, scale, u)
+            brightness, energies = self._windows(guesses)
+        low = (_quantile(energies, LOW) / low).sqrt()
+        high = (_quantile(energies, HIGH) / high).sqrt()
+        middle = (_quantile(energies, MIDDLE) / middle).sqrt()
+        lag = float(far_lag(*x.shape[2:]) if energies.shape[3] >= N_WINDOWS else 0)
+        is_colour = float(x.shape[1] > 1)
+        channels = [low[:, 1], middle[:, 1], middle[:, 2]]
+        peaks = (_log(high) - _log(middle)).mean(2)[:, :2]
+        return {
+            "white": white, "brightness": brightness, "floor": low[:, 0], "middle": middle[:, 0],
+            "channels": torch.stack([_log(each).mean(1) for each in channels], 1),
+            "peaks": peaks,
+            "lag": torch.full((len(x),), lag), "is_colour": torch.full((len(x),), is_colour),
+            "pixels": x.flatten(1) if lag == 0 else x.new_zeros(len(x), 0),
+        }  # fmt: skip
+
+    def _scale(self, guesses: list[Tensor]) -> Tensor:
+        scales = [huber_scale(haar(tintless(guess))) for guess in guesses]
+        return (scales[0] + scales[1]) / 2
+
+    def _windows(self, guesses: list[Tensor]) -> tuple[Tensor, Tensor]:
+        (v1, e1), (v2, e2) = map(windows, guesses)
+        return (v1 + v2) / 2, (e1 + e2) / 2
+
+    def fit(self, seen: Statistics) -> Rule:
+        """Expectation maximisation; small images have a rule of their own."""
+        if seen["noise.pixels"].shape[1]:
+            return fit_small(seen["noise.pixels"])
+        seen = {name: seen[name].double() for name in seen if name.startswith("noise.")}
+        n, start = len(seen["noise.white"]), dict.fromkeys(CLASSES, 1 / len(CLASSES))
+        rule = NoiseRule({name: dict(START[name]) for name in CLASSES}, start, (0.0, 0.0), 0.0)
+        p = rule.posterior(seen)
+        bright = p * (features(seen, rule.law)["trend"] > LEAST_TREND)[:, None]
+        rule = replace(rule, law=poisson_law(seen, bright[:, 1:].sum(1)))
+        for step in range(N_STEPS):
+            p = rule.posterior(seen)
+            weights = dict(zip(CLASSES, (p.sum(0) / n).tolist(), strict=True))
+            if step >= N_SEARCH:
+                weights = {k: w if w >= LEAST_RATE[k] else 0.0 for k, w in weights.items()}
+            law = poisson_law(seen, p[:, CLASSES.index("poisson_gaussian")])
+            rule = replace(rule, law=law, weights=weights)
+            f = features(seen, law)
+            for name, of_class in LEARNED.items():
+                own = p[:, CLASSES.index(name)]
+                for feature in of_class:
+                    mean, spread = learned(f[feature], own, START[name][feature])
+                    least = LEAST_OF_CORRELATED.get(feature, mean) if name == "correlated" else mean
+                    rule.laws[name][feature] = max(mean, least), spread
+        clean = (p[:, 0] > 0.5).double()
+        texture = float((clean * seen["noise.white"].square()).sum() / (clean.sum() + WORTH))
+        return replace(rule, texture=texture)
+
+
+def features(seen: Statistics, law: tuple[float, float]) -> dict[str, Tensor]:
+    """The numbers that the mixture is of, (B,) each; see above.
+
+    Those that end in _c are of the channels, the others of their differences; level is the mean ln
+    floor, and those of the law are middle's level and trend above what the Poisson law predicts.
+    """
+    middle = _log(seen["noise.middle"])
+    low, mid, far = seen["noise.channels"].unbind(1)
+    level, trend = _log(seen["noise.floor"]).mean(1), middle[:, -1] - middle[:, 0]
+    predicted = (law[0] + law[1] * seen["noise.brightness"]).clamp(min=SMALLEST**2).log() / 2
+    return {
+        "level": level, "homogeneity": level - middle.mean(1), "peaks": seen["noise.peaks"][:, 0],
+        "level_c": low, "homogeneity_c": low - mid, "peaks_c": seen["noise.peaks"][:, 1],
+        "grain": far - mid, "tint": low - level, "trend": trend,
+        "level_of_law": (middle - predicted).mean(1),
+        "trend_of_law": trend - (predicted[:, -1] - predicted[:, 0]),
+    }  # fmt: skip
+
+
+def learned(x: Tensor, p: Tensor, start: tuple[float, float]) -> tuple[float, float]:
+    """Mean and deviation of x, (B,), with weights p; the start is worth `WORTH` images."""
+    total = float(p.sum()) + WORTH
+    mean = (float((p * x).sum()) + WORTH * start[0]) / total
+    variance = (float((p * (x - mean).square()).sum()) + WORTH * start[1] ** 2) / total
+    return mean, max(math.sqrt(variance), LEAST_SPREAD)
+
+
+def poisson_law(seen: Statistics, p: Tensor) -> tuple[float, float]:
+    """(a, b) of the variance a + b * brightness that images share, with weights p, (B,)."""
+    v, variance = seen["noise.brightness"].flatten(), seen["noise.middle"].square().flatten()
+    p = p[:, None].expand_as(seen["noise.brightness"]).flatten() + 1e-9
+    a, b = float((p * variance).sum() / p.sum()), 0.0
+    for _ in range(4):
+        w = p / (a + b * v + SMALLEST**2).square()
+        w = w / w.sum()
+        mean_v, mean = float((w * v).sum()), float((w * variance).sum())
+        spread = float((w * (v - mean_v).square()).sum())
+        b = max(0.0, float((w * (v - mean_v) * (variance - mean)).sum()) / (spread + 1e-9))
+        a = max(SMALLEST**2, mean - b * mean_v)
+    return a, b
+
+
+def correlation_of(grain: Tensor, lag: Tensor) -> Tensor:
+    """Standard deviation, pixels, of the blur of noise of this grain, at most 3 pixels, (B,).
+
+    e^grain = (1 - rho_lag) / (1 - rho_1),   rho_d = exp(-d^2 / (4 correlation^2)).
+    """
+    correlation = torch.linspace(0.2, 3, 281, dtype=grain.dtype)
+    far = 1 - (-lag[:, None].square() / (4 * correlation.square())).exp()
+    near = 1 - (-1 / (4 * correlation.square())).exp()
+    return correlation[((far / near).log() - grain[:, None]).abs().argmin(1)]
+
+
+@dataclass(frozen=True)
+class NoiseRule(Rule):
+    """The mixture of the set.
+
+    Attributes:
+        laws: Of the features.
+        weights: Of the classes, sum about 1; 0 where there are none.
+        law: (a, b) of the Poisson noise: its variance is a + b * brightness.
+        texture: Mean square that clean images have in HH_1.
+    """
+
+    laws: Laws
+    weights: dict[str, float]
+    law: tuple[float, float]
+    texture: float
+
+    def posterior(self, seen: Statistics) -> Tensor:
+        """Probability of each class, (B, n_classes), float64."""
+        f, is_colour = features(seen, self.law), seen["noise.is_colour"] > 0
+        scores = []
+        for name in CLASSES:
+            score = torch.full_like(f["level"], math.log(self.weights[name] + 1e-300))
+            for feature, (mean, spread) in self.laws[name].items():
+                term = -((f[feature] - mean) / spread).square() / 2 - math.log(spread)
+                score = score + (is_colour * term if feature in OF_COLOUR else term)
+            scores.append(score)
+        a, b = self.law
+        trend = math.log((a + 0.8 * b + 1e-12) / (a + 0.1 * b + 1e-12)) / 2
+        never = torch.stack([
+            seen["noise.lag"] == 0 if name != "clean" else is_colour < 0 for name in CLASSES
+        ], 1)  # fmt: skip
+        camera = CLASSES.index("camera")
+        never[:, 1:camera] |= (f["level"] < LEAST_NOISE)[:, None]
+        never[:, camera] |= ~is_colour
+        never[:, CLASSES.index("poisson_gaussian")] |= trend < LEAST_TREND
+        return torch.stack(scores, 1).masked_fill(never, -1e9).softmax(1)
+
+    def __call__(self, seen: Statistics) -> Columns:
+        seen = {name: seen[name].double() for name in seen if name.startswith("noise.")}
+        f, p = features(seen, self.law), self.posterior(seen)
+        by_name = dict(zip(CLASSES, p.unbind(1), strict=True))
+        kinds = {name: by_name[name] for name in Noise.kinds}
+        kinds["correlated"] = by_name["correlated"] + by_name["camera"]
+        best = p.argmax(1)
+        correlation = correlation_of(f["grain"], seen["noise.lag"])
+        near, far = seen["noise.channels"][:, 1:].exp().unbind(1)
+        sigmas = {
+            "clean": torch.zeros_like(near),
+            "gaussian": (seen["noise.white"].square() - self.texture).clamp(min=0).sqrt(),
+            "poisson_gaussian": torch.full_like(near, math.sqrt(self.law[0])),
+            "correlated": near / (1 - (-1 / (4 * correlation.square())).exp()),
+            "camera": far / FAR_LEFT,
+        }
+        sigma = torch.stack([sigmas[name] for name in CLASSES], 1)
+        is_poisson = best == CLASSES.index("poisson_gaussian")
+        is_correlated = best >= CLASSES.index("correlated")
+        columns = kinds | {
+            "sigma": sigma.gather(1, best[:, None])[:, 0],
+            "slope": is_poisson * self.law[1],
+            "correlation": is_correlated * correlation,
+        }
+        return {name: values.float() for name, values in columns.items()}
+
+
+def _log(x: Tensor) -> Tensor:
+    return (x + SMALLEST).log()
