@@ -54,7 +54,7 @@ N_ROUNDS = 3
 SMALLEST = 1e-3
 """A quarter of a grey level: no less is told apart."""
 N_WINDOWS = 4
-"""In a bin; with fewer (images below 12x12) homogeneity says nothing and no noise is found."""
+"""In a bin; with fewer (images below 12x12) they say nothing, and _small_noise looks instead."""
 Laws = dict[str, dict[str, tuple[float, float]]]
 """Mean and standard deviation of each feature, by class."""
 NOISE = {
@@ -101,9 +101,9 @@ LEAST_SPREAD, LEAST_TREND = 0.1, 0.35
 LEAST_OF_CORRELATED = {"level": -3.0, "grain": 0.5}
 LEAST_NOISE = math.log(2.5 / 255)
 """Of the level; below it rounding, and what cameras leave, are in the way (but see camera)."""
-FAR_LEFT = 0.82
-"""Of a camera's noise, the share of the deviation that HH_4 sees: its pixels still correlate at 4
-pixels, by 0.24, which no Gaussian blur does."""
+FAR_LEFT = {2: 0.68, 4: 0.82}
+"""Of a camera's noise, the share of the deviation that HH at the large d sees: its pixels still
+correlate at 4 pixels, by 0.24, which no Gaussian blur does."""
 
 
 # One image
@@ -396,7 +396,7 @@ class NoiseRule(Rule):
             "gaussian": (seen["noise.white"].square() - self.texture).clamp(min=0).sqrt(),
             "poisson_gaussian": torch.full_like(near, math.sqrt(self.law[0])),
             "correlated": near / (1 - (-1 / (4 * correlation.square())).exp()),
-            "camera": far / FAR_LEFT,
+            "camera": far / torch.where(seen["noise.lag"] > 2, FAR_LEFT[4], FAR_LEFT[2]),
         }
         sigma = torch.stack([sigmas[name] for name in CLASSES], 1)
         is_poisson = best == CLASSES.index("poisson_gaussian")

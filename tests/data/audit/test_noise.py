@@ -1,0 +1,260 @@
+"""Noise of known size, brightness and grain is measured, and clean images are left alone."""
+
+import math
+
+import pytest
+import torch
+from photographs import dirty, eight_bits, tiles
+from scipy.stats import kstest, rankdata
+from sklearn.datasets import load_digits
+
+from sparring.data.audit.detectors import noise
+from sparring.data.audit.detectors._small_noise import own_quantiles, side_of
+from sparring.data.audit.detectors._unclipping import quantiles, unclipped
+from sparring.data.audit.detectors.noise import Noise
+from sparring.data.audit.registry import detector_of
+from sparring.data.dirt.kinds.correlated import Correlated
+from sparring.data.dirt.registry import make
+
+detector = Noise()
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def sigmas(x, kind, **options):
+    dirt = make(kind, options)
+    return torch.tensor([dirt.of(i).describe(tuple(y.shape), rng(i))["sigma"]
+                         for i, y in enumerate(x)])  # fmt: skip
+
+
+def judged(x):
+    seen = {f"noise.{name}": values for name, values in detector.look(x).items()}
+    rule = detector.fit(seen)
+    return rule, rule(seen)
+
+
+def p_noisy(columns):
+    return sum(columns[kind] for kind in Noise.kinds)
+
+
+def auc(clean, noisy):
+    ranks = rankdata(torch.cat([clean, noisy]).numpy())
+    n, m = len(clean), len(noisy)
+    return (ranks[n:].sum() - m * (m + 1) / 2) / (n * m)
+
+
+# One image
+
+
+def test_haar_sees_no_slope_and_all_of_white_noise():
+    i = torch.arange(32.0)
+    slope = (0.1 + 0.01 * i[:, None] + 0.02 * i[None]).expand(1, 1, 32, 32)
+    white = torch.randn(1, 1, 400, 400, generator=rng())
+    for lag in (1, 3):
+        assert noise.haar(slope, lag).abs().max() < 1e-5
+        assert noise.haar(white, lag).var().item() == pytest.approx(1, rel=0.02)
+
+
+def test_haar_sees_one_minus_rho_of_correlated_noise():
+    made = Correlated(sigma=1.0, correlation=0.9).apply(torch.zeros(1, 600, 600), rng(), None)
+    for lag in (1, 2, 4):
+        left = 1 - math.exp(-(lag**2) / (4 * 0.9**2))
+        assert noise.haar(made[None], lag).std().item() == pytest.approx(left, rel=0.02)
+
+
+def test_differences_of_channels_keep_the_size_of_independent_noise_and_drop_what_is_grey():
+    grey = torch.rand(1, 1, 200, 200, generator=rng()).expand(1, 3, 200, 200)
+    white = torch.randn(1, 3, 200, 200, generator=rng())
+    assert noise.tintless(grey).abs().max() == 0
+    assert noise.tintless(white).std().item() == pytest.approx(1, rel=0.02)
+
+
+def test_hubers_scale_is_the_normal_deviation_and_hardly_moved_by_outliers():
+    h = 0.2 * torch.randn(4, 40_000, generator=rng())
+    torch.testing.assert_close(noise.huber_scale(h), torch.full((4,), 0.2), rtol=0.02, atol=0)
+    h[:, ::20] = 10
+    assert (noise.huber_scale(h) < 0.2 * 1.15).all()
+
+
+def test_unclipped_pixels_have_the_law_before_clipping():
+    mean, scale = torch.full((1, 20_000), 0.1), torch.tensor(0.2)
+    noisy = (mean + scale * torch.randn(mean.shape, generator=rng())).clamp(0, 1)
+    again = unclipped(noisy, mean, scale, quantiles((20_000,)))
+    assert kstest(((again - mean) / scale)[0].numpy(), "norm").pvalue > 0.01
+    inside = (noisy > 0) & (noisy < 1)
+    assert torch.equal(again[inside], noisy[inside])
+    assert (again[noisy == 0] <= 0).all()
+
+
+def test_what_was_not_clipped_stays():
+    y = torch.tensor([[-0.2, 0.3, 1.4]])
+    assert torch.equal(unclipped(y, y, torch.tensor(0.1), torch.tensor(0.5)), y)
+
+
+def test_statistics_do_not_depend_on_the_batch():
+    x = dirty(tiles(3, 32), "gaussian", sigma=0.2)
+    whole, single = detector.look(x), [detector.look(y[None]) for y in x]
+    for name, values in whole.items():
+        torch.testing.assert_close(values, torch.cat([each[name] for each in single]))
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 33, 24), (1, 130, 70)])
+def test_white_noise_on_nothing_is_measured_in_any_shape(shape):
+    x = 0.5 + 0.1 * torch.randn(12, *shape, generator=rng())
+    seen = detector.look(x)
+    for name in ("white", "floor", "middle"):
+        assert seen[name].mean().item() == pytest.approx(0.1, rel=0.06), name
+    f = noise.features({f"noise.{k}": v.double() for k, v in seen.items()}, (0.01, 0.0))
+    for name in ("homogeneity", "grain", "tint", "level_of_law", "peaks"):
+        assert abs(f[name].mean()) < 0.08, name
+
+
+def test_unclipping_gives_the_size_back_where_half_the_pixels_were_cut():
+    x = eight_bits(0.2 * torch.randn(8, 1, 64, 64, generator=rng()))
+    cut = noise.huber_scale(noise.haar(x)).mean().item()
+    assert cut < 0.12  # max(n, 0) has a deviation of 0.58 sigma
+    assert detector.look(x)["white"].mean().item() == pytest.approx(0.2, rel=0.12)
+
+
+def test_grain_gives_the_correlation_back():
+    truth = torch.tensor([0.5, 0.7, 1.0, 1.5], dtype=torch.float64)
+    lag = torch.full_like(truth, 4)
+    rho = torch.stack([torch.exp(-(d**2) / (4 * truth**2)) for d in (1, lag)])
+    grain = ((1 - rho[1]) / (1 - rho[0])).log()
+    torch.testing.assert_close(noise.correlation_of(grain, lag), truth, rtol=0, atol=0.01)
+
+
+def test_the_poisson_law_is_the_line_through_all_images():
+    v = torch.rand(50, 4, generator=rng(), dtype=torch.float64)
+    seen = {"noise.brightness": v, "noise.middle": (0.01 + 0.08 * v).sqrt()}
+    law = noise.poisson_law(seen, torch.ones(50))
+    assert law == pytest.approx((0.01, 0.08), rel=1e-4)
+
+
+# A set: 32x32 tiles of photographs
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    return tiles(160, 32, shrunk=1)
+
+
+def test_the_detector_is_found_by_its_kinds():
+    assert {type(detector_of(kind)) for kind in Noise.kinds} == {Noise}
+
+
+def test_clean_photographs_are_left_alone(photographs):
+    _, columns = judged(photographs)
+    assert (p_noisy(columns) > 0.5).float().mean() <= 0.03
+    assert (columns["sigma"] == 0).float().mean() >= 0.97
+
+
+@pytest.mark.parametrize("n_clean", [16, 140])
+def test_sizes_of_white_noise_image_by_image(photographs, n_clean):
+    noisy = photographs[n_clean:]
+    truth = sigmas(noisy, "gaussian", sigma=[0.05, 0.35])
+    made = dirty(noisy, "gaussian", sigma=[0.05, 0.35])
+    _, columns = judged(torch.cat([photographs[:n_clean], made]))
+    p = p_noisy(columns)
+    assert auc(p[:n_clean], p[n_clean:]) > 0.99
+    assert (p[:n_clean] > 0.5).float().mean() <= 0.03
+    assert (columns["gaussian"][n_clean:] > 0.5).float().mean() >= 0.92
+    assert (columns["sigma"][n_clean:] - truth).square().mean().sqrt() < 0.02
+
+
+def test_a_set_without_a_clean_image(photographs):
+    _, columns = judged(dirty(photographs, "gaussian", sigma=0.2))
+    assert (columns["gaussian"] > 0.5).float().mean() >= 0.97
+    assert columns["sigma"].median().item() == pytest.approx(0.2, rel=0.06)
+
+
+def test_poisson_noise_and_its_law(photographs):
+    made = dirty(photographs[16:], "poisson_gaussian", photons=12.0, sigma=0.1)
+    _, columns = judged(torch.cat([photographs[:16], made]))
+    assert (columns["poisson_gaussian"][16:] > 0.5).float().mean() >= 0.92
+    assert columns["sigma"][16:].median().item() == pytest.approx(0.1, rel=0.25)
+    assert columns["slope"][16:].median().item() == pytest.approx(1 / 12, rel=0.2)
+
+
+def test_correlated_noise_its_size_and_its_correlation(photographs):
+    made = dirty(photographs[16:], "correlated", sigma=0.2, correlation=0.7)
+    _, columns = judged(torch.cat([photographs[:16], made]))
+    assert (columns["correlated"][16:] > 0.5).float().mean() >= 0.92
+    assert columns["sigma"][16:].median().item() == pytest.approx(0.2, rel=0.25)
+    assert columns["correlation"][16:].median().item() == pytest.approx(0.7, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("jpeg", {"quality": [10, 40]}), ("salt_and_pepper", {"share": 0.05}),
+     ("missing_blocks", {"block_size": 0.25, "fill": 0.5})],
+)  # fmt: skip
+def test_other_dirt_is_not_called_noise(photographs, kind, options):
+    made = dirty(photographs[16:], kind, **options)
+    _, columns = judged(torch.cat([photographs[:16], made]))
+    assert (p_noisy(columns)[16:] > 0.5).float().mean() <= 0.08
+
+
+def test_a_cameras_noise_by_its_statistics():
+    """Clean photographs are flat or full of detail; a camera's noise is weak, coarse and grey."""
+    n = 200
+    draw = {name: torch.randn(2 * n, generator=rng(k)) for k, name in enumerate("abcde")}
+    is_noisy = torch.arange(2 * n) >= n
+    low = torch.where(is_noisy, -5.6 + 0.3 * draw["a"], -6.4 + 0.3 * draw["a"])
+    within = torch.where(is_noisy, -0.27 + 0.08 * draw["b"], -0.5 + 0.2 * draw["b"])
+    grain = torch.where(is_noisy, 0.9 + 0.15 * draw["c"], 0.7 + 0.3 * draw["c"])
+    tint = torch.where(is_noisy, 1.0 + 0.3 * draw["d"], 0.5 + 0.3 * draw["d"])
+    peaks = torch.where(is_noisy, 0.3 + 0.1 * draw["e"], 0.6 + 0.3 * draw["e"])
+    middle = low - within
+    floor = (low - tint).exp()[:, None].expand(-1, 4)
+    seen = {
+        "white": floor[:, 0], "brightness": torch.full((2 * n, 4), 0.5), "floor": floor,
+        "middle": floor * 1.3, "channels": torch.stack([low, middle, middle + grain], 1),
+        "peaks": peaks[:, None].expand(-1, 2), "lag": torch.full((2 * n,), 4.0),
+        "is_colour": torch.ones(2 * n), "pixels": torch.zeros(2 * n, 0),
+    }  # fmt: skip
+    seen = {f"noise.{name}": values for name, values in seen.items()}
+    columns = detector.fit(seen)(seen)
+    assert auc(columns["correlated"][:n], columns["correlated"][n:]) > 0.95
+    found = columns["correlated"] > 0.5
+    expected = (middle + grain).exp()[found] / noise.FAR_LEFT[4]
+    torch.testing.assert_close(columns["sigma"][found], expected)
+    assert (columns["sigma"][~found] == 0).all()
+
+
+# Images too small to have windows
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return eight_bits(torch.tensor(load_digits().images, dtype=torch.float32)[:1500, None] / 16)
+
+
+def test_clean_digits_are_left_alone(digits):
+    _, columns = judged(digits)
+    assert (p_noisy(columns) > 0.5).float().mean() <= 0.03
+
+
+def test_noise_on_digits(digits):
+    made = dirty(digits[150:], "gaussian", sigma=0.2)
+    _, columns = judged(torch.cat([digits[:150], made]))
+    p = columns["gaussian"]
+    assert auc(p[:150], p[150:]) > 0.95
+    assert columns["sigma"][150:].median().item() == pytest.approx(0.2, rel=0.12)
+
+
+def test_few_small_images_say_nothing(digits):
+    rule, columns = judged(digits[:100])
+    assert rule.halves is None
+    assert p_noisy(columns).max() == 0
+
+
+def test_half_and_quantiles_follow_from_the_image_alone(digits):
+    pixels = digits[:64].flatten(1)
+    for found in (side_of, own_quantiles):
+        whole = found(pixels)
+        assert torch.equal(whole, torch.cat([found(each[None]) for each in pixels]))
+    assert own_quantiles(pixels).corrcoef().triu(1).abs().max() < 0.7
+    assert kstest(own_quantiles(pixels).flatten().numpy(), "uniform").pvalue > 0.01
