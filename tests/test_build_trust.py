@@ -9,7 +9,7 @@ from PIL import Image
 
 from sparring import build_trust
 from sparring.build import build_dataset
-from sparring.build_trust import KEPT, with_knowledge
+from sparring.build_trust import KEPT, levels_in, with_knowledge
 from sparring.commands.train import dry_run_text, train_command
 from sparring.config import check
 from sparring.data.audit.table import clean_table, read_table, write_table
@@ -238,3 +238,13 @@ def _weights(folder):
     from safetensors.torch import load_file
 
     return load_file(next(folder.rglob("diffusion_pytorch_model.safetensors")))
+
+
+def test_the_objective_is_told_from_which_levels_the_set_teaches(audits, tmp_path):
+    dataset = told(config_of("detail"), tmp_path / "run")
+    levels = levels_in(dataset)
+    assert len(levels) == len(dataset) == 40
+    assert (levels[:19] == 0).all()  # half is clean, but for the one that is called noisy
+    torch.testing.assert_close(levels[20:-1], torch.full((19,), 0.4))
+    assert levels[-1] == pytest.approx(0.6)
+    assert levels_in(told(config_of("plain"), tmp_path / "plain")) is None

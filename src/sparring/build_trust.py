@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
+from torch import Tensor
 
 from .cache import key_of
 from .config_sections import RunConfig
@@ -28,8 +29,9 @@ from .data.audit.table import Table, clean_table, read_table, write_table
 from .data.base import READ_CHUNK, Dataset, ModelRange
 from .data.controls import Chosen, Denoised, check_any_order, clean_numbers
 from .data.datasets import build_dataset
-from .data.trusted import ByJudge, ByTable, ByTruth, LevelsOnly, Source, Trusted
+from .data.trusted import ByJudge, ByTable, ByTruth, LevelsOnly, Source, Trusted, trust_of
 from .errors import UserError
+from .objectives.own_noise import levels_of
 from .terminal import echo
 from .training import RunFolder
 from .training.together import on_main_for_long
@@ -108,6 +110,18 @@ def known_lines(dataset: ModelRange) -> list[str]:
     """What training is told, a line per kind of dirt; [] where it is told nothing."""
     source = getattr(dataset.dataset, "source", None)
     return [] if source is None else lines_of(source.table)
+
+
+def levels_in(dataset: ModelRange) -> Tensor | None:
+    """Noise levels from which on the images teach, ascending, (N,), infinite for never; those of a
+    sample stand for the whole stream. None where training is told nothing."""
+    inner = dataset.dataset
+    if not isinstance(inner, Trusted):
+        return None
+    table, shape = inner.source.table, inner.sample_shape
+    trust = trust_of(table, torch.ones(len(table), dtype=torch.bool), None, inner.scale)
+    levels = levels_of(trust, *(shape[1:] if inner.is_image else (1, 1))).sort().values
+    return levels[torch.linspace(0, len(levels) - 1, len(dataset)).round().long()]
 
 
 def _source(config: RunConfig, images: Dataset, run: RunFolder, dirt: str) -> ByTable | ByJudge:

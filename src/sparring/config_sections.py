@@ -330,6 +330,7 @@ class Detail(ObjectiveSection):
     noise: Positive | Literal["auto"] | None = "auto"
     window: Positive | Literal["auto"] = "auto"
     weight: Positive = 0.2
+    few: Positive = 200.0
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.125
     start_step: CountOrZero | None = None  # None: after two thirds of training.max_train_steps
     dirt: Place = "auto"  # what is known of each image: auto (an audit), none, or a table's file

@@ -374,3 +374,15 @@ def test_it_says_where_images_that_are_called_clean_carry_noise(vp):
     (turn,) = objective.turns({"model": denoiser}, s)
     turn.parts[0]()
     assert 0 < int(objective.spectrum.sums[0].sum()) <= 32  # of the clean rows only
+
+
+def test_the_more_images_teach_at_a_level_the_less_do_the_others_count(vp):
+    """`weight` / (1 + n / few), n the images of the set that teach there."""
+    n = 64
+    objective = OBJECTIVES["detail"](vp, start_step=10, noise=None, window=1.0, weight=0.2, few=4)
+    objective.teaching_levels = torch.tensor([0.0, 0.0, 0.1, 0.5, torch.inf])
+    batch = {"x0": torch.randn(n, D), "trust": _trust(torch.full((n,), 1e4))}
+    s = objective.draw(batch, StepRandom(0, 0, n), 0)
+    ratio = (s.sigma / s.alpha).flatten()
+    n_teaching = 2.0 + (ratio > 0.1).float() + (ratio > 0.5).float()
+    torch.testing.assert_close(s.weight, 0.2 / (1 + n_teaching / 4))

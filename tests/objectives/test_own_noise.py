@@ -11,6 +11,7 @@ from sparring.objectives import OBJECTIVES
 from sparring.objectives.own_noise import (
     OwnNoise,
     blurred_spectrum,
+    levels_of,
     own_noise,
     smooth,
     tobit,
@@ -244,3 +245,20 @@ def test_correlated_noise_below_its_largest_eigenvalue_counts_for_nothing():
     s = OBJECTIVES["plain"](vp).draw({"x0": x0, "trust": trust}, StepRandom(0, 0, n), 0)
     above = (s.sigma / s.alpha).flatten() > noise.largest
     assert torch.equal(s.incomplete.factor.flatten() > 0, above)
+
+
+def test_the_levels_of_a_set_are_those_of_its_rows():
+    n = 6
+    trust = trust_of(
+        n,
+        sigma=torch.tensor([0.0, 0.3, 0.2, 0.3, 0.1, 0.1]),
+        slope=torch.tensor([0.0, 0.0, 0.1, 0.0, 0.0, 0.0]),
+        correlation=torch.tensor([0.0, 0.0, 0.0, 0.7, 0.0, 0.0]),
+        level=torch.tensor([0.0, 0.0, 0.0, 0.0, 0.8, 0.0]),
+        weight=torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 0.0]),
+    )
+    noise = own_noise(trust, torch.zeros(n, 1, 8, 6))
+    found = levels_of(trust, 8, 6)
+    torch.testing.assert_close(found[:4], noise.largest[:4])
+    assert found[4] == pytest.approx(0.8)
+    assert found[5] == math.inf

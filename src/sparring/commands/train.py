@@ -30,7 +30,7 @@ from ..build import (
     train_settings,
 )
 from ..build_discriminator import build_discriminator
-from ..build_trust import known_lines, with_knowledge, words_of
+from ..build_trust import known_lines, levels_in, with_knowledge, words_of
 from ..cache import TensorCache
 from ..config import RunConfig, dump
 from ..config_sections import BUNDLED, ContaminationSection
@@ -110,7 +110,7 @@ def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[s
     discriminator, discriminator_settings = rival or (None, None)
     dataset = with_knowledge(config, dataset, run, is_latent=model.vae is not None)
     _name_classes(model, dataset, config.model.pretrained_model_name_or_path is None)
-    known = known_lines(dataset)
+    known, objective.teaching_levels = known_lines(dataset), levels_in(dataset)
     encode, cached = _latent_encoder(config, model, dataset)
     run.check()  # it may have taken minutes
     if PartialState().is_main_process:

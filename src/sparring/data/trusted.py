@@ -163,6 +163,8 @@ class Trusted(Wrapper):
     def __init__(self, dataset: Dataset, source: Source) -> None:
         super().__init__(dataset)
         self.source = source
+        self.scale = 2.0 if dataset.is_image else 1.0
+        """Model's units in one of the data's."""
 
     def rows(self, indices: Tensor, positions: Tensor) -> Batch:
         batch = self.dataset.rows(indices, positions)
@@ -172,24 +174,26 @@ class Trusted(Wrapper):
         if self.is_image and self.source.hides:
             hidden = self.source.hidden(x, rows)
             x = filled(x, hidden)
-        trust = trust_of(rows, x, hidden, 2.0 if self.is_image else 1.0)
+        is_inside = torch.zeros(len(x), dtype=torch.bool)
+        if self.is_image:
+            is_inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)
+        trust = trust_of(rows, is_inside, hidden, self.scale)
         return {**batch, "x0": x, "trust": trust}
 
     def fingerprint(self) -> str:
         return digest("trusted", self.dataset.fingerprint(), self.source.fingerprint())
 
 
-def trust_of(rows: Table, x: Tensor, hidden: Tensor | None, scale: float) -> Trust:
+def trust_of(rows: Table, is_inside: Tensor, hidden: Tensor | None, scale: float) -> Trust:
     """Rows of a table as training takes them.
 
     Args:
-        rows: Of the samples x, on their scale.
-        x: (B, *).
+        rows: Of the samples, on their scale.
+        is_inside: Whether no value of each leaves [0, 1], (B,), bool.
         hidden: (B, 1, H, W), bool; None for nothing.
         scale: Model's units in one of the data's: 2 for images.
     """
     sigma, slope = torch.from_numpy(rows.sigma), torch.from_numpy(rows.slope)
-    is_inside = ((x >= 0) & (x <= 1)).flatten(1).all(1) if x.ndim == 4 else torch.tensor(False)
     return Trust(
         sigma=scale * sigma,
         slope=scale * slope,

@@ -123,6 +123,9 @@ class Objective(ABC):
         self.schedule, self.times = schedule, times or Uniform(schedule)
         self.cond_dropout, self.snr_gamma = cond_dropout, snr_gamma
         self.vlb_weight = schedule.n_train_timesteps / 1000 if vlb_weight is None else vlb_weight
+        self.teaching_levels: Tensor | None = None
+        """Noise levels from which on the images of the set teach, ascending, (N,), infinite for
+        never; None where nobody said. Whoever trains says it."""
         self.news: list[str] = []
         """Lines for the user; whoever runs the steps prints and clears them."""
 

@@ -7,7 +7,8 @@ Each row of a batch may be dirty up to a noise level of its own, s = sigma/alpha
 
 for data y = x0 + noise of covariance Sigma (`own_noise`), and below the level
 
-    weight [ L + lam R ],  R = ||eps(x_t + sigma omega) - eps(x_t) - omega||^2 / ||omega||^2
+    w [ L + lam R ],  R = ||eps(x_t + sigma omega) - eps(x_t) - omega||^2 / ||omega||^2
+    w = weight / (1 + n(s) / few),  n(s) images of the set teaching at s
 
 omega: L2, `n_iterations` power iterations of the network's Jacobian from a random direction. Sigma
 and the levels come with the batch (`trust`): each image has its own. Where nothing comes, as with
@@ -16,7 +17,8 @@ docs/smoothing.md:
 
 - above its own noise a dirty sample teaches the denoiser of the clean data; with noise of one size
   no matter which samples are dirty: nearly all of a picture says how much noise it has;
-- below, the data say nothing that could be believed: `weight` says how far they are;
+- below, the data say nothing that could be believed, and w says how far they are: the fewer images
+  are clean enough for a level, the more the dirty ones are needed there to hold on to;
 - the relative error R makes lam dimensionless: for an isotropic omega and a linear denoiser the
   optimum is the denoiser of data with every variance divided by 1 + lam;
 - the power iteration turns omega towards what the denoiser calls noise, off the data manifold,
@@ -67,6 +69,8 @@ class Detail(Objective):
             little of the signal.
         weight: Of rows below their level, or below window or tau, R included. What is 1 for the
             others: a large one disturbs the rest of the network, 0 leaves R nothing to hold on to.
+        few: So many images that teach at a noise level halve the weight of those that do not, where
+            the levels of the set are known (`teaching_levels`).
         fraction: Share q of the global batch on which R is computed, at most.
         start_step: First step that is not plain: two thirds of the run is best, when the shapes
             are there and the learning rate falls.
@@ -92,6 +96,7 @@ class Detail(Objective):
         noise: float | str | None = "auto",
         window: float | str = "auto",
         weight: float = 0.2,
+        few: float = 200.0,
         fraction: float = 0.125,
         start_step: int = 1000,
         **common: Any,
@@ -107,6 +112,8 @@ class Detail(Objective):
                 "detail needs lam >= 0, n_iterations >= 0, weight > 0, start_step >= 0; "
                 f"got {lam}, {n_iterations}, {weight}, {start_step}"
             )
+        if few <= 0:
+            raise ValueError(f"detail needs few > 0, got {few}")
         if not 0 < fraction <= 1:
             raise ValueError(f"detail needs 0 < fraction <= 1, got {fraction}")
         _positive_or("auto", "window", window)
@@ -121,7 +128,7 @@ class Detail(Objective):
         self.lam, self.radius_low, self.radius_high = lam, radius_low, radius_high
         self.n_iterations, self.bf16_omega = n_iterations, bf16_omega
         self.noise, self.window = noise, window
-        self.weight, self.fraction = weight, fraction
+        self.weight, self.few, self.fraction = weight, few, fraction
         self.n_graphs = 1 + fraction
         self.start_step = start_step
         self.spectrum = Spectrum()
@@ -146,7 +153,7 @@ class Detail(Objective):
             edge = torch.full_like(s.weight, max(noise, window))
             below, n_rows = torch.full((rng.n_rows,), window), rng.n_rows
         ratio = (s.sigma / s.alpha).flatten()
-        s.weight = torch.where(ratio < edge, self.weight, 1.0) * s.weight
+        s.weight = torch.where(ratio < edge, self.weight_below(ratio), 1.0) * s.weight
         if step < self.start_step or not (below > 0).any():
             return s
         t_all, _ = self.times.draw(rng.on("cpu"))  # every process sees the times of all rows
@@ -160,6 +167,13 @@ class Detail(Objective):
         omega0 = direction.to(s.x0)[rows]
         omega0 = column(radius, omega0) * omega0
         return SmoothingDraws(**vars(s), rows=rows, share=share, omega0=omega0, radius=radius)
+
+    def weight_below(self, ratio: Tensor) -> Tensor:
+        """w at noise levels (B,), for rows that do not teach there."""
+        if self.teaching_levels is None:
+            return torch.full_like(ratio, self.weight)
+        n_teaching = torch.searchsorted(self.teaching_levels.to(ratio), ratio)
+        return self.weight / (1 + n_teaching / self.few)
 
     def turns(self, nets: Mapping[str, Denoiser], s: Draws) -> Iterator[Turn]:
         model = self.bind(nets["model"], s)

@@ -106,6 +106,16 @@ def own_noise(trust: Trust, x0: Tensor) -> OwnNoise:
     )
 
 
+def levels_of(trust: Trust, height: int, width: int) -> Tensor:
+    """Noise levels from which on images of this size teach, (B,), infinite for never."""
+    largest = trust.sigma**2 + 2 * trust.slope
+    correlation, which = trust.correlation.unique(return_inverse=True)
+    peak = torch.stack([_axis(correlation, side).amax(1) for side in (height, width)]).prod(0)
+    largest = largest * torch.where(correlation > 0, peak, 1.0)[which]
+    level = torch.maximum(largest.sqrt(), trust.level)
+    return torch.where(trust.weight > 0, level, torch.inf)
+
+
 def variance_at(trust: Trust, x0: Tensor) -> Tensor:
     """sigma^2 + slope (x0 + 1), the noise's variance at clean values x0 (B, *) in [-1, 1]."""
     brightness = x0.clamp(-1, 1) + 1
@@ -127,14 +137,16 @@ def blurred_spectrum(correlation: Tensor, height: int, width: int) -> Tensor:
     Returns:
         (B, 1, H, W), in the order of `torch.fft.fft2`, mean 1.
     """
-    axes = []
-    for side in (height, width):
-        f = torch.fft.fftfreq(side, device=correlation.device)[:, None] + torch.arange(-2, 3).to(
-            correlation
-        )
-        w = torch.exp(-2 * pi**2 * correlation[:, None, None] ** 2 * f**2).sum(-1) ** 2
-        axes.append(w / w.mean(1, keepdim=True))
-    return axes[0][:, None, :, None] * axes[1][:, None, None, :]
+    down, across = (_axis(correlation, side) for side in (height, width))
+    return down[:, None, :, None] * across[:, None, None, :]
+
+
+def _axis(correlation: Tensor, side: int) -> Tensor:
+    """The eigenvalues along one axis, (B, side)."""
+    f = torch.fft.fftfreq(side, device=correlation.device, dtype=correlation.dtype)
+    aliases = torch.arange(-2, 3).to(correlation)
+    w_hat = torch.exp(-2 * (pi * correlation[:, None, None] * (f[:, None] + aliases)) ** 2).sum(-1)
+    return w_hat**2 / (w_hat**2).mean(1, keepdim=True)
 
 
 def uncut(trust: Trust, x0: Tensor, normal: Tensor) -> Tensor:
