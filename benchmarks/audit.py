@@ -10,7 +10,7 @@ was chosen on the tiles. An image counts as dirty if at least two pixels differ 
     auc            a dirty image's likeliest kind is likelier than a clean one's, probability
     found          share of the dirty images that have their kind
     clean          share of the clean images that are called dirty
-    confused       share of those called dirty of which another kind is likelier
+    confused       share of those called dirty that have other kinds only
     rmse           of each noisy image's own sigma, [0, 1] scale
 
 `--real` names a folder of camera crops NAME_real.JPG with their clean twins NAME_mean.JPG, looked
@@ -42,7 +42,7 @@ from step_cost import Bench
 
 from sparring import __version__
 from sparring.data.audit.audit import audit_images
-from sparring.data.audit.judging import fit, look
+from sparring.data.audit.judging import fit, fit_hiding, look
 from sparring.data.audit.known import compare
 from sparring.data.audit.table import Table
 from sparring.data.base import Batch, Dataset, InMemory
@@ -255,7 +255,8 @@ def cost(n_rounds: int) -> dict[str, Any]:
                         ("colour", InMemory("photographs", photograph_tiles()))):  # fmt: skip
         x = contaminate(clean, dirt).read_all()["x0"]
         x = x.repeat(-(-640 // len(x)), 1, 1, 1)[:640]
-        judge = fit(look(x))
+        hiding = fit_hiding(look(x))
+        judge = fit(hiding.look(x), hiding)
         ratios, seconds = [], []
         for number in range(n_rounds):
             start = time.perf_counter()

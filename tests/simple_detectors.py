@@ -43,3 +43,25 @@ class Corner(Detector):
 
     def fit(self, seen):
         return CornerRule()
+
+
+@dataclass(frozen=True)
+class DeadRule(Rule):
+    def __call__(self, seen):
+        assert set(seen) == {"dead.share"}  # of those that hide pixels alone
+        return {"salt_and_pepper": (seen["dead.share"] > 0.05).float()}
+
+
+class Dead(Detector):
+    """Black pixels, where more than one in twenty is."""
+
+    kinds = ("salt_and_pepper",)
+
+    def look(self, x):
+        return {"share": (x == 0).all(1).flatten(1).float().mean(1)}
+
+    def fit(self, seen):
+        return DeadRule()
+
+    def hidden(self, x, kind):
+        return (x == 0).all(1, keepdim=True)

@@ -23,11 +23,10 @@ import torch
 from torch import Tensor
 
 from ..trust import Trust
-from .audit.contract import Detector
 from .audit.filling import filled
 from .audit.judging import Judge
 from .audit.levels import level_of_blur, level_of_jpeg
-from .audit.registry import all_detectors, detector_of
+from .audit.registry import hidden_pixels, hiding_kinds
 from .audit.table import Table, clean_table
 from .base import Batch, Dataset, Wrapper, digest
 from .dirt.contaminated import Contaminated, layers
@@ -65,14 +64,7 @@ class _Found(Source):
     """What was measured: which pixels are hidden is found in the image itself."""
 
     def hidden(self, x: Tensor, rows: Table) -> Tensor:
-        hidden = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool)
-        for kind in hiding_kinds() & rows.kinds.keys():
-            has = torch.from_numpy(rows.has(kind))
-            if has.any():
-                found = detector_of(kind).hidden(x[has], kind)
-                if found is not None:
-                    hidden[has] |= found
-        return hidden
+        return hidden_pixels(x, {kind: torch.from_numpy(rows.has(kind)) for kind in rows.kinds})
 
 
 class ByTable(_Found):
@@ -221,16 +213,6 @@ def weights_of(rows: Table) -> np.ndarray:
 def _without_noise(table: Table) -> Table:
     zero = np.zeros(len(table), np.float32)
     return replace(table, sigma=zero, slope=zero, correlation=zero)
-
-
-def hiding_kinds() -> set[str]:
-    """Kinds of dirt that leave pixels without any information, which their detectors find."""
-    return {
-        kind
-        for detector in all_detectors().values()
-        if type(detector).hidden is not Detector.hidden
-        for kind in detector.kinds
-    }
 
 
 def fingerprint_of(table: Table) -> str:

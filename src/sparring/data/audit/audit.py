@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import NoReturn
 
 import numpy as np
@@ -32,7 +31,8 @@ from ..base import Batch, Dataset, Wrapper
 from ..batches import as_it_is, last_line
 from ..shards import READ_AHEAD
 from ..workers import Waiting, WorkerLost, worker_init
-from .judging import Judge, fit, joined, look
+from .contract import Statistics
+from .judging import Hiding, Judge, fit, fit_hiding, joined, look
 from .table import Table, clean_table
 
 N_SAMPLE, N_SAMPLE_STREAM = 8192, 2048
@@ -126,11 +126,23 @@ def audit_images(
         others = others[:0]
     looked_at = np.sort(np.concatenate([sample, others]))
     with tqdm(total=len(looked_at), unit="image", disable=None) as progress:
-        batches = list(_looked(dataset, sample, n_workers, progress))
-        judge = fit(joined([batch["seen"] for batch in batches]))
-        audit = _empty(dataset, judge, looked_at)
-        for batch in chain(batches, _looked(dataset, others, n_workers, progress)):
+        first = list(_looked(dataset, sample, None, n_workers, progress))
+        index = np.concatenate([batch["index"] for batch in first])
+        seen = joined([batch["seen"] for batch in first])
+        hiding = fit_hiding(seen)
+        again = index[hiding.rows(seen).numpy()]
+        progress.total += len(again)
+        for batch in _looked(dataset, again, hiding, n_workers, progress):
+            rows = torch.from_numpy(np.searchsorted(index, batch["index"]))
+            for name, values in batch["seen"].items():
+                seen[name][rows] = values
+        audit = _empty(dataset, fit(seen, hiding), looked_at)
+        for batch in first:
             _keep(audit, batch)
+        _judge(audit, index, seen)
+        for batch in _looked(dataset, others, hiding, n_workers, progress):
+            _keep(audit, batch)
+            _judge(audit, batch["index"].numpy(), batch["seen"])
     audit.unreadable = list(dict.fromkeys(audit.unreadable))
     return audit
 
@@ -153,7 +165,17 @@ def sample_of(dataset: Dataset, n_sample: int | None = None, seed: int = 0) -> n
 
 class Looked(Wrapper):
     """Each image as what is seen of it, without its pixels; images that stand in for an unreadable
-    one are left out."""
+    one are left out.
+
+    Args:
+        dataset: The images.
+        hiding: Fills what is hidden before the others look; None: they look at the images as they
+            are.
+    """
+
+    def __init__(self, dataset: Dataset, hiding: Hiding | None) -> None:
+        super().__init__(dataset)
+        self.look = look if hiding is None else hiding.look
 
     def rows(self, indices: Tensor, positions: Tensor) -> Batch:
         batch = self.dataset.rows(indices, positions)
@@ -162,7 +184,7 @@ class Looked(Wrapper):
         sizes = batch["framing"][:, :2] if "framing" in batch else [[height, width]] * len(x0)
         return {
             "index": indices[kept],
-            "seen": {name: values[kept] for name, values in look(x0).items()},
+            "seen": {name: values[kept] for name, values in self.look(x0).items()},
             "digest": [key_of(image).encode() for image in x0[kept]],
             "thumb": thumbnails(x0[kept]),
             "blank": x0[kept].flatten(1).amax(1) - x0[kept].flatten(1).amin(1) < BLANK,
@@ -176,13 +198,17 @@ class Looked(Wrapper):
 
 
 def _looked(
-    dataset: Dataset, index: np.ndarray, n_workers: int, progress: "tqdm[NoReturn]"
+    dataset: Dataset,
+    index: np.ndarray,
+    hiding: Hiding | None,
+    n_workers: int,
+    progress: "tqdm[NoReturn]",
 ) -> Iterator[Batch]:
     """What is seen of these images, some at a time, in this order."""
     n = max(1, min(CHUNK, CHUNK_VALUES // int(np.prod(dataset.sample_shape))))
     chunks = [index[start : start + n].tolist() for start in range(0, len(index), n)]
     loader = DataLoader(
-        Looked(dataset),
+        Looked(dataset, hiding),
         batch_sampler=chunks,
         collate_fn=as_it_is,  # pyright: ignore[reportArgumentType]
         num_workers=n_workers,
@@ -214,16 +240,19 @@ def _empty(dataset: Dataset, judge: Judge, index: np.ndarray) -> Audit:
 
 
 def _keep(audit: Audit, batch: Batch) -> None:
-    """Put what was seen of some images in its place."""
+    """Put what was seen of some images in its place, but for their dirt."""
     audit.unreadable += batch["unreadable"]
-    index = batch["index"].numpy()
-    rows = np.searchsorted(audit.table.index, index)
-    if len(rows):
-        audit.table.put(rows, audit.judge.of(batch["seen"], index))
-        audit.is_readable[rows] = True
-        audit.digests[rows], audit.thumbs[rows] = batch["digest"], batch["thumb"]
-        audit.is_blank[rows] = batch["blank"].numpy()
-        audit.sizes.update((width, height) for height, width in batch["size"].tolist())
+    rows = np.searchsorted(audit.table.index, batch["index"])
+    audit.is_readable[rows] = True
+    audit.digests[rows], audit.thumbs[rows] = batch["digest"], batch["thumb"]
+    audit.is_blank[rows] = batch["blank"]
+    audit.sizes.update((width, height) for height, width in batch["size"].tolist())
+
+
+def _judge(audit: Audit, index: np.ndarray, seen: Statistics) -> None:
+    """Put the dirt of some images in its place."""
+    if len(index):
+        audit.table.put(np.searchsorted(audit.table.index, index), audit.judge.of(seen, index))
 
 
 def thumbnails(x0: Tensor) -> np.ndarray:

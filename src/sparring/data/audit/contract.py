@@ -16,8 +16,8 @@ Columns that a rule may give, each (B,), float32:
   variance is sigma^2 + slope * brightness; `correlation`: as of the kind correlated, pixels;
 - `quality` of the JPEG, 1 to 100; `blur_sigma`: standard deviation of the kernel, pixels.
 
-A detector sees the statistics of all detectors, so one can ask another: an impulse is judged
-against the noise around it.
+A detector sees the statistics of all detectors, so one can ask another. Those that hide pixels come
+first and see only each other's: where they hide something, it is filled before the others look.
 """
 
 from abc import ABC, abstractmethod

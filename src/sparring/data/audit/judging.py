@@ -1,15 +1,17 @@
 r"""From images to rows of a table: the rules of all detectors, fitted once, judge any image.
 
-    judge = fit(look(sample))        # thresholds, from a bounded sample of the set
-    judge(x, index)                  # rows of a `Table`; of images seen on the fly too
+    hiding = fit_hiding(look(sample))            # thresholds, from a bounded sample of the set
+    judge = fit(hiding.look(sample), hiding)
+    judge(x, index)                              # rows of a `Table`; of images seen on the fly too
 
 A judge is numbers alone: it is pickled, handed to workers and kept. It says of an image the same
 whoever asks, and in whatever batch.
 
-An image may have several kinds of dirt. What the detectors say stands side by side, but for two
-things that follow from it. A kind without its size says nothing that training could use, so its
-probability is at most 1/2 then; and a size counts only where the image has a kind of that size
-(`table.SIZES`).
+An image may have several kinds of dirt. Impulses pass for noise, and a hole for something that does
+not belong, so what hides pixels is found first, and the others look at the image with these pixels
+filled. Beside that, what the detectors say stands side by side, but for two things. A kind without
+its size says nothing that training could use, so its probability is at most 1/2 then; and a size
+counts only where the image has a kind of that size (`table.SIZES`).
 """
 
 from collections.abc import Mapping
@@ -20,17 +22,55 @@ import torch
 from torch import Tensor
 
 from . import registry
-from .contract import Rule, Statistics
+from .contract import Columns, Rule, Statistics
+from .filling import filled
 from .table import HAS, NUMBERS, PROBABILITY, SIZES, Table, clean_table, consistent, rounded
 
 IN_RANGE = "image.in_range"
 """The statistic that is no detector's: 1 where no value of the image leaves [0, 1]."""
 
 
-def look(x: Tensor) -> dict[str, Tensor]:
-    """What is seen of images (B, C, H, W) in [0, 1], (B,) or (B, k) each, float32."""
-    in_range = ((x >= 0) & (x <= 1)).flatten(1).all(1)
-    return {**registry.look(x.float()), IN_RANGE: in_range.float()}
+@dataclass(frozen=True)
+class Hiding:
+    """Finds the images of which some pixels say nothing, and looks at what these leave.
+
+    Attributes:
+        rules: Of the detectors that hide pixels, by name.
+    """
+
+    rules: Mapping[str, Rule]
+
+    def columns(self, seen: Statistics) -> dict[str, Columns]:
+        """What these rules say, by detector."""
+        own = {name: values for name, values in seen.items() if _detector(name) in self.rules}
+        return {name: rule(own) for name, rule in self.rules.items()}
+
+    def has(self, seen: Statistics) -> dict[str, Tensor]:
+        """By kind, the images that have it, (B,), bool."""
+        kinds = registry.hiding_kinds()
+        return {
+            kind: p > HAS
+            for columns in self.columns(seen).values()
+            for kind, p in columns.items()
+            if kind in kinds
+        }
+
+    def rows(self, seen: Statistics) -> Tensor:
+        """Images of which some pixels say nothing, (B,), bool."""
+        none = torch.zeros(len(seen[IN_RANGE]), dtype=torch.bool)
+        return torch.stack([none, *self.has(seen).values()]).any(0)
+
+    def look(self, x: Tensor) -> dict[str, Tensor]:
+        """What is seen of images (B, C, H, W): by the others, after hidden pixels were filled."""
+        seen = look(x)
+        has, rows = self.has(seen), self.rows(seen)
+        if rows.any():
+            whole = x[rows].float()
+            hidden = registry.hidden_pixels(whole, {kind: one[rows] for kind, one in has.items()})
+            others = registry.all_detectors().keys() - self.rules.keys()
+            for name, values in registry.look(filled(whole, hidden), others).items():
+                seen[name][rows] = values
+        return seen
 
 
 @dataclass(frozen=True)
@@ -38,26 +78,29 @@ class Judge:
     """Judges images one by one.
 
     Attributes:
-        rules: By the name of the detector.
-        kinds: What they find, in the order of the table's columns.
+        hiding: What is taken out of an image before it is judged.
+        rules: Of the other detectors, by name.
+        kinds: What all of them find, in the order of the table's columns.
     """
 
+    hiding: Hiding
     rules: Mapping[str, Rule]
     kinds: tuple[str, ...]
 
     def __call__(self, x: Tensor, index: np.ndarray | Tensor) -> Table:
         """Rows of a table for images (B, C, H, W) in [0, 1] of these numbers (B,)."""
-        return self.of(look(x), index)
+        return self.of(self.hiding.look(x), index)
 
     def of(self, seen: Statistics, index: np.ndarray | Tensor) -> Table:
-        """Rows of a table for images that were looked at.
+        """Rows of a table for images that `hiding` looked at.
 
         Raises:
             ValueError: where a rule gives something that no table can hold; the message names it.
         """
         table = clean_table(np.asarray(index), self.kinds)
-        for name, rule in self.rules.items():
-            for column, values in rule(seen).items():
+        said = self.hiding.columns(seen) | {name: rule(seen) for name, rule in self.rules.items()}
+        for name, columns in said.items():
+            for column, values in columns.items():
                 known = PROBABILITY if column in self.kinds else NUMBERS.get(column)
                 numbers = rounded(column, values.numpy())
                 if known is None or len(numbers) != len(table) or not known.allows(numbers):
@@ -75,13 +118,30 @@ class Judge:
         return consistent(table)
 
 
-def fit(seen: Statistics) -> Judge:
-    """The judge of a set of which some images, (n,) of them, were seen."""
-    detectors = registry.all_detectors()
-    rules = {name: detector.fit(seen) for name, detector in detectors.items()}
-    return Judge(rules, registry.kinds())
+def look(x: Tensor) -> dict[str, Tensor]:
+    """What is seen of images (B, C, H, W) in [0, 1] as they are, (B,) or (B, k) each, float32."""
+    in_range = ((x >= 0) & (x <= 1)).flatten(1).all(1)
+    return {**registry.look(x.float()), IN_RANGE: in_range.float()}
+
+
+def fit_hiding(seen: Statistics) -> Hiding:
+    """What hides pixels in a set of which some images were seen as they are."""
+    detectors = registry.hiding()
+    own = {name: values for name, values in seen.items() if _detector(name) in detectors}
+    return Hiding({name: detector.fit(own) for name, detector in detectors.items()})
+
+
+def fit(seen: Statistics, hiding: Hiding) -> Judge:
+    """The judge of a set of which some images were looked at by `hiding`."""
+    others = registry.all_detectors().items()
+    rules = {name: one.fit(seen) for name, one in others if name not in hiding.rules}
+    return Judge(hiding, rules, registry.kinds())
 
 
 def joined(seen: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """What was seen of all images, from what was seen of some at a time."""
     return {name: torch.cat([some[name] for some in seen]) for name in seen[0]}
+
+
+def _detector(statistic: str) -> str:
+    return statistic.partition(".")[0]

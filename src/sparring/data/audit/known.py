@@ -41,7 +41,7 @@ def compare(table: Table, dataset: Dataset) -> dict[str, Any] | None:
 
         - `n_images` and `rate`; `auc`, of these against the clean ones; `found`, the share that has
           this kind by the table; `called`, the share that has each other kind, where it has any;
-        - `confused`, of those with some kind, the share of which another one is likelier;
+        - `confused`, of those with some kind, the share that has other kinds only;
         - `sigma_rmse`, of the images' own sizes of noise, where noise was added.
     """
     done = layers(dataset)
@@ -86,12 +86,11 @@ def _done(
 
 def _of_kind(table: Table, kind: str, has: np.ndarray, likeliest: np.ndarray) -> dict[str, Any]:
     called = {name: float(table.has(name)[has].mean()) for name in table.kinds}
-    some = has & (likeliest > HAS)
-    own = table.kinds.get(kind, np.zeros(len(table), np.float32))
+    some, own = has & (likeliest > HAS), table.has(kind)
     return {
         "found": called.pop(kind, 0.0),
         "called": {name: share for name, share in called.items() if share > 0},
-        "confused": float((own < likeliest)[some].mean()) if some.any() else 0.0,
+        "confused": float((~own)[some].mean()) if some.any() else 0.0,
     }
 
 

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Container, Mapping
 from functools import cache
 from types import ModuleType
 
@@ -31,8 +32,43 @@ def detector_of(kind: str) -> Detector:
     return found
 
 
-def look(x: Tensor) -> dict[str, Tensor]:
-    """What all detectors see of images (B, C, H, W) in [0, 1]: by `detector.statistic`, float32.
+def hiding() -> dict[str, Detector]:
+    """The detectors that say which pixels hold nothing."""
+    return {
+        name: detector
+        for name, detector in all_detectors().items()
+        if type(detector).hidden is not Detector.hidden
+    }
+
+
+def hiding_kinds() -> set[str]:
+    """Kinds of dirt that leave pixels without any information, which their detectors find."""
+    return {kind for detector in hiding().values() for kind in detector.kinds}
+
+
+def hidden_pixels(x: Tensor, has: Mapping[str, Tensor]) -> Tensor:
+    """Pixels that say nothing, (B, 1, H, W), bool.
+
+    Args:
+        x: Images (B, C, H, W) in [0, 1].
+        has: By kind, those that have it, (B,), bool; kinds that hide nothing do not matter.
+    """
+    hidden = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool)
+    for detector in hiding().values():
+        for kind in detector.kinds:
+            if kind in has and has[kind].any():
+                found = detector.hidden(x[has[kind]], kind)
+                if found is not None:
+                    hidden[has[kind]] |= found
+    return hidden
+
+
+def look(x: Tensor, names: Container[str] | None = None) -> dict[str, Tensor]:
+    """What detectors see of images (B, C, H, W) in [0, 1]: by `detector.statistic`, float32.
+
+    Args:
+        x: The images.
+        names: Of the detectors; None: all.
 
     Raises:
         ValueError: where a detector gives a statistic of another number of images, or one that is
@@ -41,6 +77,7 @@ def look(x: Tensor) -> dict[str, Tensor]:
     seen = {
         f"{name}.{statistic}": values
         for name, detector in all_detectors().items()
+        if names is None or name in names
         for statistic, values in detector.look(x).items()
     }
     for name, values in seen.items():

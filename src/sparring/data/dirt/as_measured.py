@@ -27,10 +27,9 @@ from torch import Tensor
 from ...randomness import generator
 from .. import transforms
 from ..audit.filling import filled
-from ..audit.registry import detector_of
+from ..audit.registry import detector_of, hiding_kinds
 from ..audit.table import SIZES, Table
 from ..base import Dataset
-from ..trusted import hiding_kinds
 from .contract import Corruption
 from .kinds.blur import Blur
 from .kinds.correlated import Correlated
