@@ -1,0 +1,196 @@
+r"""Images that do not belong to the set: those that stay alone among all others.
+
+Each image is described by what needs no trained weights, of its thumbnail of at most 16 x 16: how
+strongly it answers to random filters of 5 x 5 (in each quarter), and the directions of its edges
+(in each ninth). Both descriptions have the same variance in the set; the principal components f of
+the two together are divided by sqrt(standard deviation + 0.2 of the largest one's). Then, with k a
+tenth of the set and d_k(f) the distance to the k-th nearest of the set's images,
+
+    s = ln d_k(f) - 1/2 mean over these k images j of ln d_k(f_j)
+
+An image far from all is an outlier, and more so if those nearest to it are close to each other. k
+is the cap: what looks like a tenth of the set or more is a part of it, not an outlier.
+
+s is measured in standard deviations z of a bell with the set's median and 80 % quantile. Noise
+changes the descriptions, and the clean tenth of a noisy set must not pass for outliers: so z counts
+at most LENIENT more than it is above the median of the images that are about as rough, at the
+image's own scale or at half of it. Rare but true images give every set a tail: an image is called
+an outlier only from that z on where the tail is RATIO times as heavy as the bell's.
+
+Source: distance to the k-th neighbour after Ramaswamy, Rastogi and Shim 2000; against that of the
+neighbours after Breunig et al. 2000 ("LOF"), here to one half; histograms of edges after Dalal and
+Triggs 2005. The threshold is ours.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ....randomness import generator
+from ..contract import Columns, Detector, Rule, Statistics
+
+SIDE = 16
+N_FILTERS, FILTER_SIDE, FILTER_CELLS = 24, 5, 2
+N_DIRECTIONS, EDGE_CELLS, FAINT = 6, 3, 0.02
+"""Edges fainter than this, [0, 1] scale, have no direction to speak of."""
+MAX_REFERENCES, N_COMPONENTS, WHITENED = 1024, 48, 0.2
+SHARE, OF_NEIGHBOURS = 0.1, 0.5
+ALIKE, LENIENT = 0.15, 0.5
+"""Share of the set that counts as about as rough: more than the cap, or a group of outliers that
+are alike in this would hide itself."""
+RATIO, LEAST_Z, MOST_Z, STEEP = 3.0, 2.3, 3.5, 4.0
+"""From where an outlier is called, in which bounds, and how fast the probability grows there."""
+LEAST, LEAST_SPREAD = 1e-6, 1e-3
+
+
+@dataclass(frozen=True)
+class OutlierRule(Rule):
+    """Images that stand for the set, and where its tail begins.
+
+    Attributes:
+        mean, components: Of the descriptions, (d,) and (d, m).
+        references: Components of up to MAX_REFERENCES images, (n, m).
+        loneliness: ln d_k of each of these, (n,).
+        roughness: Of these, at both scales, each ascending, (2, n).
+        usual: Median of s of the references that are about as rough as each of these, (2, n).
+        middle, spread: Median of s, and its standard deviation above.
+        threshold: z from which on an image is called an outlier.
+    """
+
+    mean: Tensor
+    components: Tensor
+    references: Tensor
+    loneliness: Tensor
+    roughness: Tensor
+    usual: Tensor
+    middle: float = 0.0
+    spread: float = 1.0
+    threshold: float = MOST_Z
+
+    def __call__(self, seen: Statistics) -> Columns:
+        return {"outlier": (STEEP * (self.standardised(seen) - self.threshold)).sigmoid()}
+
+    def standardised(self, seen: Statistics) -> Tensor:
+        """z, (B,)."""
+        s = self.score(seen)
+        z = (s - self.middle) / self.spread
+        rough = seen["outliers.roughness"].T.contiguous()
+        places = torch.searchsorted(self.roughness, rough).clamp(max=self.roughness.shape[1] - 1)
+        alike = ((s - self.usual.gather(1, places)) / self.spread).amin(0)
+        return torch.minimum(z, alike + LENIENT)
+
+    def score(self, seen: Statistics) -> Tensor:
+        """s, (B,)."""
+        components = (_described(seen) - self.mean) @ self.components
+        distance, nearest = _nearest(components, self.references)
+        return distance[:, -1].log() - OF_NEIGHBOURS * self.loneliness[nearest].mean(1)
+
+
+class Outliers(Detector):
+    """Finds outliers."""
+
+    kinds = ("outlier",)
+
+    def look(self, x: Tensor) -> dict[str, Tensor]:
+        """filters: (B, N_FILTERS * 4); edges: (B, N_DIRECTIONS * 9); roughness: (B, 2)."""
+        thumb = F.adaptive_avg_pool2d(x, (min(SIDE, x.shape[2]), min(SIDE, x.shape[3])))
+        return {
+            "filters": _answers(thumb),
+            "edges": _edges(thumb.mean(1, keepdim=True)),
+            "roughness": torch.stack([_roughness(x), _roughness(F.avg_pool2d(x, 2))], 1),
+        }
+
+    def fit(self, seen: Statistics) -> OutlierRule:
+        n = len(seen["outliers.edges"])
+        chosen = torch.linspace(0, n - 1, min(n, MAX_REFERENCES)).round().long()
+        sample = {name: seen[name][chosen] for name in seen if name.startswith("outliers.")}
+        described = _described(sample)
+        mean = described.mean(0)
+        sizes = [sample[f"outliers.{name}"].shape[1] for name in ("filters", "edges")]
+        parts = (described - mean).split(sizes, 1)
+        scale = [part.square().sum(1).mean().sqrt().clamp(min=LEAST) for part in parts]
+        weight = torch.cat([(1 / s).expand(size) for s, size in zip(scale, sizes, strict=True)])
+        components = weight[:, None] * _components((described - mean) * weight)
+        references = (described - mean) @ components
+        loneliness = _nearest(references, references)[0][:, -1].log()
+        roughness, order = sample["outliers.roughness"].T.contiguous().sort(1)
+        rule = OutlierRule(mean, components, references, loneliness, roughness, roughness)
+        s = rule.score(sample)
+        middle = s.quantile(0.5)
+        bell = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(0.8))
+        spread = ((s.quantile(0.8) - middle) / bell).clamp(min=LEAST_SPREAD)
+        rule = replace(
+            rule, usual=_running_median(s[order]), middle=float(middle), spread=float(spread)
+        )
+        return replace(rule, threshold=_tail(rule.standardised(sample)))
+
+
+def _described(seen: Statistics) -> Tensor:
+    return torch.cat([seen["outliers.filters"], seen["outliers.edges"]], 1)
+
+
+def _running_median(s: Tensor) -> Tensor:
+    """Median over the share ALIKE of the row around each place, (k, n); at its ends the outmost."""
+    n = s.shape[1]
+    width = max(1, round(ALIKE * n))
+    start = (torch.arange(n) - width // 2).clamp(0, n - width)
+    return s.unfold(1, width, 1).median(2).values[:, start]
+
+
+def _components(centred: Tensor) -> Tensor:
+    """Principal directions of (n, d), divided by the root of their spread, (d, m)."""
+    variance, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    spread = variance.clamp(min=0).sqrt().flip(0)[:N_COMPONENTS]
+    scale = (spread + WHITENED * spread[0]).clamp(min=LEAST).sqrt()
+    return directions.flip(1)[:, :N_COMPONENTS] / scale
+
+
+def _nearest(f: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances of (B, m) to the nearest k references, ascending, and which these are, (B, k)."""
+    k = max(1, round(SHARE * len(references)))
+    found = torch.cdist(f, references).topk(k, largest=False)
+    return found.values.clamp(min=LEAST), found.indices
+
+
+def _tail(z: Tensor) -> float:
+    """The least z from which on the tail is RATIO times as heavy as the bell's, within bounds."""
+    z = z.sort(descending=True).values
+    above = torch.arange(1, len(z) + 1) / len(z)
+    expected = torch.special.erfc(z / 2**0.5) / 2
+    heavy = z[(above >= RATIO * expected) & (z >= LEAST_Z) & (above <= SHARE)]
+    return float(heavy[-1].clamp(max=MOST_Z)) if len(heavy) else MOST_Z
+
+
+def _answers(x: Tensor) -> Tensor:
+    """Root of the mean positive answer to random filters without a mean, in each cell."""
+    size = (N_FILTERS, x.shape[1], FILTER_SIDE, FILTER_SIDE)
+    filters = torch.randn(size, generator=generator("cpu", 0, "outliers")).to(x.device)
+    filters = filters - filters.mean((2, 3), keepdim=True)
+    filters = filters / filters.flatten(1).norm(dim=1)[:, None, None, None]
+    margin = (FILTER_SIDE // 2,) * 4
+    answers = F.conv2d(F.pad(x, margin, mode="reflect"), filters).relu()
+    return F.adaptive_avg_pool2d(answers, FILTER_CELLS).flatten(1).sqrt()
+
+
+def _edges(grey: Tensor) -> Tensor:
+    """Root of the normalised histogram of the edges' directions, in each cell."""
+    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
+    across = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
+    down = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
+    strength = (across.square() + down.square()).sqrt()
+    turn = torch.atan2(down, across) / torch.pi * N_DIRECTIONS  # a half turn is the same edge
+    below = turn.floor()
+    part = turn - below
+    histogram = torch.zeros_like(strength).repeat(1, N_DIRECTIONS, 1, 1)
+    for direction, share in ((below, 1 - part), (below + 1, part)):
+        histogram.scatter_add_(1, direction.long() % N_DIRECTIONS, strength * share)
+    cells = F.adaptive_avg_pool2d(histogram, EDGE_CELLS).flatten(1)
+    return (cells / (cells.norm(dim=1, keepdim=True) + FAINT)).sqrt()
+
+
+def _roughness(x: Tensor) -> Tensor:
+    """Mean size of (a - b - c + d) / 2 over all 2 x 2 pixels, (B,): of white noise 0.8 sigma."""
+    across = x[..., 1:] - x[..., :-1]
+    return (across[..., 1:, :] - across[..., :-1, :]).abs().mean((1, 2, 3)) / 2
