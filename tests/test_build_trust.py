@@ -164,6 +164,32 @@ def test_trusted_images_are_clean_whatever_the_audit_says(tmp_path, audits):
             told(config_of(objective, data={"trusted": [0]}), tmp_path / "e")
 
 
+def test_images_that_differ_from_trusted_ones_are_used_from_a_level_on(
+    tmp_path, audits, monkeypatch, capsys
+):
+    """What the audit does not know, here a blur, is found beside thirty trusted images."""
+    dirt = {"kind": "blur", "blur_sigma": 1.0, "sigma": None}
+    whole = {"max_train_samples": 300}
+    config = config_of("detail", contamination=dirt, data=whole)
+    blurred = true_table(build_dataset(config)).blur_sigma > 0
+    trusted = np.flatnonzero(~blurred)[::5].tolist()
+    assert len(trusted) == 30
+    blind = SimpleNamespace(table=clean_table(300), judge=None, is_whole=True)
+    monkeypatch.setattr(build_trust, "audit_images", lambda *_: blind)
+    config = config_of("detail", contamination=dirt, data={**whole, "trusted": trusted})
+    trust = told(config, tmp_path / "a").read_all()["trust"]
+    assert not trust.level[trusted].any()
+    assert (trust.level[blurred] > 0.5).float().mean() > 0.75
+    assert (trust.level[~blurred] == 0).float().mean() > 0.7
+    assert "images without known dirt differ from trusted ones" in capsys.readouterr().err
+    kept = read_table(tmp_path / "a" / KEPT, build_dataset(config))
+    assert np.array_equal(kept.level, trust.level.numpy())
+    few = config_of("detail", contamination=dirt, data={**whole, "trusted": trusted[:19]})
+    blind.table = clean_table(300)
+    assert not told(few, tmp_path / "b").read_all()["trust"].level.any()
+    assert "only if there are 20 of each" in capsys.readouterr().err
+
+
 def test_latents_are_told_levels_and_weights_alone(tmp_path, audits, capsys):
     trust = told(config_of("detail"), tmp_path / "a", is_latent=True).read_all()["trust"]
     assert not trust.sigma.any()

@@ -25,7 +25,9 @@ from .cache import key_of
 from .config_sections import RunConfig
 from .data.audit.audit import audit_images
 from .data.audit.found import lines_of
-from .data.audit.table import Table, clean_table, read_table, write_table
+from .data.audit.judging import Judge
+from .data.audit.level_classifier import LEAST_TRUSTED, unknown_levels
+from .data.audit.table import Table, clean_table, read_table, rounded, write_table
 from .data.base import READ_CHUNK, Dataset, ModelRange
 from .data.controls import Chosen, Denoised, check_any_order, clean_numbers
 from .data.datasets import build_dataset
@@ -126,27 +128,63 @@ def levels_in(dataset: ModelRange) -> Tensor | None:
 
 def _source(config: RunConfig, images: Dataset, run: RunFolder, dirt: str) -> ByTable | ByJudge:
     """Who knows the images; the main process alone finds out, says it and keeps it."""
-    kept = _kept(run)
-    judge = None
-    if dirt != AUTO:
-        table = read_table(dirt, images)
-    elif kept is not None and images.sharding is None:
+    kept, judge = _kept(run), None
+    if dirt == AUTO and kept is not None and images.sharding is None:
         table = read_table(kept, images)
     else:
-        echo("sparring: dirt: the images are looked at before training", err=True)
-        audit = audit_images(images, config.data.dataloader_num_workers)
-        table, judge = audit.table, None if audit.is_whole else audit.judge
-        if judge is not None:
-            echo(
-                f"sparring: dirt: of {len(table)} images of the stream, all are judged so:",
-                err=True,
-            )
-    if config.data.trusted is not None:
-        call_clean(table, trusted_numbers(config, images))
+        table, judge = (
+            _audited(config, images) if dirt == AUTO else (read_table(dirt, images), None)
+        )
+        if config.data.trusted is not None:
+            trusted = trusted_numbers(config, images)
+            call_clean(table, trusted)
+            if dirt == AUTO:
+                give_levels(table, trusted, images, config.training.seed)
     for line in lines_of(table):
         echo(f"sparring: dirt: {line}", err=True)
     keep(table, images, run)
     return ByTable(table) if judge is None else ByJudge(judge, table)
+
+
+def _audited(config: RunConfig, images: Dataset) -> tuple[Table, Judge | None]:
+    """What an audit finds in the images, and of a stream the thresholds for all of it."""
+    echo("sparring: dirt: the images are looked at before training", err=True)
+    audit = audit_images(images, config.data.dataloader_num_workers)
+    if audit.is_whole:
+        return audit.table, None
+    n_seen, n = len(audit.table), len(images)
+    echo(f"sparring: dirt: {n_seen} of {n} images of the stream say how all are judged", err=True)
+    return audit.table, audit.judge
+
+
+def give_levels(table: Table, trusted: np.ndarray, images: Dataset, seed: int) -> None:
+    """Where no statistic knows what is wrong: levels from the difference to trusted images.
+
+    Args:
+        table: Of the whole data set; its column of levels is filled in.
+        trusted: Numbers of the images that are clean.
+        images: The data set.
+        seed: Of the comparison's noise.
+    """
+    unknown = np.setdiff1d(table.index[table.is_clean], trusted)
+    if len(trusted) < LEAST_TRUSTED or len(unknown) < LEAST_TRUSTED:
+        echo(
+            f"sparring: dirt: {len(trusted)} trusted images are compared with the {len(unknown)} "
+            f"others without known dirt only if there are {LEAST_TRUSTED} of each",
+            err=True,
+        )
+        return
+    levels = unknown_levels(images, trusted, unknown, seed)
+    if levels is None:
+        echo("sparring: dirt: the images without known dirt look like trusted ones", err=True)
+        return
+    table.level[unknown] = rounded("level", levels)
+    n_odd, median = int((levels > 0).sum()), float(np.median(levels[levels > 0]))
+    echo(
+        f"sparring: dirt: {n_odd} of {len(unknown)} images without known dirt differ from trusted "
+        f"ones, and are used from a noise level on, median {median:.2g}",
+        err=True,
+    )
 
 
 def _kept(run: RunFolder) -> Path | None:
