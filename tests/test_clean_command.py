@@ -154,7 +154,7 @@ def test_auto_finds_the_noise_and_leaves_the_others_alone(model, tmp_path):
         with Image.open(out / one["file"]) as image:
             own = dirty[int(i)]["x0"][0].clamp(0, 1).numpy() * 255
             assert np.abs(np.array(image) - own).max() < 0.51
-    assert "estimated" in refusal("digits", model, "-o", tmp_path / "x", "--sigma", "auto")
+    assert "no noise was found in digits" in refusal("digits", model, "-o", tmp_path / "x", "--sigma", "auto")
 
 
 def test_steps_and_purification_are_handed_on(model, photos, tmp_path):
@@ -259,7 +259,7 @@ def test_what_makes_no_sense_is_one_line(model, conditional, photos, tmp_path):
         ([root, model, *out, "--sigma", "much"], "--sigma takes a number >= 0, or auto"),
         ([root, model, *out, "--sigma", "nan"], "--sigma takes"),
         ([root, model, *out, "--sigma", "1e6"], "outside what this model knows"),
-        ([root, model, *out, "--sigma", "auto"], "too few images"),
+        ([root, model, *out, "--sigma", "auto"], "no noise was found"),
         ([root, model, *out, "--sigma", "0.2", "-n", "3"], "--n-images goes with --levels"),
         ([root, model, *out, "--sigma", "0.2", "--eta", "2"], "eta in [0, 1]"),
         ([root, model, *out, "--sigma", "0.2", "--num-inference-steps", "0"], "must be >= 1"),
