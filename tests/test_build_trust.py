@@ -9,7 +9,7 @@ from PIL import Image
 
 from sparring import build_trust
 from sparring.build import build_dataset
-from sparring.build_trust import KEPT, levels_in, with_knowledge
+from sparring.build_trust import KEPT, calibrated, levels_in, with_knowledge
 from sparring.commands.train import dry_run_text, train_command
 from sparring.config import check
 from sparring.data.audit.table import clean_table, read_table, write_table
@@ -162,6 +162,21 @@ def test_trusted_images_are_clean_whatever_the_audit_says(tmp_path, audits):
     for objective in ("plain", "oracle", {"name": "detail", "dirt": "none"}):
         with pytest.raises(UserError, match=r"data.trusted corrects what an objective is told"):
             told(config_of(objective, data={"trusted": [0]}), tmp_path / "e")
+
+
+def test_what_an_audit_finds_in_trusted_images_as_well_is_no_dirt():
+    """Probabilities 0.0, 0.01 ... 0.99 of 100 images."""
+    table = clean_table(100, ("gaussian", "jpeg"))
+    p = np.arange(100, dtype=np.float32) / 100
+    table.kinds["gaussian"][:], table.sigma[:] = p, 0.2
+    trusted = np.arange(0, 80, 2)  # up to 0.78: one in forty may be called noisy
+    found = calibrated(table, trusted)
+    assert found.has("gaussian").nonzero()[0].tolist() == list(range(77, 100))
+    assert np.array_equal(found.sigma > 0, found.has("gaussian"))
+    assert not found.has("jpeg").any()
+    low = calibrated(table, np.arange(30))  # found in none of these: nothing changes
+    assert np.array_equal(low.has("gaussian"), table.has("gaussian"))
+    assert np.array_equal(low.kinds["gaussian"], p)
 
 
 def test_images_that_differ_from_trusted_ones_are_used_from_a_level_on(

@@ -14,6 +14,7 @@ data/dirt.csv, or a file (`dirt: TABLE`). Of a stream a sample is audited, and e
 by its thresholds when it is read.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,15 @@ from .data.audit.audit import audit_images
 from .data.audit.found import lines_of
 from .data.audit.judging import Judge
 from .data.audit.level_classifier import LEAST_TRUSTED, unknown_levels
-from .data.audit.table import Table, clean_table, read_table, rounded, write_table
+from .data.audit.table import (
+    HAS,
+    Table,
+    clean_table,
+    consistent,
+    read_table,
+    rounded,
+    write_table,
+)
 from .data.base import READ_CHUNK, Dataset, ModelRange
 from .data.controls import Chosen, Denoised, check_any_order, clean_numbers
 from .data.datasets import build_dataset
@@ -41,6 +50,8 @@ from .training.together import on_main_for_long
 KEPT = Path("data/dirt.csv")
 """Of a run: what its audit found."""
 AUTO, NONE = "auto", "none"
+FALSE_ALARMS = 0.03
+"""Of trusted images, the most that an audit may call dirty before its thresholds rise."""
 
 
 def with_knowledge(
@@ -137,6 +148,8 @@ def _source(config: RunConfig, images: Dataset, run: RunFolder, dirt: str) -> By
         )
         if config.data.trusted is not None:
             trusted = trusted_numbers(config, images)
+            if dirt == AUTO:
+                table = calibrated(table, trusted)
             call_clean(table, trusted)
             if dirt == AUTO:
                 give_levels(table, trusted, images, config.training.seed)
@@ -255,6 +268,23 @@ def trusted_images(config: RunConfig, like: Dataset) -> Dataset:
         )  # fmt: skip
     except (UserError, ValueError) as error:
         raise UserError(f"data.trusted: {error}") from error
+
+
+def calibrated(table: Table, trusted: np.ndarray) -> Table:
+    """An audit's table in which no kind is found in more than `FALSE_ALARMS` of trusted images.
+
+    An image whose probability of a kind is no higher than that of all but so many of the trusted
+    ones does not have it.
+
+    Args:
+        table: Of the whole data set.
+        trusted: Numbers of the images that are clean.
+    """
+    kinds = {}
+    for kind, p in table.kinds.items():
+        usual = np.quantile(p[trusted], 1 - FALSE_ALARMS, method="higher")
+        kinds[kind] = np.where(p <= usual, np.minimum(p, np.float32(HAS)), p)
+    return consistent(replace(table, kinds=kinds))
 
 
 def call_clean(table: Table, numbers: np.ndarray) -> None:
