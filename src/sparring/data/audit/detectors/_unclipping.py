@@ -24,7 +24,8 @@ def unclipped(y: Tensor, mean: Tensor, scale: Tensor, uniform: Tensor) -> Tensor
     Source: the Tobit model's data augmentation (Chib 1992).
     """
     out, scale, uniform = y.clone(), scale.expand_as(y), uniform.expand_as(y)
-    for at_end, sign, end in ((y == 0, 1.0, 0.0), (y == 1, -1.0, 1.0)):
+    for sign, end in ((1.0, 0.0), (-1.0, 1.0)):
+        at_end = (y == end).nonzero(as_tuple=True)
         m, s, u = sign * (mean[at_end] - end), scale[at_end], uniform[at_end]
         below = torch.special.ndtr(-m / s)
         drawn = (m + s * torch.special.ndtri((u * below).clamp(min=1e-7))).clamp(max=0)

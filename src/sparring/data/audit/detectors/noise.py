@@ -97,7 +97,9 @@ LEAST_RATE = {
 noise. Of a camera's images most are noisy, and many clean photographs look like them."""
 WORTH = 5.0
 """Images that a start is worth."""
-LEAST_SPREAD, LEAST_TREND = 0.1, 0.35
+FEW = 0.02
+"""Share of the images that does not say what clean ones are like: as many noisy ones pass."""
+LEAST_SPREAD, LEAST_TREND = 0.1, 0.42
 LEAST_OF_CORRELATED = {"level": -3.0, "grain": 0.5}
 LEAST_NOISE = math.log(2.5 / 255)
 """Of the level; below it rounding, and what cameras leave, are in the way (but see camera)."""
@@ -123,16 +125,23 @@ def tintless(x: Tensor) -> Tensor:
     return (x - x.roll(-1, 1)) / math.sqrt(2)
 
 
-def huber_scale(h: Tensor) -> Tensor:
-    """s with mean of min((h / s)^2, HUBER^2) as for a normal variable of deviation s, (B,)."""
+def huber_scale(h: Tensor, start: Tensor | None = None) -> Tensor:
+    """s with mean of min((h / s)^2, HUBER^2) as for a normal variable of deviation s, (B,).
+
+    Args:
+        h: (B, *).
+        start: Where the search begins, (B,); by default the median over 0.6745.
+    """
     inside = math.erf(HUBER / math.sqrt(2))
     density = math.exp(-(HUBER**2) / 2) / math.sqrt(2 * math.pi)
     expected = inside - 2 * HUBER * density + HUBER**2 * (1 - inside)
-    h = h.flatten(1)
-    s = (h.abs().median(1).values / 0.6745).clamp(min=SMALLEST)
+    squares = h.flatten(1).square()
+    if start is None:
+        start = squares.median(1).values.sqrt() / 0.6745
+    s = start.clamp(min=SMALLEST)
     for _ in range(4):
-        share = (h / s[:, None]).square().clamp(max=HUBER**2).mean(1) / expected
-        s = (s * share.sqrt()).clamp(min=SMALLEST / 4)
+        most = (HUBER * s).square()[:, None]
+        s = (torch.minimum(squares, most).mean(1) / expected).sqrt().clamp(min=SMALLEST / 4)
     return s
 
 
@@ -148,12 +157,12 @@ def far_lag(height: int, width: int) -> int:
     return 4 if min(height, width) >= 64 else 2
 
 
-def windows(x: Tensor) -> tuple[Tensor, Tensor]:
+def windows(x: Tensor, first_only: bool = False) -> tuple[Tensor, Tensor]:
     """Brightness and energies in windows half over each other, sorted into bins of brightness.
 
     Returns:
         Mean brightness of each bin, (B, N_BINS); energies (B, 3, N_BINS, n): of HH_1 of the
-        channels' differences, of HH_1 of the channels, of HH_far of the channels.
+        channels' differences, of HH_1 of the channels, of HH_far of the channels; or (B, 1, ...).
     """
     height, width = x.shape[2:]
     lag, side = far_lag(height, width), 8 if min(height, width) >= 64 else 4
@@ -164,7 +173,9 @@ def windows(x: Tensor) -> tuple[Tensor, Tensor]:
 
     brightness = pooled(x)
     order, n = brightness.argsort(1), brightness.shape[1] // N_BINS
-    bands = (haar(tintless(x)), haar(x), haar(x, lag))
+    bands = [haar(tintless(x))]
+    if not first_only:
+        bands += [haar(x), haar(x, lag)]
     energies = [pooled(band.square()).gather(1, order) for band in bands]
     binned = torch.stack(energies, 1)[..., : n * N_BINS].unflatten(2, (N_BINS, n))
     sorted_ = brightness.gather(1, order)[:, : n * N_BINS].unflatten(1, (N_BINS, n))
@@ -229,17 +240,17 @@ class Noise(Detector):
                 unclipped(x, blurred(g).clamp(0, 1), scale, u)
                 for g, u in zip(guesses, draws, strict=True)
             ]
-            white = self._scale(guesses)
+            white = self._scale(guesses, white)
         low, middle, high = _unit(tuple(x.shape[1:]))
-        brightness, energies = self._windows(guesses)
         for _ in range(N_ROUNDS):
+            brightness, energies = self._windows(guesses, first_only=True)
             a, b = line(brightness, _quantile(energies[:, 0], MIDDLE) / middle[0])
             a, b = a[:, None, None, None], b[:, None, None, None]
             for k, u in enumerate(draws):
                 mean = blurred(guesses[k]).clamp(0, 1)
                 scale = (a + b * mean).clamp(min=SMALLEST**2).sqrt()
                 guesses[k] = unclipped(x, mean, scale, u)
-            brightness, energies = self._windows(guesses)
+        brightness, energies = self._windows(guesses)
         low = (_quantile(energies, LOW) / low).sqrt()
         high = (_quantile(energies, HIGH) / high).sqrt()
         middle = (_quantile(energies, MIDDLE) / middle).sqrt()
@@ -255,12 +266,12 @@ class Noise(Detector):
             "pixels": x.flatten(1) if lag == 0 else x.new_zeros(len(x), 0),
         }  # fmt: skip
 
-    def _scale(self, guesses: list[Tensor]) -> Tensor:
-        scales = [huber_scale(haar(tintless(guess))) for guess in guesses]
+    def _scale(self, guesses: list[Tensor], start: Tensor | None = None) -> Tensor:
+        scales = [huber_scale(haar(tintless(guess)), start) for guess in guesses]
         return (scales[0] + scales[1]) / 2
 
-    def _windows(self, guesses: list[Tensor]) -> tuple[Tensor, Tensor]:
-        (v1, e1), (v2, e2) = map(windows, guesses)
+    def _windows(self, guesses: list[Tensor], first_only: bool = False) -> tuple[Tensor, Tensor]:
+        (v1, e1), (v2, e2) = (windows(guess, first_only) for guess in guesses)
         return (v1 + v2) / 2, (e1 + e2) / 2
 
     def fit(self, seen: Statistics) -> Rule:
@@ -288,7 +299,8 @@ class Noise(Detector):
                     least = LEAST_OF_CORRELATED.get(feature, mean) if name == "correlated" else mean
                     rule.laws[name][feature] = max(mean, least), spread
         clean = (p[:, 0] > 0.5).double()
-        texture = float((clean * seen["noise.white"].square()).sum() / (clean.sum() + WORTH))
+        enough = clean.sum() + WORTH + FEW * n
+        texture = float((clean * seen["noise.white"].square()).sum() / enough)
         return replace(rule, texture=texture)
 
 
