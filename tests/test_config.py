@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sparring.build import build_dataset, build_denoiser, build_objective, constructor_defaults
-from sparring.config import contamination_of, dump, resolve, sampling_of
+from sparring.config import check, contamination_of, dump, resolve, sampling_of
 from sparring.config_sections import (
     OBJECTIVE_SECTIONS,
     SAMPLERS,
@@ -341,6 +341,18 @@ def test_an_objectives_leaves_are_its_constructors_arguments_with_their_defaults
         decided |= {"guidance_embedding"}
     assert leaves == {key: value for key, value in own.items() if key not in decided}
     assert set(OBJECTIVES) == set(OBJECTIVE_SECTIONS)
+
+
+def test_who_says_one_size_for_all_images_asks_for_no_audit(config):
+    path = config(MINIMAL + "objective: detail\n")
+    assert resolve(path).objective.dirt == "auto"
+    said = resolve(path, ["objective.noise=0.4"])
+    assert said.objective.dirt == "none"
+    assert check(said.model_dump(), "again").objective.dirt == "none"
+    for dirt in ("auto", "table.csv"):
+        words = [f"objective.dirt={dirt}", "objective.window=0.4"]
+        with pytest.raises(UserError, match=r"objective.noise and objective.window are one size"):
+            resolve(path, words)
 
 
 def test_training_leaves_have_the_loops_defaults():

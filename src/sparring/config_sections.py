@@ -335,6 +335,18 @@ class Detail(ObjectiveSection):
     start_step: CountOrZero | None = None  # None: after two thirds of training.max_train_steps
     dirt: Place = "auto"  # what is known of each image: auto (an audit), none, or a table's file
 
+    @model_validator(mode="after")
+    def _one_says_what_is_dirty(self) -> Detail:
+        if self.noise == "auto" and self.window == "auto":
+            return self
+        if self.dirt != "none" and "dirt" in self.model_fields_set:
+            raise ValueError(
+                "objective.noise and objective.window are one size for all images, and "
+                f"objective.dirt={self.dirt} says each image's own: leave one of them out"
+            )
+        self.dirt = "none"
+        return self
+
 
 class Oracle(ObjectiveSection):
     name: Literal["oracle"] = "oracle"
