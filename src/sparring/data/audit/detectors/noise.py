@@ -87,6 +87,9 @@ LEARNED = {
     "camera": ("homogeneity_c", "peaks", "peaks_c", "tint"),
 }  # fmt: skip
 OF_COLOUR = ("tint", "homogeneity_c", "peaks_c")
+WIDE, MOST_OFF = ("clean", "camera"), 9.0
+"""Photographs are of many kinds: what is off by more than 3 deviations, but for the level, says no
+more against these two classes than what is off by 3."""
 CLASSES = tuple(START)
 N_STEPS, N_SEARCH = 40, 20
 """Of expectation maximisation; after N_SEARCH a class of less than its LEAST_RATE is dropped."""
@@ -97,6 +100,8 @@ LEAST_RATE = {
 noise. Of a camera's images most are noisy, and many clean photographs look like them."""
 WORTH = 5.0
 """Images that a start is worth."""
+MOST_NOISY = 0.5
+"""Share of noisy images that a judgement starts from: never does the set alone condemn an image."""
 FEW = 0.02
 """Share of the images that does not say what clean ones are like: as many noisy ones pass."""
 LEAST_SPREAD, LEAST_TREND = 0.1, 0.42
@@ -301,6 +306,10 @@ class Noise(Detector):
         clean = (p[:, 0] > 0.5).double()
         enough = clean.sum() + WORTH + FEW * n
         texture = float((clean * seen["noise.white"].square()).sum() / enough)
+        noisy = 1 - rule.weights["clean"]
+        if noisy > MOST_NOISY:
+            shares = {name: w * MOST_NOISY / noisy for name, w in rule.weights.items()}
+            rule = replace(rule, weights=shares | {"clean": 1 - MOST_NOISY})
         return replace(rule, texture=texture)
 
 
@@ -363,7 +372,7 @@ class NoiseRule(Rule):
 
     Attributes:
         laws: Of the features.
-        weights: Of the classes, sum about 1; 0 where there are none.
+        weights: Of the classes, sum about 1; 0 where there are none; see MOST_NOISY.
         law: (a, b) of the Poisson noise: its variance is a + b * brightness.
         texture: Mean square that clean images have in HH_1.
     """
@@ -380,7 +389,10 @@ class NoiseRule(Rule):
         for name in CLASSES:
             score = torch.full_like(f["level"], math.log(self.weights[name] + 1e-300))
             for feature, (mean, spread) in self.laws[name].items():
-                term = -((f[feature] - mean) / spread).square() / 2 - math.log(spread)
+                off = ((f[feature] - mean) / spread).square()
+                if name in WIDE and not feature.startswith("level"):
+                    off = off.clamp(max=MOST_OFF)
+                term = -off / 2 - math.log(spread)
                 score = score + (is_colour * term if feature in OF_COLOUR else term)
             scores.append(score)
         a, b = self.law
