@@ -212,7 +212,7 @@ def test_whole_numbers_are_decimal(config):
         ("objective.lamb=1", "unknown key 'objective.lamb' - did you mean 'lam'?"),
         (
             "objective.huber=1",
-            "unknown key 'objective.huber' (known: bf16_omega, dirt, fraction,",
+            "unknown key 'objective.huber' (known: bf16_omega, dirt, few,",
         ),
         ("objective=detial", "unknown objective 'detial' - did you mean 'detail'?"),
         ("objective.lam=-0.1", "objective.lam must be >= 0, got -0.1"),
