@@ -132,7 +132,7 @@ def levels_in(dataset: ModelRange) -> Tensor | None:
     if not isinstance(inner, Trusted):
         return None
     table, shape = inner.source.table, inner.sample_shape
-    trust = trust_of(table, torch.ones(len(table), dtype=torch.bool), None, inner.scale)
+    trust = trust_of(table, torch.ones(len(table), dtype=torch.bool), None, inner.scale, shape)
     levels = levels_of(trust, *(shape[1:] if inner.is_image else (1, 1))).sort().values
     return levels[torch.linspace(0, len(levels) - 1, len(dataset)).round().long()]
 

@@ -53,7 +53,7 @@ def test_a_value_s_variance_is_the_same_in_the_model_s_units():
     """var(2 v - 1) = 4 var(v) at every brightness."""
     table = clean_table(1)
     table.sigma[:], table.slope[:] = 0.1, 0.05
-    trust = trust_of(table, torch.ones(1, dtype=torch.bool), None, 2.0)
+    trust = trust_of(table, torch.ones(1, dtype=torch.bool), None, 2.0, (1, 8, 8))
     for v in (0.0, 0.3, 1.0):
         own = float(table.sigma[0] ** 2 + table.slope[0] * v)
         there = trust.sigma**2 + trust.slope * ((2 * v - 1) + 1)
@@ -66,7 +66,7 @@ def test_levels_follow_from_jpeg_and_blur_unless_the_table_says_one():
     table.blur_sigma[:] = 0, 0, 1.0, 0
     table.level[:] = 0, 0, 0.5, 0.7
     table.kinds["outlier"][:] = 0, 0.4, 0, 0.6
-    trust = trust_of(table, torch.ones(4, dtype=torch.bool), None, 2.0)
+    trust = trust_of(table, torch.ones(4, dtype=torch.bool), None, 2.0, (3, 32, 32))
     assert trust.level.numpy() == pytest.approx([0, 1.03, 0.5, 0.7])
     assert trust.weight.tolist() == [1, 1, 1, 0]
 
@@ -159,7 +159,7 @@ def test_accelerate_moves_it_like_a_tensor():
 def test_a_mirrored_image_sees_mirrored():
     seen = torch.zeros(2, 1, 2, 3, dtype=torch.bool)
     seen[:, :, 0, 0] = True
-    trust = trust_of(clean_table(2), torch.ones(2, dtype=torch.bool), ~seen, 2.0)
+    trust = trust_of(clean_table(2), torch.ones(2, dtype=torch.bool), ~seen, 2.0, (1, 2, 3))
     turned = trust.mirrored(torch.tensor([True, False]))
     assert turned.seen is not None
     assert turned.seen[0, 0, 0].tolist() == [False, False, True]

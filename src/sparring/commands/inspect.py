@@ -208,7 +208,8 @@ def images_of(audit: Audit) -> list[dict[str, Any]]:
     """A record per image that could be read: index, source, kinds, every size, and the level and
     weight with which training takes it."""
     table, index = audit.table, audit.table.index.tolist()
-    levels, weights = levels_of(table).round(4), weights_of(table).round(4)
+    levels = levels_of(table, audit.dataset.sample_shape).round(4)
+    weights = weights_of(table).round(4)
     return [
         {
             "index": index[row],

@@ -14,6 +14,7 @@ Hidden pixels of x0 are filled from what is around them. All of it follows from 
 index alone, so it is the same in any batch, worker and process.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -169,14 +170,20 @@ class Trusted(Wrapper):
         is_inside = torch.zeros(len(x), dtype=torch.bool)
         if self.is_image:
             is_inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)
-        trust = trust_of(rows, is_inside, hidden, self.scale)
+        trust = trust_of(rows, is_inside, hidden, self.scale, self.sample_shape)
         return {**batch, "x0": x, "trust": trust}
 
     def fingerprint(self) -> str:
         return digest("trusted", self.dataset.fingerprint(), self.source.fingerprint())
 
 
-def trust_of(rows: Table, is_inside: Tensor, hidden: Tensor | None, scale: float) -> Trust:
+def trust_of(
+    rows: Table,
+    is_inside: Tensor,
+    hidden: Tensor | None,
+    scale: float,
+    shape: Sequence[int],
+) -> Trust:
     """Rows of a table as training takes them.
 
     Args:
@@ -184,6 +191,7 @@ def trust_of(rows: Table, is_inside: Tensor, hidden: Tensor | None, scale: float
         is_inside: Whether no value of each leaves [0, 1], (B,), bool.
         hidden: (B, 1, H, W), bool; None for nothing.
         scale: Model's units in one of the data's: 2 for images.
+        shape: Of a sample.
     """
     sigma, slope = torch.from_numpy(rows.sigma), torch.from_numpy(rows.slope)
     return Trust(
@@ -191,16 +199,17 @@ def trust_of(rows: Table, is_inside: Tensor, hidden: Tensor | None, scale: float
         slope=scale * slope,
         correlation=torch.from_numpy(rows.correlation),
         clipped=((sigma > 0) | (slope > 0)) & torch.from_numpy(rows.clipped) & is_inside,
-        level=torch.from_numpy(levels_of(rows)),
+        level=torch.from_numpy(levels_of(rows, shape)),
         weight=torch.from_numpy(weights_of(rows)),
         seen=None if hidden is None else ~hidden,
     )
 
 
-def levels_of(rows: Table) -> np.ndarray:
-    """Noise level from which each image may be used, (n,): what the table says, or, where it says
-    none, what its JPEG and its blur ask."""
-    asked = np.maximum(level_of_jpeg(rows.quality), level_of_blur(rows.blur_sigma))
+def levels_of(rows: Table, shape: Sequence[int]) -> np.ndarray:
+    """Noise level from which each image of this shape may be used, (n,): what the table says, or,
+    where it says none, what its JPEG and its blur ask."""
+    of_jpeg = level_of_jpeg(rows.quality, math.prod(shape))
+    asked = np.maximum(of_jpeg, level_of_blur(rows.blur_sigma))
     return np.where(rows.level > 0, rows.level, asked)
 
 

@@ -27,3 +27,10 @@ def test_between_published_points_the_level_is_their_geometric_mean():
 def test_more_dirt_needs_more_noise_beyond_the_published_points_too():
     assert (np.diff(level_of_jpeg(np.arange(1, 101))) < 0).all()
     assert (np.diff(level_of_blur(np.linspace(0.1, 4, 50))) > 0).all()
+
+
+def test_smaller_images_lose_less_to_jpeg():
+    """|missing|^2 in proportion to the elements: half the side, half the level."""
+    quality = np.array([10, 90])
+    assert level_of_jpeg(quality, 3 * 16 * 16) == pytest.approx(level_of_jpeg(quality) / 2)
+    assert level_of_jpeg(quality, 3 * 64 * 64) == pytest.approx(level_of_jpeg(quality))
