@@ -9,7 +9,13 @@ from scipy.stats import kstest, rankdata
 from sklearn.datasets import load_digits
 
 from sparring.data.audit.detectors import noise
-from sparring.data.audit.detectors._small_noise import own_quantiles, side_of
+from sparring.data.audit.detectors._small_noise import (
+    SMALLEST,
+    Directions,
+    levels,
+    own_quantiles,
+    side_of,
+)
 from sparring.data.audit.detectors._unclipping import quantiles, unclipped
 from sparring.data.audit.detectors.noise import Noise
 from sparring.data.audit.registry import detector_of
@@ -243,6 +249,7 @@ def test_noise_on_digits(digits):
     p = columns["gaussian"]
     assert auc(p[:150], p[150:]) > 0.95
     assert columns["sigma"][150:].median().item() == pytest.approx(0.2, rel=0.12)
+    assert columns["sigma"][150:][p[150:] > 0.5].std() < 0.04  # 0.07 if chance were not taken off
 
 
 def test_few_small_images_say_nothing(digits):
@@ -258,3 +265,16 @@ def test_half_and_quantiles_follow_from_the_image_alone(digits):
         assert torch.equal(whole, torch.cat([found(each[None]) for each in pixels]))
     assert own_quantiles(pixels).corrcoef().triu(1).abs().max() < 0.7
     assert kstest(own_quantiles(pixels).flatten().numpy(), "uniform").pvalue > 0.01
+
+
+def test_small_images_are_measured_in_the_directions_of_the_other_half():
+    pixels = eight_bits(torch.rand(40, 4, generator=rng()))
+    eye = torch.eye(4)
+    halves = tuple(
+        Directions(torch.zeros(4), eye[:, a : a + 2], eye[:, 2 - a : 4 - a]) for a in (0, 2)
+    )
+    side = side_of(pixels)
+    assert 0 < side.sum() < 40
+    seen = torch.where(side[:, None] == 0, pixels[:, 2:], pixels[:, :2])  # of half 1, of half 0
+    expected = (seen.double().square() + SMALLEST**2).mean(1).log() / 2
+    torch.testing.assert_close(levels(pixels, pixels, halves)[:, 0], expected)
