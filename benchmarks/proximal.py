@@ -10,9 +10,9 @@ their samples are drawn again, made dirty as the table says that one of these ru
 compared with the dirty images: no clean image takes part. As a control they are compared with the
 dirty images as they are.
 
-Before that come models that are made, of digits: clean ones with a flaw of known size each, such as
-noise that is left, a class that is missing, or 50 images learned by heart. The digits are made
-dirty, written in 8 bits, and audited blind.
+Before that come models that are made: clean images with a flaw of known size each, such as noise
+that is left, a class that is missing, or 50 images learned by heart. The images are made dirty,
+rounded to 8 bits, and audited blind; what the true table would give stands beside it.
 
 Spearman's rank correlation of each distance with the true one, and the true distance of the run
 that it would choose, as a multiple of the best run's, go to results/proximal.json and proximal.md.
@@ -28,6 +28,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from sparring.data.audit.table import read_table
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
 from sparring.data.dirt.kinds.blur import Blur
+from sparring.data.trusted import true_table
 from sparring.evaluation.metrics import frechet_distance
 from sparring.evaluation.parts import Processes
 from sparring.evaluation.protocol import versions
@@ -53,9 +55,10 @@ from sparring.sampling import sample
 
 HERE = Path(__file__).resolve().parent
 FILES = "data.train_data_dir"
-MADE = "made"
+MADE, N_FASHION = "made", 2000
 MARKS = "<!-- proximal -->", "<!-- /proximal -->"
-CONTROL = "distance_to_dirty"
+CONTROL, TOLD = "distance_to_dirty", f"{FIGURE}_by_the_true_table"
+JUDGES = {FIGURE: "proximal", TOLD: "by the true table", CONTROL: "to the dirty"}
 ENOUGH = 4
 """Runs in a group, of which a rank correlation says something."""
 Row = Mapping[str, Any]
@@ -139,34 +142,33 @@ def measured(group: Group, table: Path, features: str, weights: str | None) -> d
             FIGURE: proximal.figures(proximal.look(samples01))[FIGURE],
             CONTROL: frechet_distance(proximal.features, as_they_are),
         }
-    return {"group": group.name, "features": features, "runs": runs} | {
-        name: choice(runs, name) for name in (FIGURE, CONTROL)
-    }
+    return judged(group.name, features, runs)
 
 
-def made(kind: str, contamination: Mapping[str, Any], features: str) -> dict[str, Any]:
-    """The distances of models that are made, of digits with one kind of dirt."""
-    whole, settings = build_dataset("digits", "all"), Settings(features, n_resamples=2)
-    clean = build_dataset("digits")
-    dirty = contaminate(clean, contamination)
-    clean, true = contaminate(clean, {"kind": "gaussian", "rate": 0}), Reference(whole, settings)
-    proximal = Proximal(Reference(dirty, settings), audit_images(dirty).table)
+def made(
+    name: str, data: Mapping[str, Any], contamination: Mapping[str, Any], features: str
+) -> dict[str, Any]:
+    """The distances of models that are made, of a data set with one kind of dirt."""
+    files = build_dataset(**data)
+    clean = contaminate(files, {"kind": "gaussian", "rate": 0})  # in 8 bits
+    dirty, settings = contaminate(files, contamination), Settings(features, n_resamples=2)
+    reference, seen = Reference(clean, settings), Reference(dirty, settings)
+    tables = {FIGURE: audit_images(dirty).table, TOLD: true_table(dirty)}
+    proximal = {figure: Proximal(seen, table) for figure, table in tables.items()}
     runs = {}
-    for name, samples01 in flawed(clean.read_all(), dirty.read_all()["x0"], len(whole)).items():
-        as_they_are = proximal.dirty.extractor(samples01)
-        runs[name] = {
-            "frechet_distance": frechet_distance(true.features, true.extractor(samples01)),
-            FIGURE: proximal.figures(proximal.look(samples01))[FIGURE],
-            CONTROL: frechet_distance(proximal.features, as_they_are),
+    for flaw, samples01 in flawed(clean.read_all(), dirty.read_all()["x0"]).items():
+        as_they_are, features_of = seen.extractor(samples01), reference.extractor(samples01)
+        runs[flaw] = {
+            "frechet_distance": frechet_distance(reference.features, features_of),
+            **{f: one.figures(one.look(samples01))[FIGURE] for f, one in proximal.items()},
+            CONTROL: frechet_distance(proximal[FIGURE].features, as_they_are),
         }
-    return {"group": f"{MADE}/{kind}", "features": features, "runs": runs} | {
-        name: choice(runs, name) for name in (FIGURE, CONTROL)
-    }
+    return judged(f"{MADE}/{name}", features, runs)
 
 
-def flawed(clean: Mapping[str, Any], dirty: Tensor, n: int) -> dict[str, Tensor]:
-    """What models draw that have learned digits with a flaw, n images each."""
-    x, random = clean["x0"], generator("cpu", 0, MADE)
+def flawed(clean: Mapping[str, Any], dirty: Tensor) -> dict[str, Tensor]:
+    """What models draw that have learned clean images with a flaw, as many as there are."""
+    x, n, random = clean["x0"], len(dirty), generator("cpu", 0, MADE)
 
     def some(of: Tensor, n: int = n) -> Tensor:
         return of[torch.randint(len(of), (n,), generator=random)]
@@ -187,7 +189,15 @@ def flawed(clean: Mapping[str, Any], dirty: Tensor, n: int) -> dict[str, Tensor]
         "150 by heart, noise 0.05": noisy(some(x[:150]), 0.05),
         **{f"blur {pixels}": blurred(some(x), pixels) for pixels in (0.4, 0.7)},
         "less contrast": 0.9 * some(x),
-        "no eights": some(x[clean["label"] != 8]),
+        "a class missing": some(x[clean["label"] != 8]),
+    }
+
+
+def judged(name: str, features: str, runs: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """A group's distances, and how well each kind of distance chooses."""
+    distances = [one for one in JUDGES if one in next(iter(runs.values()))]
+    return {"group": name, "features": features, "runs": runs} | {
+        one: choice(runs, one) for one in distances
     }
 
 
@@ -208,33 +218,28 @@ def report(found: Sequence[Mapping[str, Any]], command: str) -> str:
     head = [
         "# Choosing without clean images\n",
         f"Written by `{command}`.\n",
-        "Of the proximal distance, and of the distance to the dirty images as they are: its rank "
-        "correlation with the true distance, the run that it chooses, and the true distance of "
-        "that run as a multiple of the best one's.\n",
+        "Of the proximal distance, of the same with the true table, and of the distance to the "
+        "dirty images as they are: its rank correlation with the true distance; the true distance "
+        "of the model that it chooses, as a multiple of the best one's (the price).\n",
     ]
     return "\n".join([*head, *table_of(found), ""])
 
 
 def table_of(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        "| runs | features | how many | proximal: rank correlation | chosen | price | "
-        "to the dirty: rank correlation | chosen | price |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = [f"{words}: rank correlation | price" for words in JUDGES.values()]
+    lines = [f"| models | {' | '.join(heads)} |", "|---" * (1 + 2 * len(heads)) + "|"]
     for one in found:
-        cells = [one["group"], one["features"], str(len(one["runs"]))]
-        for name in (FIGURE, CONTROL):
-            own = one[name]
-            cells += [f"{own['rank_correlation']:.2f}", own["chosen"], f"{own['price']:.2f}"]
+        cells = [f"{one['group']}, {len(one['runs'])}"]
+        for name in JUDGES:
+            own = one.get(name)
+            both = ("", "") if own is None else (own["rank_correlation"], own["price"])
+            cells += [f"{value:.2f}" if own else "" for value in both]
         lines.append(f"| {' | '.join(cells)} |")
-    cells = ["mean", "", ""]
-    for name in (FIGURE, CONTROL):
-        means = (
-            statistics.fmean(one[name][key] for one in found)
-            for key in ("rank_correlation", "price")
-        )
-        ranks, price = means
-        cells += [f"**{ranks:.2f}**", "", f"**{price:.2f}**"]
+    cells = ["mean"]
+    for name in JUDGES:
+        for key in ("rank_correlation", "price"):
+            values = [one[name][key] for one in found if name in one]
+            cells.append(f"**{statistics.fmean(values):.2f}**" if values else "")
     return [*lines, f"| {' | '.join(cells)} |"]
 
 
@@ -261,6 +266,7 @@ def main() -> None:
     parser.add_argument("--kinds", type=Path, default=HERE / "dirt.yaml")
     parser.add_argument("--root", type=Path, default=Path(), help="where their commands were run")
     parser.add_argument("--only", default="", help="groups that begin so, SETTING/KIND/seed-SEED")
+    parser.add_argument("--fashion", help="parquet files of Fashion-MNIST: made models of it too")
     parser.add_argument("--features", default="classifier")
     parser.add_argument("--weights", help="of the features")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results")
@@ -270,13 +276,18 @@ def main() -> None:
     there = chosen.rows.is_file()
     rows = json.loads(chosen.rows.read_text(encoding="utf-8"))["rows"] if there else []
     kinds = yaml.safe_load(chosen.kinds.read_text(encoding="utf-8"))["kinds"]
+    sets: dict[str, dict[str, Any]] = {"digits": {"name": "digits"}}
+    if chosen.fashion:
+        files = {"name": "parquet", "data_files": chosen.fashion}
+        sets["fashion"] = {**files, "max_train_samples": N_FASHION}
     os.chdir(chosen.root)  # the commands name folders from there
     torch.set_num_threads(1)
     rows = [row for row in rows if row["features"] == chosen.features]
     found = []
-    for kind, contamination in kinds.items():
-        if f"{MADE}/{kind}".startswith(chosen.only):
-            found.append(made(kind, with_parts(contamination, kinds), chosen.features))
+    for data, kind in product(sets, kinds):
+        name, dirt = f"{data}/{kind}", with_parts(kinds[kind], kinds)
+        if f"{MADE}/{name}".startswith(chosen.only):
+            found.append(made(name, sets[data], dirt, chosen.features))
             print(f"{found[-1]['group']}: {found[-1][FIGURE]}, {found[-1][CONTROL]}", flush=True)
     for group in groups(rows, chosen.only):
         table = group.table()
