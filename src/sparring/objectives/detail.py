@@ -172,7 +172,8 @@ class Detail(Objective):
         """w at noise levels (B,), for rows that do not teach there."""
         if self.teaching_levels is None:
             return torch.full_like(ratio, self.weight)
-        n_teaching = torch.searchsorted(self.teaching_levels.to(ratio), ratio)
+        self.teaching_levels = self.teaching_levels.to(ratio)  # once, to where the model is
+        n_teaching = torch.searchsorted(self.teaching_levels, ratio)
         return self.weight / (1 + n_teaching / self.few)
 
     def turns(self, nets: Mapping[str, Denoiser], s: Draws) -> Iterator[Turn]:
