@@ -10,6 +10,7 @@ import io
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,24 +22,17 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparring.data.audit.filling import filled
-from sparring.data.audit.table import Table, clean_table
-from sparring.data.dirt.contract import Corruption
-from sparring.data.dirt.kinds.correlated import Correlated
-from sparring.data.dirt.kinds.gaussian import Gaussian
-from sparring.data.dirt.kinds.jpeg import Jpeg
-from sparring.data.dirt.kinds.missing_blocks import MissingBlocks
-from sparring.data.dirt.kinds.outlier import Outlier
-from sparring.data.transforms import to_float, to_model_range, to_uint8
-from sparring.data.trusted import trust_of
+from sparring.data.base import Dataset, InMemory, ModelRange
+from sparring.data.dirt.contaminated import contaminate
+from sparring.data.transforms import to_float
+from sparring.data.trusted import ByTruth, Trusted
 from sparring.objectives.own_noise import Incomplete, own_noise
 from sparring.randomness import generator
 
 SIDE = 64
-SEED = 5
+SEED = 6
 LEVELS = np.geomspace(0.05, 3.2, 7)
 FINE = np.geomspace(0.035, 4.5, 2001)
-QUALITY = 12
 FILE = -0.095
 """Where the file is shown, in widths of the axis."""
 TEACHES, SMOOTH, NOTHING = "#2a9d58", "#e9a23b", "#c9c9c9"
@@ -51,46 +45,31 @@ def photograph() -> Tensor:
     return F.interpolate(square, (SIDE, SIDE), mode="area")
 
 
-ROWS: list[tuple[str, str, Corruption | None, dict[str, float]]] = [
-    ("clean", "", None, {}),
-    ("noise", "0.1 of the range", Gaussian(0.1), {"sigma": 0.1}),
+ROWS: list[tuple[str, str, dict[str, Any]]] = [
+    ("clean", "", {}),
+    ("noise", "0.1 of the range", {"kind": "gaussian", "sigma": 0.1}),
     (
         "correlated noise",
         "as after resizing",
-        Correlated(0.1, 0.7),
-        {"sigma": 0.1, "correlation": 0.7},
+        {"kind": "correlated", "sigma": 0.1, "correlation": 0.7},
     ),
+    ("JPEG", "quality 12", {"kind": "jpeg", "quality": 12}),
     (
-        "JPEG",
-        f"quality {QUALITY}",
-        Jpeg(QUALITY),
-        {"quality": QUALITY},
+        "hole",
+        "a quarter of each side",
+        {"kind": "missing_blocks", "block_size": 0.25, "fill": "contrast"},
     ),
-    ("hole", "a quarter of each side", MissingBlocks(block_size=0.25, fill="contrast"), {}),
-    ("outlier", "", Outlier(), {"weight": 0.0}),
-]
-
-
-def table_of(known: dict[str, float]) -> Table:
-    """One row that says this."""
-    table = clean_table(1)
-    for name, value in known.items():
-        getattr(table, name)[:] = value
-    return table
+    ("outlier", "", {"kind": "outlier"}),
+]  # fmt: skip
 
 
 def main(output: Path) -> None:
-    clean = photograph()
+    clean = InMemory("flower", photograph())
     figure = Figure(figsize=(10, 8))
     axes = figure.subplots(len(ROWS), 1, sharex=True)
-    for axis, (name, detail, corruption, known) in zip(axes, ROWS, strict=True):
-        rng = generator("cpu", SEED, name)
-        dirty = clean if corruption is None else corruption.apply(clean[0], rng, None)[None]
-        dirty = to_float(to_uint8(dirty))
-        hidden = None
-        if isinstance(corruption, MissingBlocks):
-            hidden = (dirty - clean).abs().amax(1, keepdim=True) > 0.02
-        draw(axis, name, detail, dirty, known, hidden)
+    for axis, (name, detail, dirt) in zip(axes, ROWS, strict=True):
+        dirty = contaminate(clean, {"rate": 1.0, "seed": SEED, **dirt})
+        draw(axis, name, detail, dirty)
         axis.tick_params(which="both", length=0)
     axes[-1].set_xlabel("noise level of the training step (images in [-1, 1])")
     axes[-1].set_xticks(LEVELS, [f"{level:.2g}" for level in LEVELS])
@@ -118,14 +97,11 @@ def main(output: Path) -> None:
     colours.save(output, optimize=True)
 
 
-def draw(
-    axis: Axes, name: str, detail: str, dirty: Tensor, known: dict[str, float],
-    hidden: Tensor | None,
-) -> None:  # fmt: skip
+def draw(axis: Axes, name: str, detail: str, dirty: Dataset) -> None:
     """A row: the file, what training sees at some levels, and the bar."""
-    put(axis, to_model_range(dirty), None)
-    x0 = to_model_range(dirty if hidden is None else filled(dirty, hidden))
-    trust = trust_of(table_of(known), dirty, hidden, 2.0)
+    put(axis, ModelRange(dirty).read_all()["x0"], None)
+    batch = ModelRange(Trusted(dirty, ByTruth(dirty))).read_all()
+    x0, trust = batch["x0"], batch["trust"]
     noise = own_noise(trust, x0)
     eps = torch.randn(x0.shape, generator=generator("cpu", SEED, "eps"))
 
@@ -148,7 +124,7 @@ def draw(
     for start, stop in pairwise(edges):
         ends = [FINE[start], FINE[stop]]
         axis.fill_between(ends, 0.03, 0.15, color=str(colours[start]), linewidth=0)
-    if hidden is not None:
+    if trust.seen is not None:
         axis.text(
             LEVELS[3], 0.09, "all but the hole, at every level", ha="center", va="center",
             color="white", fontsize=8,
