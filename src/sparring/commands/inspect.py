@@ -17,6 +17,7 @@ from ..cache import key_of
 from ..data.audit.audit import NEAR, Audit, audit_images
 from ..data.audit.detectors.jpeg import file_quality
 from ..data.audit.found import QUANTILES, Found, found_in, suggestion
+from ..data.audit.judging import LEAST_SIDE
 from ..data.audit.known import compare
 from ..data.audit.table import as_record, write_table
 from ..data.base import Dataset, Wrapper
@@ -151,7 +152,7 @@ def summary(audit: Audit) -> dict[str, Any]:
         "n_looked_at": len(audit.table),
         "n_readable": int(audit.is_readable.sum()),
         "unreadable": audit.unreadable,
-        "remarks": list(dataset.remarks),
+        "remarks": [*dataset.remarks, *remarks_on(*dataset.sample_shape[1:])],
         "sizes": [
             {"width": width, "height": height, "n_images": n}
             for (width, height), n in audit.sizes.most_common()
@@ -168,6 +169,16 @@ def summary(audit: Audit) -> dict[str, Any]:
         "known": compare(audit.table.select(audit.is_readable), dataset),
         "version": __version__,
     }  # fmt: skip
+
+
+def remarks_on(height: int, width: int) -> list[str]:
+    """What cannot be looked for in images of this size."""
+    if min(height, width) >= LEAST_SIDE:
+        return []
+    return [
+        f"images of {width}x{height} pixels are too small for dirt to be found: {LEAST_SIDE} a "
+        "side are needed"
+    ]
 
 
 def jpeg_files(dataset: Dataset) -> dict[str, Any] | None:
@@ -271,6 +282,7 @@ def as_text(result: Mapping[str, Any]) -> str:
         f"{result['n_readable']} images{some} looked at as {seen['width']}x{seen['height']} with "
         f"{seen['n_channels']} channel(s)",
         *_file_lines(result),
+        *remarks_on(seen["height"], seen["width"]),
         *dirt_lines(result),
     ]
     if result.get("output_dir"):

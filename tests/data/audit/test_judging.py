@@ -13,7 +13,7 @@ from sparring.data.audit.audit import Audit, audit_images, sample_of
 from sparring.data.audit.contract import Detector
 from sparring.data.audit.found import found_in, lines_of, suggestion
 from sparring.data.audit.judging import fit_hiding, look
-from sparring.data.audit.known import compare
+from sparring.data.audit.known import compare, is_changed
 from sparring.data.audit.table import NUMBERS, clean_table
 from sparring.data.base import InMemory, Wrapper
 from sparring.data.dirt.contaminated import Contaminated
@@ -87,7 +87,7 @@ def test_what_no_table_can_hold_is_refused(x, simple_detectors, column, values, 
         kinds = ()
 
         def look(self, x):
-            return {}
+            return {"nothing": torch.zeros(len(x))}
 
         def fit(self, seen):
             return lambda seen: {column: values}
@@ -248,6 +248,26 @@ def test_what_was_done_is_compared_with_what_was_found():
     assert compare(table, dirty)["kinds"]["gaussian"]["confused"] == pytest.approx(0.1)
     assert one["sigma_rmse"] == pytest.approx(0.03)
     assert compare(table, clean) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 40), (1, 8, 8), (3, 9, 33)])
+@pytest.mark.parametrize("n", [1, 2, 40])
+def test_the_real_detectors_take_any_shape_and_few_images(monkeypatch, shape, n):
+    monkeypatch.undo()
+    x = torch.rand(n, *shape, generator=torch.Generator().manual_seed(n)).mul(255).round() / 255
+    for images in (x, torch.zeros_like(x), torch.full_like(x, 128 / 255)):
+        table = audit_images(InMemory("x", images)).table
+        assert list(table.kinds) == list(registry.kinds())
+        if min(shape[1:]) < 8:
+            assert table.is_clean.all()
+
+
+def test_an_image_is_dirty_from_two_changed_pixels_on():
+    grey = InMemory("grey", torch.full((300, 3, 8, 8), 128 / 255))
+    dirty = Contaminated(grey, "salt_and_pepper", 1.0, 0, share=0.02)
+    n_changed = (dirty.read_all()["x0"] != grey.x0).any(1).flatten(1).sum(1).numpy()
+    assert {0, 1, 2} <= set(n_changed.tolist())
+    assert is_changed(dirty, np.arange(300)).tolist() == (n_changed >= 2).tolist()
 
 
 def test_the_folder_of_detectors_is_walked(monkeypatch):

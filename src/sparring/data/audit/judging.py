@@ -26,6 +26,8 @@ from .contract import Columns, Rule, Statistics
 from .filling import filled
 from .table import HAS, NUMBERS, PROBABILITY, SIZES, Table, clean_table, consistent, rounded
 
+LEAST_SIDE = 8
+"""Pixels: nothing is looked for in smaller images."""
 IN_RANGE = "image.in_range"
 """The statistic that is no detector's: 1 where no value of the image leaves [0, 1]."""
 
@@ -120,21 +122,23 @@ class Judge:
 
 def look(x: Tensor) -> dict[str, Tensor]:
     """What is seen of images (B, C, H, W) in [0, 1] as they are, (B,) or (B, k) each, float32."""
-    in_range = ((x >= 0) & (x <= 1)).flatten(1).all(1)
-    return {**registry.look(x.float()), IN_RANGE: in_range.float()}
+    in_range = {IN_RANGE: ((x >= 0) & (x <= 1)).flatten(1).all(1).float()}
+    return in_range if min(x.shape[2:]) < LEAST_SIDE else {**registry.look(x.float()), **in_range}
 
 
 def fit_hiding(seen: Statistics) -> Hiding:
     """What hides pixels in a set of which some images were seen as they are."""
-    detectors = registry.hiding()
+    looked = {_detector(name) for name in seen}
+    detectors = {name: one for name, one in registry.hiding().items() if name in looked}
     own = {name: values for name, values in seen.items() if _detector(name) in detectors}
     return Hiding({name: detector.fit(own) for name, detector in detectors.items()})
 
 
 def fit(seen: Statistics, hiding: Hiding) -> Judge:
     """The judge of a set of which some images were looked at by `hiding`."""
+    looked = {_detector(name) for name in seen} - hiding.rules.keys()
     others = registry.all_detectors().items()
-    rules = {name: one.fit(seen) for name, one in others if name not in hiding.rules}
+    rules = {name: one.fit(seen) for name, one in others if name in looked}
     return Judge(hiding, rules, registry.kinds())
 
 
