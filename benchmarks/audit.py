@@ -85,7 +85,7 @@ GOALS: dict[str, Mapping[str, float]] = {
 MOST_CALLED, MOST_CONFUSED = 0.03, 0.08
 REAL_AUC, REAL_FACTOR, REAL_SHARE = 0.85, 1.5, 0.8
 TILE, EVERY = 64, 4
-BATCH, N_ROUNDS = 64, 15
+BATCH, N_ROUNDS, N_TIMED = 64, 5, 256
 NETWORK = {
     "block_out_channels": "[32,64,96]",
     "down_block_types": "[DownBlock2D,DownBlock2D,DownBlock2D]",
@@ -251,10 +251,10 @@ def cost(n_rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     grey = build_dataset("digits", resolution=32)
     dirt = CASES["together"] | {"rate": 0.5}
-    for name, clean in (("grey", InMemory("digits", grey.read_all(600)["x0"])),
+    for name, clean in (("grey", InMemory("digits", grey.read_all(N_TIMED)["x0"])),
                         ("colour", InMemory("photographs", photograph_tiles()))):  # fmt: skip
         x = contaminate(clean, dirt).read_all()["x0"]
-        x = x.repeat(-(-640 // len(x)), 1, 1, 1)[:640]
+        x = x.repeat(-(-N_TIMED // len(x)), 1, 1, 1)[:N_TIMED]
         hiding = fit_hiding(look(x))
         judge = fit(hiding.look(x), hiding)
         ratios, seconds = [], []
@@ -273,14 +273,14 @@ def cost(n_rounds: int) -> dict[str, Any]:
 class Made(Dataset):
     """Images made on the fly: blobs, half of them with noise, 8 bits."""
 
-    is_image, sample_shape = True, (1, 16, 16)
+    is_image, sample_shape = True, (1, 8, 8)
 
     def __init__(self, n: int) -> None:
         self.name, self.n = f"{n} made images", n
         rng = torch.Generator().manual_seed(0)
         coarse = torch.rand(4096, 1, 4, 4, generator=rng)
-        self.blobs = torch.nn.functional.interpolate(coarse, (16, 16), mode="bicubic")
-        self.noise = torch.randn(1009, 1, 16, 16, generator=rng)
+        self.blobs = torch.nn.functional.interpolate(coarse, (8, 8), mode="bicubic")
+        self.noise = torch.randn(1009, 1, 8, 8, generator=rng)
 
     def __len__(self) -> int:
         return self.n
@@ -338,7 +338,7 @@ def as_text(result: Mapping[str, Any]) -> str:
         lines += [f"| {name} | {one['audit_milliseconds']:.2f} | {one['share_of_a_step']:.3f} |"
                   for name, one in result["cost"].items()]  # fmt: skip
     if "memory" in result:
-        lines += ["", "| images of 16x16 | peak memory, MB | seconds |", "|---|---|---|"]
+        lines += ["", "| images of 8x8 | peak memory, MB | seconds |", "|---|---|---|"]
         lines += [f"| {one['n_images']} | {one['peak_mb']} | {one['seconds']} |"
                   for one in result["memory"]]  # fmt: skip
     return "\n".join(lines) + "\n"
