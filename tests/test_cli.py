@@ -257,11 +257,21 @@ def test_the_demo_trains_evaluates_reports_and_can_be_repeated(tmp_path):
         assert {name: len(curve) for name, curve in model["attack"].items()} == {
             "pgd": 4, "random": 4,
         }  # fmt: skip
-    for name, kind, objective in [
-        ("plain", "gaussian", "plain"), ("robust", "gaussian", "detail"), ("clean", "none", "plain")
+    photos = tmp_path / "demo" / "photos"
+    for name, data, objective in [
+        ("plain", "image_folder", "plain"), ("robust", "image_folder", "detail"),
+        ("clean", "digits", "plain"),
     ]:  # fmt: skip
         config = yaml.safe_load((tmp_path / "demo" / name / "config.yaml").read_text())
-        assert (config["contamination"]["kind"], config["objective"]["name"]) == (kind, objective)
+        assert (config["data"]["name"], config["objective"]["name"]) == (data, objective)
+        assert config["contamination"]["kind"] == "none"
+        assert config["data"].get("train_data_dir") in (None, str(photos))
+    assert len(list(photos.rglob("*.png"))) == 1500
+    assert summary["protocol"]["n_reference"] == 1797  # all clean digits
+    assert (tmp_path / "demo" / "photos-report" / "index.html").is_file()
+    found = [one["kind"] for one in summary["found"]]
+    assert found[0] == "gaussian"
+    assert "\n  gaussian: " in told.output
     assert f"Report: {tmp_path / 'demo' / 'report.html'}" in told.output
     page = (tmp_path / "demo" / "report.html").read_text()
     assert page.count("<title>plain, pgd, radius") == 4
@@ -269,3 +279,6 @@ def test_the_demo_trains_evaluates_reports_and_can_be_repeated(tmp_path):
     other = run(*words, "training.learning_rate=0.5")
     assert other.exit_code == 2
     assert "holds a demo run with other settings" in other.stderr
+    other = run(*words, "contamination.rate=0.5")
+    assert other.exit_code == 2
+    assert "photos holds files of a demo run with other settings" in other.stderr

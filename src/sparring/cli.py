@@ -198,10 +198,12 @@ def _finite_json(value: Any) -> Any:
 @click.option("--seed", default=0, show_default=True, help="Seed of all three runs.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
-    """Train plain and robust on noisy digits, and plain on clean ones; compare them in a report.
+    """Train plain and robust on noisy files, and plain on clean ones; compare them in a report.
 
-    90 % of the digits carry Gaussian noise of standard deviation 0.2. KEY=VALUE changes a setting
-    of all three runs, such as training.max_train_steps=500 for a quick look.
+    The files are digits, 90 % of them with Gaussian noise of a standard deviation between 0.05 and
+    0.35, and nobody tells training which. KEY=VALUE changes a setting of all three runs, such as
+    training.max_train_steps=500 for a quick look; contamination.KEY=VALUE, what is wrong with the
+    files.
 
     \b
     Example:

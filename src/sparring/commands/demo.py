@@ -1,8 +1,10 @@
-"""`sparring demo`: plain and robust training on noisy digits, side by side, and what came out.
+"""`sparring demo`: plain and robust training on noisy files, side by side, and what came out.
 
-Three runs of configs/digits.yaml, each in a process of its own with one thread, at most as many at
-once as there are cores: plain and robust (`detail`) on noisy digits, plain on clean ones. A run
-that is finished is kept and one that was interrupted goes on, so the command can be given again.
+The digits are written to 8-bit files, most of them with noise, and audited as `sparring inspect`
+does it. Then come three runs of configs/digits.yaml, each in a process of its own with one thread,
+at most as many at once as there are cores: plain and robust (`detail`) on these files, of which
+they are told nothing, and plain on clean digits. All are measured against the clean digits. What
+is finished is kept and a run that was interrupted goes on, so the command can be given again.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,22 @@ from ..terminal import echo
 from .side_by_side import Run, how_to_go_on, is_finished, minutes, n_cores, work
 
 CONFIG = "digits.yaml"
+PHOTOS, AUDIT = "photos", "photos-report"
+"""Folders in that of the demo: the noisy files, and what `sparring inspect` says of them."""
+DIRT = ("contamination.sigma=[0.05,0.35]", "contamination.clip=null")
+"""Beside the config's kind and rate: each image has noise of its own size, in 8 bits."""
 RUNS = {  # longest first: that keeps two cores busy
-    "robust": ("robust training (detail) on noisy digits", ["objective=detail"]),
-    "plain": ("plain training on noisy digits", ["objective=plain"]),
-    "clean": ("plain training on clean digits", ["objective=plain", "contamination.kind=none"]),
+    "robust": ("robust training (detail) on noisy files", "objective=detail"),
+    "plain": ("plain training on noisy files", "objective=plain"),
+    "clean": ("plain training on clean digits", "objective=plain"),
 }
+CLEAN_DIGITS = ("data.name=digits", "data.train_data_dir=null")
+"""What all three are measured against."""
+OWN = (
+    "training.output_dir", "training.seed", "objective", "data.name", "data.train_data_dir",
+    "contamination.seed",
+)  # fmt: skip
+"""Settings that the demo makes itself."""
 SHOWN = ("plain", "robust", "clean")
 REPORTED = (
     "frechet_distance",
@@ -49,12 +62,12 @@ FIRST_GUESS = {"robust": 0.16, "plain": 0.09, "clean": 0.09}
 
 
 def demo_command(output_dir: Path, seed: int = 0, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Train, evaluate, attack, report.
+    """Make files dirty and audit them; train, evaluate, attack, report.
 
     Args:
-        output_dir: Holds the three runs, report.html and summary.json.
+        output_dir: Holds the files, their audit, the three runs, report.html and summary.json.
         seed: Of training and of the contamination.
-        overrides: `key=value` for all three runs.
+        overrides: `key=value` for all three runs; contamination.* for the files.
 
     Returns:
         What summary.json holds.
@@ -66,13 +79,16 @@ def demo_command(output_dir: Path, seed: int = 0, overrides: Sequence[str] = ())
     runs = _plan(output_dir, seed, list(overrides))
     n_slots = max(1, min(len(runs), n_cores()))
     echo(
-        "Digits of which 90 % carry Gaussian noise: what does a diffusion model learn from them?\n"
+        "Files of digits, most of them noisy: what does a diffusion model learn from them?\n"
         + "".join(f"  {name:<8}{runs[name].title}\n" for name in SHOWN)
         + f"{n_slots} run(s) at a time, one thread each; everything lands in {output_dir}"
     )
+    _write_photos(output_dir, seed, overrides)
+    found = _audit(output_dir)
     all_runs = list(runs.values())
     work(all_runs, n_slots, lambda: _progress(all_runs, n_slots))
-    summary = _summary(runs, output_dir, seed, overrides, time.monotonic() - began)
+    setting = {"seed": seed, "overrides": list(overrides), "found": found}
+    summary = _summary(runs, output_dir, setting, time.monotonic() - began)
     report = _report(output_dir)
     _print_table(summary)
     echo(f"Took {minutes(time.monotonic() - began)}. Figures: {output_dir / 'summary.json'}")
@@ -92,7 +108,7 @@ def find_config(name: str) -> Path:
 def _plan(output_dir: Path, seed: int, overrides: list[str]) -> dict[str, Run]:
     """What is to be done for each run; settings are checked before anything starts."""
     for override in overrides:
-        if override.partition("=")[0] in ("training.output_dir", "objective", "training.seed"):
+        if override.partition("=")[0] in OWN:
             raise UserError(
                 f"override {override!r}: the demo sets this itself (see sparring demo -h)"
             )
@@ -101,21 +117,25 @@ def _plan(output_dir: Path, seed: int, overrides: list[str]) -> dict[str, Run]:
         (output_dir / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write in {output_dir} ({error.strerror})") from error
+    _dirt(config_path, seed, overrides)
+    of_runs = [one for one in overrides if not one.startswith("contamination.")]
+    photos = ["data.name=image_folder", f"data.train_data_dir={output_dir / PHOTOS}"]
     runs = {}
-    for name, (title, own) in RUNS.items():
+    for name, (title, objective) in RUNS.items():
         folder = output_dir / name
         words = [
-            *own,
-            *overrides,
+            objective,
+            *(photos if name != "clean" else ()),
+            "contamination.kind=none",  # what is dirty is so in the files
+            *of_runs,
             f"training.seed={seed}",
-            f"contamination.seed={seed}",
             f"training.output_dir={folder}",
         ]
         config = resolve(config_path, words)
         how = how_to_go_on(folder, config, "demo run", "--output-dir")
         train = [sys.executable, "-m", "sparring", "train", str(config_path), *words, *how]
-        evaluate = [sys.executable, "-m", "sparring", "evaluate", str(folder)]
-        attack = [sys.executable, "-m", "sparring", "attack", str(folder), *ATTACK]
+        evaluate = [sys.executable, "-m", "sparring", "evaluate", str(folder), *CLEAN_DIGITS]
+        attack = [sys.executable, "-m", "sparring", "attack", str(folder), *ATTACK, *CLEAN_DIGITS]
         run = Run(
             name,
             title,
@@ -129,6 +149,55 @@ def _plan(output_dir: Path, seed: int, overrides: list[str]) -> dict[str, Run]:
         run.log.write_bytes(b"")
         runs[name] = run
     return runs
+
+
+def _dirt(config_path: Path, seed: int, overrides: Sequence[str]) -> tuple[Any, Any]:
+    """Sections data and contamination of the noisy files."""
+    config = resolve(config_path, [*DIRT, *overrides, f"contamination.seed={seed}"])
+    data, contamination = (
+        one.model_dump(exclude_none=True) for one in (config.data, config.contamination)
+    )
+    return data, contamination
+
+
+def _write_photos(output_dir: Path, seed: int, overrides: Sequence[str]) -> None:
+    """The noisy files, where they are not there yet.
+
+    Raises:
+        UserError: if the folder holds others.
+    """
+    from ..data.datasets import build_dataset
+    from ..data.dirt.contaminated import contaminate
+    from ..data.dirt.manifest import read_manifest
+    from .contaminate import contaminate as write_copy
+
+    folder = output_dir / PHOTOS
+    data, contamination = _dirt(find_config(CONFIG), seed, overrides)
+    if not folder.is_dir():
+        write_copy(data, contamination, folder, say=echo)
+        return
+    exact = contaminate(build_dataset(**data), {**contamination, "clip": False})
+    header, _ = read_manifest(folder / "manifest.jsonl")
+    if header["fingerprint"] != exact.fingerprint():
+        raise UserError(
+            f"{folder} holds files of a demo run with other settings: choose another --output-dir, "
+            "or delete that folder"
+        )
+
+
+def _audit(output_dir: Path) -> list[Any]:
+    """What `sparring inspect` finds in the files, a record per kind; its page stays."""
+    from .inspect import dirt_lines, inspect_command
+
+    folder, photos = output_dir / AUDIT, output_dir / PHOTOS
+    if not (folder / "index.html").is_file():
+        data = {"name": "image_folder", "train_data_dir": str(photos)}
+        inspect_command(data, {"kind": "none"}, folder, echo)
+    found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    echo(f"sparring inspect {photos} -o {folder}")
+    for line in dirt_lines(found):
+        echo(f"  {line}")
+    return found["found"]
 
 
 def _progress(runs: list[Run], n_slots: int) -> str:
@@ -161,7 +230,7 @@ def _time_left(runs: list[Run], n_slots: int) -> float:
 
 
 def _summary(
-    runs: dict[str, Run], output_dir: Path, seed: int, overrides: Sequence[str], seconds: float
+    runs: dict[str, Run], output_dir: Path, setting: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
     """What was found, for people and for other programs."""
     models: dict[str, dict[str, Any]] = {}
@@ -190,8 +259,7 @@ def _summary(
             key: robust[key] / plain[key] if plain[key] and robust[key] is not None else None
             for key in ("frechet_distance", "empty_pixel_rms")
         },
-        "seed": seed,
-        "overrides": list(overrides),
+        **setting,
         "protocol": protocol,
         "n_cores": n_cores(),
         "total_seconds": round(seconds, 1),
@@ -217,7 +285,7 @@ def _report(output_dir: Path) -> Path:
 
     folders = [str(output_dir / name) for name in SHOWN]
     path = output_dir / "report.html"
-    report_command(folders, path, "Plain and robust training on noisy digits")
+    report_command(folders, path, "Plain and robust training on noisy files")
     return path
 
 
