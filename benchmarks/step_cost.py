@@ -27,7 +27,12 @@ steps, and the quartiles of its ratio to plain are mostly those of the starts.
 
 Consistency distillation is measured plain and adversarial (Free-AT with three passes, delta on
 what the student or on what the target reads), with a copy of the network as teacher. `detail` is
-measured with its regulariser and, as "detail, before R", in the first two thirds of a run.
+measured with its regulariser and, as "detail, before R", in the first two thirds of a run. Both are
+also measured as "dirt auto", where an audit says of each image what it can teach: digits in 8 bits,
+90 % of them with noise of mixed sizes, as in the demo. What it costs to say so is in the reading of
+a batch:
+
+    reading_to_plain    seconds of reading a batch, to those of plain's update in the same round
 
 The same plain step is also taken as diffusers' example trains an unconditional model (its
 train_unconditional.py: add_noise, mse_loss, accelerator, AdamW, EMAModel), and by ours with the
@@ -42,7 +47,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
@@ -67,9 +72,13 @@ from sparring.build import (
     train_settings,
 )
 from sparring.build_discriminator import build_discriminator
+from sparring.build_trust import levels_in
 from sparring.config import resolve
 from sparring.config_sections import OBJECTIVE_SECTIONS
+from sparring.data.audit.audit import audit_images
+from sparring.data.base import ModelRange
 from sparring.data.batches import BatchOrder
+from sparring.data.trusted import ByTable, Trusted
 from sparring.denoiser import frozen
 from sparring.discriminators import Discriminator
 from sparring.objectives.adt import ADT, ADTDraws
@@ -81,13 +90,15 @@ HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "digits.yaml"
 OUTPUT = HERE / "results" / "step_cost.json"
 NOISE = 0.42  # what auto finds in the demo's digits
-LEFT_OUT = ("oracle", "latent_consistency_distillation")
-"""A control that costs a plain step, and one that needs text."""
+LEFT_OUT = ("oracle", "throw_away", "denoise_first", "latent_consistency_distillation")
+"""Controls that cost a plain step, and one that needs text."""
 ADVERSARIAL = {
     f"distillation, delta on the {who}": ("objective.n_passes=3", f"objective.perturbed={who}")
     for who in ("student", "target")
 }
 BEFORE = "detail, before R"
+AUTO, AUTO_BEFORE = "detail, dirt auto", "detail, dirt auto, before R"
+DIRT = ("contamination.sigma=[0.05,0.35]", "contamination.clip=null")
 LABELS = (
     "objective.discriminator.features=labels",
     "objective.discriminator.blocks=[1,2,3]",
@@ -101,7 +112,9 @@ N_COUNTED = 6  # steps over which operations and bytes are counted
 class Bench:
     """One objective with a model of its own, ready to take steps."""
 
-    def __init__(self, name: str, *words: str, first_step: int = 0) -> None:
+    def __init__(
+        self, name: str, *words: str, first_step: int = 0, is_audited: bool = False
+    ) -> None:
         config = resolve(CONFIG, [f"objective={name}", "training.n_threads=1", *words])
         if first_step == 0 and hasattr(config.objective, "start_step"):  # the cost with R
             config.objective.start_step = 0  # pyright: ignore[reportAttributeAccessIssue]
@@ -109,10 +122,15 @@ class Bench:
             config.objective.noise = NOISE  # pyright: ignore[reportAttributeAccessIssue]
         self.settings = train_settings(config)
         self.dataset = build_dataset(config)
+        if is_audited:
+            images = self.dataset.dataset
+            known = Trusted(images, ByTable(audit_images(images).table))
+            self.dataset = ModelRange(known)
         shape, classes = self.dataset.sample_shape, self.dataset.num_classes
         model = build_model(config, shape, classes)
         self.denoiser, self.scheduler_config = model.denoiser, model.scheduler_config
         self.objective = build_objective(config, self.denoiser.schedule, model)
+        self.objective.teaching_levels = levels_in(self.dataset)
         self.denoiser.train()
         self.nets: dict[str, Any] = {
             "model": self.denoiser,
@@ -157,12 +175,13 @@ class Bench:
         rng = StepRandom(0, number, self.n_rows)
         return self.objective.draw(batch, rng, self.first_step + number)
 
-    def seconds(self, number: int) -> float:
-        """Seconds per update; reading the data is not counted."""
+    def seconds(self, number: int) -> tuple[float, float]:
+        """Seconds per update, and those of reading the batch, which they leave out."""
+        asked = time.perf_counter()
         batch = self.batch(number)
         started = time.perf_counter()
         self.take(number, batch)
-        return (time.perf_counter() - started) / self.n_updates
+        return (time.perf_counter() - started) / self.n_updates, started - asked
 
     def call_seconds(self, number: int) -> tuple[float, float]:
         """Seconds of the network calls of the same step, bare: the denoiser's, and all.
@@ -302,7 +321,10 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
     benches = {name: Bench(name, *(LABELS if name == "adt" else ())) for name in names}
     for label, words in ADVERSARIAL.items():
         benches[label] = Bench("consistency_distillation", *words)
-    benches[BEFORE] = Bench("detail", f"objective.start_step={10**6}", first_step=10**6 - 10**5)
+    late, first = f"objective.start_step={10**6}", 10**6 - 10**5
+    benches[BEFORE] = Bench("detail", late, first_step=first)
+    benches[AUTO] = Bench("detail", *DIRT, is_audited=True)
+    benches[AUTO_BEFORE] = Bench("detail", late, *DIRT, first_step=first, is_audited=True)
     benches[DIFFUSERS] = DiffusersLoop()
     benches["plain, compiled"] = Bench("plain").compile()
     benches["detail, compiled"] = Bench("detail").compile()
@@ -310,14 +332,14 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
     for name, bench in benches.items():
         for number in range(24 if "compiled" in name else 1):  # every number of rows there may be
             bench.seconds(number)
-    seconds = alternate(benches, n_rounds, say)
+    seconds, reading = alternate(benches, n_rounds, say)
     say("plain steps alone ...")
     plain = {name: bench for name, bench in benches.items() if name.startswith("plain")}
-    against = relative(alternate(plain, n_rounds, say), DIFFUSERS)
+    against = relative(alternate(plain, n_rounds, say)[0], DIFFUSERS)
     say("steps of plain and adt and their network calls ...")
     calls = {name: to_calls(benches[name], n_rounds) for name in ("plain", "adt")}
     say("counting operations and bytes ...")
-    counted = (*OBJECTIVE_SECTIONS, *ADVERSARIAL, BEFORE)
+    counted = (*OBJECTIVE_SECTIONS, *ADVERSARIAL, BEFORE, AUTO, AUTO_BEFORE)
     timed = range(1, n_rounds + 1)  # a step of adt costs what its random start makes it cost
     operations = {
         name: benches[name].operations(timed if name == "adt" else range(N_COUNTED))
@@ -336,6 +358,9 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
             "operations_to_plain": operations[name] / operations["plain"],
             "live_bytes": bench.live_bytes(),
             "seconds_per_update": median(seconds[name]),
+            "reading_to_plain": median(
+                own / plain for own, plain in zip(reading[name], seconds["plain"], strict=True)
+            ),
             "updates_per_batch": bench.n_updates,
         } | calls.get(name, {})
     return {
@@ -348,8 +373,16 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
             "n_rounds": n_rounds,
         },
         "objectives": objectives,
-        "detail_over_a_run": (2 * median(seconds[BEFORE]) + median(seconds["detail"]))
-        / (3 * median(seconds["plain"])),
+        "detail_over_a_run": over_a_run(seconds, BEFORE, "detail"),
+        "dirt_auto_over_a_run": over_a_run(seconds, AUTO_BEFORE, AUTO),
+        "dirt_auto_over_a_run_with_reading": over_a_run(
+            {
+                name: [sum(both) for both in zip(seconds[name], reading[name], strict=True)]
+                for name in ("plain", AUTO_BEFORE, AUTO)
+            },
+            AUTO_BEFORE,
+            AUTO,
+        ),
         "to_plain_distillation": {
             label: relative(seconds, "consistency_distillation")[label][0] for label in ADVERSARIAL
         },
@@ -360,6 +393,12 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
     }
 
 
+def over_a_run(seconds: Mapping[str, Sequence[float]], before: str, after: str) -> float:
+    """Seconds of a run whose last third has R, to those of plain training."""
+    early, late, plain = (median(seconds[name]) for name in (before, after, "plain"))
+    return (2 * early + late) / (3 * plain)
+
+
 def to_calls(bench: Bench, n_rounds: int) -> dict[str, Any]:
     """Seconds of a step over those of its bare network calls, with the same draws."""
     for number in range(1, 4):
@@ -367,9 +406,9 @@ def to_calls(bench: Bench, n_rounds: int) -> dict[str, Any]:
     of_all, of_denoiser = [], []
     for number in range(1, n_rounds + 1):
         if number % 2:  # either goes first as often as the other
-            step, (denoiser, networks) = bench.seconds(number), bench.call_seconds(number)
+            (step, _), (denoiser, networks) = bench.seconds(number), bench.call_seconds(number)
         else:
-            (denoiser, networks), step = bench.call_seconds(number), bench.seconds(number)
+            (denoiser, networks), (step, _) = bench.call_seconds(number), bench.seconds(number)
         of_all.append(step / networks)
         of_denoiser.append(step / denoiser)
     found: dict[str, Any] = {}
@@ -382,17 +421,20 @@ def to_calls(bench: Bench, n_rounds: int) -> dict[str, Any]:
 
 def alternate(
     benches: dict[str, Bench], n_rounds: int, say: Callable[[str], object]
-) -> dict[str, list[float]]:
-    """Seconds per update of each, round after round."""
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds per update of each, round after round, and of reading a batch."""
     names = list(benches)
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    reading: dict[str, list[float]] = {name: [] for name in names}
     for number in range(1, n_rounds + 1):
         first = number % len(names)  # another one starts each round
         for name in names[first:] + names[:first]:
-            seconds[name].append(benches[name].seconds(number))
+            step, read = benches[name].seconds(number)
+            seconds[name].append(step)
+            reading[name].append(read)
         if number % max(1, n_rounds // 4) == 0:
             say(f"  round {number}")
-    return seconds
+    return seconds, reading
 
 
 def relative(
@@ -477,13 +519,15 @@ def machine() -> dict[str, str]:
 
 def table(result: dict[str, Any]) -> str:
     """The result for a terminal."""
-    lines = [f"{'objective':<36}{'time':>8}{'quartiles':>16}{'operations':>12}{'live MB':>9}"]
+    heads = ("time", 8), ("quartiles", 16), ("operations", 12), ("live MB", 9), ("reading", 9)
+    lines = [f"{'objective':<36}" + "".join(f"{head:>{width}}" for head, width in heads)]
     for name, row in result["objectives"].items():
         low, high = row["ratio_interval"]
         quartiles = f"{low:.2f}-{high:.2f}"
         lines.append(
             f"{name:<36}{row['ratio_to_plain']:>7.2f}x{quartiles:>16}"
             f"{row['operations_to_plain']:>11.2f}x{row['live_bytes'] / 1e6:>9.1f}"
+            f"{row['reading_to_plain']:>8.2f}x"
         )
     lines.append("time and operations per update of the model, as ratios to plain\n")
     for name, row in result["objectives"].items():
@@ -493,7 +537,14 @@ def table(result: dict[str, Any]) -> str:
                 label, ratio = f"{name}, to its {whose} calls", row[f"ratio_to_{whose}_calls"]
                 lines.append(f"{label:<36}{ratio:>7.2f}x{f'{low:.2f}-{high:.2f}':>16}")
     lines.append("a step, by the bare calls of all its networks or of the denoiser alone\n")
-    lines.append(f"{'detail, over a run':<36}{result['detail_over_a_run']:>7.2f}x")
+    lines += [
+        f"{label:<36}{result[key]:>7.2f}x"
+        for label, key in (
+            ("detail, over a run", "detail_over_a_run"),
+            (f"{AUTO}, over a run", "dirt_auto_over_a_run"),
+            ("  with the reading of batches", "dirt_auto_over_a_run_with_reading"),
+        )
+    ]
     lines += [f"{k:<36}{v:>7.2f}x" for k, v in result["to_plain_distillation"].items()]
     lines.append(
         "detail to plain, a third of its steps with R; adversarial to plain distillation\n"
