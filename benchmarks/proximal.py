@@ -15,7 +15,8 @@ that is left, a class that is missing, or 50 images learned by heart. The images
 rounded to 8 bits, and audited blind; what the true table would give stands beside it.
 
 Spearman's rank correlation of each distance with the true one, and the true distance of the run
-that it would choose, as a multiple of the best run's, go to results/proximal.json and proximal.md.
+that it would choose, go to results/proximal.json and proximal.md. Groups that are there stay, until
+they are measured again.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ def judged(name: str, features: str, runs: Mapping[str, Mapping[str, float]]) ->
 
 
 def choice(runs: Mapping[str, Mapping[str, float]], name: str) -> dict[str, Any]:
-    """How a distance ranks runs, which it chooses, and at what price."""
+    """How a distance ranks runs, and how far the one that it chooses is from the truth."""
     true = {method: run["frechet_distance"] for method, run in runs.items()}
     chosen = min(runs, key=lambda method: runs[method][name])
     ranks: Any = spearmanr([run[name] for run in runs.values()], list(true.values()))
@@ -210,36 +211,49 @@ def choice(runs: Mapping[str, Mapping[str, float]], name: str) -> dict[str, Any]
         "rank_correlation": float(ranks.statistic),
         "chosen": chosen,
         "best": min(true, key=true.__getitem__),
-        "price": true[chosen] / min(true.values()),
+        "distance_of_chosen": true[chosen],
+        "distance_of_best": min(true.values()),
     }
 
 
-def report(found: Sequence[Mapping[str, Any]], command: str) -> str:
+def with_those_of(path: Path, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These groups, and those of a file that are not among them."""
+    if not path.is_file():
+        return list(found)
+    before = json.loads(path.read_text(encoding="utf-8"))["groups"]
+    mine = {(one["group"], one["features"]) for one in found}
+    return [*(one for one in before if (one["group"], one["features"]) not in mine), *found]
+
+
+def report(found: Sequence[Mapping[str, Any]]) -> str:
+    commands = dict.fromkeys(f"`{one['command']}`" for one in found)
     head = [
         "# Choosing without clean images\n",
-        f"Written by `{command}`.\n",
+        f"Written by {', '.join(commands)}.\n",
         "Of the proximal distance, of the same with the true table, and of the distance to the "
-        "dirty images as they are: its rank correlation with the true distance; the true distance "
-        "of the model that it chooses, as a multiple of the best one's (the price).\n",
+        "dirty images as they are: its rank correlation with the true distance, and the true "
+        "distance of the model that it chooses.\n",
     ]
     return "\n".join([*head, *table_of(found), ""])
 
 
 def table_of(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    heads = [f"{words}: rank correlation | price" for words in JUDGES.values()]
-    lines = [f"| models | {' | '.join(heads)} |", "|---" * (1 + 2 * len(heads)) + "|"]
+    heads = [f"{words}: rank correlation | its choice" for words in JUDGES.values()]
+    lines = [f"| models | best | {' | '.join(heads)} |", "|---" * (2 + 2 * len(heads)) + "|"]
     for one in found:
-        cells = [f"{one['group']}, {len(one['runs'])}"]
+        best = one[FIGURE]["distance_of_best"]
+        cells = [f"{one['group']}, {len(one['runs'])} models", f"{best:.2g}"]
         for name in JUDGES:
             own = one.get(name)
-            both = ("", "") if own is None else (own["rank_correlation"], own["price"])
-            cells += [f"{value:.2f}" if own else "" for value in both]
+            if own is None:
+                cells += ["", ""]
+            else:
+                cells += [f"{own['rank_correlation']:.2f}", f"{own['distance_of_chosen']:.2g}"]
         lines.append(f"| {' | '.join(cells)} |")
-    cells = ["mean"]
+    cells = ["mean", ""]
     for name in JUDGES:
-        for key in ("rank_correlation", "price"):
-            values = [one[name][key] for one in found if name in one]
-            cells.append(f"**{statistics.fmean(values):.2f}**" if values else "")
+        values = [one[name]["rank_correlation"] for one in found if name in one]
+        cells += [f"**{statistics.fmean(values):.2f}**" if values else "", ""]
     return [*lines, f"| {' | '.join(cells)} |"]
 
 
@@ -301,10 +315,13 @@ def main() -> None:
         sys.exit("error: no group has enough runs here, and one that keeps data/dirt.csv")
     command = shlex.join(["python", "benchmarks/proximal.py", *sys.argv[1:]])
     output.mkdir(parents=True, exist_ok=True)
-    result = {"groups": found, "command": command, "versions": versions()}
+    for one in found:
+        one["command"] = command
+    found = with_those_of(output / "proximal.json", found)
+    result = {"groups": found, "versions": versions()}
     text = json.dumps(result, indent=2) + "\n"
     (output / "proximal.json").write_text(text, encoding="utf-8")
-    (output / "proximal.md").write_text(report(found, command), encoding="utf-8")
+    (output / "proximal.md").write_text(report(found), encoding="utf-8")
     if page:
         put_in(page, table_of(found))
 
