@@ -262,3 +262,16 @@ def test_the_levels_of_a_set_are_those_of_its_rows():
     torch.testing.assert_close(found[:4], noise.largest[:4])
     assert found[4] == pytest.approx(0.8)
     assert found[5] == math.inf
+
+
+def test_what_was_cut_off_a_black_background_is_half_normal():
+    """A background is cut off in half of its pixels, so its law is known, whatever lies in it."""
+    g = torch.Generator().manual_seed(0)
+    clean = torch.full((4, 1, 64, 64), -1.0)
+    clean[:, :, 20:30] = 0.8
+    noisy = (clean + 0.4 * torch.randn(clean.shape, generator=g)).clamp(-1, 1)
+    trust = trust_of(4, sigma=torch.full((4,), 0.4), clipped=torch.ones(4, dtype=torch.bool))
+    normal = torch.randn(clean.shape, generator=g)
+    drawn = uncut(trust, noisy, normal)[(clean == -1) & (noisy == -1)]
+    assert stats.kstest((-1 - drawn).numpy(), stats.halfnorm(scale=0.4).cdf).pvalue > 0.01
+    assert (uncut(trust, noisy, normal)[noisy == 1] >= 1).all()

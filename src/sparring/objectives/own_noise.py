@@ -18,8 +18,9 @@ weigh an element by its own signal. So its error is divided by A_j^2, and the ro
 brightness is read off the smoothed image.
 
 **Cut off.** A pixel at an end of the range was a noisy value beyond it. It is drawn anew in each
-step, from the normal law around a smoothed image, cut off at that end (the Tobit model). The mean
-lies within [-1, 1] and near that end.
+step, from the normal law around its clean value, cut off at that end (the Tobit model). The clean
+value is that of the smoothed image, but within [-1, 1] and near the end; in an image with a black
+or white background it is the end itself.
 
 Source: the white case after Daras et al. 2024 ("Consistent diffusion meets Tweedie"); the others
 ours; drawing what was cut off after Chib 1992 ("Bayes inference in the Tobit censored regression").
@@ -41,6 +42,9 @@ N_ROUNDS = 3
 INSIDE = 0.627
 """Deviations that a value lies inside the end where it was cut off, at most: the mean of
 Phi(-z), z > 0. What an edge close by says otherwise is contradicted by the cut itself."""
+BACKGROUND = 0.2
+"""Share of an image's values that are cut off at an end, above which the end is the clean value of
+them all, a background: noise cuts off half of it."""
 FURTHEST = 6.0
 """Deviations between a mean and an end of the range at most: no likelier values are cut off."""
 
@@ -164,6 +168,9 @@ def uncut(trust: Trust, x0: Tensor, normal: Tensor) -> Tensor:
     deviation = variance_at(trust, mean).sqrt()
     end = x0.sign()
     inside = (end * (end - mean)).clamp(min=0).minimum(INSIDE * deviation)
+    low, high = ((x0 * side >= 1).flatten(1).float().mean(1) for side in (-1, 1))
+    share = torch.where(end < 0, column(low, x0), column(high, x0))
+    inside = torch.where(share > BACKGROUND, 0.0, inside)
     return torch.where(rows, tobit(x0, end - end * inside, deviation, normal), x0)
 
 
