@@ -274,6 +274,26 @@ def with_parts(contamination: Mapping[str, Any], kinds: Mapping[str, Any]) -> di
     return {**contamination, **({"parts": parts} if parts else {})}
 
 
+def all_judged(
+    chosen: argparse.Namespace,
+    sets: Mapping[str, Mapping[str, Any]],
+    kinds: Mapping[str, Any],
+    rows: Sequence[Row],
+) -> Iterator[dict[str, Any]]:
+    """The models that are made, then the runs, one group after the other."""
+    for data, kind in product(sets, kinds):
+        name, dirt = f"{data}/{kind}", with_parts(kinds[kind], kinds)
+        if f"{MADE}/{name}".startswith(chosen.only):
+            yield made(name, sets[data], dirt, chosen.features)
+    for group in groups(rows, chosen.only):
+        table = group.table()
+        if table is None or len(group.rows) < ENOUGH:
+            why = "no run keeps a table" if table is None else f"{len(group.rows)} runs are few"
+            print(f"{group.name}: left out, {why}", flush=True)
+            continue
+        yield measured(group, table, chosen.features, chosen.weights)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=Path, default=HERE / "results" / "dirt.json")
@@ -297,33 +317,20 @@ def main() -> None:
     os.chdir(chosen.root)  # the commands name folders from there
     torch.set_num_threads(1)
     rows = [row for row in rows if row["features"] == chosen.features]
-    found = []
-    for data, kind in product(sets, kinds):
-        name, dirt = f"{data}/{kind}", with_parts(kinds[kind], kinds)
-        if f"{MADE}/{name}".startswith(chosen.only):
-            found.append(made(name, sets[data], dirt, chosen.features))
-            print(f"{found[-1]['group']}: {found[-1][FIGURE]}, {found[-1][CONTROL]}", flush=True)
-    for group in groups(rows, chosen.only):
-        table = group.table()
-        if table is None or len(group.rows) < ENOUGH:
-            why = "no run keeps a table" if table is None else f"{len(group.rows)} runs are few"
-            print(f"{group.name}: left out, {why}", flush=True)
-            continue
-        found.append(measured(group, table, chosen.features, chosen.weights))
-        print(f"{group.name}: {found[-1][FIGURE]}, {found[-1][CONTROL]}", flush=True)
-    if not found:
-        sys.exit("error: no group has enough runs here, and one that keeps data/dirt.csv")
     command = shlex.join(["python", "benchmarks/proximal.py", *sys.argv[1:]])
     output.mkdir(parents=True, exist_ok=True)
-    for one in found:
-        one["command"] = command
-    found = with_those_of(output / "proximal.json", found)
-    result = {"groups": found, "versions": versions()}
-    text = json.dumps(result, indent=2) + "\n"
-    (output / "proximal.json").write_text(text, encoding="utf-8")
-    (output / "proximal.md").write_text(report(found), encoding="utf-8")
-    if page:
-        put_in(page, table_of(found))
+    found = []
+    for one in all_judged(chosen, sets, kinds, rows):
+        print(f"{one['group']}: {one[FIGURE]}, {one[CONTROL]}", flush=True)
+        found.append({**one, "command": command})
+        whole = with_those_of(output / "proximal.json", found)
+        text = json.dumps({"groups": whole, "versions": versions()}, indent=2) + "\n"
+        (output / "proximal.json").write_text(text, encoding="utf-8")
+        (output / "proximal.md").write_text(report(whole), encoding="utf-8")
+        if page:
+            put_in(page, table_of(whole))
+    if not found:
+        sys.exit("error: no group has enough runs here, and one that keeps data/dirt.csv")
 
 
 if __name__ == "__main__":
