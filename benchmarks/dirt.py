@@ -14,7 +14,8 @@ distance on the first features is that of
 `sparring evaluate RUN data.train_data_dir=CLEAN evaluation.reference=all`.
 
 Rows are added to results/dirt.json as runs end. What is there is not run again, a run that was
-interrupted goes on, and --report writes results/dirt.md from the rows alone.
+interrupted goes on, and --report writes results/dirt.md from the rows alone; with
+`--readme README.md` also the short table between that page's marks.
 """
 
 from __future__ import annotations
@@ -63,6 +64,12 @@ CLEAN = "none"
 """What a row calls the dirt of clean data."""
 KEY = ("data", "dirt", "method", "seed", "features")
 """What tells two rows apart."""
+MARKS = "<!-- dirt -->", "<!-- /dirt -->"
+SHORT = {
+    "plain": "plain", "throw_away_told": "clean tenth alone", "detail": "**`detail`**",
+    "oracle": "`oracle`",
+}  # fmt: skip
+"""Columns of the short table, which is of the first setting."""
 
 
 # --- Data ------------------------------------------------------------------------------------
@@ -505,6 +512,41 @@ def _tables(
     yield from _musts(own.get("must", {}), kinds, found)
 
 
+def short_table(raw: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Distances of the first setting where `detail` has any, for readers in a hurry."""
+    setting, own = next(iter(raw["settings"].items()))
+    there = {"data": setting, "features": own["features"][0]}
+    found = Found([row for row in rows if there.items() <= row.items()])
+    kinds = [kind for kind in raw["kinds"] if found.of(kind, "detail")]
+    lines = [f"| dirt | {' | '.join(SHORT.values())} |", "|---" * (1 + len(SHORT)) + "|"]
+    for kind in kinds:
+        cells = (_distance(found, kind, method) for method in SHORT)
+        lines.append(f"| {kind.replace('_', ' ')} | {' | '.join(cells)} |")
+    floor = _distance(found, CLEAN, "floor")
+    return [*lines, "", f"Plain training on clean files: {floor}."]
+
+
+def put_in(page: Path, table: Sequence[str]) -> None:
+    """Replace what is between the marks of a page.
+
+    Raises:
+        UserError: if the page has no such marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    before, start, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not end:
+        raise UserError(f"{page} has no {' and '.join(MARKS)}")
+    page.write_text("\n".join([before + start, *table, end + after]), encoding="utf-8")
+
+
+def _distance(found: Found, kind: str, method: str) -> str:
+    """Mean and, of several seeds, standard deviation."""
+    values = list(found.of(kind, method).values())
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}" if values else ""
+
+
 def _cell(found: Found, kind: str, method: str) -> str:
     values = list(found.of(kind, method).values())
     if not values:
@@ -560,6 +602,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=n_cores(), help="runs at a time")
     parser.add_argument("--again", action="store_true", help="also what the rows have already")
     parser.add_argument("--report", action="store_true", help="only write dirt.md")
+    parser.add_argument("--readme", type=Path, help="page that gets the short table")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # what each run calls at its end
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results")
     chosen = parser.parse_args()
@@ -580,6 +623,8 @@ def main() -> None:
                 cell.write()
             print(f"{len(cells)} cells to run, {chosen.slots} at a time", flush=True)
             failed = run_all(cells, chosen.data, chosen.slots, path)
+        if chosen.readme:
+            put_in(chosen.readme, short_table(table.raw, read_rows(path)))
     except UserError as error:
         sys.exit(f"error: {error}")
     page = path.with_suffix(".md")

@@ -191,6 +191,21 @@ def test_the_report_puts_the_must_beside_the_ratio():
     assert "**6**<br>0.100, 0.50, 0.25, 1.0 %" in text
 
 
+def test_the_short_table_goes_between_the_marks_of_a_page(tmp_path):
+    raw = yaml.safe_load((dirt.HERE / "dirt.yaml").read_text())
+    short = dirt.short_table(raw, rows(plain=[10.0, 12.0], detail=[6.04], floor=[3.0]))
+    assert short[2:] == [
+        "| gaussian | 11.0 ± 1.4 |  | 6.0 |  |", "", "Plain training on clean files: 3.0.",
+    ]  # fmt: skip
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- dirt -->\nold\n<!-- /dirt -->\nb\n")
+    dirt.put_in(page, ["new", "table"])
+    assert page.read_text() == "a\n<!-- dirt -->\nnew\ntable\n<!-- /dirt -->\nb\n"
+    (tmp_path / "other.md").write_text("a\n<!-- dirt -->\nb\n")
+    with pytest.raises(UserError, match=r"other\.md has no"):
+        dirt.put_in(tmp_path / "other.md", ["new"])
+
+
 def test_rows_hold_what_other_checks_read(tmp_path):
     (cell,) = table(tmp_path).cells(["^digits/sizes/plain$"], [2])
     (cell.folder / "measured").mkdir(parents=True)
