@@ -1,5 +1,5 @@
 # Every target does its own set-up: all it needs is make and Python 3.11 or newer.
-#   make demo      train plain and robust on dirty digits, write runs/demo/report.html
+#   make demo      train plain and robust on noisy files, write runs/demo/report.html
 #   make test      the tests (minutes)          make test-all   with the slow ones
 #   make test-kernels   the tests that compute, on other kernels, threads, orders (ARGS="--passes 3")
 #   make lint      ruff                         make types      pyright
