@@ -12,8 +12,10 @@ from PIL import Image
 
 from sparring import __version__
 from sparring.cli import main
-from sparring.commands.demo import _time_left
+from sparring.commands.demo import _time_left, _write_photos
 from sparring.commands.side_by_side import EVALUATION_SECONDS, Run
+from sparring.data.dirt.manifest import read_manifest
+from sparring.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 COMMANDS = (
@@ -85,6 +87,23 @@ def test_the_demo_estimates_the_time_left(tmp_path):
     left = _time_left([robust, plain, clean], 2)
     assert left == max(100 + EVALUATION_SECONDS, 50 + 100 + 2 * EVALUATION_SECONDS)
     assert _time_left([one("plain", 2, 100, 1.0, None)], 1) == 0
+
+
+def test_the_demos_files_are_written_once_with_noise_of_mixed_sizes(tmp_path):
+    few = ["data.max_train_samples=40"]
+    _write_photos(tmp_path, 0, few)
+    header, entries = read_manifest(tmp_path / "photos" / "manifest.jsonl")
+    sizes = [entry["sigma"] for entry in entries]
+    assert (header["kind"], header["rate"], len(sizes)) == ("gaussian", 0.9, 36)
+    assert 0.05 <= min(sizes) < 0.1
+    assert 0.3 < max(sizes) <= 0.35
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    assert len(files) == 40
+    _write_photos(tmp_path, 0, few)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == files
+    for seed, words in ((1, few), (0, [*few, "contamination.rate=0.5"])):
+        with pytest.raises(UserError, match="other settings"):
+            _write_photos(tmp_path, seed, words)
 
 
 def test_a_dry_run_reads_the_size_of_images_that_no_setting_says(tmp_path, monkeypatch):
@@ -267,14 +286,15 @@ def test_the_demo_trains_evaluates_reports_and_can_be_repeated(tmp_path):
         assert config["contamination"]["kind"] == "none"
         assert config["data"].get("train_data_dir") in (None, str(photos))
     assert len(list(photos.rglob("*.png"))) == 1500
-    assert summary["protocol"]["n_reference"] == 1797  # all clean digits
+    assert summary["protocol"]["n_real"] == 1797  # all clean digits
     assert (tmp_path / "demo" / "photos-report" / "index.html").is_file()
     found = [one["kind"] for one in summary["found"]]
     assert found[0] == "gaussian"
     assert "\n  gaussian: " in told.output
     assert f"Report: {tmp_path / 'demo' / 'report.html'}" in told.output
     page = (tmp_path / "demo" / "report.html").read_text()
-    assert page.count("<title>plain, pgd, radius") == 4
+    assert page.count("&#34;plain, pgd ") == 4
+    assert page.count(f"<dd>{photos}, as they are</dd>") == 2
     assert page.count(" on the way</h3>") == 3
     other = run(*words, "training.learning_rate=0.5")
     assert other.exit_code == 2

@@ -206,8 +206,11 @@ def test_contamination_is_told_from_the_manifest_and_else_from_the_config(tmp_pa
         "90 % of the samples: gaussian, sigma 0.2, not clipped"
     )
     assert any("no contamination manifest" in sentence for sentence in missing(read))
-    (clean,) = read_runs([str(write_run(tmp_path / "b", None, GAUSSIAN | {"rate": 0}))])
+    run = write_run(tmp_path / "b", None, GAUSSIAN | {"rate": 0})
+    (run / "data" / "manifest.jsonl").unlink(missing_ok=True)
+    (clean,) = read_runs([str(run)])
     assert clean.contamination == {}
+    assert tables.describe_contamination(clean).endswith(", as they are")
 
 
 def test_a_mixture_is_told_by_its_parts(tmp_path):

@@ -343,10 +343,13 @@ NOT_A_STRENGTH = ("record", "data", "fingerprint", "kind", "rate", "seed", "clip
 
 
 def describe_contamination(run: Run) -> str:
-    """What was done to the training data, from the manifest's header or else from the config."""
+    """What was done to the training data, from the manifest's header or else from the config; of
+    data that were left alone, which may be dirty all the same, their name."""
     header = run.manifest or run.contamination
     said = [_describe_layer(layer) for layer in (header, *header.get("below", []))]
-    return ", on top of ".join(filter(None, said)) or "clean data"
+    data = run.section("data")
+    name = data.get("train_data_dir") or data.get("dataset_name") or data.get("name", "data")
+    return ", on top of ".join(filter(None, said)) or f"{name}, as they are"
 
 
 def _describe_layer(layer: Mapping[str, Any]) -> str:
