@@ -14,7 +14,7 @@ its size says nothing that training could use, so its probability is at most 1/2
 counts only where the image has a kind of that size (`table.SIZES`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,15 +64,16 @@ class Hiding:
 
     def look(self, x: Tensor) -> dict[str, Tensor]:
         """What is seen of images (B, C, H, W): by the others, after hidden pixels were filled."""
-        seen = look(x)
+        if not self.rules:
+            return look(x)
+        x = x.float()
+        seen = look(x, self.rules)
         has, rows = self.has(seen), self.rows(seen)
         if rows.any():
-            whole = x[rows].float()
-            hidden = registry.hidden_pixels(whole, {kind: one[rows] for kind, one in has.items()})
-            others = registry.all_detectors().keys() - self.rules.keys()
-            for name, values in registry.look(filled(whole, hidden), others).items():
-                seen[name][rows] = values
-        return seen
+            some = {kind: one[rows] for kind, one in has.items()}
+            x = x.clone()
+            x[rows] = filled(x[rows], registry.hidden_pixels(x[rows], some))
+        return look(x, registry.all_detectors().keys() - self.rules.keys()) | seen
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,19 @@ class Judge:
         return consistent(table)
 
 
-def look(x: Tensor) -> dict[str, Tensor]:
-    """What is seen of images (B, C, H, W) in [0, 1] as they are, (B,) or (B, k) each, float32."""
+def look(x: Tensor, names: Container[str] | None = None) -> dict[str, Tensor]:
+    """What is seen of images (B, C, H, W) in [0, 1] as they are, (B,) or (B, k) each, float32.
+
+    Args:
+        x: The images.
+        names: Of the detectors that look; None: all.
+    """
     in_range = {IN_RANGE: ((x >= 0) & (x <= 1)).flatten(1).all(1).float()}
-    return in_range if min(x.shape[2:]) < LEAST_SIDE else {**registry.look(x.float()), **in_range}
+    return (
+        in_range
+        if min(x.shape[2:]) < LEAST_SIDE
+        else {**registry.look(x.float(), names), **in_range}
+    )
 
 
 def fit_hiding(seen: Statistics) -> Hiding:
