@@ -176,6 +176,13 @@ def test_a_set_without_a_clean_image(photographs):
     assert columns["sigma"].median().item() == pytest.approx(0.2, rel=0.06)
 
 
+def test_noise_is_not_called_clean_in_a_large_set_without_a_clean_image(photographs):
+    noisy = dirty(photographs[:150], "gaussian", sigma=[0.05, 0.35])
+    seen = {f"noise.{name}": values for name, values in detector.look(noisy).items()}
+    found = detector.fit({name: torch.cat([values] * 40) for name, values in seen.items()})(seen)
+    assert (p_noisy(found) > 0.5).float().mean() >= 0.93
+
+
 def test_poisson_noise_and_its_law(photographs):
     made = dirty(photographs[16:], "poisson_gaussian", photons=12.0, sigma=0.1)
     _, columns = judged(torch.cat([photographs[:16], made]))

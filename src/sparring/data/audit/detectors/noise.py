@@ -103,7 +103,9 @@ WORTH = 5.0
 MOST_NOISY = 0.5
 """Share of noisy images that a judgement starts from: never does the set alone condemn an image."""
 FEW = 0.02
-"""Share of the images that does not say what clean ones are like: as many noisy ones pass."""
+"""Share of the images that does not say what clean ones are like: as many noisy ones pass. So what
+clean images have is worth as much before any is seen: where nothing is clean, the class would else
+grow from these few and take the weaker half of the noise."""
 LEAST_SPREAD, LEAST_TREND = 0.1, 0.42
 LEAST_OF_CORRELATED = {"level": -3.0, "grain": 0.5}
 LEAST_NOISE = math.log(2.5 / 255)
@@ -300,7 +302,8 @@ class Noise(Detector):
             for name, of_class in LEARNED.items():
                 own = p[:, CLASSES.index(name)]
                 for feature in of_class:
-                    mean, spread = learned(f[feature], own, START[name][feature])
+                    worth = WORTH + (FEW * n if name == "clean" else 0)
+                    mean, spread = learned(f[feature], own, START[name][feature], worth)
                     least = LEAST_OF_CORRELATED.get(feature, mean) if name == "correlated" else mean
                     rule.laws[name][feature] = max(mean, least), spread
         clean = (p[:, 0] > 0.5).double()
@@ -332,11 +335,11 @@ def features(seen: Statistics, law: tuple[float, float]) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def learned(x: Tensor, p: Tensor, start: tuple[float, float]) -> tuple[float, float]:
-    """Mean and deviation of x, (B,), with weights p; the start is worth `WORTH` images."""
-    total = float(p.sum()) + WORTH
-    mean = (float((p * x).sum()) + WORTH * start[0]) / total
-    variance = (float((p * (x - mean).square()).sum()) + WORTH * start[1] ** 2) / total
+def learned(x: Tensor, p: Tensor, start: tuple[float, float], worth: float) -> tuple[float, float]:
+    """Mean and deviation of x, (B,), with weights p; the start is worth so many images."""
+    total = float(p.sum()) + worth
+    mean = (float((p * x).sum()) + worth * start[0]) / total
+    variance = (float((p * (x - mean).square()).sum()) + worth * start[1] ** 2) / total
     return mean, max(math.sqrt(variance), LEAST_SPREAD)
 
 
