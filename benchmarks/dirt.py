@@ -463,9 +463,13 @@ class Found:
     rows: Sequence[Mapping[str, Any]]
 
     def of(self, kind: str, method: str, name: str = "frechet_distance") -> dict[int, float]:
-        """A figure by seed; the floor is that of clean data."""
-        kind = CLEAN if method == "floor" else kind
-        own = (row for row in self.rows if (row["dirt"], row["method"]) == (kind, method))
+        """A figure by seed; the floor is that of clean data, and what is told which images are
+        clean is the same run for all kinds of one rate."""
+        kinds = {CLEAN if method == "floor" else kind}
+        if method == "throw_away_told":
+            rates = {row["rate"] for row in self.rows if row["dirt"] == kind}
+            kinds = {row["dirt"] for row in self.rows if row["rate"] in rates}
+        own = (row for row in self.rows if row["method"] == method and row["dirt"] in kinds)
         return {row["seed"]: row[name] for row in own}
 
     def mean(self, kind: str, method: str) -> float | None:

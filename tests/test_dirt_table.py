@@ -164,7 +164,7 @@ def rows(**by_method):
             "data": "digits", "features": "classifier", "seed": seed, "method": method,
             "dirt": dirt.CLEAN if method == "floor" else "gaussian", "frechet_distance": value,
             "leftover_noise": 0.1, "recall": 0.5, "coverage": 0.25, "near_duplicates": 0.01,
-            "n_samples": 10, "reference": "all",
+            "n_samples": 10, "reference": "all", "rate": 0.0 if method == "floor" else 0.9,
         }
         for method, values in by_method.items() for seed, value in enumerate(values)
     ]  # fmt: skip
@@ -176,6 +176,14 @@ def test_ratios_are_of_the_same_seeds():
     assert mean == pytest.approx((0.5 + 1.5) / 2)
     assert error == pytest.approx(0.5)  # deviation sqrt(1/2) of two, by sqrt 2
     assert found.ratio("gaussian", "detail", "oracle") is None
+
+
+def test_what_is_told_which_images_are_clean_counts_for_all_kinds_of_its_rate():
+    found = rows(throw_away_told=[8.0], detail=[6.0])
+    jpeg, few = ({**rows(detail=[4.0])[0], "dirt": kind} for kind in ("jpeg", "outliers"))
+    found = dirt.Found([*found, jpeg, {**few, "rate": 0.05}])
+    assert found.ratio("jpeg", "detail", "throw_away_told") == (0.5, 0.0)
+    assert found.ratio("outliers", "detail", "throw_away_told") is None
 
 
 def test_the_distance_above_the_floor_is_that_of_means():
