@@ -6,6 +6,11 @@ python recipes/grids_figure.py docs/images/digits.png \\
     "training data, 90 % noisy=$R/plain/seed-0/data/training_samples.png" "plain=$R/plain/$G" \\
     "published smoothing=$R/adversarial/$G" "ours (detail)=$R/detail/$G" \\
     "plain on clean data=$R/plain_clean_data/$G"
+
+make demo
+R=runs/demo; python recipes/grids_figure.py docs/images/photos.png \\
+    "8-bit files, 90 % noisy=$R/plain/data/training_samples.png" \\
+    "plain=$R/plain/samples/step-1500.png" "ours (detail)=$R/robust/samples/step-1500.png"
 """
 
 import glob
