@@ -16,8 +16,8 @@ was chosen on the tiles. An image counts as dirty if at least two pixels differ 
 `--real` names a folder of camera crops NAME_real.JPG with their clean twins NAME_mean.JPG, looked
 at whole and as 64x64 tiles; their true sigma is the deviation of the difference. Cost is the
 audit's time for a 32x32 image against a training step's time over its batch (the network of
-configs/fashion_mnist.yaml, one thread of one process, processor time); memory is the peak of a process that audits
-so many images made on the fly.
+configs/fashion_mnist.yaml, one thread of one process, processor time); memory is the peak of a
+process that audits so many images made on the fly.
 
 Results are merged into results/audit.json; --only takes words that a row's name must contain, and
 --docs puts the tables into docs/inspect.md.
