@@ -11,10 +11,17 @@ from sklearn.datasets import load_digits
 from sparring.data.audit.detectors import noise
 from sparring.data.audit.detectors._small_noise import (
     SMALLEST,
+    WHITE,
     Directions,
+    NoiseLaw,
+    directions,
     levels,
     own_quantiles,
     side_of,
+    sweep,
+    turned,
+    unlikeness,
+    whitening,
 )
 from sparring.data.audit.detectors._unclipping import quantiles, unclipped
 from sparring.data.audit.detectors.noise import Noise
@@ -251,18 +258,108 @@ def test_clean_digits_are_left_alone(digits):
 
 
 def test_noise_on_digits(digits):
+    """Of one size; sizes found from few images' directions would be too large by a tenth."""
     made = dirty(digits[150:], "gaussian", sigma=0.2)
     _, columns = judged(torch.cat([digits[:150], made]))
     p = columns["gaussian"]
-    assert auc(p[:150], p[150:]) > 0.95
-    assert columns["sigma"][150:].median().item() == pytest.approx(0.2, rel=0.12)
-    assert columns["sigma"][150:][p[150:] > 0.5].std() < 0.04  # 0.07 if chance were not taken off
+    assert auc(p[:150], p[150:]) > 0.98
+    assert (p[:150] > 0.5).float().mean() <= 0.05
+    assert columns["sigma"][150:].median().item() == pytest.approx(0.2, rel=0.08)
+    assert columns["sigma"][150:][p[150:] > 0.5].std() < 0.035
+
+
+@pytest.mark.parametrize("n_clean", [0, 150])
+def test_sizes_of_noise_on_digits(digits, n_clean):
+    options = {"sigma": [0.05, 0.35]}
+    made, sizes = dirty(digits, "gaussian", **options), sigmas(digits, "gaussian", **options)
+    _, columns = judged(torch.cat([digits[:n_clean], made[n_clean:]]))
+    found = columns["gaussian"] > 0.5
+    assert found[n_clean:].float().mean() >= 0.85
+    assert found[:n_clean].sum() <= 0.05 * n_clean
+    off = (columns["sigma"] - sizes)[n_clean:]
+    assert off.square().mean().sqrt() <= 0.06
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "sizes"),
+    [("poisson_gaussian", {"photons": 12, "sigma": 0.1}, {"sigma": 0.1, "slope": 1 / 12}),
+     ("correlated", {"sigma": 0.2, "correlation": 0.7}, {"sigma": 0.2, "correlation": 0.7})],
+)  # fmt: skip
+def test_the_law_of_noise_on_digits(digits, kind, options, sizes):
+    _, columns = judged(torch.cat([digits[:150], dirty(digits[150:], kind, **options)]))
+    named = columns[kind] > 0.5
+    assert named[150:].float().mean() >= 0.85
+    assert named[:150].float().mean() <= 0.1
+    for name, value in sizes.items():
+        assert columns[name][150:][named[150:]].median().item() == pytest.approx(value, rel=0.2)
+
+
+@pytest.mark.parametrize("n_clean", [150, 750])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("jpeg", {"quality": [10, 40]}), ("blur", {"blur_sigma": 1.0})]
+)
+def test_what_is_not_noise_on_digits(digits, kind, options, n_clean):
+    """JPEG and blur take from the quiet directions, so the clean images stick out there."""
+    _, columns = judged(torch.cat([digits[:n_clean], dirty(digits[n_clean:], kind, **options)]))
+    assert (p_noisy(columns) > 0.5).float().mean() <= 0.03
 
 
 def test_few_small_images_say_nothing(digits):
     rule, columns = judged(digits[:100])
     assert rule.halves is None
     assert p_noisy(columns).max() == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 8), (3, 4, 6)])
+def test_the_covariance_of_correlated_noise(shape):
+    noise = torch.stack([
+        make("correlated", {"sigma": 1.0, "correlation": 0.7})
+        .of(i).apply(torch.zeros(shape), rng(i), None).flatten() for i in range(1000)
+    ])  # fmt: skip
+    mean = torch.zeros(noise.shape[1])
+    expected = NoiseLaw("correlated", correlation=0.7).covariance(mean, shape)
+    torch.testing.assert_close(noise.T @ noise / 1000, expected, atol=0.16, rtol=0)
+    torch.testing.assert_close(expected.diag(), torch.ones(noise.shape[1]))
+
+
+def test_whitening_with_the_noises_law_leaves_its_directions_alike():
+    """texture in 2 of 8 directions; with another law the quiet variances differ."""
+    mean = torch.linspace(0, 1, 8, dtype=torch.float64)
+    law = NoiseLaw("poisson_gaussian", ratio=8.0)
+    noise, strokes = law.covariance(mean, (1, 2, 4)), torch.eye(8, dtype=torch.float64)[:, :2]
+    covariance = 0.01 * noise + strokes @ strokes.T
+    across, variance = whitening(covariance, noise)
+    torch.testing.assert_close(across @ noise @ across.T, torch.eye(8).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(variance[:6], torch.full((6,), 0.01).double(), atol=1e-5, rtol=0)
+    assert unlikeness(variance, 6) < 1e-6
+    assert unlikeness(whitening(covariance, WHITE.covariance(mean, (1, 2, 4)))[1], 6) > 0.05
+
+
+def test_clipped_pixels_are_drawn_from_their_law_given_the_others():
+    """Two normal variables correlating by 0.8, cut off at 0, have their covariance again."""
+    n = 20000
+    covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64) / 25
+    root = torch.linalg.cholesky(covariance)
+    z = torch.randn(n, 2, generator=rng(), dtype=torch.float64) @ root.T
+    pixels, uniform = z.clamp(0, 1), torch.rand(n, 2, generator=rng(1), dtype=torch.float64)
+    across, variance = whitening(covariance, torch.eye(2, dtype=torch.float64))
+    own = Directions(torch.zeros(2, dtype=torch.float64), across, variance, variance)
+    redone, nothing = pixels, torch.zeros(n, dtype=torch.float64)
+    for i in range(12):
+        redone = sweep(pixels, redone, own, nothing, turned(uniform, i))
+    assert torch.equal(redone[pixels > 0], pixels[pixels > 0])
+    assert (redone[pixels == 0] <= 0).all()
+    torch.testing.assert_close(redone.T.cov(), covariance, atol=0.002, rtol=0)
+
+
+def test_directions_of_noise_have_no_texture():
+    """Texture 0.3 in the first of 8 pixels, noise of 0.1 in all; weak images count for more."""
+    z = 0.1 * torch.randn(4000, 8, generator=rng(), dtype=torch.float64)
+    z[:, 0] += 0.3 * torch.randn(4000, generator=rng(1), dtype=torch.float64)
+    own = directions(z, torch.full((4000,), 0.1).double(), WHITE, (1, 2, 4))
+    assert own.texture[-1].item() == pytest.approx(0.09, rel=0.1)
+    assert own.texture[:-1].max() < 0.002
+    assert own.across[-1, 0].abs() > 0.99
 
 
 def test_half_and_quantiles_follow_from_the_image_alone(digits):
@@ -276,12 +373,10 @@ def test_half_and_quantiles_follow_from_the_image_alone(digits):
 
 def test_small_images_are_measured_in_the_directions_of_the_other_half():
     pixels = eight_bits(torch.rand(40, 4, generator=rng()))
-    eye = torch.eye(4)
-    halves = tuple(
-        Directions(torch.zeros(4), eye[:, a : a + 2], eye[:, 2 - a : 4 - a]) for a in (0, 2)
-    )
+    eye, none = torch.eye(4), torch.zeros(4)
+    halves = tuple(Directions(none, eye.roll(-a, 0), none, none) for a in (0, 2))
     side = side_of(pixels)
     assert 0 < side.sum() < 40
     seen = torch.where(side[:, None] == 0, pixels[:, 2:], pixels[:, :2])  # of half 1, of half 0
-    expected = (seen.double().square() + SMALLEST**2).mean(1).log() / 2
-    torch.testing.assert_close(levels(pixels, pixels, halves)[:, 0], expected)
+    expected = (seen.square() + SMALLEST**2).mean(1).log() / 2
+    torch.testing.assert_close(levels(pixels, halves)[:, 0], expected)

@@ -235,6 +235,7 @@ class Noise(Detector):
             lag: The large d, pixels; 0 for images too small to be judged, (B,).
             is_colour: 1 or 0, (B,).
             pixels: Of images that are too small, (B, C H W); of others none, (B, 0).
+            shape: (C, H, W), (B, 3).
         """
         x = x.float()
         uniform = quantiles(tuple(x.shape[1:]))
@@ -271,6 +272,7 @@ class Noise(Detector):
             "peaks": peaks,
             "lag": torch.full((len(x),), lag), "is_colour": torch.full((len(x),), is_colour),
             "pixels": x.flatten(1) if lag == 0 else x.new_zeros(len(x), 0),
+            "shape": torch.tensor([x.shape[1:]] * len(x), dtype=torch.float32),
         }  # fmt: skip
 
     def _scale(self, guesses: list[Tensor], start: Tensor | None = None) -> Tensor:
@@ -284,7 +286,8 @@ class Noise(Detector):
     def fit(self, seen: Statistics) -> Rule:
         """Expectation maximisation; small images have a rule of their own."""
         if seen["noise.pixels"].shape[1]:
-            return fit_small(seen["noise.pixels"])
+            shape = tuple(seen["noise.shape"][0].int().tolist())
+            return fit_small(seen["noise.pixels"], shape)
         seen = {name: seen[name].double() for name in seen if name.startswith("noise.")}
         n, start = len(seen["noise.white"]), dict.fromkeys(CLASSES, 1 / len(CLASSES))
         rule = NoiseRule({name: dict(START[name]) for name in CLASSES}, start, (0.0, 0.0), 0.0)
