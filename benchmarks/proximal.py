@@ -40,6 +40,7 @@ from torch import Tensor
 
 from sparring.build_trust import KEPT
 from sparring.commands.plan import labels_of, plan_of, sampling_words
+from sparring.commands.side_by_side import is_finished
 from sparring.data.audit.audit import audit_images
 from sparring.data.audit.table import read_table
 from sparring.data.datasets import build_dataset
@@ -92,7 +93,7 @@ class Group:
 
 
 def groups(rows: Sequence[Row], only: str) -> Iterator[Group]:
-    """Those whose name begins with `only`."""
+    """Those whose name begins with `only`, of the runs that are there and finished."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         found.setdefault((row["data"], row["dirt"], row["seed"], row["features"]), []).append(row)
@@ -100,7 +101,7 @@ def groups(rows: Sequence[Row], only: str) -> Iterator[Group]:
         floor = [row for row in found.get((data, "none", seed, features), []) if is_floor(row)]
         name = f"{data}/{dirt}/seed-{seed}"
         if dirt != "none" and name.startswith(only):
-            yield Group(name, [row for row in [*own, *floor] if folder_of(row).is_dir()])
+            yield Group(name, [row for row in [*own, *floor] if is_finished(folder_of(row))])
 
 
 def is_floor(row: Row) -> bool:

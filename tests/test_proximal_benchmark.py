@@ -13,6 +13,7 @@ import proximal  # type: ignore
 def row(folder, dirt, method, seed=0, reads="dirty"):
     where = folder / dirt / method / str(seed)
     where.mkdir(parents=True)
+    (where / "training.json").write_text('{"finished": true}')
     command = f"sparring train x.yaml data.train_data_dir={reads} 'training.output_dir={where}'"
     return {
         "data": "digits", "dirt": dirt, "method": method, "seed": seed, "features": "classifier",
@@ -30,6 +31,9 @@ def test_runs_of_one_kind_and_seed_are_compared_and_the_floor_beside_them(tmp_pa
     assert [one["method"] for one in first.rows] == ["plain", "oracle", "detail", "floor"]
     assert [one["method"] for one in second.rows] == ["plain"]
     assert list(proximal.groups(rows, "digits/blur")) == []
+    (tmp_path / "jpeg" / "oracle" / "0" / "training.json").write_text('{"finished": false}')
+    begun_anew, _ = proximal.groups(rows, "digits/jpeg")
+    assert [one["method"] for one in begun_anew.rows] == ["plain", "detail", "floor"]
     assert first.table() is None
     for method, is_of_these_files in (("oracle", False), ("detail", True)):
         table = tmp_path / "jpeg" / method / "0" / "data" / "dirt.csv"
