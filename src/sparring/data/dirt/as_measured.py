@@ -7,8 +7,8 @@ r"""Dirt as a table says that the images of a set have it, made on other images.
 
 The image whose dirt a sample gets is dealt out in a random order of the set, so the mixture of many
 samples is the set's own. Blur, noise and JPEG are made anew by the kinds of `kinds`, from the
-table's sizes. Holes and watermarks are put on as that image shows them, place and values: a
-detector finds the pixels. Impulses are made anew with the share that the image has, since it hides
+table's sizes. Holes are put on as that image shows them, place and values: a detector finds
+the pixels. Impulses are made anew with the share that the image has, since it hides
 some of its own: a black one on black says nothing, and the sample may be bright there. With n found
 and f the image without them,
 
