@@ -280,8 +280,6 @@ def law_of(
     shrunk = float(torch.linalg.eigvalsh(few.T @ few / n)[: n_quiet(k)].mean())
     unlike = {law: unlikeness(variances(law)) for law in laws()}
     law = min(unlike, key=lambda law: unlike[law])
-    if unlike[law] > most:
-        return None
     variance, ratio = float(variances(law)[: n_quiet(k)].mean()), law.ratio * shrunk
     is_weak = law.ratio > 0 and (ratio < LEAST_RATIO or law.ratio * variance < LEAST_SLOPE)
     if is_weak or unlike[law] > unlike[WHITE] - WORTH_A_LAW:
