@@ -93,7 +93,7 @@ bench-quality: $(INSTALLED)
 	$(BIN)/python benchmarks/quality.py $(ARGS)
 
 bench-dirt: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/dirt.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/dirt.py --readme README.md $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
