@@ -411,7 +411,10 @@ def test_a_lora_run_whose_base_is_gone_says_so(places, lora, tmp_path):
     [
         (["data.name=digits", "data.train_data_dir=null"], "n_channels=3"),
         (["data.resolution=15"], "multiples of 2"),
-        (["objective=oracle", "contamination.kind=gaussian"], "not that of their latents"),
+        (
+            ["objective=oracle", "contamination.kind=gaussian"],
+            "noise in pixels is none of the latents",
+        ),
         (["data.latents_cache=x", "data.center_crop=false"], "random crops"),
         (["model.lora.target_modules=[nothing]"], "has no layer 'nothing'"),
         (["model.class_conditional=true"], "needs labels"),

@@ -177,7 +177,6 @@ def test_eps_prediction_with_zero_terminal_snr():
             "parts[0].rate does not apply to kind jpeg: it is said once, of the whole",
         ),
         (["train", DIGITS, "contamination.kind=none", "contamination.sigma=0.1"], "kind is none"),
-        (["train", DIGITS, "contamination.clip=null", "objective=oracle"], "contamination.clip=fa"),
         (["inspect", "digits", "contamination.sigma=0.1"], "kind is none"),
         (["train", PLANE, "model.class_conditional=true"], "plane has none"),
         (["train", DIGITS, "model.network={_class_name: UNet3DModle}"], "unknown network"),

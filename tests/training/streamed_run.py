@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tiny_runs import run
 
-from sparring.data.audit import registry
+from sparring.data.audit import judging, registry
 from sparring.data.audit.audit import audit_images
 from sparring.data.audit.contract import Detector, Rule
 from sparring.data.base import Dataset, Wrapper
@@ -64,6 +64,7 @@ class Bright(Detector):
 def judged(dataset: Dataset) -> Trusted:
     """A stream of which a sample fixed what noise is; `Bright` is the one detector here."""
     registry.all_detectors = lambda: {"bright": Bright()}
+    judging.LEAST_SIDE = 1
     audit = audit_images(dataset, n_sample=20)
     assert not audit.is_whole
     return Trusted(dataset, ByJudge(audit.judge, audit.table))

@@ -121,7 +121,7 @@ def test_resumed_run_obeys_a_new_learning_rate_and_says_so(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"data": Points(99)}, "data .* was points-100 and is now points-99"),
+        ({"data": Points(99)}, r"data, and .* \(fingerprint\) was points-100 and is now points-99"),
         ({"train_batch_size": 4}, "samples per global batch .* was 8 and is now 4"),
         ({"seed": 1}, "training.seed was 0 and is now 1"),
     ],

@@ -13,7 +13,7 @@ from streamed_run import streamed_run
 from tiny_runs import assert_same, outcome
 
 from shards import N, write_parquet, write_tars
-from sparring.data.audit import registry
+from sparring.data.audit import judging, registry
 
 SCRIPT = Path(__file__).with_name("streamed_run.py")
 N_STEPS = 2 * N // 16  # two epochs
@@ -38,6 +38,7 @@ def fields(tmp_path_factory):
 def its_own_detectors(monkeypatch):
     """`streamed_run` puts one in place of all."""
     monkeypatch.setattr(registry, "all_detectors", registry.all_detectors)
+    monkeypatch.setattr(judging, "LEAST_SIDE", judging.LEAST_SIDE)
 
 
 @pytest.mark.parametrize("name", ["webdataset", "parquet"])

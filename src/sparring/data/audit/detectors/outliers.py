@@ -141,7 +141,9 @@ def _running_median(s: Tensor) -> Tensor:
 
 def _components(centred: Tensor) -> Tensor:
     """Principal directions of (n, d), divided by the root of their spread, (d, m)."""
-    variance, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    exact = centred.double()  # in float32 some kernels do not converge on nearly equal images
+    variance, directions = torch.linalg.eigh(exact.T @ exact / len(exact))
+    variance, directions = variance.float(), directions.float()
     spread = variance.clamp(min=0).sqrt().flip(0)[:N_COMPONENTS]
     scale = (spread + WHITENED * spread[0]).clamp(min=LEAST).sqrt()
     return directions.flip(1)[:, :N_COMPONENTS] / scale
