@@ -83,7 +83,7 @@ class Denoised(Wrapper):
     def __init__(self, dataset: Dataset, source: Source) -> None:
         super().__init__(dataset)
         try:
-            import skimage  # noqa: F401
+            import skimage  # noqa: F401  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError(
                 "objective denoise_first needs scikit-image: pip install 'sparring[denoise]'"
@@ -126,15 +126,15 @@ def denoised(x: Tensor, sigma: float, holes: Tensor | None = None) -> Tensor:
         sigma: Standard deviation of its noise; 0: there is none.
         holes: Pixels that say nothing, (H, W), bool.
     """
-    from skimage.restoration import denoise_nl_means, inpaint_biharmonic
+    from skimage import restoration  # pyright: ignore[reportMissingImports]
 
     is_grey = len(x) == 1
     pixels = x[0].numpy() if is_grey else x.permute(1, 2, 0).numpy()
     axis = None if is_grey else 2
     if holes is not None and holes.any() and not holes.all():
-        pixels = inpaint_biharmonic(pixels, holes.numpy(), channel_axis=axis)
+        pixels = restoration.inpaint_biharmonic(pixels, holes.numpy(), channel_axis=axis)
     if sigma > 0:
-        pixels = denoise_nl_means(
+        pixels = restoration.denoise_nl_means(
             pixels, PATCH, DISTANCE, STRENGTH * sigma, False, sigma=sigma, channel_axis=axis
         )
     found = torch.from_numpy(np.asarray(pixels, np.float32)).clamp(0, 1)
