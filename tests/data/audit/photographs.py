@@ -30,6 +30,17 @@ def tiles(n: int, side: int, shrunk: int = 2, n_channels: int = 3) -> Tensor:
     return eight_bits(x if n_channels == 3 else x.mean(1, keepdim=True))
 
 
+def drawn_tiles(n: int = 96, side: int = 32) -> Tensor:
+    """n images (n, 3, side, side) of 8 bits in [0, 1], from anywhere in the photographs."""
+    out = []
+    for photo in load_sample_images().images:
+        x = torch.tensor(photo).permute(2, 0, 1).float() / 255
+        cut = x.unfold(1, side, side).unfold(2, side, side)
+        out.append(cut.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side))
+    x = torch.cat(out)
+    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]]
+
+
 def eight_bits(x: Tensor) -> Tensor:
     """As a file would hold it."""
     return transforms.to_float(transforms.to_uint8(x))

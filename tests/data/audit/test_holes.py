@@ -2,23 +2,14 @@
 
 import pytest
 import torch
-from sklearn.datasets import load_digits, load_sample_images
+from photographs import drawn_tiles
+from sklearn.datasets import load_digits
 
 from sparring.data.audit.detectors.holes import CERTAIN, ENOUGH, Holes, flat_quads, holes
 from sparring.data.audit.registry import detector_of
 from sparring.data.dirt.registry import make
 
 detector = Holes()
-
-
-def tiles(side=32, n=96):
-    out = []
-    for photo in load_sample_images().images:
-        x = torch.tensor(photo).permute(2, 0, 1).float() / 255
-        cut = x.unfold(1, side, side).unfold(2, side, side)
-        out.append(cut.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side))
-    x = torch.cat(out)
-    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]]
 
 
 def clothes(n=96):
@@ -47,7 +38,7 @@ def judged(x):
 
 def test_the_kind_is_found_by_its_name_and_images_do_not_see_each_other():
     assert isinstance(detector_of("missing_blocks"), Holes)
-    x = dirty(tiles(n=4), "missing_blocks", block_size=0.25, fill="contrast")
+    x = dirty(drawn_tiles(n=4), "missing_blocks", block_size=0.25, fill="contrast")
     alone = [detector.look(y[None])["evidence"] for y in x]
     assert torch.equal(detector.look(x)["evidence"], torch.cat(alone))
 
@@ -71,7 +62,7 @@ def test_rectangle_and_evidence_of_a_made_image():
     assert holes(x)[1].max().item() == pytest.approx(17 * (1 - ENOUGH), abs=1e-5)
 
 
-@pytest.mark.parametrize("images", [tiles, clothes], ids=["photographs", "clothes"])
+@pytest.mark.parametrize("images", [drawn_tiles, clothes], ids=["photographs", "clothes"])
 @pytest.mark.parametrize("n_dirty", [0, 10, 96])
 def test_blocks_that_stand_out_are_found_whatever_their_share(images, n_dirty):
     x = images()
@@ -83,7 +74,7 @@ def test_blocks_that_stand_out_are_found_whatever_their_share(images, n_dirty):
     assert called[n_dirty:].sum() == 0
 
 
-@pytest.mark.parametrize("images", [tiles, clothes], ids=["photographs", "clothes"])
+@pytest.mark.parametrize("images", [drawn_tiles, clothes], ids=["photographs", "clothes"])
 def test_the_mask_is_the_true_region_where_blocks_overlap_too(images):
     x, options = images(), {"block_size": 0.25, "n_blocks": 3}
     y = dirty(x, "missing_blocks", fill="contrast", **options)
@@ -94,7 +85,7 @@ def test_the_mask_is_the_true_region_where_blocks_overlap_too(images):
 
 
 def test_black_blocks_are_found_in_photographs_and_not_among_black_backgrounds():
-    x = tiles()
+    x = drawn_tiles()
     x[:48] = dirty(x[:48], "missing_blocks", block_size=0.25, fill=0)
     called = judged(x) > 0.5
     assert called[:48].float().mean() > 0.9
@@ -107,13 +98,13 @@ def test_black_blocks_are_found_in_photographs_and_not_among_black_backgrounds()
     [("jpeg", {"quality": 10}), ("jpeg", {"quality": 30}), ("gaussian", {"sigma": 0.35}),
      ("salt_and_pepper", {"share": 0.05}), ("enlarged", {}), ("blur", {})],
 )  # fmt: skip
-@pytest.mark.parametrize("images", [tiles, clothes], ids=["photographs", "clothes"])
+@pytest.mark.parametrize("images", [drawn_tiles, clothes], ids=["photographs", "clothes"])
 def test_other_dirt_is_not_called_holes(images, kind, options):
     assert (judged(dirty(images(), kind, **options)) > 0.5).float().mean() <= 0.03
 
 
 def test_a_clear_sky_is_no_hole():
-    x = tiles(n=2)
+    x = drawn_tiles(n=2)
     x[:, :, :14] = torch.tensor([0.5, 0.7, 0.9])[:, None, None]
     horizon = 14 + (torch.arange(32) % 5)
     for j, i in enumerate(horizon.tolist()):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from sklearn.datasets import load_sample_images
+from photographs import drawn_tiles
 
 from sparring.data.audit.detectors.impulses import (
     LEAST,
@@ -18,17 +18,6 @@ from sparring.data.audit.registry import detector_of, look
 from sparring.data.dirt.registry import make
 
 detector = Impulses()
-
-
-def tiles(side=32, n=96):
-    """Tiles of photographs, every other grey level of 8 bits as in files."""
-    out = []
-    for photo in load_sample_images().images:
-        x = torch.tensor(photo).permute(2, 0, 1).float() / 255
-        cut = x.unfold(1, side, side).unfold(2, side, side)
-        out.append(cut.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side))
-    x = torch.cat(out)
-    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]]
 
 
 def dirty(x, kind, **options):
@@ -46,7 +35,7 @@ def judged(x):
 
 def test_the_kind_is_found_by_its_name_and_its_statistics_are_per_image():
     assert isinstance(detector_of("salt_and_pepper"), Impulses)
-    x = dirty(tiles(n=4), "salt_and_pepper", share=0.1)
+    x = dirty(drawn_tiles(n=4), "salt_and_pepper", share=0.1)
     whole = look(x)["impulses.counts"]
     assert torch.equal(whole, torch.cat([look(y[None])["impulses.counts"] for y in x]))
 
@@ -97,7 +86,7 @@ def test_an_image_that_shows_nothing_is_not_called_dirty_for_the_company_it_keep
 
 @pytest.mark.parametrize("n_dirty", [0, 10, 48, 96])
 def test_impulses_are_found_whatever_their_share_of_the_set(n_dirty):
-    x = tiles()
+    x = drawn_tiles()
     x[:n_dirty] = dirty(x[:n_dirty], "salt_and_pepper", share=0.05)
     called = judged(x) > 0.5
     assert called[:n_dirty].all()
@@ -111,7 +100,7 @@ def test_impulses_are_found_whatever_their_share_of_the_set(n_dirty):
 )  # fmt: skip
 def test_other_dirt_is_not_called_impulses(kind, options):
     """Clipped noise puts a pixel in ten at an end, and none of its images among these."""
-    x = tiles()
+    x = drawn_tiles()
     x[:48] = dirty(x[:48], kind, **options)
     x[48:64] = dirty(x[48:64], "salt_and_pepper", share=0.05)
     called = judged(x) > 0.5
@@ -121,13 +110,13 @@ def test_other_dirt_is_not_called_impulses(kind, options):
 
 def test_stars_are_no_impulses_where_there_is_no_pepper():
     rng = torch.Generator().manual_seed(0)
-    sky = (tiles() * 0.2 + 0.3 * (torch.rand(96, 1, 32, 32, generator=rng) < 0.5)).clamp(0, 1)
+    sky = (drawn_tiles() * 0.2 + 0.3 * (torch.rand(96, 1, 32, 32, generator=rng) < 0.5)).clamp(0, 1)
     stars = torch.rand(96, 1, 32, 32, generator=rng) < 0.001
     assert (judged(sky.masked_fill(stars, 1.0)) > 0.5).float().mean() <= 0.03
 
 
 def test_the_mask_is_where_impulses_are():
-    x = tiles()
+    x = drawn_tiles()
     y = dirty(x, "salt_and_pepper", share=0.05)
     hidden = detector.hidden(y, "salt_and_pepper")
     changed = (y - x).abs().amax(1, keepdim=True)
