@@ -170,6 +170,17 @@ def side_of(pixels: Tensor) -> Tensor:
     return (255 * pixels).round().long().sum(1) % 2
 
 
+def is_cut(pixels: Tensor) -> Tensor:
+    """Whether images (B, k) were cut off at 0 and 1, as files are, (B, 1): none goes beyond."""
+    return ((pixels >= 0) & (pixels <= 1)).all(1, keepdim=True)
+
+
+def cut_off(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels of images (B, k) that were cut off at 0, and those at 1, (B, k) each."""
+    was_cut = is_cut(pixels)
+    return was_cut & (pixels <= 0), was_cut & (pixels >= 1)
+
+
 def own_quantiles(pixels: Tensor) -> Tensor:
     """Uniform numbers that follow from each image (B, k) but are alike in no two, (B, k).
 
@@ -203,8 +214,9 @@ def sweep(pixels: Tensor, z: Tensor, own: Directions, size: Tensor, uniform: Ten
     z, w = z.clone(), own.coordinates(z)
     weight = 1 / (own.texture + size.square()[:, None])
     precision = weight @ own.across.square()
-    at_end = (pixels <= 0) | (pixels >= 1)
-    sign, end = torch.where(pixels <= 0, 1.0, -1.0).to(z), (pixels > 0).to(z)
+    black, white = cut_off(pixels)
+    at_end = black | white
+    sign, end = torch.where(black, 1.0, -1.0).to(z), white.to(z)
     for p in at_end.any(0).nonzero()[:, 0].tolist():
         b, s = own.across[:, p], precision[:, p].rsqrt()
         above = sign[:, p] * (z[:, p] - (w * weight) @ b / precision[:, p] - end[:, p])
@@ -263,7 +275,8 @@ def law_of(
     pixels = pixels[:N_LAW]
     n, k = pixels.shape
     uniform, one = own_quantiles(pixels).to(pixels), torch.zeros(n, dtype=pixels.dtype)
-    z = pixels - 0.1 * uniform * (pixels <= 0) + 0.1 * uniform * (pixels >= 1)
+    black, white = cut_off(pixels)
+    z = pixels - 0.1 * uniform * black + 0.1 * uniform * white
     for i in range(N_SWEEPS):
         own = directions(z, one, WHITE, shape)
         own = replace(own, texture=own.variance.clamp(min=SMALLEST**2))
@@ -446,7 +459,7 @@ def level_of_noise(
     """Mean and deviation of the level of images like these noisy ones (n, k), with new noise.
 
     An image without noise is the mean of its law given the un-clipped one; s_i Sigma^(1/2) n is
-    added, and it is clipped.
+    added, and it is clipped where the image is.
     """
     made, side = pixels.clone(), side_of(pixels)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(2), dtype=z.dtype)
@@ -456,7 +469,8 @@ def level_of_noise(
         w = kept * other.coordinates(z[rows])
         clean = other.mean + torch.linalg.solve(other.across, w.T).T
         root = _root(law.covariance(other.mean, shape))
-        made[rows] = (clean.clamp(0, 1) + size[rows, None] * (noise[rows] @ root.T)).clamp(0, 1)
+        made[rows] = clean.clamp(0, 1) + size[rows, None] * (noise[rows] @ root.T)
+    made = torch.where(is_cut(pixels), made.clamp(0, 1), made)
     level = levels(made, halves, side)[:, 0]
     return float(level.mean()), max(float(level.std()), LEAST_SPREAD)
 
