@@ -19,7 +19,8 @@ images and in JPEGs. A slope is only seen where some pixels are brighter than ot
 covariance B^-1 (texture + s_i^2) B^-T, cut off at 0; pixel by pixel, a few times over (Gibbs; the
 Tobit model's data augmentation). s_i is then the likeliest size, and at last its mean given those
 of the set. Who is noisy is seen without it: ln rms of the quiet w of the image as it is, and that
-of the quieter half's over the other's, are normal for clean images and for noisy ones.
+of the quieter half's over the other's, are normal for clean images and for noisy ones, and so is
+the share of pixels at 0 and 1: noise takes a background away from its end, or half of it.
 
 Directions come from the half of the set to which an image does not belong (which half that is
 follows from its pixels), since a sample's own smallest variances are too small.
@@ -54,13 +55,17 @@ LEAST_FOUND, N_LAW = 20, 2048
 SMALLEST, LEAST_NOISE = 1 / 255 / math.sqrt(12), 2.5 / 255
 """Rounding to 8 bits; below the other, rounding and texture are in the way."""
 SIZES = torch.logspace(math.log10(0.005), math.log10(0.7), 48, dtype=torch.float64)
-CLEAN, NOISY = ((-4.0, 1.0), (-0.6, 0.4)), ((-2.0, 0.7), (-0.15, 0.35))
-"""Where the two laws start: level and homogeneity, mean and deviation each."""
+ENDS = (0.3, 0.3)
+CLEAN, NOISY = ((-4.0, 1.0), (-0.6, 0.4), ENDS), ((-2.0, 0.7), (-0.15, 0.35), ENDS)
+"""Where the two laws start: level, homogeneity, share of pixels at the ends, mean and deviation
+each. The last says nothing at first."""
 WORTH, LEAST_SPREAD, LEAST_RATE = 5.0, 0.2, 0.05
+LEAST_SPREAD_OF_ENDS = 0.04
 MOST_SPREAD = 0.33
 """Of the clean images' level: digits have 0.3 to 0.37; with more, weak noise would pass for it."""
-MOST_NOISY = 0.4
-"""Share of noisy images that a judgement starts from: never does the set alone condemn an image."""
+MOST_NOISY, MOST_NOISY_BY_TWO = 0.4, 0.8
+"""Share of noisy images that a judgement starts from: never does the set alone condemn an image.
+The second where the share at the ends is a witness beside the level."""
 CORRELATIONS = tuple(0.4 + 0.05 * i for i in range(17))
 RATIOS = tuple(2.0 ** (i / 2) for i in range(2, 13))
 MOST_UNLIKE, MOST_UNLIKE_ALL, MOST_UNLIKE_FEW = 0.09, 0.05, 0.4
@@ -263,6 +268,17 @@ def levels(pixels: Tensor, halves: Halves, side: Tensor | None = None) -> Tensor
     return out
 
 
+def at_ends(pixels: Tensor) -> Tensor:
+    """Share of the pixels of images (B, k) that are at 0 or 1, (B,)."""
+    return ((pixels == 0) | (pixels == 1)).to(pixels.dtype).mean(1)
+
+
+def features(pixels: Tensor, halves: Halves) -> Tensor:
+    """By which clean images and noisy ones (B, k) are told apart: both levels, and the share of
+    pixels at the ends, (B, 3)."""
+    return torch.cat([levels(pixels, halves), at_ends(pixels)[:, None]], 1)
+
+
 def law_of(
     pixels: Tensor, shape: tuple[int, ...], most: float = MOST_UNLIKE
 ) -> tuple[NoiseLaw, float] | None:
@@ -321,6 +337,10 @@ def unlikeness(variances: Tensor, m: int | None = None) -> float:
     return float(quiet.mean().log() - quiet.log().mean())
 
 
+Law = tuple[float, float]
+"""Mean and deviation of a normal law."""
+
+
 @dataclass(frozen=True)
 class SmallNoiseRule(Rule):
     """The mixture of a set of small images.
@@ -328,7 +348,7 @@ class SmallNoiseRule(Rule):
     Attributes:
         halves: Directions of both halves; None where there are too few images.
         law: Of the noise.
-        laws: Of clean and of noisy images: mean and deviation of both levels.
+        laws: Of clean and of noisy images, of each of their features.
         rate: Share of noisy images; 0 and 1 judge every image.
         sizes: Share of each of SIZES among the noisy images.
         scale: By which sizes are too large, since directions found from few images hold some of the
@@ -337,21 +357,23 @@ class SmallNoiseRule(Rule):
 
     halves: Halves | None
     law: NoiseLaw = WHITE
-    laws: tuple[tuple[tuple[float, float], ...], ...] = (CLEAN, NOISY)
+    laws: tuple[tuple[Law, ...], ...] = (CLEAN, NOISY)
     rate: float = 0.5
     sizes: tuple[float, ...] = (1 / len(SIZES),) * len(SIZES)
     scale: float = 1.0
 
-    def posterior(self, seen: Tensor, most: float = MOST_NOISY) -> Tensor:
-        """Probability that images of these levels (B, 2) are noisy, (B,).
+    def posterior(self, seen: Tensor, most: float | None = None) -> Tensor:
+        """Probability that images of these features (B, 3) are noisy, (B,).
 
         Args:
-            seen: See `levels`.
-            most: Share of noisy images that this starts from, at most.
+            seen: See `features`.
+            most: Share of noisy images that this starts from, at most; see MOST_NOISY.
         """
         scores = []
         if self.rate in (0, 1):
             return torch.full((len(seen),), self.rate, dtype=torch.float64)
+        if most is None:
+            most = MOST_NOISY if self.laws[0][2] == self.laws[1][2] else MOST_NOISY_BY_TWO
         rate = min(self.rate, most)
         for laws, weight in zip(self.laws, (1 - rate, rate), strict=True):
             score = torch.full((len(seen),), math.log(weight), dtype=torch.float64)
@@ -368,7 +390,7 @@ class SmallNoiseRule(Rule):
         columns: Columns = dict.fromkeys(names, torch.zeros(len(pixels)))
         if self.halves is None or self.rate == 0:
             return columns
-        p = self.posterior(levels(pixels, self.halves))
+        p = self.posterior(features(pixels, self.halves))
         has = (p > 0.5).float()
         sigma = has * self.size(redrawn(pixels, self.halves)[1]).float()
         return columns | {
@@ -401,7 +423,7 @@ def fit_small(pixels: Tensor, shape: tuple[int, ...]) -> SmallNoiseRule:
             directions(z[second], noise[second], law, shape),
         )
         rule = replace(rule, halves=halves, law=law)
-        found = levels(pixels, halves)
+        found = features(pixels, halves)
         rule = mixture(found, rule, simulated)
         has = rule.posterior(found) > 0.5
         if rule.rate < LEAST_RATE or has.sum() < LEAST_FOUND:
@@ -427,36 +449,39 @@ def fit_small(pixels: Tensor, shape: tuple[int, ...]) -> SmallNoiseRule:
     return rule
 
 
-def mixture(
-    found: Tensor, rule: SmallNoiseRule, simulated: tuple[float, float] | None
-) -> SmallNoiseRule:
-    """The rule after expectation maximisation over images of these levels (n, 2).
+def mixture(found: Tensor, rule: SmallNoiseRule, simulated: Law | None) -> SmallNoiseRule:
+    """The rule after expectation maximisation over images of these features (n, 3).
 
     Args:
-        found: See `levels`.
+        found: See `features`.
         rule: Where it starts.
-        simulated: Mean and deviation of the noisy images' level, where known; what is learned takes
-            its place if it is wider, as where images have sizes of their own.
+        simulated: Law of the noisy images' level, where known; what is learned takes its place if
+            it is wider, as where images have sizes of their own. Before that, nobody knows what
+            the share at the ends says, nor where the images called noisy have more of it: weak
+            noise alone would look like clean images beside strong noise.
     """
     if rule.rate == 1:
         return rule
     for _ in range(N_STEPS):
         p = rule.posterior(found, 1.0)
-        level, homogeneity = found.unbind(1)
+        level, homogeneity, ends = found.unbind(1)
         mean, spread = _learned(level, 1 - p, CLEAN[0])
         clean = (mean, min(spread, MOST_SPREAD)), _learned(homogeneity, 1 - p, CLEAN[1])
-        own = _learned(level, p, NOISY[0])
-        if simulated is not None and simulated[1] > own[1]:
-            own = simulated
-        noisy = own, NOISY[1]
-        rule = replace(rule, laws=(clean, noisy), rate=float(p.mean()))
+        noisy = _learned(level, p, NOISY[0]), NOISY[1]
+        of_ends = ENDS, ENDS
+        if simulated is not None:
+            noisy = max(noisy[0], simulated, key=lambda law: law[1]), NOISY[1]
+            learned = [_learned(ends, q, ENDS, LEAST_SPREAD_OF_ENDS) for q in (1 - p, p)]
+            of_ends = learned if learned[0][0] > learned[1][0] else of_ends
+        laws = (*clean, of_ends[0]), (*noisy, of_ends[1])
+        rule = replace(rule, laws=laws, rate=float(p.mean()))
     return rule
 
 
 def level_of_noise(
     pixels: Tensor, z: Tensor, size: Tensor, halves: Halves, law: NoiseLaw, shape: tuple[int, ...]
-) -> tuple[float, float]:
-    """Mean and deviation of the level of images like these noisy ones (n, k), with new noise.
+) -> Law:
+    """Of the level of images like these noisy ones (n, k), with new noise.
 
     An image without noise is the mean of its law given the un-clipped one; s_i Sigma^(1/2) n is
     added, and it is clipped where the image is.
@@ -480,8 +505,8 @@ def _root(noise: Tensor) -> Tensor:
     return torch.linalg.cholesky(noise + SMALLEST**2 * torch.eye(len(noise), dtype=noise.dtype))
 
 
-def _learned(x: Tensor, p: Tensor, start: tuple[float, float]) -> tuple[float, float]:
+def _learned(x: Tensor, p: Tensor, start: Law, least: float = LEAST_SPREAD) -> Law:
     total = float(p.sum()) + WORTH
     mean = (float((p * x).sum()) + WORTH * start[0]) / total
     variance = (float((p * (x - mean).square()).sum()) + WORTH * start[1] ** 2) / total
-    return mean, max(math.sqrt(variance), LEAST_SPREAD)
+    return mean, max(math.sqrt(variance), least)
