@@ -42,7 +42,8 @@ from pydantic import BaseModel
 
 from sparring import __version__, cli
 from sparring.config import dump, read_config, resolve
-from sparring.config_sections import OBJECTIVE_SECTIONS, RunConfig
+from sparring.config_sections import RunConfig
+from sparring.objectives.registry import objectives, section_of_method
 
 SECONDS = 20
 """A case that takes longer hangs."""
@@ -143,7 +144,7 @@ def _base(rng: random.Random) -> tuple[str, dict[str, Any]]:
     name = rng.choice(sorted(TINY))
     raw = yaml.safe_load(TINY[name].replace("1e-4", "0.0001"))
     if rng.random() < 0.5:
-        objective = rng.choice(["plain", *OBJECTIVE_SECTIONS])
+        objective = rng.choice(["plain", *objectives()])
         raw["objective"] = {"name": objective}
     return name, raw
 
@@ -181,7 +182,10 @@ def _misspelt(rng: random.Random, word: str) -> str:
 
 def _known_keys() -> set[str]:
     found: set[str] = {"base", "objectives", "name"}
-    models: list[type[BaseModel]] = [RunConfig, *OBJECTIVE_SECTIONS.values()]
+    models: list[type[BaseModel]] = [
+        RunConfig,
+        *(section_of_method(method, name) for name, method in objectives().items()),
+    ]
     for model in models:
         for key, one in model.model_fields.items():
             found.add(key)

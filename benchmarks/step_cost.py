@@ -74,13 +74,13 @@ from sparring.build import (
 from sparring.build_discriminator import build_discriminator
 from sparring.build_trust import levels_in
 from sparring.config import resolve
-from sparring.config_sections import OBJECTIVE_SECTIONS
 from sparring.data.audit.audit import audit_images
 from sparring.data.base import ModelRange
 from sparring.data.batches import BatchOrder
 from sparring.data.trusted import ByTable, Trusted
 from sparring.denoiser import frozen
 from sparring.discriminators import Discriminator
+from sparring.objectives import OBJECTIVES
 from sparring.objectives.adt import ADT, ADTDraws
 from sparring.objectives.base import Draws
 from sparring.randomness import StepRandom
@@ -317,7 +317,7 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
         say: Takes lines for the user.
     """
     torch.set_num_threads(1)
-    names = [name for name in OBJECTIVE_SECTIONS if name not in LEFT_OUT]
+    names = [name for name in OBJECTIVES if name not in LEFT_OUT]
     benches = {name: Bench(name, *(LABELS if name == "adt" else ())) for name in names}
     for label, words in ADVERSARIAL.items():
         benches[label] = Bench("consistency_distillation", *words)
@@ -339,7 +339,7 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
     say("steps of plain and adt and their network calls ...")
     calls = {name: to_calls(benches[name], n_rounds) for name in ("plain", "adt")}
     say("counting operations and bytes ...")
-    counted = (*OBJECTIVE_SECTIONS, *ADVERSARIAL, BEFORE, AUTO, AUTO_BEFORE)
+    counted = (*OBJECTIVES, *ADVERSARIAL, BEFORE, AUTO, AUTO_BEFORE)
     timed = range(1, n_rounds + 1)  # a step of adt costs what its random start makes it cost
     operations = {
         name: benches[name].operations(timed if name == "adt" else range(N_COUNTED))

@@ -1,21 +1,20 @@
-"""What a config file may say, and that the defaults in it are the constructors' own."""
+"""What a config file may say."""
 
 import dataclasses
 from pathlib import Path
 
 import pytest
 
-from sparring.build import build_dataset, build_denoiser, build_objective, constructor_defaults
+from sparring.build import build_dataset, build_denoiser, build_objective
 from sparring.config import check, contamination_of, dump, resolve, sampling_of
 from sparring.config_sections import (
-    OBJECTIVE_SECTIONS,
-    SAMPLERS,
     SCHEDULERS,
     ContaminationSection,
     DataSection,
     TrainingSection,
 )
 from sparring.errors import UserError
+from sparring.value_types import SAMPLERS
 
 MINIMAL = (
     "model: {network: {_class_name: MLP, dim: 3, width: 8, n_blocks: 1}}\ndata: {name: plane}\n"
@@ -216,7 +215,9 @@ def test_whole_numbers_are_decimal(config):
         ),
         ("objective=detial", "unknown objective 'detial' - did you mean 'detail'?"),
         ("objective.lam=-0.1", "objective.lam must be >= 0, got -0.1"),
-        ("objective.radius_low=-1", "objective.radius_low must be >= 0, got -1"),
+        ("objective.radius_low=-1", "objective.radius_low must be > 0, got -1"),
+        ("objective.noise=much", "objective.noise must be a number or auto, got 'much'"),
+        ("objective={name: 3}", "objective must name a method: objective: {name: detail, ...}"),
         ("training.train_batch_size=many", "train_batch_size must be a whole number, got 'many'"),
         ("training.train_batch_size=1.5", "train_batch_size must be a whole number, got 1.5"),
         ("training.seed=true", "training.seed must be a whole number, got True"),
@@ -314,35 +315,6 @@ def test_a_metric_of_ones_own_is_read_from_its_file(config, tmp_path):
     assert objective.levels.steps_per_stage == run.training.max_train_steps // 8
 
 
-@pytest.mark.parametrize("name", OBJECTIVE_SECTIONS)
-def test_an_objectives_leaves_are_its_constructors_arguments_with_their_defaults(name):
-    from sparring.objectives import OBJECTIVES
-
-    fields = OBJECTIVE_SECTIONS[name].model_fields
-    leaves = {key: field.default for key, field in fields.items() if key != "name"}
-    own = constructor_defaults(OBJECTIVES[name])
-    decided = {"times", "cond_dropout"}  # by section training
-    if name in ("smoothing_random", "smoothing_adversarial"):
-        decided |= {"attack", "invariance"}  # by the name
-    if name == "smoothing_random":
-        decided |= {"step_size", "n_steps"}  # nothing climbs
-    if name == "invariance":
-        decided |= {"invariance"}
-    if name == "detail":
-        assert leaves.pop("start_step") is None  # follows from the run's length
-        decided |= {"start_step"}
-    if "max_train_steps" in leaves:
-        assert leaves.pop("max_train_steps") is None  # section training's
-        decided |= {"max_train_steps"}
-    for given in ("teacher", "discriminator", "dirt"):  # what the loop is given
-        leaves.pop(given, None)
-    if name == "latent_consistency_distillation":
-        assert leaves.pop("guidance_embedding") is None  # as model.lora allows
-        decided |= {"guidance_embedding"}
-    assert leaves == {key: value for key, value in own.items() if key not in decided}
-    assert set(OBJECTIVES) == set(OBJECTIVE_SECTIONS)
-
-
 def test_who_says_one_size_for_all_images_asks_for_no_audit(config):
     path = config(MINIMAL + "objective: detail\n")
     assert resolve(path).objective.dirt == "auto"
@@ -417,32 +389,6 @@ def test_weights_follow_from_the_seed(config):
 
     assert weights(1).equal(weights(1))
     assert not weights(1).equal(weights(2))
-
-
-def test_a_users_own_method_is_found_and_its_leaves_are_checked(config, tmp_path):
-    method = tmp_path / "method.py"
-    method.write_text(
-        "from sparring.objectives import Plain\n"
-        "class Mine(Plain):\n"
-        "    def __init__(self, schedule, times=None, *, strength=1.0, **common):\n"
-        "        super().__init__(schedule, times, **common)\n"
-        "        if strength < 0:\n"
-        "            raise ValueError(f'strength must be >= 0, got {strength}')\n"
-        "        self.strength = strength\n"
-    )
-    path = config(MINIMAL + f"objective: {{name: '{method}:Mine', strength: 2.0}}\n")
-    schedule = build_denoiser(resolve(path), (3,), None)[0].schedule
-    assert build_objective(resolve(path), schedule).strength == 2
-    for override, said in [
-        ("objective.strenght=1", "unknown key 'objective.strenght' - did you mean 'strength'?"),
-        ("objective.strength=-1", "strength must be >= 0, got -1"),
-        (f"objective={method}:Mein", "has no 'Mein' - did you mean 'Mine'?"),
-        ("objective=nowhere.py:Mine", "no file nowhere.py"),
-    ]:
-        run = resolve(path, [override])
-        with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
-            build_objective(run, schedule)
-        assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(

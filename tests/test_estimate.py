@@ -2,6 +2,7 @@
 
 import re
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sparring.build import build_objective
 from sparring.commands.train import dry_run_text
 from sparring.config import resolve
 from sparring.denoiser import Denoiser
@@ -27,6 +29,12 @@ SIZES = {
     "stabilityai/stable-diffusion-xl-base-1.0": 2_567_463_684,
     "stabilityai/stable-diffusion-3-medium-diffusers": 2_028_328_000,
 }
+
+
+def lines(name: str, words: Sequence[str] = ()) -> list[str]:
+    config = resolve(CONFIGS / name, words)
+    schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
+    return estimate(config, build_objective(config, schedule))
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -68,7 +76,7 @@ def test_network_calls_are_those_that_are_made(guidance: float) -> None:
     """Mean over the start steps of the calls of a tiny U-Net, by kind."""
     words = [f"objective.guidance_scale={guidance}", "objective.num_inference_steps=6"]
     words += ["objective.scheduler=null", "objective.n_trained=2"]
-    (line, *_) = estimate(resolve(CONFIGS / "adt_sd15.yaml", words))
+    (line, *_) = lines("adt_sd15.yaml", words)
     assert "3.5 in rollouts and 1.83 trained to a step" in line
     denoiser = Denoiser(
         unet(16), schedule_from_config({"_class_name": "DDPMScheduler"}),
@@ -118,12 +126,12 @@ def test_network_calls_are_those_that_are_made(guidance: float) -> None:
 def test_a_step_in_plain_steps(words: list[str], plain_steps: float) -> None:
     """Heun makes 11 calls of 6 steps and begins with 11, 9, ..., 1 left: 6 on average."""
     words = ["scheduler=heun", "num_inference_steps=6", "n_trained=2", *words]
-    (line, *_) = estimate(resolve(CONFIGS / "adt_sd15.yaml", [f"objective.{one}" for one in words]))
+    (line, *_) = lines("adt_sd15.yaml", [f"objective.{one}" for one in words])
     assert f"as much as {plain_steps:.3g} plain steps" in line
 
 
 def gigabytes(words: list[str]) -> float:
-    line = estimate(resolve(CONFIGS / "adt_sd15.yaml", words))[-1]
+    line = lines("adt_sd15.yaml", words)[-1]
     return float(line.split("about ")[1].split(" GB")[0])
 
 
@@ -141,11 +149,10 @@ def test_a_pipeline_in_a_folder_is_read_and_an_unknown_one_is_not(tmp_path: Path
     folder = stable_diffusion(tmp_path)
     where = f"model.pretrained_model_name_or_path={folder}"
     words = [where, "data.resolution=16", "model.lora=null"]
-    assert "about 0 GB" in estimate(resolve(CONFIGS / "text_to_image.yaml", words))[0]
+    assert "about 0 GB" in lines("text_to_image.yaml", words)[0]
     unknown = "model.pretrained_model_name_or_path=somebody/something"
-    lines = estimate(resolve(CONFIGS / "adt_sd15.yaml", [unknown]))
-    assert "unknown" in lines[-1]
-    assert estimate(resolve(CONFIGS / "digits.yaml")) == []
+    assert "unknown" in lines("adt_sd15.yaml", [unknown])[-1]
+    assert lines("digits.yaml") == []
 
 
 @dataclass(eq=False)

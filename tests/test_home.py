@@ -67,6 +67,8 @@ def test_home_in_lists_objectives_networks_and_models(home):
     ]
     run = resolve("a.yaml", words)
     assert (run.objective.teacher, run.objective.metric) == (f"{home}/t", f"{home}/m.py:f")
+    home.mkdir()
+    (home / "my #1.py").write_text("from sparring.objectives import Plain as Mine\n")
     assert (
         resolve("a.yaml", ["objective=~/my #1.py:Mine"]).objective.name == f"{home}/my #1.py:Mine"
     )

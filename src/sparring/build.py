@@ -10,7 +10,6 @@ settings = train_settings(run)
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from .config_sections import Adt, OwnObjective, RunConfig
+from .config_sections import RunConfig
 from .data.base import ModelRange
 from .data.dirt.contaminated import check_contamination, training_data
 from .denoiser import Denoiser
@@ -27,7 +26,8 @@ from .errors import UserError, did_you_mean
 from .guidance import with_guidance_embedding
 from .latents import latent_shape
 from .lora import add_lora, lora_config, merge_lora
-from .objectives import OBJECTIVES, TIMES, ConsistencyDistillation, Objective, Times
+from .objectives import TIMES, Objective
+from .objectives.base import RunFacts
 from .parametrization import DIFFUSERS_KINDS
 from .randomness import derive_seed
 from .sampling import check_ends_in_noise, check_sampling
@@ -40,6 +40,7 @@ from .schedules import (
     kind_from_config,
     schedule_from_config,
 )
+from .sections import options_of
 from .sides import check_sides, trial
 from .training.settings import TrainSettings
 from .user_code import load_from_file
@@ -229,11 +230,11 @@ def build_objective(config: RunConfig, schedule: Schedule, model: Model | None =
     Args:
         config: The run.
         schedule: The model's.
-        model: Who learns; `adt` takes from it how its sampler's scheduler is built. Without, the
+        model: Who learns; it says how the scheduler of a trained path is built. Without, the
             objective is good for looking at, not for training.
 
     Raises:
-        UserError: for a value it refuses, or an argument that a user's own method does not have.
+        UserError: for a value or a run that it refuses.
     """
     training = config.training
     given = {
@@ -243,41 +244,48 @@ def build_objective(config: RunConfig, schedule: Schedule, model: Model | None =
         "uniform_prob": training.timestep_uniform_prob,
     }
     with one_line_errors(f"training.timestep_sampling {training.timestep_sampling}"):
-        sampler = cast(Callable[..., Times], TIMES[training.timestep_sampling])
+        sampler = cast(Any, TIMES[training.timestep_sampling])
         options = {key: value for key, value in given.items() if value is not None}
-        for key in options.keys() - constructor_defaults(sampler).keys():
+        for key in options.keys() - options_of(sampler).keys():
             raise ValueError(f"takes no timestep_{key}")
         times = sampler(schedule, **options)
-    section = config.objective
-    leaves = section.model_dump(exclude={"name"})
-    leaves["cond_dropout"] = training.conditioning_dropout_prob
-    if leaves.get("start_step", 0) is None:
-        leaves["start_step"] = 2 * training.max_train_steps // 3
-    if leaves.get("max_train_steps", 0) is None:
-        leaves["max_train_steps"] = training.max_train_steps
-    if leaves.get("guidance_embedding", False) is None:
-        leaves["guidance_embedding"] = config.model.lora is None
-    if ".py:" in str(leaves.get("metric", "")):
-        leaves["metric"] = load_from_file(leaves["metric"], "objective.metric")
-    if isinstance(section, OwnObjective):
-        build = load_from_file(section.name, "objective")
-        leaves = _leaves_of_own(section, build, leaves)
-    else:
-        build = OBJECTIVES[section.name]
-        for told in ("teacher", "discriminator", "dirt"):  # what the loop is given
-            leaves.pop(told, None)
-        if section.name == "adt":
-            leaves["scheduler"] = _scheduler_of(config, model)
+    section, method = config.objective, config.objective.method
+    arguments = {key: getattr(section, key) for key in section.arguments}
+    facts = _facts_of(config, model)
+    for key, of_run in method.of_the_run.items():
+        if arguments.get(key, 0) is None:
+            arguments[key] = of_run(facts)
+    if method.needs_scheduler:
+        arguments["scheduler"] = _scheduler_of(config, model)
+    if "cond_dropout" in options_of(method):
+        arguments["cond_dropout"] = training.conditioning_dropout_prob
     with one_line_errors(f"objective {section.name}"):
-        return build(schedule, times, **leaves)
+        objective = method(schedule, times, **arguments)
+        objective.check_run(facts)
+    return objective
 
 
-def make_student(config: RunConfig, model: Model, objective: Objective) -> None:
-    """What consistency objectives ask of the network: boundary, input for the guidance scale.
+def _facts_of(config: RunConfig, model: Model | None) -> RunFacts:
+    facts = RunFacts(
+        n_steps=config.training.max_train_steps,
+        n_rows=config.training.train_batch_size,
+        has_lora=config.model.lora is not None,
+    )
+    if model is None:
+        return facts
+    return dataclasses.replace(
+        facts,
+        has_condition=model.text is not None or model.num_classes is not None,
+        has_null_condition=bool(model.denoiser.null_condition),
+    )
+
+
+def make_student(model: Model, objective: Objective) -> None:
+    """What the objective asks of the network: boundary, input for the guidance scale.
 
     Raises:
-        UserError: if the network cannot be told the guidance scale, or has no condition; or if the
-            pipeline that a latent model is saved in could not draw it.
+        UserError: if the network cannot be told the guidance scale, or if the pipeline that a
+            latent model is saved in could not draw it.
     """
     model.denoiser.boundary = objective.boundary
     if objective.boundary == "ddim" and model.vae is not None:
@@ -285,19 +293,8 @@ def make_student(config: RunConfig, model: Model, objective: Objective) -> None:
             "objective.boundary ddim is for pixels: a latent model is saved in its pipeline, whose "
             "LCMScheduler draws by the boundary lcm - set objective.boundary=lcm"
         )
-    if not isinstance(objective, ConsistencyDistillation):
+    if not objective.needs_guidance_input:
         return
-    if objective.guided and model.text is None and model.num_classes is None:
-        raise UserError(
-            "objective.guidance_low and guidance_high need a text-to-image or class-conditional "
-            "model: set both to 1, or take objective=consistency_distillation"
-        )
-    if not objective.guidance_embedding:
-        return
-    if config.model.lora is not None:
-        raise UserError(
-            "objective.guidance_embedding trains an input that LoRA does not reach: set it to false"
-        )
     with one_line_errors("objective.guidance_embedding"):
         model.denoiser.network = with_guidance_embedding(model.denoiser.network)
 
@@ -305,8 +302,8 @@ def make_student(config: RunConfig, model: Model, objective: Objective) -> None:
 def check_samplers(config: RunConfig, model: Model) -> None:
     """Refuses a schedule or a sampler that would draw a known Gaussian wrongly.
 
-    Those are the sampler of the run's grids, that of `adt`, and the one that a model trained from
-    scratch is saved with, since plain diffusers draws with that.
+    Those are the sampler of the run's grids, that of the objective, and the one that a model
+    trained from scratch is saved with, since plain diffusers draws with that.
 
     Args:
         config: The run.
@@ -324,7 +321,7 @@ def check_samplers(config: RunConfig, model: Model) -> None:
     with _named("sampling"):
         check_sampling(model, **words)
     section = config.objective
-    if isinstance(section, Adt):
+    if section.method.needs_scheduler:
         name, n_steps = section.scheduler, section.num_inference_steps
         _check_sampler(model, "objective.scheduler", name, n_steps)
 
@@ -386,10 +383,9 @@ def build_teacher(config: RunConfig, student: Model) -> Denoiser | None:
     Raises:
         UserError: if an objective that needs one is told none, or it does not go with the student.
     """
-    leaves = config.objective.model_dump()
-    if "teacher" not in leaves:
+    if not config.objective.method.needs_teacher:
         return None
-    name = leaves["teacher"] or config.model.pretrained_model_name_or_path
+    name = config.objective.teacher or config.model.pretrained_model_name_or_path
     if name is None:
         raise UserError(
             "objective.teacher is missing: name a trained model, or start from one with "
@@ -410,55 +406,22 @@ def build_teacher(config: RunConfig, student: Model) -> Denoiser | None:
 
 
 def _scheduler_of(config: RunConfig, model: Model | None) -> Any:
-    """The scheduler whose path `adt` trains; None for its own.
+    """The scheduler whose path is trained; None for the objective's own, its name without a model.
 
     Raises:
-        UserError: for a sampler of another family, guidance of a model without a null condition, or
-            pairs of two images in batches of one.
+        UserError: for a sampler of another family.
     """
-    section = cast(Adt, config.objective)
-    if section.real_pair == "other" and config.training.train_batch_size == 1:
-        raise UserError(
-            "objective.real_pair=other compares two images of a batch: set "
-            "training.train_batch_size to 2 or more, or real_pair to same"
-        )
-    if model is None:
-        return None
-    if section.guidance_scale != 1 and not model.denoiser.null_condition:
-        raise UserError(
-            "objective.guidance_scale needs a text-to-image model, or a class-conditional one with "
-            "training.conditioning_dropout_prob > 0: set it to 1"
-        )
-    if section.scheduler is None:
-        return None
+    name = config.objective.scheduler
+    if name is None or model is None:
+        return name
     with one_line_errors("objective.scheduler"):
-        return make_scheduler(section.scheduler, model.scheduler_config, model.denoiser.kind)
+        return make_scheduler(name, model.scheduler_config, model.denoiser.kind)
 
 
 def train_settings(config: RunConfig) -> TrainSettings:
     """Section `training` as the loop takes it."""
     names = [field.name for field in dataclasses.fields(TrainSettings)]
     return TrainSettings(**{name: getattr(config.training, name) for name in names})
-
-
-def constructor_defaults(build: Callable[..., Any]) -> dict[str, Any]:
-    """Optional arguments with their defaults; **kwargs stands for those of the base class."""
-    fixed: dict[str, Any] = {}
-    while isinstance(build, functools.partial):
-        fixed, build = {**build.keywords, **fixed}, build.func
-    found: dict[str, Any] = {}
-    classes = build.__mro__ if inspect.isclass(build) else [build]
-    for one in classes:
-        function = vars(one).get("__init__") if inspect.isclass(one) else one
-        if function is None:
-            continue
-        parameters = inspect.signature(function).parameters.values()
-        for parameter in parameters:
-            if parameter.default is not parameter.empty:
-                found.setdefault(parameter.name, parameter.default)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            break
-    return found | fixed
 
 
 def check_no_lora(name: str, found: Mapping[str, Any] | None) -> None:
@@ -583,19 +546,6 @@ def _check_sizes(
                 f"model.network.{key} is {stated} but needs {needed}: {num_classes} classes"
                 + (" and the null class" if needed > (num_classes or 0) else "")
             )
-
-
-def _leaves_of_own(
-    section: OwnObjective, build: Callable[..., Any], leaves: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The leaves that a user's method takes; one that it does not take must not be set."""
-    known = set(constructor_defaults(build)) | set(_arguments(build) or [])
-    for key in section.model_fields_set - {"name"}:
-        if key not in known:
-            raise UserError(
-                f"unknown key 'objective.{key}'{did_you_mean(key, known - {'schedule', 'times'})}"
-            )
-    return {key: value for key, value in leaves.items() if key in known}
 
 
 def _arguments(build: Callable[..., Any]) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""From settings to who judges the samples of `adt`: eye, heads, and their optimiser's numbers."""
+"""From settings to who judges the samples of an objective: eye, heads, the optimiser's numbers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 
 from .backbones import DinoBackbone, label_backbone, load_dino
 from .build import one_line_errors, train_settings
-from .config_sections import Adt, DiscriminatorSection, RunConfig
+from .config_sections import RunConfig
 from .data.base import ModelRange
-from .discriminators import Discriminator, Heads, ImageEye, LatentEye
+from .discriminators import Discriminator, DiscriminatorSection, Heads, ImageEye, LatentEye
 from .errors import UserError
 from .lora import lora_config, merge_lora
 from .randomness import derive_seed
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def build_discriminator(
     config: RunConfig, model: Model, dataset: ModelRange, kept_in: Path | None = None
 ) -> tuple[Discriminator, TrainSettings] | None:
-    """Who judges the samples of `adt`, with the numbers of its optimiser; None for others.
+    """Who judges the samples, with the numbers of its optimiser; None where nobody is asked for.
 
     Args:
         config: The run.
@@ -38,10 +38,10 @@ def build_discriminator(
         UserError: if a feature network cannot be had, or does not go with the data.
     """
     section = config.objective
-    if not isinstance(section, Adt):
+    if not section.method.needs_discriminator:
         return None
     if len(dataset.sample_shape) != 3:
-        raise UserError(f"objective adt needs images, and {config.data.name} has none")
+        raise UserError(f"objective {section.name} needs images, and {config.data.name} has none")
     own = section.discriminator
     with one_line_errors("objective.discriminator"):
         if own.features == "denoiser":

@@ -70,36 +70,36 @@ def with_knowledge(
         UserError: if the table does not fit the data, or the data do not fit what is asked.
     """
     name, images = config.objective.name, dataset.dataset
+    told = config.objective.method.told_of_dirt
     dirt = dirt_of(config)
     if config.data.trusted is not None and dirt in (None, NONE):
         raise UserError(
             f"data.trusted corrects what an objective is told of dirt, and objective {name} is "
             "told nothing here: leave it out (null), or set objective=detail"
         )
-    if name == "oracle":
+    if told == "truth":
         return ModelRange(Trusted(images, _as_latents(ByTruth(images), is_latent, is_asked=True)))
-    if dirt in (None, NONE) or (dirt == AUTO and name == "detail" and not dataset.is_image):
+    if dirt in (None, NONE) or (dirt == AUTO and told == "table" and not dataset.is_image):
         return dataset
     if not dataset.is_image:
         raise UserError(
             f"objective {name} is told of dirt in images, and {dataset.name} holds vectors: take "
             "objective=plain, or objective.dirt=auto of detail, which does nothing there"
         )
-    if name == "throw_away":
+    if told == "clean_only":
         check_any_order(images)
     source = on_main_for_long(lambda: _source(config, images, run, dirt))
-    if name == "throw_away":
+    if told == "clean_only":
         assert isinstance(source, ByTable)
         return ModelRange(Chosen(images, clean_numbers(source.table)))
-    if name == "denoise_first":
+    if told == "denoised":
         return ModelRange(Denoised(images, source))
     return ModelRange(Trusted(images, _as_latents(source, is_latent, is_asked=dirt != AUTO)))
 
 
 def dirt_of(config: RunConfig) -> str | None:
     """`objective.dirt`: auto, none or a file; None of an objective that has no such setting."""
-    section = config.objective
-    return section.model_dump()["dirt"] if "dirt" in type(section).model_fields else None
+    return getattr(config.objective, "dirt", None)
 
 
 def words_of(config: RunConfig) -> list[str]:
@@ -108,7 +108,7 @@ def words_of(config: RunConfig) -> list[str]:
     Raises:
         UserError: if the table is not there.
     """
-    if config.objective.name == "oracle":
+    if config.objective.method.told_of_dirt == "truth":
         return ["what was really done to each sample"]
     dirt = dirt_of(config)
     if dirt in (None, NONE):

@@ -14,37 +14,35 @@ On the command line a setting that holds text takes the text as it is typed: `ph
 `'quoted'` are these characters. `null` alone is none where the setting may be none; a setting that
 may be a list of texts takes `[a, b]`. All other values are YAML.
 
-Configs build objects and never enter them (build.py does that). Torch is not imported here, so that
-an error in a file is answered at once.
+Configs build objects and never enter them (build.py does that). An error in a file is answered
+before torch is imported; only the keys of the objective, which are its constructor's arguments,
+wait for that.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from .config_sections import (
     BUNDLED,
-    OBJECTIVE_SECTIONS,
     TEXTS_OF_DIRT,
     AttackSection,
     DataSection,
-    ObjectiveSection,
     RunConfig,
     SamplingSection,
-    Section,
 )
 from .config_yaml import MAX_DEPTH, parse_texts, parse_value, read_yaml, write_yaml
-from .errors import UserError, did_you_mean
+from .errors import UserError
 from .home import expanded, expanded_path
 from .masking import masked
+from .sections import Section, in_words, is_section
 
 __all__ = [
     "RunConfig",
@@ -183,10 +181,11 @@ def _holds(parts: Sequence[str], raw: Mapping[str, Any]) -> set[str]:
     if parts[0] == "objective":
         if not inner:  # a name, or a whole section in braces
             return {"text", "section", "nothing"}
-        name = str(_look_up(raw, ["objective", "name"]) or "plain")
-        section = OBJECTIVE_SECTIONS.get(name, ObjectiveSection)
+        if inner == ["name"]:
+            return {"text"}
+        section = _method_section(str(_look_up(raw, ["objective", "name"]) or "plain"), "objective")
     elif parts[0] == "objectives" and len(parts) > 2:
-        section, inner = OBJECTIVE_SECTIONS.get(parts[1]), inner[1:]
+        section, inner = _method_section(parts[1], "objectives"), inner[1:]
     elif parts[0] == "attack":
         section = AttackSection
     elif parts[:2] == ["contamination", "images"]:
@@ -196,15 +195,11 @@ def _holds(parts: Sequence[str], raw: Mapping[str, Any]) -> set[str]:
     else:
         inner = [first, *inner]
     for part in inner:
-        sections = [one for one in (section, *get_args(section)) if _is_section(one)]
+        sections = [one for one in (section, *get_args(section)) if is_section(one)]
         if not sections or part not in sections[0].model_fields:
             return set()
         section = sections[0].model_fields[part].annotation
     return _kinds(section)
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _kinds(annotation: Any) -> set[str]:
@@ -216,6 +211,8 @@ def _kinds(annotation: Any) -> set[str]:
         return set().union(*map(_kinds, arguments))
     if origin is Literal:
         return {"text" if isinstance(one, str) else "other" for one in arguments}
+    if origin is Callable:  # of Python only
+        return set()
     if origin is list and _kinds(arguments[0]) == {"text"}:
         return {"texts"}
     return {{str: "text", NoneType: "nothing"}.get(annotation, "other")}
@@ -231,60 +228,72 @@ def _look_up(raw: Mapping[str, Any], parts: Sequence[str]) -> Any:
 def check(raw: Mapping[str, Any], place: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Settings as objects; `place` and the overrides are named in the error."""
     raw = dict(raw)
-    raw["objective"] = _pick_objective(raw.get("objective"), raw.pop("objectives", None), place)
-    return _validated(RunConfig.model_validate, raw, RunConfig, place, overrides)
+    chosen, prepared = raw.pop("objective", None), raw.pop("objectives", None)
+    _refuse_secrets({"objective": chosen, "objectives": prepared}, [])
+    config = _validated(raw, RunConfig, place, overrides)
+    config.objective = _check_objective(chosen, prepared, place, overrides)
+    return config
 
 
 def check_section(
     section: type[Section], raw: Mapping[str, Any], name: str, overrides: Sequence[str] = ()
 ) -> Any:
     """One section alone, by its name in a config; overrides are dotted keys of the whole config."""
-    return _validated(
-        section.model_validate, dict(raw), section, f"section {name}", overrides, name
-    )
+    return _validated(raw, section, f"section {name}", overrides, name)
 
 
-def _pick_objective(chosen: Any, prepared: Any, place: str) -> Any:
-    """The chosen objective, on top of what `objectives` says about it."""
+def _check_objective(chosen: Any, prepared: Any, place: str, overrides: Sequence[str]) -> Section:
+    """The section of the chosen objective, on top of what `objectives` says about it."""
     if prepared is not None and not isinstance(prepared, dict):
         raise UserError(f"{place}: objectives must be a section (name: leaves), got {prepared!r}")
     for name, leaves in (prepared or {}).items():
         if not isinstance(leaves, dict):
             raise UserError(f"{place}: objectives.{name} must be a section, got {leaves!r}")
-        section = OBJECTIVE_SECTIONS.get(name)
-        if section is None:
-            hint = did_you_mean(str(name), OBJECTIVE_SECTIONS)
-            raise UserError(f"{place}: unknown objective 'objectives.{name}'{hint}")
-        _validated(section.model_validate, leaves, section, place, (), f"objectives.{name}")
-    if chosen is None:
-        chosen = {"name": "plain"}
-    if not isinstance(chosen, dict) or not isinstance(chosen.get("name", ""), str):
-        return chosen
-    name = chosen.get("name", "plain")
-    return merge({"name": name, **(prepared or {}).get(name, {})}, chosen)
+        section = _method_section(str(name), "objectives", place)
+        _validated(leaves, section, place, (), f"objectives.{name}")
+    chosen = {} if chosen is None else {"name": chosen} if isinstance(chosen, str) else chosen
+    name = chosen.get("name", "plain") if isinstance(chosen, dict) else None
+    said = _where_said("objective", place, overrides)
+    if not isinstance(name, str):
+        raise UserError(f"{said}: objective must name a method: objective: {{name: detail, ...}}")
+    section = _method_section(name, "objective", said)
+    leaves = merge({"name": name, **(prepared or {}).get(name, {})}, chosen)
+    return _validated(leaves, section, place, overrides, "objective")
+
+
+def _method_section(name: str, key: str, place: str | None = None) -> type[Section]:
+    """The section of an objective; its arguments say which keys it has."""
+    from .objectives.registry import find, section_of_method  # torch is imported here
+
+    try:
+        return section_of_method(find(name, key), name)
+    except UserError as error:
+        raise UserError(f"{error}" if place is None else f"{place}: {error}") from error
 
 
 def _validated(
-    validate: Any,
-    raw: dict[str, Any],
-    model: type[BaseModel],
+    raw: Mapping[str, Any],
+    section: type[BaseModel],
     place: str,
     overrides: Sequence[str],
     prefix: str = "",
 ) -> Any:
     _refuse_secrets(raw, [prefix] if prefix else [])
     try:
-        return validate(raw)
+        return section.model_validate(dict(raw))
     except ValidationError as error:
-        # an unknown key explains the others; a path, what the other kinds of a union say of it
-        telling = {"extra_forbidden": 0, "path": 1}
-        details = sorted(error.errors(), key=lambda detail: telling.get(detail["type"], 2))
-        line, key = _explain(details[0], model, raw, prefix)
-        for override in overrides:
-            said = override.partition("=")[0]
-            if key and (f"{key}.".startswith(f"{said}.") or f"{said}.".startswith(f"{key}.")):
-                place = f"override {override!r}"
-        raise UserError(f"{place}: {line}") from error
+        elsewhere = ("base", "objectives") if section is RunConfig else ()
+        line, key = in_words(error.errors(), section, prefix, elsewhere)
+        raise UserError(f"{_where_said(key, place, overrides)}: {line}") from error
+
+
+def _where_said(key: str, place: str, overrides: Sequence[str]) -> str:
+    """The last override that says something of a key, or the file."""
+    for override in overrides:
+        said = override.partition("=")[0]
+        if key and (f"{key}.".startswith(f"{said}.") or f"{said}.".startswith(f"{key}.")):
+            place = f"override {override!r}"
+    return place
 
 
 def _refuse_secrets(value: Any, above: Sequence[str]) -> None:
@@ -307,83 +316,6 @@ def _refuse_secrets(value: Any, above: Sequence[str]) -> None:
             f"{'.'.join(above)} holds a token or password, which would be written beside the run: "
             "leave it out, and set HF_TOKEN in the environment, or download the file first"
         )
-
-
-_WANTED = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "dict": "a mapping (key: value)",
-    "model": "a section (key: value)",
-    "model_attributes": "a section (key: value)",
-    "finite_number": "a finite number",
-    "list": "a list, such as [one, two]",
-}
-_LIMITS = {"greater_than": "> {gt:g}", "greater_than_equal": ">= {ge:g}", "less_than": "< {lt:g}",
-           "less_than_equal": "<= {le:g}"}  # fmt: skip
-
-
-def _explain(
-    detail: ErrorDetails, model: type[BaseModel], raw: Mapping[str, Any], prefix: str
-) -> tuple[str, str]:
-    """One line for pydantic's first complaint, and the dotted key it is about."""
-    fields, parts = model.model_fields, []
-    known: list[str] = list(fields) + (["base", "objectives"] if model is RunConfig else [])
-    for depth, part in enumerate(detail["loc"]):
-        if depth == 1 and parts == ["objective"]:  # pydantic names the branch of the union here
-            fields = OBJECTIVE_SECTIONS.get(str(part), ObjectiveSection).model_fields
-            known = list(fields)
-            continue
-        if part not in known and detail["type"] != "extra_forbidden":
-            break  # a branch of a union, not a key
-        parts.append(str(part))
-        annotation = fields[part].annotation if part in fields else None
-        for inner in (annotation, *get_args(annotation)):  # a section, or one that may be left out
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                fields = inner.model_fields
-                known = list(fields)
-    key = ".".join([prefix, *parts] if prefix else parts)
-    kind, given, ctx = detail["type"], detail.get("input"), detail.get("ctx", {})
-    if kind == "extra_forbidden":
-        return f"unknown key {key!r}{_nearest_key(parts[-1], known, model)}", key
-    if kind == "union_tag_invalid":
-        names = (*OBJECTIVE_SECTIONS, "path/to/method.py:Class")
-        return f"unknown objective {ctx['tag']!r}{did_you_mean(ctx['tag'], names)}", "objective"
-    if kind == "union_tag_not_found":
-        return "objective must name a method: objective: {name: detail, ...}", "objective"
-    if kind == "missing" and key == "model":
-        return "section 'model' is missing: it describes the network or names a trained model", key
-    if kind == "missing":
-        return f"key {key!r} is missing", key
-    if kind == "value_error":
-        return str(ctx.get("error", detail["msg"])), key
-    if kind == "literal_error":
-        choices = ctx["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{key} must be one of {', '.join(choices)}, got {given!r}" + (
-            hint if "did" in (hint := did_you_mean(str(given), choices)) else ""
-        ), key
-    if kind in _LIMITS:
-        return f"{key} must be {_LIMITS[kind].format(**ctx)}, got {given!r}", key
-    wanted = _WANTED.get(kind.removesuffix("_type").removesuffix("_parsing"))
-    if wanted is not None:
-        return f"{key} must be {wanted}, got {given!r:.60}", key
-    return f"{key}: {detail['msg']}, got {given!r:.60}", key
-
-
-def _nearest_key(word: str, known: list[str], model: type[BaseModel]) -> str:
-    """Nearest key of the same section, else the section that has a key of this name."""
-    hint = did_you_mean(word, known)
-    if "did you mean" not in hint and model is RunConfig:
-        for name, field in RunConfig.model_fields.items():
-            inner = field.annotation
-            if (
-                isinstance(inner, type)
-                and issubclass(inner, BaseModel)
-                and word in inner.model_fields
-            ):
-                return f" - did you mean '{name}.{word}'?"
-    return hint
 
 
 def sampling_of(overrides: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,44 +6,25 @@ Keys are diffusers' words where the meaning is the same. Torch is not imported h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from .data.dirt import kinds
 from .errors import UserError, did_you_mean
 from .home import expanded
-
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
-CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
-Element = TypeVar("Element")
-Listed = Annotated[list[Element], Field(min_length=1)]
-
-
-def _expanded(path: str) -> str:
-    try:
-        return expanded(path)
-    except UserError as error:
-        raise PydanticCustomError("path", "{why}", {"why": str(error)}) from error
-
-
-Word = Annotated[str, Field(min_length=1)]
-"""A text that names something: a split, a column, a model on the hub."""
-Place = Annotated[str, AfterValidator(_expanded)]
-"""A file or folder, or what may be one: a model's name, `file.py:name`, a pattern. `~` is home."""
+from .sections import Section
+from .value_types import (
+    Count,
+    CountOrZero,
+    Listed,
+    NotNegative,
+    Place,
+    Positive,
+    SamplerName,
+    Share,
+    Word,
+)
 
 VP_SCHEDULERS = (
     "DDPMScheduler", "DDIMScheduler", "DDIMInverseScheduler", "PNDMScheduler",
@@ -56,26 +37,7 @@ FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteSche
 EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 BUNDLED = ("digits", "digits_subspace", "plane", "gaussian_mixture", "swiss_roll", "two_moons")
 """Data sets that are there without a file or a download."""
-METRICS = ("pseudo_huber", "huber", "l2", "l1")
-"""Distances between two estimates of the data that consistency objectives know by name."""
-SAMPLERS = (
-    "ddim", "consistency", "lcm", "ddpm", "euler", "euler_ancestral", "heun", "dpm2",
-    "dpm2_ancestral", "lms", "pndm", "deis", "dpmsolver++", "dpmsolver++_sde", "unipc",
-    "flow_euler", "flow_heun", "euler_edm",
-)  # fmt: skip
 SCHEDULERS = (*VP_SCHEDULERS, *FLOW_SCHEDULERS, *EDM_SCHEDULERS)
-
-
-def _check_sampler(name: str) -> str:
-    if name not in SAMPLERS and not name.endswith("Scheduler"):
-        raise ValueError(f"unknown sampler {name!r}{did_you_mean(name.lower(), SAMPLERS)}")
-    return name
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
 
 
 class LoraSection(Section):
@@ -256,284 +218,6 @@ class ContaminationSection(Section):
         return self
 
 
-class ObjectiveSection(Section):
-    name: str
-    snr_gamma: Positive | None = None
-    vlb_weight: NotNegative | None = None  # None: T / 1000, used with learned variance only
-
-
-class Plain(ObjectiveSection):
-    name: Literal["plain"] = "plain"
-
-
-class InputPerturbation(ObjectiveSection):
-    name: Literal["input_perturbation"] = "input_perturbation"
-    gamma: NotNegative = 0.1
-
-
-class Huber(ObjectiveSection):
-    name: Literal["huber"] = "huber"
-    huber_c: Positive = 0.1
-    huber_schedule: Literal["snr", "exponential", "constant"] = "snr"
-    loss_type: Literal["huber", "smooth_l1"] = "huber"
-    huber_scale: Positive = 1.0
-
-
-class Smoothing(ObjectiveSection):
-    lam: NotNegative = 0.3
-    lam_scaling: Literal["paper", "constant", "relative"] = "paper"
-    radius: Literal["power", "power_sum", "sigma", "constant"] = "power"
-    rho: Positive = 2.0
-    min_bias: NotNegative = 8 / 255
-    max_bias: NotNegative = 0.3
-    radius_scale: NotNegative = 1.0
-    bias_per: Literal["sample", "batch"] = "sample"
-    move: Literal["noise", "sample"] = "noise"
-    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    start_step: CountOrZero = 0
-    detach_clean: bool = False
-
-
-class SmoothingRandom(Smoothing):
-    name: Literal["smoothing_random"] = "smoothing_random"
-
-
-class SmoothingAdversarial(Smoothing):
-    name: Literal["smoothing_adversarial"] = "smoothing_adversarial"
-    step_size: NotNegative = 1.25
-    n_steps: Count = 1
-
-
-class Invariance(Smoothing):
-    name: Literal["invariance"] = "invariance"
-    attack: Literal["random", "adversarial"] = "adversarial"
-    step_size: NotNegative = 1.25
-    n_steps: Count = 1
-
-
-def _some_dirt(dirt: str) -> str:
-    if dirt == "none":
-        raise ValueError(
-            "objective.dirt says which images are dirty: auto, or a table; without it this is "
-            "objective=plain"
-        )
-    return dirt
-
-
-class Detail(ObjectiveSection):
-    name: Literal["detail"] = "detail"
-    lam: NotNegative = 10.0
-    radius_low: NotNegative = 0.3
-    radius_high: NotNegative = 1.0
-    n_iterations: CountOrZero = 2
-    bf16_omega: bool = False
-    noise: Positive | Literal["auto"] | None = "auto"
-    window: Positive | Literal["auto"] = "auto"
-    weight: Positive = 0.2
-    few: Positive = 200.0
-    fraction: Annotated[float, Field(gt=0, le=1)] = 0.125
-    start_step: CountOrZero | None = None  # None: after two thirds of training.max_train_steps
-    dirt: Place = "auto"  # what is known of each image: auto (an audit), none, or a table's file
-
-    @model_validator(mode="after")
-    def _one_says_what_is_dirty(self) -> Detail:
-        if self.noise == "auto" and self.window == "auto":
-            return self
-        if self.dirt != "none" and "dirt" in self.model_fields_set:
-            raise ValueError(
-                "objective.noise and objective.window are one size for all images, and "
-                f"objective.dirt={self.dirt} says each image's own: leave one of them out"
-            )
-        self.dirt = "none"
-        return self
-
-
-class Oracle(ObjectiveSection):
-    name: Literal["oracle"] = "oracle"
-
-
-class ThrowAway(ObjectiveSection):
-    name: Literal["throw_away"] = "throw_away"
-    dirt: Annotated[Place, AfterValidator(_some_dirt)] = "auto"
-
-
-class DenoiseFirst(ObjectiveSection):
-    name: Literal["denoise_first"] = "denoise_first"
-    dirt: Annotated[Place, AfterValidator(_some_dirt)] = "auto"
-
-
-class Dro(ObjectiveSection):
-    name: Literal["dro"] = "dro"
-    n_passes: Count = 3
-    step_size: NotNegative = 0.1
-    max_norm: NotNegative = 0.1
-    target: Literal["corrected_detached", "corrected", "uncorrected"] = "corrected_detached"
-
-
-class DroPgd(ObjectiveSection):
-    name: Literal["dro_pgd"] = "dro_pgd"
-    n_steps: Count = 3
-    step_size: NotNegative = 0.1
-    max_norm: NotNegative = 0.1
-    target: Literal["corrected_detached", "corrected", "uncorrected"] = "corrected_detached"
-    random_start: bool = False
-
-
-class _Consistency(ObjectiveSection):
-    boundary: Literal["ddim", "lcm"] = "ddim"
-    metric: Place = "pseudo_huber"  # huber, l2, l1, or file.py:function
-    huber_c: NotNegative | None = None  # None: as in the metric's paper
-    weighting: Literal["inverse_gap", "uniform"] = "inverse_gap"
-    target: Literal["student", "ema"] = "student"
-    n_passes: Count = 1  # above 1: adversarial
-    perturbed: Literal["student", "target"] = "student"
-    step_size: NotNegative = 0.1
-    max_norm: NotNegative = 0.1
-
-    @field_validator("metric")
-    @classmethod
-    def _known_metric(cls, metric: str) -> str:
-        if metric not in METRICS and ".py:" not in metric:
-            hint = did_you_mean(metric, METRICS)
-            raise ValueError(f"objective.metric: unknown metric {metric!r}{hint}")
-        return metric
-
-
-class ConsistencyTraining(_Consistency):
-    name: Literal["consistency_training"] = "consistency_training"
-    n_levels: Count = 10
-    n_levels_end: Count = 1280
-    mean: float = -1.1
-    std: Positive = 2.0
-    max_train_steps: Count | None = None  # None: training.max_train_steps
-
-
-class EasyConsistencyTuning(_Consistency):
-    name: Literal["easy_consistency_tuning"] = "easy_consistency_tuning"
-    huber_c: NotNegative | None = 0.0
-    n_stages: Count = 8
-    q: Annotated[float, Field(gt=1)] = 2.0
-    k: NotNegative = 8.0
-    b: NotNegative = 1.0
-    mean: float = -1.1
-    std: Positive = 2.0
-    max_train_steps: Count | None = None  # None: training.max_train_steps
-
-
-class ConsistencyDistillation(_Consistency):
-    name: Literal["consistency_distillation"] = "consistency_distillation"
-    teacher: Place | None = None  # None: model.pretrained_model_name_or_path
-    grid: Literal["karras", "skipping"] = "karras"
-    n_levels: Count = 17
-    solver: Literal["heun", "ddim", "euler"] = "heun"
-    guidance_low: NotNegative = 1.0
-    guidance_high: NotNegative = 1.0
-    guidance_embedding: bool | None = False
-    weighting: Literal["inverse_gap", "uniform"] = "uniform"
-    target: Literal["student", "ema"] = "ema"
-
-
-class LatentConsistencyDistillation(ConsistencyDistillation):
-    name: Literal["latent_consistency_distillation"] = "latent_consistency_distillation"  # pyright: ignore
-    boundary: Literal["ddim", "lcm"] = "lcm"
-    metric: Place = "huber"
-    grid: Literal["karras", "skipping"] = "skipping"
-    n_levels: Count = 50
-    solver: Literal["heun", "ddim", "euler"] = "ddim"
-    guidance_embedding: bool | None = None  # None: yes, unless model.lora
-    guidance_low: NotNegative = 6.0
-    guidance_high: NotNegative = 16.0
-
-
-class DiscriminatorSection(Section):
-    """Who judges the samples of `adt`; see discriminators.py."""
-
-    # labels: a small network trained on the data's labels; denoiser: the model's own blocks, in
-    # latent space; otherwise the name or folder of a DINOv2
-    features: Place = "facebook/dinov2-small"
-    blocks: list[CountOrZero] | None = None  # None: four, evenly spaced; labels and denoiser: all
-    side: Count = 224  # pixels to which images are resized for a DINOv2
-    reading: Literal["patches", "predictor", "pooled", "unpaired"] = "patches"
-    width: Count = 64
-    loss: Literal["hinge", "non_saturating", "relativistic"] = "hinge"
-    r1: NotNegative = 1e-4
-    augment: list[Literal["color", "flip", "translation", "zoom", "cutout"]] = [
-        "color", "translation", "cutout",
-    ]  # fmt: skip  # of images: denoiser sees noise instead
-    real: Literal["image", "reconstruction"] = "image"  # of decoded latents: what fakes are held to
-    learning_rate: Positive = 2e-4
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    adam_weight_decay: NotNegative = 0.0
-    max_grad_norm: Positive | None = 1.0
-
-
-class Adt(ObjectiveSection):
-    name: Literal["adt"] = "adt"
-    num_inference_steps: Count = 20
-    scheduler: Annotated[str, AfterValidator(_check_sampler)] | None = None  # None: ddim, or Euler
-    guidance_scale: NotNegative = 1.0
-    cfg_grad: Literal["both", "cond_only"] = "both"
-    start: Literal["uniform", "noise"] = "uniform"
-    n_trained: Count = 4
-    trained: Literal["even", "random", "last"] = "even"
-    path_weight: Literal["native", "unit", "x0_balanced"] = "native"
-    input_grad: bool = False
-    weight: NotNegative = 0.1
-    diffusion_weight: NotNegative = 1.0
-    warmup_batches: CountOrZero = 0
-    discriminator_steps: Count = 1
-    real_pair: Literal["same", "other"] = "same"
-    rows_at_once: Count = 64
-    discriminator: DiscriminatorSection = Field(default_factory=DiscriminatorSection)
-
-
-class OwnObjective(ObjectiveSection):
-    """A user's own method, `name: path/to/method.py:Class`; its leaves are checked at build."""
-
-    model_config = ConfigDict(extra="allow")
-    name: Annotated[Place, Field(pattern=r"^.+\.py:\w+$")]
-
-
-OBJECTIVE_SECTIONS: dict[str, type[ObjectiveSection]] = {
-    section.model_fields["name"].default: section
-    for section in (
-        Plain, InputPerturbation, Huber, SmoothingRandom, SmoothingAdversarial, Invariance,
-        Detail, Oracle, ThrowAway, DenoiseFirst, Dro, DroPgd,
-        ConsistencyTraining, EasyConsistencyTuning, ConsistencyDistillation,
-        LatentConsistencyDistillation, Adt,
-    )
-}  # fmt: skip
-
-
-def _which_objective(value: Any) -> str | None:
-    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-    return "own" if isinstance(name, str) and ".py:" in name else name
-
-
-AnyObjective = Annotated[
-    Annotated[Plain, Tag("plain")]
-    | Annotated[InputPerturbation, Tag("input_perturbation")]
-    | Annotated[Huber, Tag("huber")]
-    | Annotated[SmoothingRandom, Tag("smoothing_random")]
-    | Annotated[SmoothingAdversarial, Tag("smoothing_adversarial")]
-    | Annotated[Invariance, Tag("invariance")]
-    | Annotated[Detail, Tag("detail")]
-    | Annotated[Oracle, Tag("oracle")]
-    | Annotated[ThrowAway, Tag("throw_away")]
-    | Annotated[DenoiseFirst, Tag("denoise_first")]
-    | Annotated[Dro, Tag("dro")]
-    | Annotated[DroPgd, Tag("dro_pgd")]
-    | Annotated[ConsistencyTraining, Tag("consistency_training")]
-    | Annotated[EasyConsistencyTuning, Tag("easy_consistency_tuning")]
-    | Annotated[ConsistencyDistillation, Tag("consistency_distillation")]
-    | Annotated[LatentConsistencyDistillation, Tag("latent_consistency_distillation")]
-    | Annotated[Adt, Tag("adt")]
-    | Annotated[OwnObjective, Tag("own")],
-    Discriminator(_which_objective),
-]
-
-
 class TrainingSection(Section):
     """A step is one optimiser update of the model; every count of steps counts these."""
 
@@ -583,7 +267,7 @@ class TrainingSection(Section):
 
 class SamplingSection(Section):
     # None: ddim, flow_euler for flow, euler_edm for edm; the name of a diffusers class works too
-    scheduler: Annotated[str, AfterValidator(_check_sampler)] | None = None
+    scheduler: SamplerName | None = None
     num_inference_steps: Count = 50
     eta: Share = 0.0
     stop_ratio: Positive | None = None  # ddim: sigma/alpha at which the last step takes x0
@@ -601,7 +285,7 @@ class SamplingSection(Section):
 class SweepSection(Section):
     """Every combination of these is sampled and measured; None: as in section sampling."""
 
-    scheduler: Listed[Annotated[str, AfterValidator(_check_sampler)]] | None = None
+    scheduler: Listed[SamplerName] | None = None
     num_inference_steps: Listed[Count] | None = None
     guidance_scale: Listed[NotNegative] | None = None
 
@@ -654,15 +338,17 @@ class AttackSection(Section):
 
     kind: Literal["random", "fgsm", "pgd"] = "pgd"
     norm: Literal["linf", "l2"] = "linf"
-    radii: Annotated[list[Positive], Field(min_length=1)] = [0.1, 0.2, 0.4]  # noise units
+    radii: Annotated[list[Positive], Field(min_length=1)] = Field([0.1, 0.2, 0.4])  # noise units
     aim: Literal["final", "denoising", "features"] = "final"
     # calls of the network (whole numbers) or shares of the path (other numbers, 0.0 to 1.0), or all
-    where: Annotated[list[int | float], Field(min_length=1)] | Literal["all"] = [0.25, 0.5, 0.75]
+    where: Annotated[list[int | float], Field(min_length=1)] | Literal["all"] = Field(
+        [0.25, 0.5, 0.75]
+    )
     n_attack_steps: Count | None = None  # of pgd; None: 10
     n_path_steps: Count | Literal["all"] = 1  # calls that the aim looks ahead
     n_expectation: Count | None = None  # None: the attacker knows the sampler's noise
     transfer_from: Place | None = None  # the model the attacker has; None: the attacked one
-    corruptions: list[Literal["shift", "contrast", "blur", "block", "impulse"]] = []
+    corruptions: list[Literal["shift", "contrast", "blur", "block", "impulse"]] = Field([])
     n_samples: Count = 256
     n_seeds: Count = 3
     seed: int = 0
@@ -685,7 +371,7 @@ class RunConfig(Section):
     model: ModelSection
     data: DataSection = Field(default_factory=DataSection)
     contamination: ContaminationSection = Field(default_factory=ContaminationSection)
-    objective: AnyObjective = Field(default_factory=Plain)
+    objective: Any = None  # a section of objectives/registry.py; config.py checks and sets it
     training: TrainingSection = Field(default_factory=TrainingSection)
     sampling: SamplingSection = Field(default_factory=SamplingSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)

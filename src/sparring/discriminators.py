@@ -20,9 +20,10 @@ layers, scale and centre are ours.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +32,32 @@ from .denoiser import Denoiser, frozen, unwrapped
 from .latents import unscaled
 from .noising import add_noise, precise
 from .randomness import StepRandom
+from .sections import Section
+from .value_types import Count, CountOrZero, NotNegative, Place, Positive
+
+
+class DiscriminatorSection(Section):
+    """The discriminator in a config, `objective.discriminator`."""
+
+    # labels: a small network trained on the data's labels; denoiser: the model's own blocks, in
+    # latent space; otherwise the name or folder of a DINOv2
+    features: Place = "facebook/dinov2-small"
+    blocks: list[CountOrZero] | None = None  # None: four, evenly spaced; labels and denoiser: all
+    side: Count = 224  # pixels to which images are resized for a DINOv2
+    reading: Literal["patches", "predictor", "pooled", "unpaired"] = "patches"
+    width: Count = 64
+    loss: Literal["hinge", "non_saturating", "relativistic"] = "hinge"
+    r1: NotNegative = 1e-4
+    augment: list[Literal["color", "flip", "translation", "zoom", "cutout"]] = Field(
+        ["color", "translation", "cutout"]  # of images: denoiser sees noise instead
+    )
+    real: Literal["image", "reconstruction"] = "image"  # of decoded latents: what fakes are held to
+    learning_rate: Positive = 2e-4
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    adam_weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive | None = 1.0
+
 
 READINGS = ("patches", "predictor", "pooled", "unpaired")
 LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .config_sections import Adt, DiscriminatorSection, LoraSection, RunConfig
+from .config_sections import LoraSection, RunConfig
+from .discriminators import DiscriminatorSection
 from .errors import UserError
 from .lora import adapted_layers
 from .objectives import Objective
@@ -72,19 +73,18 @@ _DINO = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
 """Width, blocks and heads of facebook/dinov2-<name>."""
 
 
-def estimate(config: RunConfig) -> list[str]:
+def estimate(config: RunConfig, objective: Objective) -> list[str]:
     """Lines on network calls and memory of one update, for the summary of a dry run.
 
     Of pretrained models that are neither here nor known the memory cannot be told; what a config
     describes itself is told by `memory_from_scratch`.
     """
-    lines = []
-    if isinstance(config.objective, Adt):
-        lines.append(f"network calls {calls_of(config)}")
+    calls = objective.network_calls()
+    lines = [] if calls is None else [f"network calls {calls}"]
     name = config.model.pretrained_model_name_or_path
     parts = None if name is None else parts_of(name)
     if parts is not None:
-        lines.append(f"memory        {memory_of(config, parts)}")
+        lines.append(f"memory        {memory_of(config, parts, objective)}")
     elif config.model.lora is not None:
         lines.append("memory        unknown: the model's configs are not here")
     return lines
@@ -140,32 +140,6 @@ def _bytes(n: float) -> str:
     return f"{n / GB:.1f} GB" if n >= GB else f"{n / 1e6:.0f} MB"
 
 
-def calls_of(config: RunConfig) -> str:
-    """Network calls of one update of `adt`, in words; means over the start step.
-
-    n calls a rollout from the noise, (n + 1) / 2 on average from a uniform start, min(K, what is
-    left) of them trained; with guidance each is two.
-    """
-    section = config.objective
-    assert isinstance(section, Adt)
-    name = (section.scheduler or "").lower()
-    second_order = any(one in name for one in ("heun", "dpm2"))
-    n = 2 * section.num_inference_steps - 1 if second_order else section.num_inference_steps
-    left = range(n, 0, -2 if second_order else -1) if section.start == "uniform" else [n]
-    rolled = sum(left) / len(left) * section.discriminator_steps
-    trained = sum(min(section.n_trained, one) for one in left) / len(left)
-    both = 1 if section.guidance_scale == 1 else 2
-    trained_rows = both if section.cfg_grad == "both" else 1
-    kept = int(section.diffusion_weight > 0)
-    guided = " (guidance: each is two)" if both == 2 else ""
-    total = both * rolled + (trained_rows + 2 * trained_rows + (both - trained_rows)) * trained
-    return (
-        f"{rolled:g} in rollouts and {trained:.3g} trained to a step{guided}, {kept} for the "
-        f"denoising loss: as much as {(total + 3 * kept) / 3:.3g} plain steps, without the "
-        "discriminator"
-    )
-
-
 def parts_of(name: str) -> dict[str, Any] | None:
     """Configs of a pipeline's network and VAE, and the size of its text encoders; None: unknown."""
     folder = Path(name)
@@ -182,9 +156,10 @@ def parts_of(name: str) -> dict[str, Any] | None:
     }
 
 
-def memory_of(config: RunConfig, parts: Mapping[str, Any]) -> str:
+def memory_of(config: RunConfig, parts: Mapping[str, Any], objective: Objective) -> str:
     """The estimate of one update's peak memory, in words."""
-    training, section = config.training, config.objective
+    training = config.training
+    own = config.objective.discriminator if objective.needs_discriminator else None
     low = training.mixed_precision != "no"
     active = 2 if low else 4
     rows = training.train_batch_size
@@ -200,15 +175,13 @@ def memory_of(config: RunConfig, parts: Mapping[str, Any]) -> str:
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
         side = config.data.resolution or factor * network.config.sample_size
         latent = torch.randn(1, network.config.in_channels, side // factor, side // factor)
-        guided = isinstance(section, Adt) and section.guidance_scale != 1
-        kept = rows * _saved(lambda: _call(network, latent))
-        kept *= 2 if guided and isinstance(section, Adt) and section.cfg_grad == "both" else 1
+        kept = rows * objective.n_graphs * _saved(lambda: _call(network, latent))
         judged, n_eye = 0, 0
-        if isinstance(section, Adt):
-            judged, n_eye = _judged(section, vae, network, latent)
-    if isinstance(section, Adt):
-        by_dino, n_dino = _seen_by_dino(section.discriminator)
-        judged = min(rows, section.rows_at_once) * (judged + by_dino)
+        if own is not None:
+            judged, n_eye = _judged(own, vae, network, latent)
+    if own is not None:
+        by_dino, n_dino = _seen_by_dino(own)
+        judged = min(rows, objective.rows_at_once) * (judged + by_dino)
         n_eye += n_dino
     spared = config.model.lora is not None and training.mixed_precision == "bf16"
     frozen = 0 if config.model.lora is None else n_all
@@ -235,9 +208,8 @@ def _as_with_lora(network: nn.Module, lora: LoraSection) -> int:
     return n_learned
 
 
-def _judged(section: Adt, vae: Any, network: Any, latent: Tensor) -> tuple[int, int]:
+def _judged(own: DiscriminatorSection, vae: Any, network: Any, latent: Tensor) -> tuple[int, int]:
     """Numbers kept for the gradient by one generated sample, and the weights of who judges it."""
-    own = section.discriminator
     z = latent.detach().requires_grad_()
     if own.features == "denoiser":
         return _saved(lambda: _call(network.requires_grad_(False), z)), _count(network)

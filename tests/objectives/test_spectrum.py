@@ -133,7 +133,7 @@ def test_the_spectrum_survives_a_restart():
 def test_auto_says_what_it_needs():
     with pytest.raises(ValueError, match="set start_step"):
         OBJECTIVES["detail"](VP, start_step=0)
-    with pytest.raises(ValueError, match="auto, or null"):
+    with pytest.raises(ValueError, match="noise must be a number or auto"):
         OBJECTIVES["detail"](VP, noise="much")
     with pytest.raises(ValueError, match="set window, or noise"):
         OBJECTIVES["detail"](VP, noise=None)

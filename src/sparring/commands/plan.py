@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,7 +228,12 @@ def _config(name: str, model: Model, overrides: Sequence[str]) -> RunConfig:
             f"{name} has no config.yaml that says what it was trained on: name the reference data, "
             "such as data.name=digits"
         )
-    return check(with_overrides(raw, overrides), f"{name}", overrides)
+    return check(with_overrides(_without_objective(raw), overrides), f"{name}", overrides)
+
+
+def _without_objective(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """How a model was trained does not matter here, and a user's own method may be elsewhere."""
+    return {key: value for key, value in raw.items() if key != "objective"}
 
 
 def _dataset(config: RunConfig, split: str) -> Dataset:
@@ -247,7 +252,7 @@ def _training_sets(
     as contaminated; None for what there is not."""
     if model.run_config is None or not reference.is_image:
         return None, None, None
-    own = check(model.run_config, name)
+    own = check(_without_objective(model.run_config), name)
     training = _dataset(own, own.data.split)
     if training.sample_shape != reference.sample_shape:
         return None, None, None

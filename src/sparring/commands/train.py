@@ -155,7 +155,7 @@ def players_of(
     """
     model = build_model(config, dataset.sample_shape, dataset.num_classes)
     objective = build_objective(config, model.denoiser.schedule, model)
-    make_student(config, model, objective)
+    make_student(model, objective)
     check_samplers(config, model)
     teacher = build_teacher(config, model)
     spare_memory(config, model, teacher)
@@ -238,7 +238,7 @@ def dry_run_text(config: RunConfig) -> str:
         *(f"dirt          {words}" for words in words_of(config)),
         f"training      {training.max_train_steps:,} steps, {n_global} samples to a batch "
         f"({n_processes} process(es)), {n_batches * n_global:,} samples seen",
-        *estimate(config),
+        *estimate(config, objective),
         *needs,
     ]
     return "".join(f"# {line}\n" for line in lines) + "\n" + dump(config).rstrip()

@@ -1,6 +1,8 @@
-"""Objectives by name; each is one file that reads like its formula."""
+"""Objectives by name; each is one file that reads like its formula.
 
-from collections.abc import Callable
+A new one is a new file here, or a file of the user's: `objective: {name: path/to/blur.py:Blur}`.
+See `registry` for how it is found, and `base.Objective` for what it says of itself.
+"""
 
 from .adt import ADT
 from .base import Draws, Objective, Terms, Turn
@@ -8,35 +10,19 @@ from .consistency import (
     ConsistencyDistillation,
     ConsistencyTraining,
     EasyConsistencyTuning,
-    latent_consistency_distillation,
+    LatentConsistencyDistillation,
 )
+from .controls import DenoiseFirst, ThrowAway
 from .denoising import Huber, InputPerturbation, Plain
 from .detail import Detail
 from .dro import FreeAT, PGDTraining
 from .oracle import Oracle
-from .smoothing import Smoothing, invariance, smoothing_adversarial, smoothing_random
+from .registry import objectives
+from .smoothing import Invariance, SmoothingAdversarial, SmoothingRandom
 from .times import TIMES, Times
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {
-    "plain": Plain,
-    "input_perturbation": InputPerturbation,
-    "huber": Huber,
-    "smoothing_random": smoothing_random,
-    "smoothing_adversarial": smoothing_adversarial,
-    "invariance": invariance,
-    "dro": FreeAT,
-    "dro_pgd": PGDTraining,
-    "detail": Detail,
-    "oracle": Oracle,
-    "throw_away": Plain,  # on the clean images alone, see data/controls.py
-    "denoise_first": Plain,  # on images denoised by a library
-    "consistency_training": ConsistencyTraining,
-    "easy_consistency_tuning": EasyConsistencyTuning,
-    "consistency_distillation": ConsistencyDistillation,
-    "latent_consistency_distillation": latent_consistency_distillation,
-    "adt": ADT,
-}
-"""Name in a config -> constructor `(schedule, times=None, *, cond_dropout, ...)`."""
+OBJECTIVES = objectives()
+"""Name in a config -> class, called as `(schedule, times=None, *, cond_dropout, ...)`."""
 
 __all__ = [
     "ADT",
@@ -44,22 +30,23 @@ __all__ = [
     "TIMES",
     "ConsistencyDistillation",
     "ConsistencyTraining",
+    "DenoiseFirst",
     "Detail",
     "Draws",
     "EasyConsistencyTuning",
     "FreeAT",
     "Huber",
     "InputPerturbation",
+    "Invariance",
+    "LatentConsistencyDistillation",
     "Objective",
     "Oracle",
     "PGDTraining",
     "Plain",
-    "Smoothing",
+    "SmoothingAdversarial",
+    "SmoothingRandom",
     "Terms",
+    "ThrowAway",
     "Times",
     "Turn",
-    "invariance",
-    "latent_consistency_distillation",
-    "smoothing_adversarial",
-    "smoothing_random",
 ]

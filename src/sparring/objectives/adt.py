@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +31,15 @@ from torch.utils._pytree import tree_map
 
 from ..denoiser import Denoiser
 from ..discriminators import Discriminator, Maps
+from ..errors import UserError
 from ..noising import precise
 from ..parametrization import column
 from ..randomness import StepRandom
 from ..rollouts import OneStepPath, Path, SchedulerPath
 from ..schedules import Schedule
+from ..value_types import Count, CountOrZero, NotNegative
 from .balance import Balance
-from .base import Draws, Objective, Terms, Turn, one_of
+from .base import Draws, Objective, RunFacts, Terms, Turn
 from .times import Times
 
 
@@ -109,53 +111,33 @@ class ADT(Objective):
     Source: Shen et al. 2025; DRTune (Wu et al. 2024) for the stopped gradient and even steps.
     """
 
+    name = "adt"
     needs_discriminator = True
+    needs_scheduler = True
 
     def __init__(
         self,
         schedule: Schedule,
         times: Times | None = None,
         *,
-        num_inference_steps: int = 20,
+        num_inference_steps: Count = 20,
         scheduler: Any = None,
-        guidance_scale: float = 1.0,
-        cfg_grad: str = "both",
-        start: str = "uniform",
-        n_trained: int = 4,
-        trained: str = "even",
-        path_weight: str = "native",
+        guidance_scale: NotNegative = 1.0,
+        cfg_grad: Literal["both", "cond_only"] = "both",
+        start: Literal["uniform", "noise"] = "uniform",
+        n_trained: Count = 4,
+        trained: Literal["even", "random", "last"] = "even",
+        path_weight: Literal["native", "unit", "x0_balanced"] = "native",
         input_grad: bool = False,
-        weight: float = 0.1,
-        diffusion_weight: float = 1.0,
-        warmup_batches: int = 0,
-        discriminator_steps: int = 1,
-        real_pair: str = "same",
-        rows_at_once: int = 64,
+        weight: NotNegative = 0.1,
+        diffusion_weight: NotNegative = 1.0,
+        warmup_batches: CountOrZero = 0,
+        discriminator_steps: Count = 1,
+        real_pair: Literal["same", "other"] = "same",
+        rows_at_once: Count = 64,
         **common: Any,
     ) -> None:
         super().__init__(schedule, times, **common)
-        one_of("cfg_grad", cfg_grad, "both", "cond_only")
-        one_of("start", start, "uniform", "noise")
-        one_of("trained", trained, "even", "random", "last")
-        one_of("real_pair", real_pair, "same", "other")
-        one_of("path_weight", path_weight, "native", "unit", "x0_balanced")
-        counts = {
-            "num_inference_steps": num_inference_steps,
-            "n_trained": n_trained,
-            "discriminator_steps": discriminator_steps,
-            "rows_at_once": rows_at_once,
-        }
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"{name} must be >= 1, got {count}")
-        for name, value in {
-            "guidance_scale": guidance_scale,
-            "weight": weight,
-            "diffusion_weight": diffusion_weight,
-            "warmup_batches": warmup_batches,
-        }.items():
-            if value < 0:
-                raise ValueError(f"{name} must be >= 0, got {value}")
         if weight == diffusion_weight == 0:
             raise ValueError("weight and diffusion_weight are both 0: the model learns nothing")
         if input_grad and path_weight != "native":
@@ -167,12 +149,48 @@ class ADT(Objective):
         self.weight, self.diffusion_weight = weight, diffusion_weight
         self.warmup_batches, self.discriminator_steps = warmup_batches, discriminator_steps
         self.real_pair, self.rows_at_once = real_pair, rows_at_once
+        self.n_graphs = 2.0 if guidance_scale != 1 and cfg_grad == "both" else 1.0
         self._path: Path | None = None
         self._eye: Any = None
         self.balance = Balance()
 
     def n_batches(self, n_steps: int) -> int:
         return self.warmup_batches + n_steps * self.discriminator_steps
+
+    def check_run(self, run: RunFacts) -> None:
+        if self.real_pair == "other" and run.n_rows == 1:
+            raise UserError(
+                "objective.real_pair=other compares two images of a batch: set "
+                "training.train_batch_size to 2 or more, or real_pair to same"
+            )
+        if self.guidance_scale != 1 and run.has_null_condition is False:
+            raise UserError(
+                "objective.guidance_scale needs a text-to-image model, or a class-conditional one "
+                "with training.conditioning_dropout_prob > 0: set it to 1"
+            )
+
+    def network_calls(self) -> str:
+        """In words; means over the start step.
+
+        n calls a rollout from the noise, (n + 1) / 2 on average from a uniform start, min(K, what
+        is left) of them trained; with guidance each is two.
+        """
+        kind = self.scheduler if isinstance(self.scheduler, str) else type(self.scheduler).__name__
+        second_order = any(one in kind.lower() for one in ("heun", "dpm2"))
+        n = self.num_inference_steps * (1 + second_order) - second_order
+        left = range(n, 0, -1 - second_order) if self.start == "uniform" else [n]
+        rolled = sum(left) / len(left) * self.discriminator_steps
+        trained = sum(min(self.n_trained, one) for one in left) / len(left)
+        both = 1 if self.guidance_scale == 1 else 2
+        trained_rows = both if self.cfg_grad == "both" else 1
+        kept = int(self.diffusion_weight > 0)
+        guided = " (guidance: each is two)" if both == 2 else ""
+        total = both * rolled + (trained_rows + 2 * trained_rows + (both - trained_rows)) * trained
+        return (
+            f"{rolled:g} in rollouts and {trained:.3g} trained to a step{guided}, {kept} for the "
+            f"denoising loss: as much as {(total + 3 * kept) / 3:.3g} plain steps, without the "
+            "discriminator"
+        )
 
     def set_up(self, denoiser: Denoiser, discriminator: Discriminator) -> None:
         """Told once, before the first draw, whose path it is and through what eyes it is judged.

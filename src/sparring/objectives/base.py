@@ -11,7 +11,7 @@ and `turns`, a generator, goes on after that: so Free-AT can read the perturbati
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -21,7 +21,9 @@ from ..noising import add_noise, mse, per_sample_mean
 from ..parametrization import Prediction
 from ..randomness import StepRandom
 from ..schedules import Schedule
+from ..sections import check_options
 from ..trust import Trust
+from ..value_types import NotNegative, Positive, Share
 from .own_noise import Incomplete, OwnNoise, own_noise, uncut
 from .times import Times, Uniform
 from .vlb import vlb
@@ -78,6 +80,29 @@ class Draws:
         self.x_t = add_noise(self.x0, noise.apply(known.gain, self.eps), self.alpha, self.sigma)
 
 
+OF_OTHER_SECTIONS = ("schedule", "times", "cond_dropout")
+"""Arguments of every constructor that sections model and training say, not section objective."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What an objective may ask of the run that it is to train.
+
+    Attributes:
+        n_steps: Updates of the model.
+        n_rows: Of a micro-batch.
+        has_lora: Whether only LoRA's weights learn.
+        has_condition: Whether the network is told a text or a class; None: not known yet.
+        has_null_condition: Whether it knows what no condition is; None: not known yet.
+    """
+
+    n_steps: int
+    n_rows: int
+    has_lora: bool
+    has_condition: bool | None = None
+    has_null_condition: bool | None = None
+
+
 class Objective(ABC):
     """The common part: drawing (x0, eps, t), and the denoising term that every method keeps.
 
@@ -88,16 +113,40 @@ class Objective(ABC):
         snr_gamma: Min-SNR weighting (Hang et al. 2023), None for no weighting.
         vlb_weight: Weight of the variational bound when the network learns its variance;
             None is T / 1000, as in Improved DDPM's rescaled hybrid loss and paper 1's code.
+
+    A method is one file with one class, and its constructor is its section in a config: the
+    keyword arguments are the keys, with their types (`value_types`), defaults and ranges, checked
+    when the config is read and when the class is called. What else others must know of it, it says
+    in the attributes below.
     """
+
+    name: ClassVar[str | None] = None
+    """What a config calls it, if it is built in. It is the class's own, subclasses have another."""
 
     n_updates = 1
     """Updates of the model from one batch."""
     needs_ema = False
     """Whether `turns` calls nets["ema"]."""
     needs_teacher = False
-    """Whether `turns` calls nets["teacher"]."""
+    """Whether `turns` calls nets["teacher"]: a config names it in `objective.teacher`."""
     needs_discriminator = False
-    """Whether `turns` calls nets["discriminator"], which then learns too."""
+    """Whether `turns` calls nets["discriminator"], which then learns too and judges `rows_at_once`
+    images at a time: a config describes it in `objective.discriminator`."""
+    rows_at_once = 64
+    """Images that are judged at a time."""
+    needs_scheduler = False
+    """Whether it trains through a sampler's path of `num_inference_steps`: a config names that in
+    `objective.scheduler`, the constructor takes the scheduler itself."""
+    needs_guidance_input = False
+    """Whether the network must have an input for the guidance scale."""
+    told_of_dirt: ClassVar[Literal["nothing", "truth", "table", "clean_only", "denoised"]] = (
+        "nothing"
+    )
+    """What batches say of what is wrong with the images: nothing; what was really done; what a
+    table says, `objective.dirt`; or, by such a table, the batches are of clean images alone, or of
+    denoised ones."""
+    of_the_run: ClassVar[Mapping[str, Callable[[RunFacts], Any]]] = {}
+    """Arguments that are None where nobody says them, and what the run makes of them then."""
     boundary: str | None = None
     """What `Denoiser.boundary` becomes by this training."""
     ema_warmup = True
@@ -107,19 +156,24 @@ class Objective(ABC):
     n_graphs = 1.0
     """Graphs of the batch's forward passes that are alive at once: what memory an update takes."""
 
+    def __new__(cls, *_: Any, **options: Any) -> Self:
+        """Refuses options that are not what the constructor's types say.
+
+        Raises:
+            ValueError: that names the option.
+        """
+        check_options(cls, options, skip=("schedule", "times"))
+        return super().__new__(cls)
+
     def __init__(
         self,
         schedule: Schedule,
         times: Times | None = None,
         *,
-        cond_dropout: float = 0.0,
-        snr_gamma: float | None = None,
-        vlb_weight: float | None = None,
+        cond_dropout: Share = 0.0,
+        snr_gamma: Positive | None = None,
+        vlb_weight: NotNegative | None = None,
     ) -> None:
-        if not 0 <= cond_dropout <= 1:
-            raise ValueError(f"cond_dropout must lie in [0, 1], got {cond_dropout}")
-        if snr_gamma is not None and snr_gamma <= 0:
-            raise ValueError(f"snr_gamma must be > 0, got {snr_gamma}")
         self.schedule, self.times = schedule, times or Uniform(schedule)
         self.cond_dropout, self.snr_gamma = cond_dropout, snr_gamma
         self.vlb_weight = schedule.n_train_timesteps / 1000 if vlb_weight is None else vlb_weight
@@ -132,6 +186,26 @@ class Objective(ABC):
     @abstractmethod
     def turns(self, nets: Mapping[str, Any], s: Any) -> Iterator[Turn]:
         """The turns of one step, from draws `s`; draws nothing itself."""
+
+    @classmethod  # noqa: B027 - most have nothing to refuse
+    def check_section(cls, section: Any) -> None:
+        """Told the section of a config once each key is of its type: refuses keys that do not go
+        together, and may settle those that nobody said.
+
+        Raises:
+            ValueError: that names the key, `objective.` in front.
+        """
+
+    def check_run(self, run: RunFacts) -> None:  # noqa: B027 - the same
+        """Refuses a run that it cannot train.
+
+        Raises:
+            UserError: that says which setting to change.
+        """
+
+    def network_calls(self) -> str | None:
+        """Network calls of one update in words, where they are not one forward and backward."""
+        return None
 
     def set_up(self, denoiser: Denoiser, discriminator: Any) -> None:
         """Told once, before the first draw, who plays: for those that need a discriminator."""
@@ -317,9 +391,3 @@ class Objective(ABC):
             yield torch.stack(
                 [sum(part().values(), torch.zeros(())).mean() for part in turn.parts]
             ).sum()
-
-
-def one_of(name: str, value: str, *choices: str) -> None:
-    """Refuse an option that is none of its choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")

@@ -19,25 +19,46 @@ and radius are unknown: a reconstruction after its diffusion algorithm.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from ..denoiser import Denoiser, SharedDropout, frozen
+from ..errors import UserError, did_you_mean
 from ..guidance import guidance_dim, guidance_embedding
 from ..noising import add_noise, l2_norm, mse, per_sample_mean
 from ..parametrization import Prediction, column
 from ..paths import Jump, heun, step
 from ..randomness import StepRandom
 from ..schedules import Schedule
-from .base import Draws, Objective, Terms, Turn, one_of
+from ..user_code import load_from_file
+from ..value_types import Count, NotNegative, Place, Positive
+from .base import Draws, Objective, RunFacts, Terms, Turn
 from .dro import free_at
 from .levels import KarrasLevels, Levels, ShrinkingGap, SkippingLevels
 from .times import Times, Uniform
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 """Takes two estimates of x0, (B, *), gives their distance, (B,)."""
+METRICS = ("pseudo_huber", "huber", "l2", "l1")
+
+
+def _check_metric(name: str) -> str:
+    if name not in METRICS and ".py:" not in name:
+        raise ValueError(f"unknown metric {name!r}{did_you_mean(name, METRICS)}")
+    return name
+
+
+MetricName = Annotated[Place, AfterValidator(_check_metric)]
+Boundary = Literal["ddim", "lcm"]
+Grid = Literal["karras", "skipping"]
+Solver = Literal["heun", "ddim", "euler"]
+Target = Literal["student", "ema"]
+Weighting = Literal["inverse_gap", "uniform"]
+N_STEPS = 10_000
+"""Updates of a run of which nobody says how long it is."""
 
 
 def pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
@@ -67,8 +88,6 @@ def make_metric(name: str | Metric, c: float | None, n_elements: int) -> Metric:
         "l2": mse,
         "l1": lambda a, b: per_sample_mean((a - b).abs()),
     }
-    if name not in known:
-        raise ValueError(f"metric must be one of {', '.join(known)} or a function, got {name!r}")
     return known[name]
 
 
@@ -94,9 +113,9 @@ class Consistency(Objective):
     r"""What all consistency objectives have in common.
 
     Args:
-        levels: Draws the pairs of neighbouring levels.
         boundary: How f is made of the network's answer, see `paths.Jump`.
-        metric: d: "pseudo_huber", "huber", "l2", "l1" or a function of two estimates of x0.
+        metric: d: "pseudo_huber", "huber", "l2", "l1", `path/to/file.py:function`, or a function of
+            two estimates of x0.
         huber_c: c of the two Hubers, data units; None: their papers' value, see `make_metric`.
         weighting: "inverse_gap": 1 / (r_t - r_s), r = sigma / alpha; "uniform": 1.
         target: Who answers at s: "student", the network itself with the same dropout mask, or
@@ -111,32 +130,26 @@ class Consistency(Objective):
         ValueError: if an option is out of range.
     """
 
+    levels: Levels
+    """Draws the pairs of neighbouring levels; each method has its own."""
+
     def __init__(
         self,
         schedule: Schedule,
         times: Times | None = None,
         *,
-        levels: Levels,
-        boundary: str = "ddim",
-        metric: str | Metric = "pseudo_huber",
-        huber_c: float | None = None,
-        weighting: str = "inverse_gap",
-        target: str = "student",
-        n_passes: int = 1,
-        perturbed: str = "student",
-        step_size: float = 0.1,
-        max_norm: float = 0.1,
+        boundary: Boundary = "ddim",
+        metric: MetricName | Metric = "pseudo_huber",
+        huber_c: NotNegative | None = None,
+        weighting: Weighting = "inverse_gap",
+        target: Target = "student",
+        n_passes: Count = 1,
+        perturbed: Literal["student", "target"] = "student",
+        step_size: NotNegative = 0.1,
+        max_norm: NotNegative = 0.1,
         **common: Any,
     ) -> None:
         super().__init__(schedule, times, **common)
-        one_of("weighting", weighting, "inverse_gap", "uniform")
-        one_of("target", target, "student", "ema")
-        one_of("perturbed", perturbed, "student", "target")
-        if n_passes < 1 or step_size < 0 or max_norm < 0 or (huber_c is not None and huber_c < 0):
-            raise ValueError(
-                "consistency needs n_passes >= 1 and step_size, max_norm, huber_c >= 0; got "
-                f"{n_passes}, {step_size}, {max_norm}, {huber_c}"
-            )
         if self.snr_gamma is not None or common.get("vlb_weight") is not None:
             raise ValueError("snr_gamma and vlb_weight go with denoising, not with consistency")
         if not isinstance(self.times, Uniform):
@@ -144,8 +157,9 @@ class Consistency(Objective):
                 "consistency draws pairs of levels by itself: leave out times "
                 "(training.timestep_sampling)"
             )
-        make_metric(metric, huber_c, 1)
-        self.levels, self.jump, self.boundary = levels, Jump(schedule, boundary), boundary
+        self.jump, self.boundary = Jump(schedule, boundary), boundary
+        if isinstance(metric, str) and ".py:" in metric:
+            metric = cast(Metric, load_from_file(metric, "objective.metric"))
         self.metric, self.huber_c, self.weighting = metric, huber_c, weighting
         self.target, self.needs_ema = target, target == "ema"
         self.n_updates, self.perturbed = n_passes, perturbed
@@ -211,33 +225,37 @@ class ConsistencyTraining(Consistency):
 
     Args:
         n_levels, n_levels_end, mean, std: See `levels.KarrasLevels`; iCT's by default.
-        max_train_steps: Updates of the whole run, for the doubling.
+        max_train_steps: Updates of the whole run, for the doubling; None: the run's, else 10,000.
         rest: See `Consistency`.
 
     Source: Song & Dhariwal 2023, table 1 and algorithm in appendix A.
     """
+
+    name = "consistency_training"
+    of_the_run: ClassVar = {"max_train_steps": lambda run: run.n_steps}
 
     def __init__(
         self,
         schedule: Schedule,
         times: Times | None = None,
         *,
-        n_levels: int = 10,
-        n_levels_end: int = 1280,
-        max_train_steps: int = 10000,
-        mean: float = -1.1,
-        std: float = 2.0,
+        n_levels: Count = 10,
+        n_levels_end: Count = 1280,
+        mean: float | None = -1.1,
+        std: Positive = 2.0,
+        max_train_steps: Count | None = None,
         **rest: Any,
     ) -> None:
-        levels = KarrasLevels(schedule, n_levels, n_levels_end, max_train_steps, mean, std)
-        super().__init__(schedule, times, levels=levels, **rest)
+        super().__init__(schedule, times, **rest)
+        n_steps = max_train_steps or N_STEPS
+        self.levels = KarrasLevels(schedule, n_levels, n_levels_end, n_steps, mean, std)
 
 
 class EasyConsistencyTuning(Consistency):
     r"""From a pretrained diffusion model: pairs that start at the data and come closer.
 
     Args:
-        max_train_steps: Updates of the whole run.
+        max_train_steps: Updates of the whole run; None: the run's, else 10,000.
         n_stages, q, k, b, mean, std: See `levels.ShrinkingGap`.
         huber_c: 0 in the official CIFAR-10 code: d is the Euclidean distance.
         rest: See `Consistency`.
@@ -245,23 +263,27 @@ class EasyConsistencyTuning(Consistency):
     Source: Geng et al. 2024 and its official code.
     """
 
+    name = "easy_consistency_tuning"
+    of_the_run: ClassVar = {"max_train_steps": lambda run: run.n_steps}
+
     def __init__(
         self,
         schedule: Schedule,
         times: Times | None = None,
         *,
-        max_train_steps: int = 10000,
-        n_stages: int = 8,
-        q: float = 2.0,
-        k: float = 8.0,
-        b: float = 1.0,
+        huber_c: NotNegative | None = 0.0,
+        n_stages: Count = 8,
+        q: Annotated[float, Field(gt=1)] = 2.0,
+        k: NotNegative = 8.0,
+        b: NotNegative = 1.0,
         mean: float = -1.1,
-        std: float = 2.0,
-        huber_c: float | None = 0.0,
+        std: Positive = 2.0,
+        max_train_steps: Count | None = None,
         **rest: Any,
     ) -> None:
-        levels = ShrinkingGap(schedule, max_train_steps, n_stages, q, k, b, mean, std)
-        super().__init__(schedule, times, levels=levels, huber_c=huber_c, **rest)
+        super().__init__(schedule, times, huber_c=huber_c, **rest)
+        n_steps = max_train_steps or N_STEPS
+        self.levels = ShrinkingGap(schedule, n_steps, n_stages, q, k, b, mean, std)
 
 
 class ConsistencyDistillation(Consistency):
@@ -276,7 +298,8 @@ class ConsistencyDistillation(Consistency):
         guidance_low, guidance_high: The teacher's guidance scale is uniform between them, null +
             w (conditional - null); 1 and 1 is none. LCM's omega is w - 1.
         guidance_embedding: Tell the student the guidance scale through the network's
-            `timestep_cond`, as LCM does; the network needs time_cond_proj_dim.
+            `timestep_cond`, as LCM does; the network needs time_cond_proj_dim. None: in a run,
+            unless only LoRA's weights learn.
         rest: See `Consistency`.
 
     Raises:
@@ -285,26 +308,26 @@ class ConsistencyDistillation(Consistency):
     Source: Song et al. 2023, algorithm 2; with guidance Luo et al. 2023, eq. 14-16.
     """
 
+    name = "consistency_distillation"
     needs_teacher = True
+    of_the_run: ClassVar = {"guidance_embedding": lambda run: not run.has_lora}
 
     def __init__(
         self,
         schedule: Schedule,
         times: Times | None = None,
         *,
-        grid: str = "karras",
-        n_levels: int = 17,
-        solver: str = "heun",
-        guidance_low: float = 1.0,
-        guidance_high: float = 1.0,
-        guidance_embedding: bool = False,
-        weighting: str = "uniform",
-        target: str = "ema",
+        grid: Grid = "karras",
+        n_levels: Count = 17,
+        solver: Solver = "heun",
+        guidance_low: NotNegative = 1.0,
+        guidance_high: NotNegative = 1.0,
+        guidance_embedding: bool | None = False,
+        weighting: Weighting = "uniform",
+        target: Target = "ema",
         **rest: Any,
     ) -> None:
-        one_of("grid", grid, "karras", "skipping")
-        one_of("solver", solver, "heun", "ddim", "euler")
-        if not 0 <= guidance_low <= guidance_high:
+        if guidance_low > guidance_high:
             raise ValueError(
                 "guidance needs 0 <= guidance_low <= guidance_high, got "
                 f"{guidance_low} and {guidance_high}"
@@ -312,21 +335,27 @@ class ConsistencyDistillation(Consistency):
         kinds: dict[str, Callable[..., Levels]] = {
             "karras": KarrasLevels, "skipping": SkippingLevels
         }  # fmt: skip
-        super().__init__(
-            schedule,
-            times,
-            levels=kinds[grid](schedule, n_levels),
-            weighting=weighting,
-            target=target,
-            **rest,
-        )
-        self.solver, self.guidance_embedding = solver, guidance_embedding
+        super().__init__(schedule, times, weighting=weighting, target=target, **rest)
+        self.levels = kinds[grid](schedule, n_levels)
+        self.solver, self.needs_guidance_input = solver, bool(guidance_embedding)
         self.guidance_low, self.guidance_high = guidance_low, guidance_high
 
     @property
     def guided(self) -> bool:
         """Whether the teacher's step has classifier-free guidance."""
-        return (self.guidance_low, self.guidance_high) != (1, 1) or self.guidance_embedding
+        return (self.guidance_low, self.guidance_high) != (1, 1) or self.needs_guidance_input
+
+    def check_run(self, run: RunFacts) -> None:
+        if self.guided and run.has_condition is False:
+            raise UserError(
+                "objective.guidance_low and guidance_high need a text-to-image or class-"
+                "conditional model: set both to 1, or take objective=consistency_distillation"
+            )
+        if self.needs_guidance_input and run.has_lora:
+            raise UserError(
+                "objective.guidance_embedding trains an input that LoRA does not reach: set it to "
+                "false"
+            )
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> ConsistencyDraws:
         s = super().draw(batch, rng, step)
@@ -370,7 +399,7 @@ class ConsistencyDistillation(Consistency):
 
     def told(self, denoiser: Denoiser, s: ConsistencyDraws) -> dict[str, Tensor]:
         """The guidance scale, where it is to be told."""
-        if not self.guidance_embedding:
+        if not self.needs_guidance_input:
             return {}
         assert s.guidance is not None
         dim = guidance_dim(denoiser.network)
@@ -382,14 +411,39 @@ class ConsistencyDistillation(Consistency):
         return {"timestep_cond": guidance_embedding(s.guidance, dim)}
 
 
-latent_consistency_distillation = partial(
-    ConsistencyDistillation,
-    grid="skipping",
-    n_levels=50,
-    solver="ddim",
-    boundary="lcm",
-    metric="huber",
-    guidance_low=6.0,
-    guidance_high=16.0,
-)
-"""LCM's settings, as in diffusers' training scripts (their w from 5 to 15 is this less 1)."""
+class LatentConsistencyDistillation(ConsistencyDistillation):
+    """LCM's settings, as in diffusers' training scripts (their w from 5 to 15 is this less 1).
+
+    Source: Luo et al. 2023.
+    """
+
+    name = "latent_consistency_distillation"
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        times: Times | None = None,
+        *,
+        boundary: Boundary = "lcm",
+        metric: MetricName | Metric = "huber",
+        grid: Grid = "skipping",
+        n_levels: Count = 50,
+        solver: Solver = "ddim",
+        guidance_low: NotNegative = 6.0,
+        guidance_high: NotNegative = 16.0,
+        guidance_embedding: bool | None = None,
+        **rest: Any,
+    ) -> None:
+        super().__init__(
+            schedule,
+            times,
+            boundary=boundary,
+            metric=metric,
+            grid=grid,
+            n_levels=n_levels,
+            solver=solver,
+            guidance_low=guidance_low,
+            guidance_high=guidance_high,
+            guidance_embedding=guidance_embedding,
+            **rest,
+        )

@@ -9,7 +9,7 @@ stated for eps; the loss is on the network's own output, whatever it predicts.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..noising import per_sample_mean
 from ..parametrization import column
 from ..randomness import StepRandom
 from ..schedules import Schedule
+from ..value_types import NotNegative, Positive
 from .base import Draws, Objective, Terms, Turn
 from .times import Times
 
@@ -28,6 +29,8 @@ class Plain(Objective):
 
     Source: Ho et al. 2020, eq. 14; Hang et al. 2023 for `snr_gamma`.
     """
+
+    name = "plain"
 
     def turns(self, nets: Mapping[str, Denoiser], s: Draws) -> Iterator[Turn]:
         model = self.bind(nets["model"], s)
@@ -51,12 +54,17 @@ class InputPerturbation(Objective):
     Source: Ning et al. 2023 (arXiv 2301.11706), algorithm 1.
     """
 
+    name = "input_perturbation"
+
     def __init__(
-        self, schedule: Schedule, times: Times | None = None, *, gamma: float = 0.1, **common: Any
+        self,
+        schedule: Schedule,
+        times: Times | None = None,
+        *,
+        gamma: NotNegative = 0.1,
+        **common: Any,
     ) -> None:
         super().__init__(schedule, times, **common)
-        if gamma < 0:
-            raise ValueError(f"gamma must be >= 0, got {gamma}")
         self.gamma = gamma
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> InputPerturbationDraws:
@@ -88,26 +96,20 @@ class Huber(Objective):
     Source: Khrapov et al. 2024 (arXiv 2403.16728), eq. 12; names as in sd-scripts.
     """
 
+    name = "huber"
+
     def __init__(
         self,
         schedule: Schedule,
         times: Times | None = None,
         *,
-        huber_c: float = 0.1,
-        huber_schedule: str = "snr",
-        loss_type: str = "huber",
-        huber_scale: float = 1.0,
+        huber_c: Positive = 0.1,
+        huber_schedule: Literal["snr", "exponential", "constant"] = "snr",
+        loss_type: Literal["huber", "smooth_l1"] = "huber",
+        huber_scale: Positive = 1.0,
         **common: Any,
     ) -> None:
         super().__init__(schedule, times, **common)
-        if huber_c <= 0 or huber_scale <= 0:
-            raise ValueError(f"huber_c and huber_scale must be > 0, got {huber_c}, {huber_scale}")
-        if huber_schedule not in ("snr", "exponential", "constant"):
-            raise ValueError(
-                f"huber_schedule must be snr, exponential or constant, got {huber_schedule!r}"
-            )
-        if loss_type not in ("huber", "smooth_l1"):
-            raise ValueError(f"loss_type must be huber or smooth_l1, got {loss_type!r}")
         self.huber_c, self.huber_schedule = huber_c, huber_schedule
         self.loss_type, self.huber_scale = loss_type, huber_scale
 

@@ -30,7 +30,7 @@ Source: ours; the first line after Daras et al. 2024 ("Consistent diffusion meet
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from math import ceil
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ from ..parametrization import Prediction, column
 from ..perturbations import L2Ball, power_iteration
 from ..randomness import StepRandom
 from ..schedules import Schedule
+from ..value_types import CountOrZero, NotNegative, Positive, SomeShare
 from .base import Draws, Objective, Terms, Turn
 from .own_noise import white
 from .smoothing import SmoothingDraws, choose_rows, put
@@ -73,7 +74,7 @@ class Detail(Objective):
             the levels of the set are known (`teaching_levels`).
         fraction: Share q of the global batch on which R is computed, at most.
         start_step: First step that is not plain: two thirds of the run is best, when the shapes
-            are there and the learning rate falls.
+            are there and the learning rate falls. None is that in a run, 1,000 elsewhere.
 
     Raises:
         ValueError: if an option is out of range.
@@ -81,6 +82,9 @@ class Detail(Objective):
     Source: ours; see docs/smoothing.md.
     """
 
+    name = "detail"
+    told_of_dirt = "table"
+    of_the_run: ClassVar = {"start_step": lambda run: 2 * run.n_steps // 3}
     below = 1.0  # `weight` is of L and R alike
 
     def __init__(
@@ -88,38 +92,26 @@ class Detail(Objective):
         schedule: Schedule,
         times: Times | None = None,
         *,
-        lam: float = 10.0,
-        radius_low: float = 0.3,
-        radius_high: float = 1.0,
-        n_iterations: int = 2,
+        lam: NotNegative = 10.0,
+        radius_low: Positive = 0.3,
+        radius_high: Positive = 1.0,
+        n_iterations: CountOrZero = 2,
         bf16_omega: bool = False,
-        noise: float | str | None = "auto",
-        window: float | str = "auto",
-        weight: float = 0.2,
-        few: float = 200.0,
-        fraction: float = 0.125,
-        start_step: int = 1000,
+        noise: Positive | Literal["auto"] | None = "auto",
+        window: Positive | Literal["auto"] = "auto",
+        weight: Positive = 0.2,
+        few: Positive = 200.0,
+        fraction: SomeShare = 0.125,
+        start_step: CountOrZero | None = None,
         **common: Any,
     ) -> None:
         super().__init__(schedule, times, **common)
-        if not 0 < radius_low <= radius_high:
+        start_step = 1000 if start_step is None else start_step
+        if radius_low > radius_high:
             raise ValueError(
-                "radius must satisfy 0 < radius_low <= radius_high, got "
-                f"{radius_low} and {radius_high}"
+                f"radius_low must be <= radius_high, got {radius_low} and {radius_high}"
             )
-        if not (lam >= 0 and n_iterations >= 0 and weight > 0 and start_step >= 0):
-            raise ValueError(
-                "detail needs lam >= 0, n_iterations >= 0, weight > 0, start_step >= 0; "
-                f"got {lam}, {n_iterations}, {weight}, {start_step}"
-            )
-        if few <= 0:
-            raise ValueError(f"detail needs few > 0, got {few}")
-        if not 0 < fraction <= 1:
-            raise ValueError(f"detail needs 0 < fraction <= 1, got {fraction}")
-        _positive_or("auto", "window", window)
-        if noise is not None:
-            _positive_or("auto, or null for none", "noise", noise)
-        elif window == "auto":
+        if noise is None and window == "auto":
             raise ValueError("window auto is the noise found or given: set window, or noise")
         if noise == "auto" and start_step < 2:
             raise ValueError(
@@ -133,6 +125,17 @@ class Detail(Objective):
         self.start_step = start_step
         self.spectrum = Spectrum()
         self.auto = None if isinstance(noise, str) else Scales(noise, None, noise)
+
+    @classmethod
+    def check_section(cls, section: Any) -> None:
+        if section.noise == "auto" and section.window == "auto":
+            return
+        if section.dirt != "none" and "dirt" in section.model_fields_set:
+            raise ValueError(
+                "objective.noise and objective.window are one size for all images, and "
+                f"objective.dirt={section.dirt} says each image's own: leave one of them out"
+            )
+        section.dirt = "none"
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
         """`SmoothingDraws` in the steps with R; what plain draws before `start_step`, but for the
@@ -272,8 +275,3 @@ def _of_all(values: Tensor, rng: StepRandom) -> Tensor:
     everyone = torch.full((rng.n_rows,), -1.0)
     everyone[first : first + len(known)] = known
     return everyone
-
-
-def _positive_or(words: str, name: str, value: float | str) -> None:
-    if value != "auto" and (isinstance(value, str) or value <= 0):
-        raise ValueError(f"{name} must be > 0 or {words}, got {value!r}")

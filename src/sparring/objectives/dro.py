@@ -11,7 +11,7 @@ Source: Wang et al., ICLR 2025 (arXiv 2502.17099) and its official CIFAR-10 code
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,10 +22,9 @@ from ..perturbations import L2Ball, pgd
 from ..perturbations.attacks import Gain
 from ..randomness import StepRandom
 from ..schedules import Schedule
+from ..value_types import Count, CountOrZero, NotNegative
 from .base import Draws, Objective, Terms, Turn
 from .times import Times
-
-TARGETS = ("corrected_detached", "corrected", "uncorrected")
 
 
 class _Robust(Objective):
@@ -38,16 +37,12 @@ class _Robust(Objective):
         schedule: Schedule,
         times: Times | None = None,
         *,
-        step_size: float = 0.1,
-        max_norm: float = 0.1,
-        target: str = "corrected_detached",
+        step_size: NotNegative = 0.1,
+        max_norm: NotNegative = 0.1,
+        target: Literal["corrected_detached", "corrected", "uncorrected"] = "corrected_detached",
         **common: Any,
     ) -> None:
         super().__init__(schedule, times, **common)
-        if step_size < 0 or max_norm < 0:
-            raise ValueError(f"step_size and max_norm must be >= 0, got {step_size}, {max_norm}")
-        if target not in TARGETS:
-            raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
         self.step_size, self.max_norm, self.target = step_size, max_norm, target
 
     def robust(self, denoiser: Denoiser, s: Draws, delta: Tensor) -> Terms:
@@ -90,12 +85,12 @@ class FreeAT(_Robust):
     whose gradient is not finite keeps its delta (ours; the official code would lose the row).
     """
 
+    name = "dro"
+
     def __init__(
-        self, schedule: Schedule, times: Times | None = None, *, n_passes: int = 3, **rest: Any
+        self, schedule: Schedule, times: Times | None = None, *, n_passes: Count = 3, **rest: Any
     ) -> None:
         super().__init__(schedule, times, **rest)
-        if n_passes < 1:
-            raise ValueError(f"n_passes must be >= 1, got {n_passes}")
         self.n_updates = n_passes
 
     def turns(self, nets: Mapping[str, Denoiser], s: Draws) -> Iterator[Turn]:
@@ -148,18 +143,18 @@ class PGDTraining(_Robust):
     unknown).
     """
 
+    name = "dro_pgd"
+
     def __init__(
         self,
         schedule: Schedule,
         times: Times | None = None,
         *,
-        n_steps: int = 3,
+        n_steps: CountOrZero = 3,
         random_start: bool = False,
         **rest: Any,
     ) -> None:
         super().__init__(schedule, times, **rest)
-        if n_steps < 0:
-            raise ValueError(f"n_steps must be >= 0, got {n_steps}")
         self.n_steps, self.random_start = n_steps, random_start
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> PGDDraws:

@@ -24,6 +24,9 @@ class Oracle(Plain):
     Source: ours, see above.
     """
 
+    name = "oracle"
+    told_of_dirt = "truth"
+
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
         if batch.get("trust") is None:
             raise ValueError("the oracle must be told which samples are dirty: batch['trust']")

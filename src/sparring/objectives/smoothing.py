@@ -10,11 +10,10 @@ Source: Briglia et al., ICLR 2026, "Why Adversarially Train Diffusion Models?" (
 paper (in what could be read of it) is silent, the choice is a named option and says so.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from math import ceil, sqrt
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +24,8 @@ from ..parametrization import Prediction
 from ..perturbations import LinfBall, Radius, pgd
 from ..randomness import StepRandom
 from ..schedules import Schedule
-from .base import Draws, Objective, Terms, Turn, one_of
+from ..value_types import Count, CountOrZero, NotNegative, Positive, SomeShare
+from .base import Draws, Objective, Terms, Turn
 from .times import Times
 
 
@@ -47,12 +47,9 @@ class SmoothingDraws(Draws):
 
 
 class Smoothing(Objective):
-    r"""Denoising plus the equivariance regulariser, in the paper's mode.
+    r"""Denoising plus the equivariance regulariser, in the paper's mode; omega is the subclass's.
 
     Args:
-        attack: "random" (omega uniform in the Linf ball) or "adversarial" (one FGSM step on the
-            invariance gap from a random start, projected; more with n_steps).
-        invariance: The failing ablation instead: mse(eps(x_t + sigma omega), eps(x_t)).
         lam: Weight of the regulariser, 0.3 in the paper.
         lam_scaling: "paper": lam_t = lam sqrt(3) / r_t, that is lam over the standard deviation of
             a uniform perturbation (second-hand from v1 of the paper); "constant": lam_t = lam;
@@ -68,53 +65,38 @@ class Smoothing(Objective):
             in the last 100 epochs only).
         detach_clean: Whether the clean prediction in the regulariser is detached (the paper does
             not say; written as a plain loss it is not).
-        step_size: Length of an ascent step relative to the radius (the paper does not say;
-            1.25 as in fast adversarial training).
-        n_steps: Ascent steps, 1 in the paper.
 
     Raises:
         ValueError: if an option is out of range.
     """
+
+    term = "equivariance"
+    """The name of the regulariser in the log."""
 
     def __init__(
         self,
         schedule: Schedule,
         times: Times | None = None,
         *,
-        attack: str = "adversarial",
-        invariance: bool = False,
-        lam: float = 0.3,
-        lam_scaling: str = "paper",
-        radius: str = "power",
-        rho: float = 2.0,
-        min_bias: float = 8 / 255,
-        max_bias: float = 0.3,
-        radius_scale: float = 1.0,
-        bias_per: str = "sample",
-        move: str = "noise",
-        fraction: float = 1.0,
-        start_step: int = 0,
+        lam: NotNegative = 0.3,
+        lam_scaling: Literal["paper", "constant", "relative"] = "paper",
+        radius: Literal["power", "power_sum", "sigma", "constant"] = "power",
+        rho: Positive = 2.0,
+        min_bias: NotNegative = 8 / 255,
+        max_bias: NotNegative = 0.3,
+        radius_scale: NotNegative = 1.0,
+        bias_per: Literal["sample", "batch"] = "sample",
+        move: Literal["noise", "sample"] = "noise",
+        fraction: SomeShare = 1.0,
+        start_step: CountOrZero = 0,
         detach_clean: bool = False,
-        step_size: float = 1.25,
-        n_steps: int = 1,
         **common: Any,
     ) -> None:
         super().__init__(schedule, times, **common)
-        one_of("attack", attack, "random", "adversarial")
-        one_of("lam_scaling", lam_scaling, "paper", "constant", "relative")
-        one_of("bias_per", bias_per, "sample", "batch")
-        one_of("move", move, "noise", "sample")
-        if lam < 0 or not 0 < fraction <= 1 or start_step < 0 or step_size <= 0 or n_steps < 1:
-            raise ValueError(
-                "smoothing needs lam >= 0, 0 < fraction <= 1, start_step >= 0, step_size > 0, "
-                f"n_steps >= 1; got {lam}, {fraction}, {start_step}, {step_size}, {n_steps}"
-            )
-        self.attack, self.invariance, self.lam = attack, invariance, lam
-        self.lam_scaling, self.bias_per, self.move = lam_scaling, bias_per, move
+        self.lam, self.lam_scaling, self.bias_per, self.move = lam, lam_scaling, bias_per, move
         self.radius = Radius(radius, rho, min_bias, max_bias, radius_scale)
         self.fraction, self.start_step, self.detach_clean = fraction, start_step, detach_clean
         self.n_graphs = 1 + fraction
-        self.step_size, self.n_steps = step_size, n_steps
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
         """`SmoothingDraws` in the steps with the regulariser, else what plain draws."""
@@ -150,15 +132,14 @@ class Smoothing(Objective):
                 with dropout():
                     clean = model(s.x_t)
             terms = self.denoising(clean, s)
-            name = "invariance" if self.invariance else "equivariance"
-            return terms | {name: self.regulariser(nets["model"], clean, s, dropout)}
+            return terms | {self.term: self.regulariser(nets["model"], clean, s, dropout)}
 
         yield Turn("model", [part])
 
     def regulariser(
         self, denoiser: Denoiser, clean: Prediction, s: SmoothingDraws, dropout: SharedDropout
     ) -> Tensor:
-        """lam_t mse(eps(x_t + sigma omega), eps(x_t) + omega), (B,), zero on rows left out."""
+        """lam_t mse(eps(x_t + sigma omega), goal), (B,), zero on rows left out."""
         model = self.bind(denoiser, s, s.rows)
         x_t, sigma, eps_hat = take(s.rows, s.x_t, s.sigma, clean.eps)
         scale = sigma if self.move == "noise" else 1.0
@@ -167,18 +148,27 @@ class Smoothing(Objective):
             with dropout():
                 return model(x_t + scale * omega).eps
 
-        omega = s.omega0
-        if self.attack == "adversarial":
-            fixed = eps_hat.detach()
-            step = self.step_size * s.radius
-            with frozen(denoiser):
-                omega = pgd(
-                    lambda w: mse(eps_at(w), fixed), omega, s.radius, LinfBall(), step, self.n_steps
-                )
-
+        with frozen(denoiser):
+            omega = self.omega(eps_at, eps_hat.detach(), s)
         at_x_t = eps_hat.detach() if self.detach_clean else eps_hat
-        residual = mse(eps_at(omega), at_x_t if self.invariance else at_x_t + omega)
+        residual = mse(eps_at(omega), self.goal(at_x_t, omega))
         return put(s.rows, s.share * self.lam_t(omega, s.radius) * residual, like=s.weight)
+
+    def omega(
+        self, eps_at: Callable[[Tensor], Tensor], eps_hat: Tensor, s: SmoothingDraws
+    ) -> Tensor:
+        """The perturbation of the chosen rows, noise units, (n, *): here where it starts.
+
+        Args:
+            eps_at: What the network answers on these rows, as a function of omega.
+            eps_hat: What it answers at omega = 0, detached, (n, *).
+            s: The draws.
+        """
+        return s.omega0
+
+    def goal(self, at_x_t: Tensor, omega: Tensor) -> Tensor:
+        """What the network should answer at omega, (n, *), from its answer at x_t."""
+        return at_x_t + omega
 
     def lam_t(self, omega: Tensor, radius: Tensor) -> Tensor | float:
         """The weight of each row, (n,); one number where it is the same for all."""
@@ -190,9 +180,74 @@ class Smoothing(Objective):
         return self.lam
 
 
-smoothing_random = partial(Smoothing, attack="random")
-smoothing_adversarial = partial(Smoothing, attack="adversarial")
-invariance = partial(Smoothing, invariance=True)
+class SmoothingRandom(Smoothing):
+    """omega is uniform in the Linf ball."""
+
+    name = "smoothing_random"
+
+
+class SmoothingAdversarial(Smoothing):
+    r"""omega climbs the invariance gap from a random start, projected: FGSM, or more steps.
+
+    Args:
+        step_size: Length of an ascent step relative to the radius (the paper does not say;
+            1.25 as in fast adversarial training).
+        n_steps: Ascent steps, 1 in the paper.
+        rest: See `Smoothing`.
+    """
+
+    name = "smoothing_adversarial"
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        times: Times | None = None,
+        *,
+        step_size: Positive = 1.25,
+        n_steps: Count = 1,
+        **rest: Any,
+    ) -> None:
+        super().__init__(schedule, times, **rest)
+        self.step_size, self.n_steps = step_size, n_steps
+
+    def omega(
+        self, eps_at: Callable[[Tensor], Tensor], eps_hat: Tensor, s: SmoothingDraws
+    ) -> Tensor:
+        step = self.step_size * s.radius
+        return pgd(
+            lambda w: mse(eps_at(w), eps_hat), s.omega0, s.radius, LinfBall(), step, self.n_steps
+        )
+
+
+class Invariance(SmoothingAdversarial):
+    """The failing ablation instead: mse(eps(x_t + sigma omega), eps(x_t)).
+
+    Args:
+        attack: "random" or "adversarial" omega, as in the two above.
+        rest: See `SmoothingAdversarial`.
+    """
+
+    name = "invariance"
+    term = "invariance"
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        times: Times | None = None,
+        *,
+        attack: Literal["random", "adversarial"] = "adversarial",
+        **rest: Any,
+    ) -> None:
+        super().__init__(schedule, times, **rest)
+        self.attack = attack
+
+    def omega(
+        self, eps_at: Callable[[Tensor], Tensor], eps_hat: Tensor, s: SmoothingDraws
+    ) -> Tensor:
+        return s.omega0 if self.attack == "random" else super().omega(eps_at, eps_hat, s)
+
+    def goal(self, at_x_t: Tensor, omega: Tensor) -> Tensor:
+        return at_x_t
 
 
 def choose_rows(rng: StepRandom, allowed: Tensor, most: int) -> tuple[Tensor, Tensor]:
