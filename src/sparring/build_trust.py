@@ -42,7 +42,7 @@ from .data.controls import Chosen, Denoised, check_any_order, clean_numbers
 from .data.datasets import build_dataset
 from .data.trusted import ByJudge, ByTable, ByTruth, LevelsOnly, Source, Trusted, trust_of
 from .errors import UserError
-from .objectives.own_noise import levels_of
+from .objectives.own_noise import teaching_levels
 from .terminal import echo
 from .training import RunFolder
 from .training.together import on_main_for_long
@@ -133,7 +133,7 @@ def levels_in(dataset: ModelRange) -> Tensor | None:
         return None
     table, shape = inner.source.table, inner.sample_shape
     trust = trust_of(table, torch.ones(len(table), dtype=torch.bool), None, inner.scale, shape)
-    levels = levels_of(trust, *(shape[1:] if inner.is_image else (1, 1))).sort().values
+    levels = teaching_levels(trust, *(shape[1:] if inner.is_image else (1, 1))).sort().values
     return levels[torch.linspace(0, len(levels) - 1, len(dataset)).round().long()]
 
 

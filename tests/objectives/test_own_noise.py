@@ -8,12 +8,13 @@ from scipy import stats
 
 from sparring.denoiser import Denoiser
 from sparring.objectives import OBJECTIVES
+from sparring.objectives import own_noise as own_noise_module
 from sparring.objectives.own_noise import (
     OwnNoise,
     blurred_spectrum,
-    levels_of,
     own_noise,
     smooth,
+    teaching_levels,
     tobit,
     uncut,
     uncut_mean,
@@ -216,6 +217,26 @@ def test_only_noisy_clipped_rows_are_drawn_anew():
     assert torch.equal(drawn[..., 1], x0[..., 1])
 
 
+def test_a_step_smooths_its_images_once(monkeypatch):
+    """The smoothed image says how noisy a pixel is and where what was cut off is drawn anew."""
+    vp, n, smoothed = SCHEDULES["vp"](), 8, []
+
+    def counted(trust, x0):
+        smoothed.append(uncut_mean(trust, x0))
+        return smoothed[-1]
+
+    monkeypatch.setattr(own_noise_module, "uncut_mean", counted)
+    sigma = torch.full((n,), 0.2)
+    trust = trust_of(n, sigma=sigma, slope=sigma, clipped=torch.arange(n) % 2 == 0)
+    x0 = torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    rng = StepRandom(0, 0, n)
+    s = OBJECTIVES["plain"](vp).draw({"x0": x0, "trust": trust}, rng, 0)
+    assert len(smoothed) == 1
+    normal = rng.normal("uncut", x0.shape[1:]).to(x0)
+    assert torch.equal(s.x0, uncut(trust, x0, normal))
+    assert torch.equal(own_noise(trust, x0).mean, smoothed[0])
+
+
 def test_below_its_level_a_row_counts_for_nothing_and_hidden_elements_never_do():
     vp, n = SCHEDULES["vp"](), 64
     seen = torch.ones(n, 1, SIDE, SIDE, dtype=torch.bool)
@@ -258,7 +279,7 @@ def test_the_levels_of_a_set_are_those_of_its_rows():
         weight=torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 0.0]),
     )
     noise = own_noise(trust, torch.zeros(n, 1, 8, 6))
-    found = levels_of(trust, 8, 6)
+    found = teaching_levels(trust, 8, 6)
     torch.testing.assert_close(found[:4], noise.largest[:4])
     assert found[4] == pytest.approx(0.8)
     assert found[5] == math.inf

@@ -26,7 +26,7 @@ from ..data.decoding import header
 from ..data.dirt.contaminated import check_contamination, contaminate
 from ..data.images import ImageDataset, SizesDiffer
 from ..data.survey import common_side, survey
-from ..data.trusted import levels_of, weights_of
+from ..data.trusted import levels_besides_noise, weights_of
 from ..data.within import Unreadable
 from ..errors import UserError
 from .files import KEY, check_outside, claim, digest, made_by
@@ -219,7 +219,7 @@ def images_of(audit: Audit) -> list[dict[str, Any]]:
     """A record per image that could be read: index, source, kinds, every size, and the level and
     weight with which training takes it."""
     table, index = audit.table, audit.table.index.tolist()
-    levels = levels_of(table, audit.dataset.sample_shape).round(4)
+    levels = levels_besides_noise(table, audit.dataset.sample_shape).round(4)
     weights = weights_of(table).round(4)
     return [
         {

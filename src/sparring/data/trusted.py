@@ -199,15 +199,15 @@ def trust_of(
         slope=scale * slope,
         correlation=torch.from_numpy(rows.correlation),
         clipped=((sigma > 0) | (slope > 0)) & torch.from_numpy(rows.clipped) & is_inside,
-        level=torch.from_numpy(levels_of(rows, shape)),
+        level=torch.from_numpy(levels_besides_noise(rows, shape)),
         weight=torch.from_numpy(weights_of(rows)),
         seen=None if hidden is None else ~hidden,
     )
 
 
-def levels_of(rows: Table, shape: Sequence[int]) -> np.ndarray:
-    """Noise level from which each image of this shape may be used, (n,): what the table says, or,
-    where it says none, what its JPEG and its blur ask."""
+def levels_besides_noise(rows: Table, shape: Sequence[int]) -> np.ndarray:
+    """Noise level from which each image of this shape may be used if it has no noise of its own,
+    (n,): what the table says, or, where it says none, what its JPEG and its blur ask."""
     of_jpeg = level_of_jpeg(rows.quality, math.prod(shape))
     asked = np.maximum(of_jpeg, level_of_blur(rows.blur_sigma))
     return np.where(rows.level > 0, rows.level, asked)

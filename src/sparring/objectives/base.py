@@ -237,7 +237,7 @@ class Objective(ABC):
         noise = None
         if trust is not None:
             noise = own_noise(trust, x0)
-            x0 = uncut(trust, x0, rng.normal("uncut", x0.shape[1:]).to(x0))
+            x0 = uncut(trust, x0, rng.normal("uncut", x0.shape[1:]).to(x0), noise.mean)
         t = t.to(x0.device)
         alpha, sigma = self.schedule.at(t, like=x0)
         eps = rng.normal("eps", x0.shape[1:]).to(x0)

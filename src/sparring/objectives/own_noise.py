@@ -60,12 +60,15 @@ class OwnNoise:
         of_frequencies: Rows whose eigenvalues belong to the frequencies of the image, (B,), bool;
             None for none.
         follows_data: Rows whose variance depends on the brightness, (B,), bool; None for none.
+        mean: The smoothed images that give the brightness, (B, C, H, W), where some row's variance
+            depends on it.
     """
 
     variance: Tensor
     largest: Tensor
     of_frequencies: Tensor | None = None
     follows_data: Tensor | None = None
+    mean: Tensor | None = None
 
     def gain(self, s: Tensor) -> Tensor:
         """Eigenvalues of A at noise levels s (B, 1, ...), 0 where nothing is missing."""
@@ -93,30 +96,37 @@ def own_noise(trust: Trust, x0: Tensor) -> OwnNoise:
         trust: Of the rows.
         x0: The images, as they are in the files.
     """
-    variance = column(trust.sigma**2, x0)
-    largest = trust.sigma**2 + 2 * trust.slope  # at white
+    variance, mean = column(trust.sigma**2, x0), None
     follows, correlated = trust.slope > 0, trust.correlation > 0
     if follows.any():
-        variance = variance_at(trust, uncut_mean(trust, x0))
+        mean = uncut_mean(trust, x0)
+        variance = variance_at(trust, mean)
     if correlated.any():
         spectrum = blurred_spectrum(trust.correlation, *x0.shape[-2:])
         spectrum = torch.where(column(correlated, x0), spectrum.to(x0), 1.0)
-        variance, largest = variance * spectrum, largest * spectrum.flatten(1).amax(1)
+        variance = variance * spectrum
     return OwnNoise(
         variance.to(x0),
-        largest.sqrt().to(x0),
+        largest_deviation(trust, *x0.shape[-2:]).to(x0),
         correlated if correlated.any() else None,
         follows if follows.any() else None,
+        mean,
     )
 
 
-def levels_of(trust: Trust, height: int, width: int) -> Tensor:
+def largest_deviation(trust: Trust, height: int, width: int) -> Tensor:
+    """Standard deviation of the noise in its noisiest direction, in white images, (B,)."""
+    variance = trust.sigma**2 + 2 * trust.slope
+    if (trust.correlation > 0).any():
+        correlation, which = trust.correlation.unique(return_inverse=True)
+        peak = torch.stack([_axis(correlation, side).amax(1) for side in (height, width)]).prod(0)
+        variance = variance * torch.where(correlation > 0, peak, 1.0)[which]
+    return variance.sqrt()
+
+
+def teaching_levels(trust: Trust, height: int, width: int) -> Tensor:
     """Noise levels from which on images of this size teach, (B,), infinite for never."""
-    largest = trust.sigma**2 + 2 * trust.slope
-    correlation, which = trust.correlation.unique(return_inverse=True)
-    peak = torch.stack([_axis(correlation, side).amax(1) for side in (height, width)]).prod(0)
-    largest = largest * torch.where(correlation > 0, peak, 1.0)[which]
-    level = torch.maximum(largest.sqrt(), trust.level)
+    level = torch.maximum(largest_deviation(trust, height, width), trust.level)
     return torch.where(trust.weight > 0, level, torch.inf)
 
 
@@ -153,18 +163,19 @@ def _axis(correlation: Tensor, side: int) -> Tensor:
     return w_hat**2 / (w_hat**2).mean(1, keepdim=True)
 
 
-def uncut(trust: Trust, x0: Tensor, normal: Tensor) -> Tensor:
+def uncut(trust: Trust, x0: Tensor, normal: Tensor, mean: Tensor | None = None) -> Tensor:
     """Images with what was cut off of their noise drawn anew; others stay as they are.
 
     Args:
         trust: Of the rows.
         x0: Images (B, C, H, W) in [-1, 1].
         normal: Independent normal numbers, like x0.
+        mean: `uncut_mean` of the images, where it is known already.
     """
     rows = column(trust.clipped & ((trust.sigma > 0) | (trust.slope > 0)), x0)
     if not rows.any():
         return x0
-    mean = uncut_mean(trust, x0)
+    mean = uncut_mean(trust, x0) if mean is None else mean
     deviation = variance_at(trust, mean).sqrt()
     end = x0.sign()
     inside = (end * (end - mean)).clamp(min=0).minimum(INSIDE * deviation)
