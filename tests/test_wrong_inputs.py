@@ -73,7 +73,7 @@ def test_wrong_type():
 
 def test_negative_radius():
     line = refusal("train", PLANE, "objective=detail", "objective.radius_low=-0.1")
-    assert "objective.radius_low must be >= 0, got -0.1" in line
+    assert "objective.radius_low must be > 0, got -0.1" in line
     line = refusal("train", PLANE, "objective=smoothing_random", "objective.min_bias=-1")
     assert "objective.min_bias must be >= 0, got -1" in line
     line = refusal("train", PLANE, "objective=dro", "objective.max_norm=-1")
