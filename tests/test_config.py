@@ -428,6 +428,18 @@ def test_sampling_takes_options_and_overrides():
         sampling_of(["sampling.sheduler=ddim"], {})
 
 
+def test_an_option_of_a_kind_of_ones_own_is_text_where_its_type_says_so(config, tmp_path):
+    (tmp_path / "sign.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from sparring.data.dirt.contract import Corruption\n"
+        "@dataclass\nclass Sign(Corruption):\n    words: str = 'x'\n    size: int = 1\n"
+        "    def apply(self, x, rng, label):\n        return x\n"
+    )
+    words = [f"contamination.kind={tmp_path}/sign.py:Sign", "contamination.words=007"]
+    run = resolve(config(MINIMAL), [*words, "contamination.size=010"])
+    assert run.contamination.model_extra == {"words": "007", "size": 10}
+
+
 @pytest.mark.parametrize("text", ["007", "\u00a9 2024 #1: mine", "'quoted'", "no", "{a}", "1e3"])
 def test_a_watermark_and_the_folder_of_other_images_are_taken_as_typed(config, text):
     path = config(MINIMAL)

@@ -32,9 +32,8 @@ from pydantic import BaseModel, ValidationError
 
 from .config_sections import (
     BUNDLED,
-    TEXTS_OF_DIRT,
     AttackSection,
-    DataSection,
+    ContaminationSection,
     RunConfig,
     SamplingSection,
 )
@@ -42,7 +41,7 @@ from .config_yaml import MAX_DEPTH, parse_texts, parse_value, read_yaml, write_y
 from .errors import UserError
 from .home import expanded, expanded_path
 from .masking import masked
-from .sections import Section, in_words, is_section
+from .sections import Section, in_words, is_section, options_of
 
 __all__ = [
     "RunConfig",
@@ -188,18 +187,41 @@ def _holds(parts: Sequence[str], raw: Mapping[str, Any]) -> set[str]:
         section, inner = _method_section(parts[1], "objectives"), inner[1:]
     elif parts[0] == "attack":
         section = AttackSection
-    elif parts[:2] == ["contamination", "images"]:
-        section, inner = DataSection, inner[1:]
-    elif parts[0] == "contamination" and inner and inner[0] in TEXTS_OF_DIRT:
-        return {"text", "nothing"} if len(parts) == 2 else set()
+    elif parts[0] == "contamination" and not {*inner[:1]} <= {*ContaminationSection.model_fields}:
+        option, *inner = inner
+        types = _types_of_dirt(option, str(_look_up(raw, ["contamination", "kind"])))
+        found = set().union(*(_holds_below(one, inner) for one in types))
+        return found | {"nothing"} if found and not inner else found
     else:
         inner = [first, *inner]
+    return _holds_below(section, inner)
+
+
+def _holds_below(section: Any, inner: Sequence[str]) -> set[str]:
+    """See `_holds`: what the key `inner` below a type may hold."""
     for part in inner:
-        sections = [one for one in (section, *get_args(section)) if is_section(one)]
+        sections = [one for one in _within(section) if is_section(one)]
         if not sections or part not in sections[0].model_fields:
             return set()
         section = sections[0].model_fields[part].annotation
     return _kinds(section)
+
+
+def _within(annotation: Any) -> list[Any]:
+    """A type and all that it is made of."""
+    return [annotation, *(one for each in get_args(annotation) for one in _within(each))]
+
+
+def _types_of_dirt(option: str, kind: str) -> list[Any]:
+    """The types of an option, of all built-in kinds of contamination that have it and of `kind`."""
+    from .data.dirt import kinds, registry  # torch is imported here
+
+    own = [kind] if ".py:" in kind else []
+    try:
+        options = [options_of(registry.find(one)) for one in (*kinds.names(), *own)]
+    except (ValueError, TypeError) as error:  # of a kind of one's own
+        raise UserError(f"contamination.kind {kind}: {error}") from error
+    return [each[option][0] for each in options if option in each]
 
 
 def _kinds(annotation: Any) -> set[str]:

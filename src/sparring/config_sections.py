@@ -186,10 +186,6 @@ def _check_dirt(kind: str) -> str:
     return kind
 
 
-TEXTS_OF_DIRT = ("text",)
-"""Options of kinds of contamination that are free text."""
-
-
 class ContaminationSection(Section):
     """What is wrong with the training data on purpose; who gets what follows from (seed, index).
 

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class Outlier(Corruption):
 
     images_only = False
     outlier: str | None = None
-    images: Mapping[str, Any] | None = None
+    images: Annotated[Mapping[str, Any], DataSection] | None = None
     distance: float = 3.0
     others: Dataset | None = field(default=None, init=False, repr=False)
 
