@@ -37,7 +37,7 @@ from .data.audit.table import (
     rounded,
     write_table,
 )
-from .data.base import READ_CHUNK, Dataset, ModelRange
+from .data.base import Dataset, ModelRange
 from .data.controls import Chosen, Denoised, check_any_order, clean_numbers
 from .data.datasets import build_dataset
 from .data.trusted import ByJudge, ByTable, ByTruth, LevelsOnly, Source, Trusted, trust_of
@@ -239,16 +239,12 @@ def trusted_numbers(config: RunConfig, images: Dataset) -> np.ndarray:
             )
         return np.unique(np.asarray(said, np.int64))
     theirs = {key_of(x) for x in trusted_images(config, images).read_all()["x0"]}
-    found = []
-    for start in range(0, n, READ_CHUNK):
-        asked = torch.arange(start, min(start + READ_CHUNK, n))
-        batch = images.__getitems__(asked.tolist())
-        own = batch["index"] == asked  # elsewhere another image stands in
-        found += [
-            i
-            for i, x, is_own in zip(asked.tolist(), batch["x0"], own.tolist(), strict=True)
-            if is_own and key_of(x) in theirs
-        ]
+    found = [
+        i
+        for batch in images.chunks()
+        for i, x in zip(batch["index"].tolist(), batch["x0"], strict=True)
+        if key_of(x) in theirs
+    ]
     if not found:
         raise UserError(
             f"data.trusted: no image of {said} is among those of {images.name} as they are read: "

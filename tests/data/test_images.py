@@ -69,6 +69,11 @@ def test_an_unreadable_image_is_replaced_by_the_next_and_listed(folder, monkeypa
     assert whole["index"].tolist() == [0, 1, 4, 5, 6, 7, 8]
     assert len(whole["x0"]) == len(whole["label"]) == 7
     assert set(whole["unreadable"]) == set(listed)
+    own, empty, moved = data.chunks([9, 1, 2, 3, 0], 2)
+    assert [one["index"].tolist() for one in (own, empty, moved)] == [[1], [], [0]]
+    assert [one["label"].tolist() for one in (own, empty, moved)] == [[0], [], [0]]
+    assert empty["unreadable"] == listed[:2]
+    assert torch.equal(own["x0"][0], data[1]["x0"])
 
 
 def test_no_readable_image_names_the_folder(tmp_path):

@@ -8,7 +8,7 @@ noise are left as they are.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,14 +227,6 @@ def noise_of_each(dataset: Dataset, sigma: float | str) -> tuple[Tensor, dict[st
     return noise, found
 
 
-def readable(dataset: Dataset, asked: Sequence[int]) -> tuple[Batch, list[str]]:
-    """The readable ones of these samples, and the files that are not."""
-    batch = dataset.__getitems__(asked)
-    kept = batch["index"] == torch.tensor(asked)  # elsewhere another image stands in
-    rows = {name: value[kept] for name, value in batch.items() if isinstance(value, Tensor)}
-    return rows, batch["unreadable"]
-
-
 def _write(
     dataset: Dataset, cleaner: Cleaner, noise: Tensor, folder: Path, root: str | None
 ) -> dict[str, Any]:
@@ -243,9 +235,8 @@ def _write(
     skipped: dict[str, None] = {}
     shown, before, after = set(range(0, n, -(-n // N_SHOWN))), [], []
     with tqdm(total=n, unit="image", disable=None) as progress:
-        for first in range(0, n, READ_CHUNK):
-            batch, unreadable = readable(dataset, range(first, min(first + READ_CHUNK, n)))
-            skipped |= dict.fromkeys(unreadable)
+        for batch in dataset.chunks():
+            skipped |= dict.fromkeys(batch["unreadable"])
             index = batch["index"].tolist()
             cleaned = cleaner(batch, noise[batch["index"]], dataset)
             labels = batch["label"].tolist() if "label" in batch else [None] * len(index)
@@ -260,7 +251,7 @@ def _write(
                 if i in shown:
                     before.append(y)
                     after.append(x)
-            progress.update(min(READ_CHUNK, n - first))
+            progress.update(min(READ_CHUNK, n - progress.n))
     names = {one["index"]: Path(one["file"]).relative_to("images").as_posix() for one in records}
     write_captions(dataset.captions, names, folder / "images" / "metadata.jsonl")
     for name, images in (("before", before), ("after", after)):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.base import READ_CHUNK, Dataset
+from ..data.base import Dataset, joined
 from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import contaminate
 from ..errors import UserError
@@ -24,7 +24,7 @@ from ..evaluation.protocol import versions
 from ..pretrained import load
 from ..randomness import generator
 from ..sampling import grid
-from .clean import Cleaner, noise_of_each, readable
+from .clean import Cleaner, noise_of_each
 from .files import KEY, as_word, check_outside, claim, digest, which
 from .plan import default_device
 
@@ -103,7 +103,7 @@ def levels_command(
         dirt = {"kind": "gaussian", "rate": 1.0, "sigma": level}
         noisy = contaminate(dataset, {**contamination, **dirt})
         told, _ = noise_of_each(noisy, level if sigma is None else sigma)
-        batch, _ = readable(noisy, index.tolist())
+        batch = joined(list(noisy.chunks(index.tolist())))
         cleaned = [cleaner(batch, told[index], noisy) for cleaner in cleaners.values()]
         before = batch["x0"].clamp(0, 1)
         for images, rows_of in zip(
@@ -133,11 +133,11 @@ def levels_command(
 
 def _read(dataset: Dataset, rows: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     """The readable ones of these images, (n, C, H, W), their numbers, and the other files."""
-    parts = [readable(dataset, part.tolist()) for part in rows.split(READ_CHUNK)]
-    images, index = (torch.cat([batch[name] for batch, _ in parts]) for name in ("x0", "index"))
+    batch = joined(list(dataset.chunks(rows.tolist())))
+    images, index = batch["x0"], batch["index"]
     if dataset.truth is None and len(images) and (images.min() < 0 or images.max() > 1):
         raise UserError(f"{dataset.name} is not clean: its values leave [0, 1]")
-    return images, index, list(dict.fromkeys(file for _, files in parts for file in files))
+    return images, index, list(dict.fromkeys(batch["unreadable"]))
 
 
 def _extracted(extractor: Extractor) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -116,17 +116,20 @@ class Dataset(torch.utils.data.Dataset, ABC):
         }
 
     def read_all(self, limit: int | None = None) -> Batch:
-        """The first `limit` samples (all by default) as one batch: x0 (n, *), index, label.
+        """The first `limit` samples (all by default) as one batch, see `chunks`."""
+        return joined(list(self.chunks(range(len(self))[:limit])))
 
-        An unreadable file stays out rather than being replaced: every sample comes once.
+    def chunks(self, numbers: Sequence[int] | None = None, n: int = READ_CHUNK) -> Iterator[Batch]:
+        """These samples (all by default), each once, in batches of at most n.
+
+        An unreadable file is left out rather than replaced by another, so a batch may be smaller;
+        `unreadable` names it.
         """
-        n = len(self) if limit is None else min(limit, len(self))
-        chunks = []
-        for start in range(0, n, READ_CHUNK):
-            asked = range(start, min(start + READ_CHUNK, n))
-            chunk = self.__getitems__(asked)
-            chunks.append(_keep(chunk, chunk["index"] == torch.tensor(asked)))
-        return joined(chunks)
+        numbers = range(len(self)) if numbers is None else numbers
+        for start in range(0, len(numbers), n):
+            asked = numbers[start : start + n]
+            batch = self.__getitems__(asked)
+            yield _keep(batch, batch["index"] == torch.tensor(asked))
 
 
 def absent_classes(labels: Tensor | None, num_classes: int | None) -> list[int]:

@@ -275,10 +275,6 @@ def captioned(
     dataset: Dataset, rows: Sequence[int], batch_size: int = BATCH_SIZE
 ) -> Iterator[tuple[Tensor, list[str | None]]]:
     """Images (B, C, H, W) and their captions (B,) at `rows`; an unreadable image is left out."""
-    for first in range(0, len(rows), batch_size):
-        asked = list(rows[first : first + batch_size])
-        batch = dataset.__getitems__(asked)
-        kept = batch["index"] == torch.tensor(asked)
-        captions = batch.get("caption", [None] * len(asked))
-        said = [one for one, keep in zip(captions, kept.tolist(), strict=True) if keep]
-        yield batch["x0"][kept].float().clamp(0, 1), said
+    for batch in dataset.chunks(rows, batch_size):
+        said = batch.get("caption", [None] * len(batch["x0"]))
+        yield batch["x0"].float().clamp(0, 1), said

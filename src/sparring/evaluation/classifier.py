@@ -120,11 +120,9 @@ def train_classifier(reference: Dataset) -> tuple[Classifier, float]:
 def _load(reference: Dataset, rows: list[int]) -> tuple[Tensor, Tensor]:
     """Images (N, C, h, w), averaged down already, and labels (N,); unreadable ones stay out."""
     images, labels = [], []
-    for i in range(0, len(rows), 256):
-        batch = reference.__getitems__(rows[i : i + 256])
-        kept = batch["index"] == torch.tensor(rows[i : i + 256])
-        images.append(shrink(batch["x0"][kept].float()))
-        labels.append(batch["label"][kept])
+    for batch in reference.chunks(rows, 256):
+        images.append(shrink(batch["x0"].float()))
+        labels.append(batch["label"])
     return torch.cat(images), torch.cat(labels)
 
 

@@ -249,14 +249,11 @@ def image_batches(
     Raises:
         ValueError: for images outside [0, 1], such as those of a contaminated or scaled data set.
     """
-    for first in range(0, len(indices), batch_size):
-        asked = list(indices[first : first + batch_size])
-        batch = dataset.__getitems__(asked)
-        kept = batch["index"] == torch.tensor(asked)
-        images = batch["x0"][kept].float()
+    for batch in dataset.chunks(indices, batch_size):
+        images = batch["x0"].float()
         if len(images) and dataset.truth is None and (images.min() < 0 or images.max() > 1):
             raise ValueError(
                 f"reference images of {dataset.name} must be clean and in [0, 1], got "
                 f"{images.min():.3g} to {images.max():.3g}"
             )
-        yield images, batch["label"][kept] if "label" in batch else None
+        yield images, batch.get("label")

@@ -232,12 +232,9 @@ def read_features(
 ) -> tuple[Tensor, Tensor]:
     """Features (N, D), float32, and indices (N,) of the readable images, clipped to [0, 1]."""
     features, indices = [], []
-    for first in range(0, len(rows), batch_size):
-        asked = list(rows[first : first + batch_size])
-        batch = data.__getitems__(asked)
-        kept = batch["index"] == torch.tensor(asked)  # else replaced by its neighbour
-        features.append(extractor(batch["x0"][kept].float().clamp(0, 1)).float())
-        indices.append(batch["index"][kept])
+    for batch in data.chunks(rows, batch_size):
+        features.append(extractor(batch["x0"].float().clamp(0, 1)).float())
+        indices.append(batch["index"])
     return torch.cat(features), torch.cat(indices)
 
 
