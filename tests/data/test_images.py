@@ -72,7 +72,7 @@ def test_an_unreadable_image_is_replaced_by_the_next_and_listed(folder, monkeypa
     own, empty, moved = data.chunks([9, 1, 2, 3, 0], 2)
     assert [one["index"].tolist() for one in (own, empty, moved)] == [[1], [], [0]]
     assert [one["label"].tolist() for one in (own, empty, moved)] == [[0], [], [0]]
-    assert empty["unreadable"] == listed[:2]
+    assert set(empty["unreadable"]) == set(listed[:2])
     assert torch.equal(own["x0"][0], data[1]["x0"])
 
 
