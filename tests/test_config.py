@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sparring.build import build_dataset, build_denoiser, build_objective
-from sparring.config import check, contamination_of, dump, resolve, sampling_of
+from sparring.config import check, contamination_of, dump, resolve, sampling_of, with_overrides
 from sparring.config_sections import (
     SCHEDULERS,
     ContaminationSection,
@@ -449,3 +449,23 @@ def test_a_watermark_and_the_folder_of_other_images_are_taken_as_typed(config, t
     words = ["contamination.kind=outlier", f"contamination.images.train_data_dir={text}"]
     images = resolve(path, words).contamination.model_extra["images"]
     assert images == {"train_data_dir": text}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["contamination.sigma=0.3", "contamination.kind=correlated"],
+        ["objective.lam=3", "objective=detail"],
+        ["objective.lam=3", "objective.name=detail"],
+        ["model.network.sample_size=4", "model.network._class_name=DiTTransformer2DModel"],
+        ["data.dim=5", "data.name=plane"],
+    ],
+)
+def test_the_order_of_overrides_does_not_matter(words):
+    raw = {"objective": {"name": "plain"}, "contamination": {"kind": "gaussian", "sigma": 0.1}}
+    raw |= {"data": {"name": "digits"}, "model": {"network": {"_class_name": "UNet2DModel"}}}
+    assert with_overrides(raw, words) == with_overrides(raw, words[::-1])
+    (key, value), *_ = (word.split("=") for word in words)
+    section, *_, option = key.split(".")
+    found = with_overrides(raw, words)[section]
+    assert (found if section != "model" else found["network"])[option] == float(value)

@@ -127,6 +127,14 @@ _CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
 """Mapping -> (the key that says what it is, the keys that survive a change of that)."""
 
 
+def _chooses(override: str) -> bool:
+    """Whether an override says what a section is, such as objective=detail."""
+    parts = override.partition("=")[0].split(".")
+    if parts == ["objective"]:
+        return True
+    return len(parts) > 1 and _CHOICES.get(parts[-2], ("",))[0] == parts[-1]
+
+
 def _what_stays(key: str, old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The part of `old` that `new` is put on top of."""
     chooser, common = _CHOICES.get(key, ("", ()))
@@ -136,9 +144,13 @@ def _what_stays(key: str, old: dict[str, Any], new: Mapping[str, Any]) -> dict[s
 
 
 def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`raw` with `key=value` overrides applied, not yet checked."""
+    """`raw` with `key=value` overrides applied, not yet checked.
+
+    What a section is comes before its options, wherever it stands: another kind drops the options
+    of the old one, not those that were asked for beside it.
+    """
     merged = merge({}, raw)
-    for override in overrides:
+    for override in sorted(overrides, key=lambda one: not _chooses(one)):
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise UserError(f"override {override!r} is not key=value, such as training.seed=1")
