@@ -12,6 +12,7 @@ from sparring.data.audit.detectors.jpeg import (
     Jpeg,
     Levels,
     blocks,
+    evidence,
     file_quality,
     forward,
     jpeg_cell,
@@ -166,6 +167,21 @@ def test_the_statistics_of_an_image_depend_on_it_alone():
     for name, values in together.items():
         one_by_one = torch.cat([each[name] for each in alone])
         assert torch.allclose(values, one_by_one, rtol=1e-3, atol=0.1)
+
+
+def test_the_evidence_is_the_sum_of_the_formula():
+    """In float64, one logarithm each; far from the comb, on it, and in its cell at zero."""
+    table = table_of(40).flatten().double()
+    rng = torch.Generator().manual_seed(0)
+    k = torch.randint(-2, 3, (50, 64), generator=rng)
+    error = 0.3 * torch.randn(50, 64, generator=rng).double()
+    c = k * table + torch.where(torch.rand(50, 64, generator=rng) < 0.3, 0.2 * table, error)
+    off, spread = c - (c / table).round() * table, 0.3
+    normal = torch.distributions.Normal(0.0, spread).log_prob(off).exp()
+    nats = (0.9 * table * normal + 0.1).log()
+    nats = torch.where((c / table).round() == 0, nats.clamp(max=0), nats).sum(1)
+    found = evidence(c.float(), table.float().expand(50, -1), spread)
+    torch.testing.assert_close(found.double(), nats, rtol=1e-4, atol=1e-2)
 
 
 def test_zeros_are_no_evidence():

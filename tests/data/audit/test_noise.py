@@ -23,7 +23,7 @@ from sparring.data.audit.detectors._small_noise import (
     unlikeness,
     whitening,
 )
-from sparring.data.audit.detectors._unclipping import quantiles, unclipped
+from sparring.data.audit.detectors._unclipping import ends, quantiles, unclipped
 from sparring.data.audit.detectors.noise import Noise
 from sparring.data.audit.registry import detector_of
 from sparring.data.dirt.kinds.correlated import Correlated
@@ -94,7 +94,7 @@ def test_hubers_scale_is_the_normal_deviation_and_hardly_moved_by_outliers():
 def test_unclipped_pixels_have_the_law_before_clipping():
     mean, scale = torch.full((1, 20_000), 0.1), torch.tensor(0.2)
     noisy = (mean + scale * torch.randn(mean.shape, generator=rng())).clamp(0, 1)
-    again = unclipped(noisy, mean, scale, quantiles((20_000,)))
+    again = unclipped(noisy, ends(noisy), mean, scale, quantiles((20_000,)))
     assert kstest(((again - mean) / scale)[0].numpy(), "norm").pvalue > 0.01
     inside = (noisy > 0) & (noisy < 1)
     assert torch.equal(again[inside], noisy[inside])
@@ -103,7 +103,7 @@ def test_unclipped_pixels_have_the_law_before_clipping():
 
 def test_what_was_not_clipped_stays():
     y = torch.tensor([[-0.2, 0.3, 1.4]])
-    assert torch.equal(unclipped(y, y, torch.tensor(0.1), torch.tensor(0.5)), y)
+    assert torch.equal(unclipped(y, ends(y), y, torch.tensor(0.1), torch.tensor(0.5)), y)
 
 
 def test_statistics_do_not_depend_on_the_batch():

@@ -1,6 +1,7 @@
 """Un-clipping: what an 8-bit file cut off at 0 and at 1 is drawn again."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,7 +10,20 @@ SEED = 20411
 """Of the draws; a number that seeds no noise."""
 
 
-def unclipped(y: Tensor, mean: Tensor, scale: Tensor, uniform: Tensor) -> Tensor:
+class Ends(NamedTuple):
+    """Places of the pixels at 0 and of those at 1, in the flattened images."""
+
+    black: Tensor
+    white: Tensor
+
+
+def ends(y: Tensor) -> Ends:
+    """Where images (B, *) may have been cut off."""
+    flat = y.flatten()
+    return Ends((flat == 0).nonzero()[:, 0], (flat == 1).nonzero()[:, 0])
+
+
+def unclipped(y: Tensor, at: Ends, mean: Tensor, scale: Tensor, uniform: Tensor) -> Tensor:
     """Images with new values beyond 0 and 1 where they are at 0 and 1.
 
     A pixel at 0 is a noisy value n <= 0 (Tobit): it is the given quantile of N(mean, scale^2) cut
@@ -17,20 +31,21 @@ def unclipped(y: Tensor, mean: Tensor, scale: Tensor, uniform: Tensor) -> Tensor
 
     Args:
         y: Images, (B, *).
-        mean: Without noise, as far as is known, (B, *).
-        scale: Standard deviation of the noise, above 0; broadcasts to y.
-        uniform: Which quantile is drawn, in (0, 1); broadcasts to y.
+        at: Their `ends`.
+        mean: Without noise, as far as is known; broadcasts to y, as the next two.
+        scale: Standard deviation of the noise, above 0.
+        uniform: Which quantile is drawn, in (0, 1).
 
     Source: the Tobit model's data augmentation (Chib 1992).
     """
-    out, scale, uniform = y.clone(), scale.expand_as(y), uniform.expand_as(y)
-    for sign, end in ((1.0, 0.0), (-1.0, 1.0)):
-        at_end = (y == end).nonzero(as_tuple=True)
-        m, s, u = sign * (mean[at_end] - end), scale[at_end], uniform[at_end]
+    out = y.flatten().clone()
+    mean, scale, uniform = (each.expand_as(y).flatten() for each in (mean, scale, uniform))
+    for sign, end, places in ((1.0, 0.0, at.black), (-1.0, 1.0, at.white)):
+        m, s, u = sign * (mean[places] - end), scale[places], uniform[places]
         below = torch.special.ndtr(-m / s)
         drawn = (m + s * torch.special.ndtri((u * below).clamp(min=1e-7))).clamp(max=0)
-        out[at_end] = end + sign * drawn
-    return out
+        out[places] = end + sign * drawn
+    return out.reshape(y.shape)
 
 
 @lru_cache(maxsize=8)

@@ -43,7 +43,7 @@ from torch.nn import functional as F
 
 from ..contract import Columns, Detector, Rule, Statistics
 from ._small_noise import fit_small
-from ._unclipping import quantiles, unclipped
+from ._unclipping import ends, quantiles, unclipped
 
 N_BINS = 4
 LOW, MIDDLE, HIGH = 0.1, 0.5, 0.9
@@ -120,9 +120,8 @@ correlate at 4 pixels, by 0.24, which no Gaussian blur does."""
 
 def haar(x: Tensor, lag: int = 1) -> Tensor:
     """Differences of differences over `lag` pixels, (B, C, H - lag, W - lag)."""
-    here, right = x[..., :-lag, :-lag], x[..., :-lag, lag:]
-    below, across = x[..., lag:, :-lag], x[..., lag:, lag:]
-    return (here - right - below + across) / 2
+    across = x[..., :-lag] - x[..., lag:]
+    return (across[..., :-lag, :] - across[..., lag:, :]).mul_(0.5)
 
 
 def tintless(x: Tensor) -> Tensor:
@@ -155,8 +154,10 @@ def huber_scale(h: Tensor, start: Tensor | None = None) -> Tensor:
 def blurred(x: Tensor) -> Tensor:
     """[1 2 1] / 4 along both axes, edges repeated."""
     x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    x = (x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]) / 4
-    return (x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]) / 4
+    for _ in range(2):
+        x = x[..., :-1] + x[..., 1:]
+        x = x[..., :-1, :] + x[..., 1:, :]
+    return x.mul_(1 / 16)
 
 
 def far_lag(height: int, width: int) -> int:
@@ -238,50 +239,58 @@ class Noise(Detector):
             shape: (C, H, W), (B, 3).
         """
         x = x.float()
+        n_windows = windows(x[:1], first_only=True)[1].shape[3]
+        lag = float(far_lag(*x.shape[2:]) if n_windows >= N_WINDOWS else 0)
+        seen = {
+            "lag": torch.full((len(x),), lag),
+            "is_colour": torch.full((len(x),), float(x.shape[1] > 1)),
+            "pixels": x.flatten(1) if lag == 0 else x.new_zeros(len(x), 0),
+            "shape": torch.tensor([x.shape[1:]] * len(x), dtype=torch.float32),
+        }
         uniform = quantiles(tuple(x.shape[1:]))
-        draws = (uniform, 1 - uniform)
-        guesses = [x, x]
-        white = self._scale(guesses)
+        is_cut = ((x == 0) | (x == 1)).flatten(1).any(1)
+        for rows, draws in ((is_cut, (uniform, 1 - uniform)), (~is_cut, ())):
+            for name, values in self._energies(x[rows], draws).items():
+                whole = seen.setdefault(name, values.new_zeros(len(x), *values.shape[1:]))
+                whole[rows] = values
+        return seen
+
+    def _energies(self, x: Tensor, draws: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The statistics that need un-clipping: once with each of these draws, of the mean."""
+        guesses = [x for _ in draws] or [x]
+        at, white = ends(x), self._scale([x])
         for _ in range(N_ROUNDS):
             scale = white[:, None, None, None]
-            guesses = [
-                unclipped(x, blurred(g).clamp(0, 1), scale, u)
-                for g, u in zip(guesses, draws, strict=True)
-            ]
+            for k, u in enumerate(draws):
+                guesses[k] = unclipped(x, at, blurred(guesses[k]).clamp(0, 1), scale, u)
             white = self._scale(guesses, white)
         low, middle, high = _unit(tuple(x.shape[1:]))
-        for _ in range(N_ROUNDS):
+        for _ in range(N_ROUNDS if draws else 0):
             brightness, energies = self._windows(guesses, first_only=True)
             a, b = line(brightness, _quantile(energies[:, 0], MIDDLE) / middle[0])
             a, b = a[:, None, None, None], b[:, None, None, None]
             for k, u in enumerate(draws):
                 mean = blurred(guesses[k]).clamp(0, 1)
                 scale = (a + b * mean).clamp(min=SMALLEST**2).sqrt()
-                guesses[k] = unclipped(x, mean, scale, u)
+                guesses[k] = unclipped(x, at, mean, scale, u)
         brightness, energies = self._windows(guesses)
         low = (_quantile(energies, LOW) / low).sqrt()
         high = (_quantile(energies, HIGH) / high).sqrt()
         middle = (_quantile(energies, MIDDLE) / middle).sqrt()
-        lag = float(far_lag(*x.shape[2:]) if energies.shape[3] >= N_WINDOWS else 0)
-        is_colour = float(x.shape[1] > 1)
         channels = [low[:, 1], middle[:, 1], middle[:, 2]]
-        peaks = (_log(high) - _log(middle)).mean(2)[:, :2]
         return {
             "white": white, "brightness": brightness, "floor": low[:, 0], "middle": middle[:, 0],
             "channels": torch.stack([_log(each).mean(1) for each in channels], 1),
-            "peaks": peaks,
-            "lag": torch.full((len(x),), lag), "is_colour": torch.full((len(x),), is_colour),
-            "pixels": x.flatten(1) if lag == 0 else x.new_zeros(len(x), 0),
-            "shape": torch.tensor([x.shape[1:]] * len(x), dtype=torch.float32),
+            "peaks": (_log(high) - _log(middle)).mean(2)[:, :2],
         }  # fmt: skip
 
     def _scale(self, guesses: list[Tensor], start: Tensor | None = None) -> Tensor:
         scales = [huber_scale(haar(tintless(guess)), start) for guess in guesses]
-        return (scales[0] + scales[1]) / 2
+        return torch.stack(scales).mean(0)
 
     def _windows(self, guesses: list[Tensor], first_only: bool = False) -> tuple[Tensor, Tensor]:
-        (v1, e1), (v2, e2) = (windows(guess, first_only) for guess in guesses)
-        return (v1 + v2) / 2, (e1 + e2) / 2
+        brightness, energies = zip(*(windows(each, first_only) for each in guesses), strict=True)
+        return torch.stack(brightness).mean(0), torch.stack(energies).mean(0)
 
     def fit(self, seen: Statistics) -> Rule:
         """Expectation maximisation; small images have a rule of their own."""
