@@ -15,12 +15,12 @@ class BrightRule(Rule):
 
 
 class Bright(Detector):
-    """Noise of a tenth of the image's mean, where this is above the set's mean."""
+    """Noise of a tenth of the mean of an image's first channel, where this is above the set's."""
 
     kinds = ("gaussian",)
 
     def look(self, x):
-        return {"mean": x.flatten(1).mean(1)}
+        return {"mean": x[:, 0].flatten(1).mean(1)}
 
     def fit(self, seen):
         return BrightRule(float(seen["bright.mean"].mean()))

@@ -8,15 +8,14 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tiny_runs import run
 
+from simple_detectors import Bright
 from sparring.data.audit import judging, registry
 from sparring.data.audit.audit import audit_images
-from sparring.data.audit.contract import Detector, Rule
 from sparring.data.base import Dataset, Wrapper
 from sparring.data.datasets import build_dataset
 from sparring.data.trusted import ByJudge, Trusted
@@ -38,27 +37,6 @@ class Colours(Wrapper):
 
     def fingerprint(self):
         return self.dataset.fingerprint()
-
-
-@dataclass(frozen=True)
-class BrightRule(Rule):
-    threshold: float
-
-    def __call__(self, seen):
-        mean = seen["bright.mean"]
-        return {"gaussian": (mean > self.threshold).float(), "sigma": mean / 10}
-
-
-class Bright(Detector):
-    """Noise of a tenth of the mean of red, where this is above the set's."""
-
-    kinds = ("gaussian",)
-
-    def look(self, x):
-        return {"mean": x[:, 0].flatten(1).mean(1)}
-
-    def fit(self, seen):
-        return BrightRule(float(seen["bright.mean"].mean()))
 
 
 def judged(dataset: Dataset) -> Trusted:

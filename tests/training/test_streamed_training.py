@@ -67,7 +67,9 @@ def test_two_processes_read_the_batches_of_one(fields, tmp_path, name):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", "2", str(SCRIPT), str(tmp_path / "two")]
     command += [json.dumps(fields[name]), str(N_STEPS)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    path = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     said = [json.loads((tmp_path / f"two/long-{rank}.json").read_text()) for rank in (0, 1)]
