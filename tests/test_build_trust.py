@@ -208,7 +208,9 @@ def test_images_that_differ_from_trusted_ones_are_used_from_a_level_on(
 def test_latents_are_told_levels_and_weights_alone(tmp_path, audits, capsys):
     trust = told(config_of("detail"), tmp_path / "a", is_latent=True).read_all()["trust"]
     assert not trust.sigma.any()
-    assert "is not told to a latent model" in capsys.readouterr().err
+    n_noisy = int((true_table(build_dataset(config_of("detail"))).sigma > 0)[1:].sum()) + 1
+    said = f"noise ({n_noisy} images) and hidden pixels (0) are not told to a latent model"
+    assert said in capsys.readouterr().err
     images = build_dataset(config_of("detail"))
     table = clean_table(40)
     table.level[3], table.weight[4] = 0.7, 0
@@ -219,8 +221,26 @@ def test_latents_are_told_levels_and_weights_alone(tmp_path, audits, capsys):
     assert trust.weight[4] == 0
     table.sigma[5] = 0.1
     write_table(table, images, tmp_path / "levels.csv")
-    with pytest.raises(UserError, match="a latent model can be told levels and weights"):
+    with pytest.raises(UserError, match="levels and weights of images, and 1 have noise, 0 hidden"):
         told(asked, tmp_path / "c", is_latent=True)
+
+
+def test_holes_are_not_told_to_a_latent_model_and_that_is_said(tmp_path, audits, capsys):
+    blocks = {"kind": "missing_blocks", "block_size": 0.25, "sigma": None}
+    config = config_of("detail", contamination=blocks)
+    table = true_table(build_dataset(config))
+    n_hidden = int(table.has("missing_blocks").sum())
+    whole = told(config, tmp_path / "a")
+    assert whole.read_all()["trust"].seen is not None
+    capsys.readouterr()
+    trust = told(config, tmp_path / "b", is_latent=True).read_all()["trust"]
+    assert trust.seen is None
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "latent model" in line]
+    assert f"noise (1 images) and hidden pixels ({n_hidden}) are not told" in said
+    write_table(table, build_dataset(config), tmp_path / "holes.csv")
+    asked = {"name": "detail", "dirt": str(tmp_path / "holes.csv")}
+    with pytest.raises(UserError, match=rf"0 have noise, {n_hidden} hidden pixels"):
+        told(config_of(asked, contamination=blocks), tmp_path / "c", is_latent=True)
 
 
 def test_a_dry_run_says_who_knows_and_looks_at_no_image(tmp_path, audits):

@@ -28,6 +28,7 @@ from .data.audit.audit import audit_images
 from .data.audit.found import lines_of
 from .data.audit.judging import Judge
 from .data.audit.level_classifier import LEAST_TRUSTED, unknown_levels
+from .data.audit.registry import hiding_kinds
 from .data.audit.table import (
     HAS,
     Table,
@@ -301,16 +302,18 @@ def _as_latents(source: Source, is_latent: bool, *, is_asked: bool) -> Source:
     if not is_latent:
         return source
     table = source.table
-    n_more = int(((table.sigma > 0) | (table.slope > 0)).sum())
-    if (n_more or source.hides) and is_asked:
+    n_noisy = int(((table.sigma > 0) | (table.slope > 0)).sum())
+    hiding = [table.has(kind) for kind in hiding_kinds() & table.kinds.keys()]
+    n_hidden = int(np.any(hiding, 0).sum())
+    if (n_noisy or source.hides) and is_asked:
         raise UserError(
-            f"a latent model can be told levels and weights of images, and {n_more} have noise, or "
-            "some have holes: noise in pixels is none of the latents; set objective.dirt=none"
+            f"a latent model can be told levels and weights of images, and {n_noisy} have noise, "
+            f"{n_hidden} hidden pixels: neither is so in latents; set objective.dirt=none"
         )
-    if n_more and PartialState().is_main_process:
+    if (n_noisy or n_hidden) and PartialState().is_main_process:
         echo(
-            f"sparring: dirt: the noise of {n_more} images is not told to a latent model, levels "
-            "and weights are",
+            f"sparring: dirt: noise ({n_noisy} images) and hidden pixels ({n_hidden}) are not told "
+            "to a latent model, levels and weights are",
             err=True,
         )
     return LevelsOnly(source)
