@@ -76,7 +76,7 @@ def write_photos(folder: Path) -> None:
     """The digits as files."""
     from PIL import Image
 
-    from sparring.data.datasets import digits_arrays
+    from sparring.data.sets.digits import digits_arrays
 
     folder.mkdir()
     for number, one in enumerate((digits_arrays()[0][:, 0] * 255).byte().numpy()):

@@ -31,17 +31,18 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from .config_sections import (
-    BUNDLED,
     AttackSection,
     ContaminationSection,
+    DataSection,
     RunConfig,
     SamplingSection,
 )
 from .config_yaml import MAX_DEPTH, parse_texts, parse_value, read_yaml, write_yaml
+from .data import sets
 from .errors import UserError
 from .home import expanded, expanded_path
 from .masking import masked
-from .sections import Section, in_words, is_section, options_of
+from .sections import Section, in_words, is_section, options_of, section_of
 
 __all__ = [
     "RunConfig",
@@ -204,6 +205,9 @@ def _holds(parts: Sequence[str], raw: Mapping[str, Any]) -> set[str]:
         types = _types_of_dirt(option, str(_look_up(raw, ["contamination", "kind"])))
         found = set().union(*(_holds_below(one, inner) for one in types))
         return found | {"nothing"} if found and not inner else found
+    elif parts[0] == "data" and len(parts) == 2 and parts[1] not in DataSection.model_fields:
+        name = str(_look_up(raw, ["data", "name"]) or "digits")
+        return _kinds(_options_of_data(name, "data").get(parts[1], (Any, None))[0])
     else:
         inner = [first, *inner]
     return _holds_below(section, inner)
@@ -265,6 +269,7 @@ def check(raw: Mapping[str, Any], place: str, overrides: Sequence[str] = ()) -> 
     chosen, prepared = raw.pop("objective", None), raw.pop("objectives", None)
     _refuse_secrets({"objective": chosen, "objectives": prepared}, [])
     config = _validated(raw, RunConfig, place, overrides)
+    _check_other_keys_of_data(config.data, place, overrides)
     config.objective = _check_objective(chosen, prepared, place, overrides)
     return config
 
@@ -274,6 +279,33 @@ def check_section(
 ) -> Any:
     """One section alone, by its name in a config; overrides are dotted keys of the whole config."""
     return _validated(raw, section, f"section {name}", overrides, name)
+
+
+def _check_other_keys_of_data(
+    data: DataSection, place: str, overrides: Sequence[str], prefix: str = "data"
+) -> None:
+    """Keys that section data does not declare are arguments of the class of the data set."""
+    given = {key: value for key, value in (data.model_extra or {}).items() if value is not None}
+    if not given and ".py:" not in data.name:
+        return
+    declared = DataSection.model_fields
+    options = _options_of_data(data.name, place)
+    section = section_of({key: one for key, one in options.items() if key not in declared}, "Data")
+    checked = _validated(given, section, place, overrides, prefix, [*declared])
+    for key in list(data.model_extra or ()):
+        delattr(data, key)
+    for key in given:
+        setattr(data, key, getattr(checked, key))
+
+
+def _options_of_data(name: str, place: str) -> dict[str, tuple[Any, Any]]:
+    """The arguments of a data set's class: name -> (type, default)."""
+    from .data.datasets import find  # torch is imported here
+
+    try:
+        return options_of(find(name))
+    except (ValueError, TypeError, UserError) as error:
+        raise UserError(f"{place}: {error}") from error
 
 
 def _check_objective(chosen: Any, prepared: Any, place: str, overrides: Sequence[str]) -> Section:
@@ -311,12 +343,13 @@ def _validated(
     place: str,
     overrides: Sequence[str],
     prefix: str = "",
+    elsewhere: Sequence[str] = (),
 ) -> Any:
     _refuse_secrets(raw, [prefix] if prefix else [])
     try:
         return section.model_validate(dict(raw))
     except ValidationError as error:
-        elsewhere = ("base", "objectives") if section is RunConfig else ()
+        elsewhere = ("base", "objectives") if section is RunConfig else elsewhere
         line, key = in_words(error.errors(), section, prefix, elsewhere)
         raise UserError(f"{_where_said(key, place, overrides)}: {line}") from error
 
@@ -363,6 +396,15 @@ def sampling_of(overrides: Sequence[str], options: Mapping[str, Any]) -> dict[st
     return {**options, **said.model_dump(exclude_unset=True)}
 
 
+def _is_bundled(name: str) -> bool:
+    """Whether this is a data set that is there without a file or a download."""
+    if name not in sets.names():
+        return False
+    from .data.datasets import find  # torch is imported here
+
+    return find(name).is_bundled
+
+
 def contamination_of(
     data: str, overrides: Sequence[str], kind: str, command: str = "contaminate"
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -379,7 +421,7 @@ def contamination_of(
     raw: dict[str, Any] = {"contamination": {"kind": kind}}
     if data.endswith((".yaml", ".yml")):
         raw = merge(raw, read_config(Path(data)))
-    elif data in BUNDLED:
+    elif _is_bundled(data):
         raw["data"] = {"name": data}
     elif data.endswith(".parquet"):
         raw["data"] = {"name": "parquet", "data_files": data}

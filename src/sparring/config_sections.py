@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
+from .data import sets
 from .data.dirt import kinds
 from .errors import UserError, did_you_mean
 from .home import expanded
@@ -35,8 +36,6 @@ VP_SCHEDULERS = (
 )  # fmt: skip
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
-BUNDLED = ("digits", "digits_subspace", "plane", "gaussian_mixture", "swiss_roll", "two_moons")
-"""Data sets that are there without a file or a download."""
 SCHEDULERS = (*VP_SCHEDULERS, *FLOW_SCHEDULERS, *EDM_SCHEDULERS)
 
 
@@ -140,13 +139,26 @@ def _check_scheduler(scheduler: Mapping[str, Any], kind: str) -> None:
         )
 
 
-class DataSection(Section):
-    """Which samples; see data/datasets.py for what each name reads."""
+def _check_data_set(name: str) -> str:
+    known = sets.names()
+    if name not in known and ".py:" not in name:
+        hint = did_you_mean(name, [*known, "path/to/file.py:Name"])
+        raise ValueError(
+            f"data.name must be one of {', '.join(known)}, or path/to/file.py:Name, got {name!r}"
+            + (hint if "did you mean" in hint else "")
+        )
+    return name
 
-    name: Literal[
-        "digits", "digits_subspace", "plane", "gaussian_mixture", "swiss_roll", "two_moons",
-        "image_folder", "parquet", "huggingface", "webdataset",
-    ] = "digits"  # fmt: skip
+
+class DataSection(Section):
+    """Which samples.
+
+    The keys of the built-in sets stand here, so that they are checked before torch is there; other
+    keys are arguments of the class of a set, which config.py looks at (data/data_set.py).
+    """
+
+    model_config = ConfigDict(extra="allow")
+    name: Annotated[Place, AfterValidator(_check_data_set)] = "digits"
     split: Word = "train"
     seed: int = 0
     resolution: Count | None = None

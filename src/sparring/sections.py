@@ -18,7 +18,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from .errors import did_you_mean
+from .errors import UserError, did_you_mean
 
 
 class Section(BaseModel):
@@ -99,16 +99,20 @@ def _options_as_section(build: type) -> type[Section]:
     return section_of(options_of(build), build.__name__, _Options)
 
 
-def check_options(build: type, options: Mapping[str, Any], skip: Collection[str] = ()) -> None:
+def check_options(
+    build: type, options: Mapping[str, Any], skip: Collection[str] = (), prefix: str = ""
+) -> None:
     """Refuses options of a constructor that are not of their type and range.
 
     Args:
         build: The class.
         options: By name. One that the constructor does not have is left to Python.
         skip: Options that are not looked at.
+        prefix: What stands before an option in the message.
 
     Raises:
         ValueError: one line that names the option and what it must be.
+        UserError: the same of a path that cannot be.
     """
     section = _options_as_section(build)
     given = {
@@ -121,7 +125,8 @@ def check_options(build: type, options: Mapping[str, Any], skip: Collection[str]
     except ValidationError as error:
         wrong = [one for one in error.errors() if one["loc"][0] in given]
         if wrong:
-            raise ValueError(in_words(wrong, section, "")[0]) from error
+            kind = UserError if any(one["type"] == "path" for one in wrong) else ValueError
+            raise kind(in_words(wrong, section, prefix)[0]) from error
 
 
 # In words

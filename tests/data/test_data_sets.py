@@ -7,8 +7,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from sparring.data import sets
 from sparring.data.base import ModelRange, check_channels
-from sparring.data.datasets import DATASETS, build_dataset
+from sparring.data.datasets import build_dataset, find
 from sparring.data.dirt.contaminated import training_data
 from sparring.errors import UserError
 
@@ -239,8 +240,8 @@ def test_wrong_fields_are_refused(name, fields, says):
 
 
 def test_reading_fields_are_accepted_everywhere():
-    for name in DATASETS:
-        if name not in ("image_folder", "parquet", "huggingface", "webdataset"):
+    for name in sets.names():
+        if find(name).is_bundled:
             build_dataset(name, center_crop=True, random_flip=False, dataloader_num_workers=2)
 
 

@@ -33,9 +33,10 @@ from ..build_discriminator import build_discriminator
 from ..build_trust import known_lines, levels_in, with_knowledge, words_of
 from ..cache import TensorCache
 from ..config import RunConfig, dump
-from ..config_sections import BUNDLED, ContaminationSection
+from ..config_sections import ContaminationSection
 from ..data.base import Dataset, Digests, ModelRange
 from ..data.captions import first_of
+from ..data.datasets import find
 from ..data.dirt.contaminated import check_contamination
 from ..data.dirt.manifest import write_manifest
 from ..denoiser import Denoiser
@@ -92,7 +93,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
 def _check_places(config: RunConfig) -> None:
     """A run in the folder of its own images would learn from its own pictures the next time."""
     data, output = config.data.train_data_dir, str(config.training.output_dir)
-    if config.data.name == "image_folder" and data and _is_one_place(data, output):
+    if data and _is_one_place(data, output):
         raise UserError(
             f"training.output_dir {output} is the folder of the images, where the run's own "
             "pictures would be learned from: choose another"
@@ -287,8 +288,8 @@ def _shape_of(config: RunConfig) -> tuple[Shape, int | None]:
     size."""
     words = config.model.network or {}
     side = config.data.resolution or words.get("sample_size")
-    folder = config.data.train_data_dir if config.data.name == "image_folder" else None
-    if config.data.name in BUNDLED or (side is None and folder and Path(folder).is_dir()):
+    folder = config.data.train_data_dir
+    if find(config.data.name).is_bundled or (side is None and folder and Path(folder).is_dir()):
         clean = config.model_copy(deep=True)
         clean.contamination = ContaminationSection()
         dataset = build_dataset(clean)

@@ -17,7 +17,6 @@ from ..errors import UserError
 from ..text_files import lines_of
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-VECTOR_SETS = ("plane", "gaussian_mixture", "swiss_roll", "two_moons")
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,7 @@ class Run:
     config: dict[str, Any]
     info: dict[str, Any] = field(default_factory=dict)  # run.json
     training: dict[str, Any] = field(default_factory=dict)  # training.json
+    model: dict[str, Any] = field(default_factory=dict)  # what its model is
     metrics: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl, one row a step
     evaluations: list[Evaluation] = field(default_factory=list)
     manifest: dict[str, Any] | None = None  # the header of data/manifest.jsonl
@@ -119,7 +119,7 @@ class Run:
 
     @property
     def is_vector(self) -> bool:
-        return self.section("data").get("name") in VECTOR_SETS
+        return len(self.model.get("sample_shape") or ()) == 1
 
     @property
     def drawn(self) -> dict[str, Any]:
@@ -208,6 +208,8 @@ def read_run(argument: str, folder: Path, name: str) -> Run:
         folder=folder, argument=argument, name=name, config=config,
         info=_read_object(folder / "run.json"),
         training=_read_object(folder / "training.json"),
+        model=_read_object(folder / "checkpoints" / "model.json")
+        or _read_object(folder / "model.json"),
         metrics=read_metrics(folder / "metrics.jsonl"),
         evaluations=evaluations,
         manifest=read_manifest_header(folder / "data" / "manifest.jsonl"),

@@ -1,0 +1,151 @@
+"""What a data set of a config is, and how a split is cut of points and files.
+
+    class Photos(DataSet):
+        def __init__(self, *, folder: Place, side: Count = 64) -> None: ...
+
+        def read(self, split: str, fields: Mapping[str, Any]) -> Dataset: ...
+
+In a config this is `data: {name: path/to/photos.py:Photos, folder: cats}`. The keyword arguments of
+the constructor are keys of section data, with their types, defaults and ranges; what all data sets
+are told, such as the resolution, comes with `read`.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..randomness import generator
+from . import transforms
+from .analytic import Truth
+from .base import Dataset, InMemory, absent_classes
+from .captions import caption_remarks, whole_characters
+from .classes import absent_remark, numbers
+from .images import ImageDataset
+from .shards import ShardedImages, ShardFiles
+from .sources import Source
+
+
+class DataSet(ABC):
+    """Where the samples of a run come from. Abstract."""
+
+    is_bundled = False
+    """Whether it is there without a file or a download."""
+
+    @abstractmethod
+    def read(self, split: str, fields: Mapping[str, Any]) -> Dataset:
+        """The samples.
+
+        Args:
+            split: train, held_out or all; a Hugging Face set's own split too.
+            fields: Of section data, how samples are read, see `datasets.READING`; what is not said
+                is left out.
+        """
+
+
+def points(
+    name: str, truth: Truth, n: int, split: str, fields: Mapping[str, Any], n_classes: int = 0
+) -> InMemory:
+    """n fixed points of each split, drawn from (seed, split)."""
+    seed = fields.get("seed", 0)
+    parts = {"train": ["train"], "held_out": ["held_out"], "all": ["train", "held_out"]}
+    drawn = [
+        truth.draw(n, generator("cpu", seed, "points", part)) for part in parts[known(split, parts)]
+    ]
+    labels = torch.cat([label for _, label in drawn if label is not None]) if n_classes else None
+    x0 = torch.cat([points for points, _ in drawn])
+    made_from = {"n_points": n, "seed": int(seed), "split": split, "n_classes": n_classes}
+    whole = InMemory(name, x0, labels, numbers(n_classes or 1), truth, made_from)
+    return limited(whole, split, fields)
+
+
+def from_files(
+    name: str,
+    source: Source,
+    split: str,
+    fields: Mapping[str, Any],
+    lanes: int | None = None,
+    buffer: int | None = None,
+) -> ImageDataset:
+    """A source's split: cut here unless the source is divided already.
+
+    Args:
+        name: Of the data set.
+        source: Its files.
+        split: train, held_out or all.
+        fields: How they are read.
+        lanes, buffer: Of files in shards, see shard_order.
+    """
+    n, seed = len(source.files), fields.get("seed", 0)
+    share = fields.get("held_out_share", 0.0)
+    if not 0 <= share < 1:
+        raise ValueError(f"data.held_out_share must be in [0, 1), got {share}")
+    if not source.is_split:
+        n_held_out = math.floor(share * n + 0.5)
+        order = torch.randperm(n, generator=generator("cpu", seed, "held out"))
+        parts = {"train": order[n_held_out:], "held_out": order[:n_held_out], "all": order}
+        rows = parts[known(split, parts)].sort().values
+        if len(rows) == 0:
+            raise UserError(
+                f"{source.files.origin} has no held-out part: set data.held_out_share "
+                "(for example 0.1), or use split train or all"
+            )
+        source = source.select(rows)
+    source = source.select(limit(len(source.files), split, fields))
+    reading = given(fields, "resolution", "center_crop", "n_channels", "seed")
+    names = source.class_names
+    absent = absent_classes(source.labels, len(names))
+    source.captions, mended = whole_characters(source.captions, source.files.where)
+    reading["remarks"] = [
+        *source.remarks,
+        *mended,
+        *absent_remark(source.files.origin, names, absent),
+        *caption_remarks(source.captions, source.files.where),
+    ]
+    if isinstance(source.files, ShardFiles):
+        return ShardedImages(
+            name, source.files, source.labels, source.class_names, source.captions, **reading,
+            n_lanes=lanes, buffer=buffer,
+        )  # fmt: skip
+    return ImageDataset(
+        name, source.files, source.labels, source.class_names, source.captions, **reading
+    )
+
+
+def limited(dataset: InMemory, split: str, fields: Mapping[str, Any]) -> InMemory:
+    """As many samples as max_train_samples leaves."""
+    return dataset.select(limit(len(dataset), split, fields))
+
+
+def limit(n: int, split: str, fields: Mapping[str, Any]) -> Tensor:
+    """The rows that max_train_samples leaves, in order."""
+    kept = fields.get("max_train_samples", n)
+    if kept < 1:
+        raise ValueError(f"data.max_train_samples must be >= 1, got {kept}")
+    if split != "train" or kept >= n:
+        return torch.arange(n)
+    rng = generator("cpu", fields.get("seed", 0), "max_train_samples")
+    return torch.randperm(n, generator=rng)[:kept].sort().values
+
+
+def read_as(x0: Tensor, fields: Mapping[str, Any]) -> Tensor:
+    """Square images of a held set at the resolution and with the channels asked for."""
+    if "resolution" in fields:
+        x0 = transforms.resize(x0, fields["resolution"])
+    return x0.expand(-1, fields.get("n_channels", 1), -1, -1).contiguous()
+
+
+def given(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Those of the fields that are there."""
+    return {name: fields[name] for name in names if name in fields}
+
+
+def known(split: str, splits: Mapping[str, Any]) -> str:
+    """The split, if there is one of its name."""
+    if split not in splits:
+        raise ValueError(f"data.split must be one of {', '.join(splits)}, got '{split}'")
+    return split

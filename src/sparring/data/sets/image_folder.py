@@ -1,0 +1,24 @@
+"""Images below a folder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...value_types import Place
+from ..data_set import DataSet, from_files
+from ..images import ImageDataset
+from ..sources import folder
+
+
+class ImageFolder(DataSet):
+    """Every image below a folder.
+
+    Args:
+        train_data_dir: The folder, see `sources.folder`.
+    """
+
+    def __init__(self, *, train_data_dir: Place | None = None) -> None:
+        self.train_data_dir = train_data_dir
+
+    def read(self, split: str, fields: Mapping[str, Any]) -> ImageDataset:
+        source = folder(self.train_data_dir, split, fields.get("caption_column"))
+        return from_files("image_folder", source, split, fields)

@@ -1,0 +1,120 @@
+"""A data set of one's own is one file: a user's, named in a config, or one beside ours."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+import sparring
+from sparring.build import build_dataset
+from sparring.cli import main
+from sparring.config import contamination_of, resolve
+from sparring.errors import UserError
+
+DATA = '''\
+"""Points on a line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from sparring.data.base import InMemory
+from sparring.data.data_set import DataSet, limited
+from sparring.value_types import Count, Positive
+
+
+class Line(DataSet):
+    is_bundled = True
+
+    def __init__(
+        self, *, slope: Positive = 1.0, n_points: Count = 32, words: str = "", **rest: Any
+    ) -> None:
+        self.slope, self.n_points, self.words = slope, n_points, words
+
+    def read(self, split: str, fields: Mapping[str, Any]) -> InMemory:
+        u = torch.linspace(-1, 1, self.n_points)
+        points = torch.stack([u, self.slope * u], 1)
+        return limited(InMemory("line", points), split, fields)
+'''
+RUN = {
+    "model": {"network": {"_class_name": "MLP", "dim": 2, "width": 8, "n_blocks": 1}},
+    "training": {
+        "max_train_steps": 3, "train_batch_size": 8, "report_to": "none",
+        "validation_steps": None, "checkpointing_steps": None,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("lines.py").write_text(DATA)
+    data = {"name": "lines.py:Line", "slope": 2.0}
+    Path("run.yaml").write_text(yaml.safe_dump(RUN | {"data": data}))
+    return Path("run.yaml")
+
+
+def test_a_file_of_ones_own_is_trained_on_by_a_config(config):
+    said = CliRunner().invoke(main, ["train", "run.yaml", "data.n_points=010"])
+    assert said.exit_code == 0, said.output
+    kept = yaml.safe_load(Path("runs/run/config.yaml").read_text())["data"]
+    assert (kept["slope"], kept["n_points"]) == (2.0, 10)
+    said = CliRunner().invoke(main, ["report", "runs/run", "-o", "page.html"])
+    assert said.exit_code == 0, said.output
+    assert "picture" not in said.output  # vectors have none, and the report knows it
+
+
+def test_its_samples_are_those_of_the_file(config):
+    x0 = build_dataset(resolve(config)).__getitems__([0, 31])["x0"]
+    assert torch.equal(x0, torch.tensor([[-1.0, -2.0], [1.0, 2.0]]))
+    assert resolve(config, ["data.words=007"]).data.model_extra["words"] == "007"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.slop=1", "unknown key 'data.slop' - did you mean 'slope'?"),
+        ("data.resolutio=1", "unknown key 'data.resolutio' - did you mean 'resolution'?"),
+        ("data.slope=-1", "data.slope must be > 0, got -1"),
+        ("data.name=lines.py:Lin", "has no 'Lin' - did you mean 'Line'?"),
+        ("data.name=lines.py:Count", "is no subclass of sparring.data.data_set.DataSet"),
+        ("data.name=nowhere.py:Line", "there is no file nowhere.py"),
+        ("data.name=digit", "got 'digit' - did you mean 'digits'?"),
+    ],
+)
+def test_a_wrong_key_is_one_line(config, override, said):
+    with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
+        resolve(config, [override])
+    assert said in str(caught.value)
+
+
+def test_a_missing_method_is_one_line(config):
+    Path("lines.py").write_text(DATA.replace("def read", "def raed"))
+    with pytest.raises(UserError, match=r"lines.py:Line has no method read"):
+        resolve(config)
+
+
+def test_a_file_beside_ours_is_a_built_in_data_set(tmp_path):
+    """Nothing else is edited; `sparring` is copied so that ours stays as it is."""
+    source = Path(sparring.__file__).parent
+    shutil.copytree(source, tmp_path / "sparring", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "sparring" / "data" / "sets" / "line.py").write_text(DATA)
+    data = {"name": "line", "slope": 3.0}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN | {"data": data}))
+    words = [sys.executable, "-m", "sparring", "train", "run.yaml", "--dry-run"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    told = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert yaml.safe_load(told.stdout)["data"]["slope"] == 3.0
+    assert "# samples       2" in told.stdout
+
+
+def test_a_bundled_set_is_known_by_its_name_alone():
+    assert contamination_of("two_moons", [], "gaussian")[0]["name"] == "two_moons"
