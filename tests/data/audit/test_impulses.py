@@ -15,6 +15,7 @@ from sparring.data.audit.detectors.impulses import (
     log_likelihoods,
 )
 from sparring.data.audit.registry import detector_of, look
+from sparring.data.datasets import build_dataset
 from sparring.data.dirt.registry import make
 
 detector = Impulses()
@@ -50,6 +51,20 @@ def test_pixels_of_a_made_image_are_counted():
     pepper, dark, place, salt, bright, _ = detector.look(x)["counts"][0].tolist()
     assert (pepper, dark, salt, bright) == (1, 1, 2, 0)
     assert place == 64 - 8 - 5  # not around the pepper nor around the dark one
+
+
+@pytest.mark.parametrize(("rest", "is_alone"), [(0.7, True), (0.35, True), (0.25, False)])
+def test_a_pixel_must_stand_out_by_more_than_its_neighbours_differ(rest, is_alone):
+    """White between two of 0.7: b = 0.3, and c - b is 0, 0.26 or 0.34."""
+    x = torch.full((1, 1, 3, 3), rest)
+    x[0, 0, 1] = torch.tensor([0.7, 1, 0.7])
+    assert detector.look(x)["counts"][0, 3].item() == is_alone
+
+
+def test_light_dependent_noise_of_small_images_is_no_salt_and_pepper():
+    x = build_dataset("digits").read_all(800)["x0"]
+    x = torch.cat([x[:80], dirty(x[80:], "poisson_gaussian", photons=12.0, sigma=0.1)])
+    assert (judged(x) > 0.5).float().mean() < 0.03, "0.19 without regard to the neighbours"
 
 
 def test_likelihoods_are_those_of_poisson_counts():

@@ -1,9 +1,10 @@
 r"""Dead pixels: 0 or 1 in all channels where the neighbours say otherwise.
 
-With a the distance of a pixel from black (of its channel that is farthest), then from white, and b
-the smallest a among its eight neighbours, a pixel is
+With a the distance of a pixel from black (of its channel that is farthest), then from white, b the
+smallest a among its eight neighbours and c their mean one, a pixel is
 
-    alone if b - a >= GAP,   an impulse if besides a = 0,   a possible place of one if b >= GAP
+    alone if b - a >= needed,  an impulse if besides a = 0,  a possible place of one if b >= needed
+    needed = max(GAP, UNLIKE (c - b)): more than the neighbours differ among themselves
 
 Noise and texture leave pixels alone too, but not at the very end only: clipped Gaussian noise of
 any size has fewer lonely pixels at an end than lonely ones before it. So the pixels that are alone
@@ -34,6 +35,9 @@ from ..contract import Columns, Detector, Rule, Statistics
 
 GAP = 0.25
 """[0, 1] scale: 0.15 finds as many impulses and twice the texture."""
+UNLIKE = 1.0
+"""0 calls a fifth of digits with light-dependent noise salt and pepper, 1 one in 150; 2 none, but
+finds 0.42 of the digits with impulses where 1 finds 0.50."""
 SHARES = (0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 RATE, LEAST = 2e-4, 0.1
 """Lonely pixels at an end that mean nothing: among the places, and per image and colour. Clothes
@@ -74,7 +78,8 @@ class Impulses(Detector):
         counts = []
         for a in _from_ends(x):
             nearest = _least_around(a)
-            place, alone = nearest >= GAP, nearest - a >= GAP
+            needed = (UNLIKE * (_mean_around(a) - nearest)).clamp(min=GAP)
+            place, alone = nearest >= needed, nearest - a >= needed
             counts += [alone & (a <= 0), alone & (a > 0), place]
         return {"counts": torch.stack([each.sum((1, 2, 3)) for each in counts], 1).float()}
 
@@ -129,3 +134,10 @@ def _least_around(a: Tensor) -> Tensor:
     beside = torch.minimum(padded[..., :-2], padded[..., 2:])
     rows = torch.minimum(beside, padded[..., 1:-1])
     return torch.minimum(torch.minimum(rows[..., :-2, :], rows[..., 2:, :]), beside[..., 1:-1, :])
+
+
+def _mean_around(a: Tensor) -> Tensor:
+    """The mean of the eight neighbours, as far as they lie in the image, (B, 1, H, W)."""
+    whole = F.avg_pool2d(F.pad(a, (1, 1, 1, 1)), 3, 1) * 9
+    n = F.avg_pool2d(F.pad(torch.ones_like(a[:1]), (1, 1, 1, 1)), 3, 1) * 9
+    return (whole - a) / (n - 1)
