@@ -124,10 +124,13 @@ def test_the_controls_take_the_same_table(tmp_path, audits):
     assert torch.equal(moved, torch.from_numpy(dirty))
 
 
-def test_the_oracle_is_told_the_truth_and_needs_no_audit(tmp_path, audits):
-    trust = told(config_of("oracle"), tmp_path / "run").read_all()["trust"]
+@pytest.mark.parametrize("objective", ["oracle", {"name": "detail", "dirt": "truth"}])
+def test_a_control_is_told_the_truth_and_needs_no_audit(tmp_path, audits, objective):
+    trust = told(config_of(objective), tmp_path / "run").read_all()["trust"]
     truth = true_table(build_dataset(config_of("plain")))
     assert np.array_equal(trust.sigma.numpy(), 2 * truth.sigma)
+    with pytest.raises(UserError, match="is told nothing that could be wrong"):
+        told(config_of(objective, data={"trusted": [0]}), tmp_path / "trusted")
     assert not audits
 
 
@@ -248,6 +251,10 @@ def test_a_dry_run_says_who_knows_and_looks_at_no_image(tmp_path, audits):
     for objective, words in (
         ({"name": "detail", "start_step": 2}, "the images are looked at before training"),
         ("oracle", "what was really done to each sample"),
+        (
+            {"name": "detail", "start_step": 2, "dirt": "truth"},
+            "what was really done to each sample",
+        ),
         ({"name": "throw_away", "dirt": str(dirt)}, f"as {dirt} says"),
         ("plain", None),
     ):

@@ -10,8 +10,8 @@ dataset = with_knowledge(config, build_dataset(config), run)    # batches carry 
     others          as they are
 
 The table is that of an audit (`dirt: auto`), made once by the main process and kept with the run as
-data/dirt.csv, or a file (`dirt: TABLE`). Of a stream a sample is audited, and each image is judged
-by its thresholds when it is read.
+data/dirt.csv, or a file (`dirt: TABLE`). A control may know what was really done (`dirt: truth`).
+Of a stream a sample is audited, and each image is judged by its thresholds when it is read.
 """
 
 from dataclasses import replace
@@ -50,7 +50,7 @@ from .training.together import on_main_for_long
 
 KEPT = Path("data/dirt.csv")
 """Of a run: what its audit found."""
-AUTO, NONE = "auto", "none"
+AUTO, NONE, TRUTH = "auto", "none", "truth"
 FALSE_ALARMS = 0.03
 """Of trusted images, the most that an audit may call dirty before its thresholds rise."""
 
@@ -73,25 +73,27 @@ def with_knowledge(
     name, images = config.objective.name, dataset.dataset
     told = config.objective.method.told_of_dirt
     dirt = dirt_of(config)
-    if config.data.trusted is not None and dirt in (None, NONE):
+    if config.data.trusted is not None and dirt in (None, NONE, TRUTH):
         raise UserError(
             f"data.trusted corrects what an objective is told of dirt, and objective {name} is "
-            "told nothing here: leave it out (null), or set objective=detail"
+            "told nothing that could be wrong: leave it out (null), or set objective=detail"
         )
-    if told == "truth":
-        return ModelRange(Trusted(images, _as_latents(ByTruth(images), is_latent, is_asked=True)))
-    if dirt in (None, NONE) or (dirt == AUTO and told == "table" and not dataset.is_image):
+    knows_all = TRUTH in (told, dirt)
+    is_left_alone = dirt == AUTO and told == "table" and not dataset.is_image
+    if not knows_all and (dirt in (None, NONE) or is_left_alone):
         return dataset
-    if not dataset.is_image:
+    if not knows_all and not dataset.is_image:
         raise UserError(
             f"objective {name} is told of dirt in images, and {dataset.name} holds vectors: take "
             "objective=plain, or objective.dirt=auto of detail, which does nothing there"
         )
     if told == "clean_only":
         check_any_order(images)
-    source = on_main_for_long(lambda: _source(config, images, run, dirt))
+    if dirt is None or knows_all:
+        source = ByTruth(images)
+    else:
+        source = on_main_for_long(lambda: _source(config, images, run, dirt))
     if told == "clean_only":
-        assert isinstance(source, ByTable)
         return ModelRange(Chosen(images, clean_numbers(source.table)))
     if told == "denoised":
         return ModelRange(Denoised(images, source))
@@ -99,7 +101,7 @@ def with_knowledge(
 
 
 def dirt_of(config: RunConfig) -> str | None:
-    """`objective.dirt`: auto, none or a file; None of an objective that has no such setting."""
+    """`objective.dirt`: auto, none, truth or a file; None where there is no such setting."""
     return getattr(config.objective, "dirt", None)
 
 
@@ -109,9 +111,9 @@ def words_of(config: RunConfig) -> list[str]:
     Raises:
         UserError: if the table is not there.
     """
-    if config.objective.method.told_of_dirt == "truth":
-        return ["what was really done to each sample"]
     dirt = dirt_of(config)
+    if TRUTH in (config.objective.method.told_of_dirt, dirt):
+        return ["what was really done to each sample"]
     if dirt in (None, NONE):
         return []
     if dirt != AUTO and not Path(dirt).is_file():
