@@ -346,17 +346,19 @@ class AttackSection(Section):
 
     kind: Literal["random", "fgsm", "pgd"] = "pgd"
     norm: Literal["linf", "l2"] = "linf"
-    radii: Annotated[list[Positive], Field(min_length=1)] = Field([0.1, 0.2, 0.4])  # noise units
+    radii: Annotated[list[Positive], Field(min_length=1)] = Field(
+        default=[0.1, 0.2, 0.4]
+    )  # noise units
     aim: Literal["final", "denoising", "features"] = "final"
     # calls of the network (whole numbers) or shares of the path (other numbers, 0.0 to 1.0), or all
     where: Annotated[list[int | float], Field(min_length=1)] | Literal["all"] = Field(
-        [0.25, 0.5, 0.75]
+        default=[0.25, 0.5, 0.75]
     )
     n_attack_steps: Count | None = None  # of pgd; None: 10
     n_path_steps: Count | Literal["all"] = 1  # calls that the aim looks ahead
     n_expectation: Count | None = None  # None: the attacker knows the sampler's noise
     transfer_from: Place | None = None  # the model the attacker has; None: the attacked one
-    corruptions: list[Literal["shift", "contrast", "blur", "block", "impulse"]] = Field([])
+    corruptions: list[Literal["shift", "contrast", "blur", "block", "impulse"]] = Field(default=[])
     n_samples: Count = 256
     n_seeds: Count = 3
     seed: int = 0

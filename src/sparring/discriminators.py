@@ -49,7 +49,7 @@ class DiscriminatorSection(Section):
     loss: Literal["hinge", "non_saturating", "relativistic"] = "hinge"
     r1: NotNegative = 1e-4
     augment: list[Literal["color", "flip", "translation", "zoom", "cutout"]] = Field(
-        ["color", "translation", "cutout"]  # of images: denoiser sees noise instead
+        default=["color", "translation", "cutout"]  # of images: denoiser sees noise instead
     )
     real: Literal["image", "reconstruction"] = "image"  # of decoded latents: what fakes are held to
     learning_rate: Positive = 2e-4
