@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from shards import write_tars
 from sparring import build_trust
 from sparring.build import build_dataset
 from sparring.build_trust import KEPT, calibrated, levels_in, with_knowledge
@@ -165,6 +166,26 @@ def test_trusted_images_are_clean_whatever_the_audit_says(tmp_path, audits):
     for objective in ("plain", "oracle", {"name": "detail", "dirt": "none"}):
         with pytest.raises(UserError, match=r"data.trusted corrects what an objective is told"):
             told(config_of(objective, data={"trusted": [0]}), tmp_path / "e")
+
+
+@pytest.mark.parametrize(
+    ("objective", "trusted", "message"),
+    [
+        ("throw_away", None, "no image of webdataset can be thrown away: a stream is read as it"),
+        ("detail", [0], "data.trusted needs data that are read in any order, and webdataset is"),
+    ],
+)
+def test_what_a_stream_cannot_do_is_said_in_one_line_before_it_is_looked_at(
+    tmp_path, monkeypatch, audits, objective, trusted, message
+):
+    monkeypatch.setenv("SPARRING_CACHE", str(tmp_path / "cache"))
+    files = write_tars(tmp_path / "tars", sizes=[2, 3], size=(8, 8))
+    data = {"name": "webdataset", "data_files": files, "max_train_samples": None}
+    config = config_of(objective, data={**data, "trusted": trusted})
+    with pytest.raises(UserError, match=message) as refused:
+        told(config, tmp_path / "run")
+    assert "\n" not in str(refused.value)
+    assert not audits
 
 
 def test_what_an_audit_finds_in_trusted_images_as_well_is_no_dirt():

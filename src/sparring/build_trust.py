@@ -146,11 +146,12 @@ def _source(config: RunConfig, images: Dataset, run: RunFolder, dirt: str) -> By
     if dirt == AUTO and kept is not None and images.sharding is None:
         table = read_table(kept, images)
     else:
+        is_asked = config.data.trusted is not None
+        trusted = trusted_numbers(config, images) if is_asked else None  # an audit may take long
         table, judge = (
             _audited(config, images) if dirt == AUTO else (read_table(dirt, images), None)
         )
-        if config.data.trusted is not None:
-            trusted = trusted_numbers(config, images)
+        if trusted is not None:
             if dirt == AUTO:
                 table = calibrated(table, trusted)
             call_clean(table, trusted)
@@ -234,7 +235,10 @@ def trusted_numbers(config: RunConfig, images: Dataset) -> np.ndarray:
     """
     said, n = config.data.trusted, len(images)
     if images.sharding is not None:
-        raise UserError("data.trusted needs data that are read in any order, and this is a stream")
+        raise UserError(
+            f"data.trusted needs data that are read in any order, and {images.name} is a stream: "
+            "leave it out (null), or read the images from a folder or with data.streaming=false"
+        )
     if isinstance(said, list):
         if max(said) >= n:
             raise UserError(
