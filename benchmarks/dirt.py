@@ -13,9 +13,10 @@ clean images of which the training images were made, whatever the method has rea
 distance on the first features is that of
 `sparring evaluate RUN data.train_data_dir=CLEAN evaluation.reference=all`.
 
-Rows are added to results/dirt.json as runs end. What is there is not run again, a run that was
-interrupted goes on, and --report writes results/dirt.md from the rows alone; with
-`--readme README.md` also the short table between that page's marks.
+Rows are added to results/dirt.json as runs end, with the commit that measured them (older rows have
+none). What is there is not run again, a run that was interrupted goes on, and --report writes
+results/dirt.md from the rows alone; with `--readme README.md` also the short table between that
+page's marks.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import os
 import re
 import shlex
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -332,7 +334,7 @@ class Cell:
             copies = copies or {"memorization": figures["memorization"]}
             path = self.folder / "measured" / f"{name}.json"
             path.parent.mkdir(exist_ok=True)
-            text = json.dumps(figures | copies, indent=2)
+            text = json.dumps(figures | copies | {"commit": commit_of(HERE)}, indent=2)
             path.write_text(text + "\n", encoding="utf-8")
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -363,8 +365,27 @@ class Cell:
                 f"{self.own['set']}, 8 bits",
                 "minutes": told["train_seconds"] / 60,
                 "versions": versions(),
+                "commit": figures.get("commit"),
                 "command": self.command,
             }
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of the checkout that a folder is in, with "+" if its files were changed since, but
+    for what benchmarks write; None where there is no git or no checkout."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    but = ["--", ":/", *(f":(top,exclude){path}" for path in ("benchmarks/results", "*.md"))]
+    try:
+        changed = "+" if git("status", "--porcelain", "--untracked-files=no", *but) else ""
+        return git("rev-parse", "--short", "HEAD") + changed
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _is_run(how: Mapping[str, Any], kind: str, rate: float) -> bool:

@@ -1,6 +1,7 @@
 """The table of `make bench-dirt`: the same pixels for all methods, rows that stay, its ratios."""
 
 import json
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,15 +223,44 @@ def test_rows_hold_what_other_checks_read(tmp_path):
         "frechet_distance": 7.0, "empty_pixel_rms": 0.125, "recall": 0.5, "coverage": 0.25,
         "memorization": {"near_duplicates": 0.02, "near_duplicates_of_calibration": 0.01,
             "extractor": "classifier"},
-        "protocol": {"n_fake": 1797, "n_real": 1796},
+        "protocol": {"n_fake": 1797, "n_real": 1796}, "commit": "abc1234+",
     }  # fmt: skip
     (cell.folder / "measured" / "classifier.json").write_text(json.dumps(figures))
     (row,) = cell.rows()
     wanted = {
         "data": "digits", "dirt": "sizes", "rate": 0.9, "method": "plain", "seed": 2,
         "frechet_distance": 7.0, "leftover_noise": 0.125, "features": "classifier",
-        "n_samples": 1797, "minutes": 1.5,
+        "n_samples": 1797, "minutes": 1.5, "commit": "abc1234+",
     }  # fmt: skip
     assert row | wanted == row
     assert "1796" in row["reference"]
     assert row["command"].startswith("sparring train configs/digits.yaml data.name=image_folder")
+    del figures["commit"]  # measured before commits were noted
+    (cell.folder / "measured" / "classifier.json").write_text(json.dumps(figures))
+    assert next(cell.rows())["commit"] is None
+
+
+def test_the_commit_of_a_checkout_says_whether_it_was_changed(tmp_path, monkeypatch):
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        told = ["git", *who, *words]
+        return subprocess.run(told, cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert dirt.commit_of(tmp_path) is None
+    git("init")
+    results = tmp_path / "benchmarks" / "results" / "dirt.json"
+    results.parent.mkdir(parents=True)
+    for file in (tmp_path / "a", results, tmp_path / "README.md"):
+        file.write_text("1")
+    git("add", ".")
+    git("commit", "-m", "a")
+    commit = git("rev-parse", "HEAD").stdout.strip()
+    found = dirt.commit_of(tmp_path)
+    assert commit.startswith(found)
+    for file in (results, tmp_path / "README.md", tmp_path / "new"):
+        file.write_text("what a benchmark writes is no change of the code")
+    assert dirt.commit_of(tmp_path) == found
+    (tmp_path / "a").write_text("2")
+    assert dirt.commit_of(tmp_path) == f"{found}+"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert dirt.commit_of(tmp_path) is None
