@@ -43,10 +43,10 @@ SAMPLERS = (
 
 
 def _check_sampler(name: str) -> str:
-    if name not in SAMPLERS and not name.endswith("Scheduler"):
+    if name not in SAMPLERS and not name.endswith("Scheduler") and ".py:" not in name:
         raise ValueError(f"unknown sampler {name!r}{did_you_mean(name.lower(), SAMPLERS)}")
     return name
 
 
-SamplerName = Annotated[str, AfterValidator(_check_sampler)]
-"""One of ours, or the name of a scheduler's class in diffusers."""
+SamplerName = Annotated[Place, AfterValidator(_check_sampler)]
+"""One of ours, the name of a scheduler's class in diffusers, or `path/to/file.py:Name`."""

@@ -35,6 +35,7 @@ from ..evaluation.reference import Reference, Settings
 from ..evaluation.statistics import claims_of
 from ..latents import decode
 from ..sampling import grid, sample
+from ..sampling.schedulers import name_in_files
 from ..terminal import printable
 from .diagnostics import diagnostics_lines, field_diagnostics
 from .files import (
@@ -368,7 +369,7 @@ def file_stem(sampler: str, config: RunConfig, overrides: Sequence[str]) -> str:
     The order of the overrides does not matter, and of those of one key the last one counts.
     """
     sampling = config.sampling
-    stem = f"{sampler}-{sampling.num_inference_steps}-seed{sampling.seed}"
+    stem = f"{name_in_files(sampler)}-{sampling.num_inference_steps}-seed{sampling.seed}"
     told = {key: value for key, _, value in (one.partition("=") for one in overrides)}
     for key in ("sampling.scheduler", "sampling.num_inference_steps", "sampling.seed"):
         told.pop(key, None)

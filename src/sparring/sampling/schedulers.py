@@ -1,7 +1,8 @@
 r"""diffusers' samplers, built from the schedule a model was trained with.
 
 Three families share nothing but the interface: VP (DDPM's betas), flow matching and EDM. A name
-below stands for one diffusers class per family it exists in; any class name of diffusers works too.
+below stands for one diffusers class per family it exists in; any class name of diffusers works too,
+and a class of the user's own file.
 
 What is chosen here, and why:
 
@@ -26,6 +27,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -43,6 +45,7 @@ from ..schedules import (
     betas_of,
     schedule_from_config,
 )
+from ..user_code import load_from_file
 from .consistency import ConsistencyScheduler
 
 NAMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
@@ -236,7 +239,8 @@ def make_scheduler(
     """A diffusers scheduler that samples what was trained with `train_scheduler_config`.
 
     Args:
-        name: One of `NAMES`, a diffusers class name, or None for the family's default (ddim,
+        name: One of `NAMES`, a diffusers class name, `path/to/file.py:Name` (a class that steps as
+            theirs do, best a subclass of one), or None for the family's default (ddim,
             flow_euler, euler_edm; of a consistency model consistency, or lcm if it is latent).
         train_scheduler_config: Config of the training scheduler, or scheduler_config.json's.
         kind: What the model predicts: eps, x0, v, flow, edm, edm_v.
@@ -357,7 +361,7 @@ def _time_at(schedule: Schedule, ratio: float) -> int:
 def _find(name: str | None, family: str) -> tuple[type, dict[str, Any]]:
     name = DEFAULTS[family] if name is None else ALIASES.get(name, name)
     if name not in NAMES:
-        return _class_of_diffusers(name), {}
+        return _own_class(name) if ".py:" in name else _class_of_diffusers(name), {}
     if family not in NAMES[name]:
         fitting = ", ".join(known for known, families in NAMES.items() if family in families)
         raise UserError(
@@ -367,6 +371,23 @@ def _find(name: str | None, family: str) -> tuple[type, dict[str, Any]]:
     class_name, chosen = NAMES[name][family]
     cls = GridDDIMScheduler if name == "ddim" else getattr(diffusers, class_name)
     return cls, chosen
+
+
+def name_in_files(name: str) -> str:
+    """A sampler's name as part of a file's: `path/to/fast.py:Fast` is `fast-Fast`."""
+    file, _, cls = name.rpartition(":")
+    return f"{Path(file).stem}-{cls}" if file.endswith(".py") else name
+
+
+def _own_class(name: str) -> type:
+    cls = load_from_file(name, "sampler")
+    missing = [one for one in ("set_timesteps", "step", "config") if not hasattr(cls, one)]
+    if not isinstance(cls, type) or missing:
+        raise UserError(
+            f"sampler {name} is no scheduler as of diffusers"
+            + (f": it has no {', '.join(missing)}" if missing else "")
+        )
+    return cls
 
 
 def _class_of_diffusers(name: str) -> type:
