@@ -34,13 +34,13 @@ from accelerate import Accelerator
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from step_cost import machine, parameters, peak_bytes
 
-from sparring.denoiser import Denoiser
-from sparring.discriminators import Discriminator, Heads, LatentEye
+from sparring.adversarial.discriminators import Discriminator, Heads, LatentEye
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.randomness import StepRandom
+from sparring.diffusion.schedules import schedule_from_config
 from sparring.objectives import ADT
 from sparring.objectives.adt import ADTDraws, dropout_of
 from sparring.objectives.base import Terms, Turn
-from sparring.randomness import StepRandom
-from sparring.schedules import schedule_from_config
 from sparring.training.turns import backward
 
 OUTPUT = Path(__file__).resolve().parent / "results" / "adt_memory.json"

@@ -41,8 +41,8 @@ from click.testing import CliRunner
 from pydantic import BaseModel
 
 from sparring import __version__, cli
-from sparring.config import dump, read_config, resolve
-from sparring.config_sections import RunConfig
+from sparring.config.read import dump, read_config, resolve
+from sparring.config.schema import RunConfig
 from sparring.objectives.registry import objectives, section_of_method
 
 SECONDS = 20

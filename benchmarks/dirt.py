@@ -50,16 +50,16 @@ from sparring.commands.side_by_side import (
     n_cores,
     work,
 )
-from sparring.config import resolve
+from sparring.config.read import resolve
 from sparring.data.base import READ_CHUNK, Dataset
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
 from sparring.data.dirt.manifest import read_manifest
-from sparring.errors import UserError
 from sparring.evaluation.evaluate import look, measure
-from sparring.evaluation.parts import Processes
 from sparring.evaluation.protocol import versions
+from sparring.evaluation.tensor_tables import Processes
 from sparring.sampling import sample
+from sparring.support.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 CLEAN = "none"

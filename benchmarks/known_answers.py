@@ -59,7 +59,7 @@ def wrong(reason: str) -> Verdict:
 
 def refuses(call: Callable[[], Any], *words: str) -> Verdict:
     """Right if the call ends in one line that holds each of these words."""
-    from sparring.errors import UserError
+    from sparring.support.errors import UserError
 
     try:
         came = call()

@@ -48,7 +48,7 @@ import sparring.cli
 import sparring.commands.train
 import sparring.training.lock as locks
 from sparring import __version__
-from sparring.errors import LockHeld, LockLost
+from sparring.support.errors import LockHeld, LockLost
 from sparring.training import run_folder
 from sparring.training.lock import RunLock
 

@@ -38,7 +38,7 @@ import yaml
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from sparring.build_trust import KEPT
+from sparring.assembly.dirt_knowledge import KEPT
 from sparring.commands.plan import labels_of, plan_of, sampling_words
 from sparring.commands.side_by_side import is_finished
 from sparring.data.audit.audit import audit_images
@@ -47,12 +47,12 @@ from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
 from sparring.data.dirt.kinds.blur import Blur
 from sparring.data.trusted import true_table
+from sparring.diffusion.randomness import generator
 from sparring.evaluation.metrics import frechet_distance
-from sparring.evaluation.parts import Processes
 from sparring.evaluation.protocol import versions
 from sparring.evaluation.proximal import FIGURE, Proximal
 from sparring.evaluation.reference import Reference, Settings
-from sparring.randomness import generator
+from sparring.evaluation.tensor_tables import Processes
 from sparring.sampling import sample
 
 HERE = Path(__file__).resolve().parent

@@ -31,9 +31,9 @@ from sparring.commands.side_by_side import (
     n_cores,
     work,
 )  # fmt: skip
-from sparring.config import resolve
-from sparring.errors import UserError
+from sparring.config.read import resolve
 from sparring.evaluation.protocol import versions
+from sparring.support.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 

@@ -87,9 +87,9 @@ def train_and_evaluate(folder: Path, n_steps: int, every: int) -> None:
     """The run, with an evaluation beside its samples."""
     import torch
 
-    from sparring.build import build_dataset, train_settings
+    from sparring.assembly.build import build_dataset, train_settings
     from sparring.commands.train import players_of
-    from sparring.config import resolve
+    from sparring.config.read import resolve
     from sparring.data.datasets import build_dataset as clean_data
     from sparring.evaluation.metrics import frechet_distance
     from sparring.sampling import grid, sample

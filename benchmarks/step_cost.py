@@ -65,25 +65,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import sparring
-from sparring.build import (
+from sparring.adversarial.discriminators import Discriminator
+from sparring.assembly.build import (
     build_dataset,
     build_model,
     build_objective,
     train_settings,
 )
-from sparring.build_discriminator import build_discriminator
-from sparring.build_trust import levels_in
-from sparring.config import resolve
+from sparring.assembly.dirt_knowledge import levels_in
+from sparring.assembly.discriminator import build_discriminator
+from sparring.config.read import resolve
 from sparring.data.audit.audit import audit_images
 from sparring.data.base import ModelRange
 from sparring.data.batches import BatchOrder
 from sparring.data.trusted import ByTable, Trusted
-from sparring.denoiser import frozen
-from sparring.discriminators import Discriminator
+from sparring.diffusion.denoiser import frozen
+from sparring.diffusion.randomness import StepRandom
 from sparring.objectives import OBJECTIVES
 from sparring.objectives.adt import ADT, ADTDraws
 from sparring.objectives.base import Draws
-from sparring.randomness import StepRandom
 from sparring.training.players import Player
 
 HERE = Path(__file__).resolve().parent

@@ -26,8 +26,8 @@ from sparring.data.base import Dataset, InMemory, ModelRange
 from sparring.data.dirt.contaminated import contaminate
 from sparring.data.transforms import to_float
 from sparring.data.trusted import ByTruth, Trusted
+from sparring.diffusion.randomness import generator
 from sparring.objectives.own_noise import Incomplete, own_noise
-from sparring.randomness import generator
 
 SIDE = 64
 SEED = 6

@@ -12,7 +12,7 @@ import os
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sparring.backbones import LabelBackbone
+from sparring.adversarial.backbones import LabelBackbone
 
 
 class LastMap(nn.Module):

@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sparring.errors import UserError
 from sparring.report.runs import Run, read_runs
 from sparring.report.tables import comparable, show
+from sparring.support.errors import UserError
 
 KEY, LAST = "sliced_wasserstein", "at the last call"
 COLUMNS = {

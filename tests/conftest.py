@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparring.schedules import Schedule, schedule_from_config
+from sparring.diffusion.schedules import Schedule, schedule_from_config
 from support import in_random_order
 
 

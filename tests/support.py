@@ -8,10 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from sparring.denoiser import Denoiser
-from sparring.parametrization import KINDS
-from sparring.randomness import StepRandom
-from sparring.schedules import (
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.parametrization import KINDS
+from sparring.diffusion.randomness import StepRandom
+from sparring.diffusion.schedules import (
     EDMSchedule,
     FlowSchedule,
     Schedule,

@@ -16,13 +16,13 @@ from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from sparring.backbones import load_dino
+from sparring.adversarial.backbones import load_dino
+from sparring.adversarial.discriminators import ImageEye, LatentEye
 from sparring.commands import train as train_module
-from sparring.discriminators import ImageEye, LatentEye
-from sparring.latents import decode
-from sparring.lora import lora_weights
-from sparring.pretrained import load
-from sparring.randomness import generator
+from sparring.diffusion.randomness import generator
+from sparring.models.latents import decode
+from sparring.models.lora import lora_weights
+from sparring.models.pretrained import load
 from sparring.sampling import sample
 from sparring.training import latest_checkpoint
 from sparring.training.checkpoint import checkpoint_step
@@ -343,7 +343,7 @@ def test_what_does_not_go_together_is_one_line(places, tmp_path, told, message):
 
 
 def test_a_sampler_that_is_not_linear_is_one_line(places, tmp_path, monkeypatch):
-    from sparring import build
+    from sparring.assembly import build
 
     def clipping(*args: Any) -> Any:
         return DDIMScheduler(clip_sample=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 import cifar10_resnet  # type: ignore

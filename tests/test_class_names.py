@@ -7,7 +7,7 @@ import yaml
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from sparring.pretrained import load
+from sparring.models.pretrained import load
 from text_to_image import run
 
 CONFIG = {

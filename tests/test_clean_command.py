@@ -16,15 +16,15 @@ from sparring.cli import main
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated
 from sparring.data.images import decode
-from sparring.denoiser import Denoiser
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.randomness import generator
+from sparring.diffusion.schedules import schedule_from_config
 from sparring.evaluation.cleaning import feature_distance, psnr
-from sparring.networks import MLP
-from sparring.pretrained import load, save
-from sparring.randomness import generator
+from sparring.models.networks import MLP
+from sparring.models.pretrained import load, save
 from sparring.report.charts import cleaning_charts
 from sparring.report.runs import read_runs
 from sparring.sampling import clean, matching_time
-from sparring.schedules import schedule_from_config
 from support import tiny_unet
 
 SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}

@@ -15,7 +15,7 @@ from sparring.cli import main
 from sparring.commands.demo import _time_left, _write_photos
 from sparring.commands.side_by_side import EVALUATION_SECONDS, Run
 from sparring.data.dirt.manifest import read_manifest
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 COMMANDS = (

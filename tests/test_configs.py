@@ -6,10 +6,10 @@ import pytest
 import torch
 import yaml
 
-from sparring.build import build_network, build_objective, scheduler_config, train_settings
+from sparring.assembly.build import build_network, build_objective, scheduler_config, train_settings
 from sparring.commands.train import dry_run_text
-from sparring.config import resolve
-from sparring.schedules import schedule_from_config
+from sparring.config.read import resolve
+from sparring.diffusion.schedules import schedule_from_config
 
 FOLDER = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))

@@ -12,10 +12,10 @@ import yaml
 
 from sparring.commands.contaminate import contaminate as write_copy
 from sparring.commands.side_by_side import Run
-from sparring.config import resolve
+from sparring.config.read import resolve
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import check_contamination, contaminate
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import dirt  # type: ignore

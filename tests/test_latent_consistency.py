@@ -4,11 +4,11 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, LCMScheduler
 
-from sparring.denoiser import Denoiser
-from sparring.guidance import guidance_dim, with_guidance_embedding
-from sparring.lora import lora_weights
-from sparring.pretrained import load
-from sparring.randomness import generator
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.guidance import guidance_dim, with_guidance_embedding
+from sparring.diffusion.randomness import generator
+from sparring.models.lora import lora_weights
+from sparring.models.pretrained import load
 from sparring.sampling import sample
 from text_to_image import quiet, run, train, training_places
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sparring.build import build_model, spare_memory
+from sparring.assembly.build import build_model, spare_memory
 from sparring.commands import train as command
-from sparring.config import resolve
-from sparring.latents import LatentEncoder
-from sparring.lora import lora_weights
+from sparring.config.read import resolve
+from sparring.diffusion.randomness import StepRandom
+from sparring.models.latents import LatentEncoder
+from sparring.models.lora import lora_weights
+from sparring.models.pretrained import load
 from sparring.objectives import Objective
-from sparring.pretrained import load
-from sparring.randomness import StepRandom
 from text_to_image import CAPTIONS, run, stable_diffusion_3, train, training_places
 
 LORA = "model.lora={rank: 2, alpha: 4}"

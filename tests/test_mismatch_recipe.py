@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from sparring.data.analytic import MixtureTruth
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 
 def load_recipe(name):

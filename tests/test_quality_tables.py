@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
-from sparring.build import build_network, build_objective, scheduler_config, train_settings
-from sparring.config import resolve
-from sparring.errors import UserError
-from sparring.schedules import schedule_from_config
+from sparring.assembly.build import build_network, build_objective, scheduler_config, train_settings
+from sparring.config.read import resolve
+from sparring.diffusion.schedules import schedule_from_config
+from sparring.support.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import quality  # type: ignore

@@ -36,9 +36,9 @@ def test_the_training_loop_of_the_readme_learns():
 
 def test_the_loop_of_adts_page_runs():
     """As printed, on tiny networks: both players move, nothing else does."""
-    from sparring.backbones import LabelBackbone
-    from sparring.denoiser import Denoiser
-    from sparring.schedules import schedule_from_config
+    from sparring.adversarial.backbones import LabelBackbone
+    from sparring.diffusion.denoiser import Denoiser
+    from sparring.diffusion.schedules import schedule_from_config
     from support import tiny_unet
 
     page = (Path(__file__).parents[1] / "docs" / "adt.md").read_text()

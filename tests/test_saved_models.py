@@ -18,8 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sparring.commands import train as command
-from sparring.pretrained import load
-from sparring.randomness import generator
+from sparring.diffusion.randomness import generator
+from sparring.models.pretrained import load
 from text_to_image import (
     captioned_folder,
     quiet,

@@ -16,17 +16,17 @@ from PIL import Image
 
 import sparring
 from html_pages import Sound
-from sparring import config_yaml
 from sparring.cli import main
-from sparring.config import read_config, resolve
-from sparring.config_yaml import MAX_BYTES, MAX_DEPTH, parse_value, read_yaml
+from sparring.config.read import read_config, resolve
 from sparring.data import sources
+from sparring.data.allowed_files import Unreadable
 from sparring.data.datasets import build_dataset
 from sparring.data.decoding import MAX_PIXELS, decode
-from sparring.data.within import Unreadable
-from sparring.errors import UserError
-from sparring.masking import masked
-from sparring.terminal import LONGEST, echo, one_line, printable
+from sparring.support import yaml_files
+from sparring.support.errors import UserError
+from sparring.support.secrets import masked
+from sparring.support.terminal import LONGEST, echo, one_line, printable
+from sparring.support.yaml_files import MAX_BYTES, MAX_DEPTH, parse_value, read_yaml
 
 PLANE = """
 model: {network: {_class_name: MLP, dim: 3, width: 8, n_blocks: 1}}
@@ -87,7 +87,7 @@ def test_what_is_within_the_limits_is_read(monkeypatch):
     shared = parse_value("{a: &a {b: 1, c: [2, 3]}, d: *a, e: {<<: *a, c: 4}}", "o")
     assert shared["d"] == {"b": 1, "c": [2, 3]}
     assert shared["e"] == {"b": 1, "c": 4}
-    monkeypatch.setattr(config_yaml, "MAX_VALUES", 9)
+    monkeypatch.setattr(yaml_files, "MAX_VALUES", 9)
     assert parse_value("[&a [1, 2, 3], *a]", "o") == [[1, 2, 3]] * 2  # 1 + 4 + 4
     for text in ("[&a [1, 2, 3], *a, 4]", "[1, 2, 3, 4, 5, 6, 7, 8, 9]", "[&a {b: 1, c: 2}, *a]"):
         with pytest.raises(UserError, match="more than 9 values"):
@@ -405,7 +405,7 @@ PICKLED = {
     "evaluation/aesthetic.py": 1,
 }  # fmt: skip
 """Where published reference weights are read by torch.load, after their checksum, and how often."""
-USER_CODE = {"user_code.py", "pretrained.py"}
+USER_CODE = {"support/user_code.py", "models/pretrained.py"}
 """Who runs a user's own file, named by them as file.py:name."""
 FORBIDDEN = {
     "eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "pickle.Unpickler",
@@ -432,7 +432,7 @@ def test_no_code_is_unpickled_trusted_or_evaluated(file):
         assert words.get("allow_pickle", "False") == "False", f"{name}: {function}"
         assert words.get("use_safetensors", "True") != "False", f"{name}: {function}"
         if function == "yaml.load":
-            assert name == "config_yaml.py"
+            assert name == "support/yaml_files.py"
             assert words["Loader"] in ("_Loader", "_TextLoader")
         if function == "torch.load":
             assert words.get("weights_only") == "True", name

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from sparring.commands.side_by_side import Run, work
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 
 def a_run(folder, name, *scripts):

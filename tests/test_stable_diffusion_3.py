@@ -9,10 +9,10 @@ from diffusers import DiffusionPipeline
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 
-from sparring.latents import decode
-from sparring.lora import ATTENTION, OF_CAPTIONS, lora_weights
-from sparring.pretrained import load
-from sparring.randomness import generator
+from sparring.diffusion.randomness import generator
+from sparring.models.latents import decode
+from sparring.models.lora import ATTENTION, OF_CAPTIONS, lora_weights
+from sparring.models.pretrained import load
 from sparring.sampling import sample
 from support import CLOSE
 from text_to_image import CAPTIONS, SIDE, quiet, run, stable_diffusion_3, train, training_places
@@ -118,7 +118,7 @@ def test_what_is_downloaded_of_a_hub_repository(places, tmp_path, monkeypatch):
             shutil.copy(hub / file, copy / file)
         return str(copy)
 
-    monkeypatch.setattr("sparring.pretrained.hub_answers", lambda: True)
+    monkeypatch.setattr("sparring.models.pretrained.hub_answers", lambda: True)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file, **_: str(hub / file))
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     model, local = load("somebody/sd3"), load(places / "sd3")

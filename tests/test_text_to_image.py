@@ -17,12 +17,12 @@ from diffusers import (
 from PIL import Image
 from safetensors.torch import load_file
 
-from sparring.errors import UserError
-from sparring.latents import decode
-from sparring.lora import add_lora, lora_config, lora_weights
-from sparring.pretrained import load
-from sparring.randomness import generator
+from sparring.diffusion.randomness import generator
+from sparring.models.latents import decode
+from sparring.models.lora import add_lora, lora_config, lora_weights
+from sparring.models.pretrained import load
 from sparring.sampling import sample
+from sparring.support.errors import UserError
 from support import CLOSE
 from text_to_image import (
     CAPTIONS,
@@ -173,9 +173,9 @@ def test_a_run_with_the_cache_is_the_run_without(places, full, tmp_path):
 
 
 def test_frozen_parts_get_no_gradient(places, monkeypatch):
-    from sparring.build import build_model
+    from sparring.assembly.build import build_model
     from sparring.commands import train as module
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     seen = []
 

@@ -154,7 +154,7 @@ def _load_with_diffusers(family: str, network: Any, folder: Path) -> None:
 
 def layers_by_their_names(rng: random.Random, folder: Path) -> Verdict:
     """Attention, convolutions, projections, by any end of their names; alpha is not the rank."""
-    from sparring.lora import add_lora, load_lora, save_lora
+    from sparring.models.lora import add_lora, load_lora, save_lora
 
     family = rng.choice(FAMILIES)
     ends, rank, alpha = _ends(rng, family), rng.randint(1, 6), rng.choice([None, 1.0, 2.5, 16.0])
@@ -182,7 +182,7 @@ def ranks_of_their_own(rng: random.Random, folder: Path) -> Verdict:
     """Each layer has its rank and its alpha, as peft's patterns give them."""
     from peft import LoraConfig
 
-    from sparring.lora import save_lora
+    from sparring.models.lora import save_lora
 
     family = rng.choice(FAMILIES)
     names = rng.sample(_adaptable(family), rng.randint(2, 5))
@@ -210,7 +210,7 @@ def ranks_of_their_own(rng: random.Random, folder: Path) -> Verdict:
 
 def names_of_no_layer(rng: random.Random, folder: Path) -> Verdict:
     """A misspelling, another family's layer, or a block, beside right names."""
-    from sparring.lora import adapted
+    from sparring.models.lora import adapted
 
     family = rng.choice(FAMILIES)
     ends, kinds = _ends(rng, family), _layers(family)
@@ -242,7 +242,7 @@ def names_of_no_layer(rng: random.Random, folder: Path) -> Verdict:
 
 def files_that_lose_layers(rng: random.Random, folder: Path) -> Verdict:
     """Two namings in one file, a matrix left out, a layer of another family."""
-    from sparring.lora import WEIGHTS, add_lora, load_lora, save_lora
+    from sparring.models.lora import WEIGHTS, add_lora, load_lora, save_lora
 
     family = rng.choice(FAMILIES)
     with _without_lora(family) as network:

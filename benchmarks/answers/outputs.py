@@ -34,10 +34,10 @@ def _model() -> Path:
     """A run of a tiny network, untrained; copied by the cases."""
     import torch
 
-    from sparring.denoiser import Denoiser
-    from sparring.networks import MLP
-    from sparring.pretrained import save
-    from sparring.schedules import schedule_from_config
+    from sparring.diffusion.denoiser import Denoiser
+    from sparring.diffusion.schedules import schedule_from_config
+    from sparring.models.networks import MLP
+    from sparring.models.pretrained import save
 
     torch.manual_seed(0)
     folder, scheduler = Path(mkdtemp()) / "run", {"_class_name": "DDPMScheduler"}
@@ -64,7 +64,7 @@ def _several(
     folder: Path, calls: Sequence[tuple[Any, Callable[[], Any]]], may_refuse: bool
 ) -> Verdict:
     """Calls one after the other, each with the key of who writes; then the first once more."""
-    from sparring.errors import UserError
+    from sparring.support.errors import UserError
 
     owner: dict[str, Any] = dict.fromkeys(_files(folder), "before")
     done: set[Any] = set()
@@ -124,7 +124,7 @@ def _places(rng: random.Random, folder: Path) -> list[str]:
 
 def names_of_settings(rng: random.Random, folder: Path) -> Verdict:
     from sparring.commands.evaluate import file_stem
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     (folder / "config.yaml").write_text(CONFIG)
     config = resolve(folder / "config.yaml")
@@ -208,7 +208,7 @@ def strangers(rng: random.Random, folder: Path) -> Verdict:
         True: lambda: report_command([model], out / "report.html"),
         False: lambda: sample_command(model, out, device="cpu"),
     }
-    from sparring.errors import UserError
+    from sparring.support.errors import UserError
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):

@@ -53,7 +53,7 @@ def _tokenizer(length: float | None) -> Any:
 
 
 def _text(length: float | None, n_positions: int) -> Any:
-    from sparring.text import StableDiffusionText
+    from sparring.models.text import StableDiffusionText
 
     return StableDiffusionText([_tokenizer(length)], [Echo(n_positions)], (8, 8))
 
@@ -176,7 +176,7 @@ def prompts_with_halves(rng: random.Random, folder: Path) -> Verdict:
 
 def vocabularies(rng: random.Random, folder: Path) -> Verdict:
     """A tokenizer's folder as copies and downloads leave it: whole, in one file, or in part."""
-    from sparring.text import _tokenizer as read
+    from sparring.models.text import _tokenizer as read
 
     n = rng.randint(3, len(LETTERS))
     words = {word: i for i, word in enumerate([*WORDS[:n], *WORDS[len(LETTERS) :]])}

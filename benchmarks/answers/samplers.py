@@ -110,7 +110,7 @@ def _verdict(
 ) -> Verdict:
     """Samples and compares."""
     from sparring import Denoiser, sample, schedule_from_config
-    from sparring.errors import UserError
+    from sparring.support.errors import UserError
 
     m, s, n = rng.uniform(-0.4, 0.4), rng.uniform(0.4, 0.6), len(grid)
     told = f"{name} n={n} {kind} {dict(config) if len(str(config)) < 300 else '...'} {options}"
@@ -227,8 +227,8 @@ def edm(rng: random.Random, folder: Path) -> Verdict:
 
 def asked_for(rng: random.Random, folder: Path) -> Verdict:
     """What changes the samples on purpose is never refused."""
-    from sparring.errors import UserError
     from sparring.sampling.known_answer import check_sampler
+    from sparring.support.errors import UserError
 
     config = {"_class_name": "DDPMScheduler", "num_train_timesteps": rng.choice([100, 1000])}
     config["beta_schedule"] = "squaredcos_cap_v2"

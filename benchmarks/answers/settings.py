@@ -84,7 +84,7 @@ def _meant(key: str, text: str) -> str | list[str] | None:
 
 
 def text_on_the_command_line(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import dump, resolve
+    from sparring.config.read import dump, resolve
 
     key, text = rng.choice((*PATHS, *WORDS, *ALWAYS)), _text(rng)
     path = _config(folder)
@@ -104,7 +104,7 @@ def text_on_the_command_line(rng: random.Random, folder: Path) -> Verdict:
 
 def texts_of_dirt(rng: random.Random, folder: Path) -> Verdict:
     """A watermark's words, and the folder of an outlier's images, in any order of overrides."""
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     text = _text(rng)
     key = rng.choice(("text", "images.train_data_dir"))
@@ -120,7 +120,7 @@ def texts_of_dirt(rng: random.Random, folder: Path) -> Verdict:
 
 
 def text_quoted_in_yaml(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     key, text = rng.choice((*PATHS, *WORDS, *ALWAYS)), _text(rng)
     if key in PATHS and text.startswith("~"):
@@ -141,7 +141,7 @@ PLAIN = {  # how it is written in YAML, and what that is: a text, None, or "refu
 
 
 def plain_text_in_yaml(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     written = rng.choice(list(PLAIN))
     key = rng.choice(("data.train_data_dir", "evaluation.clip", "data.image_column"))
@@ -153,7 +153,7 @@ def plain_text_in_yaml(rng: random.Random, folder: Path) -> Verdict:
 
 
 def whole_numbers(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     key, value = rng.choice(COUNTS), rng.randint(1, 5000)
     spelled = {
@@ -175,7 +175,7 @@ def whole_numbers(rng: random.Random, folder: Path) -> Verdict:
 
 
 def other_numbers(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     key, power, digit = rng.choice(NUMBERS), rng.randint(1, 8), rng.randint(1, 9)
     spelled = {
@@ -199,7 +199,7 @@ def other_numbers(rng: random.Random, folder: Path) -> Verdict:
 
 
 def switches_and_nothing(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     if rng.random() < 0.5:
         key = rng.choice(SWITCHES)
@@ -218,7 +218,7 @@ def switches_and_nothing(rng: random.Random, folder: Path) -> Verdict:
 
 
 def lists_of_texts(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     key = rng.choice(LISTS)
     plain = ["a", "007", "no", "1e3", "2024-06-01", "null", "a barn", "true", "b.tar", "12:30"]
@@ -232,7 +232,7 @@ def lists_of_texts(rng: random.Random, folder: Path) -> Verdict:
 
 
 def patterns_of_files(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     stem = "".join(rng.choices(string.ascii_lowercase, k=4))
     pattern = rng.choice((
@@ -245,7 +245,7 @@ def patterns_of_files(rng: random.Random, folder: Path) -> Verdict:
 
 
 def home(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     inside = "".join(rng.choices("ab ~#/", k=rng.randint(0, 5)))
     at = str(folder / rng.choice(("home", "my home", "home~")))
@@ -264,7 +264,7 @@ def home(rng: random.Random, folder: Path) -> Verdict:
 
 
 def leaves_of_a_network(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     said: dict[str, Any] = {
         "16": 16, "1e-3": 0.001, "[8, 16]": [8, 16], "null": None, "true": True, "no": "no",
@@ -280,7 +280,7 @@ def leaves_of_a_network(rng: random.Random, folder: Path) -> Verdict:
 
 
 def objectives(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     text = _text(rng).replace("~", "t")
     if text == "null":
@@ -299,7 +299,7 @@ def objectives(rng: random.Random, folder: Path) -> Verdict:
 
 
 def own_code(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     stem = _text(rng).replace("~", "t").replace("\n", "").lstrip("{ \t\u00a0\u2028\x85") or "x"
     name = f"{stem}/mine.py:Mine"
@@ -317,7 +317,7 @@ ENCODINGS = (
 
 
 def prompt_files(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.text_files import read_lines
+    from sparring.support.text_files import read_lines
 
     mark, encoding = rng.choice(ENCODINGS)
     inner = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\u00a0\u3000,;#'\""
@@ -335,7 +335,7 @@ def prompt_files(rng: random.Random, folder: Path) -> Verdict:
 
 
 def prompt_files_that_are_no_text(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.text_files import read_lines
+    from sparring.support.text_files import read_lines
 
     file = folder / "prompts.txt"
     content = rng.choice((
@@ -351,7 +351,7 @@ def prompt_files_that_are_no_text(rng: random.Random, folder: Path) -> Verdict:
 
 
 def config_files(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import resolve
+    from sparring.config.read import resolve
 
     mark, encoding = rng.choice(ENCODINGS)
     prompt = rng.choice(("ein H\u00e4uschen", "\u753b", "\U0001f986 am Teich", "plain"))
@@ -363,7 +363,7 @@ def config_files(rng: random.Random, folder: Path) -> Verdict:
 
 def launchers(rng: random.Random, folder: Path) -> Verdict:
     """What accelerate exports beside what the config says: taken, alike, or refused."""
-    from sparring.config import resolve
+    from sparring.config.read import resolve
     from sparring.training.launcher import as_launched
 
     asked = {
@@ -396,7 +396,7 @@ def launchers(rng: random.Random, folder: Path) -> Verdict:
 
 
 def launchers_that_ask_for_more(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.config import resolve
+    from sparring.config.read import resolve
     from sparring.training.launcher import as_launched
 
     name, value = rng.choice((

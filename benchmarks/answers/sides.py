@@ -54,10 +54,10 @@ def _verdict(
     plain: Callable[[tuple[int, ...]], bool],
 ) -> Verdict:
     """Dry run and resolved run, against the plain network."""
-    from sparring.build import check_network
-    from sparring.config import check
-    from sparring.errors import UserError
-    from sparring.schedules import schedule_from_config
+    from sparring.assembly.build import check_network
+    from sparring.config.read import check
+    from sparring.diffusion.schedules import schedule_from_config
+    from sparring.support.errors import UserError
 
     raw = {
         "model": {"network": network, "class_conditional": classes is not None},
@@ -154,8 +154,8 @@ def networks_of_ones_own(rng: random.Random, folder: Path) -> Verdict:
 
 def latents(rng: random.Random, folder: Path) -> Verdict:
     """Images that a VAE halves a number of times."""
-    from sparring.errors import UserError
-    from sparring.latents import latent_shape
+    from sparring.models.latents import latent_shape
+    from sparring.support.errors import UserError
 
     levels = rng.randint(1, 4)
     vae = diffusers.AutoencoderKL(

@@ -154,7 +154,7 @@ def dots(rng: random.Random, folder: Path) -> Verdict:
 
 def dots_without_texts(rng: random.Random, folder: Path) -> Verdict:
     """Times in names: all are read, or it is said that they might be roles."""
-    from sparring.errors import UserError
+    from sparring.support.errors import UserError
 
     names = {f"Photo {rng.randrange(9, 12)}.{rng.randrange(60):02d}" for _ in range(6)}
     if rng.random() < 0.2:

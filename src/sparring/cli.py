@@ -1,6 +1,6 @@
 """The `sparring` command. The commands import torch, so --help and config errors are instant.
 
-Every user error is one line on stderr, `sparring: error: ...`, with the exit codes of errors.py.
+Every user error is one line on stderr, `sparring: error: ...`, exit codes in support/errors.py.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 import click
 
 from . import __version__
-from .errors import UserError, is_out_of_memory
-from .home import expanded
-from .terminal import echo, one_line, show_warnings
-from .text_files import read_lines
+from .support.errors import UserError, is_out_of_memory
+from .support.home_folder import expanded
+from .support.terminal import echo, one_line, show_warnings
+from .support.text_files import read_lines
 
 
 class _Place(click.ParamType):
@@ -140,7 +140,7 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, fork: str | No
       sparring train runs/digits/config.yaml --fork runs/digits training.output_dir=runs/b
       torchrun --nproc_per_node 2 -m sparring train configs/digits.yaml
     """
-    from .config import resolve
+    from .config.read import resolve
 
     if fork is not None:
         overrides = (*overrides, f"training.fork_from={fork}")
@@ -264,7 +264,7 @@ def sample(
       sparring sample runs/photos --prompt "a red fox" --guidance-scale 7.5
       sparring sample google/ddpm-cifar10-32 --scheduler dpmsolver++ --num-inference-steps 20 -o out
     """
-    from .config import sampling_of
+    from .config.read import sampling_of
 
     words = {name: value for name, value in options.items() if value not in (None, ())}
     said = [*prompts, *(read_lines(prompt_file, "--prompt-file") if prompt_file else ())]
@@ -436,12 +436,12 @@ def contaminate(
       sparring contaminate photos -o dirty-photos --kind jpeg --rate 0.5 contamination.quality=5
       sparring contaminate photos -o noisy-photos 'contamination.sigma=[0.05,0.35]'
     """
-    from .config import contamination_of
+    from .config.read import contamination_of
 
     words = [f"contamination.{key}={value}" for key, value in
              (("rate", rate), ("seed", seed)) if value is not None]  # fmt: skip
     sections = contamination_of(data, [*words, *overrides], kind)
-    from .build import one_line_errors
+    from .assembly.build import one_line_errors
     from .commands.contaminate import contaminate as write_copy
 
     with one_line_errors("contaminate"):
@@ -493,10 +493,10 @@ def inspect(
       sparring inspect photos data.resolution=64 -o photos-report
       sparring inspect digits contamination.kind=gaussian contamination.sigma=0.2
     """
-    from .config import contamination_of
+    from .config.read import contamination_of
 
     sections = contamination_of(data, [*overrides], "none", "inspect")
-    from .build import one_line_errors
+    from .assembly.build import one_line_errors
     from .commands.inspect import as_text, inspect_command
 
     with one_line_errors("inspect"):
@@ -553,7 +553,7 @@ def clean(
       sparring clean photos runs/robust -o photos-clean --sigma 0.1 --num-inference-steps 10
       sparring clean digits runs/plain runs/robust --levels 0.1,0.2,0.4 data.split=held_out
     """
-    from .config import contamination_of
+    from .config.read import contamination_of
 
     names = [word for word in models if not _is_override(word)]
     overrides = [word for word in models if _is_override(word)]
@@ -567,7 +567,7 @@ def clean(
         if not data.endswith((".yaml", ".yml")) and "data.split" not in _keys(overrides):
             overrides.append("data.split=all")
     sections = contamination_of(data, overrides, "none", "clean")
-    from .build import one_line_errors
+    from .assembly.build import one_line_errors
 
     with one_line_errors("clean"):
         if sizes is None:

@@ -7,7 +7,7 @@ from sparring.data.base import Dataset
 from sparring.data.batches import BatchOrder, make_loader, rows_of
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 from support import EVERY_DIRT
 
 

@@ -10,7 +10,7 @@ from sparring.commands.contaminate import contaminate
 from sparring.data.captions import caption_of
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import training_data
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from sparring.commands.contaminate import contaminate
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated
 from sparring.data.dirt.manifest import manifest, read_manifest
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 from support import EVERY_DIRT
 
 NOISE = {"kind": "gaussian", "rate": 0.5, "sigma": 0.3, "seed": 4, "clip": False, "eps": None}

@@ -10,7 +10,7 @@ from sparring.data.controls import Chosen, Denoised, clean_numbers, denoised
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
 from sparring.data.trusted import ByTable, ByTruth, true_table
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 
 def digits(**dirt):

@@ -11,7 +11,7 @@ from sparring.data import sets
 from sparring.data.base import ModelRange, check_channels
 from sparring.data.datasets import build_dataset, find
 from sparring.data.dirt.contaminated import training_data
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 ANALYTIC = ("plane", "gaussian_mixture", "swiss_roll", "two_moons")
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image, features
 
 from sparring.data import decoding
+from sparring.data.allowed_files import Unreadable
 from sparring.data.datasets import build_dataset
-from sparring.data.within import Unreadable
 
 
 def _save(image, kind, **options):

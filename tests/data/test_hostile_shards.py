@@ -9,7 +9,7 @@ import pytest
 from shards import add, numbers_of, png, write_tar
 from sparring.data import tar_shards
 from sparring.data.datasets import build_dataset
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from shards import N, numbers_of, write_tars
 from sparring.data import tar_shards
 from sparring.data.batches import make_loader
 from sparring.data.datasets import build_dataset
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 pytest.importorskip("aiohttp")
 

@@ -11,8 +11,8 @@ from sparring.data import decoding, images, transforms
 from sparring.data.batches import make_loader
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
-from sparring.errors import UserError
-from sparring.text import sizes_of
+from sparring.models.text import sizes_of
+from sparring.support.errors import UserError
 
 
 def test_a_folder_gives_its_pixels_and_its_subfolders_as_classes(folder):

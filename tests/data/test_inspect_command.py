@@ -14,7 +14,7 @@ from sparring.data.audit.table import NUMBERS, read_table
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 NONE = {"kind": "none"}
 

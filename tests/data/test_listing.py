@@ -8,7 +8,7 @@ from PIL import Image
 from sparring.data import listing
 from sparring.data.captions import is_about_captions
 from sparring.data.datasets import build_dataset
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 
 def images_below(root):

@@ -12,10 +12,10 @@ import yaml
 from click.testing import CliRunner
 
 import sparring
-from sparring.build import build_dataset
+from sparring.assembly.build import build_dataset
 from sparring.cli import main
-from sparring.config import contamination_of, resolve
-from sparring.errors import UserError
+from sparring.config.read import contamination_of, resolve
+from sparring.support.errors import UserError
 
 DATA = '''\
 """Points on a line."""
@@ -27,7 +27,7 @@ import torch
 
 from sparring.data.base import InMemory
 from sparring.data.data_set import DataSet, limited
-from sparring.value_types import Count, Positive
+from sparring.options.value_types import Count, Positive
 
 
 class Line(DataSet):

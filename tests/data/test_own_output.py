@@ -8,7 +8,7 @@ from PIL import Image
 from sparring.commands.files import check_outside
 from sparring.commands.sample import _make_room
 from sparring.data.datasets import build_dataset
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 from sparring.training import open_run
 
 

@@ -5,7 +5,7 @@ import pytest
 from shards import SIZES
 from sparring.data.batches import BatchOrder
 from sparring.data.shard_order import Sharding, ShardOrder
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 N = sum(SIZES)
 CASES = [  # B, L, buffer

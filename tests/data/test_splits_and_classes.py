@@ -14,7 +14,7 @@ from sparring.commands.contaminate import contaminate
 from sparring.data.datasets import build_dataset
 from sparring.data.hub import check_one_split, split_of
 from sparring.data.splits import split_name
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 GREY = itertools.count(1)
 

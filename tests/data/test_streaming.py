@@ -18,7 +18,7 @@ from sparring.data.batches import make_loader
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated, training_data
 from sparring.data.tar_shards import expand_braces
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 B = 16
 N_BATCHES = 22  # two epochs

@@ -8,7 +8,7 @@ from PIL import Image
 from sparring.data import decoding, images
 from sparring.data.datasets import build_dataset
 from sparring.data.survey import Survey, common_side, fits
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 
 def dataset(folder, **fields):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sparring.data.datasets import build_dataset
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 
 def png(value):

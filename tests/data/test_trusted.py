@@ -11,6 +11,7 @@ from sparring.data.audit.table import Table, clean_table
 from sparring.data.base import InMemory, ModelRange, joined
 from sparring.data.batches import make_loader
 from sparring.data.dirt.contaminated import Contaminated, contaminate
+from sparring.data.trust import Trust
 from sparring.data.trusted import (
     ByTable,
     ByTruth,
@@ -19,7 +20,6 @@ from sparring.data.trusted import (
     true_table,
     trust_of,
 )
-from sparring.trust import Trust
 
 N = 40
 GREY = InMemory("grey", torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(0)))

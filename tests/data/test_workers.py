@@ -11,7 +11,7 @@ import torch
 
 from sparring.data.base import InMemory
 from sparring.data.batches import make_loader
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 
 def data() -> InMemory:

@@ -10,17 +10,17 @@ from test_evaluate_command import make_run, unet
 from sparring.cli import main
 from sparring.commands.attack import as_text, attack_command
 from sparring.data.datasets import build_dataset
-from sparring.errors import UserError
+from sparring.diffusion.noising import mse
 from sparring.evaluation import robustness as curves
 from sparring.evaluation.features import Extractor
 from sparring.evaluation.metrics import Gaussian, frechet_distance
 from sparring.evaluation.reference import Reference, Settings
-from sparring.networks import MLP
-from sparring.noising import mse
-from sparring.pretrained import load
+from sparring.models.networks import MLP
+from sparring.models.pretrained import load
 from sparring.report.attacks import grouped, read_attacks
 from sparring.sampling import sample
 from sparring.sampling.trajectory_attacks import Attack, TrajectoryAttack
+from sparring.support.errors import UserError
 
 SMALL = ["attack.n_samples=20", "attack.n_seeds=2", "attack.radii=[0.4]", "attack.where=[1]"]
 FGSM = ["attack.kind=fgsm", *SMALL]

@@ -13,7 +13,7 @@ from tiny_clip import open_clip_weights, tiny_clip
 
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
-from sparring.errors import UserError
+from sparring.diffusion.randomness import generator
 from sparring.evaluation import aesthetic as aesthetic_module
 from sparring.evaluation import cmmd as cmmd_module
 from sparring.evaluation.aesthetic import Aesthetic, load_aesthetic
@@ -23,9 +23,9 @@ from sparring.evaluation.cmmd import cmmd, cmmd_figures
 from sparring.evaluation.open_clip import load_hps
 from sparring.evaluation.reference import Reference, Settings
 from sparring.evaluation.resampling import half_samples, interval
-from sparring.pretrained import load
-from sparring.randomness import generator
+from sparring.models.pretrained import load
 from sparring.sampling import sample
+from sparring.support.errors import UserError
 from text_to_image import CAPTIONS, captioned_folder, run, stable_diffusion, tokenizer
 
 

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from tiny_clip import SIDE, open_clip_weights, tiny_clip
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from sparring.errors import UserError
 from sparring.evaluation import open_clip as module
 from sparring.evaluation.captions import clip_score, hps, pick_score
 from sparring.evaluation.clip import MEAN, STD, load_clip, pad_to
 from sparring.evaluation.open_clip import from_open_clip, load_hps
+from sparring.support.errors import UserError
 from text_to_image import tokenizer
 
 CAPTIONS = ["a red square", "grey", "a red square", "white"]

@@ -8,7 +8,7 @@ from torch import nn
 
 from sparring.data.analytic import SubspaceTruth, SwissRollTruth, TwoMoonsTruth, plane
 from sparring.data.analytic import gaussian_mixture as mixture
-from sparring.denoiser import Denoiser
+from sparring.diffusion.denoiser import Denoiser
 from sparring.evaluation.diagnostics import (
     arrows,
     diagnostics,

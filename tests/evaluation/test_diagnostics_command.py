@@ -12,15 +12,15 @@ from sparring.commands import plan as command
 from sparring.commands.evaluate import as_text, evaluate_command
 from sparring.commands.report import report_command
 from sparring.data.datasets import build_dataset
-from sparring.denoiser import Denoiser
-from sparring.errors import UserError
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.randomness import generator
+from sparring.diffusion.schedules import schedule_from_config
 from sparring.evaluation.diagnostics import diagnostics
-from sparring.networks import MLP
-from sparring.pretrained import load, save
-from sparring.randomness import generator
+from sparring.models.networks import MLP
+from sparring.models.pretrained import load, save
 from sparring.report.charts import arrow_charts, diagnostics_charts, straightness_of
 from sparring.report.runs import read_runs
-from sparring.schedules import schedule_from_config
+from sparring.support.errors import UserError
 from support import tiny_unet
 
 SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}

@@ -14,17 +14,17 @@ from sparring.commands import plan
 from sparring.commands.evaluate import as_text, evaluate_command
 from sparring.commands.mismatch import clean_data
 from sparring.data.datasets import build_dataset
-from sparring.denoiser import Denoiser
-from sparring.errors import UserError
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.schedules import schedule_from_config
 from sparring.evaluation.analytic import flat_manifold_errors
 from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.mismatch import mismatch
 from sparring.evaluation.reference import Reference, Settings
 from sparring.evaluation.statistics import claims_of
-from sparring.networks import MLP
-from sparring.pretrained import load, save
+from sparring.models.networks import MLP
+from sparring.models.pretrained import load, save
 from sparring.sampling import sample
-from sparring.schedules import schedule_from_config
+from sparring.support.errors import UserError
 
 SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}
 

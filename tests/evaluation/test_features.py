@@ -9,9 +9,9 @@ from PIL import Image
 from torch import nn
 
 from sparring.data.base import InMemory, ModelRange
-from sparring.errors import UserError
 from sparring.evaluation import classifier
 from sparring.evaluation.features import checksum, image_batches, make_extractor
+from sparring.support.errors import UserError
 from support import tiny_dino
 
 

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 
 from sparring.data.base import InMemory
-from sparring.errors import UserError
 from sparring.evaluation import lpips
 from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.lpips import (
@@ -27,6 +26,7 @@ from sparring.evaluation.lpips import (
     lpips_diversity,
 )
 from sparring.evaluation.reference import Reference, Settings
+from sparring.support.errors import UserError
 
 
 def random_network(name="alex", seed=0):

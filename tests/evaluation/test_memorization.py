@@ -7,8 +7,8 @@ from sparring.commands.memorization import memorization_lines, pairs_picture
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
-from sparring.denoiser import Denoiser
-from sparring.errors import UserError
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.schedules import schedule_from_config
 from sparring.evaluation import memorization as module
 from sparring.evaluation.evaluate import evaluate, thumbs
 from sparring.evaluation.features import Extractor
@@ -20,9 +20,9 @@ from sparring.evaluation.memorization import (
     two_nearest,
 )
 from sparring.evaluation.reference import Reference, Settings
-from sparring.networks import MLP
+from sparring.models.networks import MLP
 from sparring.sampling import sample
-from sparring.schedules import schedule_from_config
+from sparring.support.errors import UserError
 
 PIXELS = Extractor("pixels", lambda images: images.flatten(1), checksum="none")
 SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}

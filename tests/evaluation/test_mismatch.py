@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from sparring.denoiser import Denoiser
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 from sparring.evaluation.features import Extractor
 from sparring.evaluation.metrics import gaussian_mmd
 from sparring.evaluation.mismatch import mismatch
-from sparring.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 from support import GaussianNetwork, tiny_unet
 
 STD, DIM, N = 0.7, 3, 1000

@@ -20,13 +20,13 @@ from PIL import Image
 from sparring.commands import evaluate as command
 from sparring.commands.evaluate import as_text, evaluate_command
 from sparring.data.datasets import build_dataset
-from sparring.errors import UserError
+from sparring.diffusion.randomness import generator
 from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.protocol import differences
 from sparring.evaluation.reference import Reference, Settings
-from sparring.pretrained import load
-from sparring.randomness import generator
+from sparring.models.pretrained import load
 from sparring.sampling.schedulers import make_scheduler
+from sparring.support.errors import UserError
 from text_to_image import (
     CAPTIONS,
     SIDE,

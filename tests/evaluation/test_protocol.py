@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from sparring.errors import UserError
 from sparring.evaluation.protocol import GENERATION, MEASUREMENT, differences, require_alike
+from sparring.support.errors import UserError
 
 PROTOCOL = dict.fromkeys((*MEASUREMENT, *GENERATION), 1) | {"seeds": {"sampling": 0}}
 

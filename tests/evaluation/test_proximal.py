@@ -14,19 +14,19 @@ import pytest
 import torch
 from test_evaluate_command import make_run, unet
 
-from sparring.build_trust import KEPT
+from sparring.assembly.dirt_knowledge import KEPT
 from sparring.commands.evaluate import as_text, evaluate_command
 from sparring.commands.proximal import own_table
 from sparring.data.audit.table import clean_table, write_table
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated
-from sparring.errors import UserError
 from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.metrics import frechet_distance
 from sparring.evaluation.proximal import Proximal
 from sparring.evaluation.reference import Reference, Settings
-from sparring.networks import MLP
+from sparring.models.networks import MLP
+from sparring.support.errors import UserError
 
 N, SHAPE, D = 4000, (1, 3, 3), 9
 SIGMA, STD = 0.05, 0.08

@@ -10,11 +10,11 @@ from test_evaluate_command import make_run, unet
 from sparring.commands import evaluate as command
 from sparring.commands.evaluate import as_text, evaluate_command
 from sparring.commands.sweep import combinations, line_names, lines_of, sweep_picture
-from sparring.config_sections import SamplingSection, SweepSection
-from sparring.errors import UserError
-from sparring.evaluation.kept import code_key, kept_or_measured, model_key
-from sparring.networks import MLP
-from sparring.pretrained import load
+from sparring.config.schema import SamplingSection, SweepSection
+from sparring.evaluation.cached_figures import code_key, kept_or_measured, model_key
+from sparring.models.networks import MLP
+from sparring.models.pretrained import load
+from sparring.support.errors import UserError
 
 SWEEP = "evaluation.sweep={scheduler: [ddim, dpmsolver++], num_inference_steps: [3, 1]}"
 

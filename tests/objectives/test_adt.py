@@ -8,13 +8,13 @@ import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
-from sparring.denoiser import Denoiser
-from sparring.discriminators import READINGS, Discriminator, Heads, ImageEye, LatentEye
+from sparring.adversarial.discriminators import READINGS, Discriminator, Heads, ImageEye, LatentEye
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.randomness import StepRandom
+from sparring.diffusion.schedules import FlowSchedule, schedule_from_config
 from sparring.objectives import ADT
 from sparring.objectives.adt import ADTDraws
-from sparring.randomness import StepRandom
 from sparring.sampling.schedulers import make_scheduler
-from sparring.schedules import FlowSchedule, schedule_from_config
 from support import FLOW, SD, tiny_unet
 from text_to_image import unet
 

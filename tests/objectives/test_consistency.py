@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from sparring.denoiser import Denoiser
-from sparring.guidance import guidance_embedding
-from sparring.noising import l2_norm
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.guidance import guidance_embedding
+from sparring.diffusion.noising import l2_norm
+from sparring.diffusion.randomness import StepRandom
+from sparring.diffusion.solver_steps import Jump, heun, step
 from sparring.objectives import (
     OBJECTIVES,
     TIMES,
@@ -18,8 +20,6 @@ from sparring.objectives import (
     ConsistencyTraining,
 )
 from sparring.objectives.consistency import huber, pseudo_huber
-from sparring.paths import Jump, heun, step
-from sparring.randomness import StepRandom
 from support import CASES, SCHEDULES, GaussianNetwork, tiny_unet
 
 MEAN, STD = 0.3, 0.7

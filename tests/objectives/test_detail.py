@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from sparring.denoiser import Denoiser
+from sparring.data.trust import Trust
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.randomness import StepRandom
 from sparring.objectives import OBJECTIVES
 from sparring.objectives.smoothing import choose_rows
-from sparring.randomness import StepRandom
-from sparring.trust import Trust
 from support import CASES, SCHEDULES, AtRatio, GaussianNetwork, LinearEps
 
 D = 4

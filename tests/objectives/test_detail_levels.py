@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from sparring.diffusion.randomness import StepRandom
+from sparring.diffusion.schedules import EDMSchedule
 from sparring.objectives.levels import KarrasLevels, ShrinkingGap, SkippingLevels
-from sparring.randomness import StepRandom
-from sparring.schedules import EDMSchedule
 from support import SCHEDULES
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from sparring.denoiser import Denoiser
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.randomness import StepRandom
+from sparring.diffusion.schedules import schedule_from_config
 from sparring.objectives import OBJECTIVES
 from sparring.objectives.vlb import posterior
-from sparring.randomness import StepRandom
-from sparring.schedules import schedule_from_config
 
 ROWS, SHAPE, LR = 6, (2, 4, 4), 1e-3
 

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from sparring.denoiser import Denoiser
-from sparring.networks import MLP
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.randomness import StepRandom
+from sparring.models.networks import MLP
 from sparring.objectives import OBJECTIVES
-from sparring.randomness import StepRandom
 from support import CASES, SCHEDULES, LinearEps
 
 DIM, ROWS = 3, 16

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from sparring.denoiser import Denoiser
+from sparring.data.trust import Trust
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.randomness import StepRandom
 from sparring.objectives import OBJECTIVES
-from sparring.randomness import StepRandom
-from sparring.trust import Trust
 from support import CASES, SCHEDULES, AtRatio, LinearEps
 
 S, TAU, N = 0.5, 0.3, 40_000

@@ -12,12 +12,12 @@ import yaml
 from click.testing import CliRunner
 
 import sparring
-from sparring.build import build_objective
+from sparring.assembly.build import build_objective
 from sparring.cli import main
-from sparring.config import resolve
-from sparring.errors import UserError
+from sparring.config.read import resolve
+from sparring.diffusion.schedules import schedule_from_config
 from sparring.objectives import OBJECTIVES
-from sparring.schedules import schedule_from_config
+from sparring.support.errors import UserError
 
 METHOD = '''\
 """Denoising whose loss is multiplied by a number."""
@@ -26,8 +26,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from sparring.objectives import Draws, Objective, Times, Turn
-from sparring.schedules import Schedule
-from sparring.value_types import Positive
+from sparring.diffusion.schedules import Schedule
+from sparring.options.value_types import Positive
 
 
 class Jitter(Objective):

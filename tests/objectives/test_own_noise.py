@@ -6,7 +6,9 @@ import pytest
 import torch
 from scipy import stats
 
-from sparring.denoiser import Denoiser
+from sparring.data.trust import Trust
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.randomness import StepRandom
 from sparring.objectives import OBJECTIVES
 from sparring.objectives import own_noise as own_noise_module
 from sparring.objectives.own_noise import (
@@ -20,8 +22,6 @@ from sparring.objectives.own_noise import (
     uncut_mean,
     white,
 )
-from sparring.randomness import StepRandom
-from sparring.trust import Trust
 from support import SCHEDULES, AtRatio
 
 SIDE = 3

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from sparring.denoiser import Denoiser
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.randomness import StepRandom
+from sparring.diffusion.schedules import schedule_from_config
 from sparring.objectives import OBJECTIVES
 from sparring.objectives.spectrum import Scales
 from sparring.objectives.spectrum import _window as window_of
-from sparring.randomness import StepRandom
-from sparring.schedules import schedule_from_config
 
 VP = schedule_from_config({"_class_name": "DDPMScheduler"})
 SIGNAL = 0.577

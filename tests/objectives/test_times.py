@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from sparring.diffusion.randomness import StepRandom
+from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 from sparring.objectives.times import TIMES, LossSecondMoment
-from sparring.randomness import StepRandom
-from sparring.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 
 N = 200_000
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sparring.diffusion.randomness import StepRandom
 from sparring.perturbations import (
     BALLS,
     Best,
@@ -15,7 +16,6 @@ from sparring.perturbations import (
     strongest,
 )
 from sparring.perturbations.attacks import gain_gradient
-from sparring.randomness import StepRandom
 
 DIM = 12
 
@@ -128,7 +128,7 @@ def test_tiny_gradients_still_have_a_direction():
 
 
 def test_attacks_leave_no_gradient_in_the_weights():
-    from sparring.denoiser import frozen
+    from sparring.diffusion.denoiser import frozen
 
     layer = torch.nn.Linear(3, 3)
     with frozen(layer):

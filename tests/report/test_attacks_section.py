@@ -7,8 +7,8 @@ import pytest
 from fake_runs import PROTOCOL, digits_grid, make_demo_runs
 from test_report_page import EVIL, make
 
-from sparring.errors import UserError
 from sparring.report.attacks import grouped, read_attack, render_page
+from sparring.support.errors import UserError
 
 RADII = (0.0, 0.1, 0.4)
 

@@ -21,9 +21,9 @@ from fake_runs import (
 )
 
 from sparring.commands.report import report_command
-from sparring.errors import UserError
 from sparring.report.html import mismatch_charts
 from sparring.report.runs import read_runs
+from sparring.support.errors import UserError
 
 VOID = {"meta", "link", "img", "br", "wbr", "hr", "input", "col"}
 EVIL = '<script>alert("x")</script>'

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparring.denoiser import Denoiser
-from sparring.paths import Jump, consistency_range, karras
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.solver_steps import Jump, consistency_range, karras
 from sparring.sampling import clean, matching_time
 from support import CASES, SCHEDULES, GaussianNetwork, tiny_unet
 

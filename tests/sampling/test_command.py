@@ -20,12 +20,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sparring.commands.sample import sample_command
-from sparring.denoiser import Denoiser
-from sparring.errors import UserError
-from sparring.networks import MLP
-from sparring.pretrained import load, save
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.schedules import schedule_from_config
+from sparring.models.networks import MLP
+from sparring.models.pretrained import load, save
 from sparring.sampling import grid, sample
-from sparring.schedules import schedule_from_config
+from sparring.support.errors import UserError
 
 VP = {"_class_name": "DDPMScheduler"}
 

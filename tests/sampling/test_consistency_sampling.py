@@ -5,13 +5,13 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from sparring.denoiser import Denoiser
-from sparring.errors import UserError
-from sparring.paths import Jump, consistency_range
-from sparring.pretrained import load, save
-from sparring.randomness import generator
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.randomness import generator
+from sparring.diffusion.solver_steps import Jump, consistency_range
+from sparring.models.pretrained import load, save
 from sparring.sampling import sample
 from sparring.sampling.schedulers import config_from_schedule
+from sparring.support.errors import UserError
 from support import SCHEDULES, GaussianNetwork, tiny_unet
 
 MEAN, STD, N = 0.3, 0.7, 20000

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 import sparring.sampling.schedulers as schedulers
-from sparring.denoiser import Denoiser
-from sparring.parametrization import KINDS
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.parametrization import KINDS
+from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 from sparring.sampling import integrate, make_scheduler, sample
 from sparring.sampling.schedulers import GridDDIMScheduler, config_from_schedule
-from sparring.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 
 MU, S = 0.5, 0.5
 VP = {"_class_name": "DDPMScheduler", "beta_start": 1e-4, "beta_end": 0.02}

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from sparring.denoiser import Denoiser
-from sparring.errors import UserError
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.schedules import FlowSchedule, schedule_from_config
 from sparring.sampling import check_ends_in_noise, make_scheduler, sample
 from sparring.sampling.known_answer import FACTOR, FLOOR, check_sampler, draw, reference_distance
 from sparring.sampling.schedulers import NAMES
-from sparring.schedules import FlowSchedule, schedule_from_config
+from sparring.support.errors import UserError
 from support import FLOW, SD, GaussianNetwork
 
 COSINE = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2"}

@@ -8,10 +8,10 @@ which give the mean and the spread without drawing anything.
 import pytest
 import torch
 
-from sparring.denoiser import Denoiser
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 from sparring.sampling import integrate, make_scheduler, sample, steps
 from sparring.sampling.schedulers import config_from_schedule
-from sparring.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 from support import GaussianNetwork
 
 MEAN, STD = 0.3, 0.7

@@ -9,12 +9,12 @@ from click.testing import CliRunner
 from test_exact_gaussian import VP, denoiser_for
 
 from sparring.cli import main
-from sparring.config import resolve
-from sparring.errors import UserError
-from sparring.pretrained import Model
+from sparring.config.read import resolve
+from sparring.diffusion.schedules import schedule_from_config
+from sparring.models.pretrained import Model
 from sparring.sampling import sample
 from sparring.sampling.schedulers import make_scheduler, name_in_files
-from sparring.schedules import schedule_from_config
+from sparring.support.errors import UserError
 
 SAMPLER = '''\
 from diffusers import DDIMScheduler

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from sparring.denoiser import Denoiser
-from sparring.errors import UserError
-from sparring.parametrization import KINDS
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.parametrization import KINDS
+from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 from sparring.sampling import describe_sampling, make_scheduler, sample
 from sparring.sampling.schedulers import NAMES
-from sparring.schedules import EDMSchedule, FlowSchedule, schedule_from_config
+from sparring.support.errors import UserError
 
 VP = {"_class_name": "DDPMScheduler"}
 CLOSE = {"rtol": 0, "atol": 2e-4}  # at alpha_T = 0.006 x0 is known to no more digits
@@ -355,7 +355,7 @@ def test_epsilon_scaling_is_refused_where_alpha_is_zero():
 
 
 def test_the_protocol_says_what_was_done():
-    from sparring.pretrained import Model
+    from sparring.models.pretrained import Model
 
     model = Model(gaussian(), VP, (1, 4, 4), None, "here")
     said = describe_sampling(model, scheduler="euler", num_inference_steps=7)

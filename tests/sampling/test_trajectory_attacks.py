@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from sparring.denoiser import Denoiser
-from sparring.noising import mse
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.noising import mse
+from sparring.diffusion.randomness import generator
+from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 from sparring.perturbations import BALLS, L2Ball
-from sparring.randomness import generator
 from sparring.sampling import make_scheduler, sample
 from sparring.sampling.schedulers import config_from_schedule
 from sparring.sampling.trajectory_attacks import (
@@ -17,7 +18,6 @@ from sparring.sampling.trajectory_attacks import (
     TrajectoryAttack,
     calls_of,
 )
-from sparring.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 from support import GaussianNetwork, LinearEps, tiny_unet
 
 DIM, N_STEPS = 6, 5

@@ -26,8 +26,8 @@ from tiny_runs import Points, make_objective, run, tiny_denoiser, tiny_discrimin
 
 from sparring.data.base import InMemory, ModelRange
 from sparring.data.dirt.contaminated import Contaminated
-from sparring.denoiser import Denoiser
-from sparring.errors import LockHeld, LockLost, TrainingStopped, UserError
+from sparring.diffusion.denoiser import Denoiser
+from sparring.support.errors import LockHeld, LockLost, TrainingStopped, UserError
 from sparring.training import checkpoint, open_run
 from sparring.training.players import Player
 

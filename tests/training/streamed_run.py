@@ -19,8 +19,8 @@ from sparring.data.audit.audit import audit_images
 from sparring.data.base import Dataset, Wrapper
 from sparring.data.datasets import build_dataset
 from sparring.data.trusted import ByJudge, Trusted
-from sparring.errors import UserError
-from sparring.training import together
+from sparring.support import shared_errors
+from sparring.support.errors import UserError
 
 
 class Colours(Wrapper):
@@ -69,7 +69,7 @@ def streamed_run(folder, fields, n_steps, *, n_workers=0, n_processes=1, resume=
 
 def for_long():
     """What each process hears of the main one, for which it has to ask several times."""
-    together.SLICE_SECONDS = 0.05
+    shared_errors.SLICE_SECONDS = 0.05
 
     def work():
         time.sleep(0.3)
@@ -79,9 +79,9 @@ def for_long():
         time.sleep(0.1)
         raise UserError("refused")
 
-    heard = [together.on_main_for_long(work)]
+    heard = [shared_errors.on_main_for_long(work)]
     try:
-        together.on_main_for_long(refuse)
+        shared_errors.on_main_for_long(refuse)
     except UserError as error:
         heard.append(str(error))
     return heard

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_runs import metrics, outcome, run, tiny_denoiser
 
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 from sparring.training import latest_checkpoint, open_run
 from sparring.training.checkpoint import (
     Checkpoint,
@@ -177,7 +177,7 @@ def test_tied_weights_are_saved_once_and_stay_tied(tmp_path):
         def forward(self, x, t):
             return self.b(self.a(x))
 
-    from sparring.denoiser import Denoiser
+    from sparring.diffusion.denoiser import Denoiser
 
     def tied(seed):
         torch.manual_seed(seed)

@@ -13,8 +13,8 @@ from tiny_runs import tiny_settings
 from sparring.cli import main
 from sparring.commands.plan import default_device
 from sparring.commands.train import dry_run_text, train_command
-from sparring.config import dump, resolve
-from sparring.errors import UserError
+from sparring.config.read import dump, resolve
+from sparring.support.errors import UserError
 from sparring.training import launcher
 from sparring.training.launcher import as_launched, asked_for
 from sparring.training.processes import make_accelerator

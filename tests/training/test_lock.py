@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import metrics, run
 
-from sparring.errors import LockHeld, LockLost, UserError
+from sparring.support.errors import LockHeld, LockLost, UserError
 from sparring.training import lock as locks
 from sparring.training import open_run
 from sparring.training.lock import RunLock, Writer, _beat, read_owner, this_start

@@ -19,10 +19,10 @@ from tiny_runs import (
     vp_schedule,
 )
 
-from sparring.errors import TrainingStopped, UserError
+from sparring.data.trust import Trust
 from sparring.objectives.base import Objective, Turn
+from sparring.support.errors import TrainingStopped, UserError
 from sparring.training.loop import mirror
-from sparring.trust import Trust
 
 
 def tensors(run_dir, name="model"):

@@ -10,13 +10,13 @@ import pytest
 import torch
 from tiny_runs import Points, make_objective, run, tiny_denoiser, tiny_settings
 
-from sparring.errors import TrainingStopped, UserError
-from sparring.randomness import StepRandom
+from sparring.data.trust import Trust
+from sparring.diffusion.randomness import StepRandom
+from sparring.support.errors import TrainingStopped, UserError
 from sparring.training.checkpoint import Checkpoint
 from sparring.training.processes import distributed, make_accelerator
 from sparring.training.replay import Where, first_non_finite, keep, read_batch, read_where, replay
 from sparring.training.roles import restore, roles
-from sparring.trust import Trust
 
 
 def replayed(folder, objective, denoiser):

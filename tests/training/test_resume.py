@@ -17,8 +17,8 @@ from tiny_runs import (
     tiny_denoiser,
 )
 
-from sparring.discriminators import Discriminator, Heads
-from sparring.errors import UserError
+from sparring.adversarial.discriminators import Discriminator, Heads
+from sparring.support.errors import UserError
 
 
 class PowerCutError(Exception):

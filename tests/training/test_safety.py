@@ -20,8 +20,8 @@ from tiny_runs import (
     vp_schedule,
 )
 
-from sparring.errors import Interrupted, TrainingStopped, UserError
 from sparring.objectives.base import Objective, Turn
+from sparring.support.errors import Interrupted, TrainingStopped, UserError
 from sparring.training import latest_checkpoint, open_run
 from sparring.training.checkpoint import Checkpoint, write_checkpoint
 from sparring.training.stopping import reason_of

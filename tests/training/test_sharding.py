@@ -9,7 +9,7 @@ import pytest
 from tiny_runs import tiny_denoiser, tiny_settings
 from torch import nn
 
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 from sparring.training.sharding import Sharding, blocks_of, wanted_sharding
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits.yaml"

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparring.denoiser import Denoiser
-from sparring.discriminators import Discriminator, Heads
-from sparring.networks import MLP
+from sparring.adversarial.discriminators import Discriminator, Heads
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.randomness import StepRandom
+from sparring.diffusion.schedules import Schedule, schedule_from_config
+from sparring.models.networks import MLP
 from sparring.objectives import OBJECTIVES, TIMES, Objective
-from sparring.randomness import StepRandom
-from sparring.schedules import Schedule, schedule_from_config
 from sparring.training import TrainSettings, latest_checkpoint, train
 from sparring.training.checkpoint import Checkpoint
 

@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from ..config import check_section, with_overrides
-from ..config_sections import AttackSection
-from ..errors import UserError
+from ..config.read import check_section, with_overrides
+from ..config.schema import AttackSection
 from ..evaluation import robustness as curves
-from ..evaluation.parts import Processes
 from ..evaluation.protocol import require_alike
 from ..evaluation.reference import Reference, Settings
-from ..latents import decode
-from ..pretrained import load
+from ..evaluation.tensor_tables import Processes
+from ..models.latents import decode
+from ..models.pretrained import load
 from ..sampling import grid
 from ..sampling.trajectory_attacks import Attack
-from ..terminal import printable
+from ..support.errors import UserError
+from ..support.terminal import printable
 from .evaluate import file_stem
 from .files import (
     as_file_name,
@@ -45,7 +45,7 @@ from .files import (
 from .plan import SECTIONS, Plan, default_device, labels_of, plan_of, sampling_words
 
 if TYPE_CHECKING:
-    from ..pretrained import Model
+    from ..models.pretrained import Model
 
 log = logging.getLogger(__name__)
 

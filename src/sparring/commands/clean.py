@@ -24,17 +24,17 @@ from ..data.audit.audit import audit_images
 from ..data.base import READ_CHUNK, Batch, Dataset
 from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import check_contamination, contaminate
-from ..errors import UserError
 from ..evaluation.protocol import versions
-from ..home import expanded_path
-from ..pretrained import load
+from ..models.pretrained import load
 from ..sampling import clean, grid, matching_time
+from ..support.errors import UserError
+from ..support.home_folder import expanded_path
 from .contaminate import as_folder, write_captions
 from .files import check_place, whole_folder
 from .plan import default_device
 
 if TYPE_CHECKING:
-    from ..pretrained import Model
+    from ..models.pretrained import Model
 
 N_SHOWN = 32
 FORMATS: dict[str, dict[str, Any]] = {

@@ -17,13 +17,13 @@ from torch import Tensor
 from ..data.base import Dataset, joined
 from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import contaminate
-from ..errors import UserError
+from ..diffusion.randomness import generator
 from ..evaluation.cleaning import cleaning_figures
 from ..evaluation.features import Extractor, make_extractor
 from ..evaluation.protocol import versions
-from ..pretrained import load
-from ..randomness import generator
+from ..models.pretrained import load
 from ..sampling import grid
+from ..support.errors import UserError
 from .clean import Cleaner, noise_of_each
 from .files import KEY, as_word, check_outside, claim, digest, which
 from .plan import default_device

@@ -20,8 +20,8 @@ from ..data.dirt.contaminated import contaminate as contaminated
 from ..data.dirt.manifest import write_manifest
 from ..data.listing import hidden
 from ..data.splits import seeming_splits
-from ..errors import UserError
-from ..home import expanded_path
+from ..support.errors import UserError
+from ..support.home_folder import expanded_path
 from .files import check_place, whole_folder
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..config import resolve
-from ..errors import UserError
-from ..terminal import echo
+from ..config.read import resolve
+from ..support.errors import UserError
+from ..support.terminal import echo
 from .side_by_side import Run, how_to_go_on, is_finished, minutes, n_cores, work
 
 CONFIG = "digits.yaml"

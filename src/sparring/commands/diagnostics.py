@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..config_sections import EvaluationSection
-from ..errors import UserError
+from ..config.schema import EvaluationSection
+from ..diffusion.randomness import generator
 from ..evaluation.diagnostics import diagnostics
 from ..evaluation.features import image_batches
 from ..evaluation.reference import Reference
-from ..randomness import generator
+from ..support.errors import UserError
 
 if TYPE_CHECKING:
-    from ..pretrained import Model
+    from ..models.pretrained import Model
 
 
 def check_diagnostics(name: str, model: Model, evaluation: EvaluationSection) -> None:

@@ -24,19 +24,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..cache import cache_folder, key_of
-from ..config_sections import RunConfig
-from ..errors import UserError
+from ..config.schema import RunConfig
+from ..evaluation.cached_figures import code_key, kept_or_measured
 from ..evaluation.evaluate import look, measure
-from ..evaluation.kept import code_key, kept_or_measured
-from ..evaluation.parts import Parts, Processes, prune
 from ..evaluation.protocol import require_alike
 from ..evaluation.reference import Reference, Settings
 from ..evaluation.statistics import claims_of
-from ..latents import decode
+from ..evaluation.tensor_tables import Parts, Processes, prune
+from ..models.latents import decode
 from ..sampling import grid, sample
 from ..sampling.schedulers import name_in_files
-from ..terminal import printable
+from ..support.cache import cache_folder, key_of
+from ..support.errors import UserError
+from ..support.terminal import printable
 from .diagnostics import diagnostics_lines, field_diagnostics
 from .files import (
     as_file_name,

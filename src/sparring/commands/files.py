@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.own_output import made_here
-from ..errors import UserError
-from ..home import expanded_path
+from ..support.errors import UserError
+from ..support.home_folder import expanded_path
 
 
 def check_writable(folder: Path | None) -> None:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..config_sections import EvaluationSection
-from ..errors import UserError
+from ..config.schema import EvaluationSection
+from ..diffusion.randomness import generator
 from ..evaluation.features import image_batches
 from ..evaluation.mismatch import CleanData, mismatch
 from ..evaluation.reference import Reference
-from ..randomness import generator
+from ..support.errors import UserError
 
 if TYPE_CHECKING:
-    from ..pretrained import Model
+    from ..models.pretrained import Model
 
 MAX_POOL = 10_000  # reference images held at once
 

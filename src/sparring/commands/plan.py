@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..build import one_line_errors
-from ..cache import cache_folder, key_of
-from ..config import check, with_overrides
-from ..config_sections import RunConfig, SamplingSection
+from ..assembly.build import one_line_errors
+from ..config.read import check, with_overrides
+from ..config.schema import RunConfig, SamplingSection
 from ..data.base import Dataset, digest
 from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import contaminate
-from ..errors import UserError
+from ..evaluation.cached_figures import code_key, model_key
 from ..evaluation.captions import Judges
 from ..evaluation.evaluate import check_count
-from ..evaluation.kept import code_key, model_key
-from ..evaluation.parts import Processes
 from ..evaluation.proximal import Proximal
 from ..evaluation.reference import Reference, Settings
-from ..pretrained import load
+from ..evaluation.tensor_tables import Processes
+from ..models.pretrained import load
 from ..sampling import check_sampling, describe_sampling
 from ..sampling.schedulers import default_sampler
+from ..support.cache import cache_folder, key_of
+from ..support.errors import UserError
 from ..training.launcher import on_cpu
 from .diagnostics import check_diagnostics
 from .mismatch import check_mismatch
@@ -39,7 +39,7 @@ from .reference import check_alike, check_prompts, reading
 from .sweep import combinations
 
 if TYPE_CHECKING:
-    from ..pretrained import Model
+    from ..models.pretrained import Model
 
 log = logging.getLogger(__name__)
 

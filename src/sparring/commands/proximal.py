@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..build_trust import KEPT
+from ..assembly.dirt_knowledge import KEPT
 from ..data.audit.table import read_table
-from ..errors import UserError
 from ..evaluation.captions import Judges
 from ..evaluation.proximal import Proximal
 from ..evaluation.reference import Reference, Settings
+from ..support.errors import UserError
 
 if TYPE_CHECKING:
     from .plan import Plan

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ..config_sections import DataSection
+from ..config.schema import DataSection
 from ..data.base import Dataset
-from ..errors import UserError
-from ..text import PIPELINES
+from ..models.text import PIPELINES
+from ..support.errors import UserError
 
 if TYPE_CHECKING:
-    from ..pretrained import Model
+    from ..models.pretrained import Model
 
 
 def check_alike(name: str, model: Model, data: Dataset) -> None:

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..build import build_dataset, train_settings
-from ..config import resolve
-from ..errors import UserError
+from ..assembly.build import build_dataset, train_settings
+from ..config.read import resolve
+from ..support.errors import UserError
 from ..training.checkpoint import Checkpoint
 from ..training.processes import distributed, make_accelerator, process_state
 from ..training.replay import FOLDER, Finding, read_where, replay

@@ -16,16 +16,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import __version__
-from ..build import one_line_errors
-from ..config_sections import SamplingSection
+from ..assembly.build import one_line_errors
+from ..config.schema import SamplingSection
 from ..data.own_output import NUMBERED, SAMPLING
 from ..data.sources import EXTENSIONS
-from ..errors import UserError
-from ..latents import AT_ONCE, decode
-from ..pretrained import Model, load
+from ..models.latents import AT_ONCE, decode
+from ..models.pretrained import Model, load
+from ..models.text import check_prompts
 from ..sampling import check_sampling, describe_sampling, grid, sample, save_images
-from ..terminal import echo
-from ..text import check_prompts
+from ..support.errors import UserError
+from ..support.terminal import echo
 from .files import KEY, as_file_name, as_word, claim, digest, made_by, told_in_words, which
 from .plan import default_device
 

@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import RunConfig, resolve
-from ..errors import UserError
-from ..terminal import echo
+from ..config.read import RunConfig, resolve
+from ..support.errors import UserError
+from ..support.terminal import echo
 
 EVALUATION_SECONDS = 30.0
 """Of one command after training; for the estimate of the time left only."""

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..config_sections import SamplingSection, SweepSection
+from ..config.schema import SamplingSection, SweepSection
 from ..report.plots import LOG_FROM_RATIO
 
 if TYPE_CHECKING:

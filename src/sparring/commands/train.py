@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from ..build import (
+from ..adversarial.discriminators import Discriminator
+from ..assembly.build import (
     Shape,
     build_dataset,
     build_model,
@@ -29,30 +30,29 @@ from ..build import (
     spare_memory,
     train_settings,
 )
-from ..build_discriminator import build_discriminator
-from ..build_trust import known_lines, levels_in, with_knowledge, words_of
-from ..cache import TensorCache
-from ..config import RunConfig, dump
-from ..config_sections import ContaminationSection
+from ..assembly.dirt_knowledge import known_lines, levels_in, with_knowledge, words_of
+from ..assembly.discriminator import build_discriminator
+from ..assembly.estimate import estimate, memory_from_scratch, parts_of
+from ..config.read import RunConfig, dump
+from ..config.schema import ContaminationSection
 from ..data.base import Dataset, Digests, ModelRange
 from ..data.captions import first_of
 from ..data.datasets import find
 from ..data.dirt.contaminated import check_contamination
 from ..data.dirt.manifest import write_manifest
-from ..denoiser import Denoiser
-from ..discriminators import Discriminator
-from ..errors import UserError
-from ..estimate import estimate, memory_from_scratch, parts_of
-from ..latents import LatentEncoder, check_multiple, decode
-from ..model_card import model_card
-from ..model_folder import DESCRIPTION
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.schedules import kind_from_config, schedule_from_config
+from ..models.card import model_card
+from ..models.folder import DESCRIPTION
+from ..models.latents import LatentEncoder, check_multiple, decode
+from ..models.pretrained import Model, describe, describe_run, save, usage
+from ..models.text import TextEncoder, check_captions, check_prompts, sizes_of
 from ..objectives import Objective
-from ..pretrained import Model, describe, describe_run, save, usage
 from ..sampling import grid, sample
 from ..sampling.known_answer import check_sampler
-from ..schedules import kind_from_config, schedule_from_config
-from ..terminal import echo
-from ..text import TextEncoder, check_captions, check_prompts, sizes_of
+from ..support.cache import TensorCache
+from ..support.errors import UserError
+from ..support.terminal import echo
 from ..training import ConditionFn, RunFolder, TrainSettings, open_run, train
 from ..training.launcher import as_launched, asked_for
 

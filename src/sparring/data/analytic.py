@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..randomness import generator
+from ..diffusion.randomness import generator
 
 
 class Truth(ABC):

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache import key_of
-from ..errors import UserError
-from ..trust import Trust
+from ..support.cache import key_of
+from ..support.errors import UserError
 from . import transforms
 from .analytic import Truth
 from .captions import Caption
 from .shard_order import Sharding, ShardOrder
+from .trust import Trust
 
 Key = int | tuple[int, int]
 """A sample's index, or (index, position in the stream of training samples)."""

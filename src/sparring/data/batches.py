@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..errors import UserError
-from ..randomness import generator
-from ..terminal import echo
+from ..diffusion.randomness import generator
+from ..support.errors import UserError
+from ..support.terminal import echo
 from .base import Batch, Dataset, joined
 from .shard_order import ShardOrder
 from .workers import Waiting, WorkerLost, worker_init

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..errors import UserError
-from ..randomness import generator
-from .within import read_text
+from ..diffusion.randomness import generator
+from ..support.errors import UserError
+from .allowed_files import read_text
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 TEXTS = (".txt", ".caption")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..support.errors import UserError
 
 N_NAMED = 5
 """Absent classes that are named."""

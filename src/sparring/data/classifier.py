@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import UserError
-from ..randomness import generator
+from ..diffusion.randomness import generator
+from ..support.errors import UserError
 from .base import Dataset
 
 N_TRAINING_SAMPLES = 8192

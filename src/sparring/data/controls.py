@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache import key_of
-from ..errors import UserError
+from ..support.cache import key_of
+from ..support.errors import UserError
 from .audit.table import Table
 from .base import Batch, Dataset, Wrapper, absent_classes, digest
 from .trusted import Source

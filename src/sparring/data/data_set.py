@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..randomness import generator
+from ..diffusion.randomness import generator
+from ..support.errors import UserError
 from . import transforms
 from .analytic import Truth
 from .base import Dataset, InMemory, absent_classes

@@ -14,10 +14,10 @@ import logging
 import os
 from typing import Any
 
-from ..errors import did_you_mean
-from ..home import expanded
-from ..sections import check_options, options_of
-from ..user_code import load_from_file
+from ..options.sections import check_options, options_of
+from ..support.errors import did_you_mean
+from ..support.home_folder import expanded
+from ..support.user_code import load_from_file
 from . import sets
 from .base import Dataset
 from .data_set import DataSet

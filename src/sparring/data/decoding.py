@@ -15,7 +15,7 @@ from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from . import transforms
-from .within import Unreadable
+from .allowed_files import Unreadable
 
 MAX_PIXELS = 89_478_485
 """Of an image, in its file and after resizing; beyond that Pillow suspects a bomb. Larger ones are

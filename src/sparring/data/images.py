@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..randomness import generator
+from ..diffusion.randomness import generator
+from ..support.errors import UserError
 from . import transforms
+from .allowed_files import Unreadable, check_file, is_within
 from .base import Batch, Dataset, absent_classes, digest
 from .captions import Caption, drawn
 from .decoding import MAX_PIXELS, decode, with_channels
 from .survey import fits, survey
-from .within import Unreadable, check_file, is_within
 
 HOLD_BYTES = 2**28
 """Images that already have their size, in 8 bits, are held in memory up to this many bytes; others

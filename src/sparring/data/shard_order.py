@@ -36,8 +36,8 @@ from typing import NamedTuple
 
 import torch
 
-from ..errors import UserError
-from ..randomness import generator
+from ..diffusion.randomness import generator
+from ..support.errors import UserError
 
 LANES = 128
 WINDOW = 32

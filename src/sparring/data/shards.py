@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache import cache_folder, key_of
+from ..support.cache import cache_folder, key_of
 from . import images
 from .base import Batch, digest
 from .images import Files, ImageDataset

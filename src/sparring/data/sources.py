@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..home import expanded_path
+from ..support.errors import UserError
+from ..support.home_folder import expanded_path
 from .captions import Caption, caption_of, folder_captions, is_about_captions
 from .classes import labels_of, natural
 from .hub import caches, call_datasets, checked_name, parquet_files, split_of

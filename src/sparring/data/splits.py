@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError
+from ..support.errors import UserError
+from .allowed_files import is_within
 from .classes import natural
 from .hub import TEST_SPLITS, TRAIN, held_out_rank
-from .within import is_within
 
 _AROUND = r"(?:images?|imgs?)"
 _NAME = re.compile(

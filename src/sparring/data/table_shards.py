@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import UserError
+from ..support.errors import UserError
 from .classes import labels_of
 from .hub import call_datasets, checked_name, parquet_files, split_of
 from .shards import ShardFiles, kept_in, remembered

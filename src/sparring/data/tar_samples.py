@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..errors import UserError
+from ..support.errors import UserError
 from .listing import EXTENSIONS
 
 TEXTS = ("cls", "txt", "json")

@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 import fsspec
 from torch import Tensor
 
-from ..errors import UserError
+from ..support.errors import UserError
+from .allowed_files import as_text
 from .captions import Caption, caption_of
 from .classes import named
 from .hub import TRAIN, check_one_split, listed
@@ -33,7 +34,6 @@ from .shards import ShardFiles, kept_in, remembered
 from .sources import Source
 from .splits import split_name
 from .tar_samples import LeftOut, Member, samples_of
-from .within import as_text
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..trust import Trust
 from .audit.filling import filled
 from .audit.judging import Judge
 from .audit.levels import level_of_blur, level_of_jpeg
@@ -32,6 +31,7 @@ from .audit.table import Table, clean_table
 from .base import Batch, Dataset, Wrapper, digest
 from .dirt.contaminated import Contaminated, layers
 from .dirt.contract import NOTHING, Knowledge
+from .trust import Trust
 
 ALIEN = ("outlier", "adversarial")
 """Kinds of dirt of which nothing is left that training could use."""

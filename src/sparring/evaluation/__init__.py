@@ -15,8 +15,8 @@ open_clip    HPS v2's weights under transformers' names
 aesthetic    the aesthetic predictor
 cmmd         the distance of two sets of images to CLIP
 proximal     samples made dirty, against the dirty training images
-leftover     noise left in pixels that clean images leave empty, and in quiet directions
-quiet        directions in which clean images vary least
+leftover_noise    noise left in pixels that clean images leave empty, and in quiet directions
+quiet_directions  directions in which clean images vary least
 protocol     what must be alike for two figures to be compared
 mismatch     x_t while sampling against q(x_t), per t
 evaluate     all of it for one model's samples

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ..data.base import Dataset
-from ..errors import UserError
+from ..support.errors import UserError
 from .aesthetic import Aesthetic, load_aesthetic
 from .clip import BATCH_SIZE, Clip, load_clip
 from .cmmd import cmmd_figures

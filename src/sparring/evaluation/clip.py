@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UserError
-from ..pretrained import hub_answers
-from ..text import no_progress_bar
+from ..models.pretrained import hub_answers
+from ..models.text import no_progress_bar
+from ..support.errors import UserError
 from .features import checksum
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)

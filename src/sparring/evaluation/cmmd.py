@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..randomness import generator
+from ..diffusion.randomness import generator
 from .resampling import interval
 
 BANDWIDTH = 10.0

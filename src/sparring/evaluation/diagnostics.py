@@ -41,12 +41,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.analytic import Truth
-from ..denoiser import Denoiser, frozen
-from ..noising import add_noise, l2_norm
-from ..parametrization import column
-from ..paths import consistency_range, step, time_grid
+from ..diffusion.denoiser import Denoiser, frozen
+from ..diffusion.noising import add_noise, l2_norm
+from ..diffusion.parametrization import column
+from ..diffusion.randomness import StepRandom, generator
+from ..diffusion.solver_steps import consistency_range, step, time_grid
 from ..perturbations import L2Ball
-from ..randomness import StepRandom, generator
 from .true_score import LEAST_RATIO, has_true_score, true_score
 
 RADII = (0.3, 1.0)

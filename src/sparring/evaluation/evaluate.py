@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.base import Dataset
-from ..errors import UserError
-from ..randomness import generator
+from ..diffusion.randomness import generator
+from ..support.errors import UserError
 from .analytic import analytic_figures
-from .leftover import rms_of, squares_in
+from .leftover_noise import rms_of, squares_in
 from .lpips import MAX_PAIRS, diversity_figures
 from .memorization import (
     distance_figures,

@@ -33,11 +33,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cache import cache_folder
 from ..data.base import Dataset
-from ..errors import UserError
-from ..home import expanded_path
-from ..randomness import generator
+from ..diffusion.randomness import generator
+from ..support.cache import cache_folder
+from ..support.errors import UserError
+from ..support.home_folder import expanded_path
 from .features import checksum, image_batches
 from .resampling import interval
 

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..randomness import generator
+from ..diffusion.randomness import generator
 
 _CHUNK_ELEMENTS = 2**24  # numbers held at once: 128 MiB of float64
 _BLOCK = 4096  # rows of both sets whose distances are held at once, as many

@@ -43,8 +43,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser
-from ..randomness import derive_seed, generator
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.randomness import derive_seed, generator
 from ..sampling import sample
 from .features import Extractor
 from .metrics import directions, frechet_distance, gaussian_mmd, wasserstein_of_shadows
@@ -52,7 +52,7 @@ from .protocol import versions
 from .resampling import half_samples, interval
 
 if TYPE_CHECKING:
-    from ..pretrained import Model
+    from ..models.pretrained import Model
 
 N_PROJECTIONS = 100
 MAX_FOR_MMD = 1000  # its cost grows with the square

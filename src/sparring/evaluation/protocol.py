@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from ..errors import UserError
+from ..support.errors import UserError
 
 MEASUREMENT = (
     "data",  # name of the reference data set

@@ -29,7 +29,7 @@ from ..data.audit.table import Table
 from ..data.base import digest
 from ..data.dirt.as_measured import AsMeasured
 from ..data.trusted import fingerprint_of
-from ..randomness import generator
+from ..diffusion.randomness import generator
 from .metrics import Gaussian, frechet_distance, frechet_distance_of_resamples
 from .reference import Reference
 from .resampling import half_samples, interval

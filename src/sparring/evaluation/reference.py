@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache import key_of
 from ..data.base import Dataset
 from ..data.captions import first_of
-from ..errors import UserError
-from ..randomness import generator
+from ..diffusion.randomness import generator
+from ..support.cache import key_of
+from ..support.errors import UserError
 from .analytic import N_PROJECTIONS
+from .cached_figures import code_key
 from .captions import Judges, Panel
 from .features import Extractor, image_batches, make_extractor
 from .inception import EXTRACTORS as INCEPTION
-from .kept import code_key
-from .leftover import EMPTY_SHARE, Quiet, count_empty
+from .leftover_noise import EMPTY_SHARE, Quiet, count_empty
 from .lpips import LPIPS, find_lpips, protocol_of
 from .memorization import (
     N_ORIGINALS,
@@ -30,9 +30,9 @@ from .memorization import (
     read_features,
     small_pixels,
 )
-from .parts import Parts, Processes
 from .protocol import versions
 from .statistics import CLAIMS, check_features, load_statistics, save_statistics
+from .tensor_tables import Parts, Processes
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..randomness import generator
+from ..diffusion.randomness import generator
 
 
 def half_samples(

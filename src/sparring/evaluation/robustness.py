@@ -41,12 +41,12 @@ from ..sampling.trajectory_attacks import (
 )
 from .analytic import analytic_figures
 from .features import Extractor
-from .leftover import rms_in
+from .leftover_noise import rms_in
 from .metrics import Gaussian, frechet_distance, frechet_distance_of_resamples
 from .reference import Reference
 
 if TYPE_CHECKING:
-    from ..pretrained import Model
+    from ..models.pretrained import Model
 
 LEADING = ("frechet_distance", "sliced_wasserstein")
 """The figure that is drawn, the first of these that the data allow."""

@@ -21,7 +21,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..support.errors import UserError
 from .metrics import Gaussian
 
 CLAIMS = (

@@ -29,16 +29,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..denoiser import Denoiser
-from ..discriminators import Discriminator, Maps
-from ..errors import UserError
-from ..noising import precise
-from ..parametrization import column
-from ..randomness import StepRandom
-from ..rollouts import OneStepPath, Path, SchedulerPath
-from ..schedules import Schedule
-from ..value_types import Count, CountOrZero, NotNegative
-from .balance import Balance
+from ..adversarial.balance import Balance
+from ..adversarial.discriminators import Discriminator, Maps
+from ..adversarial.rollouts import OneStepPath, Path, SchedulerPath
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.noising import precise
+from ..diffusion.parametrization import column
+from ..diffusion.randomness import StepRandom
+from ..diffusion.schedules import Schedule
+from ..options.value_types import Count, CountOrZero, NotNegative
+from ..support.errors import UserError
 from .base import Draws, Objective, RunFacts, Terms, Turn
 from .times import Times
 

@@ -16,14 +16,14 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser
-from ..noising import add_noise, mse, per_sample_mean
-from ..parametrization import Prediction
-from ..randomness import StepRandom
-from ..schedules import Schedule
-from ..sections import check_options
-from ..trust import Trust
-from ..value_types import NotNegative, Positive, Share
+from ..data.trust import Trust
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.noising import add_noise, mse, per_sample_mean
+from ..diffusion.parametrization import Prediction
+from ..diffusion.randomness import StepRandom
+from ..diffusion.schedules import Schedule
+from ..options.sections import check_options
+from ..options.value_types import NotNegative, Positive, Share
 from .own_noise import Incomplete, OwnNoise, own_noise, uncut
 from .times import Times, Uniform
 from .vlb import vlb

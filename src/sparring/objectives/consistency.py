@@ -25,16 +25,16 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from ..denoiser import Denoiser, SharedDropout, frozen
-from ..errors import UserError, did_you_mean
-from ..guidance import guidance_dim, guidance_embedding
-from ..noising import add_noise, l2_norm, mse, per_sample_mean
-from ..parametrization import Prediction, column
-from ..paths import Jump, heun, step
-from ..randomness import StepRandom
-from ..schedules import Schedule
-from ..user_code import load_from_file
-from ..value_types import Count, NotNegative, Place, Positive
+from ..diffusion.denoiser import Denoiser, SharedDropout, frozen
+from ..diffusion.guidance import guidance_dim, guidance_embedding
+from ..diffusion.noising import add_noise, l2_norm, mse, per_sample_mean
+from ..diffusion.parametrization import Prediction, column
+from ..diffusion.randomness import StepRandom
+from ..diffusion.schedules import Schedule
+from ..diffusion.solver_steps import Jump, heun, step
+from ..options.value_types import Count, NotNegative, Place, Positive
+from ..support.errors import UserError, did_you_mean
+from ..support.user_code import load_from_file
 from .base import Draws, Objective, RunFacts, Terms, Turn
 from .dro import free_at
 from .levels import KarrasLevels, Levels, ShrinkingGap, SkippingLevels

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser
-from ..noising import per_sample_mean
-from ..parametrization import column
-from ..randomness import StepRandom
-from ..schedules import Schedule
-from ..value_types import NotNegative, Positive
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.noising import per_sample_mean
+from ..diffusion.parametrization import column
+from ..diffusion.randomness import StepRandom
+from ..diffusion.schedules import Schedule
+from ..options.value_types import NotNegative, Positive
 from .base import Draws, Objective, Terms, Turn
 from .times import Times
 

@@ -35,13 +35,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser, evaluation_mode
-from ..noising import mse, per_sample_mean
-from ..parametrization import Prediction, column
+from ..diffusion.denoiser import Denoiser, evaluation_mode
+from ..diffusion.noising import mse, per_sample_mean
+from ..diffusion.parametrization import Prediction, column
+from ..diffusion.randomness import StepRandom
+from ..diffusion.schedules import Schedule
+from ..options.value_types import CountOrZero, NotNegative, Positive, SomeShare
 from ..perturbations import L2Ball, power_iteration
-from ..randomness import StepRandom
-from ..schedules import Schedule
-from ..value_types import CountOrZero, NotNegative, Positive, SomeShare
 from .base import Draws, Objective, Terms, Turn
 from .own_noise import white
 from .smoothing import SmoothingDraws, choose_rows, put

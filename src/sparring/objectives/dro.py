@@ -16,13 +16,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser, SharedDropout, frozen
-from ..noising import mse
+from ..diffusion.denoiser import Denoiser, SharedDropout, frozen
+from ..diffusion.noising import mse
+from ..diffusion.randomness import StepRandom
+from ..diffusion.schedules import Schedule
+from ..options.value_types import Count, CountOrZero, NotNegative
 from ..perturbations import L2Ball, pgd
 from ..perturbations.attacks import Gain
-from ..randomness import StepRandom
-from ..schedules import Schedule
-from ..value_types import Count, CountOrZero, NotNegative
 from .base import Draws, Objective, Terms, Turn
 from .times import Times
 

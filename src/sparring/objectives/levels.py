@@ -10,9 +10,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ..paths import consistency_range, karras
-from ..randomness import StepRandom
-from ..schedules import Schedule
+from ..diffusion.randomness import StepRandom
+from ..diffusion.schedules import Schedule
+from ..diffusion.solver_steps import consistency_range, karras
 
 
 class Levels(ABC):

@@ -13,7 +13,7 @@ Source: ours, after Ambient diffusion (Daras et al. 2024, "Consistent diffusion 
 from collections.abc import Mapping
 from typing import Any
 
-from ..randomness import StepRandom
+from ..diffusion.randomness import StepRandom
 from .base import Draws
 from .denoising import Plain
 

@@ -33,9 +33,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..noising import precise
-from ..parametrization import column
-from ..trust import Trust
+from ..data.trust import Trust
+from ..diffusion.noising import precise
+from ..diffusion.parametrization import column
 
 N_ROUNDS = 3
 """Of smoothing an image and filling in what was cut off: the means at its ends stand still then."""

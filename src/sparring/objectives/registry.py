@@ -23,12 +23,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ..discriminators import DiscriminatorSection
-from ..errors import UserError, did_you_mean
-from ..home import expanded
-from ..sections import Section, options_of, section_of
-from ..user_code import load_from_file
-from ..value_types import Place, SamplerName
+from ..adversarial.discriminators import DiscriminatorSection
+from ..options.sections import Section, options_of, section_of
+from ..options.value_types import Place, SamplerName
+from ..support.errors import UserError, did_you_mean
+from ..support.home_folder import expanded
+from ..support.user_code import load_from_file
 from .base import OF_OTHER_SECTIONS, Objective
 
 MaybePlace = Place | None  # pyright: ignore[reportOperatorIssue]

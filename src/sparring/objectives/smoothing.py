@@ -18,13 +18,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser, SharedDropout, frozen
-from ..noising import mse, per_sample_mean
-from ..parametrization import Prediction
+from ..diffusion.denoiser import Denoiser, SharedDropout, frozen
+from ..diffusion.noising import mse, per_sample_mean
+from ..diffusion.parametrization import Prediction
+from ..diffusion.randomness import StepRandom
+from ..diffusion.schedules import Schedule
+from ..options.value_types import Count, CountOrZero, NotNegative, Positive, SomeShare
 from ..perturbations import LinfBall, Radius, pgd
-from ..randomness import StepRandom
-from ..schedules import Schedule
-from ..value_types import Count, CountOrZero, NotNegative, Positive, SomeShare
 from .base import Draws, Objective, Terms, Turn
 from .times import Times
 

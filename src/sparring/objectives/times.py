@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..randomness import StepRandom
-from ..schedules import Schedule, VPSchedule
+from ..diffusion.randomness import StepRandom
+from ..diffusion.schedules import Schedule, VPSchedule
 
 
 class Times(ABC):

@@ -14,9 +14,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..noising import per_sample_mean
-from ..parametrization import Prediction, column
-from ..schedules import Schedule, VPSchedule
+from ..diffusion.noising import per_sample_mean
+from ..diffusion.parametrization import Prediction, column
+from ..diffusion.schedules import Schedule, VPSchedule
 
 
 def vlb(schedule: Schedule, prediction: Prediction, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

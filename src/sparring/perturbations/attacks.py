@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..parametrization import column
+from ..diffusion.parametrization import column
 from .balls import Ball, L2Ball
 
 Gain = Callable[[Tensor], Tensor]

@@ -10,9 +10,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ..noising import l2_norm
-from ..parametrization import column
-from ..randomness import StepRandom
+from ..diffusion.noising import l2_norm
+from ..diffusion.parametrization import column
+from ..diffusion.randomness import StepRandom
 
 
 class Ball(ABC):

@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from .. import __version__
-from ..errors import UserError
+from ..support.errors import UserError
 from . import tables
 from .html import N_STYLES, Picture, read_picture, template
 from .plots import Curve, line_chart

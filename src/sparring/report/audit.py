@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..data.audit.found import Found
+from ..data.audit.summary import Found
 from .html import Bar, Bars, template
 from .pictures import read_picture
 from .plots import Curve, line_chart

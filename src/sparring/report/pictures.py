@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..support.errors import UserError
 from .runs import PNG_SIGNATURE
 
 PIXELATED_UP_TO = 640  # pixels of width: smaller pictures are enlarged with hard edges

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from ..config_yaml import read_yaml
-from ..errors import UserError
-from ..text_files import lines_of
+from ..support.errors import UserError
+from ..support.text_files import lines_of
+from ..support.yaml_files import read_yaml
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

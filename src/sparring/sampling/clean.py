@@ -27,15 +27,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser, evaluation_mode
-from ..parametrization import column
-from ..paths import Jump, consistency_range, karras
-from ..randomness import generator
-from ..schedules import Schedule
+from ..diffusion.denoiser import Denoiser, evaluation_mode
+from ..diffusion.parametrization import column
+from ..diffusion.randomness import generator
+from ..diffusion.schedules import Schedule
+from ..diffusion.solver_steps import Jump, consistency_range, karras
 from .sample import device_of, sample_dtype
 
 if TYPE_CHECKING:
-    from ..pretrained import Model
+    from ..models.pretrained import Model
 
 
 def matching_time(schedule: Schedule, sigma: Tensor) -> Tensor:

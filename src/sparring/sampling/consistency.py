@@ -11,9 +11,9 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..parametrization import Prediction
-from ..paths import Jump, consistency_range, karras
-from ..schedules import Schedule, schedule_from_config
+from ..diffusion.parametrization import Prediction
+from ..diffusion.schedules import Schedule, schedule_from_config
+from ..diffusion.solver_steps import Jump, consistency_range, karras
 
 MIDDLE = 0.8
 """Noise level of the second step."""

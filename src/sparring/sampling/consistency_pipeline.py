@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..parametrization import KINDS, Prediction, edm_pair
-from ..schedules import EDMSchedule
+from ..diffusion.parametrization import KINDS, Prediction, edm_pair
+from ..diffusion.schedules import EDMSchedule
 from .consistency import ConsistencyScheduler
 from .pipeline import SparringTransformerPipeline, SparringUNetPipeline
 

@@ -42,11 +42,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..denoiser import Denoiser
-from ..errors import UserError
-from ..parametrization import column
-from ..paths import Jump, karras
-from ..schedules import EDMSchedule, FlowSchedule, Schedule, VPSchedule, schedule_from_config
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.parametrization import column
+from ..diffusion.schedules import (
+    EDMSchedule,
+    FlowSchedule,
+    Schedule,
+    VPSchedule,
+    schedule_from_config,
+)
+from ..diffusion.solver_steps import Jump, karras
+from ..support.errors import UserError
 from .schedulers import default_sampler, make_scheduler
 from .steps import integrate
 

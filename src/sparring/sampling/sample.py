@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..denoiser import Denoiser, evaluation_mode
-from ..guidance import guidance_dim, guidance_embedding
-from ..randomness import generator
-from ..schedules import FlowSchedule, VPSchedule
+from ..diffusion.denoiser import Denoiser, evaluation_mode
+from ..diffusion.guidance import guidance_dim, guidance_embedding
+from ..diffusion.randomness import generator
+from ..diffusion.schedules import FlowSchedule, VPSchedule
 from .known_answer import check_sampler
 from .schedulers import config_from_schedule, default_sampler, make_scheduler
 from .steps import Move, OnStep, Steps, dtype_of, integrate
 
 if TYPE_CHECKING:
-    from ..pretrained import Model
+    from ..models.pretrained import Model
 
 
 def sample(
@@ -92,7 +92,7 @@ def sample(
     Returns:
         Samples (n, *sample_shape) on the device, in the range of the training data ([-1, 1] for
         images), float32 (float64 for a float64 network); nothing is clipped at the end. Those of a
-        latent model are latents: `sparring.latents.decode(model.vae, samples)` makes images.
+        latent model are latents: `sparring.models.latents.decode(model.vae, samples)` makes images.
 
     Raises:
         UserError: for an unknown sampler, one of another family, or one that would draw a Gaussian

@@ -34,10 +34,9 @@ import diffusers
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-from ..denoiser import Denoiser
-from ..errors import UserError
-from ..parametrization import DIFFUSERS_KINDS
-from ..schedules import (
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.parametrization import DIFFUSERS_KINDS
+from ..diffusion.schedules import (
     EDMSchedule,
     FlowSchedule,
     Schedule,
@@ -45,7 +44,8 @@ from ..schedules import (
     betas_of,
     schedule_from_config,
 )
-from ..user_code import load_from_file
+from ..support.errors import UserError
+from ..support.user_code import load_from_file
 from .consistency import ConsistencyScheduler
 
 NAMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..denoiser import Denoiser
-from ..parametrization import KINDS, Prediction
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.parametrization import KINDS, Prediction
 from .schedulers import spoken_kind
 
 OnStep = Callable[[Tensor, Tensor], None]

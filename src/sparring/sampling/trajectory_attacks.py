@@ -37,11 +37,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..denoiser import frozen
-from ..noising import mse
+from ..diffusion.denoiser import frozen
+from ..diffusion.noising import mse
+from ..diffusion.randomness import generator
 from ..perturbations import BALLS, L2Ball, strongest
 from ..perturbations.attacks import Gain
-from ..randomness import generator
 from .steps import Steps
 
 KINDS = ("random", "fgsm", "pgd")

@@ -41,14 +41,20 @@ from accelerate.utils import gather_object
 from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 
-from ..errors import NotSaved, UserError
-from ..lora import lora_config, lora_weights, restore_lora_weights
+from ..models.lora import lora_config, lora_weights, restore_lora_weights
 from ..objectives.base import Objective
-from ..pieces import StoredTensors, is_dealt, load_weights, weights_of, write_shards
+from ..support.errors import NotSaved, UserError
+from ..support.sharded_tensors import (
+    StoredTensors,
+    is_dealt,
+    load_weights,
+    weights_of,
+    write_shards,
+)
+from ..support.shared_errors import FULL, first_failure
 from .lock import Writer
 from .players import Player
 from .sharding import is_sharded
-from .together import FULL, first_failure
 
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"

@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 
-from ..config_sections import RunConfig
-from ..errors import UserError
+from ..config.schema import RunConfig
+from ..support.errors import UserError
 
 NO_DEEPSPEED = (
     "accelerate asks for {what}, which sparring does not use: leave it out; for models too large "

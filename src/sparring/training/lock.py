@@ -44,9 +44,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import LockHeld, LockLost, UserError
-from ..terminal import echo
-from .together import on_main
+from ..support.errors import LockHeld, LockLost, UserError
+from ..support.shared_errors import on_main
+from ..support.terminal import echo
 
 FOLDER = ".lock"
 BEAT_SECONDS = 5.0

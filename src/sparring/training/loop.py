@@ -15,12 +15,12 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor
 
+from ..adversarial.discriminators import Discriminator
 from ..data.batches import make_loader, rows_of
-from ..denoiser import Denoiser
-from ..discriminators import Discriminator
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.parametrization import column
+from ..diffusion.randomness import StepRandom
 from ..objectives.base import Objective
-from ..parametrization import column
-from ..randomness import StepRandom
 from .checkpoint import CHECKPOINTS, Checkpoint, kept_tensors, write_checkpoint
 from .processes import (
     distributed,
@@ -31,9 +31,9 @@ from .processes import (
     say,
 )
 from .replay import Where, keep
+from .resume_check import check_same_run
 from .roles import restore, roles
 from .run_folder import RunFolder, open_run
-from .same_run import check_same_run
 from .settings import TrainSettings
 from .stopping import (
     Boundary,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.distributed.tensor import DTensor
 
-from ..errors import UserError
-from ..pieces import as_rows_of, own_rows, read_like
+from ..support.errors import UserError
+from ..support.sharded_tensors import as_rows_of, own_rows, read_like
 from .settings import TrainSettings
 from .sharding import norm_of_all
 

@@ -20,11 +20,11 @@ from accelerate.utils import (
 )
 from torch import nn
 
-from ..denoiser import Denoiser
-from ..discriminators import Discriminator
-from ..errors import UserError
-from ..randomness import derive_seed
-from ..terminal import echo
+from ..adversarial.discriminators import Discriminator
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.randomness import derive_seed
+from ..support.errors import UserError
+from ..support.terminal import echo
 from .checkpoint import unchanged_random_states
 from .launcher import asked_for, on_cpu, without_launchers_own
 from .players import Player

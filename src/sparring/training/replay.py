@@ -23,14 +23,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..data.batches import rows_of
-from ..errors import UserError
+from ..data.trust import Trust
+from ..diffusion.randomness import StepRandom
 from ..objectives.base import Objective
-from ..randomness import StepRandom
-from ..trust import Trust
+from ..support.errors import UserError
+from ..support.shared_errors import first_failure
 from .checkpoint import kept_tensors, write_checkpoint
 from .players import Player
 from .stopping import bad_terms
-from .together import first_failure
 from .turns import backward
 
 FOLDER = "stopped"

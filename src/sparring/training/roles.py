@@ -5,10 +5,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..denoiser import Denoiser
-from ..discriminators import Discriminator
-from ..errors import UserError
+from ..adversarial.discriminators import Discriminator
+from ..diffusion.denoiser import Denoiser
 from ..objectives.base import Objective
+from ..support.errors import UserError
 from .checkpoint import Checkpoint
 from .players import Player
 from .processes import frozen_teacher, live_average, placed_discriminator, share_weights

@@ -15,8 +15,9 @@ from typing import Self
 
 from accelerate import PartialState
 
-from ..errors import UserError
-from ..terminal import echo
+from ..support.errors import UserError
+from ..support.shared_errors import SLICE_SECONDS, on_main
+from ..support.terminal import echo
 from .checkpoint import (
     CHECKPOINTS,
     checkpoint_step,
@@ -29,7 +30,6 @@ from .checkpoint import (
 from .lock import FOLDER as LOCK
 from .lock import RunLock, Writer
 from .processes import process_state
-from .together import SLICE_SECONDS, on_main
 
 MARKS_OF_A_RUN = (
     "run.json", "metrics.jsonl", CHECKPOINTS, "training.json", "stopped.json", "model_index.json",

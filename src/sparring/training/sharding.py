@@ -35,10 +35,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from ..denoiser import Denoiser
-from ..errors import UserError
-from ..lora import lora_config
-from ..pieces import weights_of, whole
+from ..diffusion.denoiser import Denoiser
+from ..models.lora import lora_config
+from ..support.errors import UserError
+from ..support.sharded_tensors import weights_of, whole
 from .settings import TrainSettings
 
 LEAST_PARAMETERS = 20_000_000

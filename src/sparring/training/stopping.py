@@ -15,7 +15,9 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from ..errors import (
+from ..models.lora import lora_config
+from ..objectives.base import Objective
+from ..support.errors import (
     Interrupted,
     LockLost,
     NotSaved,
@@ -23,13 +25,11 @@ from ..errors import (
     UserError,
     is_out_of_memory,
 )
-from ..lora import lora_config
-from ..objectives.base import Objective
-from ..pieces import own_rows
+from ..support.sharded_tensors import own_rows
+from ..support.shared_errors import DISK_ERRORS, in_words
 from .checkpoint import latest_checkpoint
 from .players import Player
 from .settings import TrainSettings
-from .together import DISK_ERRORS, in_words
 from .tracking import write_json
 
 N_NAMED = 32  # samples in the message; stopped.json has them all

@@ -21,9 +21,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import __version__
-from ..errors import UserError
-from ..masking import masked
-from ..terminal import printable
+from ..support.errors import UserError
+from ..support.secrets import masked
+from ..support.terminal import printable
 from .launcher import asked_for
 from .settings import TrainSettings
 

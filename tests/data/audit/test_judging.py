@@ -11,9 +11,9 @@ from sparring.data.audit import audit as audits
 from sparring.data.audit import judging, registry
 from sparring.data.audit.audit import Audit, audit_images, sample_of
 from sparring.data.audit.contract import Detector
-from sparring.data.audit.found import found_in, lines_of, suggestion
 from sparring.data.audit.judging import fit_hiding, look
 from sparring.data.audit.known import compare, is_changed
+from sparring.data.audit.summary import found_in, lines_of, suggestion
 from sparring.data.audit.table import NUMBERS, clean_table
 from sparring.data.base import InMemory, Wrapper
 from sparring.data.dirt.contaminated import Contaminated

@@ -16,7 +16,7 @@ from sparring.data.audit.table import (
     write_table,
 )
 from sparring.data.base import InMemory
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 N = 6
 

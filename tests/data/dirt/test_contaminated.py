@@ -21,7 +21,7 @@ from sparring.data.dirt.kinds.blur import Blur
 from sparring.data.dirt.kinds.jpeg import Jpeg
 from sparring.data.dirt.manifest import manifest, read_manifest, write_manifest
 from sparring.data.dirt.registry import find
-from sparring.errors import UserError
+from sparring.support.errors import UserError
 
 KINDS = tuple(kinds.names())
 PARTS = [{"kind": "jpeg", "quality": [10, 40]}, {"kind": "gaussian", "sigma": [0.1, 0.2]}]

@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ...cache import key_of
-from ...errors import UserError
-from ...randomness import generator
+from ...diffusion.randomness import generator
+from ...support.cache import key_of
+from ...support.errors import UserError
 from ..base import Batch, Dataset, Wrapper
 from ..batches import as_it_is, last_line
 from ..shards import READ_AHEAD

@@ -26,7 +26,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...randomness import derive_seed, generator
+from ...diffusion.randomness import derive_seed, generator
 from ..base import Dataset
 from ..transforms import to_model_range
 

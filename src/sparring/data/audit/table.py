@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError, did_you_mean
-from ...text_files import decoded
+from ...support.errors import UserError, did_you_mean
+from ...support.text_files import decoded
 from ..base import Dataset
 from ..dirt import kinds as known_kinds
 

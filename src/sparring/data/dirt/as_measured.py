@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...randomness import generator
+from ...diffusion.randomness import generator
 from .. import transforms
 from ..audit.filling import filled
 from ..audit.registry import detector_of, hiding_kinds

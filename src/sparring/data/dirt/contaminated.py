@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...randomness import generator
+from ...diffusion.randomness import generator
 from .. import transforms
 from ..base import Batch, Dataset, InMemory, ModelRange, Wrapper, digest
 from ..datasets import build_dataset

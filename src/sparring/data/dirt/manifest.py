@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...text_files import lines_of
+from ...support.text_files import lines_of
 from ..base import Dataset
 from .contaminated import layers
 

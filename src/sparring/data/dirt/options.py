@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...errors import did_you_mean
+from ...support.errors import did_you_mean
 
 Amount = float | Sequence[float]
 """One value for all images, or [low, high]."""

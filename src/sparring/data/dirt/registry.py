@@ -5,9 +5,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import did_you_mean
-from ...home import expanded
-from ...user_code import load_from_file
+from ...support.errors import did_you_mean
+from ...support.home_folder import expanded
+from ...support.user_code import load_from_file
 from . import kinds
 from .contract import OF_THE_SET, Dirt, options_of
 from .options import WrongOption

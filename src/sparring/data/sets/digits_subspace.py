@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...value_types import Count
+from ...options.value_types import Count
 from .. import analytic
 from ..base import InMemory
 from ..classes import numbers

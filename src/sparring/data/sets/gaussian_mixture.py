@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...value_types import Count
+from ...options.value_types import Count
 from .. import analytic
 from ..base import InMemory
 from ..data_set import DataSet, given, points

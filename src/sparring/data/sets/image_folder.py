@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...value_types import Place
+from ...options.value_types import Place
 from ..data_set import DataSet, from_files
 from ..images import ImageDataset
 from ..sources import folder

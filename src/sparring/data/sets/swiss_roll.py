@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ...value_types import Count
+from ...options.value_types import Count
 from .. import analytic
 from ..base import InMemory
 from ..data_set import DataSet, points

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...value_types import Count, Place
+from ...options.value_types import Count, Place
 from ..data_set import DataSet, from_files, given
 from ..images import ImageDataset
 from ..tar_shards import webdataset

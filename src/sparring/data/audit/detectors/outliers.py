@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ....randomness import generator
+from ....diffusion.randomness import generator
 from ..contract import Columns, Detector, Rule, Statistics
 
 SIDE = 16

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Self
 import torch
 from torch import Tensor
 
-from ....config import check_section
-from ....config_sections import DataSection
-from ....errors import UserError
+from ....config.read import check_section
+from ....config.schema import DataSection
+from ....support.errors import UserError
 from ...base import Dataset
 from ...datasets import build_dataset
 from ..contract import Corruption

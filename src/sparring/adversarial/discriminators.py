@@ -1,0 +1,385 @@
+r"""Discriminators: who tells a real image from a generated one, by how alike two images are.
+
+A frozen network that has seen many images gives feature maps F_i of what it is shown; small
+convolutional heads h_i learn on top of them. The siamese discriminator compares:
+
+    D(u, y) = s (mean over i and places p of cos(z_i(u)_p, z_i(y)_p) - c),     z_i = h_i(F_i(.))
+
+    real pair: the real image under two augmentations     fake pair: the generated and the real one
+
+with a learned scale s and centre c (a cosine alone never reaches the hinge's margin). Its readings:
+
+    "patches"    as above (S1)
+    "predictor"  z_i(u) goes through a predictor, z_i(y) takes no gradient (S2, as in SimSiam)
+    "pooled"     z_i is averaged over places before the cosine (S3)
+    "unpaired"   no comparison: h_i(F_i(u)) is a logit at each place (StyleGAN-T, ADD; the control)
+
+Source: ADT (arXiv 2504.11423) as far as its reviews tell: frozen DINOv2, several blocks,
+convolutional heads, a similarity of the generated and the real image. The readings, the heads'
+layers, scale and centre are ours.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..diffusion.denoiser import Denoiser, frozen, unwrapped
+from ..diffusion.noising import add_noise, precise
+from ..diffusion.randomness import StepRandom
+from ..models.latents import unscaled
+from ..options.sections import Section
+from ..options.value_types import Count, CountOrZero, NotNegative, Place, Positive
+from .augmentations import POLICIES, Look, augment, draw_looks
+
+
+class DiscriminatorSection(Section):
+    """The discriminator in a config, `objective.discriminator`."""
+
+    # labels: a small network trained on the data's labels; denoiser: the model's own blocks, in
+    # latent space; otherwise the name or folder of a DINOv2
+    features: Place = "facebook/dinov2-small"
+    blocks: list[CountOrZero] | None = None  # None: four, evenly spaced; labels and denoiser: all
+    side: Count = 224  # pixels to which images are resized for a DINOv2
+    reading: Literal["patches", "predictor", "pooled", "unpaired"] = "patches"
+    width: Count = 64
+    loss: Literal["hinge", "non_saturating", "relativistic"] = "hinge"
+    r1: NotNegative = 1e-4
+    augment: list[Literal["color", "flip", "translation", "zoom", "cutout"]] = Field(
+        default=["color", "translation", "cutout"]  # of images: denoiser sees noise instead
+    )
+    real: Literal["image", "reconstruction"] = "image"  # of decoded latents: what fakes are held to
+    learning_rate: Positive = 2e-4
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    adam_weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive | None = 1.0
+
+
+READINGS = ("patches", "predictor", "pooled", "unpaired")
+LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "hinge": (
+        lambda real, fake: F.relu(1 - real) + F.relu(1 + fake),
+        lambda real, fake: -fake,
+    ),
+    "non_saturating": (
+        lambda real, fake: F.softplus(-real) + F.softplus(fake),
+        lambda real, fake: F.softplus(-fake),
+    ),
+    "relativistic": (
+        lambda real, fake: F.softplus(fake - real),
+        lambda real, fake: F.softplus(real - fake),
+    ),
+}
+"""Name -> (the discriminator's loss, the generator's) of the scores of the real and the fake.
+
+Source: hinge: Lim and Ye 2017; non-saturating: Goodfellow et al. 2014; relativistic pairing:
+Jolicoeur-Martineau 2018.
+"""
+
+Maps = list[Tensor]
+
+
+class Head(nn.Module):
+    """h_i: channels normalised at each place, 1x1, a residual 3x3, 1x1.
+
+    Args:
+        n_in: Channels of the feature map.
+        width: Of the hidden layers.
+        n_out: Channels of the result.
+    """
+
+    def __init__(self, n_in: int, width: int, n_out: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(n_in, width, 1)
+        self.around = nn.Conv2d(width, width, 3, padding=1)
+        self.last = nn.Conv2d(width, n_out, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, n_in, h, w) -> (B, n_out, h, w)."""
+        # backbones have a few channels a hundred times larger than the others
+        features = F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)
+        hidden = F.leaky_relu(self.first(features), 0.2)
+        hidden = hidden + F.leaky_relu(self.around(hidden), 0.2)
+        return self.last(hidden)
+
+
+class Heads(nn.Module):
+    """All that learns of a discriminator.
+
+    Args:
+        channels: Of each feature map.
+        reading: One of READINGS.
+        width: Of the heads, and of what is compared.
+    """
+
+    def __init__(self, channels: Sequence[int], reading: str = "patches", width: int = 64) -> None:
+        super().__init__()
+        if reading not in READINGS:
+            raise ValueError(f"reading must be one of {', '.join(READINGS)}, got {reading!r}")
+        self.reading = reading
+        n_out = 1 if reading == "unpaired" else width
+        self.heads = nn.ModuleList(Head(n_in, width, n_out) for n_in in channels)
+        if reading == "predictor":
+            self.predictors = nn.ModuleList(Head(width, width, width) for _ in channels)
+        if reading != "unpaired":
+            self.log_scale = nn.Parameter(torch.tensor(5.0).log())
+            self.centre = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, u: Maps, y: Maps, penalised: bool = False) -> tuple[Tensor, Tensor]:
+        """Scores D(u, y), and R1 on what the heads read of u.
+
+        R1 = sum over i of ||d mean(D) / dF_i(u)||^2
+
+        Args:
+            u: Feature maps of the images to be judged, (B, C_i, h_i, w_i) each.
+            y: Those of what they are compared with; not read by "unpaired". With fewer rows than u,
+                u is several such batches, one after the other, all compared with y.
+            penalised: Whether R1 is wanted; otherwise it is zero.
+
+        Returns:
+            Scores, (B, n), n = 1 but for "unpaired", where each place of each map has one, and R1,
+            (B,).
+
+        Source: R1: Mescheder et al. 2018; on head inputs rather than pixels as in ADD (Sauer et
+        al. 2023), where a fused attention could not be differentiated twice.
+        """
+        if not penalised:
+            return self._score(u, y), u[0].new_zeros(len(u[0]))
+        with torch.autocast(u[0].device.type, enabled=False):  # squares of small gradients
+            u = [precise(one.detach()).requires_grad_() for one in u]
+            scores = self._score(u, [precise(one) for one in y])
+            slopes = torch.autograd.grad(scores.mean(1).sum(), u, create_graph=True)
+        return scores, torch.stack([one.flatten(1).square().sum(1) for one in slopes]).sum(0)
+
+    def _score(self, u: Maps, y: Maps) -> Tensor:
+        z = [head(one) for head, one in zip(self.heads, u, strict=True)]
+        if self.reading == "unpaired":
+            return torch.cat([one.flatten(1) for one in z], 1)
+        n_batches = len(u[0]) // len(y[0])
+        against = [
+            head(one).repeat(n_batches, 1, 1, 1) for head, one in zip(self.heads, y, strict=True)
+        ]
+        if self.reading == "predictor":
+            z = [predict(one) for predict, one in zip(self.predictors, z, strict=True)]
+            against = [one.detach() for one in against]
+        if self.reading == "pooled":
+            z, against = ([one.mean((2, 3), keepdim=True) for one in own] for own in (z, against))
+        alike = [
+            F.cosine_similarity(a, b).flatten(1).mean(1) for a, b in zip(z, against, strict=True)
+        ]
+        mean = torch.stack(alike, 1).mean(1, keepdim=True)
+        return self.log_scale.exp() * (mean - self.centre)
+
+
+class ImageEye(nn.Module):
+    """Sees images: decoded if they are latents, augmented, through a frozen backbone.
+
+    Args:
+        backbone: Images (B, C, H, W) in about [-1, 1] -> feature maps; has `channels`, theirs.
+        policy: Augmentations, of `augmentations.POLICIES`.
+        shared: Whether both images of a pair are moved alike. Where places are compared they must
+            be; the colours always differ.
+        vae: The decoder of a latent model, frozen; None for a model of images.
+        reconstructed: Whether the real image also went through the decoder.
+
+    Raises:
+        ValueError: for an unknown augmentation.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        policy: Sequence[str] = ("color", "translation", "cutout"),
+        *,
+        shared: bool = True,
+        vae: Any = None,
+        reconstructed: bool = False,
+    ) -> None:
+        super().__init__()
+        for name in policy:
+            if name not in POLICIES:
+                raise ValueError(f"augment must be of {', '.join(POLICIES)}, got {name!r}")
+        self.backbone, self.policy, self.shared = backbone, tuple(policy), shared
+        self.vae, self.reconstructed = vae, reconstructed
+        self.requires_grad_(False).eval()
+
+    @property
+    def channels(self) -> list[int]:
+        """Of the feature maps."""
+        return self.backbone.channels  # pyright: ignore[reportReturnType]
+
+    def draw(self, rng: StepRandom, like: Tensor) -> tuple[Look, Look]:
+        """Two looks at the own rows; `like` is a sample of the model, (B, *)."""
+        return draw_looks(rng, shared=self.shared)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """What is looked at of the model's samples, differentiable: images are not clamped."""
+        if self.vae is None:
+            return x
+        return self.vae.decode(unscaled(self.vae, x.to(self.vae.dtype))).sample.float()
+
+    @torch.no_grad()
+    def real(self, x0: Tensor, image: Tensor) -> Tensor:
+        """What is looked at of the data: x0 as the model sees it, `image` as it was read."""
+        if self.vae is None:
+            return x0
+        return self.prepare(x0) if self.reconstructed else image
+
+    def forward(self, seen: Tensor, look: Look, condition: dict[str, Any]) -> Maps:
+        """Feature maps of what `prepare` or `real` gave, under a look; reads no condition."""
+        return self.backbone(augment(seen, look, self.policy))
+
+
+class LatentEye(nn.Module):
+    """Sees samples of the model as the model itself does: no decoder, no other network.
+
+    A frozen copy of the denoiser reads x + noise at a drawn time; its blocks' outputs are the
+    feature maps. The two looks share the time and differ in the noise.
+
+    Args:
+        denoiser: A copy of the model as it was before training; it is frozen.
+        blocks: Which of its blocks, None for all: of a U-Net the down blocks and the middle one,
+            of a transformer its blocks.
+
+    Raises:
+        ValueError: for blocks that the network does not have.
+
+    Source: after LADD (Sauer et al. 2024), whose noise is logit-normal and whose features are a
+    transformer's; uniform times are ours.
+    """
+
+    def __init__(self, denoiser: Denoiser, blocks: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.requires_grad_(False).eval()
+        network: Any = unwrapped(denoiser.network)
+        found = _blocks(network)
+        chosen = list(range(len(found))) if blocks is None else list(blocks)
+        if not chosen or not set(chosen) <= set(range(len(found))):
+            raise ValueError(f"blocks must be of 0 to {len(found) - 1}, got {blocks}")
+        self._seen: dict[int, Tensor] = {}
+        self._chosen = chosen
+        for number in chosen:
+            found[number].register_forward_hook(self._catch(number))
+
+    def _catch(self, number: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            # a down block answers (hidden, skips), a joint transformer block (text, image)
+            if isinstance(output, tuple):
+                output = output[-1] if "Transformer" in type(module).__name__ else output[0]
+            self._seen[number] = output
+
+        return hook
+
+    def channels_of(self, x0: Tensor, condition: dict[str, Any]) -> list[int]:
+        """Of the feature maps, by looking once."""
+        look = torch.zeros(len(x0)), torch.zeros_like(x0)
+        held = next(self.denoiser.parameters())
+        reduced = held.dtype == torch.bfloat16  # the inputs are float32, as in training
+        with torch.no_grad(), torch.autocast(held.device.type, torch.bfloat16, enabled=reduced):
+            return [one.shape[1] for one in self(x0, look, condition)]
+
+    def draw(self, rng: StepRandom, like: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """(u, eps) of both looks: one time, two noises."""
+        u = rng.uniform("eye time")
+        return tuple((u, rng.normal(f"eye {name}", like.shape[1:])) for name in ("a", "b"))
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """The model's samples as they are."""
+        return x
+
+    def real(self, x0: Tensor, image: Tensor) -> Tensor:
+        """x0 as the model sees it."""
+        return x0
+
+    def forward(self, seen: Tensor, look: tuple[Tensor, Tensor], condition: dict[str, Any]) -> Maps:
+        """Feature maps of x + noise, (B, C_i, h_i, w_i) each."""
+        u, eps = look
+        schedule = self.denoiser.schedule
+        t = schedule.times(u.to(seen.device))
+        alpha, sigma = schedule.at(t, like=seen)
+        self.denoiser(add_noise(seen, eps.to(seen), alpha, sigma), t, **condition)
+        maps = [_as_map(self._seen[number], seen) for number in self._chosen]
+        self._seen.clear()  # they would keep their graph
+        return maps
+
+
+def _blocks(network: Any) -> list[nn.Module]:
+    if hasattr(network, "down_blocks"):
+        middle = [] if network.mid_block is None else [network.mid_block]
+        return [*network.down_blocks, *middle]
+    if hasattr(network, "transformer_blocks"):
+        return list(network.transformer_blocks)
+    raise ValueError(f"{type(network).__name__} has neither down_blocks nor transformer_blocks")
+
+
+def _as_map(hidden: Tensor, x: Tensor) -> Tensor:
+    """Tokens (B, N, C) as a map in the proportions of x; maps as they are."""
+    if hidden.ndim == 4:
+        return precise(hidden)
+    height = round((hidden.shape[1] * x.shape[2] / x.shape[3]) ** 0.5)
+    return precise(hidden).transpose(1, 2).unflatten(2, (height, -1))
+
+
+class Discriminator(nn.Module):
+    """An eye that is frozen and heads that learn.
+
+    Args:
+        eye: `ImageEye`, `LatentEye` or another module with their methods.
+        heads: On its feature maps.
+        loss: One of LOSSES.
+        r1: Weight gamma of the penalty, gamma / 2 R1 of real pairs.
+
+    Raises:
+        ValueError: for an unknown loss or a negative weight.
+    """
+
+    def __init__(
+        self, eye: nn.Module, heads: nn.Module, *, loss: str = "hinge", r1: float = 1e-4
+    ) -> None:
+        super().__init__()
+        if loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+        if r1 < 0:
+            raise ValueError(f"r1 must be >= 0, got {r1}")
+        self.eye: Any = eye
+        self.network, self.r1, self.relative = heads, r1, loss == "relativistic"
+        self._of_discriminator, self._of_generator = LOSSES[loss]
+
+    def generator_loss(self, fake: Maps, real: Maps, real_again: Maps) -> Tensor:
+        """What the generator is to lower, (B,); the arguments are those of `loss`.
+
+        The bare heads are asked: they take no gradient and send none to other processes.
+        """
+        heads = unwrapped(self.network)
+        with frozen(heads):
+            score, _ = heads(fake, real)
+            of_real = score.new_zeros(())
+            if self.relative:
+                with torch.no_grad():
+                    of_real, _ = heads(real_again, real)
+        return self._of_generator(of_real, score).mean(1)
+
+    def loss(self, fake: Maps, real: Maps, real_again: Maps) -> tuple[dict[str, Tensor], Tensor]:
+        """The discriminator's terms, (B,) each, and the mean scores of real and fake, (2, B).
+
+        Args:
+            fake: Maps of the generated image under look a.
+            real: Of the real image under look b.
+            real_again: Of the real image under look a.
+        """
+        n = len(real[0])
+        scores, penalty = self.network(
+            [torch.cat(both) for both in zip(real_again, fake, strict=True)],
+            real,
+            self.r1 > 0,
+        )
+        of_real, of_fake = scores[:n], scores[n:]
+        terms = {"discriminator": self._of_discriminator(of_real, of_fake).mean(1)}
+        if self.r1 > 0:
+            terms["r1"] = self.r1 / 2 * penalty[:n]
+        return terms, torch.stack([of_real.detach().mean(1), of_fake.detach().mean(1)])

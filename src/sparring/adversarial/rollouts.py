@@ -1,0 +1,272 @@
+r"""A sampler's path as a linear map: what training through sampling must know of a solver.
+
+With its noise fixed, a solver is linear in where it starts and in what the network answers,
+
+    x_i = M_i x_start + sum over calls j before i of W_ij o_j + noise,     x_end likewise,
+
+where x_i is what the network reads at call i. So if gradients stop at the network's input, answer
+o_j reaches the sample through one number, W_end,j, and through nothing else:
+
+    dL/dtheta = sum_j W_end,j  <dL/dx_end, do_j/dtheta>
+
+`OneStepPath` has these numbers in closed form, for DDIM and flow Euler; `SchedulerPath` finds them
+for any scheduler of diffusers whose step is linear, by running it on zeros and ones.
+"""
+
+import copy
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..diffusion.noising import add_noise
+from ..diffusion.parametrization import KINDS, Pair
+from ..diffusion.schedules import EDMSchedule, Schedule, kind_from_config
+from ..diffusion.solver_steps import restate, step_coefficients, time_grid
+
+_TOLERANCE = 1e-4
+"""Of the check that a step is linear; schedulers compute in float32."""
+_NOT_FROM_THE_MIDDLE = ("PNDMScheduler", "LMSDiscreteScheduler")
+"""Their first steps need a history that only the beginning of the path can give."""
+
+PairOf = Callable[[Tensor, Tensor], Pair]
+"""A parametrisation's two numbers as a function of (alpha, sigma); see `Denoiser.pair`."""
+
+
+class Walk(ABC):
+    """A rollout under way, in the precision of the sample it began with.
+
+    Attributes:
+        x_t: What the network is to see next, alpha_t x0 + sigma_t eps, (B, *); after the last step
+            the sample.
+    """
+
+    x_t: Tensor
+
+    @abstractmethod
+    def step(self, output: Tensor) -> None:
+        """Move on with the network's answer to `x_t`, (B, *)."""
+
+
+class Path(ABC):
+    """The network calls of a sampler, numbered from noise (0) to data.
+
+    Attributes:
+        schedule: The model's.
+        times: Of the calls, as the model receives them, (n_calls,).
+        starts: Calls that a rollout may begin with: where the sampler holds a sample of one time
+            and no half-done step.
+    """
+
+    schedule: Schedule
+    times: Tensor
+    starts: tuple[int, ...]
+
+    @property
+    def n_calls(self) -> int:
+        """Calls of the network from noise to data."""
+        return len(self.times)
+
+    def begin(self, start: int, x0: Tensor, eps: Tensor) -> Tensor:
+        """x_t at call `start`, (B, *): alpha x0 + sigma eps, and pure noise at the first call.
+
+        There real sampling knows nothing of x0, while alpha x0 would still show its mean where the
+        schedule's terminal signal-to-noise ratio is not zero.
+        """
+        alpha, sigma = self.schedule.at(self.times[start].expand(len(x0)), like=x0)
+        if start > 0:
+            return add_noise(x0, eps, alpha, sigma)
+        return sigma * eps if isinstance(self.schedule, EDMSchedule) else eps
+
+    @abstractmethod
+    def walk(
+        self, start: int, x_t: Tensor, generators: Sequence[torch.Generator] | None = None
+    ) -> Walk:
+        """A rollout from x_t at call `start`.
+
+        Args:
+            start: One of `starts`.
+            x_t: As `begin` gives it, (B, *).
+            generators: Of the noise of stochastic steps, one a row.
+        """
+
+    @abstractmethod
+    def coefficients(self, start: int) -> Tensor:
+        """W of the calls from `start` on, (n + 1, n) for n of them, float64.
+
+        W[i, j] = d(what the network sees at call start + i) / d(answer at call start + j), zero for
+        j >= i; the last row is that of the sample.
+
+        Args:
+            start: One of `starts`.
+        """
+
+
+class OneStepPath(Path):
+    r"""DDIM without noise, which for flow is Euler: x_s = A x_t + B o at every step.
+
+    W_end,k = B_k prod_{j > k} A_j
+
+    Args:
+        schedule: The model's.
+        pair: The network's two numbers.
+        n_steps: Of the sampler, each one call.
+
+    Source: Song et al. 2021, eq. 12; the weights are ours (chain rule on it).
+    """
+
+    def __init__(self, schedule: Schedule, pair: PairOf, n_steps: int) -> None:
+        self.schedule, self.times = schedule, time_grid(schedule, n_steps)
+        self.starts = tuple(range(n_steps))
+        alpha, sigma = schedule.alpha(self.times), schedule.sigma(self.times)
+        after = (
+            torch.cat([alpha[1:], alpha.new_ones(1)]),
+            torch.cat([sigma[1:], sigma.new_zeros(1)]),
+        )
+        a, b = step_coefficients(pair(alpha, sigma), alpha, sigma, *after)
+        self._a, self._b = torch.as_tensor(a), torch.as_tensor(b)
+
+    def walk(
+        self, start: int, x_t: Tensor, generators: Sequence[torch.Generator] | None = None
+    ) -> Walk:
+        return _OneStepWalk(self._a.tolist()[start:], self._b.tolist()[start:], x_t)
+
+    def coefficients(self, start: int) -> Tensor:
+        a, b = self._a[start:], self._b[start:]
+        n = len(a)
+        w = torch.zeros(n + 1, n, dtype=torch.float64)
+        for i in range(n):
+            w[i + 1] = a[i] * w[i]
+            w[i + 1, i] = b[i]
+        return w
+
+
+class _OneStepWalk(Walk):
+    def __init__(self, a: list[float], b: list[float], x_t: Tensor) -> None:
+        self._left, self.x_t = list(zip(a, b, strict=True)), x_t
+
+    def step(self, output: Tensor) -> None:
+        a, b = self._left.pop(0)
+        self.x_t = a * self.x_t + b * output
+
+
+class SchedulerPath(Path):
+    """The path of a diffusers scheduler, whose step is run and, for the numbers W, probed.
+
+    Args:
+        scheduler: Of the model's family; it is copied.
+        schedule: The model's.
+        pair: The network's two numbers.
+        n_steps: Of the sampler; Heun and KDPM2 make two calls a step.
+
+    What the network says is restated in the kind that the scheduler's config asks for.
+
+    Raises:
+        ValueError: if its step is not linear (clip_sample, thresholding) or cannot begin in the
+            middle of the path.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        schedule: Schedule,
+        pair: PairOf,
+        n_steps: int,
+    ) -> None:
+        name, config = type(scheduler).__name__, scheduler.config
+        for word in ("clip_sample", "thresholding"):
+            if config.get(word):
+                raise ValueError(
+                    f"{name} with {word}=True cannot be trained through: its steps are not linear "
+                    f"in the network's answers. Set {word}=False"
+                )
+        if name in _NOT_FROM_THE_MIDDLE:
+            raise ValueError(
+                f"{name} cannot begin in the middle of its path: take ddim, euler, heun, "
+                "dpmsolver++ or unipc"
+            )
+        self.schedule, self.pair = schedule, pair
+        self.spoken = KINDS.get(kind_from_config(config), pair)  # EDM: the network's own
+        self.scheduler = copy.deepcopy(scheduler)
+        self.scheduler.set_timesteps(n_steps)
+        self.times = self.scheduler.timesteps
+        self.starts = tuple(range(0, len(self.times), getattr(scheduler, "order", 1)))
+        self._found: dict[int, Tensor] = {}
+
+    def walk(
+        self, start: int, x_t: Tensor, generators: Sequence[torch.Generator] | None = None
+    ) -> Walk:
+        return _SchedulerWalk(self, start, x_t, generators)
+
+    def coefficients(self, start: int) -> Tensor:
+        """By one run on the zero vector, the unit vectors and a mixture, side by side as rows.
+
+        Raises:
+            ValueError: if the answer to the mixture is not the mixture of the answers.
+        """
+        if start not in self._found:
+            self._found[start] = self._probe(start)
+        return self._found[start]
+
+    def _probe(self, start: int) -> Tensor:
+        n = self.n_calls - start
+        mixed = torch.linspace(-1, 2, n)[None]
+        answers = torch.cat([torch.zeros(1, n), torch.eye(n), mixed]).double()
+        x_t = torch.zeros(n + 2, 1, 1, 1, dtype=torch.float64)
+        same = [torch.Generator().manual_seed(0) for _ in answers]  # one noise for all rows
+        walk = self.walk(start, x_t, same)
+        seen = [walk.x_t]
+        for j in range(n):
+            walk.step(answers[:, j].view(-1, 1, 1, 1))
+            seen.append(walk.x_t)
+        responses = torch.stack(seen).flatten(1)  # (n + 1, rows)
+        w = responses[:, 1:] - responses[:, :1]
+        w, answer = w[:, :-1], w[:, -1]
+        if not torch.allclose(answer, w @ mixed[0].double(), rtol=_TOLERANCE, atol=_TOLERANCE):
+            raise ValueError(
+                f"{type(self.scheduler).__name__} cannot be trained through: its steps are not "
+                "linear in the network's answers"
+            )
+        return w
+
+
+class _SchedulerWalk(Walk):
+    """Holds x in the scheduler's own scale, which for Euler and its kin is x_t / alpha_t."""
+
+    def __init__(
+        self,
+        path: SchedulerPath,
+        start: int,
+        x_t: Tensor,
+        generators: Sequence[torch.Generator] | None,
+    ) -> None:
+        self._path, self._call = path, start
+        self._scheduler = copy.deepcopy(path.scheduler)
+        if hasattr(self._scheduler, "set_begin_index"):
+            self._scheduler.set_begin_index(start)
+        accepted = inspect.signature(self._scheduler.step).parameters
+        self._extra = (
+            {"generator": generators and list(generators)} if "generator" in accepted else {}
+        )
+        self.x_t = x_t
+        self._x = x_t / self._read(torch.ones_like(x_t[:1]))
+
+    def step(self, output: Tensor) -> None:
+        t = self._path.times[self._call]
+        alpha, sigma = self._path.schedule.at(t[None], like=self.x_t[:1])
+        p, q = restate(self._path.pair(alpha, sigma), self._path.spoken(alpha, sigma), alpha, sigma)
+        told = p * output + q * self.x_t
+        self._x = self._scheduler.step(told, t, self._x, **self._extra).prev_sample
+        self._call += 1
+        self.x_t = self._x if self._call == self._path.n_calls else self._read(self._x)
+
+    def _read(self, x: Tensor) -> Tensor:
+        """x_t of what the scheduler holds."""
+        t = self._path.times[self._call]
+        if hasattr(self._scheduler, "scale_model_input"):
+            x = self._scheduler.scale_model_input(x, t)
+        _, sigma = self._path.schedule.at(t[None], like=x[:1])
+        return x / self._path.schedule.input_scale(sigma)

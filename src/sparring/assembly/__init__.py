@@ -1,0 +1,1 @@
+"""From settings to objects: data, model, objective, discriminator, and what a run will need."""

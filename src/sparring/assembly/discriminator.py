@@ -1,0 +1,110 @@
+"""From settings to who judges the samples of an objective: eye, heads, the optimiser's numbers."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..adversarial.backbones import DinoBackbone, label_backbone, load_dino
+from ..adversarial.discriminators import (
+    Discriminator,
+    DiscriminatorSection,
+    Heads,
+    ImageEye,
+    LatentEye,
+)
+from ..config.schema import RunConfig
+from ..data.base import ModelRange
+from ..diffusion.randomness import derive_seed
+from ..models.lora import lora_config, merge_lora
+from ..support.errors import UserError
+from ..training.settings import TrainSettings
+from .build import one_line_errors, train_settings
+
+if TYPE_CHECKING:
+    from ..models.pretrained import Model
+
+
+def build_discriminator(
+    config: RunConfig, model: Model, dataset: ModelRange, kept_in: Path | None = None
+) -> tuple[Discriminator, TrainSettings] | None:
+    """Who judges the samples, with the numbers of its optimiser; None where nobody is asked for.
+
+    Args:
+        config: The run.
+        model: Who learns, before it does.
+        dataset: What features=labels is trained on.
+        kept_in: Where these features are kept, for a resumed run.
+
+    Raises:
+        UserError: if a feature network cannot be had, or does not go with the data.
+    """
+    section = config.objective
+    if not section.method.needs_discriminator:
+        return None
+    if len(dataset.sample_shape) != 3:
+        raise UserError(f"objective {section.name} needs images, and {config.data.name} has none")
+    own = section.discriminator
+    with one_line_errors("objective.discriminator"):
+        if own.features == "denoiser":
+            eye, channels = _latent_eye(model, own.blocks)
+        else:
+            eye = ImageEye(
+                label_backbone(dataset, own.blocks, kept_in)
+                if own.features == "labels"
+                else _dino(own, dataset),
+                own.augment,
+                shared=own.reading != "pooled",
+                vae=model.vae,
+                reconstructed=own.real == "reconstruction",
+            )
+            channels = eye.channels
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.training.seed, "discriminator"))
+            heads = Heads(channels, own.reading, own.width)
+        discriminator = Discriminator(eye, heads, loss=own.loss, r1=own.r1)
+    settings = dataclasses.replace(
+        train_settings(config),
+        learning_rate=own.learning_rate,
+        lr_scheduler="constant",
+        lr_warmup_steps=0,
+        adam_beta1=own.adam_beta1,
+        adam_beta2=own.adam_beta2,
+        adam_weight_decay=own.adam_weight_decay,
+        max_grad_norm=own.max_grad_norm,
+        use_ema=False,
+    )
+    return discriminator, settings
+
+
+def _dino(own: DiscriminatorSection, dataset: ModelRange) -> DinoBackbone:
+    """The DINOv2 of objective.discriminator.
+
+    Raises:
+        UserError: if it cannot be had, or the images are smaller than one of its patches.
+    """
+    dino, (height, width) = load_dino(own.features, own.blocks, own.side), dataset.sample_shape[1:]
+    if min(height, width) < dino.patch:
+        raise UserError(
+            f"objective.discriminator.features {own.features} looks at patches of {dino.patch} "
+            f"pixels, and the images are {width}x{height}: take labels or denoiser"
+        )
+    return dino
+
+
+def _latent_eye(model: Model, blocks: list[int] | None) -> tuple[LatentEye, list[int]]:
+    """The model as it is now, looking at its own samples; and the channels of what it sees."""
+    copied = copy.deepcopy(model.denoiser)
+    if lora_config(copied.network) is not None:
+        merge_lora(copied.network)  # nothing is learned yet: this only takes the matrices away
+    eye = LatentEye(copied, blocks)
+    x0, condition = torch.zeros(1, *model.sample_shape), {}
+    if model.text is not None:
+        condition = model.text([""])
+    elif model.num_classes is not None:
+        condition = {"class_labels": torch.zeros(1, dtype=torch.long)}
+    return eye, eye.channels_of(x0, condition)

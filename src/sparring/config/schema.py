@@ -1,0 +1,387 @@
+"""The sections of a config file and what each leaf may hold; read.py reads files into them.
+
+Keys are diffusers' words where the meaning is the same. Torch is not imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from ..data import sets
+from ..data.dirt import kinds
+from ..options.sections import Section
+from ..options.value_types import (
+    Count,
+    CountOrZero,
+    Listed,
+    NotNegative,
+    Place,
+    Positive,
+    SamplerName,
+    Share,
+    Word,
+)
+from ..support.errors import UserError, did_you_mean
+from ..support.home_folder import expanded
+
+VP_SCHEDULERS = (
+    "DDPMScheduler", "DDIMScheduler", "DDIMInverseScheduler", "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler",
+    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler",
+    "UniPCMultistepScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
+)  # fmt: skip
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+SCHEDULERS = (*VP_SCHEDULERS, *FLOW_SCHEDULERS, *EDM_SCHEDULERS)
+
+
+class LoraSection(Section):
+    """Small matrices that are trained in the network's place; see models/lora.py."""
+
+    rank: Count = 4
+    alpha: Positive | None = None  # None: rank
+    target_modules: list[str] | None = None  # None: the layers of all attentions
+
+
+class ModelSection(Section):
+    """Where the network comes from: built from `network`, or loaded."""
+
+    pretrained_model_name_or_path: Place | None = None
+    network: dict[str, Any] | None = None  # a config.json of diffusers, or {_class_name: MLP, ...}
+    # None: what the pretrained model says; without one epsilon, no learned variance, DDPM.
+    prediction_type: (
+        Literal["epsilon", "sample", "v_prediction", "flow_prediction", "edm"] | None
+    ) = None
+    learned_variance: bool | None = None
+    class_conditional: bool = False
+    scheduler: dict[str, Any] | None = None  # a scheduler_config.json of diffusers
+    lora: LoraSection | None = None  # None: the whole network is trained
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelSection:
+        if self.pretrained_model_name_or_path is not None:
+            if self.network is not None:
+                raise ValueError(
+                    "model: give either pretrained_model_name_or_path or network, not both"
+                )
+            if self.scheduler is not None:
+                raise ValueError(
+                    "model.scheduler comes with the pretrained model; leave it out (null)"
+                )
+            return self
+        if self.lora is not None:
+            raise ValueError(
+                "model.lora needs a trained model: model.pretrained_model_name_or_path"
+            )
+        if self.network is None:
+            raise ValueError(
+                "model.network is missing: describe the network ({_class_name: UNet2DModel, ...}) "
+                "or name a model in model.pretrained_model_name_or_path"
+            )
+        if not isinstance(self.network.get("_class_name"), str):
+            raise ValueError("model.network._class_name is missing: for example UNet2DModel or MLP")
+        try:  # path/to/file.py:Class
+            self.network["_class_name"] = expanded(self.network["_class_name"])
+        except UserError as error:
+            raise ValueError(f"model.network._class_name: {error}") from error
+        kind = self.prediction_type or "epsilon"
+        self.prediction_type = kind
+        self.learned_variance = bool(self.learned_variance)
+        scheduler = self.scheduler or {}
+        if "_class_name" not in scheduler:
+            scheduler = {**_default_scheduler(kind), **scheduler}
+        _check_scheduler(scheduler, kind)
+        self.scheduler = scheduler
+        return self
+
+
+def _default_scheduler(kind: str) -> dict[str, Any]:
+    if kind == "flow_prediction":
+        return {"_class_name": FLOW_SCHEDULERS[0]}
+    if kind == "edm":
+        return {"_class_name": EDM_SCHEDULERS[0]}
+    betas = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+    return {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, **betas}
+
+
+def _check_scheduler(scheduler: Mapping[str, Any], kind: str) -> None:
+    name = scheduler.get("_class_name")
+    if not isinstance(name, str) or name not in SCHEDULERS:
+        raise ValueError(
+            f"model.scheduler._class_name: unknown scheduler {name!r}"
+            f"{did_you_mean(str(name), SCHEDULERS)}"
+        )
+    said = scheduler.get("prediction_type")
+    if said is not None and said != kind and name not in EDM_SCHEDULERS:
+        raise ValueError(
+            f"model.scheduler.prediction_type is {said!r} but model.prediction_type is {kind!r}; "
+            "say it once, in model.prediction_type"
+        )
+    if (name in FLOW_SCHEDULERS) != (kind == "flow_prediction"):
+        raise ValueError(
+            f"model.scheduler {name} does not go with prediction_type {kind}: "
+            f"flow_prediction needs {FLOW_SCHEDULERS[0]}, and that scheduler needs flow_prediction"
+        )
+    if (name in EDM_SCHEDULERS) != (kind == "edm"):
+        raise ValueError(
+            f"model.scheduler {name} does not go with prediction_type {kind}: edm needs "
+            f"{EDM_SCHEDULERS[0]}, and that scheduler needs edm"
+        )
+    if scheduler.get("rescale_betas_zero_snr") and kind == "epsilon":
+        raise ValueError(
+            "model.prediction_type epsilon cannot be learned with zero terminal SNR "
+            "(model.scheduler.rescale_betas_zero_snr): at the last step x_t holds no signal; "
+            "use prediction_type v_prediction"
+        )
+
+
+def _check_data_set(name: str) -> str:
+    known = sets.names()
+    if name not in known and ".py:" not in name:
+        hint = did_you_mean(name, [*known, "path/to/file.py:Name"])
+        raise ValueError(
+            f"data.name must be one of {', '.join(known)}, or path/to/file.py:Name, got {name!r}"
+            + (hint if "did you mean" in hint else "")
+        )
+    return name
+
+
+class DataSection(Section):
+    """Which samples.
+
+    The keys of the built-in sets stand here, so that they are checked before torch is there; other
+    keys are arguments of the class of a set, which config.py looks at (data/data_set.py).
+    """
+
+    model_config = ConfigDict(extra="allow")
+    name: Annotated[Place, AfterValidator(_check_data_set)] = "digits"
+    split: Word = "train"
+    seed: int = 0
+    resolution: Count | None = None
+    center_crop: bool = True
+    random_flip: bool = False
+    n_channels: Literal[1, 3] | None = None  # None: as the images are
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] | None = None  # kept out of split train
+    image_column: Word | None = None
+    label_column: Word | None = None
+    caption_column: Word | None = None
+    train_data_dir: Place | None = None
+    dataset_name: Place | None = None
+    dataset_config_name: Word | None = None
+    data_files: Place | list[Place] | None = None
+    streaming: bool | None = None  # of parquet and huggingface: read shard by shard
+    shuffle_lanes: Count | None = None  # of data in shards, see data/shard_order.py
+    shuffle_buffer: Count | None = None  # samples held at a time, by all processes together
+    n_components: Count | None = None
+    dim: Count | None = None
+    n_points: Count | None = None
+    dataloader_num_workers: CountOrZero = 0
+    max_train_samples: Count | None = None
+    # Images that the user looked at and found clean, for objectives that are told what is dirty:
+    # a folder of them, or their numbers in the data (`sparring inspect` names them).
+    trusted: Place | Listed[CountOrZero] | None = None
+    # Of latent models: what of the VAE's distribution is learned from, and a folder that keeps the
+    # distribution and the captions' hidden states (None: they are computed in every epoch).
+    latents: Literal["sample", "mode"] = "sample"
+    latents_cache: Place | None = None
+
+
+def _check_dirt(kind: str) -> str:
+    known = ["none", *kinds.names()]
+    if kind not in known and ".py:" not in kind:
+        hint = did_you_mean(kind, [*known, "path/to/file.py:Name"])
+        raise ValueError(f"contamination.kind: there is no {kind!r}{hint}")
+    return kind
+
+
+class ContaminationSection(Section):
+    """What is wrong with the training data on purpose; who gets what follows from (seed, index).
+
+    Its other keys are the options of the kind, which are the arguments of its class in
+    data/dirt/kinds; they are checked where torch is there (assembly/build.py).
+    """
+
+    model_config = ConfigDict(extra="allow")
+    kind: Annotated[str, AfterValidator(_check_dirt)] = "none"
+    rate: Share = 0.9
+    seed: int = 0
+    clip: bool | None = None  # to [0, 1] and 8 bits; None: images as files hold them, vectors not
+
+    @model_validator(mode="after")
+    def _options_have_a_kind(self) -> ContaminationSection:
+        options = self.model_extra or {}
+        for key in [key for key, value in options.items() if value is None]:
+            del options[key]
+        if self.kind == "none" and options:
+            key = next(iter(options))
+            hint = did_you_mean(key, ContaminationSection.model_fields)
+            raise ValueError(
+                f"contamination.{key} is an option of a kind, and contamination.kind is none"
+                + (hint if "did you mean" in hint else "")
+            )
+        return self
+
+
+class TrainingSection(Section):
+    """A step is one optimiser update of the model; every count of steps counts these."""
+
+    output_dir: Place | None = None  # None: runs/<the config file's stem>
+    seed: int = 0
+    train_batch_size: Count = 128  # per process and micro-batch
+    gradient_accumulation_steps: Count = 1
+    max_train_steps: Count = 3000
+    learning_rate: Positive = 1e-4
+    lr_scheduler: Literal["constant", "cosine"] = "constant"
+    lr_warmup_steps: CountOrZero = 0
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    adam_weight_decay: NotNegative = 0.01
+    adam_epsilon: Positive = 1e-8
+    max_grad_norm: Positive | None = 1.0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    use_ema: bool = True
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    ema_warmup: bool | None = None  # None: as the objective prefers (off for DRO)
+    gradient_checkpointing: bool = False  # less memory, more time, the same gradients
+    compile: bool = False
+    sharding: Literal["none", "fsdp2", "hsdp"] = "none"  # the model is dealt to all processes, or
+    # to those of each machine
+    timestep_sampling: Literal["uniform", "logit_normal", "lognormal", "loss_second_moment"] = (
+        "uniform"
+    )
+    # None: the sampler's own default
+    timestep_mean: float | None = None  # logit_normal, lognormal
+    timestep_std: Positive | None = None
+    timestep_history: Count | None = None  # loss_second_moment
+    timestep_uniform_prob: Share | None = None
+    conditioning_dropout_prob: Share = 0.0
+    checkpointing_steps: Count | None = 500
+    checkpoints_total_limit: Count | None = 2
+    resume_from_checkpoint: Place | None = None  # "latest", a checkpoint's folder, or "auto"
+    overwrite_output_dir: bool = False
+    fork_from: Place | None = None  # a run or a checkpoint of one: a new run begins with its state
+    wait_for_lock: NotNegative | None = None  # seconds, while another start writes the run folder
+    log_every_steps: Count = 50
+    validation_steps: Count | None = 500
+    report_to: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
+    push_to_hub: bool = False
+    hub_model_id: Word | None = None
+    n_threads: Count | None = None  # None: torch's own choice
+
+
+class SamplingSection(Section):
+    # None: ddim, flow_euler for flow, euler_edm for edm; the name of a diffusers class works too
+    scheduler: SamplerName | None = None
+    num_inference_steps: Count = 50
+    eta: Share = 0.0
+    stop_ratio: Positive | None = None  # ddim: sigma/alpha at which the last step takes x0
+    grid_power: Positive = 1.0  # ddim: above 1 the steps are denser towards the data
+    ratios: list[Positive] | None = None  # consistency: sigma/alpha of the steps, falling
+    clip_sample: bool | None = None  # None: true on images with epsilon, sample or v_prediction
+    guidance_scale: NotNegative = 1.0
+    eps_scale: Positive = 1.0
+    prompts: list[str] | None = None  # of text-to-image models, in turn; None: the empty prompt
+    n_images: Count = 64
+    batch_size: Count = 256
+    seed: int = 0
+
+
+class SweepSection(Section):
+    """Every combination of these is sampled and measured; None: as in section sampling."""
+
+    scheduler: Listed[SamplerName] | None = None
+    num_inference_steps: Listed[Count] | None = None
+    guidance_scale: Listed[NotNegative] | None = None
+
+    @model_validator(mode="after")
+    def _something_is_swept(self) -> SweepSection:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(
+                "evaluation.sweep lists nothing: give it scheduler, num_inference_steps or "
+                "guidance_scale, such as {num_inference_steps: [5, 10, 50]}"
+            )
+        return self
+
+
+class EvaluationSection(Section):
+    n_samples: Count | None = None  # None: as many as the reference holds
+    # classifier (None: given labels), pixels, inception (-768, -192, -64), file.py:function
+    extractor: Place | None = None
+    weights: Place | None = None  # of inception; None: from the cache, or the public address
+    statistics: Place | None = None  # a file of --save-reference; None: the reference is read anew
+    reference: Word = "all"
+    # judges of samples and captions, by folder, file or hub name; None: not asked
+    clip: Place | None = None  # clip_score, cmmd
+    pick_score: Place | None = None
+    hps: Place | None = None
+    aesthetic: Place | None = None  # reads evaluation.clip
+    memorization_extractor: Place | None = None  # where copies are looked for; None: extractor
+    lpips_weights: Place | None = None  # of LPIPS; None: from the cache, or no lpips_diversity
+    # also the distance of samples made dirty to the dirty training images: auto, as the run's own
+    # table says, or a table of `sparring inspect`
+    proximal: Literal["auto"] | Place | None = None
+    sweep: SweepSection | None = None  # the figures of other samplers, steps, guidance as well
+    n_resamples: Count = 10
+    seed: int = 0
+    k: Count = 5
+    mismatch: bool = False  # also the distance of x_t while sampling to q(x_t), per t
+    mismatch_steps: list[Count] | None = None  # None: sampling.num_inference_steps
+    mismatch_samples: Count = 2048  # trajectories, and samples in each set of q(x_t)
+    diagnostics: bool = False  # also equivariance error, Lipschitz estimate, straightness, score
+    diagnostics_points: Annotated[int, Field(ge=2)] = 64  # clean samples at which that is looked at
+
+    @model_validator(mode="after")
+    def _mismatch_is_asked_for(self) -> EvaluationSection:
+        if self.mismatch_steps is not None and not self.mismatch:
+            raise ValueError("evaluation.mismatch_steps needs evaluation.mismatch=true")
+        return self
+
+
+class AttackSection(Section):
+    """Of `sparring attack`, no part of a run; see sampling/trajectory_attacks.py."""
+
+    kind: Literal["random", "fgsm", "pgd"] = "pgd"
+    norm: Literal["linf", "l2"] = "linf"
+    radii: Annotated[list[Positive], Field(min_length=1)] = Field(
+        default=[0.1, 0.2, 0.4]
+    )  # noise units
+    aim: Literal["final", "denoising", "features"] = "final"
+    # calls of the network (whole numbers) or shares of the path (other numbers, 0.0 to 1.0), or all
+    where: Annotated[list[int | float], Field(min_length=1)] | Literal["all"] = Field(
+        default=[0.25, 0.5, 0.75]
+    )
+    n_attack_steps: Count | None = None  # of pgd; None: 10
+    n_path_steps: Count | Literal["all"] = 1  # calls that the aim looks ahead
+    n_expectation: Count | None = None  # None: the attacker knows the sampler's noise
+    transfer_from: Place | None = None  # the model the attacker has; None: the attacked one
+    corruptions: list[Literal["shift", "contrast", "blur", "block", "impulse"]] = Field(default=[])
+    n_samples: Count = 256
+    n_seeds: Count = 3
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> AttackSection:
+        if self.kind != "pgd" and self.n_attack_steps is not None:
+            raise ValueError(
+                f"attack.n_attack_steps goes with attack.kind=pgd, not with {self.kind}"
+            )
+        told = {"aim", "n_path_steps", "n_expectation", "transfer_from"}
+        if self.kind == "random" and (unused := sorted(told & self.model_fields_set)):
+            raise ValueError(
+                f"attack.{unused[0]} needs attack.kind=fgsm or pgd: random noise has no aim"
+            )
+        return self
+
+
+class RunConfig(Section):
+    model: ModelSection
+    data: DataSection = Field(default_factory=DataSection)
+    contamination: ContaminationSection = Field(default_factory=ContaminationSection)
+    objective: Any = None  # a section of objectives/registry.py; read.py checks and sets it
+    training: TrainingSection = Field(default_factory=TrainingSection)
+    sampling: SamplingSection = Field(default_factory=SamplingSection)
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)

@@ -1,0 +1,72 @@
+"""What of a data set may be opened: plain files that lie in its folder, wherever links point."""
+
+import codecs
+import os
+import stat
+from pathlib import Path
+
+from ..support.errors import UserError
+
+MAX_FILE_BYTES = 2**30
+"""Of an image file; as large as the most pixels that are decoded, at 8 bytes each, and some."""
+
+
+class Unreadable(Exception):  # noqa: N818 - the state of a file
+    """A file that is not an image, or a broken one. Internal: the next readable image stands in."""
+
+
+def is_within(path: str | Path, root: str | Path) -> bool:
+    """Whether the file or folder that `path` leads to, through all links, lies in the folder."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def check_file(path: str, root: str | None = None) -> str:
+    """The path, if it may be opened; looked at before opening, which a pipe would not survive.
+
+    Args:
+        path: Of a file.
+        root: The folder in which it must lie, links followed; None: anywhere.
+
+    Raises:
+        Unreadable: if it leads out of the folder, is no plain file, or is larger than any image.
+    """
+    try:
+        if root is not None and not is_within(path, root):
+            raise Unreadable("it leads out of the folder")
+        found = os.stat(path)
+    except (OSError, ValueError) as error:  # gone, a loop of links, a name with a NUL byte
+        raise Unreadable(f"{type(error).__name__}: {error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise Unreadable("it is no file")
+    if found.st_size > MAX_FILE_BYTES:
+        raise Unreadable(f"{found.st_size:,} bytes are no image")
+    return path
+
+
+def read_text(file: Path, root: Path) -> str:
+    """A text that belongs to the data, with the line ends that it has.
+
+    Raises:
+        UserError: if it leads out of the folder, or is no text (see `as_text`).
+    """
+    if not is_within(file, root):
+        raise UserError(f"{file} is a link that leads out of '{root}': put a copy there instead")
+    try:
+        return as_text(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as text: {error}") from error
+
+
+def as_text(content: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which is left out.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    marks = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    mark = next((one for one in marks if content.startswith(one)), None)
+    encoding = "utf-8-sig" if mark is None else "utf-32" if len(mark) == 4 else "utf-16"
+    text = content.decode(encoding)
+    if "\0" in text:
+        raise ValueError("it holds NUL bytes: save it in UTF-8")
+    return text

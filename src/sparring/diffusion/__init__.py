@@ -1,0 +1,1 @@
+"""Formulas of diffusion: schedules, noise, parametrisations, solver steps, seeded randomness."""

@@ -1,0 +1,1 @@
+"""Models on disk and the parts around a network: text encoders, latents, LoRA, cards."""

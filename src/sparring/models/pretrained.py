@@ -1,0 +1,473 @@
+"""Models on disk: `load` anything that can be sampled, `save` what diffusers can load.
+
+Nothing is ever unpickled, and code that lies in a model's folder is never run.
+"""
+
+import json
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import diffusers
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model
+from torch import nn
+
+from ..data.base import Dataset
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.schedules import kind_from_config, schedule_from_config
+from ..support.errors import UserError
+from ..support.home_folder import expanded
+from ..support.sharded_tensors import StoredTensors, load_weights
+from ..support.yaml_files import read_yaml
+from . import networks
+from .folder import (
+    DESCRIPTION,
+    NOT_COPIED,
+    component_of,
+    describe,
+    describe_run,
+    save,
+    usage,
+)
+from .latents import side_factor
+from .lora import add_lora, load_lora, lora_config, merge_lora, restore_lora_weights
+from .text import PIPELINES, TextEncoder, load_text, text_parts
+
+__all__ = ["Model", "describe", "describe_run", "load", "save", "usage"]
+
+_COMPONENTS = ("unet", "transformer")
+_AUTOENCODERS = ("vae", "vqvae")
+_WITH_LABELS = ("DiTTransformer2DModel", "Transformer2DModel")
+
+
+@dataclass
+class Model:
+    """A model and what one must know to sample it.
+
+    Attributes:
+        denoiser: The network with its schedule, in evaluation mode.
+        scheduler_config: Config of the scheduler it was trained with.
+        sample_shape: Shape of one sample, (C, H, W) or (d,); of a latent where there is a VAE.
+        num_classes: Classes it was trained on (without the null class), or None.
+        source: Where it came from, for protocols and messages.
+        run_config: The run's config.yaml, or None for a model that is no run.
+        vae: The autoencoder of a latent model, or None.
+        text: What turns captions into conditions, of a text-to-image model, or None.
+        parts: The pipeline's folder, where the parts that are never trained lie, or None.
+        class_names: Names of the classes in their order, () where nobody knows them.
+        absent_classes: Numbers of classes of which no sample was trained on.
+    """
+
+    denoiser: Denoiser
+    scheduler_config: dict[str, Any]
+    sample_shape: tuple[int, ...]
+    num_classes: int | None
+    source: str
+    run_config: dict[str, Any] | None = None
+    vae: nn.Module | None = None
+    text: TextEncoder | None = None
+    parts: Path | None = None
+    class_names: Sequence[str] = ()
+    absent_classes: Sequence[int] = ()
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one sample as it is compared with data: of the image that a latent becomes."""
+        if self.vae is None:
+            return tuple(self.sample_shape)
+        config: Any = self.vae.config
+        return config["out_channels"], *_image_size(self.sample_shape, self.vae)
+
+    def has_classes_of(self, dataset: Dataset) -> bool:
+        """Whether the labels of data mean this model's classes: as many, called alike in a run."""
+        if self.num_classes is None or self.num_classes != dataset.num_classes:
+            return False
+        names_count = self.run_config is not None and len(self.class_names) > 0
+        return not names_count or list(self.class_names) == list(dataset.class_names)
+
+    def resize(self, sample_shape: tuple[int, ...]) -> None:
+        """Make samples of another size from now on: the network's config and XL's text are told.
+
+        Raises:
+            UserError: for other channels, or a size that the network cannot have.
+        """
+        if tuple(sample_shape) == tuple(self.sample_shape):
+            return
+        network: Any = self.denoiser.network
+        if sample_shape[0] != self.sample_shape[0] or not _has_size(network, sample_shape[1:]):
+            raise UserError(
+                f"{self.source} makes samples of shape {tuple(self.sample_shape)}, the data "
+                f"become {tuple(sample_shape)}: set data.resolution"
+            )
+        self.sample_shape = tuple(sample_shape)
+        side = list(sample_shape[1:])
+        network.register_to_config(sample_size=side[0] if side[0] == side[1] else side)
+        if self.text is not None:
+            self.text.size = _image_size(self.sample_shape, self.vae)
+
+
+# Load
+
+
+def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
+    """A model from a run, a diffusers pipeline folder or a hub name.
+
+    What can be loaded: finished runs; unfinished runs (the newest whole checkpoint, the source says
+    which); a run's checkpoints, by their folders; pipelines whose denoiser is a `unet` or a
+    `transformer` that is called as (x, t, class_labels) or (x, t, encoder_hidden_states): DDPM,
+    DDIM, PNDM, flow, LDM, DiT, Stable Diffusion and others. Of a latent pipeline the VAE is loaded
+    too, and of Stable Diffusion 1.x, 2.x, XL and 3 the text encoders; of other text-to-image models
+    they are not: pass their output as a condition. Of a run that trained LoRA weights the pipeline
+    it started from is loaded, with the LoRA weights beside its own. Weights must be safetensors.
+
+    Args:
+        model: Path or hub name.
+        device: Where to put it.
+
+    Raises:
+        UserError: one line, when there is no model or it cannot be read.
+    """
+    source, device = expanded(str(model)), known_device(device)
+    folder = Path(source) if Path(source).is_dir() else _from_hub(source)
+    try:
+        loaded = _load_folder(folder, source)
+    except KeyError as error:
+        raise UserError(
+            f"{source} cannot be loaded: its files do not say {error}; another version of sparring "
+            "may have written them"
+        ) from error
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{source} cannot be loaded: {_one_line(error)}") from error
+    for part in (loaded.denoiser, loaded.vae, loaded.text):
+        if part is not None:
+            part.to(device).eval().requires_grad_(False)
+    return loaded
+
+
+def known_device(name: torch.device | str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        UserError: if there is none here.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # of another machine, or none that holds values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"there is no device {str(name)!r} here: take cpu, or cuda") from error
+    return device
+
+
+def _load_folder(folder: Path, source: str) -> Model:
+    if (folder / DESCRIPTION).is_file():
+        return _load_described(folder, _json(folder / DESCRIPTION), source)
+    if (folder / "model_index.json").is_file():
+        return _load_pipeline(folder, source)
+    if (folder / "checkpoints" / DESCRIPTION).is_file():
+        return _load_checkpoint(_newest_checkpoint(folder, source), f"{source} (unfinished, {{}})")
+    if (folder.parent / DESCRIPTION).is_file() and _has_weights(folder):
+        return _load_checkpoint(folder, f"{source} ({{}})")
+    if (folder / "config.yaml").is_file():
+        raise UserError(f"{source} is a run without a finished model or a checkpoint yet")
+    raise UserError(
+        f"{source} holds no model: expected a run, or a pipeline folder with model_index.json"
+    )
+
+
+def _load_described(folder: Path, description: dict[str, Any], source: str) -> Model:
+    """What `save` wrote."""
+    if description.get("lora") is not None:
+        model = _base_of(description, source, folder)
+        load_lora(model.denoiser.network, folder)
+        return model
+    network_config = description["network"]
+    component = component_of(network_config["_class_name"])
+    if (folder / "model_index.json").is_file() and component is not None:
+        network = _diffusers_network(folder / component, network_config["_class_name"])
+    else:
+        network = _new_network(network_config)
+        load_model(network, str(folder / "model.safetensors"))
+    tensors = folder / "null_condition.safetensors"
+    null = dict(description["null_condition"])
+    null |= load_file(tensors) if tensors.is_file() else {}
+    return _assembled(network, description, null, source, folder)
+
+
+def _newest_checkpoint(folder: Path, source: str) -> Path:
+    """The newest whole checkpoint of a run."""
+    steps = {
+        int(path.name.removeprefix("checkpoint-")): path
+        for path in (folder / "checkpoints").glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdigit() and _has_weights(path)
+    }
+    if not steps:
+        raise UserError(f"{source} is a run without a finished model or a checkpoint yet")
+    return steps[max(steps)]
+
+
+def _has_weights(checkpoint: Path) -> bool:
+    """Whether a checkpoint has been written: its weights whole, or in pieces and to the end."""
+    whole, pieces = checkpoint / "model.safetensors", checkpoint / "model.shard-0.safetensors"
+    return whole.is_file() or (pieces.is_file() and (checkpoint / "manifest.json").is_file())
+
+
+def _load_weights(network: Any, checkpoint: Path) -> None:
+    """A checkpoint's weights, from one file or from pieces."""
+    if (checkpoint / "model.safetensors").is_file():
+        load_model(network, str(checkpoint / "model.safetensors"))
+    else:
+        load_weights(network, StoredTensors(checkpoint, "model"))
+
+
+def _load_checkpoint(newest: Path, where: str) -> Model:
+    """The moving average of a checkpoint, where it keeps one."""
+    folder, where = newest.parents[1], where.format(newest.name)
+    description = _json(newest.parent / DESCRIPTION)
+    if description.get("base") is not None:
+        model = _base_of(description, where, folder)
+        if description["lora"] is not None:
+            add_lora(model.denoiser.network, **description["lora"])
+            restore_lora_weights(model.denoiser.network, load_file(newest / "model.safetensors"))
+        else:
+            _load_weights(model.denoiser.network, newest)
+    else:
+        network = _new_network(description["network"])
+        _load_weights(network, newest)
+        model = _assembled(network, description, dict(description["null_condition"]), where, folder)
+    averages = StoredTensors(newest, "ema")
+    with torch.no_grad():
+        for name, parameter in model.denoiser.network.named_parameters():
+            if name in averages:
+                parameter.copy_(averages[name])
+    return model
+
+
+def _base_of(description: Mapping[str, Any], source: str, folder: Path) -> Model:
+    """The pipeline that a run started from, under the run's name and at the run's size."""
+    try:
+        model = load(description["base"])
+    except UserError as error:
+        raise UserError(
+            f"{source} was trained on top of {description['base']}, which must be there too: "
+            f"{error}"
+        ) from error
+    if lora_config(model.denoiser.network) is not None:
+        merge_lora(model.denoiser.network)
+    model.resize(tuple(description["sample_shape"]))
+    model.source, model.run_config = source, _run_config(folder)
+    model.denoiser.boundary = description["boundary"]
+    _name_classes(model, description)
+    return model
+
+
+def _name_classes(model: Model, description: Mapping[str, Any]) -> None:
+    model.class_names = description["class_names"]
+    model.absent_classes = description["absent_classes"]
+
+
+def _assembled(
+    network: nn.Module, description: Mapping[str, Any], null: dict, source: str, folder: Path
+) -> Model:
+    scheduler_config = description["scheduler"]
+    denoiser = Denoiser(
+        network,
+        schedule_from_config(scheduler_config),
+        description["kind"],
+        learned_variance=description["learned_variance"],
+        null_condition=null,
+        boundary=description["boundary"],
+    )
+    model = Model(
+        denoiser,
+        scheduler_config,
+        tuple(description["sample_shape"]),
+        description["num_classes"],
+        source,
+        _run_config(folder),
+    )
+    _name_classes(model, description)
+    if (folder / "model_index.json").is_file():
+        _add_frozen_parts(model, folder, _json(folder / "model_index.json"))
+    return model
+
+
+def _load_pipeline(folder: Path, source: str) -> Model:
+    """A pipeline of diffusers that says nothing of sparring."""
+    index = _json(folder / "model_index.json")
+    component = next((name for name in _COMPONENTS if index.get(name)), None)
+    if component is None or not index.get("scheduler"):
+        raise UserError(f"{source} is a pipeline without a unet or transformer and a scheduler")
+    # old uploads keep the only component at the root
+    place = folder / component if (folder / component).is_dir() else folder
+    network = _diffusers_network(place, index[component][1])
+    scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    scheduler_config = _json(scheduler_folder / "scheduler_config.json")
+    scheduler_config.setdefault("_class_name", index["scheduler"][1])
+    config: Any = network.config
+    size = config.get("sample_size")
+    if size is None or config.get("in_channels") is None:
+        raise UserError(f"{source}: its {component} does not state in_channels and sample_size")
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    num_classes, null = _classes_of(config)
+    denoiser = Denoiser(
+        network,
+        schedule_from_config(scheduler_config),
+        kind_from_config(scheduler_config),
+        learned_variance=config.get("out_channels") == 2 * config["in_channels"],
+        null_condition=null,
+    )
+    shape = (config["in_channels"], *size)
+    model = Model(denoiser, scheduler_config, shape, num_classes, source, _run_config(folder))
+    names = index.get("id2label") or {}  # as DiT's pipeline has them
+    if num_classes is not None and all(str(i) in names for i in range(num_classes)):
+        model.class_names = [str(names[str(i)]) for i in range(num_classes)]
+    _add_frozen_parts(model, folder, index)
+    return model
+
+
+def _add_frozen_parts(model: Model, folder: Path, index: Mapping[str, Any]) -> None:
+    """What a latent pipeline has around its denoiser: the VAE, and what reads captions."""
+    name = next((name for name in _AUTOENCODERS if index.get(name)), None)
+    if name is None or not (folder / name).is_dir():
+        return
+    model.parts = folder
+    model.vae = _diffusers_network(folder / name, index[name][1])
+    if index.get("_class_name") in PIPELINES:
+        network: Any = model.denoiser.network
+        size = _image_size(model.sample_shape, model.vae)
+        model.text = load_text(folder, index, size, network.config)
+        model.denoiser.null_condition = model.text.null()
+
+
+def _has_size(network: Any, size: tuple[int, ...]) -> bool:
+    """Whether a network can make samples of this height and width too."""
+    if type(network).__name__ == "SD3Transformer2DModel":
+        patch, most = network.config.patch_size, network.config.pos_embed_max_size
+        fits = all(side % patch == 0 and side // patch <= most for side in size)
+        return fits and size[0] == size[1]  # its config has one side only
+    return "UNet" in type(network).__name__
+
+
+def _image_size(sample_shape: tuple[int, ...], vae: nn.Module | None) -> tuple[int, int]:
+    """(H, W) in pixels of the images that the latents become."""
+    factor = side_factor(vae)
+    return sample_shape[1] * factor, sample_shape[2] * factor
+
+
+def _classes_of(config: Mapping[str, Any]) -> tuple[int | None, dict[str, int] | None]:
+    """(num_classes, null condition) of a foreign network; its labels may hide a null class."""
+    if "num_embeds_ada_norm" in config and config.get("_class_name") in _WITH_LABELS:
+        n = config["num_embeds_ada_norm"]
+        return n, None if n is None else {"class_labels": n}  # DiT's extra embedding
+    if config.get("class_embed_type") is None:
+        return config.get("num_class_embeds"), None
+    return None, None
+
+
+def _diffusers_network(folder: Path, class_name: str) -> Any:
+    cls = getattr(diffusers, class_name, None)
+    if cls is None:
+        raise UserError(f"{folder}: diffusers {diffusers.__version__} has no {class_name}")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} has no safetensors weights; sparring reads no pickle files")
+    if all(re.search(r"\.fp16[.-]", path.name) for path in folder.glob("*.safetensors")):
+        raise UserError(
+            f"{folder} holds the variant fp16 only: save the pipeline without a variant"
+        )
+    return cls.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+
+
+def _new_network(config: Mapping[str, Any]) -> nn.Module:
+    words = {key: value for key, value in config.items() if not key.startswith("_")}
+    name = config["_class_name"]
+    if ".py:" in name:
+        cls = _class_in_file(name)
+    elif isinstance(getattr(networks, name, None), type):
+        cls = getattr(networks, name)
+    elif hasattr(diffusers, name):
+        return getattr(diffusers, name).from_config(dict(config))
+    else:
+        raise UserError(f"unknown network {name}")
+    return cls(**words)
+
+
+def _class_in_file(name: str) -> type[nn.Module]:
+    import importlib.util
+
+    file, _, class_name = name.rpartition(":")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    if not Path(file).is_file() or spec is None or spec.loader is None:
+        raise UserError(f"the model's network is defined in {file}, which is not there")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, class_name)
+
+
+def _from_hub(name: str) -> Path:
+    """The local copy of a hub model: denoiser, scheduler, VAE, and what `load_text` reads."""
+    owner = name.partition("/")[0]
+    is_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).exists()
+    if is_path or owner == "runs" or Path(owner).is_dir():
+        raise UserError(f"no model at {name}: there is no such folder")
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    cached = not hub_answers()
+    try:
+        index = _json(Path(hf_hub_download(name, "model_index.json", local_files_only=cached)))
+        reads = (*_COMPONENTS, *_AUTOENCODERS, "scheduler")
+        parts = [*(part for part in reads if index.get(part)), *text_parts(index)]
+        wanted = ["*.json", *(f"{part}/*" for part in parts)]
+        if len(parts) == 2:  # only a denoiser and a scheduler: old uploads keep them at the root
+            wanted.append("diffusion_pytorch_model*.safetensors")
+        return Path(
+            snapshot_download(
+                name,
+                allow_patterns=wanted,
+                ignore_patterns=list(NOT_COPIED),
+                local_files_only=cached,
+            )
+        )
+    except Exception as error:  # the hub's client, its HTTP library and the system raise their own
+        why = "the hub cannot be reached" if cached else f"the hub says {type(error).__name__}"
+        raise UserError(f"no model at {name}: there is no such folder, and {why}") from error
+
+
+def hub_answers() -> bool:
+    """Whether to ask the hub at all: its client would retry, aloud, for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if getproxies().get("https"):
+        return True  # the proxy knows, a direct connection would not
+    url = urlsplit(constants.ENDPOINT)
+    try:
+        port = url.port or (80 if url.scheme == "http" else 443)
+        socket.create_connection((url.hostname or "", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _run_config(folder: Path) -> dict[str, Any] | None:
+    file = folder / "config.yaml"
+    return read_yaml(file) if file.is_file() else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
+    return content
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]

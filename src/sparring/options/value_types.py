@@ -1,0 +1,52 @@
+"""Types of the values in a config: numbers with their range, names and places.
+
+They stand in the sections of a config and in the constructors of objectives alike. Torch is not
+imported here.
+"""
+
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from ..support.errors import UserError, did_you_mean
+from ..support.home_folder import expanded
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+SomeShare = Annotated[float, Field(gt=0, le=1)]
+"""A share that is not nothing."""
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
+Element = TypeVar("Element")
+Listed = Annotated[list[Element], Field(min_length=1)]
+
+
+def _expanded(path: str) -> str:
+    try:
+        return expanded(path)
+    except UserError as error:
+        raise PydanticCustomError("path", "{why}", {"why": str(error)}) from error
+
+
+Word = Annotated[str, Field(min_length=1)]
+"""A text that names something: a split, a column, a model on the hub."""
+Place = Annotated[str, AfterValidator(_expanded)]
+"""A file or folder, or what may be one: a model's name, `file.py:name`, a pattern. `~` is home."""
+
+SAMPLERS = (
+    "ddim", "consistency", "lcm", "ddpm", "euler", "euler_ancestral", "heun", "dpm2",
+    "dpm2_ancestral", "lms", "pndm", "deis", "dpmsolver++", "dpmsolver++_sde", "unipc",
+    "flow_euler", "flow_heun", "euler_edm",
+)  # fmt: skip
+
+
+def _check_sampler(name: str) -> str:
+    if name not in SAMPLERS and not name.endswith("Scheduler") and ".py:" not in name:
+        raise ValueError(f"unknown sampler {name!r}{did_you_mean(name.lower(), SAMPLERS)}")
+    return name
+
+
+SamplerName = Annotated[Place, AfterValidator(_check_sampler)]
+"""One of ours, the name of a scheduler's class in diffusers, or `path/to/file.py:Name`."""
