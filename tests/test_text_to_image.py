@@ -413,7 +413,7 @@ def test_a_lora_run_whose_base_is_gone_says_so(places, lora, tmp_path):
         (["data.resolution=15"], "multiples of 2"),
         (
             ["objective=oracle", "contamination.kind=gaussian"],
-            "noise in pixels is none of the latents",
+            "have noise, 0 hidden pixels: neither is so in latents",
         ),
         (["data.latents_cache=x", "data.center_crop=false"], "random crops"),
         (["model.lora.target_modules=[nothing]"], "has no layer 'nothing'"),

@@ -298,11 +298,25 @@ def objectives(rng: random.Random, folder: Path) -> Verdict:
     return _same(_leaf(run, "objective.teacher"), text)
 
 
+MINE = """
+from typing import Any
+from sparring.objectives.denoising import Plain
+
+
+class Mine(Plain):
+    def __init__(self, schedule, times=None, *, leaf: Any = None, **common):
+        super().__init__(schedule, times, **common)
+"""
+
+
 def own_code(rng: random.Random, folder: Path) -> Verdict:
     from sparring.config.read import resolve
 
     stem = _text(rng).replace("~", "t").replace("\n", "").lstrip("{ \t\u00a0\u2028\x85") or "x"
-    name = f"{stem}/mine.py:Mine"
+    name = f"{folder}/{stem}/mine.py:Mine"
+    mine = Path(name.partition(":")[0])
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text(MINE, encoding="utf-8")
     run = resolve(_config(folder), [f"objective={name}", "objective.leaf=[1, 007]"])
     if (_leaf(run, "objective.leaf")) != [1, 7]:
         return wrong(f"leaf {run.objective!r:.100}")

@@ -285,14 +285,15 @@ def _check_other_keys_of_data(
     data: DataSection, place: str, overrides: Sequence[str], prefix: str = "data"
 ) -> None:
     """Keys that section data does not declare are arguments of the class of the data set."""
-    given = {key: value for key, value in (data.model_extra or {}).items() if value is not None}
-    if not given and ".py:" not in data.name:
+    said = data.model_extra or {}
+    if not said and ".py:" not in data.name:
         return
     declared = DataSection.model_fields
     options = _options_of_data(data.name, place)
+    given = {key: value for key, value in said.items() if value is not None or key not in options}
     section = section_of({key: one for key, one in options.items() if key not in declared}, "Data")
     checked = _validated(given, section, place, overrides, prefix, [*declared])
-    for key in list(data.model_extra or ()):
+    for key in list(said):
         delattr(data, key)
     for key in given:
         setattr(data, key, getattr(checked, key))

@@ -381,7 +381,7 @@ def test_wrong_options_are_refused_without_any_data(kind, options, says):
     ("images", "says"),
     [
         ({"name": "digitz"}, "contamination.images.name must be one of .* did you mean 'digits'"),
-        ({"name": "digits", "fodler": "x"}, "unknown key 'contamination.images.fodler'"),
+        ({"name": "digits", "fodler": "x"}, "contamination.images.fodler does not apply to digits"),
         ({"name": "image_folder", "train_data_dir": "/nowhere"}, "images: no folder '/nowhere'"),
         ({"name": "plane"}, "contamination.images must be images in any order, and plane holds"),
         ({"name": "digits", "resolution": 4}, r"have the shape \[1, 4, 4\], those of .* \[1, 8, 8"),

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
@@ -112,12 +113,15 @@ def _other_images(words: Mapping[str, Any], like: Dataset) -> Dataset:
         raise ValueError(f"{place} replaces images, and {like.name} holds vectors")
     channels, height, width = like.sample_shape
     sized = {"resolution": height} if height == width else {}
-    section = check_section(DataSection, words, place)
+    try:
+        section = check_section(DataSection, words, place)
+    except UserError as error:
+        raise UserError(_of_place(error, place)) from error
     said = section.model_dump(exclude_none=True, include=section.model_fields_set)
     try:
         others = build_dataset(**{"n_channels": channels, **sized, **said})
     except (ValueError, UserError) as error:
-        raise ValueError(f"{place}: {error}") from error
+        raise ValueError(_of_place(error, place)) from error
     if not others.is_image or others.sharding is not None:
         held = "vectors" if not others.is_image else "a stream, which is read in its own order only"
         raise ValueError(f"{place} must be images in any order, and {others.name} holds {held}")
@@ -139,3 +143,9 @@ def _stripes(shape: torch.Size, rng: torch.Generator) -> Tensor:
     dark, bright, swapped = torch.rand(3, channels, 1, 1, generator=rng)
     dark, bright = 0.25 * dark, 0.75 + 0.25 * bright
     return dark + (bright - dark) * torch.where(swapped < 0.5, wave, 1 - wave)
+
+
+def _of_place(error: Exception, place: str) -> str:
+    """What is wrong with a section data, in words of the section that stands in for it."""
+    said = re.sub(rf"^(section {place}: )?({place}\.\w+: )?data\.", f"{place}.", str(error))
+    return said if place in said else f"{place}: {said}"
