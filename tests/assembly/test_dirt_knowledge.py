@@ -140,7 +140,8 @@ def test_vectors_are_told_nothing(tmp_path, audits):
     config = config_of("detail", **points)
     config.model.network = {"_class_name": "MLP"}
     assert "trust" not in told(config, tmp_path / "run").read_all(4)
-    for objective in ("throw_away", {"name": "detail", "dirt": "a.csv"}):
+    denoise = {"name": "denoise_first", "dirt": "truth"}
+    for objective in ("throw_away", {"name": "detail", "dirt": "a.csv"}, denoise):
         config.objective = config_of(objective).objective
         with pytest.raises(UserError, match="two_moons holds vectors"):
             told(config, tmp_path / "run")

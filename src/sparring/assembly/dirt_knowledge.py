@@ -82,7 +82,7 @@ def with_knowledge(
     is_left_alone = dirt == AUTO and told == "table" and not dataset.is_image
     if not knows_all and (dirt in (None, NONE) or is_left_alone):
         return dataset
-    if not knows_all and not dataset.is_image:
+    if not dataset.is_image and (not knows_all or told == "denoised"):
         raise UserError(
             f"objective {name} is told of dirt in images, and {dataset.name} holds vectors: take "
             "objective=plain, or objective.dirt=auto of detail, which does nothing there"
