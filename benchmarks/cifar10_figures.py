@@ -27,13 +27,13 @@ from sparring.data.base import Dataset, InMemory
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
 from sparring.diffusion.randomness import generator
-from sparring.evaluation.features import Extractor, make_extractor
 from sparring.evaluation.metrics import (
     frechet_distance,
     frechet_distance_infinity,
     kernel_distance,
     precision_recall_density_coverage,
 )
+from sparring.evaluation.networks.extractors import Extractor, make_extractor
 
 RESNET = Path(__file__).parents[1] / "recipes" / "cifar10_resnet.py"
 OUTPUT = Path(__file__).parent / "results" / "cifar10_figures"

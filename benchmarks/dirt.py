@@ -57,7 +57,7 @@ from sparring.data.dirt.contaminated import contaminate
 from sparring.data.dirt.manifest import read_manifest
 from sparring.evaluation.evaluate import look, measure
 from sparring.evaluation.protocol import versions
-from sparring.evaluation.tensor_tables import Processes
+from sparring.evaluation.store.tensor_tables import Processes
 from sparring.sampling import sample
 from sparring.support.errors import UserError
 

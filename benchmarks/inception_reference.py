@@ -38,20 +38,20 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sparring.evaluation.inception import (
-    LAST_STAGE,
-    InceptionV3,
-    last_stage,
-    load_inception,
-    resize_tf1,
-)
-from sparring.evaluation.lpips import LPIPS, MIN_SIDE, NETS
 from sparring.evaluation.metrics import (
     frechet_distance,
     inception_score,
     kernel_distance,
     precision_recall_density_coverage,
 )
+from sparring.evaluation.networks.inception import (
+    LAST_STAGE,
+    InceptionV3,
+    last_stage,
+    load_inception,
+    resize_tf1,
+)
+from sparring.evaluation.networks.lpips import LPIPS, MIN_SIDE, NETS
 
 OUTPUT = Path(__file__).parent / "results" / "inception_reference.md"
 LIMIT = 1e-3

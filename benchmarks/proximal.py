@@ -50,9 +50,9 @@ from sparring.data.trusted import true_table
 from sparring.diffusion.randomness import generator
 from sparring.evaluation.metrics import frechet_distance
 from sparring.evaluation.protocol import versions
-from sparring.evaluation.proximal import FIGURE, Proximal
-from sparring.evaluation.reference import Reference, Settings
-from sparring.evaluation.tensor_tables import Processes
+from sparring.evaluation.store.proximal import FIGURE, Proximal
+from sparring.evaluation.store.reference import Reference, Settings
+from sparring.evaluation.store.tensor_tables import Processes
 from sparring.sampling import sample
 
 HERE = Path(__file__).resolve().parent

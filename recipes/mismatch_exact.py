@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sparring.data.analytic import MixtureTruth, PlaneTruth, gaussian_mixture, plane
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import Schedule, schedule_from_config
-from sparring.evaluation.mismatch import mismatch
+from sparring.evaluation.studies.mismatch import mismatch
 
 KEY = "sliced_wasserstein"
 TRUTHS = {"plane": lambda seed: plane(3, seed), "gaussian_mixture": lambda _: gaussian_mixture(2)}

@@ -19,7 +19,7 @@ from sparring.data.images import decode
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.randomness import generator
 from sparring.diffusion.schedules import schedule_from_config
-from sparring.evaluation.cleaning import feature_distance, psnr
+from sparring.evaluation.studies.cleaning import feature_distance, psnr
 from sparring.models.networks import MLP
 from sparring.models.pretrained import load, save
 from sparring.report.charts import cleaning_charts

@@ -11,10 +11,10 @@ from sparring.cli import main
 from sparring.commands.attack import as_text, attack_command
 from sparring.data.datasets import build_dataset
 from sparring.diffusion.noising import mse
-from sparring.evaluation import robustness as curves
-from sparring.evaluation.features import Extractor
 from sparring.evaluation.metrics import Gaussian, frechet_distance
-from sparring.evaluation.reference import Reference, Settings
+from sparring.evaluation.networks.extractors import Extractor
+from sparring.evaluation.store.reference import Reference, Settings
+from sparring.evaluation.studies import robustness as curves
 from sparring.models.networks import MLP
 from sparring.models.pretrained import load
 from sparring.report.attacks import grouped, read_attacks

@@ -14,15 +14,15 @@ from tiny_clip import open_clip_weights, tiny_clip
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
 from sparring.diffusion.randomness import generator
-from sparring.evaluation import aesthetic as aesthetic_module
 from sparring.evaluation import cmmd as cmmd_module
-from sparring.evaluation.aesthetic import Aesthetic, load_aesthetic
-from sparring.evaluation.captions import Judges, Panel, captioned, joined
-from sparring.evaluation.clip import load_clip
 from sparring.evaluation.cmmd import cmmd, cmmd_figures
-from sparring.evaluation.open_clip import load_hps
-from sparring.evaluation.reference import Reference, Settings
+from sparring.evaluation.networks import aesthetic as aesthetic_module
+from sparring.evaluation.networks.aesthetic import Aesthetic, load_aesthetic
+from sparring.evaluation.networks.clip import load_clip
+from sparring.evaluation.networks.judges import Judges, Panel, captioned, joined
+from sparring.evaluation.networks.open_clip import load_hps
 from sparring.evaluation.resampling import half_samples, interval
+from sparring.evaluation.store.reference import Reference, Settings
 from sparring.models.pretrained import load
 from sparring.sampling import sample
 from sparring.support.errors import UserError
@@ -316,7 +316,7 @@ def refusal(*words):
 
 
 def test_wrong_inputs_end_in_one_line(places, words, monkeypatch):
-    monkeypatch.setattr("sparring.evaluation.clip.hub_answers", lambda: False)
+    monkeypatch.setattr("sparring.evaluation.networks.clip.hub_answers", lambda: False)
     named = judges(places)
     line = refusal(*words, "evaluation.clip=nowhere")
     assert "evaluation.clip nowhere" in line

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sparring.evaluation.cleaning import cleaning_figures, feature_distance, psnr
+from sparring.evaluation.studies.cleaning import cleaning_figures, feature_distance, psnr
 
 
 def test_psnr_of_a_known_error():

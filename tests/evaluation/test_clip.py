@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from tiny_clip import SIDE, open_clip_weights, tiny_clip
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from sparring.evaluation import open_clip as module
-from sparring.evaluation.captions import clip_score, hps, pick_score
-from sparring.evaluation.clip import MEAN, STD, load_clip, pad_to
-from sparring.evaluation.open_clip import from_open_clip, load_hps
+from sparring.evaluation.networks import open_clip as module
+from sparring.evaluation.networks.clip import MEAN, STD, load_clip, pad_to
+from sparring.evaluation.networks.judges import clip_score, hps, pick_score
+from sparring.evaluation.networks.open_clip import from_open_clip, load_hps
 from sparring.support.errors import UserError
 from text_to_image import tokenizer
 
@@ -94,7 +94,7 @@ def test_scores_are_the_algebra_of_logits_per_image(folder):
 def test_batches_change_nothing(folder, monkeypatch):
     judge, images = load_clip(folder), pictures(5)
     seen, said = judge.images(images), judge.captions(CAPTIONS)
-    monkeypatch.setattr("sparring.evaluation.clip.BATCH_SIZE", 2)
+    monkeypatch.setattr("sparring.evaluation.networks.clip.BATCH_SIZE", 2)
     torch.testing.assert_close(load_clip(folder).images(images), seen, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(load_clip(folder).captions(CAPTIONS), said, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(said[0], said[2], rtol=1e-5, atol=1e-5)
@@ -215,7 +215,7 @@ def test_hps_from_its_file_is_converted_once(tmp_path, monkeypatch):
     assert other.checksum == judge.checksum
     monkeypatch.setattr(module, "from_open_clip", never)
     assert load_hps(str(file)).checksum == judge.checksum
-    monkeypatch.setattr("sparring.evaluation.clip.hub_answers", lambda: False)
+    monkeypatch.setattr("sparring.evaluation.networks.clip.hub_answers", lambda: False)
     (tmp_path / "vocab.json").unlink()
     with pytest.raises(UserError, match=r"vocab\.json and merges\.txt beside"):
         load_hps(str(file))
@@ -254,7 +254,7 @@ def test_wrong_weights_of_hps_are_refused_in_one_line(tmp_path, capsys):
 
 
 def test_what_is_no_whole_clip_is_refused_in_one_line(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("sparring.evaluation.clip.hub_answers", lambda: False)
+    monkeypatch.setattr("sparring.evaluation.networks.clip.hub_answers", lambda: False)
     with pytest.raises(UserError, match="no such folder, and the hub cannot be reached"):
         load_clip(str(tmp_path / "nowhere"))
     CLIPTextModel.from_pretrained(folder).save_pretrained(tmp_path / "text")

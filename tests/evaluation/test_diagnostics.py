@@ -9,7 +9,7 @@ from torch import nn
 from sparring.data.analytic import SubspaceTruth, SwissRollTruth, TwoMoonsTruth, plane
 from sparring.data.analytic import gaussian_mixture as mixture
 from sparring.diffusion.denoiser import Denoiser
-from sparring.evaluation.diagnostics import (
+from sparring.evaluation.studies.diagnostics import (
     arrows,
     diagnostics,
     equivariance_error,
@@ -18,7 +18,7 @@ from sparring.evaluation.diagnostics import (
     score_error,
     straightness,
 )
-from sparring.evaluation.true_score import has_true_score, log_density, true_score
+from sparring.evaluation.studies.true_score import has_true_score, log_density, true_score
 from support import CASES, SCHEDULES, GaussianNetwork, LinearEps, tiny_unet
 
 MEAN, STD = 0.3, 0.7

@@ -15,7 +15,7 @@ from sparring.data.datasets import build_dataset
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.randomness import generator
 from sparring.diffusion.schedules import schedule_from_config
-from sparring.evaluation.diagnostics import diagnostics
+from sparring.evaluation.studies.diagnostics import diagnostics
 from sparring.models.networks import MLP
 from sparring.models.pretrained import load, save
 from sparring.report.charts import arrow_charts, diagnostics_charts, straightness_of

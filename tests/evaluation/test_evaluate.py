@@ -9,10 +9,10 @@ import torch
 
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
-from sparring.evaluation import classifier
 from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.metrics import frechet_distance
-from sparring.evaluation.reference import Reference, Settings
+from sparring.evaluation.networks import classifier
+from sparring.evaluation.store.reference import Reference, Settings
 from sparring.support.errors import UserError
 
 SETTINGS = Settings(n_resamples=4)

@@ -18,9 +18,9 @@ from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import schedule_from_config
 from sparring.evaluation.analytic import flat_manifold_errors
 from sparring.evaluation.evaluate import evaluate
-from sparring.evaluation.mismatch import mismatch
-from sparring.evaluation.reference import Reference, Settings
-from sparring.evaluation.statistics import claims_of
+from sparring.evaluation.store.reference import Reference, Settings
+from sparring.evaluation.store.statistics import claims_of
+from sparring.evaluation.studies.mismatch import mismatch
 from sparring.models.networks import MLP
 from sparring.models.pretrained import load, save
 from sparring.sampling import sample

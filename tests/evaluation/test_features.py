@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 from sparring.data.base import InMemory, ModelRange
-from sparring.evaluation import classifier
-from sparring.evaluation.features import checksum, image_batches, make_extractor
+from sparring.evaluation.networks import classifier
+from sparring.evaluation.networks.extractors import checksum, image_batches, make_extractor
 from sparring.support.errors import UserError
 from support import tiny_dino
 

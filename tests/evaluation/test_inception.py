@@ -17,11 +17,11 @@ from torch import nn
 
 from sparring.commands.evaluate import as_text
 from sparring.data.base import InMemory
-from sparring.evaluation import inception
 from sparring.evaluation.evaluate import evaluate
-from sparring.evaluation.features import make_extractor
-from sparring.evaluation.inception import InceptionV3, fold, load_inception, resize_tf1
-from sparring.evaluation.reference import Reference, Settings
+from sparring.evaluation.networks import inception
+from sparring.evaluation.networks.extractors import make_extractor
+from sparring.evaluation.networks.inception import InceptionV3, fold, load_inception, resize_tf1
+from sparring.evaluation.store.reference import Reference, Settings
 from sparring.support.errors import UserError
 
 

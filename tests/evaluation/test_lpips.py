@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from sparring.data.base import InMemory
-from sparring.evaluation import lpips
 from sparring.evaluation.evaluate import evaluate
-from sparring.evaluation.lpips import (
+from sparring.evaluation.networks import lpips
+from sparring.evaluation.networks.lpips import (
     LPIPS,
     converted_path,
     diversity_figures,
@@ -25,7 +25,7 @@ from sparring.evaluation.lpips import (
     load_lpips,
     lpips_diversity,
 )
-from sparring.evaluation.reference import Reference, Settings
+from sparring.evaluation.store.reference import Reference, Settings
 from sparring.support.errors import UserError
 
 

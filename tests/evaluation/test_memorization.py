@@ -11,7 +11,6 @@ from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import schedule_from_config
 from sparring.evaluation import memorization as module
 from sparring.evaluation.evaluate import evaluate, thumbs
-from sparring.evaluation.features import Extractor
 from sparring.evaluation.memorization import (
     Originals,
     histogram,
@@ -19,7 +18,8 @@ from sparring.evaluation.memorization import (
     small_pixels,
     two_nearest,
 )
-from sparring.evaluation.reference import Reference, Settings
+from sparring.evaluation.networks.extractors import Extractor
+from sparring.evaluation.store.reference import Reference, Settings
 from sparring.models.networks import MLP
 from sparring.sampling import sample
 from sparring.support.errors import UserError

@@ -12,9 +12,9 @@ from torch import nn
 
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
-from sparring.evaluation.features import Extractor
 from sparring.evaluation.metrics import gaussian_mmd
-from sparring.evaluation.mismatch import mismatch
+from sparring.evaluation.networks.extractors import Extractor
+from sparring.evaluation.studies.mismatch import mismatch
 from support import GaussianNetwork, tiny_unet
 
 STD, DIM, N = 0.7, 3, 1000

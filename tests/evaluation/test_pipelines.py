@@ -23,7 +23,7 @@ from sparring.data.datasets import build_dataset
 from sparring.diffusion.randomness import generator
 from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.protocol import differences
-from sparring.evaluation.reference import Reference, Settings
+from sparring.evaluation.store.reference import Reference, Settings
 from sparring.models.pretrained import load
 from sparring.sampling.schedulers import make_scheduler
 from sparring.support.errors import UserError

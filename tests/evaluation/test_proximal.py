@@ -23,8 +23,8 @@ from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated
 from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.metrics import frechet_distance
-from sparring.evaluation.proximal import Proximal
-from sparring.evaluation.reference import Reference, Settings
+from sparring.evaluation.store.proximal import Proximal
+from sparring.evaluation.store.reference import Reference, Settings
 from sparring.models.networks import MLP
 from sparring.support.errors import UserError
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparring.data.base import InMemory
-from sparring.evaluation.quiet_directions import patches, quiet_directions
+from sparring.evaluation.store.quiet_directions import patches, quiet_directions
 
 
 def test_the_energy_of_noise_is_its_variance():

@@ -11,7 +11,7 @@ from sparring.commands import evaluate as command
 from sparring.commands.evaluate import as_text, evaluate_command
 from sparring.commands.sweep import combinations, line_names, lines_of, sweep_picture
 from sparring.config.schema import SamplingSection, SweepSection
-from sparring.evaluation.cached_figures import code_key, kept_or_measured, model_key
+from sparring.evaluation.store.cached_figures import code_key, kept_or_measured, model_key
 from sparring.models.networks import MLP
 from sparring.models.pretrained import load
 from sparring.support.errors import UserError

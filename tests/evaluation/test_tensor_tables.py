@@ -14,7 +14,7 @@ from test_proximal import written
 from sparring.commands.evaluate import evaluate_command
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import schedule_from_config
-from sparring.evaluation.tensor_tables import Parts, Processes, prune
+from sparring.evaluation.store.tensor_tables import Parts, Processes, prune
 from sparring.models.pretrained import Model, load
 from sparring.sampling import sample
 from sparring.support.cache import cache_folder

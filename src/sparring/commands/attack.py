@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from ..config.read import check_section, with_overrides
 from ..config.schema import AttackSection
-from ..evaluation import robustness as curves
 from ..evaluation.protocol import require_alike
-from ..evaluation.reference import Reference, Settings
-from ..evaluation.tensor_tables import Processes
+from ..evaluation.store.reference import Reference, Settings
+from ..evaluation.store.tensor_tables import Processes
+from ..evaluation.studies import robustness as curves
 from ..models.latents import decode
 from ..models.pretrained import load
 from ..sampling import grid

@@ -18,9 +18,9 @@ from ..data.base import Dataset, joined
 from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import contaminate
 from ..diffusion.randomness import generator
-from ..evaluation.cleaning import cleaning_figures
-from ..evaluation.features import Extractor, make_extractor
+from ..evaluation.networks.extractors import Extractor, make_extractor
 from ..evaluation.protocol import versions
+from ..evaluation.studies.cleaning import cleaning_figures
 from ..models.pretrained import load
 from ..sampling import grid
 from ..support.errors import UserError

@@ -12,9 +12,9 @@ import torch
 
 from ..config.schema import EvaluationSection
 from ..diffusion.randomness import generator
-from ..evaluation.diagnostics import diagnostics
-from ..evaluation.features import image_batches
-from ..evaluation.reference import Reference
+from ..evaluation.networks.extractors import image_batches
+from ..evaluation.store.reference import Reference
+from ..evaluation.studies.diagnostics import diagnostics
 from ..support.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def check_diagnostics(name: str, model: Model, evaluation: EvaluationSection) ->
     """
     if evaluation.diagnostics and (model.vae is not None or model.text is not None):
         raise UserError(
-            f"{name} works on latents and the reference holds images: leave out "
-            "evaluation.diagnostics, or call sparring.evaluation.diagnostics.diagnostics with them"
+            f"{name} works on latents and the reference holds images: leave out evaluation."
+            "diagnostics, or call sparring.evaluation.studies.diagnostics.diagnostics with them"
         )
     if evaluation.diagnostics and model.denoiser.boundary is not None:
         raise UserError(

@@ -25,12 +25,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..config.schema import RunConfig
-from ..evaluation.cached_figures import code_key, kept_or_measured
 from ..evaluation.evaluate import look, measure
 from ..evaluation.protocol import require_alike
-from ..evaluation.reference import Reference, Settings
-from ..evaluation.statistics import claims_of
-from ..evaluation.tensor_tables import Parts, Processes, prune
+from ..evaluation.store.cached_figures import code_key, kept_or_measured
+from ..evaluation.store.reference import Reference, Settings
+from ..evaluation.store.statistics import claims_of
+from ..evaluation.store.tensor_tables import Parts, Processes, prune
 from ..models.latents import decode
 from ..sampling import grid, sample
 from ..sampling.schedulers import name_in_files

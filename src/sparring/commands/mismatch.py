@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..config.schema import EvaluationSection
 from ..diffusion.randomness import generator
-from ..evaluation.features import image_batches
-from ..evaluation.mismatch import CleanData, mismatch
-from ..evaluation.reference import Reference
+from ..evaluation.networks.extractors import image_batches
+from ..evaluation.store.reference import Reference
+from ..evaluation.studies.mismatch import CleanData, mismatch
 from ..support.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def check_mismatch(name: str, model: Model, evaluation: EvaluationSection) -> No
     if evaluation.mismatch and model.vae is not None:
         raise UserError(
             f"{name} samples latents and the reference holds images: leave out evaluation.mismatch,"
-            " or call sparring.evaluation.mismatch.mismatch with latents"
+            " or call sparring.evaluation.studies.mismatch.mismatch with latents"
         )
 
 

@@ -21,12 +21,12 @@ from ..config.schema import RunConfig, SamplingSection
 from ..data.base import Dataset, digest
 from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import contaminate
-from ..evaluation.cached_figures import code_key, model_key
-from ..evaluation.captions import Judges
 from ..evaluation.evaluate import check_count
-from ..evaluation.proximal import Proximal
-from ..evaluation.reference import Reference, Settings
-from ..evaluation.tensor_tables import Processes
+from ..evaluation.networks.judges import Judges
+from ..evaluation.store.cached_figures import code_key, model_key
+from ..evaluation.store.proximal import Proximal
+from ..evaluation.store.reference import Reference, Settings
+from ..evaluation.store.tensor_tables import Processes
 from ..models.pretrained import load
 from ..sampling import check_sampling, describe_sampling
 from ..sampling.schedulers import default_sampler

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from ..assembly.dirt_knowledge import KEPT
 from ..data.audit.table import read_table
-from ..evaluation.captions import Judges
-from ..evaluation.proximal import Proximal
-from ..evaluation.reference import Reference, Settings
+from ..evaluation.networks.judges import Judges
+from ..evaluation.store.proximal import Proximal
+from ..evaluation.store.reference import Reference, Settings
 from ..support.errors import UserError
 
 if TYPE_CHECKING:

@@ -22,7 +22,6 @@ from ..diffusion.randomness import generator
 from ..support.errors import UserError
 from .analytic import analytic_figures
 from .leftover_noise import rms_of, squares_in
-from .lpips import MAX_PAIRS, diversity_figures
 from .memorization import (
     distance_figures,
     memorization,
@@ -40,9 +39,10 @@ from .metrics import (
     precision_recall_density_coverage,
     subset_size_for,
 )
-from .proximal import FEATURES, Proximal
-from .reference import Reference, Settings
+from .networks.lpips import MAX_PAIRS, diversity_figures
 from .resampling import half_samples, interval
+from .store.proximal import FEATURES, Proximal
+from .store.reference import Reference, Settings
 
 log = logging.getLogger(__name__)
 

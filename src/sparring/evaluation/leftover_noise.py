@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..data.base import Dataset
-from .quiet_directions import chunk_size, quiet_directions
+from .store.quiet_directions import chunk_size, quiet_directions
 
 EMPTY_SHARE = 0.97
 MAX_QUIET_IMAGES = 2000

@@ -32,8 +32,8 @@ import torch
 from torch import Tensor
 
 from ..data.base import Dataset
-from .classifier import MAX_SIDE, shrink
-from .features import Extractor
+from .networks.classifier import MAX_SIDE, shrink
+from .networks.extractors import Extractor
 from .resampling import half_samples, interval
 
 N_ORIGINALS = 3  # training images at least: one, and two others

@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..data.analytic import MixtureTruth, PlaneTruth, SwissRollTruth, Truth, TwoMoonsTruth
+from ...data.analytic import MixtureTruth, PlaneTruth, SwissRollTruth, Truth, TwoMoonsTruth
 
 N_NODES = 4096
 LEAST_RATIO = 0.01

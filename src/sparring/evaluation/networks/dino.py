@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..adversarial.backbones import IMAGENET_MEAN, IMAGENET_STD, dino_model
+from ...adversarial.backbones import IMAGENET_MEAN, IMAGENET_STD, dino_model
 
 PUBLISHED = "facebook/dinov2-large"
 SIDE = 224

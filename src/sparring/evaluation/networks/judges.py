@@ -26,14 +26,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.base import Dataset
-from ..support.errors import UserError
+from ...data.base import Dataset
+from ...support.errors import UserError
+from ..cmmd import cmmd_figures
+from ..resampling import half_samples, interval
 from .aesthetic import Aesthetic, load_aesthetic
 from .clip import BATCH_SIZE, Clip, load_clip
-from .cmmd import cmmd_figures
-from .features import checksum
+from .extractors import checksum
 from .open_clip import load_hps
-from .resampling import half_samples, interval
 
 log = logging.getLogger(__name__)
 

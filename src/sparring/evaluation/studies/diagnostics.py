@@ -40,13 +40,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..data.analytic import Truth
-from ..diffusion.denoiser import Denoiser, frozen
-from ..diffusion.noising import add_noise, l2_norm
-from ..diffusion.parametrization import column
-from ..diffusion.randomness import StepRandom, generator
-from ..diffusion.solver_steps import consistency_range, step, time_grid
-from ..perturbations import L2Ball
+from ...data.analytic import Truth
+from ...diffusion.denoiser import Denoiser, frozen
+from ...diffusion.noising import add_noise, l2_norm
+from ...diffusion.parametrization import column
+from ...diffusion.randomness import StepRandom, generator
+from ...diffusion.solver_steps import consistency_range, step, time_grid
+from ...perturbations import L2Ball
 from .true_score import LEAST_RATIO, has_true_score, true_score
 
 RADII = (0.3, 1.0)

@@ -43,16 +43,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..diffusion.denoiser import Denoiser
-from ..diffusion.randomness import derive_seed, generator
-from ..sampling import sample
-from .features import Extractor
-from .metrics import directions, frechet_distance, gaussian_mmd, wasserstein_of_shadows
-from .protocol import versions
-from .resampling import half_samples, interval
+from ...diffusion.denoiser import Denoiser
+from ...diffusion.randomness import derive_seed, generator
+from ...sampling import sample
+from ..metrics import directions, frechet_distance, gaussian_mmd, wasserstein_of_shadows
+from ..networks.extractors import Extractor
+from ..protocol import versions
+from ..resampling import half_samples, interval
 
 if TYPE_CHECKING:
-    from ..models.pretrained import Model
+    from ...models.pretrained import Model
 
 N_PROJECTIONS = 100
 MAX_FOR_MMD = 1000  # its cost grows with the square

@@ -21,8 +21,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from ..support.errors import UserError
-from .metrics import Gaussian
+from ...support.errors import UserError
+from ..metrics import Gaussian
 
 CLAIMS = (
     "data", "data_fingerprint", "split", "n_real",

@@ -42,9 +42,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..support.cache import cache_folder
-from ..support.errors import UserError
-from ..support.home_folder import expanded_path
+from ...support.cache import cache_folder
+from ...support.errors import UserError
+from ...support.home_folder import expanded_path
 
 log = logging.getLogger(__name__)
 

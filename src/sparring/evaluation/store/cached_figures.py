@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ..support.cache import fingerprint, key_of
-from .protocol import versions
+from ...support.cache import fingerprint, key_of
+from ..protocol import versions
 
 if TYPE_CHECKING:
-    from ..models.pretrained import Model
+    from ...models.pretrained import Model
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def model_key(model: Model) -> str:
 @cache
 def code_key() -> str:
     """A key of versions and of this package's files: who works on a sampler wants nothing old."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     return key_of(versions(), *(path.read_bytes() for path in sorted(root.rglob("*.py"))))
 
 

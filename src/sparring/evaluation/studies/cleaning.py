@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .metrics import frechet_distance
-from .resampling import half_samples, interval
+from ..metrics import frechet_distance
+from ..resampling import half_samples, interval
 
 LEAST_MSE = 1e-10
 """An image that is exact has 100 dB rather than infinitely many."""

@@ -24,10 +24,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..data.base import Dataset
-from ..support.errors import UserError
-from ..support.home_folder import expanded
-from ..support.user_code import load_from_file
+from ...data.base import Dataset
+from ...support.errors import UserError
+from ...support.home_folder import expanded
+from ...support.user_code import load_from_file
 from .classifier import MAX_SIDE, get_classifier
 from .dino import PUBLISHED, load_class_token
 from .dino import SIDE as DINO_SIDE

@@ -12,25 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.base import Dataset
-from ..data.captions import first_of
-from ..diffusion.randomness import generator
-from ..support.cache import key_of
-from ..support.errors import UserError
-from .analytic import N_PROJECTIONS
-from .cached_figures import code_key
-from .captions import Judges, Panel
-from .features import Extractor, image_batches, make_extractor
-from .inception import EXTRACTORS as INCEPTION
-from .leftover_noise import EMPTY_SHARE, Quiet, count_empty
-from .lpips import LPIPS, find_lpips, protocol_of
-from .memorization import (
+from ...data.base import Dataset
+from ...data.captions import first_of
+from ...diffusion.randomness import generator
+from ...support.cache import key_of
+from ...support.errors import UserError
+from ..analytic import N_PROJECTIONS
+from ..leftover_noise import EMPTY_SHARE, Quiet, count_empty
+from ..memorization import (
     N_ORIGINALS,
     Originals,
     read_features,
     small_pixels,
 )
-from .protocol import versions
+from ..networks.extractors import Extractor, image_batches, make_extractor
+from ..networks.inception import EXTRACTORS as INCEPTION
+from ..networks.judges import Judges, Panel
+from ..networks.lpips import LPIPS, find_lpips, protocol_of
+from ..protocol import versions
+from .cached_figures import code_key
 from .statistics import CLAIMS, check_features, load_statistics, save_statistics
 from .tensor_tables import Parts, Processes
 

@@ -31,10 +31,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..models.text import no_progress_bar
-from ..support.cache import cache_folder
-from ..support.errors import UserError
-from ..support.home_folder import expanded_path
+from ...models.text import no_progress_bar
+from ...support.cache import cache_folder
+from ...support.errors import UserError
+from ...support.home_folder import expanded_path
 from .clip import Clip, load_clip
 
 log = logging.getLogger(__name__)

@@ -33,13 +33,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.base import Dataset
-from ..diffusion.randomness import generator
-from ..support.cache import cache_folder
-from ..support.errors import UserError
-from ..support.home_folder import expanded_path
-from .features import checksum, image_batches
-from .resampling import interval
+from ...data.base import Dataset
+from ...diffusion.randomness import generator
+from ...support.cache import cache_folder
+from ...support.errors import UserError
+from ...support.home_folder import expanded_path
+from ..resampling import interval
+from .extractors import checksum, image_batches
 
 MIN_SIDE = 64
 MAX_PAIRS = 1000

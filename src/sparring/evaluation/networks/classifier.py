@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.base import Dataset
-from ..data.classifier import fit_labels
-from ..diffusion.randomness import derive_seed, generator
-from ..support.cache import cache_folder
+from ...data.base import Dataset
+from ...data.classifier import fit_labels
+from ...diffusion.randomness import derive_seed, generator
+from ...support.cache import cache_folder
 
 log = logging.getLogger(__name__)
 

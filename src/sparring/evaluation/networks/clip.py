@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.pretrained import hub_answers
-from ..models.text import no_progress_bar
-from ..support.errors import UserError
-from .features import checksum
+from ...models.pretrained import hub_answers
+from ...models.text import no_progress_bar
+from ...support.errors import UserError
+from .extractors import checksum
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

@@ -31,22 +31,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..sampling import sample
-from ..sampling.steps import Move, Steps
-from ..sampling.trajectory_attacks import (
+from ...sampling import sample
+from ...sampling.steps import Move, Steps
+from ...sampling.trajectory_attacks import (
     Attack,
     CorruptedStart,
     Replay,
     TrajectoryAttack,
 )
-from .analytic import analytic_figures
-from .features import Extractor
-from .leftover_noise import rms_in
-from .metrics import Gaussian, frechet_distance, frechet_distance_of_resamples
-from .reference import Reference
+from ..analytic import analytic_figures
+from ..leftover_noise import rms_in
+from ..metrics import Gaussian, frechet_distance, frechet_distance_of_resamples
+from ..networks.extractors import Extractor
+from ..store.reference import Reference
 
 if TYPE_CHECKING:
-    from ..models.pretrained import Model
+    from ...models.pretrained import Model
 
 LEADING = ("frechet_distance", "sliced_wasserstein")
 """The figure that is drawn, the first of these that the data allow."""

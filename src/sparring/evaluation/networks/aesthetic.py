@@ -19,8 +19,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ..support.errors import UserError
-from ..support.home_folder import expanded_path
+from ...support.errors import UserError
+from ...support.home_folder import expanded_path
 
 PLACE = "evaluation.aesthetic"
 PUBLISHED = {

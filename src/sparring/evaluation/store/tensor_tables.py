@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..support.errors import UserError
+from ...support.errors import UserError
 
 log = logging.getLogger(__name__)
 

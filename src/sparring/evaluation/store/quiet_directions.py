@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.base import Dataset
-from ..diffusion.randomness import generator
+from ...data.base import Dataset
+from ...diffusion.randomness import generator
 
 MAX_VALUES = 1024
 """Whole images of so many values have principal directions of their own; larger ones are cut."""

@@ -1,0 +1,1 @@
+"""Networks that look at samples: extractors of features, judges of captions, distances."""

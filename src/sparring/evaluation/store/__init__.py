@@ -1,0 +1,1 @@
+"""What evaluations keep: the reference read once, parts of tables, figures under their keys."""

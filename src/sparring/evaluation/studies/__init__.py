@@ -1,0 +1,1 @@
+"""Figures besides those of samples: curves, fields, attacks, cleaned images."""
