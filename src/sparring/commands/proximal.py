@@ -1,7 +1,7 @@
 """`sparring evaluate RUN evaluation.proximal=auto`: choose between models without a clean image.
 
 The samples are made dirty as a table says that the training images are, and compared with those;
-see evaluation/proximal.py.
+see evaluation/store/proximal.py.
 """
 
 from __future__ import annotations
