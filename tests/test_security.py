@@ -401,9 +401,11 @@ def test_a_folder_that_cannot_be_listed_is_said(write_png, monkeypatch):
 
 SOURCE = Path(sparring.__file__).parent
 PICKLED = {
-    "evaluation/networks/open_clip.py": 1, "evaluation/networks/inception.py": 1, "evaluation/networks/lpips.py": 1,
+    "evaluation/networks/open_clip.py": 1,
+    "evaluation/networks/inception.py": 1,
+    "evaluation/networks/lpips.py": 1,
     "evaluation/networks/aesthetic.py": 1,
-}  # fmt: skip
+}
 """Where published reference weights are read by torch.load, after their checksum, and how often."""
 USER_CODE = {"support/user_code.py", "models/pretrained.py"}
 """Who runs a user's own file, named by them as file.py:name."""
