@@ -41,7 +41,8 @@ from click.testing import CliRunner
 from pydantic import BaseModel
 
 from sparring import __version__, cli
-from sparring.config.read import dump, read_config, resolve
+from sparring.config.files import bundled, chosen_row
+from sparring.config.read import dump, resolve
 from sparring.config.schema import RunConfig
 from sparring.objectives.registry import objectives, section_of_method
 
@@ -577,16 +578,19 @@ def damaged_run(rng: random.Random, folder: Path) -> Case:
 def shipped(rng: random.Random, folder: Path) -> Case:
     """A config of configs/, with one leaf wrong."""
     file = rng.choice(sorted(CONFIGS.glob("*.yaml")))
-    place = rng.choice([place for place in _places(read_config(file)) if len(place) > 1])
+    rows = [f"row={row}" for row in bundled()[file.stem]["rows"]]
+    row = [rng.choice(rows)] if rows else []
+    raw, _, _ = chosen_row(file, row)
+    place = rng.choice([place for place in _places(raw) if len(place) > 1])
     key = ".".join(map(str, place))
     if rng.random() < 0.5:
         key = ".".join([*map(str, place[:-1]), f"{place[-1]}q"])
         named = (
             None if place[0] == "objectives" or str(place[-1]) == "_class_name" else f"{place[-1]}q"
         )
-        return Case("", ["train", str(file), f"{key}=1", "--dry-run"], {}, named)
+        return Case("", ["train", str(file), *row, f"{key}=1", "--dry-run"], {}, named)
     value = rng.choice([*NUMBERS, *WORDS, *NESTED, *BROKEN])
-    return Case("", ["train", str(file), "--dry-run", f"{key}={value}"])
+    return Case("", ["train", str(file), *row, "--dry-run", f"{key}={value}"])
 
 
 KINDS: dict[str, Callable[[random.Random, Path], Case]] = {

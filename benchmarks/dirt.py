@@ -40,7 +40,6 @@ import torch
 import yaml
 
 from sparring.commands.contaminate import contaminate as write_copy
-from sparring.commands.demo import find_config
 from sparring.commands.plan import labels_of, plan_of, sampling_words
 from sparring.commands.side_by_side import (
     Run,
@@ -50,6 +49,7 @@ from sparring.commands.side_by_side import (
     n_cores,
     work,
 )
+from sparring.config.files import find
 from sparring.config.read import resolve
 from sparring.data.base import READ_CHUNK, Dataset
 from sparring.data.datasets import build_dataset
@@ -258,7 +258,7 @@ class Cell:
 
     @property
     def command(self) -> str:
-        config = find_config(self.own["config"])
+        config = find(self.own["config"])
         return shlex.join(["sparring", "train", f"configs/{config.name}", *self.words])
 
     def write(self) -> None:
@@ -286,7 +286,7 @@ class Cell:
 
     def run(self, data: Path) -> Run:
         """What is left to do."""
-        config_file = find_config(self.own["config"])
+        config_file = find(self.own["config"])
         config = resolve(config_file, self.words)
         how = how_to_go_on(self.folder, config, "run", "--runs")
         train = [sys.executable, "-m", "sparring", "train", str(config_file), *self.words, *how]

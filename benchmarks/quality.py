@@ -22,7 +22,6 @@ from typing import Any
 
 import yaml
 
-from sparring.commands.demo import find_config
 from sparring.commands.side_by_side import (
     Run,
     how_to_go_on,
@@ -31,6 +30,7 @@ from sparring.commands.side_by_side import (
     n_cores,
     work,
 )  # fmt: skip
+from sparring.config.files import find
 from sparring.config.read import resolve
 from sparring.evaluation.protocol import versions
 from sparring.support.errors import UserError
@@ -121,7 +121,7 @@ def cells(
                 ]
                 found.append(
                     Cell(
-                        name, method, seed, find_config(experiment["config"]), every,
+                        name, method, seed, find(experiment["config"]), every,
                         {
                             label: [filled(one, seed) for one in more]
                             for label, more in evaluations.items()

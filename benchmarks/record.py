@@ -113,7 +113,7 @@ RUNS: dict[str, Run] = {
     "digits/denoise_first": on_digits("objective=denoise_first"),
     "digits/jpeg": on_digits(*DETAIL, "contamination={kind: jpeg, quality: [10, 40], rate: 0.5}"),
     "digits/consistency_training": on_digits(*CONSISTENCY),
-    "digits/easy_consistency_tuning": tuned("consistency_digits_easy.yaml"),
+    "digits/easy_consistency_tuning": tuned("consistency_digits.yaml", "row=easy"),
     "digits/consistency_distillation": tuned("consistency_digits.yaml"),
     "digits/adt": tuned("adt_digits.yaml", *ADT),
     "plane/plain": Run("plane.yaml", PLANE),

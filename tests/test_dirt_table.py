@@ -12,6 +12,7 @@ import yaml
 
 from sparring.commands.contaminate import contaminate as write_copy
 from sparring.commands.side_by_side import Run
+from sparring.config.files import find
 from sparring.config.read import resolve
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import check_contamination, contaminate
@@ -34,7 +35,7 @@ def test_every_cell_is_a_config_of_known_dirt(tmp_path, monkeypatch):
     monkeypatch.setattr(dirt, "clean_rows", lambda folder: list(range(200)))
     cells = table(tmp_path).cells([], [0])
     for cell in cells:
-        assert resolve(dirt.find_config(cell.own["config"]), cell.words)
+        assert resolve(find(cell.own["config"]), cell.words)
         check_contamination(cell.contamination, is_image=True)
     assert {cell.setting for cell in cells} == set(table(tmp_path).raw["settings"])
     assert {cell.method for cell in cells} == set(table(tmp_path).raw["methods"])
@@ -44,8 +45,8 @@ def test_only_the_oracle_is_told_what_was_done(tmp_path):
     (plain,), (oracle,) = (
         table(tmp_path).cells([f"^digits/jpeg/{method}$"], [1]) for method in ("plain", "oracle")
     )
-    assert resolve(dirt.find_config("digits.yaml"), plain.words).contamination.kind == "none"
-    assert resolve(dirt.find_config("digits.yaml"), oracle.words).contamination.model_dump() == {
+    assert resolve(find("digits.yaml"), plain.words).contamination.kind == "none"
+    assert resolve(find("digits.yaml"), oracle.words).contamination.model_dump() == {
         "kind": "jpeg", "rate": 0.9, "seed": 1, "clip": None, "quality": [10, 40],
     }  # fmt: skip
     assert (plain.reads, oracle.reads) == (plain.dirty, plain.clean)

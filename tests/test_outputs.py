@@ -9,7 +9,7 @@ import pytest
 
 from sparring.commands.evaluate import file_stem
 from sparring.commands.files import KEY, as_file_name, claim, claim_page, digest, with_key
-from sparring.config.read import check
+from sparring.config.checks import check
 from sparring.support.errors import UserError
 
 CONFIG = check({"model": {"network": {"_class_name": "MLP"}}, "data": {"name": "plane"}}, "here")

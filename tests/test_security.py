@@ -17,7 +17,8 @@ from PIL import Image
 import sparring
 from html_pages import Sound
 from sparring.cli import main
-from sparring.config.read import read_config, resolve
+from sparring.config.files import read_config
+from sparring.config.read import resolve
 from sparring.data import sources
 from sparring.data.allowed_files import Unreadable
 from sparring.data.datasets import build_dataset

@@ -55,7 +55,7 @@ def _verdict(
 ) -> Verdict:
     """Dry run and resolved run, against the plain network."""
     from sparring.assembly.build import check_network
-    from sparring.config.read import check
+    from sparring.config.checks import check
     from sparring.diffusion.schedules import schedule_from_config
     from sparring.support.errors import UserError
 

@@ -97,7 +97,8 @@ def main(context: click.Context) -> None:
 
     \b
     sparring demo                                         the whole story in minutes
-    sparring train configs/digits.yaml objective=detail   one run
+    sparring train digits objective=detail                one run
+    sparring configs                                      what there is to train
     sparring evaluate runs/digits                         its figures
     sparring attack runs/plain runs/robust                quality under attack
     sparring inspect photos                               is this data dirty, and how
@@ -127,18 +128,19 @@ def main(context: click.Context) -> None:
     "training.fork_from=RUN.",
 )
 def train(config: str, overrides: tuple[str, ...], dry_run: bool, fork: str | None) -> None:
-    """Train the run that CONFIG.yaml describes.
+    """Train the run that CONFIG describes: a YAML file, or one that `sparring configs` lists.
 
     KEY=VALUE changes one setting: keys are dotted (training.seed=1), objective=NAME picks a method
     with its defaults. The results go to training.output_dir, runs/<the config's name> by default.
 
     \b
     Examples:
-      sparring train configs/digits.yaml objective=detail training.seed=1
-      sparring train configs/digits.yaml --dry-run
+      sparring train digits objective=detail training.seed=1
+      sparring train digits --dry-run
+      sparring train smoothing_cifar10 row=p90_s02
       sparring train runs/digits/config.yaml training.resume_from_checkpoint=latest
       sparring train runs/digits/config.yaml --fork runs/digits training.output_dir=runs/b
-      torchrun --nproc_per_node 2 -m sparring train configs/digits.yaml
+      torchrun --nproc_per_node 2 -m sparring train digits
     """
     from .config.read import resolve
 
@@ -153,6 +155,32 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, fork: str | No
         # run.json records this, however the program was started: console script, -m, torchrun
         sys.argv = ["sparring", "train", config, *overrides]
         train_command(run)
+
+
+@main.command()
+@click.argument("name", required=False, type=PLACE)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def configs(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """List the configs that come with sparring and their rows, or print the one called NAME.
+
+    With row=ROW, or any KEY=VALUE, its settings are printed with these on top.
+
+    \b
+    Examples:
+      sparring configs
+      sparring configs digits > mine.yaml
+      sparring configs smoothing_cifar10 row=p90_s02
+    """
+    from .commands.configs import as_text, one_config
+    from .config.files import bundled
+
+    if name is None:
+        _print_json({"configs": bundled()}) if as_json else echo(as_text(bundled()))
+    elif as_json:
+        _print_json({"name": name, "yaml": one_config(name, overrides)})
+    else:
+        echo(one_config(name, overrides))
 
 
 @main.command()

@@ -12,7 +12,7 @@ from sparring.assembly import dirt_knowledge
 from sparring.assembly.build import build_dataset
 from sparring.assembly.dirt_knowledge import KEPT, calibrated, levels_in, with_knowledge
 from sparring.commands.train import dry_run_text, train_command
-from sparring.config.read import check
+from sparring.config.checks import check
 from sparring.data.audit.table import clean_table, read_table, write_table
 from sparring.data.controls import Chosen, Denoised
 from sparring.data.trusted import true_table

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from sparring.assembly.build import build_dataset, build_denoiser, build_objective
-from sparring.config.read import check, contamination_of, dump, resolve, sampling_of, with_overrides
+from sparring.config.checks import check
+from sparring.config.overrides import with_overrides
+from sparring.config.read import contamination_of, dump, resolve, sampling_of
 from sparring.config.schema import (
     SCHEDULERS,
     ContaminationSection,

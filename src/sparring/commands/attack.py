@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from ..config.read import check_section, with_overrides
+from ..config.checks import check_section
+from ..config.overrides import with_overrides
 from ..config.schema import AttackSection
 from ..evaluation.protocol import require_alike
 from ..evaluation.store.reference import Reference, Settings

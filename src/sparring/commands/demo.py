@@ -1,7 +1,7 @@
 """`sparring demo`: plain and robust training on noisy files, side by side, and what came out.
 
 The digits are written to 8-bit files, most of them with noise, and audited as `sparring inspect`
-does it. Then come three runs of configs/digits.yaml, each in a process of its own with one thread,
+does it. Then come three runs of the config digits, each in a process of its own with one thread,
 at most as many at once as there are cores: plain and robust (`detail`) on these files, of which
 they are told nothing, and plain on clean digits. All are measured against the clean digits. What
 is finished is kept and a run that was interrupted goes on, so the command can be given again.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..config.files import BUNDLED
 from ..config.read import resolve
 from ..support.errors import UserError
 from ..support.terminal import echo
@@ -96,15 +97,6 @@ def demo_command(output_dir: Path, seed: int = 0, overrides: Sequence[str] = ())
     return summary
 
 
-def find_config(name: str) -> Path:
-    """A config that comes with sparring, from the repository or from the installed package."""
-    here = Path(__file__).resolve()
-    for folder in (here.parents[3] / "configs", here.parents[1] / "configs"):
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"{name} is not installed with sparring: run the demo from a clone")
-
-
 def _plan(output_dir: Path, seed: int, overrides: list[str]) -> dict[str, Run]:
     """What is to be done for each run; settings are checked before anything starts."""
     for override in overrides:
@@ -112,7 +104,7 @@ def _plan(output_dir: Path, seed: int, overrides: list[str]) -> dict[str, Run]:
             raise UserError(
                 f"override {override!r}: the demo sets this itself (see sparring demo -h)"
             )
-    config_path = find_config(CONFIG)
+    config_path = BUNDLED / CONFIG
     try:
         (output_dir / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -172,7 +164,7 @@ def _write_photos(output_dir: Path, seed: int, overrides: Sequence[str]) -> None
     from .contaminate import contaminate as write_copy
 
     folder = output_dir / PHOTOS
-    data, contamination = _dirt(find_config(CONFIG), seed, overrides)
+    data, contamination = _dirt(BUNDLED / CONFIG, seed, overrides)
     if not folder.is_dir():
         write_copy(data, contamination, folder, say=echo)
         return

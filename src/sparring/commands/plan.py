@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..assembly.build import one_line_errors
-from ..config.read import check, with_overrides
+from ..config.checks import check
+from ..config.overrides import with_overrides
 from ..config.schema import RunConfig, SamplingSection
 from ..data.base import Dataset, digest
 from ..data.datasets import build_dataset

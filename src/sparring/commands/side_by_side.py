@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config.read import RunConfig, resolve
+from ..config.read import resolve
+from ..config.schema import RunConfig
 from ..support.errors import UserError
 from ..support.terminal import echo
 

@@ -33,8 +33,8 @@ from ..assembly.build import (
 from ..assembly.dirt_knowledge import known_lines, levels_in, with_knowledge, words_of
 from ..assembly.discriminator import build_discriminator
 from ..assembly.estimate import estimate, memory_from_scratch, parts_of
-from ..config.read import RunConfig, dump
-from ..config.schema import ContaminationSection
+from ..config.read import dump
+from ..config.schema import ContaminationSection, RunConfig
 from ..data.base import Dataset, Digests, ModelRange
 from ..data.captions import first_of
 from ..data.datasets import find

@@ -1,4 +1,4 @@
-"""The sections of a config file and what each leaf may hold; read.py reads files into them.
+"""The sections of a config file and what each leaf may hold; checks.py reads mappings into them.
 
 Keys are diffusers' words where the meaning is the same. Torch is not imported here.
 """
@@ -381,7 +381,7 @@ class RunConfig(Section):
     model: ModelSection
     data: DataSection = Field(default_factory=DataSection)
     contamination: ContaminationSection = Field(default_factory=ContaminationSection)
-    objective: Any = None  # a section of objectives/registry.py; read.py checks and sets it
+    objective: Any = None  # a section of objectives/registry.py; checks.py sets it
     training: TrainingSection = Field(default_factory=TrainingSection)
     sampling: SamplingSection = Field(default_factory=SamplingSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)

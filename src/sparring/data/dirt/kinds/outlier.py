@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 import torch
 from torch import Tensor
 
-from ....config.read import check_section
+from ....config.checks import check_section
 from ....config.schema import DataSection
 from ....support.errors import UserError
 from ...base import Dataset

@@ -1,0 +1,32 @@
+"""`sparring configs`: what comes with sparring to train, listed or printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..config.files import chosen_row, find
+from ..config.overrides import with_overrides
+from ..support.yaml_files import write_yaml
+
+
+def as_text(configs: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each config, and one below it for each of its rows."""
+    lines = []
+    for name, of in configs.items():
+        lines.append(f"{name:<24}{of['about']}")
+        lines += [f"  row={row:<18}{about}" for row, about in of["rows"].items()]
+    return "\n".join(lines)
+
+
+def one_config(name: str, overrides: Sequence[str] = ()) -> str:
+    """A config as it is written; with overrides, its settings with these on top.
+
+    Raises:
+        UserError: if there is none of that name, or no such row.
+    """
+    path = find(name)
+    if not overrides:
+        return path.read_text(encoding="utf-8").rstrip()
+    raw, others, _ = chosen_row(path, overrides)
+    return write_yaml(with_overrides(raw, others)).rstrip()
