@@ -8,9 +8,6 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "sparring"
 MOST_MODULES = 8
 GOING_UP = {
-    # the images of another set are said in the words of a config's section data, and checked as one
-    ("data.dirt.kinds.outlier", "config.checks"),
-    ("data.dirt.kinds.outlier", "config.schema"),
     ("models.folder", "config.schema"),  # the names of schedulers
 }
 """Known imports that go up; each is a debt."""

@@ -11,8 +11,6 @@ from sparring.config.overrides import with_overrides
 from sparring.config.read import contamination_of, dump, resolve, sampling_of
 from sparring.config.schema import (
     SCHEDULERS,
-    ContaminationSection,
-    DataSection,
     TrainingSection,
 )
 from sparring.options.value_types import SAMPLERS
@@ -338,21 +336,12 @@ def test_training_leaves_have_the_loops_defaults():
 
 
 def test_no_kind_of_dirt_has_an_option_that_is_the_data_sets():
-    from sparring.data.dirt.contract import OF_THE_SET, options_of
+    from sparring.data.dirt.contract import options_of
     from sparring.data.dirt.kinds import names
     from sparring.data.dirt.registry import find
+    from sparring.data.dirt.section import OF_THE_SET
 
-    assert set(ContaminationSection.model_fields) == set(OF_THE_SET)
     assert not set().union(*(options_of(find(kind)) for kind in names())) & set(OF_THE_SET)
-
-
-def test_data_leaves_are_those_of_the_data_sets():
-    from sparring.data import sets
-    from sparring.data.datasets import READING, find
-    from sparring.options.sections import options_of
-
-    own = set().union(*(options_of(find(name)) for name in sets.names()))
-    assert set(DataSection.model_fields) == {"name", "split"} | READING | own
 
 
 def test_samplers_and_schedulers_are_those_that_exist():

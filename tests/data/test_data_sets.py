@@ -221,7 +221,7 @@ def test_training_data_stacks_set_contamination_and_range():
 @pytest.mark.parametrize(
     ("name", "fields", "says"),
     [
-        ("mnist", {}, "unknown data set 'mnist' .known: digits"),
+        ("mnist", {}, "data.name must be one of digits, .*, got 'mnist'"),
         ("digits", {"split": "test"}, "data.split must be one of train, held_out, all, got 'test'"),
         ("digits", {"dim": 3}, "data.dim does not apply to digits"),
         ("plane", {"n_components": 3}, r"n_components does not apply to plane .it takes dim, n_po"),

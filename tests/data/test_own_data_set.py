@@ -74,7 +74,7 @@ def test_a_file_of_ones_own_is_trained_on_by_a_config(config):
 def test_its_samples_are_those_of_the_file(config):
     x0 = build_dataset(resolve(config)).__getitems__([0, 31])["x0"]
     assert torch.equal(x0, torch.tensor([[-1.0, -2.0], [1.0, 2.0]]))
-    assert resolve(config, ["data.words=007"]).data.model_extra["words"] == "007"
+    assert resolve(config, ["data.words=007"]).data.words == "007"
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,8 @@ def test_its_samples_are_those_of_the_file(config):
         ("data.slop=1", "unknown key 'data.slop' - did you mean 'slope'?"),
         ("data.resolutio=1", "unknown key 'data.resolutio' - did you mean 'resolution'?"),
         ("data.slope=-1", "data.slope must be > 0, got -1"),
+        ("data.n_points=0", "data.n_points must be >= 1, got 0"),
+        ("data={name: swiss_roll, dim: 1}", "data.dim must be >= 2, got 1"),
         ("data.name=lines.py:Lin", "has no 'Lin' - did you mean 'Line'?"),
         ("data.name=lines.py:Count", "is no subclass of sparring.data.data_set.DataSet"),
         ("data.name=nowhere.py:Line", "there is no file nowhere.py"),

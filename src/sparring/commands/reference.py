@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ..config.schema import DataSection
 from ..data.base import Dataset
+from ..data.section import DataSection
 from ..models.text import PIPELINES
 from ..support.errors import UserError
 

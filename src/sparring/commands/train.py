@@ -34,12 +34,13 @@ from ..assembly.dirt_knowledge import known_lines, levels_in, with_knowledge, wo
 from ..assembly.discriminator import build_discriminator
 from ..assembly.estimate import estimate, memory_from_scratch, parts_of
 from ..config.read import dump
-from ..config.schema import ContaminationSection, RunConfig
+from ..config.schema import RunConfig
 from ..data.base import Dataset, Digests, ModelRange
 from ..data.captions import first_of
 from ..data.datasets import find
 from ..data.dirt.contaminated import check_contamination
 from ..data.dirt.manifest import write_manifest
+from ..data.dirt.section import ContaminationSection
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.schedules import kind_from_config, schedule_from_config
 from ..models.card import model_card

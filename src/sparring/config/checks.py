@@ -11,11 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..options.sections import Section, in_words, options_of, section_of
+from ..data.section import DataSection
+from ..options.sections import Section, in_words
 from ..support.errors import UserError
 from ..support.secrets import masked
 from .files import merge
-from .schema import DataSection, RunConfig
+from .schema import RunConfig
 
 
 def check(raw: Mapping[str, Any], place: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -24,7 +25,8 @@ def check(raw: Mapping[str, Any], place: str, overrides: Sequence[str] = ()) -> 
     chosen, prepared = raw.pop("objective", None), raw.pop("objectives", None)
     _refuse_secrets({"objective": chosen, "objectives": prepared}, [])
     config = _validated(raw, RunConfig, place, overrides)
-    _check_other_keys_of_data(config.data, place, overrides)
+    section = data_section(config.data.name, place)
+    config.data = _validated(raw.get("data", {}), section, place, overrides, "data")
     config.objective = _check_objective(chosen, prepared, place, overrides)
     return config
 
@@ -36,30 +38,12 @@ def check_section(
     return _validated(raw, section, f"section {name}", overrides, name)
 
 
-def _check_other_keys_of_data(
-    data: DataSection, place: str, overrides: Sequence[str], prefix: str = "data"
-) -> None:
-    """Keys that section data does not declare are arguments of the class of the data set."""
-    said = data.model_extra or {}
-    if not said and ".py:" not in data.name:
-        return
-    declared = DataSection.model_fields
-    options = options_of_data(data.name, place)
-    given = {key: value for key, value in said.items() if value is not None or key not in options}
-    section = section_of({key: one for key, one in options.items() if key not in declared}, "Data")
-    checked = _validated(given, section, place, overrides, prefix, [*declared])
-    for key in list(said):
-        delattr(data, key)
-    for key in given:
-        setattr(data, key, getattr(checked, key))
-
-
-def options_of_data(name: str, place: str) -> dict[str, tuple[Any, Any]]:
-    """The arguments of a data set's class: name -> (type, default)."""
-    from ..data.datasets import find  # torch is imported here
+def data_section(name: str, place: str) -> type[DataSection]:
+    """The section of a data set; its constructor's arguments are among its keys."""
+    from ..data.datasets import section_of_data  # torch is imported here
 
     try:
-        return options_of(find(name))
+        return section_of_data(name)
     except (ValueError, TypeError, UserError) as error:
         raise UserError(f"{place}: {error}") from error
 
@@ -99,13 +83,12 @@ def _validated(
     place: str,
     overrides: Sequence[str],
     prefix: str = "",
-    elsewhere: Sequence[str] = (),
 ) -> Any:
     _refuse_secrets(raw, [prefix] if prefix else [])
     try:
         return section.model_validate(dict(raw))
     except ValidationError as error:
-        elsewhere = ("base", "row", "rows", "objectives") if section is RunConfig else elsewhere
+        elsewhere = ("base", "row", "rows", "objectives") if section is RunConfig else ()
         line, key = in_words(error.errors(), section, prefix, elsewhere)
         raise UserError(f"{_where_said(key, place, overrides)}: {line}") from error
 

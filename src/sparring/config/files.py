@@ -23,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.dirt.section import OF_THE_SET
+from ..data.section import AnyData
 from ..support.errors import UserError, did_you_mean
 from ..support.home_folder import expanded, expanded_path
 from ..support.yaml_files import read_yaml
@@ -149,9 +151,8 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "objective": ("name", ()),
-    "data": ("name", ("split", "seed", "resolution", "center_crop", "random_flip", "n_channels",
-                      "dataloader_num_workers", "max_train_samples")),
-    "contamination": ("kind", ("rate", "seed", "clip")),
+    "data": ("name", tuple(AnyData.model_fields)),
+    "contamination": ("kind", OF_THE_SET),
     "network": ("_class_name", ()),
     "scheduler": ("_class_name", ()),
 }  # fmt: skip

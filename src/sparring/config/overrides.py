@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from ..data.dirt.section import ContaminationSection
+from ..data.section import DataSection
 from ..options.sections import is_section, options_of
 from ..support.errors import UserError
 from ..support.yaml_files import MAX_DEPTH, parse_texts, parse_value
-from .checks import method_section, options_of_data
+from .checks import data_section, method_section
 from .files import CHOICES, merge
-from .schema import AttackSection, ContaminationSection, DataSection, RunConfig
+from .schema import AttackSection, RunConfig
 
 
 def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -88,9 +90,8 @@ def _holds(parts: Sequence[str], raw: Mapping[str, Any]) -> set[str]:
         types = _types_of_dirt(option, str(_look_up(raw, ["contamination", "kind"])))
         found = set().union(*(_holds_below(one, inner) for one in types))
         return found | {"nothing"} if found and not inner else found
-    elif parts[0] == "data" and len(parts) == 2 and parts[1] not in DataSection.model_fields:
-        name = str(_look_up(raw, ["data", "name"]) or "digits")
-        return _kinds(options_of_data(name, "data").get(parts[1], (Any, None))[0])
+    elif parts[0] == "data" and inner and inner[0] not in DataSection.model_fields:
+        section = data_section(str(_look_up(raw, ["data", "name"])), "data")
     else:
         inner = [first, *inner]
     return _holds_below(section, inner)
@@ -100,6 +101,8 @@ def _holds_below(section: Any, inner: Sequence[str]) -> set[str]:
     """See `_holds`: what the key `inner` below a type may hold."""
     for part in inner:
         sections = [one for one in _within(section) if is_section(one)]
+        if sections == [DataSection] and part not in DataSection.model_fields:
+            sections = [data_section("", "data")]
         if not sections or part not in sections[0].model_fields:
             return set()
         section = sections[0].model_fields[part].annotation

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-from ..data import sets
-from ..data.dirt import kinds
+from ..data.dirt.section import ContaminationSection
+from ..data.section import DataSection
 from ..options.sections import Section
 from ..options.value_types import (
     Count,
@@ -137,93 +137,6 @@ def _check_scheduler(scheduler: Mapping[str, Any], kind: str) -> None:
             "(model.scheduler.rescale_betas_zero_snr): at the last step x_t holds no signal; "
             "use prediction_type v_prediction"
         )
-
-
-def _check_data_set(name: str) -> str:
-    known = sets.names()
-    if name not in known and ".py:" not in name:
-        hint = did_you_mean(name, [*known, "path/to/file.py:Name"])
-        raise ValueError(
-            f"data.name must be one of {', '.join(known)}, or path/to/file.py:Name, got {name!r}"
-            + (hint if "did you mean" in hint else "")
-        )
-    return name
-
-
-class DataSection(Section):
-    """Which samples.
-
-    The keys of the built-in sets stand here, so that they are checked before torch is there; other
-    keys are arguments of the class of a set, which config.py looks at (data/data_set.py).
-    """
-
-    model_config = ConfigDict(extra="allow")
-    name: Annotated[Place, AfterValidator(_check_data_set)] = "digits"
-    split: Word = "train"
-    seed: int = 0
-    resolution: Count | None = None
-    center_crop: bool = True
-    random_flip: bool = False
-    n_channels: Literal[1, 3] | None = None  # None: as the images are
-    held_out_share: Annotated[float, Field(ge=0, lt=1)] | None = None  # kept out of split train
-    image_column: Word | None = None
-    label_column: Word | None = None
-    caption_column: Word | None = None
-    train_data_dir: Place | None = None
-    dataset_name: Place | None = None
-    dataset_config_name: Word | None = None
-    data_files: Place | list[Place] | None = None
-    streaming: bool | None = None  # of parquet and huggingface: read shard by shard
-    shuffle_lanes: Count | None = None  # of data in shards, see data/shard_order.py
-    shuffle_buffer: Count | None = None  # samples held at a time, by all processes together
-    n_components: Count | None = None
-    dim: Count | None = None
-    n_points: Count | None = None
-    dataloader_num_workers: CountOrZero = 0
-    max_train_samples: Count | None = None
-    # Images that the user looked at and found clean, for objectives that are told what is dirty:
-    # a folder of them, or their numbers in the data (`sparring inspect` names them).
-    trusted: Place | Listed[CountOrZero] | None = None
-    # Of latent models: what of the VAE's distribution is learned from, and a folder that keeps the
-    # distribution and the captions' hidden states (None: they are computed in every epoch).
-    latents: Literal["sample", "mode"] = "sample"
-    latents_cache: Place | None = None
-
-
-def _check_dirt(kind: str) -> str:
-    known = ["none", *kinds.names()]
-    if kind not in known and ".py:" not in kind:
-        hint = did_you_mean(kind, [*known, "path/to/file.py:Name"])
-        raise ValueError(f"contamination.kind: there is no {kind!r}{hint}")
-    return kind
-
-
-class ContaminationSection(Section):
-    """What is wrong with the training data on purpose; who gets what follows from (seed, index).
-
-    Its other keys are the options of the kind, which are the arguments of its class in
-    data/dirt/kinds; they are checked where torch is there (assembly/build.py).
-    """
-
-    model_config = ConfigDict(extra="allow")
-    kind: Annotated[str, AfterValidator(_check_dirt)] = "none"
-    rate: Share = 0.9
-    seed: int = 0
-    clip: bool | None = None  # to [0, 1] and 8 bits; None: images as files hold them, vectors not
-
-    @model_validator(mode="after")
-    def _options_have_a_kind(self) -> ContaminationSection:
-        options = self.model_extra or {}
-        for key in [key for key, value in options.items() if value is None]:
-            del options[key]
-        if self.kind == "none" and options:
-            key = next(iter(options))
-            hint = did_you_mean(key, ContaminationSection.model_fields)
-            raise ValueError(
-                f"contamination.{key} is an option of a kind, and contamination.kind is none"
-                + (hint if "did you mean" in hint else "")
-            )
-        return self
 
 
 class TrainingSection(Section):
@@ -379,7 +292,7 @@ class AttackSection(Section):
 
 class RunConfig(Section):
     model: ModelSection
-    data: DataSection = Field(default_factory=DataSection)
+    data: SerializeAsAny[DataSection] = Field(default_factory=DataSection)  # see read.py
     contamination: ContaminationSection = Field(default_factory=ContaminationSection)
     objective: Any = None  # a section of objectives/registry.py; checks.py sets it
     training: TrainingSection = Field(default_factory=TrainingSection)

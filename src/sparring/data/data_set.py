@@ -13,12 +13,14 @@ are told, such as the resolution, comes with `read`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ..diffusion.randomness import generator
+from ..options.value_types import Count
 from ..support.errors import UserError
 from . import transforms
 from .analytic import Truth
@@ -42,25 +44,75 @@ class DataSet(ABC):
 
         Args:
             split: train, held_out or all; a Hugging Face set's own split too.
-            fields: Of section data, how samples are read, see `datasets.READING`; what is not said
+            fields: Of section data, how samples are read, see `section.READING`; what is not said
                 is left out.
         """
 
 
-def points(
-    name: str, truth: Truth, n: int, split: str, fields: Mapping[str, Any], n_classes: int = 0
-) -> InMemory:
-    """n fixed points of each split, drawn from (seed, split)."""
-    seed = fields.get("seed", 0)
-    parts = {"train": ["train"], "held_out": ["held_out"], "all": ["train", "held_out"]}
-    drawn = [
-        truth.draw(n, generator("cpu", seed, "points", part)) for part in parts[known(split, parts)]
-    ]
-    labels = torch.cat([label for _, label in drawn if label is not None]) if n_classes else None
-    x0 = torch.cat([points for points, _ in drawn])
-    made_from = {"n_points": n, "seed": int(seed), "split": split, "n_classes": n_classes}
-    whole = InMemory(name, x0, labels, numbers(n_classes or 1), truth, made_from)
-    return limited(whole, split, fields)
+class Points(DataSet):
+    """Points with a known answer, as many in each split. Abstract.
+
+    Args:
+        dim: Of the space.
+        n_points: Of each split.
+    """
+
+    is_bundled = True
+    n_classes = 0
+
+    def __init__(self, *, dim: Annotated[int, Field(ge=2)] = 2, n_points: Count = 8192) -> None:
+        self.dim, self.n_points = dim, n_points
+
+    @abstractmethod
+    def truth(self, seed: int) -> Truth:
+        """The known answer; the points are drawn from (seed, split)."""
+
+    def read(self, split: str, fields: Mapping[str, Any]) -> InMemory:
+        n, k, seed = self.n_points, self.n_classes, fields.get("seed", 0)
+        truth = self.truth(seed)
+        parts = {"train": ["train"], "held_out": ["held_out"], "all": ["train", "held_out"]}
+        x0, labels = zip(
+            *(
+                truth.draw(n, generator("cpu", seed, "points", part))
+                for part in parts[known(split, parts)]
+            ),
+            strict=True,
+        )
+        made_from = {"n_points": n, "seed": int(seed), "split": split, "n_classes": k}
+        name = type(self).__module__.rpartition(".")[2]
+        whole = InMemory(
+            name, torch.cat(x0), torch.cat(labels) if k else None, numbers(k or 1), truth, made_from
+        )
+        return limited(whole, split, fields)
+
+
+class Sharded(DataSet):
+    """Files in shards. Abstract.
+
+    Args:
+        shuffle_lanes: See `streams.shard_order`.
+        shuffle_buffer: Samples held at a time, by all processes together.
+    """
+
+    def __init__(
+        self, *, shuffle_lanes: Count | None = None, shuffle_buffer: Count | None = None
+    ) -> None:
+        self.shuffling = {"lanes": shuffle_lanes, "buffer": shuffle_buffer}
+
+
+class Table(Sharded):
+    """Rows with a column of images. Abstract.
+
+    Args:
+        streaming: Read shard by shard.
+    """
+
+    def __init__(self, *, streaming: bool = False, **shuffling: Any) -> None:
+        super().__init__(**shuffling)
+        for key, value in shuffling.items():
+            if value is not None and not streaming:
+                raise ValueError(f"data.{key} applies to streams: set data.streaming=true")
+        self.streaming = streaming
 
 
 def from_files(
@@ -114,6 +166,11 @@ def from_files(
     return ImageDataset(
         name, source.files, source.labels, source.class_names, source.captions, **reading
     )
+
+
+def columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that are named."""
+    return given(fields, "image_column", "label_column", "caption_column")
 
 
 def limited(dataset: InMemory, split: str, fields: Mapping[str, Any]) -> InMemory:

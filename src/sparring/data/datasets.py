@@ -8,57 +8,58 @@ Sets that fit are held in memory as one tensor. Splits: `train` (default), `held
 """
 
 import functools
-import importlib
-import inspect
 import logging
 import os
-from typing import Any
+from typing import Any, Union
 
-from ..options.sections import check_options, options_of
-from ..support.errors import did_you_mean
-from ..support.home_folder import expanded
-from ..support.user_code import load_from_file
+from pydantic import ConfigDict
+
+from ..options.sections import check_options, options_of, section_of
+from ..support.user_code import class_from_file, class_of_module
 from . import sets
 from .base import Dataset
 from .data_set import DataSet
+from .section import READING, DataSection
 
 log = logging.getLogger(__name__)
-
-READING = frozenset(
-    ("seed", "resolution", "center_crop", "n_channels", "held_out_share", "max_train_samples",
-     "image_column", "label_column", "caption_column", "random_flip", "dataloader_num_workers",
-     "trusted", "latents", "latents_cache")
-)  # fmt: skip
-"""Fields about how images are read: any data set accepts them, those that they say nothing about
-ignore them. Other fields belong to certain data sets, and are an error elsewhere."""
 
 
 def find(name: str) -> type[DataSet]:
     """The class of a data set.
 
     Raises:
-        ValueError: if there is none, or it is no data set.
-        UserError: if the user's file cannot be read.
+        ValueError: if there is none.
+        UserError: if the user's file cannot be read, or holds no data set.
     """
     if ".py:" in name:
-        found = load_from_file(expanded(name), "data.name")
-        if not (inspect.isclass(found) and issubclass(found, DataSet)):
-            raise ValueError(f"data.name: {name} is no subclass of sparring.data.data_set.DataSet")
-        if missing := sorted(getattr(found, "__abstractmethods__", ())):
-            raise ValueError(f"data.name: {name} has no method {', '.join(missing)}")
-        return found
-    if name not in sets.names():
-        known = [*sets.names(), "path/to/file.py:Name"]
-        raise ValueError(f"unknown data set {name!r}{did_you_mean(name, known)}")
-    module = importlib.import_module(f"{sets.__name__}.{name}")
-    (found,) = (
-        each
-        for each in vars(module).values()
-        if inspect.isclass(each)
-        and issubclass(each, DataSet)
-        and each.__module__ == module.__name__
-    )
-    return found
+        return class_from_file(name, "data.name", DataSet, "sparring.data.data_set.DataSet")
+    return class_of_module(sets, sets.check_name(name), DataSet)
+
+
+class _WithItsOwn(DataSection):
+    model_config = ConfigDict(extra="forbid")
+
+
+def section_of_data(name: str) -> type[DataSection]:
+    """Section data for a set: how samples are read, and the arguments of its constructor.
+
+    Those of the built-in sets are all there, at null where they say nothing, so that a config may
+    name them beside any set; `build_dataset` refuses a value that the chosen set does not take.
+    """
+    return _section_of(find(name) if ".py:" in name else None, name)
+
+
+@functools.cache
+def _section_of(own: type[DataSet] | None, name: str) -> type[DataSection]:
+    fields: dict[str, tuple[Any, Any]] = {}
+    built_in = [find(one) for one in sorted(sets.names(), key=name.__eq__)]  # the chosen one last
+    for one in (*built_in, *([own] if own else [])):
+        for key, (kind, default) in options_of(one).items():
+            is_needed = default is ... and one is own
+            fields[key] = (kind, ...) if is_needed else (Union[kind, None], None)  # noqa: UP007
+    declared = DataSection.model_fields
+    fields = {key: field for key, field in fields.items() if key not in declared}
+    return section_of(fields, "Data", _WithItsOwn)
 
 
 def build_dataset(name: str, split: str = "train", **fields: Any) -> Dataset:

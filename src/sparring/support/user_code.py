@@ -1,14 +1,20 @@
-"""The one place where a user's own Python file is run: it was named in a config or on the command
-line, as `path/to/file.py:name`."""
+"""A class by the name of its file: of a room of ours, or `path/to/file.py:name` of the user's.
+
+This is the one place where a user's own Python file is run.
+"""
 
 import importlib.util
+import inspect
 import sys
 import zlib
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 from .errors import UserError, did_you_mean
 from .home_folder import expanded
+
+T = TypeVar("T")
 
 
 def load_from_file(path: str, place: str) -> Any:
@@ -37,3 +43,34 @@ def load_from_file(path: str, place: str) -> Any:
         names = [each for each in vars(module) if not each.startswith("_")]
         raise UserError(f"{place}: {file} has no {name!r}{did_you_mean(name, names)}")
     return getattr(module, name)
+
+
+def class_from_file(path: str, place: str, base: type[T], base_name: str) -> type[T]:
+    """The class that `path/to/file.py:Name` stands for.
+
+    Args:
+        path: As said.
+        place: Where it is said, for error messages.
+        base: What it must be a subclass of, with all its abstract methods.
+        base_name: How a user imports that.
+
+    Raises:
+        UserError: if it is not, or the file cannot be run.
+    """
+    found = load_from_file(path, place)
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise UserError(f"{place}: {path} is no subclass of {base_name}")
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        raise UserError(f"{place}: {path} has no method {', '.join(missing)}")
+    return found
+
+
+def class_of_module(room: ModuleType, name: str, base: type[T]) -> type[T]:
+    """The one subclass of `base` that the file NAME.py of a package defines."""
+    module = importlib.import_module(f"{room.__name__}.{name}")
+    (found,) = (
+        one
+        for one in vars(module).values()
+        if inspect.isclass(one) and issubclass(one, base) and one.__module__ == module.__name__
+    )
+    return found

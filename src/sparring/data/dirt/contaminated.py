@@ -23,8 +23,9 @@ from ...diffusion.randomness import generator
 from .. import transforms
 from ..base import Batch, Dataset, InMemory, ModelRange, Wrapper, digest
 from ..datasets import build_dataset
-from .contract import OF_THE_SET, Corruption, Dirt, Knowledge
+from .contract import Corruption, Dirt, Knowledge
 from .registry import make
+from .section import OF_THE_SET, ContaminationSection
 
 HOLD_NUMBERS = 2**24
 """Sets in memory of at most so many values are contaminated once; others whenever they are read."""
@@ -159,13 +160,13 @@ def contaminate(dataset: Dataset, contamination: Mapping[str, Any] | None) -> Da
 
     Args:
         dataset: Any data set.
-        contamination: `kind`, `rate`, `seed`, `clip` and the kind's options; None means a default,
-            and rate is 0.9 and seed 0 by default.
+        contamination: As section contamination of a config; None means a default.
     """
     given = _given(contamination)
     if given.get("kind", "none") == "none":
         return dataset
-    return Contaminated(dataset, **{"rate": 0.9, "seed": 0, **given})
+    defaults = ContaminationSection().model_dump(exclude_none=True)
+    return Contaminated(dataset, **{**defaults, **given})
 
 
 def check_contamination(

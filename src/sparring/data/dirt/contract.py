@@ -10,8 +10,8 @@ r"""What a kind of dirt is.
         def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor: ...
 
 In a config this is `contamination: {kind: path/to/rain.py:Rain, drops: 3}`. The options of a kind
-are the arguments of its constructor, kept as attributes of the same names; those of OF_THE_SET are
-the data set's and cannot be options.
+are the arguments of its constructor, kept as attributes of the same names; those of
+`section.OF_THE_SET` are the data set's and cannot be options.
 
 A kind sees one sample, its label and a generator seeded for this sample alone, so the result cannot
 depend on batch, worker or process. Arithmetic is elementwise in a fixed order (no convolution, no
@@ -32,9 +32,6 @@ import torch
 from torch import Tensor
 
 from ..base import Dataset
-
-OF_THE_SET = ("kind", "rate", "seed", "clip")
-"""Keys of a config's contamination that are the data set's, and no options of a kind."""
 
 
 @dataclass(frozen=True)

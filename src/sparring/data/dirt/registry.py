@@ -1,16 +1,14 @@
 """A kind of dirt by its name."""
 
-import importlib
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from ...support.errors import did_you_mean
-from ...support.home_folder import expanded
-from ...support.user_code import load_from_file
+from ...support.user_code import class_from_file, class_of_module
 from . import kinds
-from .contract import OF_THE_SET, Dirt, options_of
+from .contract import Dirt, options_of
 from .options import WrongOption
+from .section import OF_THE_SET
 
 
 def make(kind: str, options: Mapping[str, Any], place: str = "contamination") -> Dirt:
@@ -24,7 +22,7 @@ def make(kind: str, options: Mapping[str, Any], place: str = "contamination") ->
     Raises:
         WrongOption: if there is no such kind or option, or the kind refuses a value; the message
             begins with the place.
-        UserError: if the user's file cannot be read.
+        UserError: if the user's file cannot be read, or holds no kind.
     """
     build = find(kind, place)
     given = {key: value for key, value in options.items() if value is not None}
@@ -50,19 +48,9 @@ def make(kind: str, options: Mapping[str, Any], place: str = "contamination") ->
 def find(kind: str, place: str = "contamination") -> type[Dirt]:
     """The class of a kind."""
     if ".py:" in kind:
-        found = load_from_file(expanded(kind), f"{place}.kind")
-        if not (inspect.isclass(found) and issubclass(found, Dirt)):
-            raise WrongOption(
-                f"{place}.kind: {kind} is no subclass of sparring.data.dirt.contract.Corruption"
-            )
-        return found
+        wanted = "sparring.data.dirt.contract.Corruption"
+        return class_from_file(kind, f"{place}.kind", Dirt, wanted)
     if kind not in kinds.names():
         known = [*kinds.names(), "path/to/file.py:Name"]
         raise WrongOption(f"{place}.kind: there is no {kind!r}{did_you_mean(kind, known)}")
-    module = importlib.import_module(f"{kinds.__name__}.{kind}")
-    (found,) = (
-        each
-        for each in vars(module).values()
-        if inspect.isclass(each) and issubclass(each, Dirt) and each.__module__ == module.__name__
-    )
-    return found
+    return class_of_module(kinds, kind, Dirt)

@@ -1,27 +1,18 @@
 """A plane in space."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from ...options.value_types import Count
+from pydantic import Field
+
 from .. import analytic
-from ..base import InMemory
-from ..data_set import DataSet, given, points
+from ..data_set import Points
 
 
-class Plane(DataSet):
-    """Uniform on [-1, 1]^2 in R^dim, oriented by the seed.
+class Plane(Points):
+    """Uniform on [-1, 1]^2 in R^dim, oriented by the seed."""
 
-    Args:
-        dim: Of the space.
-        n_points: Of each split.
-    """
+    def __init__(self, *, dim: Annotated[int, Field(ge=2)] = 3, **common: Any) -> None:
+        super().__init__(dim=dim, **common)
 
-    is_bundled = True
-
-    def __init__(self, *, dim: Count = 3, n_points: Count = 8192) -> None:
-        self.dim, self.n_points = dim, n_points
-
-    def read(self, split: str, fields: Mapping[str, Any]) -> InMemory:
-        truth = analytic.plane(self.dim, **given(fields, "seed"))
-        return points("plane", truth, self.n_points, split, fields)
+    def truth(self, seed: int) -> analytic.PlaneTruth:
+        return analytic.plane(self.dim, seed)

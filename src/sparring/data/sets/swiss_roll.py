@@ -1,29 +1,11 @@
 """A rolled sheet."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any
-
-from pydantic import Field
-
-from ...options.value_types import Count
 from .. import analytic
-from ..base import InMemory
-from ..data_set import DataSet, points
+from ..data_set import Points
 
 
-class SwissRoll(DataSet):
-    """scikit-learn's roll in [-1, 1]; dim = 2: the spiral alone.
+class SwissRoll(Points):
+    """scikit-learn's roll in [-1, 1]; dim = 2: the spiral alone."""
 
-    Args:
-        dim: Of the space.
-        n_points: Of each split.
-    """
-
-    is_bundled = True
-
-    def __init__(self, *, dim: Annotated[int, Field(ge=2)] = 2, n_points: Count = 8192) -> None:
-        self.dim, self.n_points = dim, n_points
-
-    def read(self, split: str, fields: Mapping[str, Any]) -> InMemory:
-        truth = analytic.SwissRollTruth(self.dim, fields.get("seed", 0))
-        return points("swiss_roll", truth, self.n_points, split, fields)
+    def truth(self, seed: int) -> analytic.SwissRollTruth:
+        return analytic.SwissRollTruth(self.dim, seed)

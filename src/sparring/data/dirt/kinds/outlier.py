@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from ....config.checks import check_section
-from ....config.schema import DataSection
+from ....options.sections import in_words
 from ....support.errors import UserError
 from ...base import Dataset
-from ...datasets import build_dataset
+from ...datasets import build_dataset, section_of_data
+from ...section import DataSection
 from ..contract import Corruption
 from ..options import choice, number, refuse
 
@@ -114,14 +115,15 @@ def _other_images(words: Mapping[str, Any], like: Dataset) -> Dataset:
     channels, height, width = like.sample_shape
     sized = {"resolution": height} if height == width else {}
     try:
-        section = check_section(DataSection, words, place)
-    except UserError as error:
-        raise UserError(_of_place(error, place)) from error
+        section = section_of_data(words["name"]).model_validate(words)
+    except ValidationError as error:
+        said = in_words(error.errors(), DataSection, place)[0]
+        raise UserError(_of_place(said, place)) from error
     said = section.model_dump(exclude_none=True, include=section.model_fields_set)
     try:
         others = build_dataset(**{"n_channels": channels, **sized, **said})
     except (ValueError, UserError) as error:
-        raise ValueError(_of_place(error, place)) from error
+        raise ValueError(_of_place(str(error), place)) from error
     if not others.is_image or others.sharding is not None:
         held = "vectors" if not others.is_image else "a stream, which is read in its own order only"
         raise ValueError(f"{place} must be images in any order, and {others.name} holds {held}")
@@ -145,7 +147,7 @@ def _stripes(shape: torch.Size, rng: torch.Generator) -> Tensor:
     return dark + (bright - dark) * torch.where(swapped < 0.5, wave, 1 - wave)
 
 
-def _of_place(error: Exception, place: str) -> str:
+def _of_place(said: str, place: str) -> str:
     """What is wrong with a section data, in words of the section that stands in for it."""
-    said = re.sub(rf"^(section {place}: )?({place}\.\w+: )?data\.", f"{place}.", str(error))
+    said = re.sub(rf"^({place}\.\w+: )?data\.", f"{place}.", said)
     return said if place in said else f"{place}: {said}"
