@@ -47,8 +47,8 @@ from sparring.data.audit.known import compare
 from sparring.data.audit.table import Table
 from sparring.data.base import Batch, Dataset, InMemory
 from sparring.data.datasets import build_dataset
-from sparring.data.decoding import decode
 from sparring.data.dirt.contaminated import contaminate
+from sparring.data.files.decoding import decode
 from sparring.data.transforms import to_float, to_uint8
 
 CASES: dict[str, dict[str, Any]] = {

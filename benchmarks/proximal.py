@@ -46,7 +46,7 @@ from sparring.data.audit.table import read_table
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
 from sparring.data.dirt.kinds.blur import Blur
-from sparring.data.trusted import true_table
+from sparring.data.trust.trusted import true_table
 from sparring.diffusion.randomness import generator
 from sparring.evaluation.metrics import frechet_distance
 from sparring.evaluation.protocol import versions

@@ -78,7 +78,7 @@ from sparring.config.read import resolve
 from sparring.data.audit.audit import audit_images
 from sparring.data.base import ModelRange
 from sparring.data.batches import BatchOrder
-from sparring.data.trusted import ByTable, Trusted
+from sparring.data.trust.trusted import ByTable, Trusted
 from sparring.diffusion.denoiser import frozen
 from sparring.diffusion.randomness import StepRandom
 from sparring.objectives import OBJECTIVES

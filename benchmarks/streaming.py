@@ -21,10 +21,10 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from sparring.data import tar_shards
 from sparring.data.base import Dataset
 from sparring.data.batches import make_loader
 from sparring.data.datasets import build_dataset
+from sparring.data.streams import tar_shards
 
 N_SHARDS, BATCH, N_ROUNDS = 20, 64, 5
 read_range = tar_shards.read_range

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from sparring.data.base import Dataset, InMemory, ModelRange
 from sparring.data.dirt.contaminated import contaminate
 from sparring.data.transforms import to_float
-from sparring.data.trusted import ByTruth, Trusted
+from sparring.data.trust.trusted import ByTruth, Trusted
 from sparring.diffusion.randomness import generator
 from sparring.objectives.own_noise import Incomplete, own_noise
 

@@ -19,10 +19,10 @@ from html_pages import Sound
 from sparring.cli import main
 from sparring.config.files import read_config
 from sparring.config.read import resolve
-from sparring.data import sources
-from sparring.data.allowed_files import Unreadable
 from sparring.data.datasets import build_dataset
-from sparring.data.decoding import MAX_PIXELS, decode
+from sparring.data.files import sources
+from sparring.data.files.allowed_files import Unreadable
+from sparring.data.files.decoding import MAX_PIXELS, decode
 from sparring.support import yaml_files
 from sparring.support.errors import UserError
 from sparring.support.secrets import masked
@@ -241,7 +241,7 @@ def png(width, height, data):
 
 
 def test_as_many_pixels_as_that_and_no_more(monkeypatch):
-    from sparring.data import decoding
+    from sparring.data.files import decoding
 
     assert MAX_PIXELS == 89_478_485
     monkeypatch.setattr(decoding, "MAX_PIXELS", 64)

@@ -697,7 +697,7 @@ def grey_and_colour(rng: random.Random, folder: Path) -> Verdict:
 
 def colour_that_was_not_looked_at(rng: random.Random, folder: Path) -> Verdict:
     """Of many images some are looked at: that is said, and colour elsewhere is never lost."""
-    from sparring.data import images
+    from sparring.data.files import images
 
     kept, images.N_SURVEYED = images.N_SURVEYED, 3
     try:

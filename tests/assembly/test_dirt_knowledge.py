@@ -14,8 +14,8 @@ from sparring.assembly.dirt_knowledge import KEPT, calibrated, levels_in, with_k
 from sparring.commands.train import dry_run_text, train_command
 from sparring.config.checks import check
 from sparring.data.audit.table import clean_table, read_table, write_table
-from sparring.data.controls import Chosen, Denoised
-from sparring.data.trusted import true_table
+from sparring.data.trust.controls import Chosen, Denoised
+from sparring.data.trust.trusted import true_table
 from sparring.support.errors import UserError
 from sparring.training import open_run
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparring.data.trust import Trust
+from sparring.data.trust.trust import Trust
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.randomness import StepRandom
 from sparring.objectives import OBJECTIVES

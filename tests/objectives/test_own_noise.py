@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sparring.data.trust import Trust
+from sparring.data.trust.trust import Trust
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.randomness import StepRandom
 from sparring.objectives import OBJECTIVES

@@ -18,7 +18,7 @@ from sparring.data.audit import judging, registry
 from sparring.data.audit.audit import audit_images
 from sparring.data.base import Dataset, Wrapper
 from sparring.data.datasets import build_dataset
-from sparring.data.trusted import ByJudge, Trusted
+from sparring.data.trust.trusted import ByJudge, Trusted
 from sparring.support import shared_errors
 from sparring.support.errors import UserError
 

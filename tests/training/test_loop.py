@@ -19,7 +19,7 @@ from tiny_runs import (
     vp_schedule,
 )
 
-from sparring.data.trust import Trust
+from sparring.data.trust.trust import Trust
 from sparring.objectives.base import Objective, Turn
 from sparring.support.errors import TrainingStopped, UserError
 from sparring.training.loop import mirror

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_runs import Points, make_objective, run, tiny_denoiser, tiny_settings
 
-from sparring.data.trust import Trust
+from sparring.data.trust.trust import Trust
 from sparring.diffusion.randomness import StepRandom
 from sparring.support.errors import TrainingStopped, UserError
 from sparring.training.checkpoint import Checkpoint

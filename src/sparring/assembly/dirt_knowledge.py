@@ -38,9 +38,9 @@ from ..data.audit.table import (
     write_table,
 )
 from ..data.base import Dataset, ModelRange
-from ..data.controls import Chosen, Denoised, check_any_order, clean_numbers
 from ..data.datasets import build_dataset
-from ..data.trusted import ByJudge, ByTable, ByTruth, LevelsOnly, Source, Trusted, trust_of
+from ..data.trust.controls import Chosen, Denoised, check_any_order, clean_numbers
+from ..data.trust.trusted import ByJudge, ByTable, ByTruth, LevelsOnly, Source, Trusted, trust_of
 from ..objectives.own_noise import teaching_levels
 from ..support.cache import key_of
 from ..support.errors import UserError

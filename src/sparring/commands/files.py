@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..data.own_output import made_here
+from ..data.files.own_output import made_here
 from ..support.errors import UserError
 from ..support.home_folder import expanded_path
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..data.allowed_files import Unreadable
 from ..data.audit.audit import NEAR, Audit, audit_images
 from ..data.audit.detectors.jpeg import file_quality
 from ..data.audit.judging import LEAST_SIDE
@@ -22,11 +21,12 @@ from ..data.audit.summary import QUANTILES, Found, found_in, suggestion
 from ..data.audit.table import as_record, write_table
 from ..data.base import Dataset, Wrapper
 from ..data.datasets import build_dataset
-from ..data.decoding import header
 from ..data.dirt.contaminated import check_contamination, contaminate
-from ..data.images import ImageDataset, SizesDiffer
-from ..data.survey import common_side, survey
-from ..data.trusted import levels_besides_noise, weights_of
+from ..data.files.allowed_files import Unreadable
+from ..data.files.decoding import header
+from ..data.files.images import ImageDataset, SizesDiffer
+from ..data.files.survey import common_side, survey
+from ..data.trust.trusted import levels_besides_noise, weights_of
 from ..support.cache import key_of
 from ..support.errors import UserError
 from .files import KEY, check_outside, claim, digest, made_by

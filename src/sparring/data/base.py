@@ -25,8 +25,8 @@ from ..support.errors import UserError
 from . import transforms
 from .analytic import Truth
 from .captions import Caption
-from .shard_order import Sharding, ShardOrder
-from .trust import Trust
+from .streams.shard_order import Sharding, ShardOrder
+from .trust.trust import Trust
 
 Key = int | tuple[int, int]
 """A sample's index, or (index, position in the stream of training samples)."""

@@ -24,7 +24,7 @@ from ..diffusion.randomness import generator
 from ..support.errors import UserError
 from ..support.terminal import echo
 from .base import Batch, Dataset, joined
-from .shard_order import ShardOrder
+from .streams.shard_order import ShardOrder
 from .workers import Waiting, WorkerLost, worker_init
 
 MAX_LOST = 3

@@ -21,7 +21,7 @@ import torch
 
 from ..diffusion.randomness import generator
 from ..support.errors import UserError
-from .allowed_files import read_text
+from .files.allowed_files import read_text
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 TEXTS = (".txt", ".caption")

@@ -27,9 +27,9 @@ from .analytic import Truth
 from .base import Dataset, InMemory, absent_classes
 from .captions import caption_remarks, whole_characters
 from .classes import absent_remark, numbers
-from .images import ImageDataset
-from .shards import ShardedImages, ShardFiles
-from .sources import Source
+from .files.images import ImageDataset
+from .files.sources import Source
+from .streams.shards import ShardedImages, ShardFiles
 
 
 class DataSet(ABC):

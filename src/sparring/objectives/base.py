@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from ..data.trust import Trust
+from ..data.trust.trust import Trust
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.noising import add_noise, mse, per_sample_mean
 from ..diffusion.parametrization import Prediction

@@ -4,7 +4,7 @@ r"""Controls: plain denoising of images that something else has made cleaner.
     denoise_first  of all images, each denoised by a library beforehand
 
 Every method that is told of dirt is measured against these two and the oracle. Here they are plain:
-whoever trains changes the images, see data/controls.py.
+whoever trains changes the images, see data/trust/controls.py.
 
 Source: ours; what one does without a method.
 """

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.trust import Trust
+from ..data.trust.trust import Trust
 from ..diffusion.noising import precise
 from ..diffusion.parametrization import column
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..data.batches import rows_of
-from ..data.trust import Trust
+from ..data.trust.trust import Trust
 from ..diffusion.randomness import StepRandom
 from ..objectives.base import Objective
 from ..support.errors import UserError

@@ -23,7 +23,7 @@ from sparring.data.dirt.kinds.correlated import folded_kernel
 from sparring.data.dirt.kinds.missing_blocks import contrasting_grey
 from sparring.data.dirt.manifest import manifest
 from sparring.data.dirt.registry import find, make
-from sparring.data.images import decode
+from sparring.data.files.images import decode
 from sparring.support.errors import UserError
 
 PAGE = (Path(__file__).parents[3] / "docs" / "dirt.md").read_text()

@@ -29,7 +29,7 @@ from ...support.cache import key_of
 from ...support.errors import UserError
 from ..base import Batch, Dataset, Wrapper
 from ..batches import as_it_is, last_line
-from ..shards import READ_AHEAD
+from ..streams.shards import READ_AHEAD
 from ..workers import Waiting, WorkerLost, worker_init
 from .contract import Statistics
 from .judging import Hiding, Judge, fit, fit_hiding, joined, look

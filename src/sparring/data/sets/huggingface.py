@@ -5,9 +5,9 @@ from typing import Any
 
 from ...options.value_types import Place, Word
 from ..data_set import Table, columns, from_files
-from ..images import ImageDataset
-from ..sources import huggingface
-from ..table_shards import huggingface_stream
+from ..files.images import ImageDataset
+from ..files.sources import huggingface
+from ..streams.table_shards import huggingface_stream
 
 
 class Huggingface(Table):

@@ -5,8 +5,8 @@ from typing import Any
 
 from ...options.value_types import Place
 from ..data_set import DataSet, from_files
-from ..images import ImageDataset
-from ..sources import folder
+from ..files.images import ImageDataset
+from ..files.sources import folder
 
 
 class ImageFolder(DataSet):

@@ -5,9 +5,9 @@ from typing import Any
 
 from ...options.value_types import Place
 from ..data_set import Table, columns, from_files
-from ..images import ImageDataset
-from ..sources import parquet
-from ..table_shards import parquet_stream
+from ..files.images import ImageDataset
+from ..files.sources import parquet
+from ..streams.table_shards import parquet_stream
 
 
 class Parquet(Table):

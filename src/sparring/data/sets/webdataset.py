@@ -5,8 +5,8 @@ from typing import Any
 
 from ...options.value_types import Place
 from ..data_set import Sharded, columns, from_files
-from ..images import ImageDataset
-from ..tar_shards import webdataset
+from ..files.images import ImageDataset
+from ..streams.tar_shards import webdataset
 
 
 class Webdataset(Sharded):

@@ -28,7 +28,7 @@ from torch import Tensor
 from ...data.audit.table import Table
 from ...data.base import digest
 from ...data.dirt.as_measured import AsMeasured
-from ...data.trusted import fingerprint_of
+from ...data.trust.trusted import fingerprint_of
 from ...diffusion.randomness import generator
 from ..metrics import Gaussian, frechet_distance, frechet_distance_of_resamples
 from ..resampling import half_samples, interval

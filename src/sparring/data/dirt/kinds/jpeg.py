@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ... import transforms
-from ...decoding import decode
+from ...files.decoding import decode
 from ..contract import Corruption, Knowledge
 from ..options import WholeAmount, whole_amount, whole_drawn
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..support.errors import UserError
-from ..support.terminal import one_line
+from ...support.errors import UserError
+from ...support.terminal import one_line
 from .allowed_files import Unreadable, check_file, is_within
 from .decoding import HEIF_NEEDS, READS_AVIF
 from .own_output import made_here, remark_on, without_own, without_sheets

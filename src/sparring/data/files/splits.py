@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..support.errors import UserError
+from ...support.errors import UserError
+from ..classes import natural
 from .allowed_files import is_within
-from .classes import natural
 from .hub import TEST_SPLITS, TRAIN, held_out_rank
 
 _AROUND = r"(?:images?|imgs?)"

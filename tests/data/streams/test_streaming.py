@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from shards import SIZES, N, add, numbers_of, png, write_parquet, write_tar, write_tars
-from sparring.data import images, tar_shards
 from sparring.data.batches import make_loader
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated, training_data
-from sparring.data.tar_shards import expand_braces
+from sparring.data.files import images
+from sparring.data.streams import tar_shards
+from sparring.data.streams.tar_shards import expand_braces
 from sparring.support.errors import UserError
 
 B = 16

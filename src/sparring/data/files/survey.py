@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
-from ..support.terminal import one_line
+from ...support.terminal import one_line
+from ..transforms import resized
 from .allowed_files import Unreadable
 from .decoding import MAX_PIXELS, header
-from .transforms import resized
 
 if TYPE_CHECKING:
     from .images import Files

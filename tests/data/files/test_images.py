@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sparring.data import decoding, images, transforms
+from sparring.data import transforms
 from sparring.data.batches import make_loader
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
+from sparring.data.files import decoding, images
 from sparring.models.text import sizes_of
 from sparring.support.errors import UserError
 

@@ -11,8 +11,8 @@ from sparring.data.audit.table import Table, clean_table
 from sparring.data.base import InMemory, ModelRange, joined
 from sparring.data.batches import make_loader
 from sparring.data.dirt.contaminated import Contaminated, contaminate
-from sparring.data.trust import Trust
-from sparring.data.trusted import (
+from sparring.data.trust.trust import Trust
+from sparring.data.trust.trusted import (
     ByTable,
     ByTruth,
     Trusted,

@@ -6,10 +6,10 @@ import torch
 
 from sparring.data.audit.table import clean_table
 from sparring.data.base import InMemory, Wrapper
-from sparring.data.controls import Chosen, Denoised, clean_numbers, denoised
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
-from sparring.data.trusted import ByTable, ByTruth, true_table
+from sparring.data.trust.controls import Chosen, Denoised, clean_numbers, denoised
+from sparring.data.trust.trusted import ByTable, ByTruth, true_table
 from sparring.support.errors import UserError
 
 

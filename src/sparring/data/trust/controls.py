@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..support.cache import key_of
-from ..support.errors import UserError
-from .audit.table import Table
-from .base import Batch, Dataset, Wrapper, absent_classes, digest
+from ...support.cache import key_of
+from ...support.errors import UserError
+from ..audit.table import Table
+from ..base import Batch, Dataset, Wrapper, absent_classes, digest
 from .trusted import Source
 
 PATCH, DISTANCE, STRENGTH = 5, 6, 0.6

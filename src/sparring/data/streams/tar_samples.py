@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..support.errors import UserError
-from .listing import EXTENSIONS
+from ...support.errors import UserError
+from ..files.listing import EXTENSIONS
 
 TEXTS = ("cls", "txt", "json")
 

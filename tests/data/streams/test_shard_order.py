@@ -4,7 +4,7 @@ import pytest
 
 from shards import SIZES
 from sparring.data.batches import BatchOrder
-from sparring.data.shard_order import Sharding, ShardOrder
+from sparring.data.streams.shard_order import Sharding, ShardOrder
 from sparring.support.errors import UserError
 
 N = sum(SIZES)

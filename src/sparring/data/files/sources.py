@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..support.errors import UserError
-from ..support.home_folder import expanded_path
-from .captions import Caption, caption_of, folder_captions, is_about_captions
-from .classes import labels_of, natural
+from ...support.errors import UserError
+from ...support.home_folder import expanded_path
+from ..captions import Caption, caption_of, folder_captions, is_about_captions
+from ..classes import labels_of, natural
 from .hub import caches, call_datasets, checked_name, parquet_files, split_of
 from .images import Files, FolderFiles, TableFiles
 from .listing import EXTENSIONS, images_below, is_image, merged, passed_over

@@ -9,8 +9,8 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from ..support.errors import UserError
-from ..support.home_folder import expanded, expanded_path
+from ...support.errors import UserError
+from ...support.home_folder import expanded, expanded_path
 
 ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar"))
 TRAIN = ("train", "training")

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diffusion.randomness import generator
-from ..support.errors import UserError
-from . import transforms
+from ...diffusion.randomness import generator
+from ...support.errors import UserError
+from .. import transforms
+from ..base import Batch, Dataset, absent_classes, digest
+from ..captions import Caption, drawn
 from .allowed_files import Unreadable, check_file, is_within
-from .base import Batch, Dataset, absent_classes, digest
-from .captions import Caption, drawn
 from .decoding import MAX_PIXELS, decode, with_channels
 from .survey import fits, survey
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sparring.data import listing
 from sparring.data.captions import is_about_captions
 from sparring.data.datasets import build_dataset
+from sparring.data.files import listing
 from sparring.support.errors import UserError
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image, features
 
-from sparring.data import decoding
-from sparring.data.allowed_files import Unreadable
 from sparring.data.datasets import build_dataset
+from sparring.data.files import decoding
+from sparring.data.files.allowed_files import Unreadable
 
 
 def _save(image, kind, **options):

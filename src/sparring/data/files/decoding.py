@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError, features
 from PIL.ImageFile import ImageFile
 from torch import Tensor
 
-from . import transforms
+from .. import transforms
 from .allowed_files import Unreadable
 
 MAX_PIXELS = 89_478_485

@@ -24,15 +24,15 @@ from typing import Any, TypeVar
 import fsspec
 from torch import Tensor
 
-from ..support.errors import UserError
-from .allowed_files import as_text
-from .captions import Caption, caption_of
-from .classes import named
-from .hub import TRAIN, check_one_split, listed
-from .listing import EXTENSIONS, hidden
+from ...support.errors import UserError
+from ..captions import Caption, caption_of
+from ..classes import named
+from ..files.allowed_files import as_text
+from ..files.hub import TRAIN, check_one_split, listed
+from ..files.listing import EXTENSIONS, hidden
+from ..files.sources import Source
+from ..files.splits import split_name
 from .shards import ShardFiles, kept_in, remembered
-from .sources import Source
-from .splits import split_name
 from .tar_samples import LeftOut, Member, samples_of
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..support.errors import UserError
-from .classes import labels_of
-from .hub import call_datasets, checked_name, parquet_files, split_of
+from ...support.errors import UserError
+from ..classes import labels_of
+from ..files.hub import call_datasets, checked_name, parquet_files, split_of
+from ..files.sources import Source, column_captions, column_remarks, columns_of, encoded_images
 from .shards import ShardFiles, kept_in, remembered
-from .sources import Source, column_captions, column_remarks, columns_of, encoded_images
 from .tar_shards import attempt, found
 
 log = logging.getLogger(__name__)

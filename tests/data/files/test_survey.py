@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sparring.data import decoding, images
 from sparring.data.datasets import build_dataset
-from sparring.data.survey import Survey, common_side, fits
+from sparring.data.files import decoding, images
+from sparring.data.files.survey import Survey, common_side, fits
 from sparring.support.errors import UserError
 
 

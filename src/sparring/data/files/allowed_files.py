@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from ..support.errors import UserError
+from ...support.errors import UserError
 
 MAX_FILE_BYTES = 2**30
 """Of an image file; as large as the most pixels that are decoded, at 8 bytes each, and some."""

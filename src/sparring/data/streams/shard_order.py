@@ -36,8 +36,8 @@ from typing import NamedTuple
 
 import torch
 
-from ..diffusion.randomness import generator
-from ..support.errors import UserError
+from ...diffusion.randomness import generator
+from ...support.errors import UserError
 
 LANES = 128
 WINDOW = 32

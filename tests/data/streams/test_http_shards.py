@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from shards import N, numbers_of, write_tars
-from sparring.data import tar_shards
 from sparring.data.batches import make_loader
 from sparring.data.datasets import build_dataset
+from sparring.data.streams import tar_shards
 from sparring.support.errors import UserError
 
 pytest.importorskip("aiohttp")

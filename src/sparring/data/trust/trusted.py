@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .audit.filling import filled
-from .audit.judging import Judge
-from .audit.levels import level_of_blur, level_of_jpeg
-from .audit.registry import hidden_pixels, hiding_kinds
-from .audit.table import Table, clean_table
-from .base import Batch, Dataset, Wrapper, digest
-from .dirt.contaminated import Contaminated, layers
-from .dirt.contract import NOTHING, Knowledge
+from ..audit.filling import filled
+from ..audit.judging import Judge
+from ..audit.levels import level_of_blur, level_of_jpeg
+from ..audit.registry import hidden_pixels, hiding_kinds
+from ..audit.table import Table, clean_table
+from ..base import Batch, Dataset, Wrapper, digest
+from ..dirt.contaminated import Contaminated, layers
+from ..dirt.contract import NOTHING, Knowledge
 from .trust import Trust
 
 ALIEN = ("outlier", "adversarial")

@@ -7,8 +7,8 @@ import tarfile
 import pytest
 
 from shards import add, numbers_of, png, write_tar
-from sparring.data import tar_shards
 from sparring.data.datasets import build_dataset
+from sparring.data.streams import tar_shards
 from sparring.support.errors import UserError
 
 

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..support.cache import cache_folder, key_of
-from . import images
-from .base import Batch, digest
-from .images import Files, ImageDataset
+from ...support.cache import cache_folder, key_of
+from ..base import Batch, digest
+from ..files import images
+from ..files.images import Files, ImageDataset
 from .shard_order import Sharding, ShardOrder, Window
 
 READ_AHEAD = 32

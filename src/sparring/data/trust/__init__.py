@@ -1,0 +1,1 @@
+"""What each image can teach: knowledge of its dirt, on the way to training."""
