@@ -20,7 +20,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-gpu test-kernels lint format types bench bench-adt-memory bench-audit bench-security bench-quality bench-dirt bench-faults bench-lock bench-soak audit clean
+.PHONY: setup demo docs test test-all test-gpu test-kernels lint format types bench bench-adt-memory bench-audit bench-security bench-quality bench-dirt bench-faults bench-lock bench-soak audit clean
 
 setup: $(INSTALLED)
 
@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (once; torch is the large part) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,text,denoise]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,text,denoise]'
 	@touch $(INSTALLED)
 
 demo: $(INSTALLED)
@@ -55,6 +55,9 @@ test-kernels: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

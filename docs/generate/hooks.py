@@ -1,0 +1,47 @@
+"""What mkdocs is told beside mkdocs.yml: results of the benchmarks as pages, and links that lead
+out of docs/.
+
+On GitHub a link such as ../../benchmarks/results/dirt.md opens the file. The site has a page for
+each report of a benchmark, so there the link leads to this page. Of a file that is no page, such as
+a JSON or a Python file, the site shows the name and no link. A link to a file that does not exist
+stays as it is, and the strict build refuses it.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[2]
+REPORTS = "benchmarks/results"
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds a page for each report that a benchmark has written."""
+    for report in sorted((ROOT / REPORTS).glob("*.md")):
+        place = f"results/benchmarks/{report.name}"
+        text = report.read_text(encoding="utf-8")
+        if not text.startswith("# "):
+            text = f"# {report.stem}\n\n{text}"
+        files.append(File.generated(config, place, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Leads links that leave docs/ to the page that the site has instead."""
+    here = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
+
+    def rewritten(found: re.Match[str]) -> str:
+        text, target, anchor = found[1], found[2], found[3] or ""
+        place = posixpath.normpath(posixpath.join(here, target))
+        if place.startswith("docs/") or not (ROOT / place).exists():
+            return found[0]
+        if place.startswith(f"{REPORTS}/") and place.endswith(".md"):
+            page_of_it = posixpath.join("docs/results/benchmarks", posixpath.basename(place))
+            return f"[{text}]({posixpath.relpath(page_of_it, here)}{anchor})"
+        return text if "`" in text else f"`{text}`"
+
+    return LINK.sub(rewritten, markdown)
