@@ -88,12 +88,12 @@ def train_and_evaluate(folder: Path, n_steps: int, every: int) -> None:
     import torch
 
     from sparring.assembly.build import build_dataset, train_settings
-    from sparring.commands.train import players_of
+    from sparring.commands.train import trained_of
     from sparring.config.read import resolve
     from sparring.data.datasets import build_dataset as clean_data
     from sparring.evaluation.metrics import frechet_distance
     from sparring.sampling import grid, sample
-    from sparring.training import train
+    from sparring.training import Feed, Hooks, train
 
     torch.set_num_threads(1)
     (folder / "run.yaml").write_text(
@@ -101,7 +101,7 @@ def train_and_evaluate(folder: Path, n_steps: int, every: int) -> None:
     )
     config = resolve(folder / "run.yaml", ["training.overwrite_output_dir=true"])
     data = build_dataset(config)
-    model, objective, _, _ = players_of(config, data, folder)
+    model, trained = trained_of(config, data, folder)
     clean = clean_data("image_folder", train_data_dir=str(folder / "photos")).read_all()["x0"]
 
     def evaluate(denoiser: Any) -> dict[str, float]:
@@ -109,17 +109,12 @@ def train_and_evaluate(folder: Path, n_steps: int, every: int) -> None:
         features = [x.flatten(1).double() for x in (clean, (drawn + 1) / 2)]
         return {"frechet_distance": frechet_distance(*features)}
 
-    train(
-        model.denoiser,
-        objective,
-        data,
-        train_settings(config),
-        folder / "out",
+    hooks = Hooks(
         sample_fn=lambda _, path: grid(sample(model, 64, num_inference_steps=10)).save(path),
         evaluate_fn=evaluate,
-        n_workers=1,
-        config=config.model_dump(mode="json"),
     )
+    words = config.model_dump(mode="json")
+    train(trained, Feed(data, n_workers=1), train_settings(config), folder / "out", hooks, words)
 
 
 def look_at(number: int) -> dict[str, float]:

@@ -384,15 +384,16 @@ def test_a_run_that_lost_its_folder_writes_nothing_more(
         monkeypatch.setattr(checkpoint, "save_file", save_file)
     from tiny_runs import Points, make_objective, tiny_denoiser, tiny_settings
 
-    from sparring.training import train
+    from sparring.training import Feed, Hooks, Trained, train
 
     settings = tiny_settings(checkpointing_steps=4, validation_steps=6, log_every_steps=1)
+    hooks = Hooks(
+        sample_fn=take_over if when == "before" else None,
+        save_fn=lambda _: pytest.fail("a lost run is saved"),
+    )
+    trained = Trained(tiny_denoiser(), make_objective())
     with pytest.raises(LockLost):
-        train(
-            tiny_denoiser(), make_objective(), Points(), settings, holder,
-            sample_fn=take_over if when == "before" else None,
-            save_fn=lambda _: pytest.fail("a lost run is saved"),
-        )  # fmt: skip
+        train(trained, Feed(Points()), settings, holder, hooks)
     last = 6 if when == "before" else 8
     assert [line["step"] for line in metrics(tmp_path)] == list(range(1, last + 1))
     found = [path.name for path in (tmp_path / "checkpoints").iterdir()]

@@ -22,7 +22,7 @@ from tiny_runs import (
 from sparring.data.trust.trust import Trust
 from sparring.objectives.base import Objective, Turn
 from sparring.support.errors import TrainingStopped, UserError
-from sparring.training.loop import mirror
+from sparring.training.feed import mirror
 
 
 def tensors(run_dir, name="model"):

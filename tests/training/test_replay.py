@@ -14,15 +14,16 @@ from sparring.data.trust.trust import Trust
 from sparring.diffusion.randomness import StepRandom
 from sparring.support.errors import TrainingStopped, UserError
 from sparring.training.checkpoint import Checkpoint
+from sparring.training.feed import BatchAddress
 from sparring.training.processes import distributed, make_accelerator
-from sparring.training.replay import Where, first_non_finite, keep, read_batch, read_where, replay
-from sparring.training.roles import restore, roles
+from sparring.training.replay import first_non_finite, keep_batch, read_address, read_batch, replay
+from sparring.training.roles import Trained, restore, roles
 
 
 def replayed(folder, objective, denoiser):
-    where = read_where(folder)
+    where = read_address(folder)
     accelerator = make_accelerator(tiny_settings(), folder)
-    nets, players = roles(denoiser, objective, tiny_settings(), accelerator)
+    nets, players = roles(Trained(denoiser, objective), tiny_settings(), accelerator)
     restore(Checkpoint(folder / "stopped" / f"checkpoint-{where.step}"), players, objective)
     with distributed(nets, players, accelerator, compiled=False):
         return where, list(replay(folder, where, objective, nets, players, accelerator))
@@ -65,7 +66,7 @@ def test_replay_is_the_step_that_failed(tmp_path, times):
 
 
 def test_what_is_kept_comes_back(tmp_path):
-    where = Where(3, 10, 4, 0, 8, 4, 1, 1)
+    where = BatchAddress(3, 10, 4, 0, 8, 4, 1, 1)
     fields = [torch.rand(4) for _ in range(6)]
     fields[3] = fields[3] < 0.5
     trust = Trust(*fields, seen=torch.rand(4, 1, 1, 3) < 0.5)
@@ -74,11 +75,10 @@ def test_what_is_kept_comes_back(tmp_path):
         "x0": torch.randn(4, 3), "index": torch.arange(4), "caption": ["a", "ü", "", "d"],
         "cond": {"text": torch.randn(4, 2), "added": {"ids": torch.arange(4)}}, "unreadable": [],
     }  # fmt: skip
-    accelerator = make_accelerator(tiny_settings(), tmp_path)
-    denoiser, objective = tiny_denoiser(), make_objective()
-    _, players = roles(denoiser, objective, tiny_settings(), accelerator)
-    assert keep(tmp_path, where, [batch], denoiser.network, players, {}, {}, accelerator)
-    assert read_where(tmp_path) == where
+    written = []
+    assert keep_batch(tmp_path, where, [batch], written.append)
+    assert written == [tmp_path / "stopped"]
+    assert read_address(tmp_path) == where
     back = read_batch(tmp_path, 0, 0, "cpu")
     assert back.keys() == batch.keys()
     assert back["caption"] == batch["caption"]
@@ -88,10 +88,8 @@ def test_what_is_kept_comes_back(tmp_path):
     for name, value in trust._asdict().items():
         assert torch.equal(getattr(back["trust"], name), value)
         assert getattr(back["trust"], name).dtype == value.dtype
-    assert keep(
-        tmp_path, where, [{**batch, "trust": trust._replace(seen=None)}], denoiser.network, players,
-        {}, {}, accelerator,
-    )  # fmt: skip
+    batch = {**batch, "trust": trust._replace(seen=None)}
+    assert keep_batch(tmp_path, where, [batch], written.append)
     assert read_batch(tmp_path, 0, 0, "cpu")["trust"].seen is None
     whole = StepRandom(3, 4, 8).normal("eps", (3,))
     assert torch.equal(replace(where, n_processes=2).random(1, 0, "cpu").normal("eps", (3,)),
@@ -117,7 +115,7 @@ def test_the_first_layer_that_makes_infinity_is_named():
 def test_a_run_that_did_not_stop_has_nothing_to_replay(tmp_path):
     run(tmp_path)
     with pytest.raises(UserError, match="has no stopped batch"):
-        read_where(tmp_path)
+        read_address(tmp_path)
 
 
 CONFIG = """

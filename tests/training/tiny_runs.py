@@ -13,7 +13,7 @@ from sparring.diffusion.randomness import StepRandom
 from sparring.diffusion.schedules import Schedule, schedule_from_config
 from sparring.models.networks import MLP
 from sparring.objectives import OBJECTIVES, TIMES, Objective
-from sparring.training import TrainSettings, latest_checkpoint, train
+from sparring.training import Feed, Hooks, Trained, TrainSettings, latest_checkpoint, train
 from sparring.training.checkpoint import Checkpoint
 
 TIMED = ("seconds", "images_per_second")  # what no two runs have in common
@@ -101,22 +101,22 @@ def tiny_settings(**changes: Any) -> TrainSettings:
 
 
 def run(run_dir: Path, objective: Objective | None = None, **changes: Any) -> dict[str, Any]:
-    """One run; what is no setting goes to `train`, `dropout` and `data` to what it trains."""
+    """One run; what is no setting goes to the objects of `train`."""
     dropout, data = changes.pop("dropout", 0.0), changes.pop("data", None) or Points()
-    ours = {
-        name: changes.pop(name)
-        for name in (
-            "sample_fn", "evaluate_fn", "save_fn", "config", "random_flip", "n_workers", "teacher",
-            "condition_fn",
+    hooks, feed = (
+        {name: changes.pop(name) for name in names if name in changes}
+        for names in (
+            ("sample_fn", "evaluate_fn", "save_fn"),
+            ("random_flip", "n_workers", "condition_fn"),
         )
-        if name in changes
-    }  # fmt: skip
+    )
     denoiser = changes.pop("denoiser", None) or tiny_denoiser(dropout)
     objective = objective or make_objective()
-    rival = changes.pop("discriminator", None)
-    if objective.needs_discriminator:
-        ours["discriminator"] = rival or tiny_discriminator()
-    return train(denoiser, objective, data, tiny_settings(**changes), run_dir, **ours)
+    teacher, rival = changes.pop("teacher", None), changes.pop("discriminator", None)
+    rival = (rival or tiny_discriminator()) if objective.needs_discriminator else None
+    trained, config = Trained(denoiser, objective, teacher, rival), changes.pop("config", None)
+    settings = tiny_settings(**changes)
+    return train(trained, Feed(data, **feed), settings, run_dir, Hooks(**hooks), config)
 
 
 def outcome(run_dir: Path) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from ..config.read import resolve
 from ..support.errors import UserError
 from ..training.checkpoint import Checkpoint
 from ..training.processes import distributed, make_accelerator, process_state
-from ..training.replay import FOLDER, Finding, read_where, replay
+from ..training.replay import FOLDER, Finding, read_address, replay
 from ..training.roles import restore, roles
 from ..training.stopping import not_finite_state
-from .train import players_of
+from .train import trained_of
 
 N_SHOWN = 8
 
@@ -33,33 +33,25 @@ def replay_command(run: str | Path) -> dict[str, Any]:
         UserError: if the run did not stop at a batch, or cannot be built again.
     """
     folder = Path(run)
-    where = read_where(folder)
+    address = read_address(folder)
     if process_state().num_processes > 1:
         raise UserError("sparring replay looks at all rows by itself: start one process")
     config = resolve(folder / "config.yaml")
     settings = train_settings(config)
-    model, objective, teacher, rival = players_of(config, build_dataset(config), folder)
-    discriminator, discriminator_settings = rival or (None, None)
+    _, trained = trained_of(config, build_dataset(config), folder)
     accelerator = make_accelerator(settings, folder)
-    nets, players = roles(
-        model.denoiser,
-        objective,
-        settings,
-        accelerator,
-        teacher=teacher,
-        discriminator=discriminator,
-        discriminator_settings=discriminator_settings,
-    )
-    restore(Checkpoint(folder / FOLDER / f"checkpoint-{where.step}"), players, objective)
+    nets, players = roles(trained, settings, accelerator)
+    stopped = Checkpoint(folder / FOLDER / f"checkpoint-{address.step}")
+    restore(stopped, players, trained.objective)
     with distributed(nets, players, accelerator, compiled=False):
-        findings = list(replay(folder, where, objective, nets, players, accelerator))
+        findings = list(replay(folder, address, trained.objective, nets, players, accelerator))
     state = not_finite_state(players)
     return {
         "run": str(folder),
-        "where": asdict(where),
+        "where": asdict(address),
         "state": state,
         "findings": [asdict(finding) for finding in findings],
-        "text": _text(findings, where.turn, state),
+        "text": _text(findings, address.turn, state),
     }
 
 

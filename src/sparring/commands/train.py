@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from ..adversarial.discriminators import Discriminator
 from ..assembly.build import (
     Shape,
     build_dataset,
@@ -54,10 +53,19 @@ from ..sampling.known_answer import check_sampler
 from ..support.cache import TensorCache
 from ..support.errors import UserError
 from ..support.terminal import echo
-from ..training import ConditionFn, RunFolder, TrainSettings, open_run, train
+from ..training import (
+    ConditionFn,
+    Feed,
+    Hooks,
+    RunFolder,
+    Trained,
+    TrainSettings,
+    open_run,
+    train,
+)
 from ..training.launcher import as_launched, asked_for
+from ..training.settings import START
 
-Rival = tuple[Discriminator, TrainSettings]
 N_SHOWN = 64
 N_CAPTIONS_SHOWN = 8
 """Of the training data, in the grids of a text-to-image model without sampling.prompts."""
@@ -81,13 +89,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
     _check_hub(config)
     if settings.n_threads is not None:
         torch.set_num_threads(settings.n_threads)
-    with open_run(
-        str(config.training.output_dir),
-        settings.resume_from_checkpoint,
-        settings.overwrite_output_dir,
-        settings.fork_from,
-        settings.wait_for_lock,
-    ) as run:
+    with open_run(str(config.training.output_dir), **settings.start) as run:
         return _train(config, settings, run)
 
 
@@ -108,8 +110,8 @@ def _is_one_place(one: str, other: str) -> bool:
 def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[str, Any]:
     """The training itself, in a folder that is ours to write."""
     dataset = build_dataset(config)
-    model, objective, teacher, rival = players_of(config, dataset, run.path)
-    discriminator, discriminator_settings = rival or (None, None)
+    model, trained = trained_of(config, dataset, run.path)
+    objective = trained.objective
     dataset = with_knowledge(config, dataset, run, is_latent=model.vae is not None)
     _name_classes(model, dataset, config.model.pretrained_model_name_or_path is None)
     known, objective.teaching_levels = known_lines(dataset), levels_in(dataset)
@@ -121,23 +123,18 @@ def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[s
         if run.is_new:
             _describe_data(dataset, run.path / "data")
             _show_the_start(config, model, dataset, run.path)
-    summary = train(
-        model.denoiser,
-        objective,
+    feed = Feed(
         cached,
-        settings,
-        run,
-        teacher=teacher,
-        discriminator=discriminator,
-        discriminator_settings=discriminator_settings,
-        condition_fn=_conditions(model, objective),
+        random_flip=config.data.random_flip and dataset.is_image,
         encode_fn=encode,
+        condition_fn=_conditions(model, objective),
+        n_workers=config.data.dataloader_num_workers,
+    )
+    hooks = Hooks(
         sample_fn=_sampler(config, model, dataset) if dataset.is_image else None,
         save_fn=lambda finished: _save(replace(model, denoiser=finished), run.path, config, known),
-        random_flip=config.data.random_flip and dataset.is_image,
-        n_workers=config.data.dataloader_num_workers,
-        config=config.model_dump(mode="json"),
     )
+    summary = train(trained, feed, settings, run, hooks, config.model_dump(mode="json"))
     if PartialState().is_main_process:
         if config.training.push_to_hub:
             _push(run.path, str(config.training.hub_model_id or run.path.name))
@@ -147,10 +144,8 @@ def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[s
     return summary
 
 
-def players_of(
-    config: RunConfig, dataset: ModelRange, run_dir: Path
-) -> tuple[Model, Objective, Denoiser | None, Rival | None]:
-    """Model, objective, teacher and discriminator (with its settings), as the loop takes them.
+def trained_of(config: RunConfig, dataset: ModelRange, run_dir: Path) -> tuple[Model, Trained]:
+    """The model, and all that the loop trains it with.
 
     Raises:
         UserError: if they do not go together.
@@ -165,7 +160,7 @@ def players_of(
     if rival is not None:
         with one_line_errors("objective adt"):  # the loop does this too, with the run under way
             objective.set_up(model.denoiser, rival[0])
-    return model, objective, teacher, rival
+    return model, Trained(model.denoiser, objective, teacher, *(rival or ()))
 
 
 def _name_classes(model: Model, dataset: Dataset, from_scratch: bool) -> None:
@@ -276,11 +271,9 @@ def _check_pretrained(config: RunConfig, folder: Path, boundary: str | None) -> 
 def _as_kept(config: RunConfig) -> RunConfig:
     """The settings that describe the run, without those that say how this start begins."""
     kept = config.model_copy(deep=True)
-    kept.training.resume_from_checkpoint = None
-    kept.training.overwrite_output_dir = False
-    kept.training.wait_for_lock = None
     # a fork is one once: its own checkpoints know where it comes from, and so does run.json
-    kept.training.fork_from = None
+    for name in START:
+        setattr(kept.training, name, False if name == "overwrite_output_dir" else None)
     return kept
 
 

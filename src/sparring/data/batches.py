@@ -94,18 +94,22 @@ class BatchOrder:
                     yield keys[self.part(part) : self.part(part + 1)]
             batch += 1
 
+    @property
+    def n_local(self) -> int:
+        """Rows of a micro-batch of one process."""
+        return self.n_global // (self.n_micro * self.world_size)
+
     def keys(self, batch: int, micro: int = 0) -> list[tuple[int, int]]:
         """(index, position in the stream) of each row of a micro-batch."""
-        n_local = self.n_global // (self.n_micro * self.world_size)
-        rows = rows_of(micro, self.rank, self.world_size, n_local)
+        rows = rows_of(micro, self.rank, self.world_size, self.n_local)
         start = batch * self.n_global
         return [(self.index(k), k) for k in range(start + rows.start, start + rows.stop)]
 
     def part(self, number: int) -> int:
         """The first row of a part of a micro-batch; rows of one lane stay together."""
-        n_local = self.n_global // (self.n_micro * self.world_size)
         together = 1 if self.shards is None else self.shards.per_lane
-        return min(-(-n_local // together) * number // self.n_parts * together, n_local)
+        n_lanes = -(-self.n_local // together)
+        return min(n_lanes * number // self.n_parts * together, self.n_local)
 
     def index(self, position: int) -> int:
         """The sample at a position of the stream."""
@@ -172,13 +176,9 @@ def make_loader(
     seed: int,
     n_global: int,
     *,
-    n_micro: int = 1,
-    rank: int = 0,
-    world_size: int = 1,
-    first_batch: int = 0,
-    n_batches: int | None = None,
     n_workers: int = 0,
     pin_memory: bool = False,
+    **deal: int,
 ) -> Loader:
     """The micro-batches of one process: those of `first_batch`, then of the next, without end.
 
@@ -189,22 +189,15 @@ def make_loader(
         dataset: What to read.
         seed: Of the order.
         n_global: Size of the global batch: rows of all processes and micro-batches.
-        n_micro: Micro-batches per process and global batch.
-        rank: This process, from 0.
-        world_size: Number of processes.
-        first_batch: The global batch to start at.
-        n_batches: How many global batches; None: without end.
         n_workers: Processes that read ahead; 0 reads in this one.
         pin_memory: Page-locked tensors, for a GPU.
+        deal: n_micro, rank, world_size, first_batch and n_batches, see `BatchOrder`.
     """
-    order = BatchOrder(
-        len(dataset), seed, n_global, n_micro, rank, world_size, first_batch, n_batches
-    )
+    order = BatchOrder(len(dataset), seed, n_global, **deal)
     sharding = getattr(dataset, "sharding", None)
     if sharding is not None:
         order.shards = ShardOrder(sharding, seed, n_global)
-        n_local = n_global // (n_micro * world_size)
-        n_workers = min(n_workers, max(1, n_local // order.shards.per_lane))
+        n_workers = min(n_workers, max(1, order.n_local // order.shards.per_lane))
         order.n_parts = max(1, n_workers)
         dataset = dataset.following(order.shards)
 

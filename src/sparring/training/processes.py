@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -273,13 +273,3 @@ def keep_finished(
         with unchanged_random_states(), torch.no_grad():
             save_fn(denoiser.eval())
         denoiser.train()
-
-
-def mean_over_processes(accelerator: Accelerator, values: Sequence[float]) -> list[float]:
-    """The mean of each value over all processes; to be called by all, with as many values."""
-    if accelerator.num_processes == 1:
-        return list(values)
-    together = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
-    reduced = accelerator.reduce(together, reduction="mean")
-    assert isinstance(reduced, torch.Tensor)
-    return reduced.tolist()

@@ -11,24 +11,22 @@ of the same batch are missing (Free-AT): their updates are in the weights alread
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..data.batches import rows_of
 from ..data.trust.trust import Trust
-from ..diffusion.randomness import StepRandom
 from ..objectives.base import Objective
 from ..support.errors import UserError
 from ..support.shared_errors import first_failure
-from .checkpoint import kept_tensors, write_checkpoint
+from .feed import BatchAddress
 from .players import Player
 from .stopping import bad_terms
 from .turns import backward
@@ -36,86 +34,49 @@ from .turns import backward
 FOLDER = "stopped"
 
 
-@dataclass(frozen=True)
-class Where:
-    """The place in a run: all that decides the random numbers of a step.
-
-    Attributes:
-        seed: The run's.
-        step: Updates of the model before the batch.
-        n_batches: Global batches before it.
-        turn: Which turn of the batch failed, from 0.
-        n_global, n_own, n_micro, n_processes: How the global batch is dealt.
-    """
-
-    seed: int
-    step: int
-    n_batches: int
-    turn: int
-    n_global: int
-    n_own: int
-    n_micro: int
-    n_processes: int
-
-    def random(self, process: int, micro: int, device: torch.device) -> StepRandom:
-        """The random numbers of one micro-batch of one process."""
-        rows = rows_of(micro, process, self.n_processes, self.n_own)
-        return StepRandom(self.seed, self.n_batches, self.n_global, rows, device, micro=micro)
-
-
-def keep(
+def keep_batch(
     run_dir: Path,
-    where: Where,
+    address: BatchAddress,
     batches: Sequence[Mapping[str, Any]],
-    network: nn.Module,
-    players: Mapping[str, Player],
-    remembered: Mapping[str, Tensor],
-    state: Mapping[str, Any],
-    accelerator: Accelerator,
+    write_weights: Callable[[Path], Any],
 ) -> bool:
     """Write all of it; to be called by all processes together.
 
     Args:
         run_dir: The run's folder.
-        where: The place.
+        address: The place of the batch.
         batches: The own micro-batches.
-        network: The model's bare network.
-        players: Who learns.
-        remembered: The objective's state before the batch was drawn.
-        state: As in any checkpoint.
-        accelerator: Says which process this is.
+        write_weights: Writes a checkpoint from before the batch into a folder.
 
     Returns:
         Whether the disk took it.
     """
-    folder, process = run_dir / FOLDER, accelerator.process_index
+    folder, state = run_dir / FOLDER, PartialState()
 
     def clear() -> None:
-        if accelerator.is_main_process:
+        if state.is_main_process:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            (folder / "replay.json").write_text(json.dumps(asdict(where), indent=1) + "\n")
+            (folder / "replay.json").write_text(json.dumps(asdict(address), indent=1) + "\n")
 
     def write() -> None:
         for micro, batch in enumerate(batches):
             tensors, words = _apart(batch)
-            name = folder / f"batch-{process}-{micro}"
+            name = folder / f"batch-{state.process_index}-{micro}"
             save_file(tensors, name.with_suffix(".safetensors"))
             name.with_suffix(".json").write_text(json.dumps(words))
 
     if first_failure(clear) is not None or first_failure(write) is not None:
         return False
     try:
-        write_checkpoint(
-            folder, where.step, network, kept_tensors(players) | {"objective": remembered}, state
-        )
+        write_weights(folder)
     except UserError:
         return False
     return True
 
 
-def read_where(run_dir: Path) -> Where:
-    """What `keep` wrote.
+def read_address(run_dir: Path) -> BatchAddress:
+    """Which batch `keep_batch` wrote.
 
     Raises:
         UserError: if the run did not stop that way, or its folder is not whole.
@@ -127,7 +88,7 @@ def read_where(run_dir: Path) -> Where:
             "gradient is not finite"
         )
     try:
-        return Where(**json.loads(path.read_text()))
+        return BatchAddress(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
@@ -207,7 +168,7 @@ class Finding:
 
 def replay(
     run_dir: Path,
-    where: Where,
+    address: BatchAddress,
     objective: Objective,
     nets: Mapping[str, Any],
     players: Mapping[str, Player],
@@ -217,21 +178,23 @@ def replay(
 
     Args:
         run_dir: The run's folder.
-        where: See `read_where`.
+        address: See `read_address`.
         objective: With the state it had before the batch.
         nets: By role, with the stopped weights, as prepared for training.
         players: Who learns, by role.
         accelerator: Where and at which precision.
     """
     remembered = {name: value.clone() for name, value in objective.state_dict().items()}
-    for process in range(where.n_processes):
-        for micro in range(where.n_micro):
+    for process in range(address.n_processes):
+        for micro in range(address.n_micro):
             batch = read_batch(run_dir, process, micro, accelerator.device)
             if remembered:
                 objective.load_state_dict(remembered)
-            s = objective.draw(batch, where.random(process, micro, accelerator.device), where.step)
+            s = objective.draw(
+                batch, address.random(process, micro, accelerator.device), address.step
+            )
             for number, turn in enumerate(objective.turns(nets, s)):
-                if number > where.turn:
+                if number > address.turn:
                     break
                 player = players[turn.player]
                 with first_non_finite(player.network) as bad_modules:

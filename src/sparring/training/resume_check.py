@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from ..support.errors import UserError
 from .checkpoint import Checkpoint
 from .processes import say
+from .settings import START
 from .tracking import flat
 
 LEARNED = ("model.", "objective.", "data.", "contamination.")
@@ -17,10 +18,7 @@ FREE = (
     "objective.dirt",
 )  # fmt: skip
 """Among them; what `objective.dirt` says is part of the data's fingerprint."""
-STARTS = (
-    "training.resume_from_checkpoint", "training.overwrite_output_dir", "training.fork_from",
-    "training.output_dir", "training.wait_for_lock",
-)  # fmt: skip
+STARTS = ("training.output_dir", *(f"training.{name}" for name in START))
 """How this start begins and where the run lies: no part of what it is."""
 CHOOSERS = (
     "objective.name", "data.name", "contamination.kind", "model.network._class_name",

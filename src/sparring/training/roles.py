@@ -1,6 +1,6 @@
 """Who plays in a run: the networks by role, and those of them that learn."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -16,24 +16,35 @@ from .settings import TrainSettings
 from .sharding import shard_denoiser, wanted_sharding
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What is trained: who learns, from what, and who else takes part.
+
+    Args:
+        denoiser: What learns.
+        objective: What it learns from.
+        teacher: Of distillation; it is frozen and in eval mode.
+        discriminator: Of adversarial diffusion tuning; its heads learn.
+        discriminator_settings: Its optimiser's numbers; None: those of the run. It keeps no
+            average.
+    """
+
+    denoiser: Denoiser
+    objective: Objective
+    teacher: Denoiser | None = None
+    discriminator: Discriminator | None = None
+    discriminator_settings: TrainSettings | None = None
+
+
 def roles(
-    denoiser: Denoiser,
-    objective: Objective,
-    settings: TrainSettings,
-    accelerator: Accelerator,
-    *,
-    teacher: Denoiser | None = None,
-    discriminator: Discriminator | None = None,
-    discriminator_settings: TrainSettings | None = None,
+    trained: Trained, settings: TrainSettings, accelerator: Accelerator
 ) -> tuple[dict[str, Any], dict[str, Player]]:
     """The networks that the objective calls, on their device, and the players among them.
 
     Args:
-        denoiser: What learns.
-        objective: Says which others it needs.
+        trained: Who there is; the objective says whom it needs.
         settings: The model's optimiser.
         accelerator: Of the run.
-        teacher, discriminator, discriminator_settings: See `train`.
 
     Returns:
         nets by role ("model", "ema", "teacher", "discriminator") and players by role.
@@ -41,6 +52,7 @@ def roles(
     Raises:
         UserError: if one that is needed is missing.
     """
+    denoiser, objective = trained.denoiser, trained.objective
     network = denoiser.to(accelerator.device).train().network
     share_weights(network, accelerator)
     sharding = wanted_sharding(settings, accelerator.num_processes)
@@ -53,10 +65,10 @@ def roles(
     if objective.needs_ema:
         nets["ema"] = live_average(denoiser, model, accelerator, spare)
     if objective.needs_teacher:
-        nets["teacher"] = frozen_teacher(teacher, accelerator, sharding)
+        nets["teacher"] = frozen_teacher(trained.teacher, accelerator, sharding)
     if objective.needs_discriminator:
-        rival = nets["discriminator"] = placed_discriminator(discriminator, accelerator)
-        own = replace(discriminator_settings or settings, use_ema=False)
+        rival = nets["discriminator"] = placed_discriminator(trained.discriminator, accelerator)
+        own = replace(trained.discriminator_settings or settings, use_ema=False)
         players["discriminator"] = Player(rival.network, own, scaler=accelerator.scaler)
         objective.set_up(denoiser, rival)
     return nets, players

@@ -2,6 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+START = ("resume_from_checkpoint", "overwrite_output_dir", "fork_from", "wait_for_lock")
+"""What says how a start begins; it is no part of what a run is."""
 
 
 @dataclass(frozen=True)
@@ -101,3 +105,13 @@ class TrainSettings:
             raise ValueError(f"wait_for_lock must be at least 0, got {self.wait_for_lock}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+
+    @property
+    def n_own_samples(self) -> int:
+        """Of a global batch, for each process."""
+        return self.train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """How this start begins: the arguments of `open_run`."""
+        return {name: getattr(self, name) for name in START}

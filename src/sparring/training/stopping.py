@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ from .checkpoint import latest_checkpoint
 from .players import Player
 from .settings import TrainSettings
 from .tracking import write_json
+from .turns import Update
 
 N_NAMED = 32  # samples in the message; stopped.json has them all
 
@@ -80,15 +81,13 @@ class StopRequest:
 
 
 def not_finite(
-    batches: Sequence[Mapping[str, Any]],
-    losses: Sequence[Mapping[str, Tensor]],
-    grad_norm: float,
-    step: int,
-    n_skipped_in_a_row: int,
     run_dir: Path,
+    step: int,
+    batches: Sequence[Mapping[str, Any]],
+    update: Update,
     players: Mapping[str, Player],
-    accelerator: Accelerator,
     *,
+    n_skipped_in_a_row: int,
     is_kept: bool,
 ) -> TrainingStopped:
     """The error that names the step, the samples and what to do; to be made by all processes.
@@ -96,30 +95,28 @@ def not_finite(
     It also writes `stopped.json` with all indices of the batch, those of non-finite loss first.
 
     Args:
-        batches: The own micro-batches, with "index".
-        losses: Their terms, per sample.
-        grad_norm: Before clipping.
-        step: Updates done, all of them finite.
-        n_skipped_in_a_row: fp16 overflows before this one and with it; 0 without fp16.
         run_dir: Where stopped.json goes.
+        step: Updates done, all of them finite.
+        batches: The own micro-batches, with "index".
+        update: What they would have changed.
         players: Who learns: their weights may be the reason.
-        accelerator: To hear of the other processes' samples.
+        n_skipped_in_a_row: fp16 overflows before this one and with it; 0 without fp16.
         is_kept: Whether the batch was kept for `sparring replay`.
     """
     own = [
         row
-        for batch, terms in zip(batches, losses, strict=True)
+        for batch, terms in zip(batches, update.losses, strict=True)
         for row in bad_terms(batch["index"], terms)
     ]
     rows: list[tuple[int, dict[str, float]]] = gather_object(own)
     rows.sort(key=lambda row: not row[1])
     n_bad = sum(bool(bad) for _, bad in rows)
-    if accelerator.is_main_process:
+    if PartialState().is_main_process:
         write_json(
             run_dir / "stopped.json",
             {
                 "step": step,
-                "grad_norm": repr(grad_norm),
+                "grad_norm": repr(update.grad_norm),
                 "samples": [
                     {"index": index, "loss": {name: repr(value) for name, value in bad.items()}}
                     for index, bad in rows
@@ -137,7 +134,8 @@ def not_finite(
         )
     else:
         what = (
-            f"the gradient norm is {grad_norm}, though every loss is finite; batch: indices {named}"
+            f"the gradient norm is {update.grad_norm}, though every loss is finite; batch: indices "
+            f"{named}"
         )
     advice = "look at these samples and lower training.learning_rate"
     broken = not_finite_state(players)
@@ -253,12 +251,12 @@ class Boundary:
 
 @contextmanager
 def rescued(
+    place: Boundary,
     save: Callable[[], Path],
     network: nn.Module,
-    objective: Objective,
     settings: TrainSettings,
     run_dir: Path,
-) -> Iterator[Boundary]:
+) -> Iterator[None]:
     """Inside, what data or machine refuse ends the run with one line, and with nothing lost.
 
     Memory, disk, a worker or another process: the error says what it was and what to change. If the
@@ -266,15 +264,14 @@ def rescued(
     together, and the others know of nothing), a checkpoint is written first.
 
     Args:
+        place: Where the loop stands.
         save: Writes a checkpoint.
         network: The model's, for what there is to say about its memory.
-        objective: What the run learns from.
         settings: Of the run.
         run_dir: The run's folder.
     """
-    place = Boundary(objective)
     try:
-        yield place
+        yield
     except (TrainingStopped, Interrupted, NotSaved, LockLost):
         raise
     except Exception as error:

@@ -1,11 +1,14 @@
-"""The backward pass of a turn: what the loop and `sparring replay` do alike."""
+"""A turn: its backward pass, and what all processes make of it before a weight changes."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from math import isfinite
+from typing import cast
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from ..objectives.base import Terms, Turn
 from .sharding import gradients_stay
@@ -38,3 +41,46 @@ def backward(turns: Sequence[Turn], network: nn.Module, accelerator: Accelerator
                 before = seen[micro].get(name)
                 seen[micro][name] = term.detach() if before is None else before + term.detach()
     return seen
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a turn asks the weights to do, as all processes agree on it.
+
+    Attributes:
+        losses: The terms of each own micro-batch, per sample.
+        terms: Mean of each term over the global batch.
+        grad_norm: Of the gradients before clipping.
+        bad_loss, bad_gradient: Whether one is not finite, on any process.
+        stop_asked: Whether a process was told to stop after this batch.
+    """
+
+    losses: Sequence[Terms]
+    terms: dict[str, float]
+    grad_norm: float
+    bad_loss: bool
+    bad_gradient: bool
+    stop_asked: bool
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the weights may take it."""
+        return not (self.bad_loss or self.bad_gradient)
+
+
+def agreed(
+    losses: Sequence[Terms], grad_norm: float, stop_asked: bool, accelerator: Accelerator
+) -> Update:
+    """One update for all processes, which call it together; see `Update` for the arguments."""
+    terms = {
+        name: float(torch.stack([loss[name].mean() for loss in losses]).mean())
+        for name in losses[0]
+    }
+    bad_loss = not all(isfinite(term) for term in terms.values())
+    values = [bad_loss, not isfinite(grad_norm), stop_asked, *terms.values()]
+    if accelerator.num_processes > 1:
+        together = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+        values = cast("Tensor", accelerator.reduce(together, reduction="mean")).tolist()
+    loss, gradient, asked, *means = values
+    terms = dict(zip(terms, means, strict=True))
+    return Update(losses, terms, grad_norm, loss > 0, gradient > 0, asked > 0)
