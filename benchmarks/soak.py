@@ -87,7 +87,7 @@ def train_and_evaluate(folder: Path, n_steps: int, every: int) -> None:
     """The run, with an evaluation beside its samples."""
     import torch
 
-    from sparring.assembly.build import build_dataset, train_settings
+    from sparring.assembly.build import build_dataset
     from sparring.commands.train import trained_of
     from sparring.config.read import resolve
     from sparring.data.datasets import build_dataset as clean_data
@@ -114,7 +114,7 @@ def train_and_evaluate(folder: Path, n_steps: int, every: int) -> None:
         evaluate_fn=evaluate,
     )
     words = config.model_dump(mode="json")
-    train(trained, Feed(data, n_workers=1), train_settings(config), folder / "out", hooks, words)
+    train(trained, Feed(data, n_workers=1), config.training, folder / "out", hooks, words)
 
 
 def look_at(number: int) -> dict[str, float]:

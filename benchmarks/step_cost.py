@@ -70,7 +70,6 @@ from sparring.assembly.build import (
     build_dataset,
     build_model,
     build_objective,
-    train_settings,
 )
 from sparring.assembly.dirt_knowledge import levels_in
 from sparring.assembly.discriminator import build_discriminator
@@ -120,7 +119,7 @@ class Bench:
             config.objective.start_step = 0  # pyright: ignore[reportAttributeAccessIssue]
         if first_step == 0 and getattr(config.objective, "noise", None) == "auto":
             config.objective.noise = NOISE  # pyright: ignore[reportAttributeAccessIssue]
-        self.settings = train_settings(config)
+        self.settings = config.training
         self.dataset = build_dataset(config)
         if is_audited:
             images = self.dataset.dataset

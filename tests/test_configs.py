@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from sparring.assembly.build import build_network, build_objective, scheduler_config, train_settings
+from sparring.assembly.build import build_network, build_objective, scheduler_config
 from sparring.commands.train import dry_run_text
 from sparring.config.files import BUNDLED, bundled
 from sparring.config.read import resolve
@@ -31,7 +31,6 @@ def test_the_bundled_configs_are_those_of_the_repository():
 @pytest.mark.parametrize("name", RUNS)
 def test_a_config_builds(name):
     run = resolve(*RUNS[name])
-    train_settings(run)
     start = run.model.pretrained_model_name_or_path
     if run.model.lora is not None:  # a pipeline of the hub: nothing of it can be built here
         assert build_objective(run, schedule_from_config({"_class_name": "DDPMScheduler"}))

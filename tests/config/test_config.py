@@ -1,6 +1,5 @@
 """What a config file may say."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from sparring.config.overrides import with_overrides
 from sparring.config.read import contamination_of, dump, resolve, sampling_of
 from sparring.config.schema import (
     SCHEDULERS,
-    TrainingSection,
 )
 from sparring.options.value_types import SAMPLERS
 from sparring.support.errors import UserError
@@ -325,14 +323,6 @@ def test_who_says_one_size_for_all_images_asks_for_no_audit(config):
         words = [f"objective.dirt={dirt}", "objective.window=0.4"]
         with pytest.raises(UserError, match=r"objective.noise and objective.window are one size"):
             resolve(path, words)
-
-
-def test_training_leaves_have_the_loops_defaults():
-    from sparring.training import TrainSettings
-
-    loop = {field.name: field.default for field in dataclasses.fields(TrainSettings)}
-    section = {key: field.default for key, field in TrainingSection.model_fields.items()}
-    assert {key: section[key] for key in loop} == loop
 
 
 def test_no_kind_of_dirt_has_an_option_that_is_the_data_sets():

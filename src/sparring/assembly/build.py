@@ -4,7 +4,6 @@ run = resolve("configs/digits.yaml")
 dataset = build_dataset(run)
 denoiser, scheduler_config = build_denoiser(run, dataset.sample_shape, dataset.num_classes)
 objective = build_objective(run, denoiser.schedule)
-settings = train_settings(run)
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ from ..sampling.known_answer import check_sampler
 from ..sampling.schedulers import make_scheduler
 from ..support.errors import UserError, did_you_mean
 from ..support.user_code import load_from_file
-from ..training.settings import TrainSettings
 from .network_sizes import check_sides, trial
 
 if TYPE_CHECKING:
@@ -416,12 +414,6 @@ def _scheduler_of(config: RunConfig, model: Model | None) -> Any:
         return name
     with one_line_errors("objective.scheduler"):
         return make_scheduler(name, model.scheduler_config, model.denoiser.kind)
-
-
-def train_settings(config: RunConfig) -> TrainSettings:
-    """Section `training` as the loop takes it."""
-    names = [field.name for field in dataclasses.fields(TrainSettings)]
-    return TrainSettings(**{name: getattr(config.training, name) for name in names})
 
 
 def check_no_lora(name: str, found: Mapping[str, Any] | None) -> None:

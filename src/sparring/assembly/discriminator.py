@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from ..diffusion.randomness import derive_seed
 from ..models.lora import lora_config, merge_lora
 from ..support.errors import UserError
 from ..training.settings import TrainSettings
-from .build import one_line_errors, train_settings
+from .build import one_line_errors
 
 if TYPE_CHECKING:
     from ..models.pretrained import Model
@@ -67,18 +66,10 @@ def build_discriminator(
             torch.manual_seed(derive_seed(config.training.seed, "discriminator"))
             heads = Heads(channels, own.reading, own.width)
         discriminator = Discriminator(eye, heads, loss=own.loss, r1=own.r1)
-    settings = dataclasses.replace(
-        train_settings(config),
-        learning_rate=own.learning_rate,
-        lr_scheduler="constant",
-        lr_warmup_steps=0,
-        adam_beta1=own.adam_beta1,
-        adam_beta2=own.adam_beta2,
-        adam_weight_decay=own.adam_weight_decay,
-        max_grad_norm=own.max_grad_norm,
-        use_ema=False,
-    )
-    return discriminator, settings
+    names = ("learning_rate", "adam_beta1", "adam_beta2", "adam_weight_decay", "max_grad_norm")
+    numbers = {name: getattr(own, name) for name in names}
+    numbers |= {"lr_scheduler": "constant", "lr_warmup_steps": 0, "use_ema": False}
+    return discriminator, config.training.model_copy(update=numbers)
 
 
 def _dino(own: DiscriminatorSection, dataset: ModelRange) -> DinoBackbone:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..assembly.build import build_dataset, train_settings
+from ..assembly.build import build_dataset
 from ..config.read import resolve
 from ..support.errors import UserError
 from ..training.checkpoint import Checkpoint
@@ -37,10 +37,9 @@ def replay_command(run: str | Path) -> dict[str, Any]:
     if process_state().num_processes > 1:
         raise UserError("sparring replay looks at all rows by itself: start one process")
     config = resolve(folder / "config.yaml")
-    settings = train_settings(config)
     _, trained = trained_of(config, build_dataset(config), folder)
-    accelerator = make_accelerator(settings, folder)
-    nets, players = roles(trained, settings, accelerator)
+    accelerator = make_accelerator(config.training, folder)
+    nets, players = roles(trained, config.training, accelerator)
     stopped = Checkpoint(folder / FOLDER / f"checkpoint-{address.step}")
     restore(stopped, players, trained.objective)
     with distributed(nets, players, accelerator, compiled=False):

@@ -27,7 +27,6 @@ from ..assembly.build import (
     one_line_errors,
     scheduler_config,
     spare_memory,
-    train_settings,
 )
 from ..assembly.dirt_knowledge import known_lines, levels_in, with_knowledge, words_of
 from ..assembly.discriminator import build_discriminator
@@ -64,7 +63,7 @@ from ..training import (
     train,
 )
 from ..training.launcher import as_launched, asked_for
-from ..training.settings import START
+from ..training.settings import START, start_of
 
 N_SHOWN = 64
 N_CAPTIONS_SHOWN = 8
@@ -84,12 +83,12 @@ def train_command(config: RunConfig) -> dict[str, Any]:
     if (asked := asked_for()) and os.environ.get("RANK", "0") == "0":
         words = ", ".join(f"training.{name}={value}" for name, value in asked.items())
         echo(f"sparring: as accelerate asks: {words}", err=True)
-    settings = train_settings(config)
+    settings = config.training
     _check_places(config)
     _check_hub(config)
     if settings.n_threads is not None:
         torch.set_num_threads(settings.n_threads)
-    with open_run(str(config.training.output_dir), **settings.start) as run:
+    with open_run(str(config.training.output_dir), **start_of(settings)) as run:
         return _train(config, settings, run)
 
 

@@ -140,7 +140,14 @@ def _check_scheduler(scheduler: Mapping[str, Any], kind: str) -> None:
 
 
 class TrainingSection(Section):
-    """A step is one optimiser update of the model; every count of steps counts these."""
+    """The numbers of a run, in diffusers' words.
+
+    A step is one optimiser update of the model; every count of steps counts these. Work is cut into
+    whole global batches of `train_batch_size` x processes x `gradient_accumulation_steps` samples.
+    A method that makes K updates of a batch (Free-AT) ends with the first whole batch at or past
+    `max_train_steps`, and what is due every n steps happens after the first whole batch at or past
+    each multiple of n.
+    """
 
     output_dir: Place | None = None  # None: runs/<the config file's stem>
     seed: int = 0
@@ -148,8 +155,8 @@ class TrainingSection(Section):
     gradient_accumulation_steps: Count = 1
     max_train_steps: Count = 3000
     learning_rate: Positive = 1e-4
-    lr_scheduler: Literal["constant", "cosine"] = "constant"
-    lr_warmup_steps: CountOrZero = 0
+    lr_scheduler: Literal["constant", "cosine"] = "constant"  # cosine: to zero at the last step
+    lr_warmup_steps: CountOrZero = 0  # in which the learning rate rises from zero
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     adam_weight_decay: NotNegative = 0.01

@@ -13,7 +13,7 @@ from .processes import distributed, make_accelerator, say
 from .roles import Trained, roles
 from .run_folder import RunFolder, open_run
 from .run_state import Hooks, RunState
-from .settings import TrainSettings
+from .settings import TrainSettings, start_of
 from .stopping import StopRequest, rescued
 from .turns import agreed, backward
 
@@ -53,7 +53,7 @@ def train(
             the batch is kept for `sparring replay`.
     """
     is_open = isinstance(run_dir, RunFolder)
-    with nullcontext(run_dir) if is_open else open_run(run_dir, **settings.start) as folder:
+    with nullcontext(run_dir) if is_open else open_run(run_dir, **start_of(settings)) as folder:
         return _train(trained, feed, settings, folder, hooks or Hooks(), config)
 
 

@@ -1,6 +1,6 @@
 """Who plays in a run: the networks by role, and those of them that learn."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
@@ -68,7 +68,7 @@ def roles(
         nets["teacher"] = frozen_teacher(trained.teacher, accelerator, sharding)
     if objective.needs_discriminator:
         rival = nets["discriminator"] = placed_discriminator(trained.discriminator, accelerator)
-        own = replace(trained.discriminator_settings or settings, use_ema=False)
+        own = (trained.discriminator_settings or settings).model_copy(update={"use_ema": False})
         players["discriminator"] = Player(rival.network, own, scaler=accelerator.scaler)
         objective.set_up(denoiser, rival)
     return nets, players

@@ -101,7 +101,8 @@ class RunState:
         self.folder, self.settings, self.accelerator = folder, settings, accelerator
         self.denoiser, self.objective = trained.denoiser, trained.objective
         self.players, self.model, self.config = players, players["model"], config
-        self.n_global = settings.n_own_samples * accelerator.num_processes
+        n_own = settings.train_batch_size * settings.gradient_accumulation_steps
+        self.n_global = n_own * accelerator.num_processes
         self.fingerprint = {"data": data, "n_global": self.n_global, "seed": settings.seed}
         self.progress, self.window, self.unreadable = Progress(), Window(), set[str]()
         self.boundary = Boundary(self.objective)
@@ -110,7 +111,7 @@ class RunState:
             self._go_on_from(folder.checkpoint)
         folder.check()
         self.log = Log(folder.path / "metrics.jsonl", accelerator, after_step=self.progress.step)
-        start_tracker(accelerator, settings, config or asdict(settings), self.progress.step)
+        start_tracker(accelerator, settings, config or settings.model_dump(), self.progress.step)
         record_start(folder, accelerator, self.progress.step)
         self.bar = progress_bar(
             settings.max_train_steps, self.progress.step, accelerator.is_main_process
