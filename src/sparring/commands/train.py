@@ -159,7 +159,8 @@ def trained_of(config: RunConfig, dataset: ModelRange, run_dir: Path) -> tuple[M
     if rival is not None:
         with one_line_errors("objective adt"):  # the loop does this too, with the run under way
             objective.set_up(model.denoiser, rival[0])
-    return model, Trained(model.denoiser, objective, teacher, *(rival or ()))
+    discriminator, numbers = rival or (None, None)
+    return model, Trained(model.denoiser, objective, teacher, discriminator, numbers)
 
 
 def _name_classes(model: Model, dataset: Dataset, from_scratch: bool) -> None:

@@ -178,7 +178,7 @@ def make_loader(
     *,
     n_workers: int = 0,
     pin_memory: bool = False,
-    **deal: int,
+    **deal: Any,
 ) -> Loader:
     """The micro-batches of one process: those of `first_batch`, then of the next, without end.
 

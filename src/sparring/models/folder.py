@@ -33,6 +33,7 @@ from ..diffusion.parametrization import DIFFUSERS_KINDS
 from ..diffusion.schedules import betas_of
 from ..support.errors import UserError
 from ..support.sharded_tensors import same_bits
+from ..support.whole_files import whole_file
 from . import networks
 from .lora import WEIGHTS, lora_config, save_lora
 from .text import clip_length
@@ -125,10 +126,8 @@ def describe(
 
 def describe_run(run_folder: str | Path, description: Mapping[str, Any]) -> None:
     """Write `describe`'s answer where `load` looks for it while a run is not finished."""
-    folder = Path(run_folder) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / f".{DESCRIPTION}", description)
-    os.replace(folder / f".{DESCRIPTION}", folder / DESCRIPTION)
+    with whole_file(Path(run_folder) / "checkpoints" / DESCRIPTION) as half:
+        _write_json(half, description)
 
 
 def save(

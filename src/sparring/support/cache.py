@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from .errors import UserError
 from .home_folder import expanded_path
+from .whole_files import whole_file
 
 
 class TensorCache:
@@ -69,15 +69,8 @@ class TensorCache:
     def _write(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         file = self._file(key)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            handle, half = tempfile.mkstemp(prefix=".half-", dir=file.parent)
-            try:
-                with os.fdopen(handle, "wb") as out:
-                    out.write(save({name: _plain(value) for name, value in tensors.items()}))
-                os.replace(half, file)
-            except BaseException:
-                Path(half).unlink(missing_ok=True)
-                raise
+            with whole_file(file) as half:
+                half.write_bytes(save({name: _plain(one) for name, one in tensors.items()}))
         except OSError as error:
             raise UserError(
                 f"data.latents_cache: {self.folder} cannot be written ({error.strerror}): name "

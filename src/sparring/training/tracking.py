@@ -24,6 +24,7 @@ from .. import __version__
 from ..support.errors import UserError
 from ..support.secrets import masked
 from ..support.terminal import printable
+from ..support.whole_files import whole_file
 from .launcher import asked_for
 from .settings import TrainSettings
 
@@ -71,9 +72,8 @@ class Log:
         self._path, self._accelerator = path, accelerator
         if accelerator.is_main_process:
             kept = [line for line in read_metrics(path) if line["step"] <= after_step]
-            half = path.with_name(f".half-{path.name}")
-            half.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            half.replace(path)
+            with whole_file(path) as half:
+                half.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line: the step and the values by name."""
@@ -124,7 +124,6 @@ def note_unreadable(path: Path, names: set[str], accelerator: Accelerator) -> No
     except (OSError, ValueError, TypeError):  # not there yet, or spoilt
         known = set()
     if not everyone <= known:
-        path.parent.mkdir(exist_ok=True)
         write_json(path, sorted(known | everyone))
         line = printable(f"sparring: unreadable samples were replaced, see {path}")
         tqdm.write(line, file=sys.stderr)
@@ -209,6 +208,5 @@ def describe(accelerator: Accelerator) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in one piece: a reader never sees half of it."""
-    half = path.with_name(f".half-{path.name}")
-    half.write_text(json.dumps(value, indent=1) + "\n")
-    half.replace(path)
+    with whole_file(path) as half:
+        half.write_text(json.dumps(value, indent=1) + "\n")

@@ -1,0 +1,27 @@
+"""Files that are whole or not there: written under another name, then renamed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write under; at the end the file takes the name `path`.
+
+    A reader finds the file from before or the new one. Processes and threads may write one file at
+    the same time: the last one stays. What a failed write has begun goes away. The folder is made
+    where it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".half-{os.getpid()}-{threading.get_ident()}-{path.name}")
+    try:
+        yield half
+        os.replace(half, path)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
