@@ -21,7 +21,7 @@ from sparring.diffusion.randomness import generator
 from sparring.diffusion.schedules import schedule_from_config
 from sparring.evaluation.studies.cleaning import feature_distance, psnr
 from sparring.models.networks import MLP
-from sparring.models.pretrained import load, save
+from sparring.models.pretrained import Model, load, save
 from sparring.report.charts import cleaning_charts
 from sparring.report.runs import read_runs
 from sparring.sampling import clean, matching_time
@@ -33,7 +33,7 @@ SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}
 def make_model(folder, shape=(1, 8, 8), num_classes=None, network=None, **null):
     network = network or tiny_unet(num_class_embeds=num_classes and num_classes + 1)
     denoiser = Denoiser(network, schedule_from_config(SCHEDULER), "v", null_condition=null)
-    save(folder, denoiser, SCHEDULER, shape, num_classes, card="a test")
+    save(folder, Model(denoiser, SCHEDULER, shape, num_classes), "a test")
     config = {"model": {"network": {"_class_name": "MLP"}}, "data": {"name": "digits"}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return str(folder)

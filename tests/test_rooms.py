@@ -8,7 +8,6 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "sparring"
 MOST_MODULES = 8
 GOING_UP = {
-    ("models.folder", "config.schema"),  # the names of schedulers
 }
 """Known imports that go up; each is a debt."""
 

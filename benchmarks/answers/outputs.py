@@ -37,12 +37,12 @@ def _model() -> Path:
     from sparring.diffusion.denoiser import Denoiser
     from sparring.diffusion.schedules import schedule_from_config
     from sparring.models.networks import MLP
-    from sparring.models.pretrained import save
+    from sparring.models.pretrained import Model, save
 
     torch.manual_seed(0)
     folder, scheduler = Path(mkdtemp()) / "run", {"_class_name": "DDPMScheduler"}
     denoiser = Denoiser(MLP(3, width=8, n_blocks=1), schedule_from_config(scheduler))
-    save(folder, denoiser, scheduler, (3,), None, "card")
+    save(folder, Model(denoiser, scheduler, (3,), None), "card")
     (folder / "config.yaml").write_text(CONFIG)
     return folder
 

@@ -17,7 +17,7 @@ from sparring.diffusion.randomness import generator
 from sparring.diffusion.schedules import schedule_from_config
 from sparring.evaluation.studies.diagnostics import diagnostics
 from sparring.models.networks import MLP
-from sparring.models.pretrained import load, save
+from sparring.models.pretrained import Model, load, save
 from sparring.report.charts import arrow_charts, diagnostics_charts, straightness_of
 from sparring.report.runs import read_runs
 from sparring.support.errors import UserError
@@ -30,7 +30,7 @@ ASKED = ["evaluation.diagnostics=true", "evaluation.diagnostics_points=12"]
 def make_run(folder, network, shape, data, num_classes=None, boundary=None):
     torch.manual_seed(0)
     denoiser = Denoiser(network, schedule_from_config(SCHEDULER), "v", boundary=boundary)
-    save(folder, denoiser, SCHEDULER, shape, num_classes, card="a test")
+    save(folder, Model(denoiser, SCHEDULER, shape, num_classes), "a test")
     config = {
         "model": {"network": {"_class_name": "MLP"}},
         "data": data,

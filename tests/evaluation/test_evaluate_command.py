@@ -22,7 +22,7 @@ from sparring.evaluation.store.reference import Reference, Settings
 from sparring.evaluation.store.statistics import claims_of
 from sparring.evaluation.studies.mismatch import mismatch
 from sparring.models.networks import MLP
-from sparring.models.pretrained import load, save
+from sparring.models.pretrained import Model, load, save
 from sparring.sampling import sample
 from sparring.support.errors import UserError
 
@@ -32,7 +32,7 @@ SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}
 def make_run(folder, network, shape, data, num_classes=None, **sections):
     torch.manual_seed(0)
     denoiser = Denoiser(network(), schedule_from_config(SCHEDULER), "eps")
-    save(folder, denoiser, SCHEDULER, shape, num_classes, card="a test")
+    save(folder, Model(denoiser, SCHEDULER, shape, num_classes), "a test")
     config = {
         "model": {"network": {"_class_name": "MLP"}},
         "data": data,

@@ -15,9 +15,11 @@ import sparring
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.randomness import generator
 from sparring.diffusion.schedules import kind_from_config, schedule_from_config
-from sparring.models.card import model_card
+from sparring.models.card import model_card, usage
+from sparring.models.description import describe
+from sparring.models.folder import describe_run
 from sparring.models.networks import MLP
-from sparring.models.pretrained import describe, describe_run, load, save, usage
+from sparring.models.pretrained import Model, load, save
 from sparring.sampling import sample
 from sparring.support.errors import UserError
 from support import CLOSE
@@ -46,7 +48,7 @@ def noise_generators(n, seed=0):
 
 
 def saved(folder, denoiser, config, shape=(1, 8, 8), num_classes=None):
-    save(folder, denoiser, config, shape, num_classes, "card")
+    save(folder, Model(denoiser, config, shape, num_classes), "card")
     return load(folder)
 
 
@@ -189,12 +191,12 @@ def test_other_networks_load_with_the_same_outputs(tmp_path, network):
 
 def test_a_network_that_hides_its_arguments_is_refused_at_once(tmp_path):
     with pytest.raises(UserError, match="attribute `config`"):
-        describe(denoiser_of(nn.Linear(3, 3), FLOW), FLOW, (3,), None)
+        describe(Model(denoiser_of(nn.Linear(3, 3), FLOW), FLOW, (3,), None))
 
 
 def test_an_unfinished_run_gives_its_newest_average(tmp_path):
     denoiser = denoiser_of(MLP(2, width=8), DDPM)
-    describe_run(tmp_path, describe(denoiser, DDPM, (2,), None))
+    describe_run(tmp_path, describe(Model(denoiser, DDPM, (2,), None)))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"objective": {"name": "detail"}}))
     with pytest.raises(UserError, match="without a finished model or a checkpoint"):
         load(tmp_path)
@@ -236,12 +238,12 @@ def test_a_killed_save_leaves_no_half_model(tmp_path, monkeypatch):
 
     for n_renames in range(6):
         folder = tmp_path / str(n_renames)
-        save(folder, first, DDPM, (1, 8, 8), None, "card")
+        save(folder, Model(first, DDPM, (1, 8, 8), None), "card")
         with monkeypatch.context() as patch:
             n_done[0] = n_renames
             patch.setattr(os, "replace", killed)
             try:
-                save(folder, second, DDPM, (1, 8, 8), None, "card")
+                save(folder, Model(second, DDPM, (1, 8, 8), None), "card")
                 assert n_renames == 5  # unet, scheduler, README, and the two that make it a model
             except KeyboardInterrupt:
                 pass
@@ -274,11 +276,11 @@ def test_errors_are_one_line(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("{}")
-    save(tmp_path / "cut", denoiser_of(MLP(2, width=8), DDPM), DDPM, (2,), None, "card")
+    save(tmp_path / "cut", Model(denoiser_of(MLP(2, width=8), DDPM), DDPM, (2,), None), "card")
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    save(tmp_path / "bin", denoiser_of(unet(), DDPM), DDPM, (1, 8, 8), None, "card")
-    save(tmp_path / "old", denoiser_of(MLP(2, width=8), DDPM), DDPM, (2,), None, "card")
+    save(tmp_path / "bin", Model(denoiser_of(unet(), DDPM), DDPM, (1, 8, 8), None), "card")
+    save(tmp_path / "old", Model(denoiser_of(MLP(2, width=8), DDPM), DDPM, (2,), None), "card")
     says = tmp_path / "old" / "model.json"
     says.write_text(says.read_text().replace('"boundary"', '"something_else"'))
     for file in (tmp_path / "bin" / "unet").glob("*.safetensors"):
@@ -300,7 +302,7 @@ def test_errors_are_one_line(tmp_path, monkeypatch):
 
 def test_code_in_a_models_folder_is_not_run(tmp_path):
     denoiser = denoiser_of(unet(num_class_embeds=3), DDPM)
-    save(tmp_path, denoiser, DDPM, (1, 8, 8), 3, "card")
+    save(tmp_path, Model(denoiser, DDPM, (1, 8, 8), 3), "card")
     (tmp_path / "sparring_pipeline.py").write_text("import sys; sys.ran_foreign_code = True")
     load(tmp_path)
     assert not hasattr(sys, "ran_foreign_code")
@@ -309,10 +311,10 @@ def test_code_in_a_models_folder_is_not_run(tmp_path):
 def test_card_escapes_what_the_user_wrote(tmp_path):
     evil = "<script>alert(1)</script> | `x` [a](javascript:b)\n# heading"
     run = {"objective": {"name": evil, "lam": 3}, "data": {"name": "image_folder", "dir": evil}}
-    description = describe(denoiser_of(unet(), DDPM), DDPM, (1, 8, 8), None)
+    description = describe(Model(denoiser_of(unet(), DDPM), DDPM, (1, 8, 8), None))
     card = model_card(
-        evil, run=run, command=f"sparring train '```\n{evil}'", versions={"torch": "2"},
-        usage=usage(description, "runs/x"), figures={"frechet_distance": 4.9},
+        evil, description, run=run, command=f"sparring train '```\n{evil}'",
+        versions={"torch": "2", evil: "3"},
     )  # fmt: skip
     front, body = card.split("\n---\n", 1)
     assert yaml.safe_load(front.removeprefix("---\n"))["library_name"] == "diffusers"
@@ -332,13 +334,12 @@ def test_card_escapes_what_the_user_wrote(tmp_path):
     assert "\n# heading" not in text
     table = [line for line in text.splitlines() if line.startswith("| Objective")]
     assert table[0].replace("\\|", "").count("|") == 3
-    assert "frechet\\_distance | 4.9" in text
     compile(usage(description, "it's"), "usage", "exec")
 
 
 def test_model_json_is_readable(tmp_path):
     denoiser = denoiser_of(unet(), FLOW)
-    save(tmp_path, denoiser, FLOW, (1, 8, 8), None, "card")
+    save(tmp_path, Model(denoiser, FLOW, (1, 8, 8), None), "card")
     description = json.loads((tmp_path / "model.json").read_text())
     assert description["sparring"] == sparring.__version__
     assert description["kind"] == "flow"
@@ -365,7 +366,7 @@ def test_a_save_that_loses_something_is_no_model(tmp_path, monkeypatch, lost):
 
     monkeypatch.setattr(type(network), "save_pretrained", spoilt)
     with pytest.raises(UserError, match="could not be saved"):
-        save(tmp_path, denoiser, DDPM, (1, 8, 8), None, "card")
+        save(tmp_path, Model(denoiser, DDPM, (1, 8, 8), None), "card")
     assert not list(tmp_path.iterdir())
 
 

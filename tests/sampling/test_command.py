@@ -23,7 +23,7 @@ from sparring.commands.sample import sample_command
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import schedule_from_config
 from sparring.models.networks import MLP
-from sparring.models.pretrained import load, save
+from sparring.models.pretrained import Model, load, save
 from sparring.sampling import grid, sample
 from sparring.support.errors import UserError
 
@@ -40,11 +40,10 @@ def digits(tmp_path, request):
     )  # fmt: skip
     folder = tmp_path / "run"
     denoiser = Denoiser(network, schedule_from_config(VP), null_condition={"class_labels": 2})
-    save(
-        folder, denoiser, VP, (1, 8, 8), 2, "card",
-        class_names=["5", "700"] if "ids" in request.node.name else ["cat", "dog"],
-        absent_classes=[1] if "absent" in request.node.name else [],
-    )  # fmt: skip
+    model = Model(denoiser, VP, (1, 8, 8), 2)
+    model.class_names = ["5", "700"] if "ids" in request.node.name else ["cat", "dog"]
+    model.absent_classes = [1] if "absent" in request.node.name else []
+    save(folder, model, "card")
     sampling = {"num_inference_steps": 4, "n_images": 5, "seed": 3, "guidance_scale": 2.0}
     (folder / "config.yaml").write_text(yaml.safe_dump({"sampling": sampling}))
     return folder
@@ -167,7 +166,7 @@ def test_samples_asked_for_otherwise_have_a_folder_of_their_own(digits):
 @pytest.mark.parametrize("dim", [1, 3])
 def test_vectors(tmp_path, dim):
     denoiser = Denoiser(MLP(dim, width=8), schedule_from_config(VP))
-    save(tmp_path / "run", denoiser, VP, (dim,), None, "card")
+    save(tmp_path / "run", Model(denoiser, VP, (dim,), None), "card")
     result = sample_command(
         str(tmp_path / "run"), tmp_path / "out", n_images=6, num_inference_steps=3, device="cpu"
     )

@@ -8,7 +8,7 @@ from torch import nn
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.randomness import generator
 from sparring.diffusion.solver_steps import Jump, consistency_range
-from sparring.models.pretrained import load, save
+from sparring.models.pretrained import Model, load, save
 from sparring.sampling import sample
 from sparring.sampling.schedulers import config_from_schedule
 from sparring.support.errors import UserError
@@ -93,7 +93,7 @@ def test_f_is_clipped_on_request():
 def test_a_pixel_model_loads_in_plain_diffusers(tmp_path, schedule, kind, n_steps):
     config = config_from_schedule(SCHEDULES[schedule](), kind)
     denoiser = Denoiser(tiny_unet(), SCHEDULES[schedule](), kind, boundary="ddim").eval()
-    save(tmp_path, denoiser, config, (1, 8, 8), None, "card")
+    save(tmp_path, Model(denoiser, config, (1, 8, 8), None), "card")
     pipe = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
     pipe.set_progress_bar_config(disable=True)
     model = load(tmp_path)

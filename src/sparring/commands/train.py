@@ -42,9 +42,10 @@ from ..data.dirt.section import ContaminationSection
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.schedules import kind_from_config, schedule_from_config
 from ..models.card import model_card
-from ..models.folder import DESCRIPTION
+from ..models.description import describe
+from ..models.folder import DESCRIPTION, describe_run
 from ..models.latents import LatentEncoder, check_multiple, decode
-from ..models.pretrained import Model, describe, describe_run, save, usage
+from ..models.pretrained import Model, save
 from ..models.text import TextEncoder, check_captions, check_prompts, sizes_of
 from ..objectives import Objective
 from ..sampling import grid, sample
@@ -117,7 +118,7 @@ def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[s
     encode, cached = _latent_encoder(config, model, dataset)
     run.check()  # it may have taken minutes
     if PartialState().is_main_process:
-        describe_run(run.path, _describe(model, config))
+        describe_run(run.path, describe(model, _base(model, config)))
         _write_text(run.path / "config.yaml", dump(_as_kept(config)))
         if run.is_new:
             _describe_data(dataset, run.path / "data")
@@ -427,45 +428,20 @@ def _base(model: Model, config: RunConfig) -> str | None:
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def _describe(model: Model, config: RunConfig) -> dict[str, Any]:
-    base = _base(model, config)
-    return describe(
-        model.denoiser, model.scheduler_config, model.sample_shape, model.num_classes, base,
-        model.class_names, model.absent_classes,
-    )  # fmt: skip
-
-
 def _save(model: Model, folder: Path, config: RunConfig, known: Sequence[str]) -> None:
     """The finished model at the run's root, with its card, which says what is known of the data."""
-    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    info, base = json.loads((folder / "run.json").read_text(encoding="utf-8")), _base(model, config)
     command = info["command"]
     card = model_card(
         folder.name,
+        describe(model, base),
         run=config.model_dump(mode="json"),
         command=command if isinstance(command, str) else shlex.join(command),
         versions={"sparring": info["version"], **info["versions"]},
-        usage=usage(
-            _describe(model, config),
-            folder.name,
-            () if model.text is None else model.text.absent,
-            None if model.text is None else model.text.size,
-        ),
-        prompted=model.text is not None,
-        class_names=model.class_names,
+        text=model.text,
         known=known,
     )
-    save(
-        folder,
-        model.denoiser,
-        model.scheduler_config,
-        model.sample_shape,
-        model.num_classes,
-        card,
-        base=_base(model, config),
-        parts=model.parts,
-        class_names=model.class_names,
-        absent_classes=model.absent_classes,
-    )
+    save(folder, model, card, base)
 
 
 def _check_hub(config: RunConfig) -> None:

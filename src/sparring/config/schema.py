@@ -14,6 +14,9 @@ from ..data.dirt.section import ContaminationSection
 from ..data.section import DataSection
 from ..options.sections import Section
 from ..options.value_types import (
+    EDM_SCHEDULERS,
+    FLOW_SCHEDULERS,
+    SCHEDULERS,
     Count,
     CountOrZero,
     Listed,
@@ -26,17 +29,6 @@ from ..options.value_types import (
 )
 from ..support.errors import UserError, did_you_mean
 from ..support.home_folder import expanded
-
-VP_SCHEDULERS = (
-    "DDPMScheduler", "DDIMScheduler", "DDIMInverseScheduler", "PNDMScheduler",
-    "LMSDiscreteScheduler",
-    "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler",
-    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler",
-    "UniPCMultistepScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
-)  # fmt: skip
-FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
-EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
-SCHEDULERS = (*VP_SCHEDULERS, *FLOW_SCHEDULERS, *EDM_SCHEDULERS)
 
 
 class LoraSection(Section):

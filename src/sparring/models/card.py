@@ -5,45 +5,52 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCardData
+
+from ..options.value_types import VP_SCHEDULERS
+from .description import component_of, plain_pipeline, samples_with_lcm
+from .text import TextEncoder
 
 N_CLASSES_SHOWN = 100
+_DEFAULT_CLASSES = {
+    "EDMDPMSolverMultistepScheduler": "EDMEulerScheduler",
+    "FlowMatchHeunDiscreteScheduler": "FlowMatchEulerDiscreteScheduler",
+}
+"""Classes that a model may be trained with, and those of the samplers that are our default."""
 
 
 def model_card(
     name: str,
+    description: Mapping[str, Any],
     *,
     run: Mapping[str, Any],
     command: str,
     versions: Mapping[str, str],
-    usage: str,
-    prompted: bool = False,
-    figures: Mapping[str, Any] | None = None,
-    class_names: Sequence[str] = (),
+    text: TextEncoder | None = None,
     known: Sequence[str] = (),
 ) -> str:
     """Markdown that says how a model was made and how to sample it; text of the user is escaped.
 
     Args:
-        name: What to call it.
+        name: What to call it; also the folder that the code to sample it names.
+        description: See `describe`.
         run: The resolved config: sections objective, data, contamination, model, training.
         command: The command that trained it.
         versions: Package -> version.
-        usage: Python that samples it, see `pretrained.usage`.
-        prompted: Whether it is told what to show by a text.
-        figures: Figures of an evaluation, if there are any, by name.
-        class_names: Of a class-conditional model.
+        text: What reads captions, of a text-to-image model.
         known: What training was told of its images, a line for each kind of dirt.
     """
-    data, dirt = _section(run, "data"), _section(run, "contamination")
-    objective, model = _section(run, "objective"), _section(run, "model")
-    training = _section(run, "training")
+    data, dirt, objective, model, training = (
+        run.get(section) or {}
+        for section in ("data", "contamination", "objective", "model", "training")
+    )
     is_dirty = dirt.get("kind", "none") != "none" and dirt.get("rate", 1)
-    front = {
-        "library_name": "diffusers" if usage.startswith("from diffusers") else "sparring",
-        "pipeline_tag": "text-to-image" if prompted else "unconditional-image-generation",
-        "tags": ["sparring", "diffusion", "robust-training", str(objective.get("name", "plain"))],
-    }
+    code, class_names = usage(description, name, text), description["class_names"]
+    front = ModelCardData(
+        library_name="diffusers" if code.startswith("from diffusers") else "sparring",
+        pipeline_tag="unconditional-image-generation" if text is None else "text-to-image",
+        tags=["sparring", "diffusion", "robust-training", str(objective.get("name", "plain"))],
+    )
     network = model.get("network")
     start = model.get("pretrained_model_name_or_path") or "scratch"
     rows = {
@@ -61,7 +68,7 @@ def model_card(
     }
     lines = [
         "---",
-        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
+        front.to_yaml(),
         "---",
         "",
         f"# {_escaped(name)}",
@@ -75,23 +82,14 @@ def model_card(
         "",
         "## Sample",
         "",
-        _fenced(usage, "python"),
+        _fenced(code, "python"),
         "",
         "## Train",
         "",
         _fenced(command, "bash"),
         "",
     ]
-    if figures:
-        lines += ["## Figures", "", "| | |", "|---|---|"]
-        lines += [f"| {_escaped(key)} | {_escaped(value)} |" for key, value in figures.items()]
-        lines.append("")
     return "\n".join(lines)
-
-
-def _section(run: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = run.get(name)
-    return value if isinstance(value, Mapping) else {}
 
 
 def _settings(section: Mapping[str, Any]) -> str:
@@ -119,3 +117,63 @@ def _fenced(code: str, language: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", code)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{code.strip()}\n{fence}"
+
+
+def usage(description: Mapping[str, Any], folder: str, text: TextEncoder | None = None) -> str:
+    """Python that samples a saved model as `sample` does by default, for its card.
+
+    With the same noise the images are those of training's own grids, where the number of steps
+    divides that of the training times (see `GridDDIMScheduler`).
+
+    Args:
+        description: See `describe`.
+        folder: Where it is.
+        text: What reads captions, of a text-to-image model.
+    """
+    name, base = description["network"]["_class_name"], description["base"]
+    is_vp = description["scheduler"]["_class_name"] in VP_SCHEDULERS
+    boundary, has_classes = description["boundary"], description["num_classes"] is not None
+    if base is None and component_of(name) is None:
+        return f"import sparring\n\nx = sparring.sample(sparring.load({folder!r}), 16)"
+    plain = plain_pipeline(description) if base is None else "DiffusionPipeline"
+    words = ["class_labels=[0, 1]" if has_classes else "batch_size=16"]
+    start, trust, lines, scheduler = folder, "", [], ""
+    if base is not None:
+        words = words if has_classes else ["'a photo'"]
+        trust = "" if text is None else "".join(f", {part}=None" for part in text.absent)
+        scheduler = ', timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True'
+        if description["lora"] is not None:
+            start = base
+            lines.append(f"pipe.load_lora_weights({folder!r})")
+        if text is not None:
+            words.append(f"height={text.size[0]}, width={text.size[1]}")
+    elif plain is None:
+        trust = ", trust_remote_code=True"
+    names, pipeline, n_steps = [], "DiffusionPipeline", 50 if boundary is None else 4
+    if samples_with_lcm(description):
+        if base is not None:
+            names.append("LCMScheduler")
+            lines.append("pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)")
+        if description["lora"] is not None:  # such a student has its guidance inside
+            words.append("guidance_scale=1.0")
+    elif plain is None and description["null_condition"]:
+        words.append("guidance_scale=2.0")
+    if boundary is None and is_vp and plain in ("DDPMPipeline", "DDIMPipeline"):
+        pipeline = "DDIMPipeline"  # takes the noise that goes with a clipped x0, if it is told to
+        words.append("use_clipped_model_output=True")
+    elif boundary is None and is_vp:
+        names.append("DDIMScheduler")
+        made = f"DDIMScheduler.from_config(pipe.scheduler.config{scheduler})"
+        lines.append(f"pipe.scheduler = {made}")
+    elif boundary is None and description["scheduler"]["_class_name"] in _DEFAULT_CLASSES:
+        names.append(_DEFAULT_CLASSES[description["scheduler"]["_class_name"]])
+        lines.append(f"pipe.scheduler = {names[-1]}.from_config(pipe.scheduler.config)")
+    return "\n".join(
+        [
+            f"from diffusers import {', '.join(sorted([pipeline, *names]))}",
+            "",
+            f"pipe = {pipeline}.from_pretrained({start!r}{trust})",
+            *lines,
+            f"images = pipe({', '.join(words)}, num_inference_steps={n_steps}).images",
+        ]
+    )

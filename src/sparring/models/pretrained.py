@@ -6,8 +6,7 @@ Nothing is ever unpickled, and code that lies in a model's folder is never run.
 import json
 import re
 import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +18,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model
 from torch import nn
 
-from ..data.base import Dataset
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.schedules import kind_from_config, schedule_from_config
 from ..support.errors import UserError
@@ -27,90 +25,17 @@ from ..support.home_folder import expanded
 from ..support.sharded_tensors import StoredTensors, load_weights
 from ..support.yaml_files import read_yaml
 from . import networks
-from .folder import (
-    DESCRIPTION,
-    NOT_COPIED,
-    component_of,
-    describe,
-    describe_run,
-    save,
-    usage,
-)
-from .latents import side_factor
+from .description import component_of
+from .folder import DESCRIPTION, NOT_COPIED, save
 from .lora import add_lora, load_lora, lora_config, merge_lora, restore_lora_weights
-from .text import PIPELINES, TextEncoder, load_text, text_parts
+from .model import Model, image_size
+from .text import PIPELINES, load_text, text_parts
 
-__all__ = ["Model", "describe", "describe_run", "load", "save", "usage"]
+__all__ = ["Model", "load", "save"]
 
 _COMPONENTS = ("unet", "transformer")
 _AUTOENCODERS = ("vae", "vqvae")
 _WITH_LABELS = ("DiTTransformer2DModel", "Transformer2DModel")
-
-
-@dataclass
-class Model:
-    """A model and what one must know to sample it.
-
-    Attributes:
-        denoiser: The network with its schedule, in evaluation mode.
-        scheduler_config: Config of the scheduler it was trained with.
-        sample_shape: Shape of one sample, (C, H, W) or (d,); of a latent where there is a VAE.
-        num_classes: Classes it was trained on (without the null class), or None.
-        source: Where it came from, for protocols and messages.
-        run_config: The run's config.yaml, or None for a model that is no run.
-        vae: The autoencoder of a latent model, or None.
-        text: What turns captions into conditions, of a text-to-image model, or None.
-        parts: The pipeline's folder, where the parts that are never trained lie, or None.
-        class_names: Names of the classes in their order, () where nobody knows them.
-        absent_classes: Numbers of classes of which no sample was trained on.
-    """
-
-    denoiser: Denoiser
-    scheduler_config: dict[str, Any]
-    sample_shape: tuple[int, ...]
-    num_classes: int | None
-    source: str
-    run_config: dict[str, Any] | None = None
-    vae: nn.Module | None = None
-    text: TextEncoder | None = None
-    parts: Path | None = None
-    class_names: Sequence[str] = ()
-    absent_classes: Sequence[int] = ()
-
-    @property
-    def data_shape(self) -> tuple[int, ...]:
-        """Shape of one sample as it is compared with data: of the image that a latent becomes."""
-        if self.vae is None:
-            return tuple(self.sample_shape)
-        config: Any = self.vae.config
-        return config["out_channels"], *_image_size(self.sample_shape, self.vae)
-
-    def has_classes_of(self, dataset: Dataset) -> bool:
-        """Whether the labels of data mean this model's classes: as many, called alike in a run."""
-        if self.num_classes is None or self.num_classes != dataset.num_classes:
-            return False
-        names_count = self.run_config is not None and len(self.class_names) > 0
-        return not names_count or list(self.class_names) == list(dataset.class_names)
-
-    def resize(self, sample_shape: tuple[int, ...]) -> None:
-        """Make samples of another size from now on: the network's config and XL's text are told.
-
-        Raises:
-            UserError: for other channels, or a size that the network cannot have.
-        """
-        if tuple(sample_shape) == tuple(self.sample_shape):
-            return
-        network: Any = self.denoiser.network
-        if sample_shape[0] != self.sample_shape[0] or not _has_size(network, sample_shape[1:]):
-            raise UserError(
-                f"{self.source} makes samples of shape {tuple(self.sample_shape)}, the data "
-                f"become {tuple(sample_shape)}: set data.resolution"
-            )
-        self.sample_shape = tuple(sample_shape)
-        side = list(sample_shape[1:])
-        network.register_to_config(sample_size=side[0] if side[0] == side[1] else side)
-        if self.text is not None:
-            self.text.size = _image_size(self.sample_shape, self.vae)
 
 
 # Load
@@ -341,24 +266,9 @@ def _add_frozen_parts(model: Model, folder: Path, index: Mapping[str, Any]) -> N
     model.vae = _diffusers_network(folder / name, index[name][1])
     if index.get("_class_name") in PIPELINES:
         network: Any = model.denoiser.network
-        size = _image_size(model.sample_shape, model.vae)
+        size = image_size(model.sample_shape, model.vae)
         model.text = load_text(folder, index, size, network.config)
         model.denoiser.null_condition = model.text.null()
-
-
-def _has_size(network: Any, size: tuple[int, ...]) -> bool:
-    """Whether a network can make samples of this height and width too."""
-    if type(network).__name__ == "SD3Transformer2DModel":
-        patch, most = network.config.patch_size, network.config.pos_embed_max_size
-        fits = all(side % patch == 0 and side // patch <= most for side in size)
-        return fits and size[0] == size[1]  # its config has one side only
-    return "UNet" in type(network).__name__
-
-
-def _image_size(sample_shape: tuple[int, ...], vae: nn.Module | None) -> tuple[int, int]:
-    """(H, W) in pixels of the images that the latents become."""
-    factor = side_factor(vae)
-    return sample_shape[1] * factor, sample_shape[2] * factor
 
 
 def _classes_of(config: Mapping[str, Any]) -> tuple[int | None, dict[str, int] | None]:

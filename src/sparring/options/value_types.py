@@ -35,6 +35,16 @@ Word = Annotated[str, Field(min_length=1)]
 Place = Annotated[str, AfterValidator(_expanded)]
 """A file or folder, or what may be one: a model's name, `file.py:name`, a pattern. `~` is home."""
 
+VP_SCHEDULERS = (
+    "DDPMScheduler", "DDIMScheduler", "DDIMInverseScheduler", "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler",
+    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler",
+    "UniPCMultistepScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
+)  # fmt: skip
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+SCHEDULERS = (*VP_SCHEDULERS, *FLOW_SCHEDULERS, *EDM_SCHEDULERS)
 SAMPLERS = (
     "ddim", "consistency", "lcm", "ddpm", "euler", "euler_ancestral", "heun", "dpm2",
     "dpm2_ancestral", "lms", "pndm", "deis", "dpmsolver++", "dpmsolver++_sde", "unipc",
