@@ -8,10 +8,7 @@ from sparring.assembly.build import build_dataset, build_denoiser, build_objecti
 from sparring.config.checks import check
 from sparring.config.overrides import with_overrides
 from sparring.config.read import contamination_of, dump, resolve, sampling_of
-from sparring.config.schema import (
-    SCHEDULERS,
-)
-from sparring.options.value_types import SAMPLERS
+from sparring.options.value_types import SAMPLERS, SCHEDULERS
 from sparring.support.errors import UserError
 
 MINIMAL = (
