@@ -27,12 +27,9 @@ from sparring.data.base import Dataset, InMemory
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
 from sparring.diffusion.randomness import generator
-from sparring.evaluation.metrics import (
-    frechet_distance,
-    frechet_distance_infinity,
-    kernel_distance,
-    precision_recall_density_coverage,
-)
+from sparring.evaluation.metrics.frechet_distance import frechet_distance, frechet_distance_infinity
+from sparring.evaluation.metrics.kernel_distance import kernel_distance
+from sparring.evaluation.metrics.neighbours import precision_recall_density_coverage
 from sparring.evaluation.networks.extractors import Extractor, make_extractor
 
 RESNET = Path(__file__).parents[1] / "recipes" / "cifar10_resnet.py"

@@ -57,6 +57,7 @@ from sparring.data.dirt.contaminated import contaminate
 from sparring.data.dirt.manifest import read_manifest
 from sparring.evaluation.evaluate import look, measure
 from sparring.evaluation.protocol import versions
+from sparring.evaluation.store.comparison import Comparison
 from sparring.evaluation.store.tensor_tables import Processes
 from sparring.sampling import sample
 from sparring.support.errors import UserError
@@ -324,13 +325,8 @@ class Cell:
                     class_labels=labels_of(plan, plan.n_samples),
                     **sampling_words(plan),
                 )
-            figures = measure(
-                look(samples, plan.reference),
-                plan.reference,
-                None if copies else training,
-                held_out=held_out,
-                generation=plan.generation(),
-            )
+            against = Comparison(plan.reference, None if copies else training, held_out)
+            figures = measure(look(samples, against), against, plan.generation())
             copies = copies or {"memorization": figures["memorization"]}
             path = self.folder / "measured" / f"{name}.json"
             path.parent.mkdir(exist_ok=True)

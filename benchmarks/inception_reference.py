@@ -38,12 +38,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sparring.evaluation.metrics import (
-    frechet_distance,
-    inception_score,
-    kernel_distance,
-    precision_recall_density_coverage,
-)
+from sparring.evaluation.metrics.frechet_distance import frechet_distance
+from sparring.evaluation.metrics.inception_score import inception_score
+from sparring.evaluation.metrics.kernel_distance import kernel_distance
+from sparring.evaluation.metrics.neighbours import precision_recall_density_coverage
 from sparring.evaluation.networks.inception import (
     LAST_STAGE,
     InceptionV3,

@@ -20,27 +20,40 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from sparring.evaluation import metrics
-from sparring.evaluation.metrics import Gaussian
+from sparring.evaluation.feature_sets import Gaussian, nearest
+from sparring.evaluation.metrics.frechet_distance import (
+    frechet_distance,
+    frechet_distance_infinity,
+    frechet_distance_of_halves,
+    frechet_distance_of_resamples,
+)
+from sparring.evaluation.metrics.inception_score import inception_score
+from sparring.evaluation.metrics.kernel_distance import (
+    gaussian_mmd,
+    kernel_distance,
+    kernel_distance_of_subsets,
+)
+from sparring.evaluation.metrics.neighbours import precision_recall_density_coverage
+from sparring.evaluation.metrics.sliced_wasserstein import sliced_wasserstein
 
 N_CLASSES = 1008  # of Inception
 
 METRICS = {
-    "frechet_distance": metrics.frechet_distance,
-    "inception_score": lambda _, fake: metrics.inception_score(fake[:, :N_CLASSES]),
-    "kernel_distance_of_subsets": metrics.kernel_distance_of_subsets,
-    "sliced_wasserstein": metrics.sliced_wasserstein,
-    "precision_recall_density_coverage": metrics.precision_recall_density_coverage,
-    "nearest_distances": lambda real, fake: metrics.nearest_distances(fake, real),
-    "frechet_distance_of_resamples": lambda real, fake: metrics.frechet_distance_of_resamples(
+    "frechet_distance": frechet_distance,
+    "inception_score": lambda _, fake: inception_score(fake[:, :N_CLASSES]),
+    "kernel_distance_of_subsets": kernel_distance_of_subsets,
+    "sliced_wasserstein": sliced_wasserstein,
+    "precision_recall_density_coverage": precision_recall_density_coverage,
+    "nearest_distances": lambda real, fake: nearest(fake, real, 1),
+    "frechet_distance_of_resamples": lambda real, fake: frechet_distance_of_resamples(
         real, len(fake)
     ),
-    "frechet_distance_of_halves": lambda real, _: metrics.frechet_distance_of_halves(real),
-    "frechet_distance_infinity": lambda real, fake: metrics.frechet_distance_infinity(
+    "frechet_distance_of_halves": lambda real, _: frechet_distance_of_halves(real),
+    "frechet_distance_infinity": lambda real, fake: frechet_distance_infinity(
         Gaussian.of(real), fake
     ),
-    "kernel_distance": metrics.kernel_distance,
-    "gaussian_mmd": metrics.gaussian_mmd,
+    "kernel_distance": kernel_distance,
+    "gaussian_mmd": gaussian_mmd,
 }
 
 

@@ -48,9 +48,9 @@ from sparring.data.dirt.contaminated import contaminate
 from sparring.data.dirt.kinds.blur import Blur
 from sparring.data.trust.trusted import true_table
 from sparring.diffusion.randomness import generator
-from sparring.evaluation.metrics import frechet_distance
+from sparring.evaluation.metrics.frechet_distance import frechet_distance
 from sparring.evaluation.protocol import versions
-from sparring.evaluation.store.proximal import FIGURE, Proximal
+from sparring.evaluation.store.proximal import Proximal
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.evaluation.store.tensor_tables import Processes
 from sparring.sampling import sample
@@ -59,6 +59,7 @@ HERE = Path(__file__).resolve().parent
 FILES = "data.train_data_dir"
 MADE, N_FASHION = "made", 2000
 MARKS = "<!-- proximal -->", "<!-- /proximal -->"
+FIGURE = "proximal_distance"
 CONTROL, TOLD = "distance_to_dirty", f"{FIGURE}_by_the_true_table"
 JUDGES = {FIGURE: "proximal", TOLD: "by the true table", CONTROL: "to the dirty"}
 ENOUGH = 4
@@ -123,7 +124,7 @@ def measured(group: Group, table: Path, features: str, weights: str | None) -> d
     words = [f"evaluation.extractor={features}", "evaluation.n_resamples=2"]
     words += [f"evaluation.weights={weights}"] if weights else []
     assert group.dirty is not None
-    training = plan_of(str(folder_of(group.dirty)), words, "cpu", Processes(), {}).training
+    training = plan_of(str(folder_of(group.dirty)), words, "cpu", Processes(), {}).against.training
     assert training is not None, "they are images"
     settings = Settings(features, n_resamples=2, weights=weights)
     proximal = Proximal(Reference(training, settings), read_table(table, training))
@@ -141,7 +142,7 @@ def measured(group: Group, table: Path, features: str, weights: str | None) -> d
         as_they_are = proximal.dirty.extractor(samples01)
         runs[row["method"]] = {
             "frechet_distance": row["frechet_distance"],
-            FIGURE: proximal.figures(proximal.look(samples01))[FIGURE],
+            FIGURE: frechet_distance(proximal.features, proximal.look(samples01)),
             CONTROL: frechet_distance(proximal.features, as_they_are),
         }
     return judged(group.name, features, runs)
@@ -162,7 +163,10 @@ def made(
         as_they_are, features_of = seen.extractor(samples01), reference.extractor(samples01)
         runs[flaw] = {
             "frechet_distance": frechet_distance(reference.features, features_of),
-            **{f: one.figures(one.look(samples01))[FIGURE] for f, one in proximal.items()},
+            **{
+                figure: frechet_distance(one.features, one.look(samples01))
+                for figure, one in proximal.items()
+            },
             CONTROL: frechet_distance(proximal[FIGURE].features, as_they_are),
         }
     return judged(f"{MADE}/{name}", features, runs)

@@ -91,7 +91,7 @@ def train_and_evaluate(folder: Path, n_steps: int, every: int) -> None:
     from sparring.commands.train import trained_of
     from sparring.config.read import resolve
     from sparring.data.datasets import build_dataset as clean_data
-    from sparring.evaluation.metrics import frechet_distance
+    from sparring.evaluation.metrics.frechet_distance import frechet_distance
     from sparring.sampling import grid, sample
     from sparring.training import Feed, Hooks, train
 

@@ -4,14 +4,11 @@ import math
 
 import pytest
 import torch
+from measuring import analytic_figures
 
 from sparring.data.datasets import build_dataset
-from sparring.evaluation.analytic import (
-    analytic_figures,
-    distances_to_truth,
-    flat_manifold_errors,
-    mixture_errors,
-)
+from sparring.evaluation.metrics.flat_manifold import flat_manifold_errors
+from sparring.evaluation.metrics.mixture import mixture_errors
 
 
 def off_plane(truth):
@@ -80,11 +77,11 @@ def test_digits_outside_their_subspace_are_seen():
 def test_sliced_wasserstein_to_the_truth_stands_beside_that_of_two_clean_sets():
     """Samples of the truth cannot be told from the floor; a shift of s adds |s| / 2 (d = 3)."""
     truth = build_dataset("plane", dim=3).truth
-    clean = distances_to_truth(truth.sample(2000, 77), truth, 3)
+    clean = analytic_figures(truth.sample(2000, 77), truth, 3)
     floor = clean["sliced_wasserstein_of_reference"]
     assert 0.5 * floor < clean["sliced_wasserstein"] < 2 * floor
     assert floor < 0.04
-    shifted = distances_to_truth(truth.sample(2000, 77) + torch.tensor([3.0, 0, 0]), truth, 3)
+    shifted = analytic_figures(truth.sample(2000, 77) + torch.tensor([3.0, 0, 0]), truth, 3)
     assert shifted["sliced_wasserstein"] == pytest.approx(1.5, rel=0.05)
     low, high = shifted["sliced_wasserstein_interval"]
     assert low < shifted["sliced_wasserstein"] < high

@@ -11,7 +11,8 @@ from sparring.cli import main
 from sparring.commands.attack import as_text, attack_command
 from sparring.data.datasets import build_dataset
 from sparring.diffusion.noising import mse
-from sparring.evaluation.metrics import Gaussian, frechet_distance
+from sparring.evaluation.feature_sets import Gaussian
+from sparring.evaluation.metrics.frechet_distance import frechet_distance
 from sparring.evaluation.networks.extractors import Extractor
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.evaluation.studies import robustness as curves

@@ -8,14 +8,15 @@ import math
 
 import pytest
 import torch
+from measuring import judged
 from safetensors.torch import save_file
 from tiny_clip import open_clip_weights, tiny_clip
 
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
 from sparring.diffusion.randomness import generator
-from sparring.evaluation import cmmd as cmmd_module
-from sparring.evaluation.cmmd import cmmd, cmmd_figures
+from sparring.evaluation import feature_sets
+from sparring.evaluation.metrics.cmmd import cmmd, cmmd_figures
 from sparring.evaluation.networks import aesthetic as aesthetic_module
 from sparring.evaluation.networks.aesthetic import Aesthetic, load_aesthetic
 from sparring.evaluation.networks.clip import load_clip
@@ -82,7 +83,7 @@ def test_cmmd_is_the_reference_codes_mean_over_all_pairs(monkeypatch):
 
     expected = 1000 * (mean(real, real) + mean(fake, fake) - 2 * mean(real, fake)).item()
     assert cmmd(real, fake) == pytest.approx(expected, rel=1e-9)
-    monkeypatch.setattr(cmmd_module, "_CHUNK_ELEMENTS", 25)  # two rows at once
+    monkeypatch.setattr(feature_sets, "CHUNK_ELEMENTS", 25)  # two rows at once
     assert cmmd(real, fake) == pytest.approx(expected, rel=1e-9)
     assert cmmd_figures(real, fake)["cmmd"] == pytest.approx(expected, rel=1e-9)
 
@@ -171,7 +172,7 @@ def test_an_image_without_a_caption_is_left_out(places):
     """Its score is NaN and no part of the mean; cmmd and aesthetic need no caption."""
     told = ["red", None, "grey", "white"]
     data = Captioned(images(4), told)
-    panel = Panel(Judges(**judges(places)), data, range(4), n_resamples=5)
+    panel = Panel(Judges(**judges(places)), data, range(4))
     assert [said for _, said in captioned(data, range(4), 3)] == [["red", None, "grey"], ["white"]]
     real = panel.reference
     for name in ("clip_score", "pick_score", "hps"):
@@ -182,7 +183,7 @@ def test_an_image_without_a_caption_is_left_out(places):
         real["hps"][[0, 2, 3]], alone["hps"][[0, 2, 3]], rtol=1e-5, atol=1e-4
     )
     samples = panel.read(images(3, 1), ["red", "red", "grey"])
-    figures = panel.figures(samples)
+    figures = judged(panel, samples, 5)
     assert figures["hps_interval"][0] < figures["hps"] < figures["hps_interval"][1]
     for name in ("clip_score", "pick_score", "hps"):
         expected = alone[name][[0, 2, 3]].mean().item()
@@ -210,7 +211,7 @@ def test_an_unreadable_image_and_its_caption_are_left_out(places, tmp_path):
 def test_without_captions_clip_gives_cmmd_alone(places):
     panel = Panel(Judges(clip=str(places / "clip")), InMemory("bare", images(5)), range(5))
     panel.check(None)
-    figures = panel.figures(panel.read(images(4, 1), None))
+    figures = judged(panel, panel.read(images(4, 1), None))
     judge = load_clip(str(places / "clip"))
     expected = cmmd(judge.images(images(5)), judge.images(images(4, 1)))
     assert figures.keys() == {"cmmd", "cmmd_interval", "cmmd_of_reference"}

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
+from measuring import evaluate
 
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
-from sparring.evaluation.evaluate import evaluate
-from sparring.evaluation.metrics import frechet_distance
+from sparring.evaluation.metrics.frechet_distance import frechet_distance
 from sparring.evaluation.networks import classifier
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.support.errors import UserError

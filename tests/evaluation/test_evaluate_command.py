@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from measuring import evaluate
 from PIL import Image
 
 from sparring.commands import evaluate as command
@@ -16,8 +17,7 @@ from sparring.commands.mismatch import clean_data
 from sparring.data.datasets import build_dataset
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import schedule_from_config
-from sparring.evaluation.analytic import flat_manifold_errors
-from sparring.evaluation.evaluate import evaluate
+from sparring.evaluation.metrics.flat_manifold import flat_manifold_errors
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.evaluation.store.statistics import claims_of
 from sparring.evaluation.studies.mismatch import mismatch

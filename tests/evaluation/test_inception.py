@@ -13,11 +13,11 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from measuring import evaluate
 from torch import nn
 
 from sparring.commands.evaluate import as_text
 from sparring.data.base import InMemory
-from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.networks import inception
 from sparring.evaluation.networks.extractors import make_extractor
 from sparring.evaluation.networks.inception import InceptionV3, fold, load_inception, resize_tf1

@@ -5,7 +5,12 @@ import torch
 
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
-from sparring.evaluation.leftover_noise import Quiet, empty_pixel_rms
+from sparring.evaluation.metrics.empty_pixels import empty_pixel_rms
+from sparring.evaluation.store.quiet_directions import quiet_directions, rms_of_others
+
+
+def empty(reference, share=0.97):
+    return (reference == 0).double().mean(0) >= share
 
 
 def test_only_pixels_that_clean_images_leave_empty_count():
@@ -16,27 +21,27 @@ def test_only_pixels_that_clean_images_leave_empty_count():
     samples = torch.full((10, 1, 2, 2), 9.0)
     samples[:, 0, 0, 1], samples[:, 0, 1, 1] = 0.3, -0.1
     expected = math.sqrt((0.3**2 + 0.1**2) / 2)
-    assert empty_pixel_rms(samples, reference) == pytest.approx(expected)
+    assert empty_pixel_rms(samples, empty(reference)) == pytest.approx(expected)
     samples[:, 0, 1, 0] = 0.2
     expected = math.sqrt((0.3**2 + 0.1**2 + 0.2**2) / 3)
-    assert empty_pixel_rms(samples, reference, share=0.96) == pytest.approx(expected)
+    assert empty_pixel_rms(samples, empty(reference, 0.96)) == pytest.approx(expected)
 
 
 def test_nearly_empty_is_not_empty():
-    assert empty_pixel_rms(torch.ones(3, 1, 2, 2), torch.full((9, 1, 2, 2), 1e-3)) is None
+    assert empty_pixel_rms(torch.ones(3, 1, 2, 2), empty(torch.full((9, 1, 2, 2), 1e-3))) is None
 
 
 def test_noise_is_measured_without_clipping_it():
     """Gaussian noise of 0.2 on clean digits leaves 0.2; clipped at 0 it would be 0.2 / sqrt 2."""
     clean = build_dataset("digits", split="all").read_all()["x0"]
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    assert empty_pixel_rms(clean + 0.2 * noise, clean) == pytest.approx(0.2, rel=0.02)
-    assert empty_pixel_rms(clean, clean) < 0.05
+    assert empty_pixel_rms(clean + 0.2 * noise, empty(clean)) == pytest.approx(0.2, rel=0.02)
+    assert empty_pixel_rms(clean, empty(clean)) < 0.05
 
 
 def test_images_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"samples have shape \(1, 2, 2\), reference \(1, 3, 3\)"):
-        empty_pixel_rms(torch.ones(3, 1, 2, 2), torch.zeros(9, 1, 3, 3))
+        empty_pixel_rms(torch.ones(3, 1, 2, 2), torch.ones(1, 3, 3, dtype=torch.bool))
 
 
 def test_quiet_directions_are_those_of_least_variance():
@@ -49,8 +54,9 @@ def test_quiet_directions_are_those_of_least_variance():
         z = torch.randn(n, 16, generator=random, dtype=torch.float64)
         return (0.5 + (z * scales) @ basis.T).reshape(n, 1, 4, 4)
 
-    quiet = Quiet(InMemory("made", images(6000)))
-    assert quiet.rms_of_clean == pytest.approx(0.05, rel=0.02)
+    data = InMemory("made", images(6000))
+    quiet = quiet_directions(data)
+    assert rms_of_others(quiet, data) == pytest.approx(0.05, rel=0.02)
     loud = images(6000) + 0.2 * torch.randn(6000, 1, 4, 4, generator=random)
     assert quiet.squares(loud).mean().sqrt().item() == pytest.approx(
         (0.05**2 + 0.2**2) ** 0.5, rel=0.02
@@ -61,6 +67,4 @@ def test_quiet_directions_are_those_of_least_variance():
 
 
 def test_too_few_images_have_no_quiet_directions():
-    quiet = Quiet(InMemory("made", torch.rand(20, 1, 4, 4)))
-    assert quiet.squares(torch.rand(3, 1, 4, 4)) is None
-    assert quiet.rms_of_clean is None
+    assert quiet_directions(InMemory("made", torch.rand(20, 1, 4, 4))) is None

@@ -12,18 +12,17 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from measuring import evaluate
 
 from sparring.data.base import InMemory
-from sparring.evaluation.evaluate import evaluate
+from sparring.evaluation.metrics.lpips_diversity import diversity_figures, lpips_diversity
 from sparring.evaluation.networks import lpips
 from sparring.evaluation.networks.lpips import (
     LPIPS,
     converted_path,
-    diversity_figures,
     enlarge,
     find_lpips,
     load_lpips,
-    lpips_diversity,
 )
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.support.errors import UserError

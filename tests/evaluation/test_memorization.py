@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from measuring import evaluate
 
 from sparring.commands.memorization import memorization_lines, pairs_picture
 from sparring.data.base import InMemory
@@ -9,16 +10,11 @@ from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import schedule_from_config
-from sparring.evaluation import memorization as module
-from sparring.evaluation.evaluate import evaluate, thumbs
-from sparring.evaluation.memorization import (
-    Originals,
-    histogram,
-    memorization,
-    small_pixels,
-    two_nearest,
-)
+from sparring.evaluation import feature_sets as module
+from sparring.evaluation.evaluate import thumbs
+from sparring.evaluation.metrics.memorization import histogram, memorization
 from sparring.evaluation.networks.extractors import Extractor
+from sparring.evaluation.store.originals import Originals, small_pixels, two_nearest
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.models.networks import MLP
 from sparring.sampling import sample
@@ -48,8 +44,8 @@ def noisy(x, size, seed=0):
 
 @pytest.mark.parametrize("n_points", [3, 5, 11, 12])
 def test_neighbours_in_blocks_are_those_of_the_whole_matrix(n_points, monkeypatch):
-    monkeypatch.setattr(module, "_QUERIES", 4)
-    monkeypatch.setattr(module, "_POINTS", 5)
+    monkeypatch.setattr(module, "QUERIES", 4)
+    monkeypatch.setattr(module, "POINTS", 5)
     random = torch.Generator().manual_seed(n_points)
     points = torch.randn(n_points, 3, generator=random)
     queries = torch.randn(9, 3, generator=random)
@@ -70,7 +66,7 @@ def test_neighbours_in_blocks_are_those_of_the_whole_matrix(n_points, monkeypatc
 
 
 def test_too_few_points_are_refused():
-    with pytest.raises(ValueError, match="needs two other points"):
+    with pytest.raises(ValueError, match="needs at least 3 samples, got 2"):
         two_nearest(torch.zeros(4, 2), torch.zeros(2, 2), torch.tensor([0, 1, 0, 1]))
     with pytest.raises(ValueError, match="at least 3 training images, got 2"):
         Originals(dots(0.0, 1.0), None, PIXELS)

@@ -12,7 +12,7 @@ from torch import nn
 
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
-from sparring.evaluation.metrics import gaussian_mmd
+from sparring.evaluation.metrics.kernel_distance import gaussian_mmd
 from sparring.evaluation.networks.extractors import Extractor
 from sparring.evaluation.studies.mismatch import mismatch
 from support import GaussianNetwork, tiny_unet

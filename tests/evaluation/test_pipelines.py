@@ -15,13 +15,13 @@ from diffusers import (
     UNet2DModel,
     VQModel,
 )
+from measuring import evaluate
 from PIL import Image
 
 from sparring.commands import evaluate as command
 from sparring.commands.evaluate import as_text, evaluate_command
 from sparring.data.datasets import build_dataset
 from sparring.diffusion.randomness import generator
-from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.protocol import differences
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.models.pretrained import load

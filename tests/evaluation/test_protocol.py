@@ -3,9 +3,10 @@ import sys
 
 import pytest
 
-from sparring.evaluation.protocol import GENERATION, MEASUREMENT, differences, require_alike
+from sparring.evaluation.protocol import GENERATION, differences, require_alike
 from sparring.support.errors import UserError
 
+MEASUREMENT = ("data", "n_fake", "k", "extractor_checksum", "a metric's own")
 PROTOCOL = dict.fromkeys((*MEASUREMENT, *GENERATION), 1) | {"seeds": {"sampling": 0}}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from measuring import evaluate
 from test_evaluate_command import make_run, unet
 
 from sparring.assembly.dirt_knowledge import KEPT
@@ -21,8 +22,9 @@ from sparring.data.audit.table import clean_table, write_table
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated
-from sparring.evaluation.evaluate import evaluate
-from sparring.evaluation.metrics import frechet_distance
+from sparring.evaluation.metrics.frechet_distance import frechet_distance
+from sparring.evaluation.metrics.proximal import ProximalDistance
+from sparring.evaluation.store.comparison import Comparison
 from sparring.evaluation.store.proximal import Proximal
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.models.networks import MLP
@@ -52,7 +54,12 @@ def dirty():
 
 def distance(dirty, samples, table=None):
     proximal = Proximal(dirty, table or table_of(N))
-    return proximal.figures(proximal.look(samples))
+    return figures_of(proximal, samples)
+
+
+def figures_of(proximal, samples):
+    seen = {"proximal_features": proximal.look(samples)}
+    return ProximalDistance().measure(seen, Comparison(proximal.dirty, proximal=proximal))
 
 
 def test_the_true_model_is_as_near_as_the_dirty_images_themselves(dirty):
@@ -101,7 +108,7 @@ def test_evaluate_has_the_figure_and_the_protocol_names_the_table(dirty):
     clean = InMemory("clean", drawn(N, 7))
     proximal = Proximal(dirty, table_of(N))
     figures = evaluate(samples, clean, None, SETTINGS, proximal=proximal)
-    expected = proximal.figures(proximal.look((samples + 1) / 2))
+    expected = figures_of(proximal, (samples + 1) / 2)
     assert {name: figures[name] for name in expected} == expected
     again = Proximal(dirty, table_of(N)).protocol()
     other = Proximal(dirty, table_of(N, 2 * SIGMA)).protocol()

@@ -2,7 +2,7 @@
 
 from fake_runs import GAUSSIAN, PROTOCOL, figures, write_run
 
-from sparring.report import tables
+from sparring.report import ranking, tables
 from sparring.report.runs import read_runs
 
 JUDGES = {
@@ -21,7 +21,7 @@ def test_scores_rank_by_more_and_their_floor_is_of_pairs(tmp_path):
 
     folders = [run("low", 25.0, 0.9), run("high", 28.0, 0.6)]
     runs = read_runs([str(folder) for folder in folders])
-    (group,) = tables.group_by_protocol(runs)
+    (group,) = ranking.group_by_protocol(runs)
     rows = tables.figure_rows(group, ["low", "high"])
     labels = [row.label for row in rows]
     for label, below in [
@@ -33,4 +33,4 @@ def test_scores_rank_by_more_and_their_floor_is_of_pairs(tmp_path):
         assert labels[at + 1] == below
     other = run("other", 29.0, 0.5, captions="56ef")
     runs = read_runs([*map(str, folders), str(other)])
-    assert len(tables.group_by_protocol(runs)) == 2
+    assert len(ranking.group_by_protocol(runs)) == 2

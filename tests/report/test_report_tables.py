@@ -6,20 +6,22 @@ from pathlib import Path
 import pytest
 from fake_runs import DETAIL, GAUSSIAN, PROTOCOL, figures, write_run
 
-from sparring.report import tables
+from sparring.report import ranking, tables, wording
 from sparring.report.finding import Finding, find
 from sparring.report.runs import as_command, missing, read_runs
 
 
 def finding_of(*folders: Path) -> Finding:
     runs = read_runs([str(folder) for folder in folders])
-    return find(runs, tables.group_by_protocol(runs), tables.choose_baseline(runs))
+    return find(runs, ranking.group_by_protocol(runs), ranking.choose_baseline(runs))
 
 
 def rows_of(arguments: list[str]) -> dict[str, tables.Row]:
     runs = read_runs(arguments)
-    ranked = [run.name for run in tables.contenders(runs, tables.choose_baseline(runs))]
-    return {row.label: row for row in tables.figure_rows(tables.group_by_protocol(runs)[0], ranked)}
+    ranked = [run.name for run in ranking.contenders(runs, ranking.choose_baseline(runs))]
+    return {
+        row.label: row for row in tables.figure_rows(ranking.group_by_protocol(runs)[0], ranked)
+    }
 
 
 def test_the_headline_states_both_figures_their_ratio_and_the_noise_that_is_left(demo_runs):
@@ -86,9 +88,9 @@ def test_unlike_protocols_are_named_and_not_ranked(tmp_path):
     few = PROTOCOL | {"steps": 10, "n_fake": 512}
     robust = write_run(tmp_path / "robust", DETAIL, GAUSSIAN, evaluation=figures(31.0, 0.1, few))
     runs = read_runs([str(plain), str(robust)])
-    groups = tables.group_by_protocol(runs)
+    groups = ranking.group_by_protocol(runs)
     assert [list(group.members) for group in groups] == [["plain"], ["robust"]]
-    unlike = tables.differences([group.protocol for group in groups])
+    unlike = ranking.differences([group.protocol for group in groups])
     assert unlike == {"n_fake": ["1797", "512"], "steps": ["50", "10"]}
     finding = finding_of(plain, robust)
     assert finding.leader is None
@@ -102,7 +104,7 @@ def test_other_seeds_and_versions_are_ranked_and_named(tmp_path):
     plain = write_run(tmp_path / "plain", None, GAUSSIAN, evaluation=figures(88.0, 0.1))
     seeded = PROTOCOL | {"seeds": {"evaluation": 0, "sampling": 1}}
     robust = write_run(tmp_path / "robust", DETAIL, GAUSSIAN, evaluation=figures(31, 0.1, seeded))
-    groups = tables.group_by_protocol(read_runs([str(plain), str(robust)]))
+    groups = ranking.group_by_protocol(read_runs([str(plain), str(robust)]))
     assert len(groups) == 1
     assert groups[0].recorded == {"seeds.sampling": ["0", "1"]}
     assert finding_of(plain, robust).leader == "robust"
@@ -115,9 +117,9 @@ def test_the_protocol_that_ranks_most_runs_leads_the_page(tmp_path):
     other = robust / "evaluation" / "other.json"
     other.write_text(json.dumps(figures(33.0, 0.1, {"steps": 9})))
     runs = read_runs([str(clean), str(robust), str(plain)])
-    baseline = tables.choose_baseline(runs)
-    ranked = [run.name for run in tables.contenders(runs, baseline)]
-    groups = tables.group_by_protocol(runs, ranked)
+    baseline = ranking.choose_baseline(runs)
+    ranked = [run.name for run in ranking.contenders(runs, baseline)]
+    groups = ranking.group_by_protocol(runs, ranked)
     assert [list(group.members) for group in groups] == [["robust", "plain"], ["clean", "robust"]]
     assert "31.0 against 88.0 for plain" in find(runs, groups, baseline).sentence
 
@@ -140,7 +142,7 @@ def test_the_newest_file_of_a_protocol_counts_and_others_stay_in_the_list(tmp_pa
     newer.write_text(json.dumps(figures(80.0, 0.1)))
     os.utime(run / "evaluation" / "figures.json", (1, 1))
     read = read_runs([str(run)])
-    groups = tables.group_by_protocol(read)
+    groups = ranking.group_by_protocol(read)
     assert groups[0].value("run", "frechet_distance") == 80.0
     shown = [tables.provenance(read[0], e, groups) for e in read[0].evaluations]
     assert [(p.file, p.is_shown) for p in shown] == [
@@ -178,7 +180,7 @@ def test_figures_of_a_later_version_are_shown_under_their_own_name(tmp_path):
 
 def test_costs_are_copied_and_related_to_plain(demo_runs):
     runs = read_runs([demo_runs[1], demo_runs[0]])
-    rows = {r.label: r for r in tables.cost_rows(runs, tables.choose_baseline(runs))}
+    rows = {r.label: r for r in tables.cost_rows(runs, ranking.choose_baseline(runs))}
     assert [c.text for c in rows["Training time"].cells] == [
         "8\u00a0min 40\u00a0s", "4\u00a0min 52\u00a0s",
     ]  # fmt: skip
@@ -197,12 +199,12 @@ def test_settings_lists_what_differs_and_nothing_else(demo_runs):
 def test_contamination_is_told_from_the_manifest_and_else_from_the_config(tmp_path):
     run = write_run(tmp_path / "a", None, GAUSSIAN)
     (read,) = read_runs([str(run)])
-    assert tables.describe_contamination(read) == (
+    assert wording.describe_contamination(read) == (
         "90 % of the samples (1,293 of 1,437): gaussian, sigma 0.2 on the scale [0, 1], not clipped"
     )
     (run / "data" / "manifest.jsonl").unlink()
     (read,) = read_runs([str(run)])
-    assert tables.describe_contamination(read) == (
+    assert wording.describe_contamination(read) == (
         "90 % of the samples: gaussian, sigma 0.2, not clipped"
     )
     assert any("no contamination manifest" in sentence for sentence in missing(read))
@@ -210,14 +212,14 @@ def test_contamination_is_told_from_the_manifest_and_else_from_the_config(tmp_pa
     (run / "data" / "manifest.jsonl").unlink(missing_ok=True)
     (clean,) = read_runs([str(run)])
     assert clean.contamination == {}
-    assert tables.describe_contamination(clean).endswith(", as they are")
+    assert wording.describe_contamination(clean).endswith(", as they are")
 
 
 def test_a_mixture_is_told_by_its_parts(tmp_path):
     parts = [{"kind": "gaussian", "sigma": [0.05, 0.35]}, {"kind": "jpeg", "quality": 10}]
     dirt = {"kind": "mixture", "rate": 0.9, "seed": 0, "clip": True, "parts": parts}
     (read,) = read_runs([str(write_run(tmp_path / "a", None, dirt))])
-    assert tables.describe_contamination(read) == (
+    assert wording.describe_contamination(read) == (
         "90 % of the samples (1,293 of 1,437): mixture in equal parts of gaussian sigma "
         "[0.05, 0.35]; jpeg quality 10, clipped to 8 bits"
     )
@@ -260,7 +262,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     (float("nan"), "n/a"), (True, "n/a"), ("12", "n/a"),
 ])  # fmt: skip
 def test_numbers_as_text(value, text):
-    assert tables.show(value) == text
+    assert wording.show(value) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [
@@ -268,7 +270,7 @@ def test_numbers_as_text(value, text):
     (7500, "2 h 05 min"), (None, "n/a"),
 ])  # fmt: skip
 def test_durations_as_text(seconds, text):
-    assert tables.show_seconds(seconds).replace("\u00a0", " ") == text
+    assert wording.show_seconds(seconds).replace("\u00a0", " ") == text
 
 
 @pytest.mark.parametrize(("recorded", "text"), [
@@ -294,6 +296,6 @@ def test_the_noise_that_was_found_stands_beside_auto(tmp_path, found, said):
         row = {"step": 3010, "loss": 0.1, "noise_scale": found, "window": found}
         file.write(json.dumps(row) + "\n")
     (run,) = read_runs([str(folder)])
-    words = tables.describe_objective(run)
+    words = wording.describe_objective(run)
     assert words.startswith("detail · lam 10")
     assert f"noise auto ({said}), window auto ({said}), weight 0.2" in words

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..config.schema import RunConfig
-from ..evaluation.evaluate import look, measure
+from ..evaluation.evaluate import look, measure, prepare
 from ..evaluation.protocol import require_alike
 from ..evaluation.store.cached_figures import code_key, kept_or_measured
 from ..evaluation.store.reference import Reference, Settings
@@ -96,7 +96,10 @@ def evaluate_command(
         raise UserError("name at least one model: a run, a pipeline folder or a hub name")
     references: dict[tuple[str, Settings], Reference] = {}
     plans = [plan_of(name, overrides, device, processes, references) for name in names]
-    plans = [replace(plan, proximal=proximal_of(plan, references)) for plan in plans]
+    plans = [
+        replace(plan, against=replace(plan.against, proximal=proximal_of(plan, references)))
+        for plan in plans
+    ]
     for plan in plans:
         folder = folder_in(plan.name, FOLDER, output_dir)
         if folder is not None:
@@ -207,11 +210,7 @@ def _help(plan: Plan) -> None:
     """What a process does that is not the first: its share of the images and of the samples, in the
     order of the first, for which it waits as that one waits for it."""
     _draw(plan)
-    if plan.proximal is not None:
-        plan.proximal.prepare()
-    if plan.training is not None:
-        for one in plan.reference.all_originals(plan.training, plan.held_out, plan.dirty).values():
-            one.prepare()
+    prepare(plan.against)
     for cell in _cells(plan):
         if not _kept_figures(cell).is_file():
             _draw(cell)
@@ -239,7 +238,10 @@ def _sweep(plan: Plan, own: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _kept_figures(plan: Plan) -> Path:
     """The file of a plan's figures, under all that decides them."""
-    sets = [one and one.fingerprint() for one in (plan.training, plan.held_out, plan.dirty)]
+    against = plan.against
+    sets = [
+        one and one.fingerprint() for one in (against.training, against.held_out, against.dirty)
+    ]
     settings = replace(plan.reference.settings, device=plan.reference.device_type)
     key = key_of(plan.key, code_key(), str(settings), plan.protocol(), plan.settings(), *sets)
     return cache_folder() / "figures" / f"{key}.json"
@@ -257,14 +259,8 @@ def _draw(plan: Plan) -> Parts:
             started = time.perf_counter()
             samples = _samples(plan, rows)
             seconds = time.perf_counter() - started
-            seen = look(
-                samples,
-                plan.reference,
-                rows.start,
-                captions=said and said[rows.start : rows.stop],
-                with_pixels=plan.dirty is not None,
-                proximal=plan.proximal,
-            )
+            captions = said and said[rows.start : rows.stop]
+            seen = look(samples, plan.against, rows.start, captions)
             return seen | {
                 "shown": samples[: max(0, N_IN_GRID - rows.start)],
                 "seconds": torch.tensor([seconds], dtype=torch.float64),
@@ -297,15 +293,8 @@ def _samples(plan: Plan, rows: range) -> Tensor:
 
 def _figures(plan: Plan, parts: Parts) -> dict[str, Any]:
     names = [name for name in parts.names() if name not in ("thumbs", "shown", "seconds")]
-    return measure(
-        {name: parts.read(name) for name in names},
-        plan.reference,
-        plan.training,
-        held_out=plan.held_out,
-        dirty=plan.dirty,
-        proximal=plan.proximal,
-        generation=plan.generation(),
-    )
+    seen = {name: parts.read(name) for name in names}
+    return measure(seen, plan.against, plan.generation())
 
 
 # --- Files -----------------------------------------------------------------------------------
@@ -354,7 +343,7 @@ def _write(
 
 def _write_copies(plan: Plan, figures: Mapping[str, Any], parts: Parts, path: Path) -> None:
     """Pictures of the samples most like training images, beside these, named after the figures."""
-    for key, training in zip(KEYS, (plan.training, plan.dirty), strict=True):
+    for key, training in zip(KEYS, (plan.against.training, plan.against.dirty), strict=True):
         if key in figures and training is not None:
             alike = figures[key]["pairs"]
             copies = parts.pick("thumbs", [pair["sample"] for pair in alike])

@@ -22,10 +22,10 @@ from ..config.schema import RunConfig, SamplingSection
 from ..data.base import Dataset, digest
 from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import contaminate
-from ..evaluation.evaluate import check_count
+from ..evaluation.evaluate import check_count, looks, protocol_of
 from ..evaluation.networks.judges import Judges
 from ..evaluation.store.cached_figures import code_key, model_key
-from ..evaluation.store.proximal import Proximal
+from ..evaluation.store.comparison import Comparison
 from ..evaluation.store.reference import Reference, Settings
 from ..evaluation.store.tensor_tables import Processes
 from ..models.pretrained import load
@@ -54,15 +54,15 @@ class Plan:
     name: str
     model: Model
     config: RunConfig
-    reference: Reference
-    training: Dataset | None
-    held_out: Dataset | None
-    dirty: Dataset | None
+    against: Comparison
     n_samples: int
     device: str
     processes: Processes
     key: str  # of the model
-    proximal: Proximal | None = None
+
+    @property
+    def reference(self) -> Reference:
+        return self.against.reference
 
     @property
     def sampler(self) -> str:
@@ -81,8 +81,7 @@ class Plan:
     def kept(self) -> Path:
         """Where the features of the samples are, under all that decides them."""
         decides = [
-            self.key, code_key(), self.reference.looks(), self.generation(), self.settings(),
-            self.dirty is None, self.proximal and self.proximal.protocol(),
+            self.key, code_key(), looks(self.against), self.generation(), self.settings(),
         ]  # fmt: skip
         return kept_folder() / key_of(*decides)
 
@@ -148,10 +147,8 @@ class Plan:
         }
 
     def protocol(self) -> dict[str, Any]:
-        measurement, generation = self.reference.protocol(self.n_samples), self.generation()
-        seeds = measurement["seeds"] | generation["seeds"]
-        proximal = {} if self.proximal is None else self.proximal.protocol()
-        return measurement | generation | proximal | {"seeds": seeds}
+        measurement, generation = protocol_of(self.against, self.n_samples), self.generation()
+        return measurement | generation | {"seeds": measurement["seeds"] | generation["seeds"]}
 
 
 def plan_of(
@@ -176,6 +173,7 @@ def plan_of(
         judges=Judges(**{f.name: getattr(evaluation, f.name) for f in fields(Judges)}),
         memorization_extractor=evaluation.memorization_extractor,
         lpips_weights=evaluation.lpips_weights,
+        metrics=tuple(evaluation.metrics),
     )
     key = (dataset.fingerprint(), settings)
     read_as = reading(config.data, dataset)
@@ -189,10 +187,8 @@ def plan_of(
     check_alike(name, model, dataset)
     check_prompts(name, model)
     check_count(n_samples, dataset, settings)
-    sets = _training_sets(name, model, dataset)
-    plan = Plan(
-        name, model, config, reference, *sets, n_samples, device, processes, model_key(model)
-    )
+    against = Comparison(reference, *_training_sets(name, model, dataset))
+    plan = Plan(name, model, config, against, n_samples, device, processes, model_key(model))
     if reference.panel is not None:
         reference.panel.check(plan.captions)
     _check_samplers(plan)

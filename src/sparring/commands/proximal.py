@@ -30,7 +30,7 @@ def proximal_of(plan: Plan, references: dict[tuple[str, Settings], Reference]) -
     wanted = plan.config.evaluation.proximal
     if wanted is None:
         return None
-    dirty = plan.dirty or plan.training
+    dirty = plan.against.dirty or plan.against.training
     if dirty is None:
         raise UserError(
             f"{plan.name}: evaluation.proximal compares with the images that a run was trained on: "
@@ -40,7 +40,11 @@ def proximal_of(plan: Plan, references: dict[tuple[str, Settings], Reference]) -
     place = own_table(plan.name) if wanted == "auto" else wanted
     table = read_table(place, dirty, whole=dirty.sharding is None)  # of a stream: some images
     settings = replace(
-        plan.reference.settings, statistics=None, judges=Judges(), memorization_extractor=None
+        plan.reference.settings,
+        statistics=None,
+        judges=Judges(),
+        memorization_extractor=None,
+        metrics=(),
     )
     kept = {"kept": plan.reference.kept, "processes": plan.processes}
     reference = references.setdefault(

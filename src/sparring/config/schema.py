@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_serializer, model_validator
 
 from ..data.dirt.section import ContaminationSection
 from ..data.section import DataSection
@@ -236,6 +236,7 @@ class EvaluationSection(Section):
     # also the distance of samples made dirty to the dirty training images: auto, as the run's own
     # table says, or a table of `sparring inspect`
     proximal: Literal["auto"] | Place | None = None
+    metrics: list[Place] = Field(default=[])  # of one's own, path/to/file.py:Name each
     sweep: SweepSection | None = None  # the figures of other samplers, steps, guidance as well
     n_resamples: Count = 10
     seed: int = 0
@@ -245,6 +246,22 @@ class EvaluationSection(Section):
     mismatch_samples: Count = 2048  # trajectories, and samples in each set of q(x_t)
     diagnostics: bool = False  # also equivariance error, Lipschitz estimate, straightness, score
     diagnostics_points: Annotated[int, Field(ge=2)] = 64  # clean samples at which that is looked at
+
+    @model_serializer(mode="wrap")
+    def _without_metrics_that_nobody_named(self, handler: Any) -> dict[str, Any]:
+        said = handler(self)  # so that an older version reads the config of a run
+        return said if self.metrics else {k: v for k, v in said.items() if k != "metrics"}
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_are_ones_own(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if ".py:" not in name:
+                raise ValueError(
+                    "evaluation.metrics names your own, path/to/file.py:Name; those that are built "
+                    f"in are measured wherever the data allow, got {name!r}"
+                )
+        return names
 
     @model_validator(mode="after")
     def _mismatch_is_asked_for(self) -> EvaluationSection:

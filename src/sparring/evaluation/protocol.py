@@ -3,10 +3,10 @@
     protocol = {"data": "digits", "split": "all", "n_real": 1797, "extractor": "classifier", ...}
     differences(protocol_of_a, protocol_of_b)   ->  ["steps: 50 and 10"]
 
-A protocol has two halves. `MEASUREMENT` says how samples are measured; figures that differ there
-are numbers on different scales, and comparing them is refused. `GENERATION` says how the samples
-were drawn; it is refused as well unless the caller says that the sampling is what they compare.
-Seeds and versions are recorded and named, but figures that differ there may be compared.
+A protocol has two halves. One says how samples are measured: data, extractor, what each metric
+adds; figures that differ there are numbers on different scales, and comparing them is refused.
+`GENERATION` says how the samples were drawn; it is refused as well unless the caller says that the
+sampling is what they compare. Figures that differ in what is `RECORDED` may be compared.
 
 Nothing here needs torch: the report reads protocols too.
 """
@@ -20,22 +20,6 @@ from typing import Any
 
 from ..support.errors import UserError
 
-MEASUREMENT = (
-    "data",  # name of the reference data set
-    "data_fingerprint",  # of the reference as it was read
-    "split",  # of the reference
-    "n_real",  # reference samples
-    "n_fake",  # samples of the model
-    "resize",  # what happens to the size of an image before the features
-    "range",  # what happens to its values
-    "extractor",
-    "extractor_checksum",
-    "k",  # neighbours of precision, recall, density, coverage
-    "n_projections",  # directions of the sliced Wasserstein distance
-    *("clip", "pick_score", "hps", "aesthetic"),  # judges: name, checksum, resize
-    "proximal",  # digest of the dirty images, their table and the extractor they are seen with
-    "captions",  # digest of those that the samples were to show, where they are judged
-)
 GENERATION = (
     "sampler",
     "steps",
@@ -84,7 +68,8 @@ def differences(
         sampling: False where the sampling itself is what is compared: then only the measurement
             must be alike.
     """
-    keys = MEASUREMENT + (GENERATION if sampling else ())
+    apart = RECORDED if sampling else (*RECORDED, *GENERATION)
+    keys = [key for key in first | dict(second) if key not in apart]
     return [
         f"{key}: {_said(first, key)} and {_said(second, key)}"
         for key in keys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,3 +49,22 @@ def interval(figure: float, resamples: Tensor, size: int = 1, n: int = 2) -> lis
         raise ValueError(f"an interval needs at least 2 resamples, got {len(resamples)}")
     error = math.sqrt(size / (n - size)) * resamples.double().std().item()
     return [figure - 1.96 * error, figure + 1.96 * error]
+
+
+def with_interval(
+    key: str,
+    statistic: Callable[[Tensor], float],
+    samples: Tensor,
+    n_resamples: int = 10,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """A figure of samples (N, *) and its `interval` over `half_samples`, under KEY and
+    KEY_interval."""
+    value = statistic(samples)
+    halves = half_samples(statistic, samples, n_resamples, seed)
+    return {key: value, f"{key}_interval": interval(value, halves)}
+
+
+def mean_of(values: Tensor) -> float:
+    """The mean of values (N,), a statistic for the above."""
+    return values.mean().item()

@@ -14,11 +14,15 @@ from typing import Any
 from markupsafe import Markup
 
 from .. import __version__
+from ..evaluation.metrics.registry import all_figures
 from ..support.errors import UserError
 from . import tables
-from .html import N_STYLES, Picture, read_picture, template
+from .page import N_STYLES, template
+from .pictures import Picture, read_picture
 from .plots import Curve, line_chart
+from .ranking import comparable
 from .runs import Run, short_names
+from .wording import show
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ class AttackGroup:
     def floor(self) -> str:
         """The leading figure of the reference itself, where it was computed."""
         value = self.members[0].data.get(f"{self.quality}_of_reference")
-        return "" if value is None else tables.show(value)
+        return "" if value is None else show(value)
 
     def finding(self) -> str:
         """Each model's leading figure without attack, at the largest radius, under the control."""
@@ -146,10 +150,10 @@ class AttackGroup:
         for member in self.members:
             first = member.data["curves"][0]["points"]
             before, after = first[0][self.quality], first[-1][self.quality]
-            line = f"{member.name} {tables.show(before)} to {tables.show(after)}"
+            line = f"{member.name} {show(before)} to {show(after)}"
             control = next(c for c in member.data["curves"] if c["kind"] == "control")
             if control is not member.data["curves"][0]:
-                line += f" (random noise: {tables.show(control['points'][-1][self.quality])})"
+                line += f" (random noise: {show(control['points'][-1][self.quality])})"
             said.append(line)
         name = measure_name(self.quality)
         return f"{name} from radius 0 to {self.radii[-1]}: {'; '.join(said)}."
@@ -166,7 +170,7 @@ class AttackGroup:
             is_control=is_control,
             notes=[
                 f"{member.name}, {curve['name']} "
-                f"{tables.show(point[quality])} {_spread(point, quality)}".rstrip()
+                f"{show(point[quality])} {_spread(point, quality)}".rstrip()
                 for point in points
             ],
         )  # fmt: skip
@@ -181,7 +185,8 @@ class AttackGroup:
 
 def measure_name(key: str) -> str:
     """A figure's name on the page."""
-    return tables.BY_KEY[key].label if key in tables.BY_KEY else key
+    figure = all_figures().get(key)
+    return key if figure is None else figure.label
 
 
 def read_attacks(folder: Path, name: str, style: int) -> list[Attacked]:
@@ -212,7 +217,7 @@ def grouped(attacks: Sequence[Attacked]) -> list[AttackGroup]:
         protocol = one.data["protocol"]
         radii = [point["radius"] for point in one.data["curves"][0]["points"]]
         key = json.dumps(
-            [tables.comparable(protocol), protocol["attack"], radii], sort_keys=True
+            [comparable(protocol), protocol["attack"], radii], sort_keys=True
         )  # fmt: skip
         group = groups.setdefault(key, AttackGroup(protocol))
         if one.name not in [member.name for member in group.members]:
@@ -238,4 +243,4 @@ def render_page(paths: Sequence[Path]) -> str:
 
 def _spread(point: Mapping[str, Any], quality: str) -> str:
     spread = point[f"{quality}_std"]
-    return "" if spread is None else f"± {tables.show(spread)}"
+    return "" if spread is None else f"± {show(spread)}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..data.audit.summary import Found
-from .html import Bar, Bars, template
+from .page import Bar, Bars, template
 from .pictures import read_picture
 from .plots import Curve, line_chart
 

@@ -6,15 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import tables
+from ..evaluation.studies import cleaning, diagnostics
 from .plots import Chart, Curve, arrow_chart, line_chart
 from .runs import Run
+from .wording import show
 
-FIGURES = {
-    "psnr": ("PSNR, dB", "higher is better"),
-    "feature_distance": ("Feature distance", "0 the same image, 1 any other"),
-    "frechet_distance": ("Fréchet distance", "lower is better"),
-}
 NOISY = "the noisy images"
 NOISY_STYLE = 7  # the last of the page's line styles
 
@@ -49,20 +45,14 @@ def cleaning_curve(name: str, style: int, figures: Sequence[Mapping[str, Any]], 
 
 
 def cleaning_chart(key: str, curves: list[Curve], title: str = "") -> Chart:
-    """The curves of one of `FIGURES`, under its name or a title."""
-    label, hint = FIGURES[key]
+    """The curves of a figure of cleaned images, under its name or a title."""
+    figure = cleaning.FIGURES[key]
     svg = line_chart(
-        curves, x_label="noise of the images, [0, 1] scale", y_label=f"{label}, {hint}",
-        title=f"{label} of cleaned images by the noise that they had {title}".strip(),
+        curves, x_label="noise of the images, [0, 1] scale",
+        y_label=f"{figure.label}, {figure.hint}",
+        title=f"{figure.label} of cleaned images by the noise that they had {title}".strip(),
     )  # fmt: skip
-    return Chart(title or label, svg, [(curve.name, curve.style) for curve in curves])
-
-
-DIAGNOSTICS = {
-    "equivariance_error": ("Equivariance error", "relative error"),
-    "lipschitz": ("Lipschitz estimate", "of x0_hat in x_t"),
-    "score_error": ("Score error", "relative error"),
-}
+    return Chart(title or figure.label, svg, [(curve.name, curve.style) for curve in curves])
 
 
 def diagnostics_charts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[Chart]:
@@ -71,7 +61,7 @@ def diagnostics_charts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[C
     charts: dict[tuple[str, str], list[Curve]] = {}
     for run, found in _diagnosed(runs):
         alike = {key: value for key, value in found["protocol"].items() if key != "seeds"}
-        for key in DIAGNOSTICS:
+        for key in diagnostics.FIGURES:
             rows = [row for row in found["times"] if key in row]
             curves = charts.setdefault((key, json.dumps(alike, sort_keys=True)), [])
             if rows and run.name not in [curve.name for curve in curves]:
@@ -79,25 +69,23 @@ def diagnostics_charts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[C
                 curves.append(Curve(run.name, styles[run.name], ratios, values))
     drawn = []
     for (key, protocol), curves in charts.items():
-        title, label = DIAGNOSTICS[key]
-        told = json.loads(protocol)
+        figure, told = diagnostics.FIGURES[key], json.loads(protocol)
         svg = line_chart(
-            curves, x_label="noise level sigma/alpha, log scale", y_label=label,
-            title=f"{title} by noise level, {told.get('data')}, {told['n_points']} points",
+            curves, x_label="noise level sigma/alpha, log scale", y_label=figure.hint,
+            title=f"{figure.label} by noise level, {told.get('data')}, {told['n_points']} points",
             x_is_log=True,
         )  # fmt: skip
         if svg:
-            drawn.append(Chart(title, svg, [(curve.name, curve.style) for curve in curves]))
-    return sorted(
-        drawn, key=lambda chart: [one[0] for one in DIAGNOSTICS.values()].index(chart.title)
-    )
+            drawn.append(Chart(figure.label, svg, [(curve.name, curve.style) for curve in curves]))
+    order = [figure.label for figure in diagnostics.FIGURES.values()]
+    return sorted(drawn, key=lambda chart: order.index(chart.title))
 
 
 def straightness_of(runs: Sequence[Run]) -> str:
     """'plain 0.81, robust 0.84': of the newest diagnostics of each run."""
     said: dict[str, str] = {}
     for run, found in _diagnosed(runs):
-        said.setdefault(run.name, f"{run.name} {tables.show(found['straightness'])}")
+        said.setdefault(run.name, f"{run.name} {show(found['straightness'])}")
     return ", ".join(said.values())
 
 

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from . import tables
-from .charts import FIGURES, NOISY, cleaning_chart, cleaning_curve
-from .html import N_STYLES, read_picture, template
+from ..evaluation.studies.cleaning import FIGURES
+from .charts import NOISY, cleaning_chart, cleaning_curve
+from .page import N_STYLES, template
+from .pictures import read_picture
+from .ranking import flat
+from .tables import Row, cell
+from .wording import show, show_value
 
 
 def render(result: Mapping[str, Any], folder: Path) -> str:
@@ -22,7 +26,7 @@ def render(result: Mapping[str, Any], folder: Path) -> str:
     pictures = {name: read_picture(folder / f"{name}.png") for name in ("before", "after")}
     return template("cleaning.html").render(
         title=Path(str(result["data"]["name"])).name, result=result, pictures=pictures, charts=[],
-        rows=[], protocol=tables.flat(result["protocol"]), show_value=tables.show_value,
+        rows=[], protocol=flat(result["protocol"]), show_value=show_value,
         version=__version__,
     )  # fmt: skip
 
@@ -50,22 +54,22 @@ def render_levels(result: Mapping[str, Any], folder: Path) -> str:
         for key in ("psnr", "feature_distance")
     ]
     rows = [
-        tables.Row(
-            f"{FIGURES[key][0]}: {name}",
-            [tables.cell(one.get(key), _spread(one, key)) for one in figures],
-            hint=FIGURES[key][1],
+        Row(
+            f"{figure.label}: {name}",
+            [cell(one.get(key), _spread(one, key)) for one in figures],
+            hint=figure.hint,
         )
-        for key in FIGURES
+        for key, figure in FIGURES.items()
         for name, figures in all_figures.items()
         if any(key in one for one in figures)
     ]
     return template("cleaning.html").render(
         title=str(result["protocol"]["data"]), result=result, pictures=pictures, charts=charts,
-        rows=rows, protocol=tables.flat(result["protocol"]), show_value=tables.show_value,
+        rows=rows, protocol=flat(result["protocol"]), show_value=show_value,
         version=__version__,
     )  # fmt: skip
 
 
 def _spread(figures: Mapping[str, Any], key: str) -> str:
     low_high = figures.get(f"{key}_interval")
-    return "" if low_high is None else f"{tables.show(low_high[0])} to {tables.show(low_high[1])}"
+    return "" if low_high is None else f"{show(low_high[0])} to {show(low_high[1])}"

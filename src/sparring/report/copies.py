@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from .pictures import Picture, read_picture
 from .plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, grid_lines, page_numbers
 from .runs import Evaluation, Run, is_number
-from .tables import show
+from .wording import show
 
 KEYS = ("memorization", "memorization_of_dirty")
 

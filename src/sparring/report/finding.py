@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..evaluation.figure import Figure
+from .ranking import Group, contenders
 from .runs import Run
-from .tables import BY_KEY, Group, contenders, show
-
-LEADING = ("frechet_distance", "sliced_wasserstein", "off_manifold_rms")  # decides who leads
-LEFT = {
-    "empty_pixel_rms": "leftover noise", "quiet_rms": "noise in quiet directions",
-    "off_manifold_rms": "distance off the manifold",
-}  # fmt: skip
-"""What says how much noise is left; the first that was measured is told."""
+from .wording import show
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,8 @@ def find(runs: Sequence[Run], groups: Sequence[Group], baseline: Run) -> Finding
     group = groups[0]
     names = [run.name for run in contenders(runs, baseline) if run.name in group.members]
     names = names or list(group.members)
-    lead = next((k for k in LEADING if any(group.value(n, k) is not None for n in names)), None)
+    measured = (f for f in group.drawn if f.decides and _have(group, names, f))
+    lead = next((figure.key for figure in measured), None)
     left_out = [run.name for run in runs if run.name not in group.members]
     note = []
     if len(groups) > 1:
@@ -55,7 +51,8 @@ def find(runs: Sequence[Run], groups: Sequence[Group], baseline: Run) -> Finding
     if is_settled and not ahead:
         sentence = f"No run beats {baseline.name}. {sentence}"
     if not is_settled:
-        note.append(f"Their intervals for the {_spoken(lead)} overlap: the order is not settled.")
+        spoken = group.figures[lead].spoken
+        note.append(f"Their intervals for the {spoken} overlap: the order is not settled.")
     if len(rivals) > 1 and ahead:
         note.insert(0, f"Best of {len(rivals) + 1} runs that are compared.")
     for run in runs:
@@ -67,33 +64,35 @@ def find(runs: Sequence[Run], groups: Sequence[Group], baseline: Run) -> Finding
     return Finding(sentence, " ".join(filter(None, note)), leader)
 
 
-def _spoken(key: str) -> str:
-    label = BY_KEY[key].label
-    return label if label.startswith("Fréchet") else label[0].lower() + label[1:]
+def _have(group: Group, names: Sequence[str], figure: Figure) -> bool:
+    return any(group.value(name, figure.key) is not None for name in names)
 
 
 def _against(group: Group, name: str, baseline: str, lead: str) -> str:
     """'Fréchet distance 31.2 against 88.0 for plain (×0.35), leftover noise 0.41 of plain's'."""
     mine, other = group.value(name, lead) or 0.0, group.value(baseline, lead) or 0.0
     by = f" (×{show(mine / other)})" if other > 0 else ""
-    said = [f"{_spoken(lead)} {show(mine)} against {show(other)} for {baseline}{by}"]
-    if (key := _left(group, name)) not in (None, lead) and (other := group.value(baseline, key)):
+    said = [f"{group.figures[lead].spoken} {show(mine)} against {show(other)} for {baseline}{by}"]
+    key = _left(group, name)
+    if key is not None and key != lead and (other := group.value(baseline, key)):
         mine = group.value(name, key) or 0.0
-        said.append(f"{LEFT[key]} {show(mine / other)} of {baseline}’s")
+        said.append(f"{group.figures[key].spoken} {show(mine / other)} of {baseline}’s")
     return ", ".join(said) + _spread(group, name)
 
 
 def _alone(group: Group, name: str, lead: str) -> str:
-    said = [f"{_spoken(lead)} {show(group.value(name, lead))}"]
+    said = [f"{group.figures[lead].spoken} {show(group.value(name, lead))}"]
     if interval := group.interval(name, lead):
         said[0] += f" [{show(interval[0])}, {show(interval[1])}]"
-    if (key := _left(group, name)) not in (None, lead):
-        said.append(f"{_spoken(key)} {show(group.value(name, key))}")
+    if (key := _left(group, name)) is not None and key != lead:
+        said.append(f"{group.figures[key].spoken} {show(group.value(name, key))}")
     return ", ".join(said) + _spread(group, name)
 
 
 def _left(group: Group, name: str) -> str | None:
-    return next((key for key in LEFT if group.value(name, key) is not None), None)
+    """What says how much noise is left: the first that was measured."""
+    noise = (figure for figure in group.figures.values() if figure.is_noise)
+    return next((figure.key for figure in noise if _have(group, [name], figure)), None)
 
 
 def _spread(group: Group, name: str) -> str:

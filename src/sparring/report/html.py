@@ -1,34 +1,37 @@
-"""Runs as one HTML file: everything inline, nothing fetched, user text escaped.
-
-The one script, page.js, is allowed by its hash: the page's policy lets no other run.
-"""
+"""Runs as one HTML file: everything inline, nothing fetched, user text escaped."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup, escape
 
 from .. import __version__
+from ..evaluation.figure import Figure
 from . import tables
+from .attacks import attack_groups
 from .charts import arrow_charts, cleaning_charts, diagnostics_charts, straightness_of
 from .copies import copies_of
 from .finding import Finding, find
+from .page import N_STYLES, Bar, Bars, template
 from .pictures import Picture, read_picture
 from .plots import Chart, Curve, line_chart
+from .ranking import (
+    Group,
+    best_of,
+    choose_baseline,
+    comparable,
+    contenders,
+    differences,
+    flat,
+    group_by_protocol,
+)
 from .runs import Run, is_number, missing
 from .sweeps import sweeps_of
-
-N_STYLES = 8  # line styles and colours in style.css; 0 is the baseline's, 1 the leader's
+from .wording import describe_contamination, describe_objective, show, show_seconds, show_value
 
 
 @dataclass(frozen=True)
@@ -38,26 +41,6 @@ class TrainingData:
     picture: Picture
     what: str
     runs: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One run's figure as shares of the longest bar, in percent."""
-
-    name: str
-    style: int
-    text: str
-    width: float
-    interval: tuple[float, float] | None
-    is_best: bool
-
-
-@dataclass(frozen=True)
-class Bars:
-    label: str
-    bars: list[Bar]
-    floor: float | None = None  # the reference's own figure, percent of the longest bar
-    floor_text: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,20 +79,19 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
     Raises:
         UserError: where a picture of a run cannot be read.
     """
-    from .attacks import attack_groups  # which makes a page of its own with what is here
-
-    baseline = tables.choose_baseline(runs)
-    ranked = [run.name for run in tables.contenders(runs, baseline)]
-    groups = tables.group_by_protocol(runs, ranked)
+    baseline = choose_baseline(runs)
+    ranked = [run.name for run in contenders(runs, baseline)]
+    groups = group_by_protocol(runs, ranked)
     finding = find(runs, groups, baseline)
     styles = choose_styles(runs, baseline, finding.leader)
+    drawn = groups[0].drawn if groups else []
     pictures = training_data([run for run in runs if run.contamination] or runs)
     html = template("template.html").render(
         title=title or _listed([run.name for run in runs]),
         finding=finding,
         runs=runs,
         styles=styles,
-        bars=[b for key in _leading(groups) if (b := bars_of(groups[0], key, ranked, styles))],
+        bars=[b for f in drawn if (b := bars_of(groups[0], f, ranked, styles))],
         missing=[sentence for run in runs for sentence in missing(run)],
         training_data=pictures,
         cards=[card_of(run, groups, baseline, finding.leader, ranked, styles) for run in runs],
@@ -117,8 +99,8 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
         noise=noise_note(runs),
         pairs=pairs_of(runs, styles),
         groups=[(group, tables.figure_rows(group, ranked)) for group in groups],
-        unlike=tables.differences([group.protocol for group in groups]),
-        full_protocol=lambda group: tables.flat(next(iter(group.members.values())).protocol),
+        unlike=differences([group.protocol for group in groups]),
+        full_protocol=lambda group: flat(next(iter(group.members.values())).protocol),
         ranked=ranked,
         attacks=attack_groups(runs, styles),
         copies=copies_of(runs, styles),
@@ -133,24 +115,10 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
         settings=tables.config_rows(runs),
         provenance=[tables.provenance(run, e, groups) for run in runs for e in run.evaluations],
         configs={run.name: _yaml(run) for run in runs},
-        show_value=tables.show_value,
+        show_value=show_value,
         version=__version__,
     )
     return html, finding
-
-
-def template(name: str) -> Template:
-    """A template of this folder; what a page is given is escaped, and all of it must be given."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["breakable"] = breakable
-    script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
-    digest = hashlib.sha256(script.encode()).digest()
-    environment.globals["script"] = Markup(script)
-    environment.globals["script_hash"] = base64.b64encode(digest).decode("ascii")
-    return environment.get_template(name)
 
 
 def choose_styles(runs: Sequence[Run], baseline: Run, leader: str | None) -> dict[str, int]:
@@ -171,33 +139,32 @@ def training_data(runs: Sequence[Run]) -> list[TrainingData]:
     seen: dict[tuple[str, str], TrainingData] = {}
     for run in runs:
         if run.training_samples is not None:
-            picture, what = read_picture(run.training_samples), tables.describe_contamination(run)
+            picture, what = read_picture(run.training_samples), describe_contamination(run)
             seen.setdefault((picture.uri, what), TrainingData(picture, what)).runs.append(run.name)
     return list(seen.values())
 
 
 def card_of(
-    run: Run, groups: Sequence[tables.Group], baseline: Run, leader: str | None,
+    run: Run, groups: Sequence[Group], baseline: Run, leader: str | None,
     ranked: Sequence[str], styles: dict[str, int],
 ) -> Card:  # fmt: skip
     """A run's card; its figures come from the first group of evaluations that it belongs to."""
     group = next((g for g in groups if run.name in g.members), None)
     figures = []
     if group is not None:
-        for key in _leading([group]):
-            if (value := group.value(run.name, key)) is not None:
-                measure = tables.BY_KEY[key]
-                best = tables.best_of(group, [n for n in group.members if n in ranked], measure)
-                figures.append((measure.label, tables.show(value), best == run.name))
+        for figure in group.drawn:
+            if (value := group.value(run.name, figure.key)) is not None:
+                best = best_of(group, [n for n in group.members if n in ranked], figure)
+                figures.append((figure.label, show(value), best == run.name))
     if is_number(run.training.get("train_seconds")):
-        seconds = tables.show_seconds(run.training["train_seconds"])
+        seconds = show_seconds(run.training["train_seconds"])
         figures.append(("Training", seconds, False))
     role = "leads" if run.name == leader else "baseline" if run is baseline else ""
     if group is not None and group is not groups[0]:
         role = " · ".join(filter(None, [role, "another protocol"]))
     return Card(
-        run.name, styles[run.name], role, tables.describe_objective(run),
-        tables.describe_contamination(run), read_picture(run.samples) if run.samples else None,
+        run.name, styles[run.name], role, describe_objective(run),
+        describe_contamination(run), read_picture(run.samples) if run.samples else None,
         not run.is_vector, sampling_words(run), figures,
     )  # fmt: skip
 
@@ -229,7 +196,7 @@ def noise_note(runs: Sequence[Run]) -> str:
         return ""
     if any("seed" not in run.drawn for run in shown):
         return "Whether the grids start from the same noise was not recorded."
-    unlike = tables.differences([run.drawn for run in shown])
+    unlike = differences([run.drawn for run in shown])
     said = "; ".join(f"{key}: {' / '.join(values)}" for key, values in unlike.items())
     if "seed" in unlike or "picture" in unlike:
         return f"The grids do not start from the same noise ({said})."
@@ -238,16 +205,17 @@ def noise_note(runs: Sequence[Run]) -> str:
 
 
 def bars_of(
-    group: tables.Group, key: str, ranked: Sequence[str], styles: dict[str, int]
+    group: Group, figure: Figure, ranked: Sequence[str], styles: dict[str, int]
 ) -> Bars | None:  # fmt: skip
     """A figure of all runs of a group as bars from 0; None where no run has it."""
+    key = figure.key
     values = {name: v for name in group.members if (v := group.value(name, key)) is not None}
     floors = [f for name in values if (f := group.value(name, f"{key}_of_reference")) is not None]
     ends = [i[1] for name in values if (i := group.interval(name, key))]
     longest = max([*values.values(), *floors, *ends], default=0.0)
     if longest <= 0 or min(values.values()) < 0:
         return None
-    best = tables.best_of(group, [n for n in values if n in ranked], tables.BY_KEY[key])
+    best = best_of(group, [n for n in values if n in ranked], figure)
 
     def percent(value: float) -> float:
         return round(100 * max(value, 0.0) / longest, 2)
@@ -256,13 +224,12 @@ def bars_of(
     for name, value in values.items():
         interval = group.interval(name, key)
         ends_percent = (percent(interval[0]), percent(interval[1])) if interval else None
-        bars.append(Bar(name, styles[name], tables.show(value), percent(value), ends_percent,
+        bars.append(Bar(name, styles[name], show(value), percent(value), ends_percent,
                         name == best))  # fmt: skip
-    measure = tables.BY_KEY[key]
-    label = f"{measure.label}, {measure.hint}"
+    label = f"{figure.label}, {figure.words}"
     if not floors:
         return Bars(label, bars)
-    return Bars(label, bars, percent(floors[0]), tables.show(floors[0]))
+    return Bars(label, bars, percent(floors[0]), show(floors[0]))
 
 
 def charts_of(runs: Sequence[Run], styles: dict[str, int]) -> list[Chart]:
@@ -296,7 +263,7 @@ def mismatch_charts(runs: Sequence[Run], styles: dict[str, int]) -> list[Chart]:
     for run in runs:
         for curve in (curve for evaluation in run.evaluations for curve in evaluation.mismatch):
             rows = [row for row in curve["times"] if is_number(row["ratio"]) and row["ratio"] > 0]
-            group = json.dumps(tables.comparable(curve["protocol"]), sort_keys=True)
+            group = json.dumps(comparable(curve["protocol"]), sort_keys=True)
             ratios = [row["ratio"] for row in rows]
             floor = Curve("", 0, ratios, [row[f"{key}_of_reference_interval"][1] for row in rows])
             _, curves, _ = charts.setdefault(group, (curve["protocol"], [], floor))
@@ -323,20 +290,6 @@ def _mismatch_chart(protocol: dict[str, Any], curves: list[Curve], floor: Curve)
 def columns_for(n_cards: int) -> int:
     """Columns of the gallery on a wide screen, so that the last row is not left almost empty."""
     return 3 if n_cards <= 3 else n_cards if n_cards <= 5 else 3 if n_cards in (6, 9) else 4
-
-
-def breakable(key: object) -> Markup:
-    """An escaped dotted key that may wrap after its dots and underscores."""
-    return Markup(re.sub(r"([._/])", r"\1<wbr>", str(escape(key))))
-
-
-def _leading(groups: Sequence[tables.Group]) -> list[str]:
-    """The figures worth a picture: the leading one and the noise that is left."""
-    keys = ("frechet_distance", "empty_pixel_rms", "sliced_wasserstein", "off_manifold_rms")
-    return [
-        key for key in keys
-        if groups and any(groups[0].value(name, key) is not None for name in groups[0].members)
-    ]  # fmt: skip
 
 
 def _listed(names: Sequence[str]) -> str:

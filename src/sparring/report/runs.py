@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from ..evaluation.figure import Figure
+from ..evaluation.metrics.registry import all_figures
 from ..support.errors import UserError
 from ..support.text_files import lines_of
 from ..support.yaml_files import read_yaml
@@ -38,27 +40,21 @@ class Evaluation:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The figures that are one number each.
-
-        Of distances to the nearest training image, the median and (as `..._of_reference`) the
-        median of the images that calibrate it.
-        """
+        """The figures that are one number each."""
         numbers = {
             key: value for key, value in self.figures.items()
             if is_number(value) and not key.endswith("_seconds")
         }  # fmt: skip
-        nearest = self.figures.get("nearest_training_distance")
-        if isinstance(nearest, dict):
-            for key, part in (("", "median"), ("_of_reference", "calibration_median")):
-                if is_number(value := nearest.get(part)):
-                    numbers[f"nearest_training_distance{key}"] = value
-        copies = self.figures.get("memorization")
-        if isinstance(copies, dict):
-            for key in ("near_duplicates", "authentic"):
-                for end, part in (("", key), ("_of_reference", f"{key}_of_calibration")):
-                    if is_number(value := copies.get(part)):
-                        numbers[f"{key}{end}"] = value
+        for figure in all_figures(self.own_figures).values():
+            inner = figure.numbers(self.figures)
+            numbers |= {key: value for key, value in inner.items() if is_number(value)}
         return numbers
+
+    @property
+    def own_figures(self) -> list[Figure]:
+        """How the figures of the user's own metrics are labelled."""
+        found = self.figures.get("own_figures")
+        return [Figure(**one) for one in found.values()] if isinstance(found, dict) else []
 
     @property
     def mismatch(self) -> list[dict[str, Any]]:

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from ..evaluation.metrics.registry import all_figures
 from . import tables
+from .page import N_STYLES
 from .plots import Curve, line_chart
+from .ranking import comparable
 from .runs import Evaluation, Run, is_number
+from .wording import show, show_value
 
-KEYS = ("frechet_distance", "sliced_wasserstein", "empty_pixel_rms", "off_manifold_rms")
 N_SHOWN = 2  # figures of one sweep that are drawn
-N_STYLES = 8  # of lines, in style.css
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def sweeps_of(runs: Sequence[Run]) -> list[Sweep]:
     shared: dict[str, dict[str, dict[int, Evaluation]]] = {}
     for name, cells in newest.items():
         for cell in cells:
-            alike = tables.comparable(cell.protocol) | {"steps": None}
+            alike = comparable(cell.protocol) | {"steps": None}
             group = shared.setdefault(json.dumps(alike, sort_keys=True), {})
             group.setdefault(name, {})[cell.protocol["steps"]] = cell
     for group in shared.values():
@@ -64,7 +66,7 @@ def _newest(run: Run) -> list[Evaluation]:
 def _line_name(cell: Evaluation) -> str:
     guidance = cell.protocol.get("guidance", 1)
     sampler = str(cell.protocol.get("sampler"))
-    return sampler if guidance == 1 else f"{sampler}, guidance {tables.show_value(guidance)}"
+    return sampler if guidance == 1 else f"{sampler}, guidance {show_value(guidance)}"
 
 
 def _measured(cell: Evaluation) -> str:
@@ -75,11 +77,15 @@ def _measured(cell: Evaluation) -> str:
 def _charts(title: str, lines: Mapping[str, Mapping[int, Evaluation]]) -> list[Sweep]:
     """A chart and a table for each of the leading figures."""
     cells = [cell for line in lines.values() for cell in line.values()]
-    keys = [key for key in KEYS if any(key in cell.numbers for cell in cells)][:N_SHOWN]
+    known = all_figures(figure for cell in cells for figure in cell.own_figures).values()
+    drawn = sorted(
+        (one for one in known if one.drawn and any(one.key in cell.numbers for cell in cells)),
+        key=lambda one: (not one.decides, one.drawn),
+    )
     counts = sorted({count for line in lines.values() for count in line})
     found = []
-    for key in keys:
-        label = tables.BY_KEY[key].label
+    for figure in drawn[:N_SHOWN]:
+        key, label = figure.key, figure.label
         curves = []
         for i, (name, line) in enumerate(lines.items()):
             points = [
@@ -101,7 +107,7 @@ def _charts(title: str, lines: Mapping[str, Mapping[int, Evaluation]]) -> list[S
         ]
         if floor is not None:
             row = [tables.cell(floor)] * len(counts)
-            rows.append(tables.Row(tables.BESIDE["_of_reference"], row, "", True))
+            rows.append(tables.Row(tables.beside(figure)["_of_reference"], row, "", True))
         legend = [(curve.name, curve.style) for curve in curves]
         columns = [f"{n} step{'s' * (n != 1)}" for n in counts]
         found.append(Sweep(f"{label}, {title}", svg, legend, columns, rows))
@@ -113,5 +119,5 @@ def _cell(cell: Evaluation | None, key: str) -> tables.Cell:
     if cell is None:
         return tables.Cell("")
     ends = cell.figures.get(f"{key}_interval")
-    detail = f"{tables.show(ends[0])} – {tables.show(ends[1])}" if ends else ""
+    detail = f"{show(ends[0])} – {show(ends[1])}" if ends else ""
     return tables.cell(cell.numbers.get(key), detail)

@@ -1,18 +1,6 @@
-r"""Figures of captioned samples, from judges that the user names.
+r"""Judges of captioned samples, which the user names; see metrics/caption_scores.py.
 
-| figure | judge | of one sample |
-|---|---|---|
-| `clip_score` | `evaluation.clip`, a CLIPModel | 100 max(cos(image, caption), 0) |
-| `cmmd` | the same | see cmmd.py; needs no captions |
-| `aesthetic` | `evaluation.aesthetic`, reading that CLIP | see aesthetic.py; needs no captions |
-| `pick_score` | `evaluation.pick_score`, PickScore_v1 | exp(logit_scale) cos(image, caption) |
-| `hps` | `evaluation.hps`, HPS v2 or v2.1 | 100 cos(image, caption) |
-
-Each but cmmd is a mean over samples. Beside it stands the same mean over the reference's own images
-and captions (`..._of_reference`), which is what real pairs score and no upper bound: preference
-models like what they were trained to like.
-
-A score is NaN where an image has no caption, and left out of the mean.
+A score is NaN where an image has no caption.
 """
 
 from __future__ import annotations
@@ -28,8 +16,6 @@ from torch import Tensor
 
 from ...data.base import Dataset
 from ...support.errors import UserError
-from ..cmmd import cmmd_figures
-from ..resampling import half_samples, interval
 from .aesthetic import Aesthetic, load_aesthetic
 from .clip import BATCH_SIZE, Clip, load_clip
 from .extractors import checksum
@@ -112,8 +98,6 @@ class Panel:
         judges: Which.
         dataset: Clean data, colour images in [0, 1], with captions or without.
         rows: Of the data that are the reference.
-        n_resamples: Halves behind each interval.
-        seed: Of the halves.
         device: Where the judges are held and called.
 
     Raises:
@@ -125,12 +109,9 @@ class Panel:
         judges: Judges,
         dataset: Dataset,
         rows: Sequence[int],
-        n_resamples: int = 10,
-        seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.judges, self.dataset, self.rows = judges, dataset, rows
-        self.n_resamples, self.seed, self.device = n_resamples, seed, device
+        self.judges, self.dataset, self.rows, self.device = judges, dataset, rows, device
         options = ", ".join(f"evaluation.{option}" for option in judges.named)
         if not dataset.is_image:
             raise UserError(f"{options} judges images, {dataset.name} has none")
@@ -194,17 +175,14 @@ class Panel:
             log.info("no captions: evaluation.clip gives cmmd and no clip_score")
         _ = self.aesthetic
 
-    def protocol(self) -> dict[str, Any]:
-        """Name, checksum and resize of each judge, by option."""
-        said: dict[str, Any] = {
-            option: {"name": judge.name, "checksum": judge.checksum, "resize": judge.resize}
-            for option, judge in self.clips.items()
-        }
-        if self.aesthetic is not None:
+    def described(self, option: str) -> dict[str, Any]:
+        """Name, checksum and resize of a judge, for the protocol."""
+        if option == "aesthetic" and self.aesthetic is not None:
             sees = f"embeddings of {self.clips['clip'].name}"
             name, digits = self.judges.aesthetic, checksum(self.aesthetic)
-            said["aesthetic"] = {"name": name, "checksum": digits, "resize": sees}
-        return said
+            return {"name": name, "checksum": digits, "resize": sees}
+        judge = self.clips[option]
+        return {"name": judge.name, "checksum": judge.checksum, "resize": judge.resize}
 
     def read(self, images: Tensor, captions: Sequence[str | None] | None) -> Readings:
         """What each judge says of images (N, 3, H, W) in [0, 1] and their captions (N,)."""
@@ -227,34 +205,6 @@ class Panel:
     def reference(self) -> Readings:
         """`read` of the reference's own images and captions."""
         return joined([self.read(*batch) for batch in captioned(self.dataset, self.rows)])
-
-    def figures(self, samples: Readings) -> dict[str, Any]:
-        """Every score with its interval over halves of the samples and its floor; cmmd.
-
-        Args:
-            samples: `read` of the samples; batches are `joined`.
-        """
-        figures: dict[str, Any] = {}
-        for name in (one for one in samples if one != "embeddings"):
-            scores, real = (_known(one[name]) for one in (samples, self.reference))
-            if not len(scores):
-                continue
-            mean = scores.mean().item()
-            halves = half_samples(
-                lambda half: half.mean().item(), scores, self.n_resamples, self.seed
-            )
-            figures |= {name: mean, f"{name}_interval": interval(mean, halves)}
-            if len(real):
-                figures[f"{name}_of_reference"] = real.mean().item()
-        if "embeddings" in samples:
-            real, fake = self.reference["embeddings"], samples["embeddings"]
-            figures |= cmmd_figures(real, fake, self.n_resamples, self.seed)
-        return figures
-
-
-def _known(scores: Tensor) -> Tensor:
-    """The scores of images that have a caption."""
-    return scores[~scores.isnan()]
 
 
 def _embedded(judge: Clip, captions: Sequence[str | None]) -> Tensor:

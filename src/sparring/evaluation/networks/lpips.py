@@ -1,8 +1,7 @@
-r"""LPIPS, and how much samples differ from each other by it.
+r"""LPIPS: how unlike two images look.
 
     network = load_lpips("alexnet-owt-7be5be79.pth")        # alex.pth lies beside it
     network(x, y)                                           # (B,), images in [0, 1]
-    lpips_diversity(samples01, network)                     # {"lpips_diversity": 0.41, ...}
 
     LPIPS(x, y) = sum_l mean_hw sum_c w_lc (f_l(x) - f_l(y))^2_c,   f_l of unit length over channels
 
@@ -25,7 +24,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -33,17 +31,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...data.base import Dataset
-from ...diffusion.randomness import generator
 from ...support.cache import cache_folder
 from ...support.errors import UserError
 from ...support.home_folder import expanded_path
-from ..resampling import interval
-from .extractors import checksum, image_batches
 
 MIN_SIDE = 64
-MAX_PAIRS = 1000
-BATCH_SIZE = 32
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
@@ -154,61 +146,6 @@ def enlarge(images: Tensor) -> Tensor:
         return images
     size = [round(n * MIN_SIDE / shorter) for n in images.shape[2:]]
     return F.interpolate(images, size, mode="bilinear", align_corners=False)
-
-
-# --- Diversity -------------------------------------------------------------------------------
-
-
-def lpips_diversity(samples01: Tensor, network: LPIPS, seed: int = 0) -> dict[str, Any]:
-    r"""Mean LPIPS over random pairs of samples: 0 where all are alike.
-
-    Each sample is in one pair at most, so that the distances are independent and their spread gives
-    the interval; at most 1,000 pairs. Compare it with that of real images: noise raises it too.
-
-    Args:
-        samples01: (N, C, H, W), clipped to [0, 1]; N >= 4.
-        network: See `load_lpips`.
-        seed: Of the pairs.
-
-    Returns:
-        `lpips_diversity` and `lpips_diversity_interval` (95 %).
-
-    Source: Zhu et al., "Toward multimodal image-to-image translation", 2017, section 5.2, on
-    pairs of independent samples.
-    """
-    order = torch.randperm(len(samples01), generator=generator("cpu", seed, "pairs"))
-    n = min(len(order) // 2, MAX_PAIRS)
-    if n < 2:
-        raise ValueError(f"needs at least 4 samples, got {len(samples01)}")
-    device = network.get_buffer("shift").device
-    distances = []
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for rows in order[: 2 * n].view(2, n).split(BATCH_SIZE, dim=1):
-            x, y = (samples01[part].float().clamp(0, 1).to(device) for part in rows)
-            distances.append(network(x, y).double().cpu())
-    of_pairs = torch.cat(distances)
-    mean = of_pairs.mean().item()
-    return {
-        "lpips_diversity": mean,
-        "lpips_diversity_interval": interval(mean, of_pairs, size=1, n=n),
-    }
-
-
-def diversity_figures(
-    samples01: Tensor, reference: Dataset, network: LPIPS, seed: int = 0
-) -> dict[str, Any]:
-    """`lpips_diversity` of samples beside that of at most 2,000 reference images."""
-    random = generator("cpu", seed, "reference pairs")
-    rows = torch.randperm(len(reference), generator=random)[: 2 * MAX_PAIRS].tolist()
-    real = torch.cat([images for images, _ in image_batches(reference, rows)])
-    floor = lpips_diversity(real, network, seed)["lpips_diversity"]
-    return lpips_diversity(samples01, network, seed) | {"lpips_diversity_of_reference": floor}
-
-
-def protocol_of(network: LPIPS) -> dict[str, Any]:
-    """What decides the figure, for the protocol."""
-    resize = f"bilinear to at least {MIN_SIDE} pixels"
-    return {"lpips": f"{network.name}, {checksum(network)}, {resize}"}
 
 
 # --- Weights ---------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,14 +29,9 @@ from ...data.base import digest
 from ...data.dirt.as_measured import AsMeasured
 from ...data.trust.trusted import fingerprint_of
 from ...diffusion.randomness import generator
-from ..metrics import Gaussian, frechet_distance, frechet_distance_of_resamples
-from ..resampling import half_samples, interval
 from .reference import Reference
 
 log = logging.getLogger(__name__)
-
-FEATURES = "proximal_features"
-FIGURE = "proximal_distance"
 
 
 class Proximal:
@@ -66,10 +60,6 @@ class Proximal:
         of them."""
         return self.dirty.extractor(self.dirt.made(samples01, first).clamp(0, 1))
 
-    def prepare(self) -> None:
-        """Read the dirty images, this process's share."""
-        _ = self.features
-
     @cached_property
     def features(self) -> Tensor:
         """Features (M, D) of the dirty images, at most `Settings.max_reference` of them."""
@@ -80,24 +70,6 @@ class Proximal:
             rows = rows[torch.randperm(len(rows), generator=random)[:most].sort().values]
         data = self.dirty.dataset
         return self.dirty.features_of(data, self.dirty.extractor, rows.tolist())[0]
-
-    def figures(self, features: Tensor) -> dict[str, Any]:
-        """The distance, its interval, and what the dirty images themselves would reach.
-
-        Args:
-            features: Of the samples, from `look`.
-        """
-        settings = self.dirty.settings
-        real, n, seed = self.features, settings.n_resamples, settings.seed
-        whole = Gaussian.of(real)
-        distance = frechet_distance(whole, features)
-        halves = half_samples(lambda half: frechet_distance(whole, half), features, n, seed)
-        floors = frechet_distance_of_resamples(real, len(features), n, seed)
-        return {
-            FIGURE: distance,
-            f"{FIGURE}_interval": interval(distance, halves),
-            f"{FIGURE}_of_reference": floors.mean().item(),
-        }
 
     def protocol(self) -> dict[str, str]:
         """What must be alike for two distances to be compared."""

@@ -26,6 +26,8 @@ MAX_DIRECTIONS = 64
 ROWS_PER_VALUE, MAX_ROWS = 4, 8192
 """Least number of images or patches in a half per value of theirs, and the most that count."""
 LEAST_IMAGES = 32
+MAX_OTHERS = 2000
+"""Images of the other half whose own rms in the directions is taken."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,15 @@ def quiet_directions(dataset: Dataset, seed: int = 0) -> Directions | None:
     rows = order[: n // 2][:n_images].sort().values
     mean, directions = _quiet(dataset, rows, patch, m)
     return Directions(patch, mean, directions, order[n // 2 :].sort().values)
+
+
+def rms_of_others(quiet: Directions, dataset: Dataset) -> float:
+    """What images of the other half have in the directions, root mean square."""
+    found = [
+        quiet.squares(dataset.__getitems__(chunk.tolist())["x0"])
+        for chunk in quiet.others[:MAX_OTHERS].split(chunk_size(dataset))
+    ]
+    return torch.cat(found).mean().sqrt().item()
 
 
 def _patch(n: int, shape: Sequence[int]) -> tuple[int, int] | None:

@@ -17,20 +17,14 @@ from ...data.captions import first_of
 from ...diffusion.randomness import generator
 from ...support.cache import key_of
 from ...support.errors import UserError
-from ..analytic import N_PROJECTIONS
-from ..leftover_noise import EMPTY_SHARE, Quiet, count_empty
-from ..memorization import (
-    N_ORIGINALS,
-    Originals,
-    read_features,
-    small_pixels,
-)
 from ..networks.extractors import Extractor, image_batches, make_extractor
 from ..networks.inception import EXTRACTORS as INCEPTION
 from ..networks.judges import Judges, Panel
-from ..networks.lpips import LPIPS, find_lpips, protocol_of
+from ..networks.lpips import LPIPS, find_lpips
 from ..protocol import versions
 from .cached_figures import code_key
+from .originals import Originals, read_features
+from .quiet_directions import Directions, quiet_directions, rms_of_others
 from .statistics import CLAIMS, check_features, load_statistics, save_statistics
 from .tensor_tables import Parts, Processes
 
@@ -38,6 +32,8 @@ log = logging.getLogger(__name__)
 
 N_COMPUTED_AGAIN = 16
 PART = 256  # images of a data set that are held at once
+EMPTY_SHARE = 0.97
+"""Share of the images in which an empty pixel is exactly 0."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,7 @@ class Settings:
         memorization_extractor: In whose features copies of training images are looked for; None:
             in `extractor`'s.
         lpips_weights: Of LPIPS, a file; None: from the cache, or no figure.
+        metrics: Of the user's own, `path/to/file.py:Name` each.
     """
 
     extractor: str | None = None
@@ -72,6 +69,7 @@ class Settings:
     judges: Judges = field(default_factory=Judges)
     memorization_extractor: str | None = None
     lpips_weights: str | None = None
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.n_resamples < 2:
@@ -123,10 +121,7 @@ class Reference:
         if not settings.judges.named:
             return None
         rows = _rows(self.dataset, settings)
-        return Panel(
-            settings.judges, self.dataset, rows, settings.n_resamples, settings.seed,
-            settings.device,
-        )  # fmt: skip
+        return Panel(settings.judges, self.dataset, rows, settings.device)
 
     @cached_property
     def _read(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -153,7 +148,7 @@ class Reference:
             images, labels = next(image_batches(data, chosen, len(chosen)))
             found = {
                 "features": extractor(images.clamp(0, 1)),
-                "n_empty": count_empty(images)[None],
+                "n_empty": (images == 0).sum(0, dtype=torch.long)[None],
                 "n_images": torch.tensor([len(images)]),
             }
             return found if labels is None else found | {"labels": labels}
@@ -192,17 +187,6 @@ class Reference:
             "rows": "all" if is_whole else f"{len(self)} by seed {settings.seed}"
         }
 
-    def looks(self) -> dict[str, Any]:
-        """What decides how samples are looked at, and for what labels and captions."""
-        has_images = self.dataset.is_image
-        return self.claims() | {
-            "seed": self.settings.seed,
-            "device": self.device_type,
-            "memorization": self.memorization_extractor.checksum if has_images else None,
-            "lpips": None if self.lpips is None else protocol_of(self.lpips),
-            "judges": None if self.panel is None else self.panel.protocol(),
-        }
-
     @cached_property
     def memorization_extractor(self) -> Extractor:
         """In whose features copies are looked for."""
@@ -236,22 +220,6 @@ class Reference:
                 training, held_out, extractor, rows, clean, read=self.features_of
             )
         return self._originals[key]
-
-    def all_originals(
-        self, training: Dataset, held_out: Dataset | None, dirty: Dataset | None
-    ) -> dict[str, Originals]:
-        """What the samples of a run may be copies of, by what `look` calls the features in which
-        they are compared; nothing of too few images."""
-        if len(training) < N_ORIGINALS:
-            return {}
-        found = {"features": self.originals(training, held_out, self.extractor)}
-        if self.memorization_extractor is not self.extractor:
-            found["memorization_features"] = self.originals(
-                training, held_out, self.memorization_extractor
-            )
-        if dirty is not None:
-            found["pixels"] = self.originals(dirty, held_out, small_pixels(), clean=training)
-        return found
 
     def features_of(
         self, data: Dataset, extractor: Extractor, rows: Sequence[int]
@@ -316,12 +284,17 @@ class Reference:
         return parts.read("n_empty").sum(0).double() / parts.read("n_images").sum() >= EMPTY_SHARE
 
     @cached_property
-    def quiet(self) -> Quiet:
-        """The directions in which the images vary least."""
-        return Quiet(self.dataset, self.settings.seed)
+    def quiet(self) -> Directions | None:
+        """The directions in which the images vary least, None where there are too few images."""
+        return quiet_directions(self.dataset, self.settings.seed)
+
+    @cached_property
+    def quiet_rms_of_clean(self) -> float | None:
+        """What other clean images have there."""
+        return None if self.quiet is None else rms_of_others(self.quiet, self.dataset)
 
     def protocol(self, n_fake: int) -> dict[str, Any]:
-        """The measurement's half of the protocol."""
+        """What decides the measurement, besides what each metric adds."""
         protocol: dict[str, Any] = {
             "data": self.dataset.name,
             "data_fingerprint": self.dataset.fingerprint(),
@@ -336,15 +309,9 @@ class Reference:
                 "range": self.extractor.range,
                 "extractor": self.extractor.name,
                 "extractor_checksum": self.extractor.checksum,
-                "k": self.settings.k,
                 **self.extractor.details,
-                **({} if self.lpips is None else protocol_of(self.lpips)),
                 "memorization_extractor": self.memorization_extractor.name,
             }
-        if self.panel is not None:
-            protocol |= self.panel.protocol()
-        if self.dataset.truth is not None:
-            protocol["n_projections"] = N_PROJECTIONS
         return protocol | {
             "n_resamples": self.settings.n_resamples,
             "seeds": {"evaluation": self.settings.seed},

@@ -22,7 +22,7 @@ import safetensors.torch
 from torch import Tensor
 
 from ...support.errors import UserError
-from ..metrics import Gaussian
+from ..feature_sets import Gaussian
 
 CLAIMS = (
     "data", "data_fingerprint", "split", "n_real",

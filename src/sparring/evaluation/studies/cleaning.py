@@ -21,9 +21,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..metrics import frechet_distance
-from ..resampling import half_samples, interval
+from ..figure import Figure
+from ..metrics.frechet_distance import FrechetDistance, frechet_distance
+from ..resampling import mean_of, with_interval
 
+FIGURES = {
+    figure.key: figure
+    for figure in (
+        Figure("psnr", "PSNR, dB", "higher is better", better="higher"),
+        Figure(
+            "feature_distance", "Feature distance", "0 the same image, 1 any other", better="lower"
+        ),
+        FrechetDistance.figures[0],
+    )
+}
 LEAST_MSE = 1e-10
 """An image that is exact has 100 dB rather than infinitely many."""
 
@@ -63,18 +74,12 @@ def cleaning_figures(
         n_resamples: Halves behind each interval.
         seed: Of the halves.
     """
-    decibels = psnr(images01, clean01)
-    distance = feature_distance(features, of_clean)
-    pairs = torch.stack([features, of_clean], 1)
-    figures: dict[str, Any] = {"psnr": decibels.mean().item(), "feature_distance": distance}
-    halves = {
-        "psnr": half_samples(lambda half: half.mean().item(), decibels, n_resamples, seed),
-        "feature_distance": half_samples(
-            lambda half: feature_distance(half[:, 0], half[:, 1]), pairs, n_resamples, seed
-        ),
-    }
-    for name, values in halves.items():
-        figures[f"{name}_interval"] = interval(figures[name], values)
+    figures = with_interval("psnr", mean_of, psnr(images01, clean01), n_resamples, seed)
+    figures |= with_interval(
+        "feature_distance",
+        lambda half: feature_distance(half[:, 0], half[:, 1]),
+        torch.stack([features, of_clean], 1), n_resamples, seed,
+    )  # fmt: skip
     if len(features) > features.shape[1]:
         figures["frechet_distance"] = frechet_distance(of_clean, features)
     return {name: value for name, value in figures.items() if _is_finite(value)}

@@ -47,8 +47,17 @@ from ...diffusion.parametrization import column
 from ...diffusion.randomness import StepRandom, generator
 from ...diffusion.solver_steps import consistency_range, step, time_grid
 from ...perturbations import L2Ball
+from ..figure import Figure
 from .true_score import LEAST_RATIO, has_true_score, true_score
 
+FIGURES = {
+    figure.key: figure
+    for figure in (
+        Figure("equivariance_error", "Equivariance error", "relative error"),
+        Figure("lipschitz", "Lipschitz estimate", "of x0_hat in x_t"),
+        Figure("score_error", "Score error", "relative error", better="lower"),
+    )
+}
 RADII = (0.3, 1.0)
 N_ITERATIONS = 20
 N_TIMES = 12

@@ -18,7 +18,7 @@ compare. x_t itself would grow with EDM's sigma up to 80, x_t / alpha_t with eve
 | data | figure | asks |
 |---|---|---|
 | all | `sliced_wasserstein` | do all one-dimensional shadows agree? Images: of their pixels |
-| vectors | `mmd_squared` | `metrics.gaussian_mmd`; unbiased, so the floor is 0 on average |
+| vectors | `mmd_squared` | `gaussian_mmd`; unbiased, so the floor is 0 on average |
 | images | `frechet_distance` | of an extractor's features, only where sigma/alpha <= 1: |
 
 an extractor that was trained on clean images sees little in noise. (1,000 digits of classes 0 to 4
@@ -46,7 +46,9 @@ from torch import Tensor
 from ...diffusion.denoiser import Denoiser
 from ...diffusion.randomness import derive_seed, generator
 from ...sampling import sample
-from ..metrics import directions, frechet_distance, gaussian_mmd, wasserstein_of_shadows
+from ..metrics.frechet_distance import frechet_distance
+from ..metrics.kernel_distance import gaussian_mmd
+from ..metrics.sliced_wasserstein import directions, wasserstein_of_shadows
 from ..networks.extractors import Extractor
 from ..protocol import versions
 from ..resampling import half_samples, interval

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...data.analytic import LinearTruth
 from ...sampling import sample
 from ...sampling.steps import Move, Steps
 from ...sampling.trajectory_attacks import (
@@ -39,9 +40,11 @@ from ...sampling.trajectory_attacks import (
     Replay,
     TrajectoryAttack,
 )
-from ..analytic import analytic_figures
-from ..leftover_noise import rms_in
-from ..metrics import Gaussian, frechet_distance, frechet_distance_of_resamples
+from ..feature_sets import Gaussian
+from ..metrics.empty_pixels import empty_pixel_rms
+from ..metrics.flat_manifold import flat_manifold_errors
+from ..metrics.frechet_distance import frechet_distance, frechet_distance_of_resamples
+from ..metrics.sliced_wasserstein import fresh_sets, sliced_wasserstein
 from ..networks.extractors import Extractor
 from ..store.reference import Reference
 
@@ -255,12 +258,13 @@ def _figures(
             real, reference.extractor(samples01.clamp(0, 1))
         )
         if reference.empty_pixels.any():
-            found["empty_pixel_rms"] = rms_in(samples01, reference.empty_pixels) or 0.0
+            found["empty_pixel_rms"] = empty_pixel_rms(samples01, reference.empty_pixels) or 0.0
     if data.truth is not None:
-        truth_is_for = (measured + 1) / 2 if data.is_image else measured
-        figures = analytic_figures(truth_is_for, data.truth, settings.n_resamples, settings.seed)
-        kept = ("sliced_wasserstein", "off_manifold_rms")
-        found |= {key: figures[key] for key in kept if key in figures}
+        x0 = ((measured + 1) / 2 if data.is_image else measured).flatten(1)
+        fresh, _ = fresh_sets(data.truth, len(x0), settings.seed)
+        found["sliced_wasserstein"] = sliced_wasserstein(fresh, x0, seed=settings.seed)
+        if isinstance(data.truth, LinearTruth):
+            found["off_manifold_rms"] = flat_manifold_errors(x0, data.truth)["off_manifold_rms"]
     return found | {"shift_rms": shift}
 
 

@@ -9,17 +9,41 @@ and -1/M on the fakes, so one pass over the kernel gives the figure, its halves 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..diffusion.randomness import generator
-from .resampling import interval
+from ...diffusion.randomness import generator
+from ..feature_sets import rows_at_once
+from ..resampling import interval
+from .base import Batch, Comparison, Figure, Metric, given
 
 BANDWIDTH = 10.0
 SCALE = 1000.0
-_CHUNK_ELEMENTS = 2**24  # kernel values held at once: 128 MiB of float64
+
+
+class CMMD(Metric):
+    """Of images, with evaluation.clip; needs no captions."""
+
+    looks_at = "images"
+    needs = ("panel",)
+    place = 50
+    figures = (Figure("cmmd", "CMMD", "distance as CLIP sees it", better="lower"),)
+
+    def suits(self, against: Comparison) -> bool:
+        return against.panel is not None and "clip" in against.panel.judges.named
+
+    def look(self, batch: Batch) -> dict[str, Tensor]:
+        return {"embeddings": batch.readings["embeddings"]}
+
+    def measure(self, seen: Mapping[str, Tensor], against: Comparison) -> dict[str, Any]:
+        real, settings = given(against.panel).reference["embeddings"], against.reference.settings
+        return cmmd_figures(real, seen["embeddings"], settings.n_resamples, settings.seed)
+
+    def protocol(self, against: Comparison) -> dict[str, Any]:
+        return {"clip": given(against.panel).described("clip")}
 
 
 def cmmd(real: Tensor, fake: Tensor) -> float:
@@ -74,7 +98,7 @@ def _quadratic(points: Tensor, weights: Tensor) -> Tensor:
     """w' K w for each row of weights (R, N), with the kernel K of points (N, D)."""
     points = points.double()
     total = torch.zeros(len(weights), dtype=torch.float64)
-    for rows in torch.arange(len(points)).split(max(1, _CHUNK_ELEMENTS // len(points))):
+    for rows in torch.arange(len(points)).split(rows_at_once(len(points))):
         kernel = torch.cdist(points[rows], points).square_().div_(-2 * BANDWIDTH**2).exp_()
         total += ((weights[:, rows] @ kernel) * weights).sum(1)
     return total
