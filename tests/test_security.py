@@ -20,9 +20,10 @@ from sparring.cli import main
 from sparring.config.files import read_config
 from sparring.config.read import resolve
 from sparring.data.datasets import build_dataset
-from sparring.data.files import sources
 from sparring.data.files.allowed_files import Unreadable
 from sparring.data.files.decoding import MAX_PIXELS, decode
+from sparring.data.files.source import Columns, FolderFiles
+from sparring.data.files.tables import parquet
 from sparring.support import yaml_files
 from sparring.support.errors import UserError
 from sparring.support.secrets import masked
@@ -270,7 +271,7 @@ def test_what_is_no_file_is_listed_and_not_waited_for(write_png):
     assert torch.equal(batch["x0"], good[None])
     assert {Path(path).name for path in batch["unreadable"]} == {"huge.png", "pipe.png", "zero.png"}
     assert "caption" not in batch
-    device = sources.FolderFiles("files", ["/dev/null", "photos/pipe.png"])  # anywhere
+    device = FolderFiles("files", ["/dev/null", "photos/pipe.png"])  # anywhere
     for i in range(2):
         with pytest.raises(Unreadable, match="it is no file"):
             device.open(i)
@@ -327,7 +328,7 @@ def test_paths_of_a_table_lie_beside_it(write_png):
     paths.append("link.png")
     cells = {"image": [{"bytes": None, "path": path} for path in paths]}
     datasets.Dataset.from_dict(cells).to_parquet("data/t.parquet")
-    source = sources.parquet("data/*.parquet")
+    source = parquet("data/*.parquet", Columns())
     found = []
     for i in range(len(paths)):
         try:

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from .. import __version__
 from ..assembly.build import one_line_errors
 from ..config.schema import SamplingSection
+from ..data.files.listing import EXTENSIONS
 from ..data.files.own_output import NUMBERED, SAMPLING
-from ..data.files.sources import EXTENSIONS
 from ..models.latents import AT_ONCE, decode
 from ..models.pretrained import Model, load
 from ..models.text import check_prompts

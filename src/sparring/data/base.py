@@ -51,6 +51,7 @@ class Dataset(torch.utils.data.Dataset, ABC):
         num_classes: Number of classes, None without labels.
         class_names: Their names in the order of the labels, [] without labels.
         absent_classes: Numbers of classes that no sample has.
+        labels: Classes of all samples, (n,), long, where they are known beforehand.
         truth: The known answer of an analytic set, else None.
         captions: What each image shows, None where that is not said, a tuple of several captions
             (see `captions`); None for data without.
@@ -65,6 +66,7 @@ class Dataset(torch.utils.data.Dataset, ABC):
     num_classes: int | None = None
     class_names: Sequence[str] = ()
     absent_classes: Sequence[int] = ()
+    labels: Tensor | None = None
     truth: Truth | None = None
     captions: Sequence[Caption] | None = None
     sharding: Sharding | None = None
@@ -94,6 +96,13 @@ class Dataset(torch.utils.data.Dataset, ABC):
     def following(self, order: ShardOrder) -> "Dataset":
         """The same samples, read ahead in this order. Only for data with `sharding`."""
         raise NotImplementedError
+
+    def set_classes(self, labels: Tensor | None, names: Sequence[str]) -> None:
+        """Take labels (n,) and the names of their classes; without labels there are no classes."""
+        self.labels = labels
+        self.class_names = [] if labels is None else list(names)
+        self.num_classes = None if labels is None else len(names)
+        self.absent_classes = absent_classes(labels, self.num_classes)
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         pairs = [key if isinstance(key, tuple) else (int(key), int(key)) for key in keys]
@@ -189,13 +198,11 @@ class InMemory(Dataset):
         truth: Truth | None = None,
         made_from: Mapping[str, Any] | None = None,
     ) -> None:
-        self.name, self.x0, self.labels, self.truth = name, x0, labels, truth
+        self.name, self.x0, self.truth = name, x0, truth
         self.made_from, self._rows = made_from, torch.arange(len(x0))
         self.sample_shape = tuple(x0.shape[1:])
         self.is_image = x0.ndim == 4
-        self.class_names = list(class_names) if labels is not None else []
-        self.num_classes = len(self.class_names) if labels is not None else None
-        self.absent_classes = absent_classes(labels, self.num_classes)
+        self.set_classes(labels, class_names)
 
     def __len__(self) -> int:
         return len(self.x0)
@@ -231,12 +238,8 @@ class Wrapper(Dataset):
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self.name, self.is_image = dataset.name, dataset.is_image
-        self.sample_shape, self.truth = dataset.sample_shape, dataset.truth
-        self.num_classes, self.class_names = dataset.num_classes, dataset.class_names
-        self.absent_classes = dataset.absent_classes
-        self.captions, self.sharding = dataset.captions, dataset.sharding
-        self.remarks = dataset.remarks
+        for name in Dataset.__annotations__:
+            setattr(self, name, getattr(dataset, name))
 
     def __len__(self) -> int:
         return len(self.dataset)

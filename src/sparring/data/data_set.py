@@ -28,7 +28,7 @@ from .base import Dataset, InMemory, absent_classes
 from .captions import caption_remarks, whole_characters
 from .classes import absent_remark, numbers
 from .files.images import ImageDataset
-from .files.sources import Source
+from .files.source import Columns, Source
 from .streams.shards import ShardedImages, ShardFiles
 
 
@@ -97,7 +97,7 @@ class Sharded(DataSet):
     def __init__(
         self, *, shuffle_lanes: Count | None = None, shuffle_buffer: Count | None = None
     ) -> None:
-        self.shuffling = {"lanes": shuffle_lanes, "buffer": shuffle_buffer}
+        self.shuffling = {"n_lanes": shuffle_lanes, "buffer": shuffle_buffer}
 
 
 class Table(Sharded):
@@ -116,12 +116,7 @@ class Table(Sharded):
 
 
 def from_files(
-    name: str,
-    source: Source,
-    split: str,
-    fields: Mapping[str, Any],
-    lanes: int | None = None,
-    buffer: int | None = None,
+    name: str, source: Source, split: str, fields: Mapping[str, Any], **shuffling: int | None
 ) -> ImageDataset:
     """A source's split: cut here unless the source is divided already.
 
@@ -130,7 +125,7 @@ def from_files(
         source: Its files.
         split: train, held_out or all.
         fields: How they are read.
-        lanes, buffer: Of files in shards, see shard_order.
+        shuffling: Of files in shards, see `ShardedImages`.
     """
     n, seed = len(source.files), fields.get("seed", 0)
     share = fields.get("held_out_share", 0.0)
@@ -148,29 +143,23 @@ def from_files(
             )
         source = source.select(rows)
     source = source.select(limit(len(source.files), split, fields))
-    reading = given(fields, "resolution", "center_crop", "n_channels", "seed")
-    names = source.class_names
-    absent = absent_classes(source.labels, len(names))
-    source.captions, mended = whole_characters(source.captions, source.files.where)
-    reading["remarks"] = [
+    origin, where, names = source.files.origin, source.files.where, source.class_names
+    source.captions, mended = whole_characters(source.captions, where)
+    source.remarks = [
         *source.remarks,
         *mended,
-        *absent_remark(source.files.origin, names, absent),
-        *caption_remarks(source.captions, source.files.where),
+        *absent_remark(origin, names, absent_classes(source.labels, len(names))),
+        *caption_remarks(source.captions, where),
     ]
+    reading = given(fields, "resolution", "center_crop", "n_channels", "seed")
     if isinstance(source.files, ShardFiles):
-        return ShardedImages(
-            name, source.files, source.labels, source.class_names, source.captions, **reading,
-            n_lanes=lanes, buffer=buffer,
-        )  # fmt: skip
-    return ImageDataset(
-        name, source.files, source.labels, source.class_names, source.captions, **reading
-    )
+        return ShardedImages(name, source, **reading, **shuffling)
+    return ImageDataset(name, source, **reading)
 
 
-def columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+def columns(fields: Mapping[str, Any]) -> Columns:
     """The columns that are named."""
-    return given(fields, "image_column", "label_column", "caption_column")
+    return Columns(*(fields.get(f"{name}_column") for name in Columns._fields))
 
 
 def limited(dataset: InMemory, split: str, fields: Mapping[str, Any]) -> InMemory:

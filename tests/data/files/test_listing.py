@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sparring.data.captions import is_about_captions
 from sparring.data.datasets import build_dataset
 from sparring.data.files import listing
+from sparring.data.files.folder_captions import is_about_captions
 from sparring.support.errors import UserError
 
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sparring.data.datasets import build_dataset
-from sparring.data.files import decoding, images
+from sparring.data.files import decoding, images, source
 from sparring.data.files.survey import Survey, common_side, fits
 from sparring.support.errors import UserError
 
@@ -28,7 +28,7 @@ def test_images_smaller_than_the_resolution_are_said(tmp_path, write_image):
 
 
 def test_of_many_images_some_are_looked_at_and_that_is_said(tmp_path, write_image, monkeypatch):
-    monkeypatch.setattr(images, "N_SURVEYED", 4)
+    monkeypatch.setattr(source, "N_SURVEYED", 4)
     for i in range(12):
         write_image(tmp_path / f"{i:02}.png", size=(6, 6), mode="L")
     told = dataset(tmp_path, resolution=8).remarks
@@ -44,7 +44,7 @@ def test_of_many_images_some_are_looked_at_and_that_is_said(tmp_path, write_imag
 
 
 def test_colour_that_nobody_looked_at_is_left_out_and_listed(tmp_path, write_image, monkeypatch):
-    monkeypatch.setattr(images, "N_SURVEYED", 4)
+    monkeypatch.setattr(source, "N_SURVEYED", 4)
     for i in range(12):
         write_image(tmp_path / f"{i:02}.png", size=(6, 6), mode="RGB" if i == 4 else "L")
     for hold in (2**20, 0):

@@ -8,7 +8,7 @@ import pytest
 
 from shards import add, numbers_of, png, write_tar
 from sparring.data.datasets import build_dataset
-from sparring.data.streams import tar_shards
+from sparring.data.streams import tar_index, tar_shards
 from sparring.support.errors import UserError
 
 
@@ -60,7 +60,7 @@ def test_names_that_lead_out_are_listed(tmp_path, name):
 
 
 def test_a_large_member_is_never_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(tar_shards, "MAX_IMAGE_BYTES", 500)
+    monkeypatch.setattr(tar_index, "MAX_IMAGE_BYTES", 500)
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "1.png", png(1) + b"\0" * 500)
         add(tar, "2.png", png(2))
@@ -141,7 +141,7 @@ def test_packed_shards_are_refused(tmp_path):
 
 
 def test_texts_have_limits(tmp_path, monkeypatch):
-    monkeypatch.setattr(tar_shards, "MAX_TEXT_BYTES", 1000)
+    monkeypatch.setattr(tar_index, "MAX_TEXT_BYTES", 1000)
     write_tar(tmp_path / "a.tar", [1], lambda i: {"txt": b"x" * 1001})
     with pytest.raises(UserError, match=r"photos/0001.txt is no text of at most"):
         build(tmp_path / "a.tar")
@@ -151,7 +151,7 @@ def test_texts_have_limits(tmp_path, monkeypatch):
     write_tar(tmp_path / "c.tar", [1], lambda i: {"json": b"[" * 900})
     with pytest.raises(UserError, match=r"json of photos/0001.png cannot be read"):
         build(tmp_path / "c.tar", caption_column="text")
-    monkeypatch.setattr(tar_shards, "MAX_TEXTS_BYTES", 1500)
+    monkeypatch.setattr(tar_index, "MAX_TEXTS_BYTES", 1500)
     write_tar(tmp_path / "d.tar", [1, 2], lambda i: {"txt": b"x" * 900})
     with pytest.raises(UserError, match="GiB of text"):
         build(tmp_path / "d.tar")

@@ -10,7 +10,7 @@ import pytest
 from shards import N, numbers_of, write_tars
 from sparring.data.batches import make_loader
 from sparring.data.datasets import build_dataset
-from sparring.data.streams import tar_shards
+from sparring.data.streams import addresses
 from sparring.support.errors import UserError
 
 pytest.importorskip("aiohttp")
@@ -71,7 +71,7 @@ class Server:
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARRING_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(tar_shards.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(addresses.time, "sleep", lambda seconds: None)
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
@@ -104,7 +104,7 @@ def test_a_server_without_ranges_is_named(tmp_path):
 def test_a_server_that_stops_sending_ranges_is_named(tmp_path):
     write_tars(tmp_path, sizes=[3])
     with Server(tmp_path, ranges=False) as server, pytest.raises(UserError, match="HTTP Range"):
-        tar_shards.read_range(f"{server.url}/train-000.tar", 10, 20)
+        addresses.read_range(f"{server.url}/train-000.tar", 10, 20)
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(tmp_path):

@@ -17,8 +17,9 @@ from sparring.data.batches import make_loader
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated, training_data
 from sparring.data.files import images
-from sparring.data.streams import tar_shards
-from sparring.data.streams.tar_shards import expand_braces
+from sparring.data.files.source import Columns
+from sparring.data.streams import addresses, tar_shards
+from sparring.data.streams.addresses import expand_braces
 from sparring.support.errors import UserError
 
 B = 16
@@ -302,7 +303,7 @@ def test_braces(pattern, names):
 
 
 def test_names_of_shards(tmp_path):
-    assert tar_shards.found("https://a.org/b.tar?key=[1]") == ["https://a.org/b.tar?key=[1]"]
+    assert addresses.found("https://a.org/b.tar?key=[1]") == ["https://a.org/b.tar?key=[1]"]
     write_tars(tmp_path, sizes=[2, 3, 4])
     for files, n in (
         (f"{tmp_path}/train-*.tar", 9),
@@ -367,11 +368,11 @@ def test_a_network_gets_three_chances(monkeypatch):
             raise TimeoutError("slow")
         return b"ok"
 
-    monkeypatch.setattr(tar_shards.time, "sleep", waits.append)
-    assert tar_shards.attempt("memory://a", work) == b"ok"
+    monkeypatch.setattr(addresses.time, "sleep", waits.append)
+    assert addresses.attempt("memory://a", work) == b"ok"
     assert waits == [0.5, 2.0]
     with pytest.raises(UserError, match="cannot read memory://a: slow"):
-        tar_shards.attempt("memory://a", lambda fs, path: (_ for _ in ()).throw(OSError("slow")))
+        addresses.attempt("memory://a", lambda fs, path: (_ for _ in ()).throw(OSError("slow")))
 
 
 def test_what_webdataset_writes(tmp_path):
@@ -401,10 +402,10 @@ def test_the_index_says_where_an_image_lies():
         add(tar, "a/1.mask.png", png(5))
         add(tar, "b/1.txt", b"no image")
         add(tar, "c/x.svg", b"another kind")
-    index = tar_shards.make_index("s", io.BytesIO(out.getvalue()))
+    index = tar_shards.make_index("s", io.BytesIO(out.getvalue()), Columns())
     assert index["names"] == ["a/1.JPG"]
     (offset,), (length,) = index["offsets"], index["lengths"]
     assert out.getvalue()[offset : offset + length] == png(4)
     assert index["captions"] == ["text first"]
-    index = tar_shards.make_index("s", io.BytesIO(out.getvalue()), "mask.png")
+    index = tar_shards.make_index("s", io.BytesIO(out.getvalue()), Columns("mask.png"))
     assert index["names"] == ["a/1.mask.png"]

@@ -4,11 +4,8 @@ An unreadable image is replaced by the next readable one (the batch's `index` sa
 labels and contamination stay right) and its place is listed in the batch. Files are only read.
 """
 
-import os
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +13,11 @@ from torch import Tensor
 from ...diffusion.randomness import generator
 from ...support.errors import UserError
 from .. import transforms
-from ..base import Batch, Dataset, absent_classes, digest
-from ..captions import Caption, drawn
-from .allowed_files import Unreadable, check_file, is_within
+from ..base import Batch, Dataset, digest
+from ..captions import drawn
+from .allowed_files import Unreadable
 from .decoding import MAX_PIXELS, decode, with_channels
+from .source import Source
 from .survey import fits, survey
 
 HOLD_BYTES = 2**28
@@ -27,103 +25,10 @@ HOLD_BYTES = 2**28
 are decoded when they are asked for, by the loader's workers."""
 
 N_HASHED_FILES = 64
-N_SURVEYED = 4096
-"""Headers that are looked at before anything is decoded; of more files some, evenly spread."""
 
 
 class SizesDiffer(UserError):  # noqa: N818 - the state of a data set
     """The images have no common size, and none was asked for."""
-
-
-class Files(ABC):
-    """Where encoded images come from. Abstract.
-
-    Attributes:
-        origin: What an error message calls the whole.
-    """
-
-    origin: str
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def open(self, index: int) -> str | bytes:
-        """The path or the content of one file.
-
-        Raises:
-            Unreadable: if it must not be opened.
-        """
-
-    @abstractmethod
-    def where(self, index: int) -> str:
-        """The name of one file in reports."""
-
-    @abstractmethod
-    def select(self, rows: Sequence[int]) -> "Files":
-        """Some of the files, in this order."""
-
-    def surveyed(self) -> list[int]:
-        """Those that tell what the others are like, and whose headers are cheap to look at."""
-        n = min(len(self), N_SURVEYED)
-        return [i * len(self) // n for i in range(n)]
-
-
-class FolderFiles(Files):
-    """Files of a folder, by path; those that links lead out of `root` are not opened."""
-
-    def __init__(self, origin: str, paths: Sequence[str], root: str | None = None) -> None:
-        self.origin, self.paths, self.root = origin, list(paths), root
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def open(self, index: int) -> str:
-        return check_file(self.paths[index], self.root)
-
-    def where(self, index: int) -> str:
-        return self.paths[index]
-
-    def select(self, rows: Sequence[int]) -> "FolderFiles":
-        return FolderFiles(self.origin, [self.paths[row] for row in rows], self.root)
-
-
-class TableFiles(Files):
-    """The image column of a Hugging Face table; a row is an image struct (bytes, path).
-
-    A path counts from one of the folders `roots` and must not lead out of it.
-    """
-
-    def __init__(
-        self,
-        origin: str,
-        table: Any,
-        column: str,
-        rows: Sequence[int] | None = None,
-        roots: Sequence[str] = (),
-    ) -> None:
-        self.origin, self.table, self.column, self.roots = origin, table, column, roots
-        self.rows = range(len(table)) if rows is None else list(rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def open(self, index: int) -> str | bytes:
-        cell = self.table[self.rows[index]][self.column] or {}
-        if cell.get("bytes") or not cell.get("path"):
-            return cell.get("bytes") or b""
-        for root in self.roots:
-            path = os.path.join(root, cell["path"])
-            if is_within(path, root) and os.path.lexists(path):
-                return check_file(path, root)
-        raise Unreadable(f"{cell['path']!r} is no file beside the data")
-
-    def where(self, index: int) -> str:
-        return f"{self.origin}, row {self.rows[index]}"
-
-    def select(self, rows: Sequence[int]) -> "TableFiles":
-        chosen = [self.rows[row] for row in rows]
-        return TableFiles(self.origin, self.table, self.column, chosen, self.roots)
 
 
 class ImageDataset(Dataset):
@@ -131,10 +36,7 @@ class ImageDataset(Dataset):
 
     Args:
         name: See `Dataset`.
-        files: Where they come from; at least one.
-        labels: Classes, shape (n,), long.
-        class_names: Their names.
-        captions: Of each image, see `captions`.
+        source: The files, at least one, and what is known of them.
         resolution: Side in pixels: the shorter side is resized to it and a square is cropped. None:
             all images must have one size, and keep it.
         center_crop: False: each square is cropped at a place drawn from (seed, position in the
@@ -142,7 +44,6 @@ class ImageDataset(Dataset):
         n_channels: 1 or 3: every image is converted. None: 3 if any image looked at is in colour,
             else 1; then an image in colour that was not looked at counts as unreadable.
         seed: Of the random crops, and of the captions of images that have several.
-        remarks: See `Dataset`.
 
     Raises:
         UserError: if no image is readable, or sizes differ and no resolution is given
@@ -154,29 +55,23 @@ class ImageDataset(Dataset):
     def __init__(
         self,
         name: str,
-        files: Files,
-        labels: Tensor | None = None,
-        class_names: Sequence[str] = (),
-        captions: Sequence[Caption] | None = None,
+        source: Source,
         *,
         resolution: int | None = None,
         center_crop: bool = True,
         n_channels: int | None = None,
         seed: int = 0,
-        remarks: Sequence[str] = (),
     ) -> None:
-        self.remarks = list(remarks)
-        self.name, self.files, self.labels, self.captions = name, files, labels, captions
-        self.class_names = list(class_names) if labels is not None else []
-        self.num_classes = len(self.class_names) if labels is not None else None
-        self.absent_classes = absent_classes(labels, self.num_classes)
+        self.name, self.files, self.captions = name, source.files, source.captions
+        self.set_classes(source.labels, source.class_names)
         self.resolution, self.center_crop, self.seed = resolution, center_crop, seed
-        seen = survey(files, files.surveyed())
+        seen = survey(self.files, self.files.surveyed())
         self.n_channels = n_channels or seen.n_channels
         self.may_lose_colour = n_channels is not None
         first = self._next_readable(0, [])[1]
         self.n_channels = len(first)
-        self.remarks += seen.remarks(files, resolution, self.may_lose_colour)
+        said = seen.remarks(self.files, resolution, self.may_lose_colour)
+        self.remarks = [*source.remarks, *said]
         size = first.shape[1:] if resolution is None else (resolution, resolution)
         self.sample_shape = (len(first), *size)
         self.held, self.stand_in = self._hold()

@@ -8,15 +8,12 @@ from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING
 
 from ...support.terminal import one_line
 from ..transforms import resized
 from .allowed_files import Unreadable
 from .decoding import MAX_PIXELS, header
-
-if TYPE_CHECKING:
-    from .images import Files
+from .source import Files
 
 ODD = 8
 """A side so many times shorter than the median one is not what the images are like."""
@@ -49,7 +46,7 @@ class Survey:
             return None
         return 3 if self.colour else 1
 
-    def remarks(self, files: "Files", resolution: int | None, is_asked: bool) -> list[str]:
+    def remarks(self, files: Files, resolution: int | None, is_asked: bool) -> list[str]:
         """What is read otherwise than one may expect, a sentence each.
 
         Args:
@@ -84,7 +81,7 @@ class Survey:
             said += self._of_sizes(files, resolution)
         return [one_line(remark) for remark in said]
 
-    def _of_sizes(self, files: "Files", resolution: int) -> list[str]:
+    def _of_sizes(self, files: Files, resolution: int) -> list[str]:
         said = []
         long = [i for i, size in self.sizes.items() if not fits(*size, resolution)]
         small = [i for i in self.sizes if min(self.sizes[i]) < resolution and i not in set(long)]
@@ -109,7 +106,7 @@ class Survey:
         return f"{n} of {self.n_files} images"
 
 
-def survey(files: "Files", numbers: Iterable[int]) -> Survey:
+def survey(files: Files, numbers: Iterable[int]) -> Survey:
     """Look at the headers of these files; a broken one is noted."""
     files = copy(files)  # so that streams that are opened here are closed again
     seen = Survey(len(files))

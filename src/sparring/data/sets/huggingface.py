@@ -6,7 +6,7 @@ from typing import Any
 from ...options.value_types import Place, Word
 from ..data_set import Table, columns, from_files
 from ..files.images import ImageDataset
-from ..files.sources import huggingface
+from ..files.tables import huggingface
 from ..streams.table_shards import huggingface_stream
 
 
@@ -14,7 +14,7 @@ class Huggingface(Table):
     """A data set of the hub.
 
     Args:
-        dataset_name, dataset_config_name: See `sources.huggingface`.
+        dataset_name, dataset_config_name: See `tables.huggingface`.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Huggingface(Table):
     def read(self, split: str, fields: Mapping[str, Any]) -> ImageDataset:
         read = huggingface_stream if self.streaming else huggingface
         source = read(
-            self.dataset_name, self.dataset_config_name, split, **columns(fields),
+            self.dataset_name, self.dataset_config_name, split, columns(fields),
             own_held_out=split == "held_out" and bool(fields.get("held_out_share")),
         )  # fmt: skip
         return from_files(str(self.dataset_name), source, split, fields, **self.shuffling)

@@ -5,15 +5,15 @@ from typing import Any
 
 from ...options.value_types import Place
 from ..data_set import DataSet, from_files
+from ..files.folder import folder
 from ..files.images import ImageDataset
-from ..files.sources import folder
 
 
 class ImageFolder(DataSet):
     """Every image below a folder.
 
     Args:
-        train_data_dir: The folder, see `sources.folder`.
+        train_data_dir: The folder, see `folder.folder`.
     """
 
     def __init__(self, *, train_data_dir: Place | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from ...options.value_types import Place
 from ..data_set import Table, columns, from_files
 from ..files.images import ImageDataset
-from ..files.sources import parquet
+from ..files.tables import parquet
 from ..streams.table_shards import parquet_stream
 
 
@@ -14,7 +14,7 @@ class Parquet(Table):
     """Tables of images.
 
     Args:
-        data_files: See `sources.parquet`.
+        data_files: See `tables.parquet`.
     """
 
     def __init__(self, *, data_files: Place | list[Place] | None = None, **common: Any) -> None:
@@ -22,5 +22,5 @@ class Parquet(Table):
         self.data_files = data_files
 
     def read(self, split: str, fields: Mapping[str, Any]) -> ImageDataset:
-        source = (parquet_stream if self.streaming else parquet)(self.data_files, **columns(fields))
+        source = (parquet_stream if self.streaming else parquet)(self.data_files, columns(fields))
         return from_files("parquet", source, split, fields, **self.shuffling)

@@ -21,5 +21,5 @@ class Webdataset(Sharded):
         self.data_files = data_files
 
     def read(self, split: str, fields: Mapping[str, Any]) -> ImageDataset:
-        source = webdataset(self.data_files, **columns(fields))
+        source = webdataset(self.data_files, columns(fields))
         return from_files("webdataset", source, split, fields, **self.shuffling)

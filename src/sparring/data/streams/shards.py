@@ -22,7 +22,8 @@ from torch import Tensor
 from ...support.cache import cache_folder, key_of
 from ..base import Batch, digest
 from ..files import images
-from ..files.images import Files, ImageDataset
+from ..files.images import ImageDataset
+from ..files.source import Files, Source
 from .shard_order import Sharding, ShardOrder, Window
 
 READ_AHEAD = 32
@@ -127,9 +128,8 @@ class ShardedImages(ImageDataset):
     """Images in shards: an `ImageDataset` that is read in the order of `shard_order`.
 
     Args:
-        name, files, ...: See `ImageDataset`.
-        n_lanes: See `Sharding`.
-        buffer: See `Sharding`.
+        name, source, ...: See `ImageDataset`.
+        n_lanes, buffer: See `Sharding`.
     """
 
     files: ShardFiles
@@ -138,15 +138,15 @@ class ShardedImages(ImageDataset):
     def __init__(
         self,
         name: str,
-        files: ShardFiles,
-        *args: Any,
+        source: Source,
+        *,
         n_lanes: int | None = None,
         buffer: int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(name, files, *args, **options)
+        super().__init__(name, source, **options)
         self.settings = n_lanes, buffer
-        self.sharding = Sharding(files.sizes, *self.settings)
+        self.sharding = Sharding(self.files.sizes, *self.settings)
 
     def following(self, order: ShardOrder) -> "ShardedImages":
         mine = copy.copy(self)

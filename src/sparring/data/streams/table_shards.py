@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...support.errors import UserError
-from ..classes import labels_of
+from ..files.columns import chosen, column_captions, described, encoded_images
 from ..files.hub import call_datasets, checked_name, parquet_files, split_of
-from ..files.sources import Source, column_captions, column_remarks, columns_of, encoded_images
+from ..files.source import Columns, Source
+from .addresses import attempt, found
 from .shards import ShardFiles, kept_in, remembered
-from .tar_shards import attempt, found
 
 log = logging.getLogger(__name__)
 
@@ -115,80 +115,55 @@ class StreamFiles(ShardFiles):
             yield from chunk[self.column]
 
 
-def parquet_stream(
-    data_files: str | Sequence[str] | None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    caption_column: str | None = None,
-) -> Source:
-    """Parquet files as `sources.parquet` reads them, without reading them whole at the start."""
+def parquet_stream(data_files: str | Sequence[str] | None, columns: Columns) -> Source:
+    """Parquet files as `tables.parquet` reads them, without reading them whole at the start."""
     patterns = parquet_files(data_files)
     files = [file for pattern in patterns for file in found(pattern)]
     origin = ", ".join(patterns)
     builder = call_datasets(origin, "load_dataset_builder", "parquet", data_files=files)
-    return _from_stream(origin, builder, "train", image_column, label_column, caption_column)
+    return _source(origin, builder, "train", columns)
 
 
 def huggingface_stream(
     dataset_name: str | None,
     dataset_config_name: str | None,
     split: str,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    caption_column: str | None = None,
-    *,
+    columns: Columns,
     own_held_out: bool = False,
 ) -> Source:
-    """A hub data set as `sources.huggingface` reads it, without fetching it at the start."""
+    """A hub data set as `tables.huggingface` reads it, without fetching it at the start."""
     dataset_name = checked_name(dataset_name)
     words = ("load_dataset_builder", dataset_name, dataset_config_name)
     builder = call_datasets(dataset_name, *words)
     splits = call_datasets(dataset_name, builder.as_streaming_dataset)
     name = split_of(dataset_name, splits, split, own_held_out)
-    origin = f"data set '{dataset_name}'"
-    source = _from_stream(origin, builder, name, image_column, label_column, caption_column)
+    source = _source(f"data set '{dataset_name}'", builder, name, columns)
     source.is_split = name != "train"
     return source
 
 
-def _from_stream(
-    origin: str,
-    builder: Any,
-    split: str,
-    image_column: str | None,
-    label_column: str | None,
-    caption_column: str | None,
-) -> Source:
+def _source(origin: str, builder: Any, split: str, asked: Columns) -> Source:
     stream = _stream(origin, builder, split)
-    explicit = label_column is not None
-    remarks = column_remarks(origin, stream.features, image_column, label_column)
-    image, label = columns_of(origin, stream.features, image_column, label_column, caption_column)
+    remarks: list[str] = []
+    image, label = chosen(origin, stream.features, asked, remarks)
 
-    def count(split: str, stream: Any, label: str | None, caption: str | None) -> dict[str, Any]:
-        key = ["stream", VERSION, builder.cache_dir, split, label, caption]
-        words = (origin, _count, origin, stream, image, label, caption)
-        return remembered(key, lambda: call_datasets(*words))
+    def count(split: str, stream: Any, columns: Columns) -> dict[str, Any]:
+        key = ["stream", VERSION, builder.cache_dir, split, columns.label, columns.caption]
+        return remembered(key, lambda: call_datasets(origin, _count, origin, stream, columns))
 
-    counted = count(split, stream, label, caption_column)
+    def train() -> list[Any]:
+        return count("train", _stream(origin, builder, "train"), Columns(image, label))["labels"]
+
+    counted = count(split, stream, Columns(image, label, asked.caption))
     if sum(counted["sizes"]) == 0:
         raise UserError(f"{origin} has no rows")
-    labels, class_names = None, []
-    if label is not None:
-        kind, others = stream.features[label], []
-        has_train = split != "train" and "train" in (builder.info.splits or ())
-        if has_train and not hasattr(kind, "names"):
-            others = count("train", _stream(origin, builder, "train"), label, None)["labels"]
-        labels, class_names = labels_of(
-            counted["labels"], kind, label, origin, explicit, remarks, others
-        )
-    captions = None
-    if caption_column is not None:
-        captions = column_captions(origin, caption_column, counted["captions"])
     cells = encoded_images(origin, stream, image).with_format("arrow")
     # Only a folder's images are files of their own: a table must not name files of this machine.
     has_paths = builder.name == "imagefolder"
     files = StreamFiles(origin, cells, image, counted["sizes"], has_paths)
-    return Source(files, labels, class_names, captions, remarks=remarks)
+    has_train = split != "train" and "train" in (builder.info.splits or ())
+    of_train = train if has_train else None
+    return described(files, stream.features, asked, label, counted.__getitem__, of_train, remarks)
 
 
 def _stream(origin: str, builder: Any, split: str) -> Any:
@@ -200,13 +175,12 @@ def _stream(origin: str, builder: Any, split: str) -> Any:
     return stream
 
 
-def _count(
-    origin: str, stream: Any, image_column: str, label: str | None, caption: str | None
-) -> dict[str, Any]:
+def _count(origin: str, stream: Any, columns: Columns) -> dict[str, Any]:
     """Rows of each shard, and the labels and captions of all, as JSON keeps them."""
     log.warning("counting the rows of %d shard(s), once; kept in %s", stream.num_shards, kept_in())
-    columns = list(dict.fromkeys(one for one in (label, caption) if one is not None))
-    narrow = stream.select_columns(columns or [image_column]).with_format("arrow")
+    _, label, caption = columns
+    read = list(dict.fromkeys(one for one in (label, caption) if one is not None))
+    narrow = stream.select_columns(read or [columns.image]).with_format("arrow")
     sizes: list[int] = []
     labels: list[Any] = []
     captions: list[Any] = []

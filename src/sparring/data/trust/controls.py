@@ -43,9 +43,9 @@ class Chosen(Wrapper):
         self.numbers = torch.from_numpy(np.asarray(numbers, np.int64))
         self.own = torch.full((len(dataset),), -1)
         self.own[self.numbers] = torch.arange(len(numbers))
-        labels = _labels(dataset)
-        if labels is not None:
-            self.absent_classes = absent_classes(labels[self.numbers], self.num_classes)
+        if dataset.labels is not None:
+            self.labels = dataset.labels[self.numbers]
+            self.absent_classes = absent_classes(self.labels, self.num_classes)
         if dataset.captions is not None:
             self.captions = [dataset.captions[i] for i in self.numbers.tolist()]
 
@@ -157,10 +157,3 @@ def check_any_order(dataset: Dataset) -> None:
 def clean_numbers(table: Table) -> np.ndarray:
     """Numbers of the samples that a table says nothing against, (n,), int64."""
     return table.index[table.is_clean]
-
-
-def _labels(dataset: Dataset) -> Tensor | None:
-    """The labels of all samples, (n,), where the data set knows them beforehand."""
-    while isinstance(dataset, Wrapper):
-        dataset = dataset.dataset
-    return getattr(dataset, "labels", None)
