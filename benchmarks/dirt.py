@@ -40,7 +40,7 @@ import torch
 import yaml
 
 from sparring.commands.contaminate import contaminate as write_copy
-from sparring.commands.plan import labels_of, plan_of, sampling_words
+from sparring.commands.plan import labels_of, plan_of
 from sparring.commands.side_by_side import (
     Run,
     how_to_go_on,
@@ -59,7 +59,7 @@ from sparring.evaluation.evaluate import look, measure
 from sparring.evaluation.protocol import versions
 from sparring.evaluation.store.comparison import Comparison
 from sparring.evaluation.store.tensor_tables import Processes
-from sparring.sampling import sample
+from sparring.sampling.sample import sample
 from sparring.support.errors import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -321,9 +321,8 @@ class Cell:
                 samples = sample(
                     plan.model,
                     plan.n_samples,
-                    num_inference_steps=plan.config.sampling.num_inference_steps,
+                    plan.sampling,
                     class_labels=labels_of(plan, plan.n_samples),
-                    **sampling_words(plan),
                 )
             against = Comparison(plan.reference, None if copies else training, held_out)
             figures = measure(look(samples, against), against, plan.generation())

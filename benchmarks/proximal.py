@@ -39,7 +39,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from sparring.assembly.dirt_knowledge import KEPT
-from sparring.commands.plan import labels_of, plan_of, sampling_words
+from sparring.commands.plan import labels_of, plan_of
 from sparring.commands.side_by_side import is_finished
 from sparring.data.audit.audit import audit_images
 from sparring.data.audit.table import read_table
@@ -53,7 +53,7 @@ from sparring.evaluation.protocol import versions
 from sparring.evaluation.store.proximal import Proximal
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.evaluation.store.tensor_tables import Processes
-from sparring.sampling import sample
+from sparring.sampling.sample import sample
 
 HERE = Path(__file__).resolve().parent
 FILES = "data.train_data_dir"
@@ -134,9 +134,8 @@ def measured(group: Group, table: Path, features: str, weights: str | None) -> d
         samples = sample(
             plan.model,
             row["n_samples"],
-            num_inference_steps=plan.config.sampling.num_inference_steps,
+            plan.sampling,
             class_labels=labels_of(plan, row["n_samples"]),
-            **sampling_words(plan),
         )
         samples01 = ((samples.cpu() + 1) / 2).clamp(0, 1)
         as_they_are = proximal.dirty.extractor(samples01)

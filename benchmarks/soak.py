@@ -92,7 +92,8 @@ def train_and_evaluate(folder: Path, n_steps: int, every: int) -> None:
     from sparring.config.read import resolve
     from sparring.data.datasets import build_dataset as clean_data
     from sparring.evaluation.metrics.frechet_distance import frechet_distance
-    from sparring.sampling import grid, sample
+    from sparring.sampling.images import grid
+    from sparring.sampling.sample import sample
     from sparring.training import Feed, Hooks, train
 
     torch.set_num_threads(1)

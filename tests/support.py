@@ -152,3 +152,14 @@ EVERY_DIRT = [
     {"kind": "outlier", "images": {"name": "digits", "split": "train"}}, {"kind": "adversarial"},
 ]  # fmt: skip
 """Parts of a mixture: all kinds of dirt, as a config says them."""
+
+
+def watched(seen, move=None):
+    """A `move` of `sample` that appends (t, x_t) of each call, after another move."""
+
+    def watch(steps, call, x):
+        x = x if move is None else move(steps, call, x)
+        seen.append((steps.times[call], steps.x_t(x, call)))
+        return x
+
+    return watch

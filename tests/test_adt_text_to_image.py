@@ -23,7 +23,7 @@ from sparring.diffusion.randomness import generator
 from sparring.models.latents import decode
 from sparring.models.lora import lora_weights
 from sparring.models.pretrained import load
-from sparring.sampling import sample
+from sparring.sampling.sample import sample
 from sparring.training import latest_checkpoint
 from sparring.training.checkpoint import checkpoint_step
 from support import CLOSE, tiny_dino

@@ -24,7 +24,7 @@ from sparring.models.networks import MLP
 from sparring.models.pretrained import Model, load, save
 from sparring.report.charts import cleaning_charts
 from sparring.report.runs import read_runs
-from sparring.sampling import clean, matching_time
+from sparring.sampling.clean import clean, matching_time
 from support import tiny_unet
 
 SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}
@@ -261,7 +261,7 @@ def test_what_makes_no_sense_is_one_line(model, conditional, photos, tmp_path):
         ([root, model, *out, "--sigma", "1e6"], "outside what this model knows"),
         ([root, model, *out, "--sigma", "auto"], "no noise was found"),
         ([root, model, *out, "--sigma", "0.2", "-n", "3"], "--n-images goes with --levels"),
-        ([root, model, *out, "--sigma", "0.2", "--eta", "2"], "eta in [0, 1]"),
+        ([root, model, *out, "--sigma", "0.2", "--eta", "2"], "eta must be <= 1"),
         ([root, model, *out, "--sigma", "0.2", "--num-inference-steps", "0"], "must be >= 1"),
         ([root, "./nowhere", *out, "--sigma", "0.2"], "no model at ./nowhere"),
         (["./nowhere", model, *out, "--sigma", "0.2"], "no folder './nowhere'"),

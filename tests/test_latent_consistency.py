@@ -9,7 +9,7 @@ from sparring.diffusion.guidance import guidance_dim, with_guidance_embedding
 from sparring.diffusion.randomness import generator
 from sparring.models.lora import lora_weights
 from sparring.models.pretrained import load
-from sparring.sampling import sample
+from sparring.sampling.sample import sample
 from text_to_image import quiet, run, train, training_places
 
 LORA = "model.lora={rank: 2, alpha: 4, target_modules: [to_q, to_v]}"
@@ -61,7 +61,7 @@ def test_diffusers_samples_it_as_we_do(places, distilled, n_steps):
     guidance = GUIDANCE if learnt == FULL else 1.0  # a LoRA student has its guidance inside
     ours = sample(
         model, 1, scheduler="lcm", num_inference_steps=n_steps, prompts=["a red square"],
-        guidance_scale=guidance, seed=3, timestep_spacing="leading",
+        guidance_scale=guidance, seed=3, scheduler_options={"timestep_spacing": "leading"},
     )  # fmt: skip
     own = generator("cpu", 3, "sample", 0)
     start = torch.randn(1, *model.sample_shape, generator=own)

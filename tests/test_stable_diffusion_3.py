@@ -13,7 +13,7 @@ from sparring.diffusion.randomness import generator
 from sparring.models.latents import decode
 from sparring.models.lora import ATTENTION, OF_CAPTIONS, lora_weights
 from sparring.models.pretrained import load
-from sparring.sampling import sample
+from sparring.sampling.sample import sample
 from support import CLOSE
 from text_to_image import CAPTIONS, SIDE, quiet, run, stable_diffusion_3, train, training_places
 

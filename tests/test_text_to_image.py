@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from sparring.diffusion.randomness import generator
 from sparring.models.latents import decode
 from sparring.models.lora import add_lora, lora_config, lora_weights
-from sparring.models.pretrained import load
-from sparring.sampling import sample
+from sparring.models.pretrained import Model, load
+from sparring.sampling.sample import sample
 from sparring.support.errors import UserError
 from support import CLOSE
 from text_to_image import (
@@ -470,7 +470,7 @@ def test_prompts_of_other_models_are_refused(places):
     with pytest.raises(ValueError, match="must not be empty"):
         sample(model, 1, prompts=[])
     with pytest.raises(ValueError, match="text-to-image"):
-        sample(model.denoiser, 1, sample_shape=model.sample_shape, prompts=["a"])
+        sample(Model.around(model.denoiser, model.sample_shape), 1, prompts=["a"])
     condition = model.text(["a"])
     with pytest.raises(ValueError, match="not both"):
         sample(model, 1, prompts=["a"], condition=condition)

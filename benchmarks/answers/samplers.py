@@ -109,18 +109,18 @@ def _verdict(
     **options: Any,
 ) -> Verdict:
     """Samples and compares."""
-    from sparring import Denoiser, sample, schedule_from_config
+    from sparring import Denoiser, Model, Sampling, sample, schedule_from_config
     from sparring.support.errors import UserError
 
     m, s, n = rng.uniform(-0.4, 0.4), rng.uniform(0.4, 0.6), len(grid)
     told = f"{name} n={n} {kind} {dict(config) if len(str(config)) < 300 else '...'} {options}"
     try:
         schedule = schedule_from_config(config)
-        x = sample(
-            Denoiser(Perfect(at, kind, m, s), schedule, kind), N, scheduler=name,
-            num_inference_steps=n, sample_shape=(2,), batch_size=N, clip_sample=False,
-            scheduler_config=config, seed=rng.randrange(1000), **options,
-        ).double()  # fmt: skip
+        model = Model.around(Denoiser(Perfect(at, kind, m, s), schedule, kind), (2,), dict(config))
+        sampling = Sampling(
+            name, n, clip_sample=False, batch_size=N, seed=rng.randrange(1000), **options
+        )
+        x = sample(model, N, sampling).double()
     except (UserError, ValueError) as error:
         if must_be_taken:
             return wrong(f"refused: {told}: {error}")
@@ -183,7 +183,7 @@ def any_table(rng: random.Random, folder: Path) -> Verdict:
     elif rng.random() < 0.3:
         options = {"timestep_spacing": rng.choice(["leading", "linspace"])}
     grid = _trailing(n_train, n)
-    return _verdict(rng, config, kind, _table(abar), grid, name, False, **options)
+    return _verdict(rng, config, kind, _table(abar), grid, name, False, scheduler_options=options)
 
 
 def flows(rng: random.Random, folder: Path) -> Verdict:
@@ -227,6 +227,7 @@ def edm(rng: random.Random, folder: Path) -> Verdict:
 
 def asked_for(rng: random.Random, folder: Path) -> Verdict:
     """What changes the samples on purpose is never refused."""
+    from sparring import Sampling
     from sparring.sampling.known_answer import check_sampler
     from sparring.support.errors import UserError
 
@@ -234,15 +235,16 @@ def asked_for(rng: random.Random, folder: Path) -> Verdict:
     config["beta_schedule"] = "squaredcos_cap_v2"
     words: dict[str, Any] = rng.choice([
         {"stop_ratio": rng.uniform(0.05, 2)}, {"grid_power": rng.uniform(0.5, 3)},
-        {"clip_sample": True}, {"learned_variance": True},
+        {"clip_sample": True},
         {"stop_ratio": rng.uniform(0.05, 2), "grid_power": 1.5, "clip_sample": True},
     ])  # fmt: skip
     n, kind = rng.choice([1, 2, 4, 10, 50]), rng.choice(["eps", "x0", "v"])
     name = rng.choice([None, "ddim"])
     if rng.random() < 0.4:
-        name, words = "consistency", {"boundary": "ddim", "clip_sample": rng.random() < 0.5}
+        name, words = "consistency", {"clip_sample": rng.random() < 0.5}
     try:
-        check_sampler(name, config, kind, n, **words)
+        boundary = "ddim" if name == "consistency" else None
+        check_sampler(Sampling(name, n, **words), config, kind, boundary=boundary)
     except UserError as error:
         return wrong(f"refused: {words} n={n}: {error}")
     return right("read")

@@ -33,7 +33,8 @@ _HOME = {
     "Model": "models.pretrained",
     "load": "models.pretrained",
     "save": "models.pretrained",
-    "sample": "sampling",
+    "Sampling": "sampling.settings",
+    "sample": "sampling.sample",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604 # pyright: ignore[reportUnsupportedDunderAll]

@@ -13,13 +13,14 @@ from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.parametrization import KINDS
 from sparring.diffusion.schedules import FlowSchedule, schedule_from_config
 from sparring.sampling.schedulers import make_scheduler
+from sparring.sampling.settings import Sampling
 from support import FLOW, SCHEDULES, SD, GaussianNetwork
 
 MULTISTEP = ("ddim", "ddpm", "euler", "heun", "dpmsolver++", "unipc", "deis", "dpm2")
 
 
 def scheduler_path(name: str, config: dict[str, Any], kind: str, n: int) -> SchedulerPath:
-    scheduler = make_scheduler(name, config, kind)
+    scheduler = make_scheduler(Sampling(name), config, kind)
     return SchedulerPath(scheduler, schedule_from_config(config), KINDS[kind], n)
 
 
@@ -157,7 +158,7 @@ def test_a_rollout_of_the_other_families(kind: str) -> None:
     paths: list[Path] = [OneStepPath(schedule, denoiser.pair, 100)]
     if kind == "edm":
         config = {"_class_name": "EDMEulerScheduler", "sigma_data": 0.5}
-        scheduler = make_scheduler("euler_edm", config, kind)
+        scheduler = make_scheduler(Sampling("euler_edm"), config, kind)
         paths.append(SchedulerPath(scheduler, schedule, denoiser.pair, 100))
     for path in paths:
         for start in (0, 50):

@@ -19,7 +19,7 @@ from sparring.evaluation.studies import robustness as curves
 from sparring.models.networks import MLP
 from sparring.models.pretrained import load
 from sparring.report.attacks import grouped, read_attacks
-from sparring.sampling import sample
+from sparring.sampling.sample import sample
 from sparring.sampling.trajectory_attacks import Attack, TrajectoryAttack
 from sparring.support.errors import UserError
 

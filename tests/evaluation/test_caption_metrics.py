@@ -25,7 +25,7 @@ from sparring.evaluation.networks.open_clip import load_hps
 from sparring.evaluation.resampling import half_samples, interval
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.models.pretrained import load
-from sparring.sampling import sample
+from sparring.sampling.sample import sample
 from sparring.support.errors import UserError
 from text_to_image import CAPTIONS, captioned_folder, run, stable_diffusion, tokenizer
 

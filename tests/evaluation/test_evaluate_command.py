@@ -23,7 +23,7 @@ from sparring.evaluation.store.statistics import claims_of
 from sparring.evaluation.studies.mismatch import mismatch
 from sparring.models.networks import MLP
 from sparring.models.pretrained import Model, load, save
-from sparring.sampling import sample
+from sparring.sampling.sample import sample
 from sparring.support.errors import UserError
 
 SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}

@@ -17,7 +17,8 @@ from sparring.evaluation.networks.extractors import Extractor
 from sparring.evaluation.store.originals import Originals, small_pixels, two_nearest
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.models.networks import MLP
-from sparring.sampling import sample
+from sparring.models.pretrained import Model
+from sparring.sampling.sample import sample
 from sparring.support.errors import UserError
 
 PIXELS = Extractor("pixels", lambda images: images.flatten(1), checksum="none")
@@ -320,9 +321,8 @@ def test_a_model_that_learned_64_digits_by_heart_is_flagged_and_one_of_all_is_no
     for n in (64, len(train)):
         data = train.select(torch.arange(n))
         samples = sample(
-            learned(data, N_STEPS), 300, num_inference_steps=20, seed=0, sample_shape=(1, 8, 8),
-            scheduler_config=SCHEDULER,
-        )  # fmt: skip
+            Model.around(learned(data, N_STEPS), (1, 8, 8), SCHEDULER), 300, num_inference_steps=20
+        )
         found[n] = found_in((samples + 1) / 2, Originals(data, unseen, PIXELS))
     assert found[64]["near_duplicates"] > 0.9
     assert found[64]["is_flagged"]

@@ -15,6 +15,7 @@ from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_fro
 from sparring.evaluation.metrics.kernel_distance import gaussian_mmd
 from sparring.evaluation.networks.extractors import Extractor
 from sparring.evaluation.studies.mismatch import mismatch
+from sparring.models.pretrained import Model
 from support import GaussianNetwork, tiny_unet
 
 STD, DIM, N = 0.7, 3, 1000
@@ -34,7 +35,7 @@ class Scaled(nn.Module):
 
 def denoiser(factor=1.0):
     schedule = schedule_from_config(VP)
-    return Denoiser(Scaled(schedule, factor), schedule, "eps")
+    return Model.around(Denoiser(Scaled(schedule, factor), schedule, "eps"), (DIM,))
 
 
 def gaussian_data(n, seed):
@@ -43,8 +44,7 @@ def gaussian_data(n, seed):
 
 def curve(model, n_steps, **words):
     words = {"n": N, "n_resamples": 2, "max_times": 8} | words
-    sampling = {"sample_shape": (DIM,), "batch_size": 800}
-    return mismatch(model, gaussian_data, n_steps, sampling=sampling, **words)
+    return mismatch(model, gaussian_data, n_steps, sampling={"batch_size": 800}, **words)
 
 
 def test_a_perfect_model_in_many_steps_stays_within_the_floor():
@@ -82,7 +82,7 @@ def test_a_wrong_denoiser_is_as_far_off_as_the_recursion_says():
     result = curve(model, 8, n=2000)
     times = torch.tensor([row["t"] for row in result["times"]]).long()
     assert times.tolist() == [999, 874, 749, 624, 499, 374, 249, 124]
-    spreads = spreads_of_ddim(1.1, times, model.schedule)
+    spreads = spreads_of_ddim(1.1, times, model.denoiser.schedule)
     expected = []
     for row, spread in zip(result["times"], spreads, strict=True):
         true = math.hypot(row["alpha"] * STD, row["sigma"])
@@ -106,7 +106,7 @@ def test_schedules_are_measured_on_one_scale(family):
     }[family]()  # fmt: skip
     kind = {"vp": "eps", "flow": "flow", "edm": "edm"}[family]
     exact = Denoiser(GaussianNetwork(schedule, kind, 0.0, STD), schedule, kind)
-    result = curve(exact, 40, max_times=3)
+    result = curve(Model.around(exact, (DIM,)), 40, max_times=3)
     for row in result["times"]:
         scale = math.hypot(row["alpha"], row["sigma"])
         spread = math.hypot(row["alpha"] * STD, row["sigma"]) / scale
@@ -151,7 +151,7 @@ def test_mmd_is_unbiased_and_its_bandwidth_is_the_median():
 
 def test_images_have_pixels_at_all_times_and_features_where_they_can_be_seen():
     schedule = schedule_from_config(VP)
-    model = Denoiser(tiny_unet(), schedule, "eps")
+    model = Model.around(Denoiser(tiny_unet(), schedule, "eps"), (1, 8, 8))
     reference = torch.rand(50, 1, 8, 8) * 2 - 1
     seen = []
 
@@ -161,7 +161,7 @@ def test_images_have_pixels_at_all_times_and_features_where_they_can_be_seen():
 
     result = mismatch(
         model, reference, 5, n=12, n_resamples=2, extractor=Extractor("own", function, "none"),
-        sampling={"sample_shape": (1, 8, 8), "batch_size": 8, "clip_sample": True},
+        sampling={"batch_size": 8, "clip_sample": True},
     )  # fmt: skip
     assert [row["t"] for row in result["times"]] == [999, 799, 599, 399, 199]
     assert all("sliced_wasserstein" in row and "mmd_squared" not in row for row in result["times"])
@@ -197,7 +197,7 @@ def test_q_is_made_of_the_reference():
     def wide(n, seed):
         return 2 * gaussian_data(n, seed)
 
-    words = {"n": N, "n_resamples": 2, "max_times": 2, "sampling": {"sample_shape": (DIM,)}}
+    words = {"n": N, "n_resamples": 2, "max_times": 2}
     for reference in (wide, wide(50_000, 0)):
         for row in mismatch(denoiser(), reference, 200, **words)["times"]:
             spreads = [math.hypot(k * STD * row["alpha"], row["sigma"]) for k in (1, 2)]

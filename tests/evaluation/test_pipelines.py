@@ -26,6 +26,7 @@ from sparring.evaluation.protocol import differences
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.models.pretrained import load
 from sparring.sampling.schedulers import make_scheduler
+from sparring.sampling.settings import Sampling
 from sparring.support.errors import UserError
 from text_to_image import (
     CAPTIONS,
@@ -104,7 +105,9 @@ def photos(places, *fields):
 def pipeline(folder, name, clip_sample):
     """The pipeline with the sampler that sparring builds, and no progress bar."""
     pipe, model = quiet(DiffusionPipeline.from_pretrained(folder)), load(folder)
-    pipe.scheduler = make_scheduler(name, model.scheduler_config, "eps", clip_sample=clip_sample)
+    pipe.scheduler = make_scheduler(
+        Sampling(name, clip_sample=clip_sample), model.scheduler_config, "eps"
+    )
     return pipe
 
 
@@ -142,7 +145,9 @@ def test_an_rgb_ddpm_against_an_rgb_folder_of_another_size(places, tmp_path):
         evaluate_command([str(places / "rgb")], told)
     found = evaluate_command([str(places / "rgb")], [*told, "data.resolution=16"])
     pipe = pipeline(places / "rgb", "ddpm", clip_sample=True)
-    pipe.scheduler = make_scheduler("ddim", pipe.scheduler.config, "eps", clip_sample=True)
+    pipe.scheduler = make_scheduler(
+        Sampling("ddim", clip_sample=True), pipe.scheduler.config, "eps"
+    )
     x, generators = torch.stack([torch.randn(3, SIDE, SIDE, generator=g) for g in noises(12)]), None
     pipe.scheduler.set_timesteps(3)
     for t in pipe.scheduler.timesteps:  # DDPMPipeline does not pass on use_clipped_model_output
@@ -194,9 +199,9 @@ def test_stable_diffusion_with_the_references_captions(places, reference):
 def test_fewer_samples_show_captions_from_all_of_it(places, reference, monkeypatch):
     seen, draw = [], command.sample
 
-    def spy(*args, **words):
-        seen.append(words["prompts"][: args[1]])
-        return draw(*args, **words)
+    def spy(model, rows, sampling, **words):
+        seen.append(sampling.prompts[: len(rows)])
+        return draw(model, rows, sampling, **words)
 
     monkeypatch.setattr(command, "sample", spy)
     evaluate_command([str(places / "sd")], photos(places, "evaluation.n_samples=6"))

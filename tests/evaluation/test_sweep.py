@@ -35,10 +35,10 @@ def drawn(monkeypatch):
     """Samplers and steps of what is drawn, but for the first sample of each combination."""
     seen, draw = [], command.sample
 
-    def spy(model, n, **words):
-        if n > 1:
-            seen.append((words["scheduler"], words["num_inference_steps"]))
-        return draw(model, n, **words)
+    def spy(model, rows, sampling, **words):
+        if len(rows) > 1:
+            seen.append((sampling.scheduler, sampling.num_inference_steps))
+        return draw(model, rows, sampling, **words)
 
     monkeypatch.setattr(command, "sample", spy)
     return seen
@@ -63,10 +63,10 @@ def test_every_combination_is_an_evaluation_of_its_own(plane_run, tmp_path, draw
 def test_a_stopped_sweep_goes_on_and_other_settings_start_anew(plane_run, monkeypatch, drawn):
     spy = command.sample
 
-    def stop(model, n, **words):
-        if n > 1 and len(drawn) == 3:
+    def stop(model, rows, *settings, **words):
+        if len(rows) > 1 and len(drawn) == 3:
             raise KeyboardInterrupt
-        return spy(model, n, **words)
+        return spy(model, rows, *settings, **words)
 
     with monkeypatch.context() as patch:
         patch.setattr(command, "sample", stop)

@@ -16,7 +16,7 @@ from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import schedule_from_config
 from sparring.evaluation.store.tensor_tables import Parts, Processes, prune
 from sparring.models.pretrained import Model, load
-from sparring.sampling import sample
+from sparring.sampling.sample import sample
 from sparring.support.cache import cache_folder
 from sparring.support.errors import UserError
 
@@ -108,7 +108,7 @@ def digits_run(tmp_path):
 def test_samples_from_a_number_on_are_those_of_the_whole(digits_run):
     model = load(digits_run)
     whole = sample(model, 7, num_inference_steps=2, scheduler="ddpm", batch_size=7)
-    part = sample(model, 3, num_inference_steps=2, scheduler="ddpm", first=4)
+    part = sample(model, range(4, 7), num_inference_steps=2, scheduler="ddpm")
     torch.testing.assert_close(part, whole[4:], atol=1e-4, rtol=0)
 
 
@@ -123,7 +123,7 @@ def test_classes_of_samples_from_a_number_on_go_on_in_turn():
     schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
     denoiser = Denoiser(Spy(), schedule, "eps")
     model = Model(denoiser, {"_class_name": "DDPMScheduler"}, (2,), 3, "spy")
-    sample(model, 4, num_inference_steps=1, first=5)
+    sample(model, range(5, 9), num_inference_steps=1)
     assert seen == [[2, 0, 1, 2]]
 
 

@@ -20,7 +20,7 @@ from sparring.models.description import describe
 from sparring.models.folder import describe_run
 from sparring.models.networks import MLP
 from sparring.models.pretrained import Model, load, save
-from sparring.sampling import sample
+from sparring.sampling.sample import sample
 from sparring.support.errors import UserError
 from support import CLOSE
 

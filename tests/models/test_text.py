@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 
 from sparring.models.pretrained import load
 from sparring.models.text import check_captions
-from sparring.sampling import sample
+from sparring.sampling.sample import sample
 from sparring.support.cache import TensorCache
 from sparring.support.errors import UserError
 from support import CLOSE

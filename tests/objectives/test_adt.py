@@ -15,6 +15,7 @@ from sparring.diffusion.schedules import FlowSchedule, schedule_from_config
 from sparring.objectives import ADT
 from sparring.objectives.adt import ADTDraws
 from sparring.sampling.schedulers import make_scheduler
+from sparring.sampling.settings import Sampling
 from support import FLOW, SD, tiny_unet
 from text_to_image import unet
 
@@ -95,7 +96,7 @@ def case(
     denoiser, config = model(name)
     rival = rival or discriminator(1 if name == "unconditional" else 4)
     if sampler is not None:
-        scheduler = make_scheduler(sampler, config, denoiser.kind)
+        scheduler = make_scheduler(Sampling(sampler), config, denoiser.kind)
         words["scheduler"] = scheduler
     objective = ADT(denoiser.schedule, **{"num_inference_steps": 6, "weight": 0.7, **words})
     objective.set_up(denoiser, rival)

@@ -8,7 +8,7 @@ from torch import nn
 
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.solver_steps import Jump, consistency_range, karras
-from sparring.sampling import clean, matching_time
+from sparring.sampling.clean import clean, matching_time
 from support import CASES, SCHEDULES, GaussianNetwork, tiny_unet
 
 MEAN, STD, TAU = 0.3, 0.7, 0.4
@@ -215,8 +215,8 @@ def test_conditions_go_with_their_rows_and_nothing_is_in_training():
     [
         ({"n_steps": 0}, "must be >= 1"),
         ({"batch_size": 0}, "must be >= 1"),
-        ({"eta": 1.5}, "eta in"),
-        ({"purify": -0.1}, "finite and >= 0"),
+        ({"eta": 1.5}, "eta must be <= 1"),
+        ({"purify": -0.1}, "purify must be >= 0"),
         ({"sigma": -0.1}, "finite and >= 0"),
         ({"sigma": math.nan}, "finite and >= 0"),
         ({"sigma": 1e7}, "outside what this model knows"),

@@ -24,7 +24,8 @@ from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import schedule_from_config
 from sparring.models.networks import MLP
 from sparring.models.pretrained import Model, load, save
-from sparring.sampling import grid, sample
+from sparring.sampling.images import grid
+from sparring.sampling.sample import sample
 from sparring.support.errors import UserError
 
 VP = {"_class_name": "DDPMScheduler"}

@@ -7,12 +7,12 @@ from torch import nn
 
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.randomness import generator
+from sparring.diffusion.schedules import config_from_schedule
 from sparring.diffusion.solver_steps import Jump, consistency_range
 from sparring.models.pretrained import Model, load, save
-from sparring.sampling import sample
-from sparring.sampling.schedulers import config_from_schedule
+from sparring.sampling.sample import sample
 from sparring.support.errors import UserError
-from support import SCHEDULES, GaussianNetwork, tiny_unet
+from support import SCHEDULES, GaussianNetwork, tiny_unet, watched
 
 MEAN, STD, N = 0.3, 0.7, 20000
 KINDS = {"vp": "v", "cosine": "eps", "flow": "flow", "edm": "edm"}
@@ -41,50 +41,46 @@ class ExactFunction(nn.Module):
 def exact(name):
     schedule = SCHEDULES[name]()
     network = ExactFunction(schedule, KINDS[name])
-    return Denoiser(network, schedule, KINDS[name], boundary="ddim")
+    return Model.around(Denoiser(network, schedule, KINDS[name], boundary="ddim"), (1,))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("n_steps", [1, 2, 4])
 def test_an_exact_function_gives_the_data(name, n_steps):
     x = sample(
-        exact(name), N, sample_shape=(1,), num_inference_steps=n_steps, batch_size=N,
-        clip_sample=False,
+        exact(name), N, num_inference_steps=n_steps, batch_size=N, clip_sample=False,
     )  # fmt: skip
     assert float(x.mean()) == pytest.approx(MEAN, abs=4 * STD / N**0.5 + 0.01)
     assert float(x.std()) == pytest.approx(STD, rel=4 / (2 * N) ** 0.5 + 0.005)
 
 
 def test_times_are_those_of_the_grid_or_the_given_ones():
-    denoiser, seen = exact("edm"), []
-    common = {"sample_shape": (1,), "on_step": lambda t, x_t: seen.append(float((4 * t).exp()))}
-    sample(denoiser, 2, num_inference_steps=2, **common)
-    assert seen == pytest.approx([80.0, 0.8])
-    seen.clear()
-    sample(denoiser, 2, num_inference_steps=3, **common)
+    def visited(n_steps, **words):
+        seen = []
+        sample(exact("edm"), 2, move=watched(seen), num_inference_steps=n_steps, **words)
+        return [float((4 * t).exp()) for t, _ in seen]
+
+    assert visited(2) == pytest.approx([80.0, 0.8])
     middle = ((0.8 ** (1 / 7) + 0.002 ** (1 / 7)) / 2) ** 7
-    assert seen == pytest.approx([80.0, 0.8, middle])
-    seen.clear()
-    sample(denoiser, 2, num_inference_steps=3, ratios=[80.0, 0.8, 0.1], **common)
-    assert seen == pytest.approx([80.0, 0.8, 0.1])
+    assert visited(3) == pytest.approx([80.0, 0.8, middle])
+    assert visited(3, ratios=[80.0, 0.8, 0.1]) == pytest.approx([80.0, 0.8, 0.1])
 
 
 def test_between_the_steps_there_is_fresh_noise_at_the_next_level():
     """What the network is given at the second step has q(x_t)'s spread."""
-    given = []
-    sample(
-        exact("edm"), N, sample_shape=(1,), num_inference_steps=2, ratios=[80.0, 0.5], batch_size=N,
-        on_step=lambda t, x_t: given.append(x_t),
-    )  # fmt: skip
+    seen = []
+    words = {"num_inference_steps": 2, "ratios": [80.0, 0.5], "batch_size": N}
+    sample(exact("edm"), N, move=watched(seen), **words)
+    given = [x_t for _, x_t in seen]
     assert float(given[1].std()) == pytest.approx((STD**2 + 0.5**2) ** 0.5, rel=0.02)
     slope = float((given[0] * given[1]).mean() / (given[0] ** 2).mean())
     assert slope == pytest.approx(STD / 80, rel=0.1)  # x0 follows the first noise, z does not
 
 
 def test_f_is_clipped_on_request():
-    x = sample(exact("vp"), 500, sample_shape=(1,), num_inference_steps=2, clip_sample=True)
+    x = sample(exact("vp"), 500, num_inference_steps=2, clip_sample=True)
     assert float(x.max()) == 1.0
-    free = sample(exact("vp"), 500, sample_shape=(1,), num_inference_steps=2, clip_sample=False)
+    free = sample(exact("vp"), 500, num_inference_steps=2, clip_sample=False)
     assert float(free.max()) > 1.0
 
 
@@ -117,14 +113,14 @@ def test_a_pixel_model_loads_in_plain_diffusers(tmp_path, schedule, kind, n_step
 )
 def test_wrong_options_are_refused(words, said):
     with pytest.raises(ValueError, match=said):
-        sample(exact("edm"), 2, sample_shape=(1,), **words)
+        sample(exact("edm"), 2, **words)
 
 
 def test_a_diffusion_model_has_no_consistency_function():
     schedule = SCHEDULES["vp"]()
     denoiser = Denoiser(GaussianNetwork(schedule, "eps"), schedule)
     with pytest.raises(UserError, match="this one diffuses"):
-        sample(denoiser, 2, sample_shape=(1,), scheduler="consistency")
+        sample(Model.around(denoiser, (1,)), 2, scheduler="consistency")
 
 
 def test_the_range_is_the_schedules():

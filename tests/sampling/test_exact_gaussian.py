@@ -12,9 +12,17 @@ from torch import nn
 import sparring.sampling.schedulers as schedulers
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.parametrization import KINDS
-from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
-from sparring.sampling import integrate, make_scheduler, sample
-from sparring.sampling.schedulers import GridDDIMScheduler, config_from_schedule
+from sparring.diffusion.schedules import (
+    EDMSchedule,
+    FlowSchedule,
+    config_from_schedule,
+    schedule_from_config,
+)
+from sparring.models.pretrained import Model
+from sparring.sampling.sample import sample
+from sparring.sampling.schedulers import GridDDIMScheduler, make_scheduler
+from sparring.sampling.settings import Sampling
+from sparring.sampling.steps import Steps, integrate
 
 MU, S = 0.5, 0.5
 VP = {"_class_name": "DDPMScheduler", "beta_start": 1e-4, "beta_end": 0.02}
@@ -52,7 +60,7 @@ def denoiser_for(schedule, kind, **values):
 def mean_and_spread(monkeypatch, denoiser, name, n_steps, **options):
     """Exact mean and spread of what the sampler returns, float32 arithmetic."""
     config = config_from_schedule(denoiser.schedule, denoiser.kind)
-    scheduler = make_scheduler(name, config, denoiser.kind, **options)
+    scheduler = make_scheduler(Sampling(name, **options), config, denoiser.kind)
     scheduler.set_timesteps(n_steps)
     n_noises = len(scheduler.timesteps)
     impulses = torch.zeros(2 + n_noises, 1)
@@ -66,7 +74,8 @@ def mean_and_spread(monkeypatch, denoiser, name, n_steps, **options):
         return noise
 
     monkeypatch.setitem(type(scheduler).step.__globals__, "randn_tensor", impulse)
-    x = integrate(denoiser, scheduler, impulses * getattr(scheduler, "init_noise_sigma", 1.0))
+    steps = Steps(denoiser, scheduler, Sampling())
+    x = integrate(steps, impulses * getattr(scheduler, "init_noise_sigma", 1.0))
     return x[0].item(), (x[1:] - x[0]).double().square().sum().sqrt().item(), len(drawn)
 
 
@@ -145,15 +154,16 @@ def test_ddim_is_even_where_steps_do_not_divide(monkeypatch, n_steps):
 
 def test_ddim_with_eta_one_is_ddpm(monkeypatch):
     denoiser = denoiser_for(*schedule_of("vp"))
-    scheduler = make_scheduler("ddim", VP, "eps")
+    scheduler = make_scheduler(Sampling("ddim"), VP, "eps")
     scheduler.set_timesteps(20)
-    ddpm = make_scheduler("ddpm", VP, "eps")
+    ddpm = make_scheduler(Sampling("ddpm"), VP, "eps")
     ddpm.set_timesteps(20)
     x = torch.linspace(-2, 2, 7)[:, None]
     results = []
     for steps, eta in ((scheduler, 1.0), (ddpm, 0.0)):
         generators = [torch.Generator().manual_seed(i) for i in range(7)]
-        results.append(integrate(denoiser, steps, x, generators=generators, eta=eta))
+        walk = Steps(denoiser, steps, Sampling(eta=eta), generators=generators)
+        results.append(integrate(walk, x))
     torch.testing.assert_close(*results, rtol=0, atol=2e-5)
 
 
@@ -171,7 +181,7 @@ def test_zero_terminal_snr_is_carried_over(monkeypatch, name, kind):
     """Then the start N(0, 1) is exact and the mean has no remainder alpha_T mu."""
     config = {**VP, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
     schedule = schedule_from_config(config)
-    scheduler = make_scheduler(name, config, kind)
+    scheduler = make_scheduler(Sampling(name), config, kind)
     abar = scheduler.alphas_cumprod.double()
     if name in ("ddim", "ddpm"):
         assert abar[-1] == 0
@@ -183,7 +193,8 @@ def test_zero_terminal_snr_is_carried_over(monkeypatch, name, kind):
     assert scheduler.timesteps[0] == 999
     start = torch.tensor([[0.0], [1.0]]) * getattr(scheduler, "init_noise_sigma", 1.0)
     generators = [torch.Generator().manual_seed(0)] * 2
-    x = integrate(denoiser_for(schedule, kind), scheduler, start, generators=generators)
+    denoiser = denoiser_for(schedule, kind)
+    x = integrate(Steps(denoiser, scheduler, Sampling(), generators=generators), start)
     if name != "ddpm":
         assert x[0].item() == pytest.approx(MU, rel=1e-3)
         assert (x[1] - x[0]).item() == pytest.approx(S, rel=5e-3)
@@ -194,8 +205,8 @@ def test_sample_draws_from_the_same_distribution():
     """Through the public function: 4,000 draws, five standard errors."""
     for name in ("ddim", "ddpm", "dpmsolver++"):
         x = sample(
-            denoiser_for(*schedule_of("vp")), 4000, scheduler=name, num_inference_steps=40,
-            sample_shape=(1,), batch_size=4000,
+            Model.around(denoiser_for(*schedule_of("vp")), (1,)), 4000, scheduler=name,
+            num_inference_steps=40, batch_size=4000,
         )  # fmt: skip
         mean, spread = x.mean().item(), x.std().item()
         wanted = {"ddim": 0.466, "ddpm": 0.434, "dpmsolver++": 0.5}[name]  # of 40 steps, exact
@@ -206,7 +217,7 @@ def test_sample_draws_from_the_same_distribution():
 def test_even_ddim_is_diffusers_ddim_where_steps_divide():
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    ours = make_scheduler("ddim", VP, "eps", clip_sample=True)
+    ours = make_scheduler(Sampling("ddim", clip_sample=True), VP, "eps")
     theirs = DDIMScheduler(clip_sample=True, timestep_spacing="trailing")
     assert isinstance(ours, GridDDIMScheduler)
     x, output = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))

@@ -7,9 +7,18 @@ import torch
 
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import FlowSchedule, schedule_from_config
-from sparring.sampling import check_ends_in_noise, make_scheduler, sample
-from sparring.sampling.known_answer import FACTOR, FLOOR, check_sampler, draw, reference_distance
-from sparring.sampling.schedulers import NAMES
+from sparring.models.pretrained import Model
+from sparring.sampling.known_answer import (
+    FACTOR,
+    FLOOR,
+    check_ends_in_noise,
+    check_sampler,
+    draw,
+    reference_distance,
+)
+from sparring.sampling.sample import sample
+from sparring.sampling.schedulers import NAMES, make_scheduler
+from sparring.sampling.settings import Sampling
 from sparring.support.errors import UserError
 from support import FLOW, SD, GaussianNetwork
 
@@ -22,10 +31,11 @@ def spread_of(config, kind, name, n_steps, **options):
     """Through the public function, of data N(0.3, 0.5^2)."""
     schedule = schedule_from_config(config)
     network = GaussianNetwork(schedule, kind, mean=0.3, std=0.5)
-    x = sample(
-        Denoiser(network, schedule, kind), 2000, scheduler=name, num_inference_steps=n_steps,
-        sample_shape=(2,), batch_size=2000, scheduler_config=config, clip_sample=False, **options,
-    )  # fmt: skip
+    model = Model.around(Denoiser(network, schedule, kind), (2,), config)
+    sampling = Sampling(
+        name, n_steps, clip_sample=False, batch_size=2000, scheduler_options=options
+    )
+    x = sample(model, 2000, sampling)
     return x.mean().item(), x.std().item()
 
 
@@ -53,7 +63,7 @@ def test_the_network_is_told_the_time_of_the_noise_level_that_the_sampler_believ
     karras: dict[str, Any] = {"use_karras_sigmas": True}
     for config, kind, options in ((FLOW, "flow", {}), (SD, "eps", karras)):
         schedule = schedule_from_config(config)
-        steps = make_scheduler("dpmsolver++", config, kind, **options)
+        steps = make_scheduler(Sampling("dpmsolver++", scheduler_options=options), config, kind)
         steps.set_timesteps(30)
         sigmas = steps.sigmas[:-1].double()
         believed = sigmas if isinstance(schedule, FlowSchedule) else sigmas**2 / (1 + sigmas**2)
@@ -101,7 +111,7 @@ def test_what_would_be_wrong_is_refused_with_what_works(
 def test_clipping_is_no_mistake():
     for name in ("ddim", "ddpm", "heun"):
         for n_steps in (2, 20):
-            check_sampler(name, LINEAR, "eps", n_steps, clip_sample=True)
+            check_sampler(Sampling(name, n_steps, clip_sample=True), LINEAR, "eps")
 
 
 @pytest.mark.parametrize("config", [LINEAR, FLOW, EDM], ids=["linear", "flow", "edm"])
@@ -112,24 +122,26 @@ def test_few_steps_of_any_sampler_are_no_mistake(config):
     for name, families in NAMES.items():
         for n_steps in (1, 2, 4, 8) if family in families else ():
             boundary = "ddim" if name == "consistency" else None
-            check_sampler(name, config, kind, n_steps, boundary=boundary)
+            check_sampler(Sampling(name, n_steps), config, kind, boundary=boundary)
 
 
 def test_what_is_asked_for_on_purpose_is_not_compared():
-    check_sampler("ddim", SD, "eps", 10, stop_ratio=0.5, grid_power=3.0, learned_variance=True)
-    check_sampler("consistency", LINEAR, "eps", 2, boundary="ddim", ratios=[20.0, 0.5])
+    check_sampler(Sampling("ddim", 10, stop_ratio=0.5, grid_power=3.0), SD, "eps")
+    ratios = Sampling("consistency", 2, ratios=[20.0, 0.5])
+    check_sampler(ratios, LINEAR, "eps", boundary="ddim")
 
 
 def test_consistency_models_may_clip():
     for n_steps in (1, 2, 4, 8):
         for name, boundary in (("consistency", "ddim"), ("lcm", "lcm"), (None, "ddim")):
-            check_sampler(name, LINEAR, "v", n_steps, boundary=boundary, clip_sample=True)
+            sampling = Sampling(name, n_steps, clip_sample=True)
+            check_sampler(sampling, LINEAR, "v", boundary=boundary)
 
 
 def test_the_reference_is_ddim_and_ddpm_as_they_are():
     for stochastic, name in ((False, "ddim"), (True, "ddpm")):
         for n_steps in (1, 5, 40):
-            drawn = draw(name, LINEAR, "eps", n_steps)
+            drawn = draw(Sampling(name, n_steps), LINEAR, "eps")
             expected = reference_distance(schedule_from_config(LINEAR), n_steps, stochastic)
             assert abs(drawn.spread / 0.5 - 1) == pytest.approx(expected, abs=0.02)
     assert FLOOR < 0.2
@@ -152,7 +164,7 @@ def test_lcm_draws_from_a_table_shorter_than_its_grid():
 
 
 def spread_of_jumps(name, config, n_steps):
-    drawn = draw(name, config, "eps", n_steps, boundary="lcm")
+    drawn = draw(Sampling(name, n_steps), config, "eps", boundary="lcm")
     return drawn.mean, drawn.spread
 
 
@@ -164,10 +176,8 @@ def test_a_scheduler_object_of_whose_times_two_are_alike_takes_each_step_once():
     )
     schedule = FlowSchedule(shift=6.0)
     network = GaussianNetwork(schedule, "flow", mean=0.3, std=0.5)
-    x = sample(
-        Denoiser(network, schedule, "flow"), 500, scheduler=steps, num_inference_steps=250,
-        sample_shape=(2,), batch_size=500,
-    )  # fmt: skip
+    model = Model.around(Denoiser(network, schedule, "flow"), (2,))
+    x = sample(model, 500, Sampling(steps, 250, batch_size=500))
     assert abs(x.std().item() - 0.5) < 0.08
 
 
@@ -179,4 +189,4 @@ def test_a_class_of_diffusers_that_needs_another_library_is_refused(monkeypatch)
     stand_in = NeedsMore("NeedsMoreScheduler", (), {})
     monkeypatch.setattr("diffusers.NeedsMoreScheduler", stand_in, raising=False)
     with pytest.raises(UserError, match=r"sampler NeedsMoreScheduler: .* needs torchsde"):
-        make_scheduler("NeedsMoreScheduler", {"_class_name": "DDPMScheduler"}, "eps")
+        make_scheduler(Sampling("NeedsMoreScheduler"), {"_class_name": "DDPMScheduler"}, "eps")

@@ -9,10 +9,19 @@ import pytest
 import torch
 
 from sparring.diffusion.denoiser import Denoiser
-from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
-from sparring.sampling import integrate, make_scheduler, sample, steps
-from sparring.sampling.schedulers import config_from_schedule
-from support import GaussianNetwork
+from sparring.diffusion.schedules import (
+    EDMSchedule,
+    FlowSchedule,
+    config_from_schedule,
+    schedule_from_config,
+)
+from sparring.models.pretrained import Model
+from sparring.sampling import steps
+from sparring.sampling.sample import sample
+from sparring.sampling.schedulers import make_scheduler
+from sparring.sampling.settings import Sampling
+from sparring.sampling.steps import Steps, integrate
+from support import GaussianNetwork, watched
 
 MEAN, STD = 0.3, 0.7
 N_STEPS = 400
@@ -39,11 +48,11 @@ def worst_errors(name):
     """Largest error of the mean and of the spread over all calls, over the spread of q(x_t)."""
     denoiser, seen = exact(SAMPLERS[name]), []
     scheduler = make_scheduler(
-        name, config_from_schedule(denoiser.schedule, denoiser.kind), denoiser.kind
+        Sampling(name), config_from_schedule(denoiser.schedule, denoiser.kind), denoiser.kind
     )
     scheduler.set_timesteps(N_STEPS)
     start = torch.tensor([[0.0], [1.0]]) * getattr(scheduler, "init_noise_sigma", 1.0)
-    integrate(denoiser, scheduler, start, on_step=lambda t, x_t: seen.append((t, x_t)))
+    integrate(Steps(denoiser, scheduler, Sampling()), start, watched(seen))
     assert len(seen) == len(scheduler.timesteps)
     means, spreads = [], []
     for t, (zero, one) in seen:
@@ -76,10 +85,10 @@ def test_other_scales_fail_this_file(name, undone, monkeypatch):
 
 
 def test_sample_hands_out_every_batch_and_returns_the_same():
-    denoiser, seen = exact("vp"), []
-    words = {"num_inference_steps": 3, "sample_shape": (2,), "batch_size": 4}
-    x = sample(denoiser, 6, on_step=lambda t, x_t: seen.append((int(t), x_t)), **words)
-    assert torch.equal(x, sample(denoiser, 6, **words))
+    model, seen = Model.around(exact("vp"), (2,)), []
+    words = {"num_inference_steps": 3, "batch_size": 4}
+    x = sample(model, 6, move=watched(seen), **words)
+    assert torch.equal(x, sample(model, 6, **words))
     assert [(t, len(x_t)) for t, x_t in seen] == [
         (999, 4), (666, 4), (332, 4), (999, 2), (666, 2), (332, 2),
     ]  # fmt: skip

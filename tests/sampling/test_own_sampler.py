@@ -12,8 +12,9 @@ from sparring.cli import main
 from sparring.config.read import resolve
 from sparring.diffusion.schedules import schedule_from_config
 from sparring.models.pretrained import Model
-from sparring.sampling import sample
+from sparring.sampling.sample import sample
 from sparring.sampling.schedulers import make_scheduler, name_in_files
+from sparring.sampling.settings import Sampling
 from sparring.support.errors import UserError
 
 SAMPLER = '''\
@@ -93,5 +94,5 @@ def test_a_sampler_that_draws_a_known_answer_wrongly_is_refused(sampler):
 )
 def test_what_is_no_sampler_is_one_line(sampler, name, said):
     with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
-        make_scheduler(name, VP, "eps")
+        make_scheduler(Sampling(name), VP, "eps")
     assert said in str(caught.value)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sparring.sampling import grid, save_images
+from sparring.sampling.images import grid, save_images
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -14,8 +14,10 @@ from torch import nn
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.parametrization import KINDS
 from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
-from sparring.sampling import describe_sampling, make_scheduler, sample
-from sparring.sampling.schedulers import NAMES
+from sparring.models.pretrained import Model
+from sparring.sampling.sample import describe_sampling, sample
+from sparring.sampling.schedulers import NAMES, make_scheduler
+from sparring.sampling.settings import Sampling
 from sparring.support.errors import UserError
 
 VP = {"_class_name": "DDPMScheduler"}
@@ -60,8 +62,9 @@ def gaussian(kind="eps", config=VP, null=None, **words):
 
 
 def draw(denoiser, n=5, **words):
-    words = {"sample_shape": (2,), "num_inference_steps": 10, **words}
-    return sample(denoiser, n, **words)
+    shape, config = words.pop("sample_shape", (2,)), words.pop("scheduler_config", None)
+    model = Model.around(denoiser, shape, config)
+    return sample(model, n, **{"num_inference_steps": 10, **words})
 
 
 STOCHASTIC = ["ddpm", "euler_ancestral", "dpm2_ancestral", "dpmsolver++_sde", "LCMScheduler"]
@@ -175,10 +178,12 @@ def test_epsilon_scaling_in_edm_coordinates():
             return (x0 - 0.25 / (0.25 + sigma**2) * x) / (sigma * 0.5 / (sigma**2 + 0.25).sqrt())
 
     denoiser = Denoiser(Exact(), schedule, "edm")
-    x = sample(denoiser, 3, sample_shape=(2,), num_inference_steps=8, eps_scale=1.1)
-    scheduler = make_scheduler(None, {"_class_name": "EDMEulerScheduler", "sigma_max": 10.0}, "edm")
+    x = draw(denoiser, 3, num_inference_steps=8, eps_scale=1.1)
+    scheduler = make_scheduler(
+        Sampling(), {"_class_name": "EDMEulerScheduler", "sigma_max": 10.0}, "edm"
+    )
     scheduler.set_timesteps(8)
-    start = sample(denoiser, 3, sample_shape=(2,), num_inference_steps=8)
+    start = draw(denoiser, 3, num_inference_steps=8)
     ratio = 1.0  # the sampler is linear: every sample shrinks by the same factor
     ratio_plain = 1.0
     for a, b in zip(scheduler.sigmas[:-1].tolist(), scheduler.sigmas[1:].tolist(), strict=True):
@@ -310,7 +315,10 @@ def test_scheduler_objects_are_used_as_they_are():
     theirs = diffusers.DDIMScheduler(clip_sample=False, timestep_spacing="leading")
     x = draw(gaussian(), scheduler=theirs)
     own = draw(
-        gaussian(), scheduler="ddim", timestep_spacing="leading", scheduler_config=VP
+        gaussian(),
+        scheduler="ddim",
+        scheduler_config=VP,
+        scheduler_options={"timestep_spacing": "leading"},
     )  # without a config the betas come from abar, rounded otherwise
     torch.testing.assert_close(x, own, **CLOSE)
     assert torch.equal(x, draw(gaussian(), scheduler=theirs))
@@ -320,31 +328,33 @@ def test_scheduler_objects_are_used_as_they_are():
 
 
 def test_options_reach_the_scheduler():
-    karras = draw(gaussian(), scheduler="euler", use_karras_sigmas=True)
+    karras = draw(gaussian(), scheduler="euler", scheduler_options={"use_karras_sigmas": True})
     assert not torch.equal(karras, draw(gaussian(), scheduler="euler"))
     with pytest.raises(ValueError, match="no option use_karras"):
-        draw(gaussian(), scheduler="ddim", use_karras=True)
+        draw(gaussian(), scheduler="ddim", scheduler_options={"use_karras": True})
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"scheduler": "dimm"}, "unknown sampler 'dimm'; did you mean 'ddim'"),
+        ({"scheduler": "dimm"}, "unknown sampler 'dimm' - did you mean 'ddim'"),
         ({"scheduler": "NoScheduler"}, "unknown sampler"),
         ({"scheduler": "flow_euler"}, "does not go with this model's vp schedule"),
         ({"scheduler": "EDMEulerScheduler"}, "takes no betas"),
-        ({"num_inference_steps": 0}, "at least 1"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be >= 1, got 0"),
         ({"num_inference_steps": 1001}, "at most 1000, got 1001"),
-        ({"eps_scale": 0.0}, "eps_scale"),
+        ({"eps_scale": 0.0}, "eps_scale must be > 0, got 0.0"),
+        ({"seeds": 1}, "unexpected keyword argument 'seeds'"),
         ({"guidance_scale": 2.0}, "needs a condition"),
         ({"guidance_scale": 2.0, "class_labels": 0}, "null_condition"),
         ({"class_labels": torch.tensor([0, 1])}, r"one class or \(5,\)"),
-        ({"sample_shape": None}, "pass sample_shape"),
-        ({"n": 0}, "n and batch_size"),
+        ({"n": 0}, "n must be >= 1"),
+        ({"n": range(0, 4, 2)}, "one after the other"),
+        ({"batch_size": 0}, "batch_size must be >= 1"),
     ],
 )
 def test_wrong_arguments(words, message):
-    with pytest.raises((ValueError, UserError), match=message):
+    with pytest.raises((ValueError, TypeError, UserError), match=message):
         draw(gaussian(means=(0.1, 0.2)), **words)
 
 
@@ -355,14 +365,12 @@ def test_epsilon_scaling_is_refused_where_alpha_is_zero():
 
 
 def test_the_protocol_says_what_was_done():
-    from sparring.models.pretrained import Model
-
-    model = Model(gaussian(), VP, (1, 4, 4), None, "here")
-    said = describe_sampling(model, scheduler="euler", num_inference_steps=7)
+    model = Model(gaussian(), VP, (1, 4, 4))
+    said = describe_sampling(model, Sampling("euler", 7))
     assert (said["clip_sample"], said["steps"], said["scheduler"]) == (
         False, 7, "EulerDiscreteScheduler",
     )  # fmt: skip
-    said = describe_sampling(model)
+    said = describe_sampling(model, Sampling())
     assert (said["sampler"], said["clip_sample"], said["timestep_spacing"]) == (
         "ddim", True, "trailing",
     )  # fmt: skip

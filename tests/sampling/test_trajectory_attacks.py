@@ -6,10 +6,17 @@ import torch
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.noising import mse
 from sparring.diffusion.randomness import generator
-from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
+from sparring.diffusion.schedules import (
+    EDMSchedule,
+    FlowSchedule,
+    config_from_schedule,
+    schedule_from_config,
+)
+from sparring.models.pretrained import Model
 from sparring.perturbations import BALLS, L2Ball
-from sparring.sampling import make_scheduler, sample
-from sparring.sampling.schedulers import config_from_schedule
+from sparring.sampling.sample import sample
+from sparring.sampling.schedulers import make_scheduler
+from sparring.sampling.settings import Sampling
 from sparring.sampling.trajectory_attacks import (
     CORRUPTIONS,
     Attack,
@@ -18,23 +25,22 @@ from sparring.sampling.trajectory_attacks import (
     TrajectoryAttack,
     calls_of,
 )
-from support import GaussianNetwork, LinearEps, tiny_unet
+from support import GaussianNetwork, LinearEps, tiny_unet, watched
 
 DIM, N_STEPS = 6, 5
-IMAGES = {"sample_shape": (1, 8, 8), "num_inference_steps": N_STEPS}
+IMAGES = {"num_inference_steps": N_STEPS}
 
 
 @pytest.fixture(scope="module")
 def unet():
-    return Denoiser(
-        tiny_unet().eval(), schedule_from_config({"_class_name": "DDPMScheduler"}), "eps"
-    )
+    schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
+    return Model.around(Denoiser(tiny_unet().eval(), schedule, "eps"), (1, 8, 8))
 
 
-def attacked(model, n, attack, **words):
+def attacked(model, n, attack, seen=None, **words):
     """Samples, and the attack that made them."""
     move = TrajectoryAttack(attack)
-    return sample(model, n, move=move, **words), move
+    return sample(model, n, move=move if seen is None else watched(seen, move), **words), move
 
 
 # --- Closed forms ----------------------------------------------------------------------------
@@ -43,15 +49,15 @@ def attacked(model, n, attack, **words):
 def gain_of(norm, n_attack_steps=10, kind="pgd"):
     """A denoiser with x0_hat = u v^T x_t / alpha at the attacked call, attacked there."""
     schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
-    scheduler = make_scheduler("ddim", config_from_schedule(schedule, "eps"), "eps")
+    scheduler = make_scheduler(Sampling("ddim"), config_from_schedule(schedule, "eps"), "eps")
     scheduler.set_timesteps(N_STEPS)
     alpha, sigma = (float(one(scheduler.timesteps[2])) for one in (schedule.alpha, schedule.sigma))
     torch.manual_seed(0)
     u, v = torch.randn(2, DIM)
     weight = (torch.eye(DIM) - torch.outer(u, v)) / sigma
     attack = Attack(0.3, kind, norm, where=(2,), n_attack_steps=n_attack_steps)
-    words = {"sample_shape": (DIM,), "num_inference_steps": N_STEPS, "scheduler": "ddim"}
-    _, move = attacked(Denoiser(LinearEps(weight), schedule, "eps"), 8, attack, **words)
+    model = Model.around(Denoiser(LinearEps(weight), schedule, "eps"), (DIM,))
+    _, move = attacked(model, 8, attack, num_inference_steps=N_STEPS, scheduler="ddim")
     per_unit = float(u.square().mean()) * (sigma / alpha) ** 2  # gain / (v w)^2
     return move.perturbations[2], move.gains[2][1], v, per_unit
 
@@ -77,14 +83,14 @@ def test_on_a_linear_denoiser_the_attack_finds_the_top_direction():
 def test_denoising_is_the_shift_of_x0_hat_times_the_squared_ratio(unet):
     attack = Attack(0.2, "fgsm", aim="denoising", where=(3,))
     seen = []
-    _, move = attacked(unet, 3, attack, on_step=lambda t, x_t: seen.append((t, x_t)), **IMAGES)
+    _, move = attacked(unet, 3, attack, seen, **IMAGES)
     plain = []
-    sample(unet, 3, on_step=lambda t, x_t: plain.append(x_t), **IMAGES)
+    sample(unet, 3, move=watched(plain), **IMAGES)
     t, x_t = seen[3]
     times = t.expand(3)
-    alpha, sigma = unet.schedule.at(times, like=x_t)
+    alpha, sigma = unet.denoiser.schedule.at(times, like=x_t)
     with torch.no_grad():
-        shift = mse(unet(x_t, times).x0, unet(plain[3], times).x0)
+        shift = mse(unet.denoiser(x_t, times).x0, unet.denoiser(plain[3][1], times).x0)
     expected = (alpha / sigma).flatten().square() * shift
     torch.testing.assert_close(move.gains[3][1], expected, rtol=1e-3, atol=1e-6)
 
@@ -96,15 +102,15 @@ def test_denoising_is_the_shift_of_x0_hat_times_the_squared_ratio(unet):
 def test_the_attack_stays_in_its_ball_and_moves_x_t_by_sigma_w(unet, norm):
     seen, plain = [], []
     attack = Attack(0.25, "pgd", norm, where=(1, 3), n_attack_steps=3)
-    _, move = attacked(unet, 4, attack, on_step=lambda t, x_t: seen.append((t, x_t)), **IMAGES)
-    sample(unet, 4, on_step=lambda t, x_t: plain.append(x_t), **IMAGES)
+    _, move = attacked(unet, 4, attack, seen, **IMAGES)
+    sample(unet, 4, move=watched(plain), **IMAGES)
     assert sorted(move.perturbations) == [1, 3]
     for w in move.perturbations.values():
         norms = BALLS[norm].norm(w)
         assert (norms <= 0.25 * (1 + 1e-5)).all()
         assert (norms > 0.2).all()
-    _, sigma = unet.schedule.at(seen[1][0].expand(4), like=plain[1])
-    torch.testing.assert_close(seen[1][1] - plain[1], sigma * move.perturbations[1])
+    _, sigma = unet.denoiser.schedule.at(seen[1][0].expand(4), like=plain[1][1])
+    torch.testing.assert_close(seen[1][1] - plain[1][1], sigma * move.perturbations[1])
 
 
 @pytest.mark.parametrize("aim", ["final", "denoising", "features"])
@@ -162,13 +168,13 @@ def test_the_weights_are_frozen_during_the_attack_and_only_then(unet):
     learns = []
 
     def features(x):
-        learns.append(any(one.requires_grad for one in unet.parameters()))
+        learns.append(any(one.requires_grad for one in unet.denoiser.parameters()))
         return x.flatten(1)
 
     attack = Attack(0.2, "fgsm", aim="features", where=(2,), n_path_steps=2, features=features)
     attacked(unet, 2, attack, **IMAGES)
     assert learns == [False] * 3  # the unattacked end, the start, FGSM's point
-    assert all(one.grad is None and one.requires_grad for one in unet.parameters())
+    assert all(one.grad is None and one.requires_grad for one in unet.denoiser.parameters())
 
 
 # --- Through the sampler ---------------------------------------------------------------------
@@ -185,13 +191,13 @@ def gaussian(family):
         "flow": lambda: (FlowSchedule(shift=3.0), "flow"),
         "edm": lambda: (EDMSchedule(), "edm"),
     }[family]()
-    return Denoiser(GaussianNetwork(schedule, kind), schedule, kind)
+    return Model.around(Denoiser(GaussianNetwork(schedule, kind), schedule, kind), (3,))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_runs_ahead_as_it_will_run(name):
     """The gain that the attack sees, noise to come included, is the shift that it causes."""
-    words = {"sample_shape": (3,), "num_inference_steps": 6, "scheduler": name, "batch_size": 3}
+    words = {"num_inference_steps": 6, "scheduler": name, "batch_size": 3}
     model = gaussian(SAMPLERS[name])
     clean = sample(model, 5, **words)
     attack = Attack(0.5, "pgd", where=(2, 4), n_attack_steps=2, n_path_steps=None)
@@ -203,15 +209,17 @@ def test_every_sampler_runs_ahead_as_it_will_run(name):
 def manual_fgsm(unet, name, draws, radius, call, n_calls):
     """FGSM in the L2 ball by a bare loop over diffusers' scheduler: w, from the mean gradient."""
 
+    schedule = unet.denoiser.schedule
+
     def build():
-        scheduler = make_scheduler(name, config_from_schedule(unet.schedule, "eps"), "eps")
+        scheduler = make_scheduler(Sampling(name), unet.scheduler_config, "eps")
         scheduler.set_timesteps(N_STEPS)
         return scheduler
 
     def run(x, scheduler, first, last, random):
         for t in scheduler.timesteps[first:last]:
             x_in = scheduler.scale_model_input(x, t)
-            output = unet.network(x_in, t.expand(len(x)), return_dict=False)[0]
+            output = unet.denoiser.network(x_in, t.expand(len(x)), return_dict=False)[0]
             x = scheduler.step(output, t, x, generator=random).prev_sample
         return x
 
@@ -224,7 +232,7 @@ def manual_fgsm(unet, name, draws, radius, call, n_calls):
     with torch.no_grad():
         x = run(x, scheduler, 0, call, own)
     t = scheduler.timesteps[call]
-    alpha, sigma = float(unet.schedule.alpha(t)), float(unet.schedule.sigma(t))
+    alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
     z = [torch.randn(1, 8, 8, generator=generator("cpu", 0, "w", call, i)) for i in rows]
     start = radius * L2Ball().ascent(torch.stack(z))
     w = start.clone().requires_grad_(True)
@@ -244,7 +252,7 @@ def manual_fgsm(unet, name, draws, radius, call, n_calls):
             end = run(begin, scheduler, call, call + n_calls - 1, noise(draw))
             t = scheduler.timesteps[call + n_calls - 1]
             x_in = scheduler.scale_model_input(end, t)
-            both.append(unet(x_in, t.expand(2)).x0)
+            both.append(unet.denoiser(x_in, t.expand(2)).x0)
         ends.append(mse(both[1], both[0].detach()))
     (gradient,) = torch.autograd.grad(torch.stack(ends).mean(0).sum(), w)
     moved = start + 2 * radius * L2Ball().ascent(gradient)
@@ -289,12 +297,12 @@ def test_corruptions_of_the_start_have_the_size_they_say(unet, name):
     seen, plain = [], []
     move = CorruptedStart(name, 0.4)
     words = {**IMAGES, "num_inference_steps": 1}
-    sample(unet, 3, move=move, on_step=lambda t, x_t: seen.append(x_t), batch_size=2, **words)
-    sample(unet, 3, on_step=lambda t, x_t: plain.append(x_t), **words)
-    _, sigma = unet.schedule.at(torch.full((3,), 999), like=plain[0])
-    w = (torch.cat(seen) - plain[0]) / sigma
+    sample(unet, 3, move=watched(seen, move), batch_size=2, **words)
+    sample(unet, 3, move=watched(plain), **words)
+    _, sigma = unet.denoiser.schedule.at(torch.full((3,), 999), like=plain[0][1])
+    w = (torch.cat([x_t for _, x_t in seen]) - plain[0][1]) / sigma
     torch.testing.assert_close(L2Ball().norm(w), torch.full((3,), 0.4), rtol=1e-4, atol=0)
-    z = plain[0] / sigma
+    z = plain[0][1] / sigma
     if name == "shift":
         torch.testing.assert_close(w, torch.full_like(w, 0.4))
     if name == "contrast":
@@ -350,6 +358,6 @@ def test_wrong_attacks_are_refused(words, message):
 def test_wrong_corruptions_are_refused():
     with pytest.raises(ValueError, match="corruption must be one of"):
         CorruptedStart("fog", 0.1)
-    words = {"sample_shape": (3,), "num_inference_steps": 2}
+    words = {"num_inference_steps": 2}
     with pytest.raises(ValueError, match="is of images"):
         sample(gaussian("vp"), 2, move=CorruptedStart("blur", 0.1), **words)

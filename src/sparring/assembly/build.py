@@ -36,9 +36,10 @@ from ..models.lora import add_lora, lora_config, merge_lora
 from ..objectives import TIMES, Objective
 from ..objectives.base import RunFacts
 from ..options.sections import options_of
-from ..sampling import check_ends_in_noise, check_sampling
-from ..sampling.known_answer import check_sampler
+from ..sampling.known_answer import check_ends_in_noise, check_sampler
+from ..sampling.sample import check_sampling
 from ..sampling.schedulers import make_scheduler
+from ..sampling.settings import Sampling
 from ..support.errors import UserError, did_you_mean
 from ..support.user_code import load_from_file
 from .network_sizes import check_sides, trial
@@ -315,9 +316,8 @@ def check_samplers(config: RunConfig, model: Model) -> None:
         if model.denoiser.boundary is None:
             advice = "take num_train_timesteps=1000, the time that the network sees at pure noise"
             _check_sampler(model, "model.scheduler", None, N_STEPS_OF_DIFFUSERS, advice)
-    words = config.sampling.model_dump(exclude={"guidance_scale"})
     with _named("sampling"):
-        check_sampling(model, **words)
+        check_sampling(model, config.sampling.settings)
     section = config.objective
     if section.method.needs_scheduler:
         name, n_steps = section.scheduler, section.num_inference_steps
@@ -331,7 +331,8 @@ def _check_sampler(
     if isinstance(denoiser.schedule, VPSchedule):
         n_steps = min(n_steps, denoiser.schedule.n_train_timesteps)
     with _named(place):
-        check_sampler(name, model.scheduler_config, denoiser.kind, n_steps, advice=advice)
+        chosen = Sampling(name, n_steps)
+        check_sampler(chosen, model.scheduler_config, denoiser.kind, advice=advice)
 
 
 @contextmanager
@@ -413,7 +414,7 @@ def _scheduler_of(config: RunConfig, model: Model | None) -> Any:
     if name is None or model is None:
         return name
     with one_line_errors("objective.scheduler"):
-        return make_scheduler(name, model.scheduler_config, model.denoiser.kind)
+        return make_scheduler(Sampling(name), model.scheduler_config, model.denoiser.kind)
 
 
 def check_no_lora(name: str, found: Mapping[str, Any] | None) -> None:

@@ -28,7 +28,7 @@ from ..evaluation.store.tensor_tables import Processes
 from ..evaluation.studies import robustness as curves
 from ..models.latents import decode
 from ..models.pretrained import load
-from ..sampling import grid
+from ..sampling.images import grid
 from ..sampling.trajectory_attacks import Attack
 from ..support.errors import UserError
 from ..support.terminal import printable
@@ -43,7 +43,7 @@ from .files import (
     replace_file,
     with_key,
 )
-from .plan import SECTIONS, Plan, default_device, labels_of, plan_of, sampling_words
+from .plan import SECTIONS, Plan, default_device, labels_of, plan_of
 
 if TYPE_CHECKING:
     from ..models.pretrained import Model
@@ -189,12 +189,7 @@ def _attack(section: AttackSection, plan: Plan) -> Attack:
 
 def _words(plan: Plan, n: int) -> dict[str, Any]:
     """What `sample` is told."""
-    return {
-        **sampling_words(plan),
-        "num_inference_steps": plan.config.sampling.num_inference_steps,
-        "class_labels": labels_of(plan, n),
-        "prompts": plan.prompts,
-    }
+    return {**vars(plan.sampling), "class_labels": labels_of(plan, n)}
 
 
 def _curves(plan: Plan, section: AttackSection, source: Model | None) -> dict[str, Any]:

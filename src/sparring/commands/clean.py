@@ -26,7 +26,8 @@ from ..data.datasets import build_dataset
 from ..data.dirt.contaminated import check_contamination, contaminate
 from ..evaluation.protocol import versions
 from ..models.pretrained import load
-from ..sampling import clean, grid, matching_time
+from ..sampling.clean import clean, matching_time
+from ..sampling.images import grid
 from ..support.errors import UserError
 from ..support.home_folder import expanded_path
 from .contaminate import as_folder, write_captions
@@ -53,7 +54,6 @@ class Cleaner:
         n_steps, eta, seed: As in `sampling.clean`.
         purify: As there, but on the [0, 1] scale.
         batch_size: Images per call of the network.
-        device: Where to run.
     """
 
     model: Model
@@ -62,7 +62,6 @@ class Cleaner:
     purify: float = 0.0
     seed: int = 0
     batch_size: int = 256
-    device: str = "cpu"
 
     def check(self, data: Dataset) -> None:
         """Refuse data that the model cannot clean.
@@ -128,7 +127,6 @@ class Cleaner:
             seed=self.seed,
             index=batch["index"],
             batch_size=self.batch_size,
-            device=self.device,
         )
         return transforms.from_model_range(cleaned).clamp(0, 1).float()
 
@@ -183,7 +181,7 @@ def clean_command(
     device = device or default_device()
     check_contamination(contamination)
     dataset = contaminate(build_dataset(**data), contamination)
-    cleaner = Cleaner(load(model, device), device=device, **options)
+    cleaner = Cleaner(load(model, device), **options)
     cleaner.check(dataset)
     noise, found = noise_of_each(dataset, sigma)
     with whole_folder(out) as partial:

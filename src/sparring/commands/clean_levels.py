@@ -22,7 +22,7 @@ from ..evaluation.networks.extractors import Extractor, make_extractor
 from ..evaluation.protocol import versions
 from ..evaluation.studies.cleaning import cleaning_figures
 from ..models.pretrained import load
-from ..sampling import grid
+from ..sampling.images import grid
 from ..support.errors import UserError
 from .clean import Cleaner, noise_of_each
 from .files import KEY, as_word, check_outside, claim, digest, which
@@ -80,7 +80,7 @@ def levels_command(
     device = device or default_device()
     names = list(dict.fromkeys(models))
     dataset = build_dataset(**data)
-    cleaners = {name: Cleaner(load(name, device), device=device, **options) for name in names}
+    cleaners = {name: Cleaner(load(name, device), **options) for name in names}
     for cleaner in cleaners.values():
         cleaner.check(dataset)
     folders = _folders(names, output_dir, data)

@@ -32,7 +32,8 @@ from ..evaluation.store.reference import Reference, Settings
 from ..evaluation.store.statistics import claims_of
 from ..evaluation.store.tensor_tables import Parts, Processes, prune
 from ..models.latents import decode
-from ..sampling import grid, sample
+from ..sampling.images import grid
+from ..sampling.sample import sample
 from ..sampling.schedulers import name_in_files
 from ..support.cache import cache_folder, key_of
 from ..support.errors import UserError
@@ -48,7 +49,7 @@ from .files import (
 )
 from .memorization import KEYS, memorization_lines, pairs_picture
 from .mismatch import mismatch_curves, mismatch_lines
-from .plan import Plan, default_device, kept_folder, labels_of, plan_of, sampling_words
+from .plan import Plan, default_device, kept_folder, labels_of, plan_of
 from .proximal import proximal_of
 from .sweep import combinations, sweep_lines, sweep_picture
 
@@ -187,7 +188,7 @@ def _measure(plan: Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Part
                 plan.reference,
                 evaluation,
                 n_steps,
-                {"class_labels": labels, **sampling_words(plan)},
+                {"class_labels": labels, **vars(plan.sampling)},
                 figures["protocol"],
             )
         except ValueError as error:
@@ -279,12 +280,9 @@ def _samples(plan: Plan, rows: range) -> Tensor:
     try:
         samples = sample(
             plan.model,
-            len(rows),
-            first=rows.start,
-            num_inference_steps=plan.config.sampling.num_inference_steps,
+            rows,
+            plan.sampling,
             class_labels=None if labels is None else labels[rows.start :],
-            prompts=plan.prompts,
-            **sampling_words(plan),
         ).cpu()
     except (ValueError, TypeError) as error:
         raise UserError(f"{plan.name}, {plan.how}: {' '.join(str(error).split())}") from error

@@ -29,8 +29,9 @@ from ..evaluation.store.comparison import Comparison
 from ..evaluation.store.reference import Reference, Settings
 from ..evaluation.store.tensor_tables import Processes
 from ..models.pretrained import load
-from ..sampling import check_sampling, describe_sampling
+from ..sampling.sample import check_sampling, describe_sampling
 from ..sampling.schedulers import default_sampler
+from ..sampling.settings import Sampling
 from ..support.cache import cache_folder, key_of
 from ..support.errors import UserError
 from ..training.launcher import on_cpu
@@ -90,6 +91,11 @@ class Plan:
         given = self.config.sampling.model_dump(exclude={"n_images"})
         return given | {"scheduler": self.sampler}
 
+    @property
+    def sampling(self) -> Sampling:
+        """What `sample` is told besides the number of samples and the labels."""
+        return replace(self.config.sampling.settings, scheduler=self.sampler, prompts=self.prompts)
+
     def with_sampling(self, sampling: SamplingSection) -> Plan:
         """The same model and reference with another section sampling."""
         return replace(self, config=self.config.model_copy(update={"sampling": sampling}))
@@ -120,9 +126,8 @@ class Plan:
     def generation(self) -> dict[str, Any]:
         """The half of the protocol that says how the samples were drawn."""
         sampling, denoiser = self.config.sampling, self.model.denoiser
-        words = {key: value for key, value in sampling_words(self).items() if key != "device"}
         try:
-            clips = describe_sampling(self.model, **words)["clip_sample"]
+            clips = describe_sampling(self.model, self.sampling)["clip_sample"]
         except ValueError as error:
             raise UserError(f"{self.name}, {self.how}: {error}") from error
         dtype = next((p.dtype for p in denoiser.parameters()), torch.float32)
@@ -200,9 +205,8 @@ def _check_samplers(plan: Plan) -> None:
     sweep = plan.config.evaluation.sweep
     cells = [] if sweep is None else combinations(sweep, plan.config.sampling)
     for cell in (plan, *(plan.with_sampling(one) for one in cells)):
-        n_steps = cell.config.sampling.num_inference_steps
         with one_line_errors(f"{plan.name}, {cell.how}", (ValueError, TypeError)):
-            check_sampling(plan.model, num_inference_steps=n_steps, **sampling_words(cell))
+            check_sampling(plan.model, cell.sampling)
 
 
 def _config(name: str, model: Model, overrides: Sequence[str]) -> RunConfig:
@@ -263,24 +267,6 @@ def _training_sets(
         log.info("no held-out images calibrate the distance to training images: %s", error)
         return training, None, dirty
     return training, held_out, dirty
-
-
-def sampling_words(plan: Plan) -> dict[str, Any]:
-    """What `sample` is told besides the number of samples and steps, and the labels."""
-    sampling = plan.config.sampling
-    return {
-        "scheduler": plan.sampler,
-        "seed": sampling.seed,
-        "guidance_scale": sampling.guidance_scale,
-        "eps_scale": sampling.eps_scale,
-        "eta": sampling.eta,
-        "clip_sample": sampling.clip_sample,
-        "stop_ratio": sampling.stop_ratio,
-        "grid_power": sampling.grid_power,
-        "ratios": sampling.ratios,
-        "batch_size": sampling.batch_size,
-        "device": plan.device,
-    }
 
 
 def labels_of(plan: Plan, n: int) -> Tensor | None:

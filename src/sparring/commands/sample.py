@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from ..data.files.own_output import NUMBERED, SAMPLING
 from ..models.latents import AT_ONCE, decode
 from ..models.pretrained import Model, load
 from ..models.text import check_prompts
-from ..sampling import check_sampling, describe_sampling, grid, sample, save_images
+from ..sampling.images import grid, save_images
+from ..sampling.sample import check_sampling, describe_sampling, sample
+from ..sampling.settings import Sampling
+from ..sampling.steps import Steps
 from ..support.errors import UserError
 from ..support.terminal import echo
 from .files import KEY, as_file_name, as_word, claim, digest, made_by, told_in_words, which
@@ -109,8 +113,6 @@ def sample_command(
     }
     chosen = section.model_dump() | {k: v for k, v in given.items() if v is not None}
     n = chosen.pop("n_images")
-    if timestep_spacing is not None:
-        chosen["timestep_spacing"] = timestep_spacing
     if n < 1:
         raise UserError(f"n_images must be >= 1, got {n}")
     if chosen["prompts"] and loaded.text is not None:
@@ -118,11 +120,14 @@ def sample_command(
         for sentence in loaded.text.cut(chosen["prompts"], "prompts"):
             echo(sentence, err=True)
     labels = _labels(class_labels, n, loaded, model)
-    for count in (chosen["num_inference_steps"], *(sweep or ())):
-        with one_line_errors(model):
-            check_sampling(loaded, **{**chosen, "num_inference_steps": count})
+    options = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
+    with one_line_errors(model):
+        sampling = Sampling(**chosen, scheduler_options=options)
+        cells = [replace(sampling, num_inference_steps=count) for count in sweep or ()]
+        for one in (sampling, *cells):
+            check_sampling(loaded, one)
     own = section.model_dump() | {"n_images": len(prompts)} if prompts else section.model_dump()
-    asked = {**chosen, "n_images": n, "class_labels": list(class_labels or ()) or None}
+    asked = {**chosen, **options, "n_images": n, "class_labels": list(class_labels or ()) or None}
     asked |= {"sweep": list(sweep or ()) or None}
     told = {name: value for name, value in asked.items() if value != own.get(name)}
     told.pop("batch_size", None)  # of speed and memory only
@@ -136,13 +141,15 @@ def sample_command(
     started = time.perf_counter()
     with tqdm(total=n, desc="sampling", unit="", disable=None) as bar:
 
-        def on_batch(n_done: int) -> None:
-            bar.update(n_done - bar.n)
+        def show(steps: Steps, call: int, x: Tensor) -> Tensor:
+            bar.update(steps.rows.start - bar.n)
+            return x
 
         try:
-            x = sample(loaded, n, class_labels=labels, device=device, on_batch=on_batch, **chosen)
-            rows = [_first(loaded, labels, n, device, chosen, count) for count in sweep or ()]
-            protocol = describe_sampling(loaded, **chosen)
+            x = sample(loaded, n, sampling, class_labels=labels, move=show)
+            bar.update(n - bar.n)
+            rows = [_first(loaded, labels, n, one) for one in cells]
+            protocol = describe_sampling(loaded, sampling)
         except (ValueError, TypeError) as error:
             raise UserError(f"{model}: {' '.join(str(error).split())}") from error
     protocol = {
@@ -170,21 +177,13 @@ def sample_command(
     }
 
 
-def _first(
-    model: Model,
-    labels: Tensor | None,
-    n: int,
-    device: str,
-    chosen: Mapping[str, Any],
-    num_inference_steps: int,
-) -> Tensor:
+def _first(model: Model, labels: Tensor | None, n: int, sampling: Sampling) -> Tensor:
     """The first images with another number of steps, (at most N_SWEPT, C, H, W)."""
     if len(model.sample_shape) != 3:
         raise ValueError("a sweep is a picture, and these samples are vectors")
     few = min(n, N_SWEPT)
-    words = {**chosen, "num_inference_steps": num_inference_steps}
     own = None if labels is None else labels[:few]
-    x = sample(model, few, class_labels=own, device=device, **words).cpu()
+    x = sample(model, few, sampling, class_labels=own).cpu()
     return x if model.vae is None else decode(model.vae, x)
 
 

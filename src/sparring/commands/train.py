@@ -48,8 +48,10 @@ from ..models.latents import LatentEncoder, check_multiple, decode
 from ..models.pretrained import Model, save
 from ..models.text import TextEncoder, check_captions, check_prompts, sizes_of
 from ..objectives import Objective
-from ..sampling import grid, sample
+from ..sampling.images import grid
 from ..sampling.known_answer import check_sampler
+from ..sampling.sample import sample
+from ..sampling.settings import Sampling
 from ..support.cache import TensorCache
 from ..support.errors import UserError
 from ..support.terminal import echo
@@ -258,13 +260,8 @@ def _check_pretrained(config: RunConfig, folder: Path, boundary: str | None) -> 
     scheduler = json.loads(file.read_text(encoding="utf-8"))
     sampling = config.sampling
     try:
-        check_sampler(
-            sampling.scheduler,
-            scheduler,
-            kind_from_config(scheduler),
-            sampling.num_inference_steps,
-            boundary=boundary,
-        )
+        chosen = Sampling(sampling.scheduler, sampling.num_inference_steps)
+        check_sampler(chosen, scheduler, kind_from_config(scheduler), boundary=boundary)
     except (UserError, ValueError) as error:
         raise UserError(f"sampling: {error}") from error
 
@@ -384,7 +381,7 @@ def _sampler(
     config: RunConfig, model: Model, dataset: ModelRange
 ) -> Callable[[Denoiser, Path], None]:
     """Writes a grid of samples at the same noise every time, of prompts or the first captions."""
-    chosen, prompts = config.sampling, config.sampling.prompts
+    prompts, guidance = config.sampling.prompts, config.sampling.guidance_scale
     if model.text is not None and prompts is None:
         captions = dict.fromkeys(map(first_of, dataset.captions or ()))
         prompts = [caption for caption in captions if caption is not None][:N_CAPTIONS_SHOWN]
@@ -392,19 +389,10 @@ def _sampler(
     def write(denoiser: Denoiser, path: Path) -> None:
         samples = sample(
             replace(model, denoiser=denoiser),
-            chosen.n_images,
+            config.sampling.n_images,
+            config.sampling.settings,
             prompts=prompts,
-            scheduler=chosen.scheduler,
-            num_inference_steps=chosen.num_inference_steps,
-            seed=chosen.seed,
-            guidance_scale=chosen.guidance_scale if denoiser.null_condition else 1.0,
-            eps_scale=chosen.eps_scale,
-            eta=chosen.eta,
-            clip_sample=chosen.clip_sample,
-            stop_ratio=chosen.stop_ratio,
-            grid_power=chosen.grid_power,
-            ratios=chosen.ratios,
-            batch_size=chosen.batch_size,
+            guidance_scale=guidance if denoiser.null_condition else 1.0,
         )
         grid(samples if model.vae is None else decode(model.vae, samples)).save(path)
 

@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_serializer, m
 
 from ..data.dirt.section import ContaminationSection
 from ..data.section import DataSection
-from ..options.sections import Section
+from ..options.sections import Section, options_of, section_of
 from ..options.value_types import (
     EDM_SCHEDULERS,
     FLOW_SCHEDULERS,
@@ -27,6 +27,7 @@ from ..options.value_types import (
     Share,
     Word,
 )
+from ..sampling.settings import Sampling
 from ..support.errors import UserError, did_you_mean
 from ..support.home_folder import expanded
 
@@ -185,21 +186,19 @@ class TrainingSection(Section):
     n_threads: Count | None = None  # None: torch's own choice
 
 
-class SamplingSection(Section):
-    # None: ddim, flow_euler for flow, euler_edm for edm; the name of a diffusers class works too
+_OF_SAMPLING = options_of(Sampling)
+del _OF_SAMPLING["scheduler_options"]  # of Python only
+
+
+class SamplingSection(section_of(_OF_SAMPLING, "Sampling")):
+    """Keys are the fields of `Sampling`."""
+
     scheduler: SamplerName | None = None
-    num_inference_steps: Count = 50
-    eta: Share = 0.0
-    stop_ratio: Positive | None = None  # ddim: sigma/alpha at which the last step takes x0
-    grid_power: Positive = 1.0  # ddim: above 1 the steps are denser towards the data
-    ratios: list[Positive] | None = None  # consistency: sigma/alpha of the steps, falling
-    clip_sample: bool | None = None  # None: true on images with epsilon, sample or v_prediction
-    guidance_scale: NotNegative = 1.0
-    eps_scale: Positive = 1.0
-    prompts: list[str] | None = None  # of text-to-image models, in turn; None: the empty prompt
     n_images: Count = 64
-    batch_size: Count = 256
-    seed: int = 0
+
+    @property
+    def settings(self) -> Sampling:
+        return Sampling(**self.model_dump(exclude={"n_images"}))
 
 
 class SweepSection(Section):

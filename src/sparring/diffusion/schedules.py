@@ -262,6 +262,32 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     return schedule
 
 
+def config_from_schedule(schedule: Schedule, kind: str) -> dict[str, Any]:
+    """A training scheduler's config for a schedule that came without one."""
+    n_steps = {"num_train_timesteps": schedule.n_train_timesteps}
+    if isinstance(schedule, VPSchedule):
+        words = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
+        return {
+            "_class_name": "DDPMScheduler",
+            **n_steps,
+            "trained_betas": betas_for(schedule.alphas_cumprod),
+            "prediction_type": words["v" if kind == "flow" else kind],  # no VP scheduler says flow
+        }
+    if isinstance(schedule, FlowSchedule):
+        name = "FlowMatchEulerDiscreteScheduler"
+        return {"_class_name": name, **n_steps, "shift": schedule.shift}
+    if isinstance(schedule, EDMSchedule):
+        return {
+            "_class_name": "EDMEulerScheduler",
+            **n_steps,
+            "sigma_data": schedule.sigma_data,
+            "sigma_min": schedule.sigma_min,
+            "sigma_max": schedule.sigma_max,
+            "prediction_type": "v_prediction" if kind == "edm_v" else "epsilon",
+        }
+    raise ValueError(f"no scheduler of diffusers follows {type(schedule).__name__}")
+
+
 def kind_from_config(config: Mapping[str, Any]) -> str:
     """The parametrisation a diffusers scheduler config stands for: eps, x0, v, flow, edm, edm_v."""
     if "sigma_data" in config or str(config.get("_class_name", "")).startswith("EDM"):
@@ -295,6 +321,13 @@ def betas_of(config: Mapping[str, Any]) -> list[float]:
     chosen = {word: config[word] for word in words if config.get(word) is not None}
     n_steps = config.get("num_train_timesteps") or 1000
     return DDPMScheduler(num_train_timesteps=n_steps, **chosen).betas.tolist()
+
+
+def betas_for(alphas_cumprod: Tensor) -> list[float]:
+    """beta_t = 1 - abar_t / abar_{t-1}, whose running product is abar again."""
+    abar = alphas_cumprod.double()
+    before = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
+    return (1 - abar / before).tolist()
 
 
 def _is_flow(config: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..data.base import Dataset
 from ..diffusion.denoiser import Denoiser
+from ..diffusion.schedules import config_from_schedule
 from ..support.errors import UserError
 from .latents import side_factor
 from .text import TextEncoder
@@ -35,7 +36,7 @@ class Model:
     denoiser: Denoiser
     scheduler_config: dict[str, Any]
     sample_shape: tuple[int, ...]
-    num_classes: int | None
+    num_classes: int | None = None
     source: str = ""
     run_config: dict[str, Any] | None = None
     vae: nn.Module | None = None
@@ -43,6 +44,17 @@ class Model:
     parts: Path | None = None
     class_names: Sequence[str] = ()
     absent_classes: Sequence[int] = ()
+
+    @classmethod
+    def around(
+        cls,
+        denoiser: Denoiser,
+        sample_shape: tuple[int, ...],
+        scheduler_config: dict[str, Any] | None = None,
+    ) -> "Model":
+        """A network of one's own as a model; without a config it is made of the schedule."""
+        made = scheduler_config or config_from_schedule(denoiser.schedule, denoiser.kind)
+        return cls(denoiser, made, sample_shape)
 
     @property
     def data_shape(self) -> tuple[int, ...]:

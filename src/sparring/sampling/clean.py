@@ -22,7 +22,8 @@ et al. 2023 ("(Certified!!) adversarial robustness for free!", section 3); purif
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ from ..diffusion.parametrization import column
 from ..diffusion.randomness import generator
 from ..diffusion.schedules import Schedule
 from ..diffusion.solver_steps import Jump, consistency_range, karras
+from ..options.sections import check_options
+from ..options.value_types import Count, NotNegative, Share
 from .sample import device_of, sample_dtype
 
 if TYPE_CHECKING:
@@ -64,20 +67,44 @@ def matching_time(schedule: Schedule, sigma: Tensor) -> Tensor:
     return t
 
 
+@dataclass(frozen=True)
+class Cleaning:
+    """How images, or vectors, are cleaned.
+
+    Attributes:
+        n_steps: Calls of the network. 1: x0_hat. More: noise levels from the image's own down to
+            the model's least (Karras' grid), then x0_hat.
+        eta: Noise of the steps between the calls, 0 deterministic, 1 as much as ancestral sampling;
+            no matter for one call.
+        purify: Noise level, in the model's range, up to which noise is added first; 0 adds none.
+        clip_sample: Clip each x0_hat to [-1, 1], the step's noise going with the clipped one.
+        seed: Sample i's noise (purification, eta) follows from (seed, index i).
+        batch_size: Samples per call of the network.
+
+    Raises:
+        ValueError: for a value of another type or out of range.
+    """
+
+    n_steps: Count = 1
+    eta: Share = 0.0
+    purify: NotNegative = 0.0
+    clip_sample: bool = False
+    seed: int = 0
+    batch_size: Count = 256
+
+    def __post_init__(self) -> None:
+        check_options(type(self), vars(self))
+
+
 def clean(
     model: Model | Denoiser,
     noisy: Tensor,
     sigma: Tensor | float,
+    cleaning: Cleaning | None = None,
     *,
-    n_steps: int = 1,
-    eta: float = 0.0,
-    purify: float = 0.0,
-    clip_sample: bool = False,
     condition: Mapping[str, Tensor] | None = None,
-    seed: int = 0,
     index: Tensor | None = None,
-    batch_size: int = 256,
-    device: torch.device | str | None = None,
+    **words: Any,
 ) -> Tensor:
     """Clean images, or vectors, of Gaussian noise of a known size.
 
@@ -88,44 +115,39 @@ def clean(
         model: What `sparring.load` returns, or a `Denoiser`.
         noisy: Samples (N, *) in the model's range, not clipped where they have not been.
         sigma: Standard deviation of their noise, (N,) or one number, in the model's range.
-        n_steps: Calls of the network. 1: x0_hat. More: noise levels from the image's own down to
-            the model's least (Karras' grid), then x0_hat.
-        eta: Noise of the steps between the calls, 0 deterministic, 1 as much as ancestral sampling;
-            no matter for one call.
-        purify: Noise level, in the model's range, up to which noise is added first; 0 adds none.
-        clip_sample: Clip each x0_hat to [-1, 1], the step's noise going with the clipped one.
+        cleaning: How; by default as `Cleaning` says.
         condition: Further arguments of the network, (N, ...) each.
-        seed: Sample i's noise (purification, eta) follows from (seed, index i).
         index: Numbers of the samples, (N,); None: 0 to N - 1.
-        batch_size: Samples per call of the network.
-        device: Where to run; None: where the model is. The model is moved there.
+        words: Fields of `Cleaning` that differ from `cleaning`: clean(model, y, 0.2, n_steps=4).
 
     Returns:
         Estimates of the clean samples, (N, *), on the CPU.
 
     Raises:
-        ValueError: for options out of range, noise larger than the model knows, or more than one
-            step of a consistency model.
+        ValueError: for noise larger than the model knows, or more than one step of a consistency
+            model.
     """
     denoiser = model if isinstance(model, Denoiser) else model.denoiser
-    n = len(noisy)
+    n, how = len(noisy), replace(cleaning or Cleaning(), **words)
     levels = torch.as_tensor(sigma, dtype=torch.float64).cpu().expand(n)
-    _check(denoiser, levels, n_steps, eta, purify, batch_size)
+    if not (levels.isfinite() & (levels >= 0)).all():
+        raise ValueError("sigma must be finite and >= 0")
+    if denoiser.boundary is not None and how.n_steps > 1:
+        raise ValueError("a consistency model answers in one step, not in several")
     index = torch.arange(n) if index is None else index
-    device = torch.device(device) if device is not None else device_of(denoiser)
-    denoiser.to(device)
+    device = device_of(denoiser)
     least, _ = consistency_range(denoiser.schedule)
     cleaned = noisy.to("cpu", sample_dtype(denoiser), copy=True)
-    start = levels.clamp(min=purify)
+    start = levels.clamp(min=how.purify)
     with evaluation_mode(denoiser), torch.no_grad():
-        for rows in (start >= least).nonzero().flatten().split(batch_size):
-            random = [generator("cpu", seed, "clean", i) for i in index[rows].tolist()]
+        for rows in (start >= least).nonzero().flatten().split(how.batch_size):
+            random = [generator("cpu", how.seed, "clean", i) for i in index[rows].tolist()]
             y, added = cleaned[rows], (start[rows] ** 2 - levels[rows] ** 2).sqrt()
             if added.any():
                 y = y + column(added.to(y), y) * _normal(y, random)
             own = {name: value[rows].to(device) for name, value in (condition or {}).items()}
-            grid = [karras(start[rows], least, k / n_steps) for k in range(n_steps)]
-            cleaned[rows] = _down(denoiser, y.to(device), grid, own, random, eta, clip_sample).cpu()
+            grid = [karras(start[rows], least, k / how.n_steps) for k in range(how.n_steps)]
+            cleaned[rows] = _down(denoiser, y.to(device), grid, own, random, how).cpu()
     return cleaned
 
 
@@ -135,8 +157,7 @@ def _down(
     grid: list[Tensor],
     condition: Mapping[str, Tensor],
     random: list[torch.Generator],
-    eta: float,
-    clip_sample: bool,
+    how: Cleaning,
 ) -> Tensor:
     """From y = x_t / alpha_t at the first noise levels, (B,) each, to x0_hat at the last."""
     schedule = denoiser.schedule
@@ -147,15 +168,15 @@ def _down(
         prediction = denoiser(x_t, t, **condition)
         jump = denoiser.boundary and Jump(schedule, denoiser.boundary)
         x0 = jump(prediction, t) if jump else prediction.x0
-        x0 = x0.clamp(-1, 1) if clip_sample else x0
+        x0 = x0.clamp(-1, 1) if how.clip_sample else x0
         if s is not None:
             alpha_s, sigma_s = schedule.at(s, like=y)
             eps = (x_t - alpha * x0) / sigma
             # DDIM's eq. 16, which is the spread of x_s given x_t and x0 on any schedule
             share = 1 - (sigma_s * alpha / (alpha_s * sigma)) ** 2
-            fresh = eta * sigma_s * share.clamp(min=0).sqrt()
+            fresh = how.eta * sigma_s * share.clamp(min=0).sqrt()
             x_t = alpha_s * x0 + (sigma_s**2 - fresh**2).sqrt() * eps
-            if eta:
+            if how.eta:
                 x_t = x_t + fresh * _normal(y, random)
             alpha, sigma = alpha_s, sigma_s
     return x0
@@ -164,17 +185,3 @@ def _down(
 def _normal(like: Tensor, random: list[torch.Generator]) -> Tensor:
     """Standard normal numbers, shape of `like` (B, *), row by row from its own generator."""
     return torch.stack([torch.randn(like.shape[1:], generator=own) for own in random]).to(like)
-
-
-def _check(
-    denoiser: Denoiser, levels: Tensor, n_steps: int, eta: float, purify: float, batch_size: int
-) -> None:
-    if n_steps < 1 or batch_size < 1 or not 0 <= eta <= 1:
-        raise ValueError(
-            "the steps and batch_size must be >= 1 and eta in [0, 1], "
-            f"got {n_steps}, {batch_size} and {eta}"
-        )
-    if not (levels.isfinite() & (levels >= 0)).all() or not purify >= 0:
-        raise ValueError("sigma and purify must be finite and >= 0")
-    if denoiser.boundary is not None and n_steps > 1:
-        raise ValueError("a consistency model answers in one step, not in several")

@@ -37,6 +37,7 @@ import logging
 import math
 from collections.abc import Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -54,7 +55,8 @@ from ..diffusion.schedules import (
 from ..diffusion.solver_steps import Jump, karras
 from ..support.errors import UserError
 from .schedulers import default_sampler, make_scheduler
-from .steps import integrate
+from .settings import Sampling
+from .steps import Steps, integrate
 
 MEAN, SPREAD = 0.3, 0.5
 """Of the Gaussian: pixels in [-1, 1] are about as wide."""
@@ -62,8 +64,6 @@ FLOOR, FACTOR = 0.1, 1.2
 """See above."""
 _N = 2048
 _CLIPPED_AT = 2.0
-_OTHERWISE = ("stop_ratio", "grid_power", "ratios", "learned_variance")
-"""Options that are meant to change what is drawn."""
 _OF_CONSISTENCY = ("consistency", "lcm", "LCMScheduler")
 _UNKNOWN = ("TCDScheduler",)
 """Made for networks that a plain diffusion model cannot stand in for: they must run, no more."""
@@ -84,41 +84,43 @@ class Drawn(NamedTuple):
 
 
 def check_sampler(
-    name: str | None,
+    sampling: Sampling,
     train_scheduler_config: Mapping[str, Any],
     kind: str,
-    n_steps: int,
     *,
     boundary: str | None = None,
     advice: str | None = None,
-    **options: Any,
 ) -> None:
     """Refuses a sampler that draws a known Gaussian wrongly.
 
     It costs some milliseconds, once for each configuration.
 
     Args:
-        name: See `make_scheduler`, as the next two and the options.
+        sampling: With a name or None for the scheduler; see `make_scheduler`, as the next two.
         train_scheduler_config: Config of the training scheduler.
         kind: What the model predicts.
-        n_steps: Of the sampler.
         boundary: Of a consistency model.
         advice: What works instead; None: it is searched for.
-        options: Of the sampler.
 
     Raises:
         UserError: one line with what came out and what works instead.
     """
-    chosen = {key: value for key, value in options.items() if key not in _OTHERWISE}
+    n_steps, options = sampling.num_inference_steps, sampling.scheduler_options or {}
     asked = _Asked(
-        name, _as_json(train_scheduler_config), kind, n_steps, boundary, _as_json(chosen)
+        sampling.scheduler,
+        n_steps,
+        bool(sampling.clip_sample),
+        _as_json(options),
+        _as_json(train_scheduler_config),
+        kind,
+        boundary,
     )
     if asked.is_right:
         return
     drawn = asked.drawn
     what = f"{n_steps} step{'s' * (n_steps > 1)} of {asked.sampler}"
-    if asked.special:
-        what += " with " + ", ".join(f"{key}={chosen[key]}" for key in asked.special)
+    if options:
+        what += " with " + ", ".join(f"{key}={value}" for key, value in options.items())
     if drawn.problem:
         outcome = f"cannot be taken ({drawn.problem})"
     else:
@@ -153,19 +155,17 @@ def check_ends_in_noise(schedule: Schedule) -> None:
 
 
 def draw(
-    name: str | None,
+    sampling: Sampling,
     train_scheduler_config: Mapping[str, Any],
     kind: str,
-    n_steps: int,
-    *,
     boundary: str | None = None,
-    **options: Any,
 ) -> Drawn:
     """Mean and spread of what a sampler draws of the Gaussian, from 2048 quantiles of its noise."""
+    name = sampling.scheduler
     schedule = schedule_from_config(train_scheduler_config)
     if name in _OF_CONSISTENCY or (name is None and boundary is not None):
         boundary = boundary or "lcm"
-        options = {**options, "clip_sample": False}  # its range is fixed, at +-1
+        sampling = replace(sampling, clip_sample=False)  # its range is fixed, at +-1
     else:
         boundary = None
     network = _Gaussian(schedule, kind, boundary)
@@ -174,17 +174,15 @@ def draw(
     try:
         with _quiet(), torch.no_grad():
             config = {**train_scheduler_config, "clip_sample_range": _CLIPPED_AT}
-            steps = make_scheduler(name, config, kind, boundary=boundary, **options)
-            steps.set_timesteps(n_steps)
+            scheduler = make_scheduler(sampling, config, kind, boundary=boundary)
+            scheduler.set_timesteps(sampling.num_inference_steps)
             levels = (torch.arange(_N, dtype=torch.float64) + 0.5) / _N
             noise = torch.special.ndtri(levels).float()[None]
             noise = noise / noise.std(correction=0)
-            x = integrate(
-                Denoiser(network, schedule, kind),
-                steps,
-                noise * getattr(steps, "init_noise_sigma", 1.0),
-                generators=[torch.Generator().manual_seed(0)],
-            ).double()
+            generators = [torch.Generator().manual_seed(0)]
+            denoiser = Denoiser(network, schedule, kind)
+            steps = Steps(denoiser, scheduler, sampling, generators=generators)
+            x = integrate(steps, noise * getattr(scheduler, "init_noise_sigma", 1.0)).double()
     except UserError:
         raise
     except Exception as error:  # whatever a scheduler of diffusers makes of numbers it cannot take
@@ -250,11 +248,12 @@ class _Asked(NamedTuple):
     """A sampler's configuration, hashable."""
 
     name: str | None
+    n_steps: int
+    clip_sample: bool
+    options: str
     config: str
     kind: str
-    n_steps: int
     boundary: str | None
-    options: str
 
     @property
     def drawn(self) -> Drawn:
@@ -265,14 +264,9 @@ class _Asked(NamedTuple):
         return _is_right(self)
 
     @property
-    def special(self) -> list[str]:
-        """Names of the options that somebody must have chosen."""
-        return [key for key in json.loads(self.options) if key != "clip_sample"]
-
-    @property
     def plain(self) -> _Asked:
         """The same without options."""
-        return self._replace(options="{}")
+        return self._replace(options="{}", clip_sample=False)
 
     @property
     def sampler(self) -> str:
@@ -286,14 +280,13 @@ class _Asked(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def _drawn(asked: _Asked) -> Drawn:
-    return draw(
+    sampling = Sampling(
         asked.name,
-        json.loads(asked.config),
-        asked.kind,
         asked.n_steps,
-        boundary=asked.boundary,
-        **json.loads(asked.options),
+        clip_sample=asked.clip_sample,
+        scheduler_options=json.loads(asked.options),
     )
+    return draw(sampling, json.loads(asked.config), asked.kind, asked.boundary)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -315,8 +308,9 @@ def _advice(asked: _Asked) -> str:
     schedule = schedule_from_config(json.loads(asked.config))
     n, found = asked.n_steps, []
     most = schedule.n_train_timesteps if isinstance(schedule, VPSchedule) else 1000
-    if asked.special and asked.plain.is_right:
-        found.append("leave " + " and ".join(asked.special) + " out")
+    options = json.loads(asked.options)
+    if options and asked.plain.is_right:
+        found.append(f"leave {' and '.join(options)} out")
     for other in (n - 1, n + 1, 2 * n, n // 2, 4 * n, n // 4, most):
         if 1 < other <= most and other != n and asked._replace(n_steps=other).is_right:
             found.append(f"take {other} steps")

@@ -23,10 +23,9 @@ What is chosen here, and why:
   n does not divide T: at n = 300 the spread of a Gaussian comes out 6 % too large, not 1 % small.
 """
 
-import difflib
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +40,14 @@ from ..diffusion.schedules import (
     FlowSchedule,
     Schedule,
     VPSchedule,
+    betas_for,
     betas_of,
     schedule_from_config,
 )
-from ..support.errors import UserError
+from ..support.errors import UserError, did_you_mean
 from ..support.user_code import load_from_file
 from .consistency import ConsistencyScheduler
+from .settings import Sampling
 
 NAMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "ddim": {"vp": ("GridDDIMScheduler", {})},
@@ -79,7 +80,6 @@ NAMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
 }
 """Name -> family -> (diffusers class, options)."""
 
-ALIASES = {"edm_euler": "euler_edm", "edm_dpmsolver++": "dpmsolver++", "dpmsolver": "dpmsolver++"}
 _CONSISTENCY = {"ddim": "consistency", "lcm": "lcm"}
 """Boundary of a consistency model -> the sampler it is made for."""
 DEFAULTS = {"vp": "ddim", "flow": "flow_euler", "edm": "euler_edm"}
@@ -223,39 +223,22 @@ def default_sampler(denoiser: Denoiser) -> str:
 
 
 def make_scheduler(
-    name: str | None,
+    sampling: Sampling,
     train_scheduler_config: Mapping[str, Any],
     kind: str,
     *,
-    clip_sample: bool = False,
     learned_variance: bool = False,
-    timestep_spacing: str = "trailing",
-    stop_ratio: float | None = None,
-    grid_power: float = 1.0,
     boundary: str | None = None,
-    ratios: Sequence[float] | None = None,
-    **options: Any,
 ) -> Any:
     """A diffusers scheduler that samples what was trained with `train_scheduler_config`.
 
     Args:
-        name: One of `NAMES`, a diffusers class name, `path/to/file.py:Name` (a class that steps as
-            theirs do, best a subclass of one), or None for the family's default (ddim,
-            flow_euler, euler_edm; of a consistency model consistency, or lcm if it is latent).
+        sampling: Its `scheduler` is a name or None; clip_sample clips to the config's
+            clip_sample_range (1 by default), which ddim, ddpm and heun can.
         train_scheduler_config: Config of the training scheduler, or scheduler_config.json's.
         kind: What the model predicts: eps, x0, v, flow, edm, edm_v.
-        clip_sample: Clip the estimate of x0 to the config's clip_sample_range (1 by default);
-            ddim, ddpm and heun can.
         learned_variance: Let DDPM use the model's learned range of variance.
-        timestep_spacing: "trailing", "leading" or "linspace" (VP only; see above).
-        stop_ratio: ddim only: the last step starts at this sigma/alpha and ends in the model's x0.
-            A plain model stopped at the size of the contamination is the training-free way to
-            less of it. None goes down to the grid's last time.
-        grid_power: ddim only: above 1 the steps are denser towards the data, where a smoothed
-            model does its work; 1.5 with stop_ratio at half the noise is good for 10 steps.
-        boundary: Of a consistency model, see `paths.Jump`; None for a diffusion model.
-        ratios: consistency only: noise levels sigma / alpha of the steps, falling.
-        options: Further arguments of the diffusers class, such as use_karras_sigmas=True.
+        boundary: Of a consistency model, see `Jump`; None for a diffusion model.
 
     Raises:
         UserError: for a name that is unknown or belongs to another family than the schedule.
@@ -263,15 +246,20 @@ def make_scheduler(
     """
     schedule = schedule_from_config(train_scheduler_config)
     family = family_of(schedule)
+    name, clip_sample = sampling.scheduler, bool(sampling.clip_sample)
+    options = sampling.scheduler_options or {}
     if name is None and boundary is not None:
         name = _CONSISTENCY[boundary]
+    own_grid = sampling.stop_ratio is not None or sampling.grid_power != 1
     if name == "consistency":
         if boundary is None:
             raise UserError("sampler consistency needs a consistency model; this one diffuses")
-        if stop_ratio is not None or grid_power != 1 or options:
+        if own_grid or options:
             raise ValueError("sampler consistency takes ratios and clip_sample, nothing else")
-        return ConsistencyScheduler(dict(train_scheduler_config), boundary, ratios, clip_sample)
-    if ratios is not None:
+        return ConsistencyScheduler(
+            dict(train_scheduler_config), boundary, sampling.ratios, clip_sample
+        )
+    if sampling.ratios is not None:
         raise ValueError(
             f"ratios go with the sampler consistency, not with {name or 'the default'}"
         )
@@ -281,18 +269,19 @@ def make_scheduler(
         raise ValueError(
             f"sampler {name} cannot clip: choose ddim, ddpm or heun, or leave clip_sample out"
         )
-    build = {"vp": _vp_values, "flow": _flow_values, "edm": _edm_values}[family]
-    values = build(train_scheduler_config, schedule, cls)
-    values |= {"clip_sample": clip_sample, "timestep_spacing": timestep_spacing, "steps_offset": 0}
+    unknown = [option for option in options if option not in accepted]
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no option {', '.join(unknown)}")
+    values = {"vp": _vp_values, "flow": _flow_values, "edm": _edm_values}[family](
+        train_scheduler_config, schedule, cls
+    )
+    values |= {"clip_sample": clip_sample, "timestep_spacing": "trailing", "steps_offset": 0}
     if family != "edm":
         values["prediction_type"] = _spoken(cls.__name__, kind, family)
     if cls.__name__.startswith("DDPM"):
         fixed = train_scheduler_config.get("variance_type") or "fixed_small"
         fixed = "fixed_small" if "learned" in fixed else fixed
         values["variance_type"] = "learned_range" if learned_variance else fixed
-    unknown = [option for option in options if option not in accepted]
-    if unknown:
-        raise ValueError(f"{cls.__name__} has no option {', '.join(unknown)}")
     known = {key: value for key, value in values.items() if key in accepted}
     words = {**known, **chosen, **options}
     if cls.__name__ in _CUTS_TIMES and any(words.get(one) for one in _OWN_LEVELS):
@@ -301,41 +290,14 @@ def make_scheduler(
         scheduler.schedule = schedule
     else:
         scheduler = cls(**words)
-    if grid_power <= 0:
-        raise ValueError(f"grid_power must be > 0, got {grid_power}")
-    if stop_ratio is not None or grid_power != 1:
+    if own_grid:
+        stop = sampling.stop_ratio
         if not isinstance(scheduler, GridDDIMScheduler):
-            word = "grid_power" if stop_ratio is None else "stop_ratio"
+            word = "grid_power" if stop is None else "stop_ratio"
             raise ValueError(f"{word} goes with ddim, not with {name or cls.__name__}")
-        scheduler.power = grid_power
-        scheduler.last_time = None if stop_ratio is None else _time_at(schedule, stop_ratio)
+        scheduler.power = sampling.grid_power
+        scheduler.last_time = None if stop is None else _time_at(schedule, stop)
     return scheduler
-
-
-def config_from_schedule(schedule: Schedule, kind: str) -> dict[str, Any]:
-    """A training scheduler's config for a schedule that came without one."""
-    if isinstance(schedule, VPSchedule):
-        return {
-            "_class_name": "DDPMScheduler",
-            "num_train_timesteps": schedule.n_train_timesteps,
-            "trained_betas": _betas_for(schedule.alphas_cumprod),
-            "prediction_type": _WORDS[_spoken_vp(kind)],
-        }
-    if isinstance(schedule, FlowSchedule):
-        return {
-            "_class_name": "FlowMatchEulerDiscreteScheduler",
-            "num_train_timesteps": schedule.n_train_timesteps,
-            "shift": schedule.shift,
-        }
-    assert isinstance(schedule, EDMSchedule)
-    return {
-        "_class_name": "EDMEulerScheduler",
-        "num_train_timesteps": schedule.n_train_timesteps,
-        "sigma_data": schedule.sigma_data,
-        "sigma_min": schedule.sigma_min,
-        "sigma_max": schedule.sigma_max,
-        "prediction_type": "v_prediction" if kind == "edm_v" else "epsilon",
-    }
 
 
 def spoken_kind(scheduler: Any) -> str | None:
@@ -359,7 +321,7 @@ def _time_at(schedule: Schedule, ratio: float) -> int:
 
 
 def _find(name: str | None, family: str) -> tuple[type, dict[str, Any]]:
-    name = DEFAULTS[family] if name is None else ALIASES.get(name, name)
+    name = DEFAULTS[family] if name is None else name
     if name not in NAMES:
         return _own_class(name) if ".py:" in name else _class_of_diffusers(name), {}
     if family not in NAMES[name]:
@@ -397,12 +359,8 @@ def _class_of_diffusers(name: str) -> type:
     except ImportError as error:  # diffusers' own stand-in for a class that needs more
         raise UserError(f"sampler {name}: {' '.join(str(error).split())}") from error
     if not is_one:
-        near = difflib.get_close_matches(name, [*NAMES, *ALIASES], n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(
-            f"unknown sampler {name!r}; {hint}known: {', '.join(NAMES)}, "
-            "or a scheduler class of diffusers"
-        )
+        known = [*NAMES, "a scheduler class of diffusers"]
+        raise UserError(f"unknown sampler {name!r}{did_you_mean(name, known)}")
     return cls
 
 
@@ -434,7 +392,7 @@ def _vp_values(config: Mapping[str, Any], schedule: Schedule, cls: type) -> dict
     elif schedule.zero_terminal_snr:
         steps_left = torch.arange(schedule.n_train_timesteps).flip(0).clamp(max=9)
         floor = 2.0**-24 * 1.1 ** steps_left.double()
-        values["trained_betas"] = _betas_for(schedule.alphas_cumprod.maximum(floor))
+        values["trained_betas"] = betas_for(schedule.alphas_cumprod.maximum(floor))
     return values
 
 
@@ -471,10 +429,3 @@ def _edm_values(config: Mapping[str, Any], schedule: Schedule, cls: type) -> dic
 
 def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(cls.__init__).parameters
-
-
-def _betas_for(alphas_cumprod: torch.Tensor) -> list[float]:
-    """beta_t = 1 - abar_t / abar_{t-1}, whose running product is abar again."""
-    abar = alphas_cumprod.double()
-    before = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
-    return (1 - abar / before).tolist()

@@ -18,9 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.parametrization import KINDS, Prediction
 from .schedulers import spoken_kind
-
-OnStep = Callable[[Tensor, Tensor], None]
-"""(t, x_t): see `integrate`."""
+from .settings import Sampling
 
 
 class Steps:
@@ -29,11 +27,9 @@ class Steps:
     Args:
         denoiser: In evaluation mode.
         scheduler: Fresh: `set_timesteps` was called, no step was taken.
+        sampling: Says guidance_scale, eps_scale and eta; the scheduler has the rest already.
         condition: Further arguments of the network, (B, ...) each.
         generators: Of the noise of stochastic steps, one a row.
-        guidance_scale: w of classifier-free guidance.
-        eps_scale: The estimate of the noise is divided by this.
-        eta: Noise of DDIM's steps.
         rows: Which samples these are, for whoever seeds by their numbers.
 
     Attributes:
@@ -48,28 +44,26 @@ class Steps:
         self,
         denoiser: Denoiser,
         scheduler: Any,
+        sampling: Sampling,
         condition: Mapping[str, Any] | None = None,
         generators: Sequence[torch.Generator] | None = None,
-        guidance_scale: float = 1.0,
-        eps_scale: float = 1.0,
-        eta: float = 0.0,
         rows: range = range(0),
     ) -> None:
         self.denoiser, self.scheduler, self.rows = denoiser, scheduler, rows
         if getattr(scheduler, "begin_index", 0) is None:
             scheduler.set_begin_index(0)  # else it searches its times, and two may be alike
         self.condition, self.generators = dict(condition or {}), generators
-        self.guidance_scale, self.eps_scale = guidance_scale, eps_scale
+        self.guidance_scale, self.eps_scale = sampling.guidance_scale, sampling.eps_scale
         self._null: dict[str, Any] | None = None
         self._spoken = spoken_kind(scheduler) or denoiser.kind
         self._accepted = inspect.signature(scheduler.step).parameters
         self._extra: dict[str, Any] = {}
         if "use_clipped_model_output" in self._accepted:  # changes nothing where x0 is not clipped
             self._extra["use_clipped_model_output"] = True
-        if eta:
+        if sampling.eta:
             if "eta" not in self._accepted:
                 raise ValueError(f"{type(scheduler).__name__} has no eta; eta goes with ddim")
-            self._extra["eta"] = eta
+            self._extra["eta"] = sampling.eta
         self._keeps_variance = "learned" in str(scheduler.config.get("variance_type")) and type(
             scheduler
         ).__name__.startswith("DDPM")
@@ -157,41 +151,19 @@ Move = Callable[[Steps, int, Tensor], Tensor]
 """(steps, call, x) -> x: see `integrate`."""
 
 
-def integrate(
-    denoiser: Denoiser,
-    scheduler: Any,
-    x: Tensor,
-    condition: Mapping[str, Any] | None = None,
-    generators: list[torch.Generator] | None = None,
-    guidance_scale: float = 1.0,
-    eps_scale: float = 1.0,
-    eta: float = 0.0,
-    on_step: OnStep | None = None,
-    move: Move | None = None,
-    rows: range | None = None,
-) -> Tensor:
+def integrate(steps: Steps, x: Tensor, move: Move | None = None) -> Tensor:
     """From the scheduler's initial noise x (B, *) to samples (B, *), through all its timesteps.
 
-    The scheduler is fresh: `set_timesteps` was called, no step was taken.
-
     Args:
-        on_step: Called before each call of the network with its t, shape (), and the x_t (B, *)
-            that the network is to see, in the schedule's own scale, alpha_t x0 + sigma_t eps,
-            whatever scale the scheduler carries its samples in.
-        move: Called before that with the sampler, the number of the call and x; what it returns
-            takes the place of x.
-        rows: Which samples these are; the first B by default.
+        steps: At the start.
+        x: In the scheduler's own scale.
+        move: Called before each call of the network with the sampler, the number of the call and x;
+            what it returns takes the place of x. To watch, return x as it is: `steps.times[call]`
+            is the time and `steps.x_t(x, call)` what the network is to see, in the schedule's own
+            scale, alpha_t x0 + sigma_t eps, whatever scale the scheduler carries its samples in.
     """
-    rows = range(len(x)) if rows is None else rows
-    steps = Steps(
-        denoiser, scheduler, condition, generators, guidance_scale, eps_scale, eta, rows
-    )  # fmt: skip
-    for call, t in enumerate(scheduler.timesteps):
-        if move is not None:
-            x = move(steps, call, x)
-        if on_step is not None:
-            on_step(t, steps.x_t(x, call))
-        x = steps.step(x, call)
+    for call in range(len(steps.times)):
+        x = steps.step(x if move is None else move(steps, call, x), call)
     return x
 
 

@@ -43,9 +43,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...diffusion.denoiser import Denoiser
 from ...diffusion.randomness import derive_seed, generator
-from ...sampling import sample
+from ...sampling.sample import sample
+from ...sampling.steps import Steps
 from ..metrics.frechet_distance import frechet_distance
 from ..metrics.kernel_distance import gaussian_mmd
 from ..metrics.sliced_wasserstein import directions, wasserstein_of_shadows
@@ -86,7 +86,7 @@ class Distance:
 
 
 def mismatch(
-    model: Model | Denoiser,
+    model: Model,
     reference_x0: CleanData,
     num_inference_steps: int = 50,
     *,
@@ -129,7 +129,7 @@ def mismatch(
             "n must be >= 4, n_resamples >= 2 and max_times >= 1, "
             f"got {n}, {n_resamples} and {max_times}"
         )
-    schedule = model.schedule if isinstance(model, Denoiser) else model.denoiser.schedule
+    schedule = model.denoiser.schedule
     example = _draw(reference_x0, 1, seed)
     distances = distances_for(tuple(example.shape[1:]), extractor, seed)
     met = _meet(model, n, num_inference_steps, max_times, distances, dict(sampling or {}))
@@ -193,7 +193,7 @@ def vectors(x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _meet(
-    model: Model | Denoiser,
+    model: Model,
     n: int,
     n_steps: int,
     max_times: int,
@@ -201,28 +201,22 @@ def _meet(
     sampling: dict[str, Any],
 ) -> dict[int, tuple[Tensor, dict[str, Tensor]]]:
     """Samples, and keeps the views of x_t at the chosen calls: call -> (t, name -> (n, D))."""
-    schedule = model.schedule if isinstance(model, Denoiser) else model.denoiser.schedule
+    schedule, ts = model.denoiser.schedule, {}
     every = math.ceil(n_steps / max_times)
-    n_calls, ts = 0, {}
     kept: defaultdict[int, defaultdict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
 
-    def on_step(t: Tensor, x_t: Tensor) -> None:
-        nonlocal n_calls
-        call, n_calls = n_calls, n_calls + 1
+    def watch(steps: Steps, call: int, x: Tensor) -> Tensor:
         if (call - (n_steps - 1)) % every:
-            return
-        ts[call] = t.cpu()
+            return x
+        ts[call] = steps.times[call].cpu()
         alpha, sigma = schedule.alpha(ts[call]), schedule.sigma(ts[call])
         for distance in distances:
             if sigma <= distance.max_ratio * alpha:
-                kept[call][distance.name].append(distance.view(x_t, alpha, sigma).cpu())
+                view = distance.view(steps.x_t(x, call), alpha, sigma)
+                kept[call][distance.name].append(view.cpu())
+        return x
 
-    def on_batch(_: int) -> None:
-        nonlocal n_calls
-        n_calls = 0
-
-    sampling |= {"num_inference_steps": n_steps, "on_step": on_step, "on_batch": on_batch}
-    sample(model, n, **sampling)
+    sample(model, n, move=watch, **{**sampling, "num_inference_steps": n_steps})
     limits = {distance.name: distance.max_rows for distance in distances}
     return {
         call: (ts[call], {name: torch.cat(part)[: limits[name]] for name, part in views.items()})

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from ...data.analytic import LinearTruth
-from ...sampling import sample
+from ...sampling.sample import sample
 from ...sampling.steps import Move, Steps
 from ...sampling.trajectory_attacks import (
     Attack,
