@@ -17,7 +17,7 @@ from sparring.commands.evaluate import as_text, evaluate_command
 from sparring.models.pretrained import load
 from sparring.report import ranking, tables
 from sparring.report.runs import read_runs
-from sparring.sampling import sample
+from sparring.sampling.sample import sample
 from sparring.support.errors import UserError
 
 METRIC = '''\
