@@ -2,6 +2,7 @@
 
 from collections import ChainMap
 from types import SimpleNamespace
+from typing import Any
 
 from sparring.data.base import InMemory
 from sparring.evaluation import evaluate as module
@@ -35,7 +36,7 @@ def analytic_figures(samples, truth, n_resamples=10):
 
 def judged(panel, readings, n_resamples=10):
     """What the metrics of captioned samples make of a panel's readings."""
-    stub = SimpleNamespace(panel=panel, settings=Settings(n_resamples=n_resamples))
+    stub: Any = SimpleNamespace(panel=panel, settings=Settings(n_resamples=n_resamples))
     against = Comparison(stub)
     metrics = [one for one in built_in() if isinstance(one, CaptionScore | CMMD)]
     suited = [one for one in metrics if one.suits(against)]

@@ -69,7 +69,7 @@ def differences(
             must be alike.
     """
     apart = RECORDED if sampling else (*RECORDED, *GENERATION)
-    keys = [key for key in first | dict(second) if key not in apart]
+    keys = [key for key in {**first, **second} if key not in apart]
     return [
         f"{key}: {_said(first, key)} and {_said(second, key)}"
         for key in keys

@@ -36,7 +36,8 @@ class Neighbours:
 def two_nearest(queries: Tensor, points: Tensor, own: Tensor | None = None) -> Neighbours:
     """The two nearest points (N, D) of each query (M, D); see `nearest`."""
     distances, rows = nearest(queries, points, 2, own)
-    return Neighbours(*distances.T.contiguous(), rows[:, 0])
+    first, second = distances.T.contiguous()
+    return Neighbours(first, second, rows[:, 0])
 
 
 Read = Callable[[Dataset, Extractor, Sequence[int]], tuple[Tensor, Tensor]]
