@@ -8,6 +8,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "sparring"
 MOST_MODULES = 8
 
+CIRCLES: set[frozenset[str]] = set()
+"""Known circles of imports; each is a debt."""
+
 
 def picture() -> dict[str, str]:
     """Room -> its purpose, from the top floor down, as CONTRIBUTING.md has it."""
@@ -70,6 +73,32 @@ def test_no_import_goes_up():
         if floor[other.split(".")[0]] < floor[name.split(".")[0]]
     }
     assert not up
+
+
+def circles(others: dict[str, set[str]]) -> set[frozenset[str]]:
+    """Groups of modules each of which imports all others of its group, by whatever way."""
+    reached = {}
+    for name in others:
+        seen, ahead = set(), [name]
+        while ahead:
+            new = others[ahead.pop()] - seen
+            seen |= new
+            ahead += new
+        reached[name] = seen
+    return {
+        frozenset(other for other in seen if name in reached[other])
+        for name, seen in reached.items()
+        if name in seen
+    }
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert circles(graph()) == CIRCLES
+
+
+def test_a_circle_is_found_and_a_line_is_none():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == set()
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}) == {frozenset("abc")}
 
 
 def test_the_walk_sees_an_import_in_a_function_and_one_for_types(tmp_path):
