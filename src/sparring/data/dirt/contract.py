@@ -2,15 +2,13 @@ r"""What a kind of dirt is.
 
     @dataclass
     class Rain(Corruption):
-        drops: int = 10
-
-        def __post_init__(self) -> None:
-            self.drops = whole("drops", self.drops, at_least=1)
+        drops: Annotated[int, Limits(at_least=1)] = 10
 
         def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor: ...
 
 In a config this is `contamination: {kind: path/to/rain.py:Rain, drops: 3}`. The options of a kind
-are the arguments of its constructor, kept as attributes of the same names; those of
+are the arguments of its constructor, kept as attributes of the same names; of a dataclass they are
+checked by their types (`options.checked`); those of
 `section.OF_THE_SET` are the data set's and cannot be options.
 
 A kind sees one sample, its label and a generator seeded for this sample alone, so the result cannot
@@ -32,6 +30,7 @@ import torch
 from torch import Tensor
 
 from ..base import Dataset
+from .options import checked, drawn, may_range, types_of
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,11 @@ class Dirt(ABC):
     kind: str = ""
     images_only: bool = True
 
+    def __post_init__(self) -> None:
+        for name in options_of(type(self)):
+            kind = types_of(type(self)).get(name, Any)
+            setattr(self, name, checked(name, kind, getattr(self, name)))
+
     @abstractmethod
     def of(self, number: int) -> "Corruption":
         """What the dirty sample of this number gets; the dirty ones are counted from 0."""
@@ -98,12 +102,21 @@ class Corruption(Dirt):
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
         """The dirty version of one sample, of the same shape; `x` is left as it is."""
 
+    def values(self, rng: torch.Generator) -> dict[str, Any]:
+        """This sample's own of the options that may be ranges, drawn in their order."""
+        kinds = types_of(type(self))
+        return {
+            name: drawn(getattr(self, name), rng)
+            for name in options_of(type(self))
+            if may_range(kinds.get(name))
+        }
+
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
         """What happened to a sample of this shape whose generator is `rng`, for the manifest.
 
-        It draws from `rng` in the order in which `apply` does.
+        It draws from `rng` in the order in which `apply` does: the options' values, or more.
         """
-        return self.settings(shape)
+        return {**self.settings(shape), **self.values(rng)}
 
     def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
         """What is true of a sample of this shape whose generator is `rng`; draws as `describe`.

@@ -1,11 +1,16 @@
-"""Options of a kind: checked once, where the kind is made, and drawn where they are ranges.
+"""Options of a kind: their types say what they may be, and ranges are drawn for each image.
 
-A range [low, high] means that each image has its own value, uniform between the two.
+    sigma: Annotated[Amount, Limits(at_least=0)] = 0.1     # a number >= 0, or a range [low, high]
+
+A range means that each image has its own value, uniform between the two ends.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -15,6 +20,23 @@ Amount = float | Sequence[float]
 """One value for all images, or [low, high]."""
 WholeAmount = int | Sequence[int]
 """The same in whole numbers; both ends are drawn too."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a number, finite in any case."""
+
+    at_least: float = -math.inf
+    above: float = -math.inf
+    at_most: float = math.inf
+
+    def hold(self, value: float) -> bool:
+        return self.at_least <= value <= self.at_most and self.above < value
+
+    def __str__(self) -> str:
+        signs = {"at_least": ">=", "above": ">", "at_most": "<="}
+        said = [(signs[one.name], getattr(self, one.name)) for one in fields(self)]
+        return " and".join(f" {sign} {limit:g}" for sign, limit in said if math.isfinite(limit))
 
 
 class WrongOption(ValueError):  # noqa: N818 - an option, as a TypeError is of a type
@@ -27,101 +49,70 @@ def refuse(name: str, wanted: str, got: Any) -> WrongOption:
     return WrongOption(f"{name} must be {wanted}, got {got!r:.60}")
 
 
-def number(name: str, value: Any, **limits: float) -> float:
-    """A finite number.
+@cache
+def types_of(build: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a class's attributes, with their limits."""
+    return get_type_hints(build, include_extras=True)
+
+
+def checked(name: str, kind: Any, value: Any) -> Any:
+    """The value of an option as its type has it; other types than those below are let through.
 
     Args:
         name: Of the option.
+        kind: bool, a Literal of words, or float, int, Amount or WholeAmount, with Limits or
+            without; each `| None`.
         value: What was given for it.
-        limits: at_least, above, at_most.
 
     Raises:
-        WrongOption: for anything else.
+        WrongOption: that says what the option must be.
     """
-    if not _is_number(value, limits):
-        raise refuse(name, f"a number{_words(limits)}", value)
-    return float(value)
-
-
-def amount(name: str, value: Any, **limits: float) -> float | list[float]:
-    """A number, or a range of numbers [low, high]; limits as of `number`."""
-    if not _is_range(value, limits):
-        if isinstance(value, list | tuple) or not _is_number(value, limits):
-            raise refuse(name, f"a number{_words(limits)}, or a range [low, high] of such", value)
-        return float(value)
-    low, high = value
-    return [float(low), float(high)]
-
-
-def whole(name: str, value: Any, **limits: float) -> int:
-    """A whole number; limits as of `number`."""
-    if not (isinstance(value, int) and _is_number(value, limits)):
-        raise refuse(name, f"a whole number{_words(limits)}", value)
-    return value
-
-
-def whole_amount(name: str, value: Any, **limits: float) -> int | list[int]:
-    """A whole number, or a range of whole numbers [low, high]; limits as of `number`."""
-    if _is_range(value, limits) and all(isinstance(end, int) for end in value):
-        return list(value)
-    if not (isinstance(value, int) and _is_number(value, limits)):
-        raise refuse(name, f"a whole number{_words(limits)}, or a range [low, high] of such", value)
-    return value
-
-
-def choice(name: str, value: Any, known: Sequence[str]) -> str:
-    """One of some words."""
-    if value not in known:
-        hint = did_you_mean(str(value), known)
-        wanted = f"one of {', '.join(known)}"
-        raise WrongOption(
-            f"{name} must be {wanted}, got {value!r:.60}{hint if 'did' in hint else ''}"
-        )
-    return value
-
-
-def flag(name: str, value: Any) -> bool:
-    """True or false."""
-    if not isinstance(value, bool):
+    limits = Limits()
+    while get_origin(kind) is Annotated:
+        kind, *more = get_args(kind)
+        limits = next((one for one in more if isinstance(one, Limits)), limits)
+    inner = [one for one in get_args(kind) if one is not NoneType]
+    if NoneType in get_args(kind) and len(inner) == 1:
+        return None if value is None else checked(name, Annotated[inner[0], limits], value)
+    if kind is bool and not isinstance(value, bool):
         raise refuse(name, "true or false", value)
+    if get_origin(kind) is Literal and value not in inner:
+        hint = did_you_mean(str(value), inner)
+        error = refuse(name, f"one of {', '.join(inner)}", value)
+        raise WrongOption(f"{error}{hint if 'did' in hint else ''}")
+    if kind in (float, int, Amount, WholeAmount):
+        return _number(name, kind, limits, value)
     return value
 
 
-def drawn(value: Amount, rng: torch.Generator) -> float:
-    """This image's value; `rng` is used for a range only."""
+def _number(name: str, kind: Any, limits: Limits, value: Any) -> Any:
+    is_whole, may_range = kind in (int, WholeAmount), kind in (Amount, WholeAmount)
+    is_range = may_range and isinstance(value, list | tuple) and len(value) == 2
+    ends: list[Any] = list(value) if is_range else [value]
+    if not all(_is_number(end, is_whole) and limits.hold(end) for end in ends) or (
+        ends != sorted(ends)
+    ):
+        words = f"a {'whole ' if is_whole else ''}number{limits}"
+        raise refuse(name, words + (", or a range [low, high] of such" if may_range else ""), value)
+    ends = ends if is_whole else [float(end) for end in ends]
+    return ends if is_range else ends[0]
+
+
+def _is_number(value: Any, is_whole: bool) -> bool:
+    kinds = (int,) if is_whole else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def may_range(kind: Any) -> bool:
+    """Whether an option of this type may be a range."""
+    return (get_args(kind)[0] if get_origin(kind) is Annotated else kind) in (Amount, WholeAmount)
+
+
+def drawn(value: Amount, rng: torch.Generator) -> Any:
+    """This image's value; `rng` is used for a range only, which is whole if its ends are."""
     if isinstance(value, int | float):
         return value
     low, high = value
+    if isinstance(low, int):
+        return int(torch.randint(low, int(high) + 1, (), generator=rng))
     return low + (high - low) * float(torch.rand((), generator=rng, dtype=torch.float64))
-
-
-def whole_drawn(value: WholeAmount, rng: torch.Generator) -> int:
-    """This image's value; `rng` is used for a range only."""
-    if isinstance(value, int):
-        return value
-    low, high = value
-    return int(torch.randint(low, high + 1, (), generator=rng))
-
-
-def _is_number(value: Any, limits: dict[str, float]) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return False
-    return (
-        value >= limits.get("at_least", -math.inf)
-        and value > limits.get("above", -math.inf)
-        and value <= limits.get("at_most", math.inf)
-    )
-
-
-def _is_range(value: Any, limits: dict[str, float]) -> bool:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        return False
-    return all(_is_number(end, limits) for end in value) and value[0] <= value[1]
-
-
-def _words(limits: dict[str, float]) -> str:
-    signs = {"at_least": ">=", "above": ">", "at_most": "<="}
-    return "".join(
-        f"{' and' if i else ''} {signs[name]} {limit:g}"
-        for i, (name, limit) in enumerate(limits.items())
-    )

@@ -5,7 +5,8 @@ import logging
 import re
 import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,13 +86,8 @@ def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
     Raises:
         Unreadable: if it cannot be read as an image, or has more than MAX_PIXELS.
     """
-    try:
-        with warnings.catch_warnings(), _opened(file) as image:
-            x = _pixels(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # a broken file can raise anything in a decoder
-        raise Unreadable(reason_of(error)) from error
+    with _opened(file) as image:
+        x = _pixels(image)
     return with_channels(x, n_channels)
 
 
@@ -103,16 +99,11 @@ def header(file: str | bytes) -> Header:
     Raises:
         Unreadable: if it has no header of an image, or has more than MAX_PIXELS.
     """
-    try:
-        with warnings.catch_warnings(), _opened(file) as image:
-            is_several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-            tables = getattr(image, "quantization", None)
-            in_colour = image.mode not in GREY_MODES
-            return Header(image.height, image.width, in_colour, is_several, tables)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise Unreadable(reason_of(error)) from error
+    with _opened(file) as image:
+        is_several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+        tables = getattr(image, "quantization", None)
+        in_colour = image.mode not in GREY_MODES
+        return Header(image.height, image.width, in_colour, is_several, tables)
 
 
 def with_channels(x: Tensor, n_channels: int | None) -> Tensor:
@@ -124,33 +115,42 @@ def with_channels(x: Tensor, n_channels: int | None) -> Tensor:
     return x
 
 
-def reason_of(error: Exception) -> str:
-    """Why a file is unreadable, in words that do not change from one reading to the next."""
-    if isinstance(error, UnidentifiedImageError):
-        return "no image of a kind that is read"
-    return f"{type(error).__name__}: {error}"
+@contextmanager
+def _opened(file: str | bytes) -> Iterator[ImageFile]:
+    """The image by its header, not yet decoded; Pillow's warnings about odd files are dropped.
 
-
-def _opened(file: str | bytes) -> ImageFile:
-    """The image by its header, not yet decoded; Pillow's warnings about odd files are dropped."""
-    warnings.simplefilter("ignore")
+    Raises:
+        Unreadable: for whatever is raised here or by who decodes it, in words that do not change
+            from one reading to the next.
+    """
     try:
-        image = _open_as(file, FORMATS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _by_its_kind(file) as image:
+                n = image.width * image.height
+                if not 0 < n <= MAX_PIXELS:
+                    what = f"more than {MAX_PIXELS:,}" if n else "none"
+                    raise ValueError(f"{image.width} x {image.height} pixels are {what}")
+                yield image
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as error:
+        raise Unreadable("no image of a kind that is read") from error
+    except Exception as error:  # a broken file can raise anything in a decoder
+        raise Unreadable(f"{type(error).__name__}: {error}") from error
+
+
+def _by_its_kind(file: str | bytes) -> ImageFile:
+    def open_as(*formats: str) -> ImageFile:
+        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats)
+
+    try:
+        return open_as(*FORMATS)
     except UnidentifiedImageError:
         if not _is_heif(file):
             raise
         _register_heif()
-        image = _open_as(file, ("HEIF",))
-    n = image.width * image.height
-    if not 0 < n <= MAX_PIXELS:
-        image.close()
-        size = f"{image.width} x {image.height} pixels"
-        raise ValueError(f"{size} are more than {MAX_PIXELS:,}" if n else f"{size} are none")
-    return image
-
-
-def _open_as(file: str | bytes, formats: tuple[str, ...]) -> ImageFile:
-    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats)
+        return open_as("HEIF")
 
 
 def _is_heif(file: str | bytes) -> bool:

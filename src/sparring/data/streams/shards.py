@@ -7,11 +7,10 @@
 
 import copy
 import json
-import os
-import tempfile
 from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...support.cache import cache_folder, key_of
+from ...support.whole_files import whole_file
 from ..base import Batch, digest
 from ..files import images
 from ..files.images import ImageDataset
@@ -185,16 +185,6 @@ def remembered(key: Sequence[object], make: Callable[[], Any]) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         made = make()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, half = tempfile.mkstemp(prefix=".half-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                json.dump(made, out)
-            os.replace(half, path)
-        except BaseException:
-            Path(half).unlink(missing_ok=True)
-            raise
-    except OSError:
-        pass
+    with suppress(OSError), whole_file(path) as half:
+        half.write_text(json.dumps(made), encoding="utf-8")
     return made

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from ...base import Dataset
 from ...classifier import Classifier, train_classifier
 from ..contract import Corruption
-from ..options import flag, number, whole
+from ..options import Limits
 
 
 @dataclass
@@ -33,17 +33,11 @@ class Adversarial(Corruption):
     """
 
     images_only = False
-    eps: float = 8 / 255
-    steps: int = 10
-    alpha: float | None = None
+    eps: Annotated[float, Limits(at_least=0)] = 8 / 255
+    steps: Annotated[int, Limits(at_least=1)] = 10
+    alpha: Annotated[float, Limits(above=0)] | None = None
     random_start: bool = True
     classifier: Classifier | None = field(default=None, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self.eps = number("eps", self.eps, at_least=0)
-        self.steps = whole("steps", self.steps, at_least=1)
-        self.alpha = None if self.alpha is None else number("alpha", self.alpha, above=0)
-        self.random_start = flag("random_start", self.random_start)
 
     def prepared(self, dataset: Dataset, seed: int) -> Self:
         mine = copy.copy(self)

@@ -1,14 +1,14 @@
 """Images out of focus."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ..contract import Corruption, Knowledge
 from ..kernel import gaussian_kernel
-from ..options import Amount, amount, drawn
+from ..options import Amount, Limits, drawn
 
 
 @dataclass
@@ -20,10 +20,7 @@ class Blur(Corruption):
             number or [low, high].
     """
 
-    blur_sigma: Amount = 1.0
-
-    def __post_init__(self) -> None:
-        self.blur_sigma = amount("blur_sigma", self.blur_sigma, above=0)
+    blur_sigma: Annotated[Amount, Limits(above=0)] = 1.0
 
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
         offsets, weights = gaussian_kernel(drawn(self.blur_sigma, rng))
@@ -37,8 +34,5 @@ class Blur(Corruption):
             x = blurred
         return x
 
-    def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
-        return {"blur_sigma": drawn(self.blur_sigma, rng)}
-
     def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
-        return Knowledge(blur_sigma=drawn(self.blur_sigma, rng))
+        return Knowledge(**self.values(rng))

@@ -1,14 +1,14 @@
 """Noise whose neighbouring pixels are alike, as after demosaicing, resizing or compression."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ..contract import Corruption, Knowledge
 from ..kernel import gaussian_kernel
-from ..options import Amount, amount, drawn
+from ..options import Amount, Limits, drawn
 
 
 @dataclass
@@ -28,12 +28,8 @@ class Correlated(Corruption):
         correlation: Standard deviation of the kernel, pixels; a number or [low, high].
     """
 
-    sigma: Amount = 0.1
-    correlation: Amount = 1.0
-
-    def __post_init__(self) -> None:
-        self.sigma = amount("sigma", self.sigma, at_least=0)
-        self.correlation = amount("correlation", self.correlation, above=0)
+    sigma: Annotated[Amount, Limits(at_least=0)] = 0.1
+    correlation: Annotated[Amount, Limits(above=0)] = 1.0
 
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
         sigma, correlation = drawn(self.sigma, rng), drawn(self.correlation, rng)
@@ -45,12 +41,8 @@ class Correlated(Corruption):
             noise = blurred
         return x + sigma * noise
 
-    def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
-        return {"sigma": drawn(self.sigma, rng), "correlation": drawn(self.correlation, rng)}
-
     def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
-        sigma, correlation = drawn(self.sigma, rng), drawn(self.correlation, rng)
-        return Knowledge(sigma=sigma, correlation=correlation)
+        return Knowledge(**self.values(rng))
 
 
 def folded_kernel(correlation: float, side: int) -> dict[int, float]:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -10,9 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..contract import Corruption, Knowledge
-from ..options import Amount, amount, choice, drawn
-
-FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+from ..options import Amount, Limits, drawn
 
 
 @dataclass
@@ -23,15 +21,11 @@ class Enlarged(Corruption):
 
     Args:
         factor: 1 or more; a number or [low, high].
-        filter: Pillow's name of it, both ways: nearest, box, bilinear, hamming, bicubic, lanczos.
+        filter: Pillow's name of it, both ways.
     """
 
-    factor: Amount = 2.0
-    filter: str = "bicubic"
-
-    def __post_init__(self) -> None:
-        self.factor = amount("factor", self.factor, at_least=1)
-        self.filter = choice("filter", self.filter, FILTERS)
+    factor: Annotated[Amount, Limits(at_least=1)] = 2.0
+    filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bicubic"
 
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
         small = self._small(tuple(x.shape), rng)

@@ -1,13 +1,13 @@
 """White Gaussian noise."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ..contract import Corruption, Knowledge
-from ..options import Amount, amount, drawn
+from ..options import Amount, Limits, drawn
 
 
 @dataclass
@@ -20,17 +20,11 @@ class Gaussian(Corruption):
     """
 
     images_only = False
-    sigma: Amount = 0.1
-
-    def __post_init__(self) -> None:
-        self.sigma = amount("sigma", self.sigma, at_least=0)
+    sigma: Annotated[Amount, Limits(at_least=0)] = 0.1
 
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
         sigma = drawn(self.sigma, rng)
         return x + sigma * torch.randn(x.shape, generator=rng)
 
-    def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
-        return {"sigma": drawn(self.sigma, rng)}
-
     def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
-        return Knowledge(sigma=drawn(self.sigma, rng))
+        return Knowledge(**self.values(rng))

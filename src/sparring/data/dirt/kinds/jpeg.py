@@ -2,7 +2,7 @@
 
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import torch
 from PIL import Image
@@ -11,7 +11,7 @@ from torch import Tensor
 from ... import transforms
 from ...files.decoding import decode
 from ..contract import Corruption, Knowledge
-from ..options import WholeAmount, whole_amount, whole_drawn
+from ..options import Limits, WholeAmount, drawn
 
 
 @dataclass
@@ -22,20 +22,14 @@ class Jpeg(Corruption):
         quality: 1 (worst) to 95, as in Pillow; a number or [low, high], both included.
     """
 
-    quality: WholeAmount = 10
-
-    def __post_init__(self) -> None:
-        self.quality = whole_amount("quality", self.quality, at_least=1, at_most=95)
+    quality: Annotated[WholeAmount, Limits(at_least=1, at_most=95)] = 10
 
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
         pixels = transforms.to_uint8(x).permute(1, 2, 0).numpy()
         file = io.BytesIO()
         image = Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels)
-        image.save(file, "JPEG", quality=whole_drawn(self.quality, rng))
+        image.save(file, "JPEG", quality=drawn(self.quality, rng))
         return decode(file.getvalue(), len(x))
 
-    def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
-        return {"quality": whole_drawn(self.quality, rng)}
-
     def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
-        return Knowledge(quality=whole_drawn(self.quality, rng))
+        return Knowledge(**self.values(rng))

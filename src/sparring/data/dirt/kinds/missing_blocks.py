@@ -1,13 +1,13 @@
 """Holes."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from ..contract import Corruption, Knowledge
-from ..options import number, refuse, whole
+from ..options import Limits, checked, refuse
 
 GREYS = sorted((k / 16 for k in range(1, 16)), key=lambda grey: (abs(grey - 0.5), grey))
 """What `contrast` chooses from, the middle first."""
@@ -30,18 +30,17 @@ class MissingBlocks(Corruption):
         fill: Their value, [0, 1] scale, or contrast.
     """
 
-    n_blocks: int = 1
-    block_size: float = 0.5
+    n_blocks: Annotated[int, Limits(at_least=1)] = 1
+    block_size: Annotated[float, Limits(above=0, at_most=1)] = 0.5
     fill: float | str = 0.0
 
     def __post_init__(self) -> None:
-        self.n_blocks = whole("n_blocks", self.n_blocks, at_least=1)
-        self.block_size = number("block_size", self.block_size, above=0, at_most=1)
+        super().__post_init__()
         if isinstance(self.fill, str):
             if self.fill != "contrast":
                 raise refuse("fill", "a number or 'contrast'", self.fill)
         else:
-            self.fill = number("fill", self.fill)
+            self.fill = checked("fill", float, self.fill)
 
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
         out = x.clone()

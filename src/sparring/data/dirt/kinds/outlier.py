@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import ValidationError
@@ -17,9 +17,7 @@ from ...base import Dataset
 from ...datasets import build_dataset, section_of_data
 from ...section import DataSection
 from ..contract import Corruption
-from ..options import choice, number, refuse
-
-OUTLIERS = ("stripes", "uniform", "inverted")
+from ..options import Limits, refuse
 
 
 @dataclass
@@ -46,20 +44,18 @@ class Outlier(Corruption):
     """
 
     images_only = False
-    outlier: str | None = None
+    outlier: Literal["stripes", "uniform", "inverted"] | None = None
     images: Annotated[Mapping[str, Any], DataSection] | None = None
-    distance: float = 3.0
+    distance: Annotated[float, Limits(above=0)] = 3.0
     others: Dataset | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.outlier is not None:
-            self.outlier = choice("outlier", self.outlier, OUTLIERS)
+        super().__post_init__()
         if self.images is not None:
             if not isinstance(self.images, Mapping) or not isinstance(self.images.get("name"), str):
                 raise refuse("images", "a section as of data, such as {name: digits}", self.images)
             if self.outlier is not None:
                 raise refuse("images", "left out where outlier says what is shown", self.images)
-        self.distance = number("distance", self.distance, above=0)
 
     def prepared(self, dataset: Dataset, seed: int) -> Self:
         if self.images is None:

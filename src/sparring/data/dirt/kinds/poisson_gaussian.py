@@ -1,13 +1,13 @@
 """The noise of a camera's sensor: that of the light, and that of the electronics."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ..contract import Corruption, Knowledge
-from ..options import Amount, amount, drawn
+from ..options import Amount, Limits, drawn
 
 
 @dataclass
@@ -22,20 +22,13 @@ class PoissonGaussian(Corruption):
         sigma: Standard deviation of the electronics' noise, [0, 1] scale; a number or [low, high].
     """
 
-    photons: Amount = 30.0
-    sigma: Amount = 0.05
-
-    def __post_init__(self) -> None:
-        self.photons = amount("photons", self.photons, above=0, at_most=1e6)
-        self.sigma = amount("sigma", self.sigma, at_least=0)
+    photons: Annotated[Amount, Limits(above=0, at_most=1e6)] = 30.0
+    sigma: Annotated[Amount, Limits(at_least=0)] = 0.05
 
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
         photons, sigma = drawn(self.photons, rng), drawn(self.sigma, rng)
         light = torch.poisson(photons * x.double().clamp(min=0), generator=rng) / photons
         return light.to(x.dtype) + sigma * torch.randn(x.shape, generator=rng)
-
-    def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
-        return {"photons": drawn(self.photons, rng), "sigma": drawn(self.sigma, rng)}
 
     def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
         photons, sigma = drawn(self.photons, rng), drawn(self.sigma, rng)

@@ -1,13 +1,13 @@
 """Dead pixels."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ..contract import Corruption, Knowledge
-from ..options import Amount, amount, drawn
+from ..options import Amount, Limits, drawn
 
 
 @dataclass
@@ -19,17 +19,11 @@ class SaltAndPepper(Corruption):
             number or [low, high].
     """
 
-    share: Amount = 0.1
-
-    def __post_init__(self) -> None:
-        self.share = amount("share", self.share, at_least=0, at_most=1)
+    share: Annotated[Amount, Limits(at_least=0, at_most=1)] = 0.1
 
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
         black, white = self._replaced(tuple(x.shape), rng)
         return torch.where(white, 1.0, torch.where(black, 0.0, x))
-
-    def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
-        return {"share": drawn(self.share, rng)}
 
     def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
         black, white = self._replaced(shape, rng)

@@ -1,7 +1,7 @@
 """A text printed over the image."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..contract import Corruption, Knowledge
-from ..options import Amount, amount, choice, drawn, number, refuse
+from ..options import Amount, Limits, drawn, refuse
 
 FONT_SIZE = 64
 """At which the text is drawn before it is brought to the image's size, pixels."""
@@ -32,16 +32,13 @@ class Watermark(Corruption):
     """
 
     text: str = "sample"
-    opacity: Amount = 0.5
-    place: str = "same"
-    text_width: float = 0.8
-    shade: float = 1.0
+    opacity: Annotated[Amount, Limits(above=0, at_most=1)] = 0.5
+    place: Literal["same", "random"] = "same"
+    text_width: Annotated[float, Limits(above=0, at_most=1)] = 0.8
+    shade: Annotated[float, Limits(at_least=0, at_most=1)] = 1.0
 
     def __post_init__(self) -> None:
-        self.opacity = amount("opacity", self.opacity, above=0, at_most=1)
-        self.place = choice("place", self.place, ("same", "random"))
-        self.text_width = number("text_width", self.text_width, above=0, at_most=1)
-        self.shade = number("shade", self.shade, at_least=0, at_most=1)
+        super().__post_init__()
         self._ink = drawn_text(self.text)
 
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
