@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from sparring.data.analytic import MixtureTruth, PlaneTruth, gaussian_mixture, plane
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import Schedule, schedule_from_config
-from sparring.evaluation.studies.mismatch import mismatch
+from sparring.evaluation.studies.mismatch import Counts, mismatch
+from sparring.models.pretrained import Model
+from sparring.sampling.settings import Sampling
 
 KEY = "sliced_wasserstein"
 TRUTHS = {"plane": lambda seed: plane(3, seed), "gaussian_mixture": lambda _: gaussian_mixture(2)}
@@ -68,10 +70,9 @@ def main(
     for seed in seeds:
         truth = TRUTHS[name](seed)
         denoiser = Denoiser(Exact(truth, schedule), schedule, "x0")
-        sampling = {"sample_shape": truth.sample(1, 0).shape[1:], "scheduler": scheduler}
-        curve = mismatch(
-            denoiser, truth.sample, n_steps, n=n, n_resamples=n_resamples, sampling=sampling
-        )
+        model = Model.around(denoiser, tuple(truth.sample(1, 0).shape[1:]))
+        sampling = Sampling(scheduler=scheduler, num_inference_steps=n_steps)
+        curve = mismatch(model, truth.sample, sampling, Counts(n, n_resamples))
         mean, last = curve["mean"], curve["times"][-1]
         rows.append([one[key] for one in (mean, last) for key in (KEY, f"{KEY}_of_reference")])
     columns = [statistics.fmean(column) for column in zip(*rows, strict=True)]

@@ -20,10 +20,11 @@ from sparring.diffusion.schedules import schedule_from_config
 from sparring.evaluation.metrics.flat_manifold import flat_manifold_errors
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.evaluation.store.statistics import claims_of
-from sparring.evaluation.studies.mismatch import mismatch
+from sparring.evaluation.studies.mismatch import Counts, mismatch
 from sparring.models.networks import MLP
 from sparring.models.pretrained import Model, load, save
 from sparring.sampling.sample import sample
+from sparring.sampling.settings import Sampling
 from sparring.support.errors import UserError
 
 SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}
@@ -285,7 +286,9 @@ def test_the_mismatch_of_a_plane_is_that_of_the_library(plane_run):
     first, second = result["mismatch"]
     assert [curve["protocol"]["steps"] for curve in (first, second)] == [2, 3]
     for curve, steps in ((first, 2), (second, 3)):
-        expected = mismatch(load(plane_run), data.truth.sample, steps, n=30, n_resamples=2)
+        expected = mismatch(
+            load(plane_run), data.truth.sample, Sampling(num_inference_steps=steps), Counts(30, 2)
+        )
         assert curve["times"] == expected["times"]
         assert curve["mean"] == expected["mean"]
         protocol = curve["protocol"]

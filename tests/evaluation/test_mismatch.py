@@ -14,8 +14,9 @@ from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 from sparring.evaluation.metrics.kernel_distance import gaussian_mmd
 from sparring.evaluation.networks.extractors import Extractor
-from sparring.evaluation.studies.mismatch import mismatch
+from sparring.evaluation.studies.mismatch import Counts, mismatch
 from sparring.models.pretrained import Model
+from sparring.sampling.settings import Sampling
 from support import GaussianNetwork, tiny_unet
 
 STD, DIM, N = 0.7, 3, 1000
@@ -44,7 +45,8 @@ def gaussian_data(n, seed):
 
 def curve(model, n_steps, **words):
     words = {"n": N, "n_resamples": 2, "max_times": 8} | words
-    return mismatch(model, gaussian_data, n_steps, sampling={"batch_size": 800}, **words)
+    sampling = Sampling(num_inference_steps=n_steps, batch_size=800)
+    return mismatch(model, gaussian_data, sampling, Counts(**words))
 
 
 def test_a_perfect_model_in_many_steps_stays_within_the_floor():
@@ -160,8 +162,8 @@ def test_images_have_pixels_at_all_times_and_features_where_they_can_be_seen():
         return images.flatten(1)[:, :3]
 
     result = mismatch(
-        model, reference, 5, n=12, n_resamples=2, extractor=Extractor("own", function, "none"),
-        sampling={"batch_size": 8, "clip_sample": True},
+        model, reference, Sampling(num_inference_steps=5, batch_size=8, clip_sample=True),
+        Counts(n=12, n_resamples=2), extractor=Extractor("own", function, "none"),
     )  # fmt: skip
     assert [row["t"] for row in result["times"]] == [999, 799, 599, 399, 199]
     assert all("sliced_wasserstein" in row and "mmd_squared" not in row for row in result["times"])
@@ -197,9 +199,9 @@ def test_q_is_made_of_the_reference():
     def wide(n, seed):
         return 2 * gaussian_data(n, seed)
 
-    words = {"n": N, "n_resamples": 2, "max_times": 2}
+    how = Sampling(num_inference_steps=200), Counts(N, 2, max_times=2)
     for reference in (wide, wide(50_000, 0)):
-        for row in mismatch(denoiser(), reference, 200, **words)["times"]:
+        for row in mismatch(denoiser(), reference, *how)["times"]:
             spreads = [math.hypot(k * STD * row["alpha"], row["sigma"]) for k in (1, 2)]
             expected = (spreads[1] - spreads[0]) * math.sqrt(2 / math.pi)
             floor = row["sliced_wasserstein_of_reference"]

@@ -96,9 +96,9 @@ def attack_command(
         claim_page(Path(output_dir) / PAGE, key, overwrite=overwrite)
     source = None if section.transfer_from is None else load(section.transfer_from, device=device)
     for plan in plans:
-        attack = _attack(section, plan)
+        trial = _trial(section, plan, source)
         try:
-            curves.rehearse(plan.model, attack, source, **_words(plan, 2))
+            curves.rehearse(plan.model, trial, **_words(plan, 2))
         except ValueError as error:
             raise UserError(f"{plan.name}: attack: {error}") from error
     results = {}
@@ -187,36 +187,35 @@ def _attack(section: AttackSection, plan: Plan) -> Attack:
         raise UserError(f"{plan.name}: attack: {error}") from error
 
 
+def _trial(section: AttackSection, plan: Plan, source: Model | None) -> curves.Trial:
+    """What section attack asks for."""
+    return curves.Trial(
+        _attack(section, plan), section.radii, section.n_samples, section.n_seeds,
+        section.corruptions, source,
+    )  # fmt: skip
+
+
 def _words(plan: Plan, n: int) -> dict[str, Any]:
     """What `sample` is told."""
     return {**vars(plan.sampling), "class_labels": labels_of(plan, n)}
 
 
 def _curves(plan: Plan, section: AttackSection, source: Model | None) -> dict[str, Any]:
-    started, attack = time.perf_counter(), _attack(section, plan)
-    n_radii = len(set(section.radii))
-    total = curves.n_runs(attack, n_radii, section.n_seeds, section.corruptions)
-    with tqdm(
-        total=total, desc=printable(f"attacking {plan.name}"), unit="run", disable=None
-    ) as bar:
+    started, trial = time.perf_counter(), _trial(section, plan, source)
+    what = printable(f"attacking {plan.name}")
+    with tqdm(total=trial.n_runs, desc=what, unit="run", disable=None) as bar:
         try:
             found = curves.robustness(
                 plan.model,
                 plan.reference,
-                attack,
-                section.radii,
-                n=section.n_samples,
-                n_seeds=section.n_seeds,
-                corruptions=section.corruptions,
-                source=source,
+                trial,
                 sampling=_words(plan, section.n_samples),
                 images=_images(plan),
                 on_run=bar.update,
             )
         except ValueError as error:
             raise UserError(f"{plan.name}: attack: {error}") from error
-    told = curves.describe(attack, section.n_seeds, section.corruptions)
-    told["transfer_from"] = section.transfer_from
+    told = trial.described() | {"transfer_from": section.transfer_from}
     protocol = plan.protocol()
     protocol["seeds"] |= {"attack": section.seed}
     return found | {

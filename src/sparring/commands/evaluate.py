@@ -170,7 +170,7 @@ def _asked_for(protocol: Mapping[str, Any]) -> str:
 
 
 def _measure(plan: Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Parts]:
-    evaluation, n_steps = plan.config.evaluation, plan.config.sampling.num_inference_steps
+    evaluation = plan.config.evaluation
     for cell in _cells(plan):
         _samples(cell, range(1))  # one that cannot be is found now, not when the others are done
     parts = _draw(plan)
@@ -187,8 +187,8 @@ def _measure(plan: Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Part
                 plan.model,
                 plan.reference,
                 evaluation,
-                n_steps,
-                {"class_labels": labels, **vars(plan.sampling)},
+                plan.sampling,
+                labels,
                 figures["protocol"],
             )
         except ValueError as error:

@@ -7,6 +7,7 @@ against the clean reference of the evaluation.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,8 @@ from ..config.schema import EvaluationSection
 from ..diffusion.randomness import generator
 from ..evaluation.networks.extractors import image_batches
 from ..evaluation.store.reference import Reference
-from ..evaluation.studies.mismatch import CleanData, mismatch
+from ..evaluation.studies.mismatch import CleanData, Counts, mismatch
+from ..sampling.settings import Sampling
 from ..support.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,8 +44,8 @@ def mismatch_curves(
     model: Model,
     reference: Reference,
     evaluation: EvaluationSection,
-    n_steps: int,
-    sampling: Mapping[str, Any],
+    sampling: Sampling,
+    class_labels: Tensor | None,
     protocol: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """One curve for each count of steps, each with its own protocol.
@@ -52,23 +54,22 @@ def mismatch_curves(
         model: What is sampled.
         reference: Clean data.
         evaluation: Says which counts, how many trajectories, resamples and which seed.
-        n_steps: The count where evaluation.mismatch_steps names none.
-        sampling: Further arguments of `sample`.
+        sampling: How it is sampled; its steps where evaluation.mismatch_steps names none.
+        class_labels: Of the trajectories.
         protocol: Of the evaluation; what differs here is replaced.
     """
-    data, n = reference.dataset, evaluation.mismatch_samples
+    data = reference.dataset
+    counts = Counts(evaluation.mismatch_samples, evaluation.n_resamples, seed=evaluation.seed)
     clean, extractor = clean_data(reference), reference.extractor if data.is_image else None
     curves = []
-    for count in dict.fromkeys(evaluation.mismatch_steps or [n_steps]):
+    for count in dict.fromkeys(evaluation.mismatch_steps or [sampling.num_inference_steps]):
         curve = mismatch(
             model,
             clean,
-            count,
-            n=n,
+            replace(sampling, num_inference_steps=count),
+            counts,
             extractor=extractor,
-            n_resamples=evaluation.n_resamples,
-            seed=evaluation.seed,
-            sampling=sampling,
+            class_labels=class_labels,
         )
         curves.append(curve | {"protocol": {**protocol, **curve["protocol"]}})
     return curves

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,7 @@ from torch import Tensor
 
 from ...diffusion.randomness import derive_seed, generator
 from ...sampling.sample import sample
+from ...sampling.settings import Sampling
 from ...sampling.steps import Steps
 from ..metrics.frechet_distance import frechet_distance
 from ..metrics.kernel_distance import gaussian_mmd
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
 
 N_PROJECTIONS = 100
 MAX_FOR_MMD = 1000  # its cost grows with the square
-MAX_TIMES = 20
 MAX_FEATURE_RATIO = 1.0
 SCALE = "x_t / sqrt(alpha_t^2 + sigma_t^2)"
 
@@ -85,32 +85,50 @@ class Distance:
     max_ratio: float = math.inf
 
 
+@dataclass(frozen=True)
+class Counts:
+    """How many of what, and from which seed.
+
+    Attributes:
+        n: Trajectories, and samples in each set of q(x_t); at least 4.
+        n_resamples: Pairs of sets behind each distance and each floor, halves of the trajectories
+            behind each interval; at least 2.
+        max_times: At most about so many steps are measured, evenly among all, the last included
+            (a sampler that calls the network twice a step is measured at both).
+        seed: Of q's sets, the directions and the halves.
+    """
+
+    n: int = 2048
+    n_resamples: int = 10
+    max_times: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n < 4 or self.n_resamples < 2 or self.max_times < 1:
+            raise ValueError(
+                "n must be >= 4, n_resamples >= 2 and max_times >= 1, "
+                f"got {self.n}, {self.n_resamples} and {self.max_times}"
+            )
+
+
 def mismatch(
     model: Model,
     reference_x0: CleanData,
-    num_inference_steps: int = 50,
+    sampling: Sampling,
+    counts: Counts | None = None,
     *,
-    n: int = 2048,
     extractor: Extractor | None = None,
-    n_resamples: int = 10,
-    seed: int = 0,
-    max_times: int = MAX_TIMES,
-    sampling: Mapping[str, Any] | None = None,
+    class_labels: Tensor | None = None,
 ) -> dict[str, Any]:
     """The curve of a model and a sampler: distance to q(x_t) and floor at each visited time.
 
     Args:
         model: What `sparring.sample` takes.
         reference_x0: Clean data in the model's range; see `CleanData`.
-        num_inference_steps: Steps of the sampler.
-        n: Trajectories, and samples in each set of q(x_t).
+        sampling: How it is sampled.
+        counts: How much is measured.
         extractor: For images; without it only their pixels are compared.
-        n_resamples: Pairs of sets behind each distance and each floor, halves of the trajectories
-            behind each interval; at least 2.
-        seed: Of q's sets, the directions and the halves.
-        max_times: At most about so many steps are measured, evenly among all, the last included
-            (a sampler that calls the network twice a step is measured at both).
-        sampling: Further arguments of `sparring.sample`: scheduler, seed, clip_sample, ...
+        class_labels: See `sparring.sample`.
 
     Returns:
         JSON-ready. `times`: for each measured call in order t, alpha, sigma, ratio = sigma/alpha
@@ -120,26 +138,26 @@ def mismatch(
         figures averaged over the times, without intervals. `protocol`: how it was measured.
 
     Raises:
-        ValueError: for counts out of range, and what `sample` raises.
+        ValueError: what `sample` raises.
 
     Source: ours, after the claim of Wang et al., ICLR 2025 (arXiv 2502.17099).
     """
-    if n < 4 or n_resamples < 2 or max_times < 1:
-        raise ValueError(
-            "n must be >= 4, n_resamples >= 2 and max_times >= 1, "
-            f"got {n}, {n_resamples} and {max_times}"
-        )
+    counts = counts or Counts()
+    n_resamples, seed = counts.n_resamples, counts.seed
     schedule = model.denoiser.schedule
     example = _draw(reference_x0, 1, seed)
     distances = distances_for(tuple(example.shape[1:]), extractor, seed)
-    met = _meet(model, n, num_inference_steps, max_times, distances, dict(sampling or {}))
+    met = _meet(model, sampling, counts, distances, class_labels)
     times = []
     for i, (t, views) in met.items():
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         sets = [
-            _q(reference_x0, n, alpha, sigma, views, distances, derive_seed(seed, "q", i, r))
-            for r in range(n_resamples + 1)
-        ]
+            _q(
+                _draw(reference_x0, counts.n, q_seed), alpha, sigma, q_seed,
+                [distance for distance in distances if distance.name in views],
+            )
+            for q_seed in (derive_seed(seed, "q", i, r) for r in range(n_resamples + 1))
+        ]  # fmt: skip
         row: dict[str, Any] = {
             "t": t.item(), "alpha": alpha.item(), "sigma": sigma.item(),
             "ratio": (sigma / alpha).item() if alpha > 0 else None,
@@ -153,12 +171,12 @@ def mismatch(
         "times": times,
         "mean": _means(times, distances),
         "protocol": {
-            "steps": num_inference_steps,
-            "n_fake": n,
+            "steps": sampling.num_inference_steps,
+            "n_fake": counts.n,
             "n_projections": N_PROJECTIONS,
             "n_resamples": n_resamples,
             "scale": SCALE,
-            "seeds": {"evaluation": seed, "sampling": (sampling or {}).get("seed", 0)},
+            "seeds": {"evaluation": seed, "sampling": sampling.seed},
             "versions": versions(),
         },
     }
@@ -194,15 +212,14 @@ def vectors(x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
 
 def _meet(
     model: Model,
-    n: int,
-    n_steps: int,
-    max_times: int,
+    sampling: Sampling,
+    counts: Counts,
     distances: list[Distance],
-    sampling: dict[str, Any],
+    class_labels: Tensor | None,
 ) -> dict[int, tuple[Tensor, dict[str, Tensor]]]:
     """Samples, and keeps the views of x_t at the chosen calls: call -> (t, name -> (n, D))."""
-    schedule, ts = model.denoiser.schedule, {}
-    every = math.ceil(n_steps / max_times)
+    schedule, ts, n_steps = model.denoiser.schedule, {}, sampling.num_inference_steps
+    every = math.ceil(n_steps / counts.max_times)
     kept: defaultdict[int, defaultdict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
 
     def watch(steps: Steps, call: int, x: Tensor) -> Tensor:
@@ -216,7 +233,7 @@ def _meet(
                 kept[call][distance.name].append(view.cpu())
         return x
 
-    sample(model, n, move=watch, **{**sampling, "num_inference_steps": n_steps})
+    sample(model, counts.n, sampling, class_labels=class_labels, move=watch)
     limits = {distance.name: distance.max_rows for distance in distances}
     return {
         call: (ts[call], {name: torch.cat(part)[: limits[name]] for name, part in views.items()})
@@ -225,23 +242,12 @@ def _meet(
 
 
 def _q(
-    reference_x0: CleanData,
-    n: int,
-    alpha: Tensor,
-    sigma: Tensor,
-    views: Mapping[str, Tensor],
-    distances: list[Distance],
-    seed: int,
+    x0: Tensor, alpha: Tensor, sigma: Tensor, seed: int, distances: list[Distance]
 ) -> dict[str, Tensor]:
-    """The views of n samples of q(x_t): name -> (n, D)."""
-    x0 = _draw(reference_x0, n, seed)
+    """The views of samples of q(x_t) made of clean ones (n, *): name -> (n, D)."""
     eps = torch.randn(x0.shape, generator=generator("cpu", seed, "eps"))
     x_t = (alpha * x0 + sigma * eps).float()
-    return {
-        distance.name: distance.view(x_t[: distance.max_rows], alpha, sigma).cpu()
-        for distance in distances
-        if distance.name in views
-    }
+    return {one.name: one.view(x_t[: one.max_rows], alpha, sigma).cpu() for one in distances}
 
 
 def _draw(reference_x0: CleanData, n: int, seed: int) -> Tensor:

@@ -1,6 +1,6 @@
 r"""How fast does the quality of samples fall under attack? Curves of quality against radius.
 
-    robustness(model, reference, Attack(radius=0, kind="pgd"), radii=[0.1, 0.2]) -> curves
+    robustness(model, reference, Trial(Attack(radius=0, kind="pgd"), [0.1, 0.2])) -> curves
 
 Each seed draws the same n samples again and again: unattacked, under the attack at every radius,
 under random noise of the same size (the control), and, where asked for, from corrupted starting
@@ -25,7 +25,7 @@ images of the reference.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,16 +59,56 @@ Images = Callable[[Tensor], Tensor]
 """From a model's samples to what is measured: decodes latents."""
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What is done to a model, and how often.
+
+    Attributes:
+        attack: Its radius is not used; its seed is that of the first repetition.
+        radii: > 0, noise units; 0 is added.
+        n: Samples of each repetition.
+        n_seeds: Repetitions: sampling and attack with seeds s, s + 1, ...
+        corruptions: Of the starting noise, see `CorruptedStart`.
+        source: The model that the attacker has; None: the attacked one itself. Perturbations found
+            on it are replayed on the attacked one (transfer).
+    """
+
+    attack: Attack
+    radii: Sequence[float]
+    n: int = 256
+    n_seeds: int = 3
+    corruptions: Sequence[str] = ()
+    source: Model | None = None
+
+    @property
+    def curves(self) -> dict[str, str]:
+        """Name of each curve -> its kind."""
+        kind = self.attack.kind
+        names = {} if kind == "random" else {kind: "attack"}
+        corrupted = {f"start {name}": "corruption" for name in self.corruptions}
+        return names | {"random": "control"} | corrupted
+
+    @property
+    def n_runs(self) -> int:
+        """How often `robustness` samples."""
+        return self.n_seeds * (1 + len({*self.radii}) * len(self.curves))
+
+    def described(self) -> dict[str, Any]:
+        """The attack's half of the protocol."""
+        attack = self.attack
+        told = ("kind", "norm", "aim", "n_attack_steps", "n_path_steps", "n_expectation")
+        if attack.kind == "random":  # which looks at nothing
+            told = ("kind", "norm")
+        where = attack.where if isinstance(attack.where, str) else list(attack.where)
+        how_often = {"n_seeds": self.n_seeds, "corruptions": list(self.corruptions)}
+        return {key: getattr(attack, key) for key in told} | {"where": where} | how_often
+
+
 def robustness(
     model: Model,
     reference: Reference,
-    attack: Attack,
-    radii: Sequence[float],
+    trial: Trial,
     *,
-    n: int = 256,
-    n_seeds: int = 3,
-    corruptions: Sequence[str] = (),
-    source: Model | None = None,
     sampling: Mapping[str, Any] | None = None,
     images: Images = lambda samples: samples,
     on_run: Callable[[], object] = lambda: None,
@@ -78,16 +118,10 @@ def robustness(
     Args:
         model: What is attacked.
         reference: Clean data.
-        attack: Its radius is not used; its seed is that of the first repetition.
-        radii: > 0, noise units; 0 is added.
-        n: Samples of each repetition.
-        n_seeds: Repetitions: sampling and attack with seeds s, s + 1, ...
-        corruptions: Of the starting noise, see `CorruptedStart`.
-        source: The model that the attacker has; None: the attacked one itself. Perturbations found
-            on it are replayed on `model` (transfer).
+        trial: How.
         sampling: Further arguments of `sample`: scheduler, seed, num_inference_steps, ...
         images: Decodes latents.
-        on_run: Called after each run of the sampler, `n_runs` times.
+        on_run: Called after each run of the sampler.
 
     Returns:
         JSON-ready: `curves`, each with name, kind ("attack", "control", "corruption") and
@@ -98,14 +132,14 @@ def robustness(
         ValueError: what `Attack`, `TrajectoryAttack` and `sample` raise.
     """
     words = dict(sampling or {})
-    first_seed, radii = words.pop("seed", 0), sorted({0.0, *radii})
-    names = _names(attack, corruptions, source)
+    first_seed, radii, n = words.pop("seed", 0), sorted({0.0, *trial.radii}), trial.n
+    names = trial.curves
     found: dict[str, dict[float, list[dict[str, float]]]] = {
         name: {radius: [] for radius in radii} for name in names
     }
     real = Gaussian.of(reference.features) if reference.dataset.is_image else None
-    for j in range(n_seeds):
-        own = replace(attack, seed=attack.seed + j)
+    for j in range(trial.n_seeds):
+        own = replace(trial.attack, seed=trial.attack.seed + j)
         words["seed"] = first_seed + j
         clean = sample(model, n, **words)
         unattacked = _figures(clean, clean, reference, real, images)
@@ -118,7 +152,7 @@ def robustness(
                 elif kind == "control":
                     move = attack_at(control_of(own), radius, None, n, words)
                 else:
-                    move = attack_at(own, radius, source, n, words)
+                    move = attack_at(own, radius, trial.source, n, words)
                 samples = sample(model, n, move=move, **words)
                 figures = _figures(samples, clean, reference, real, images)
                 found[name][radius].append(figures | _gains(move))
@@ -140,34 +174,20 @@ def robustness(
     return result | {"curves": curves}
 
 
-def n_runs(attack: Attack, n_radii: int, n_seeds: int, corruptions: Sequence[str]) -> int:
-    """How often `robustness` samples."""
-    return n_seeds * (1 + n_radii * len(_names(attack, corruptions, None)))
-
-
-def rehearse(model: Model, attack: Attack, source: Model | None, **words: Any) -> None:
+def rehearse(model: Model, trial: Trial, **words: Any) -> None:
     """Attack two samples, so that what cannot work says so before anything long begins.
 
     Raises:
         ValueError: what `TrajectoryAttack` and `sample` raise, or for models whose calls differ.
     """
+    source = trial.source
     for one in filter(None, (model, source)):
-        sample(one, 2, move=TrajectoryAttack(attack), **words)
+        sample(one, 2, move=TrajectoryAttack(trial.attack), **words)
     if source is not None and source.sample_shape != model.sample_shape:
         raise ValueError(
             f"{source.source} makes samples of shape {tuple(source.sample_shape)}, not "
             f"{tuple(model.sample_shape)}: its attack cannot be transferred"
         )
-
-
-def describe(attack: Attack, n_seeds: int, corruptions: Sequence[str]) -> dict[str, Any]:
-    """The attack's half of the protocol."""
-    told = ("kind", "norm", "aim", "n_attack_steps", "n_path_steps", "n_expectation")
-    where = attack.where if isinstance(attack.where, str) else list(attack.where)
-    described = {key: getattr(attack, key) for key in told} | {"where": where}
-    if attack.kind == "random":  # which looks at nothing
-        described = {key: described[key] for key in ("kind", "norm", "where")}
-    return described | {"n_seeds": n_seeds, "corruptions": list(corruptions)}
 
 
 def feature_map(extractor: Extractor) -> Callable[[Tensor], Tensor]:
@@ -221,12 +241,6 @@ def on_the_way(
 
     samples = sample(model, n, move=watch, **{**sampling, "batch_size": n})
     return torch.stack([images(one.cpu()) for one in (*seen, samples)], 1)
-
-
-def _names(attack: Attack, corruptions: Sequence[str], source: Model | None) -> dict[str, str]:
-    """Name of each curve -> its kind."""
-    names = {} if attack.kind == "random" else {attack.kind: "attack"}
-    return names | {"random": "control"} | {f"start {name}": "corruption" for name in corruptions}
 
 
 def attack_at(
