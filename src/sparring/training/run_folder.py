@@ -10,7 +10,6 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from accelerate import PartialState
@@ -62,12 +61,7 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def check(self) -> None:
@@ -170,8 +164,11 @@ def _open(
             f"training.fork_from names {run_dir} itself: choose another training.output_dir"
         )
     has_run = any((run_dir / name).exists() for name in MARKS_OF_A_RUN)
-    newer = [] if checkpoint is None or not continues else _newer(checkpoint)
-    newer = [path for path in newer if path not in passed_over]
+    newer = []
+    if checkpoint is not None and continues:
+        newest, complete = checkpoint_step(checkpoint), complete_checkpoints(checkpoint.parent)
+        newer = [path for path in complete if checkpoint_step(path) > newest]
+        newer = [path for path in newer if path not in passed_over]
     if has_run and not continues and not overwrite:
         raise UserError(
             f"{run_dir} holds a run already: continue it with "
@@ -207,10 +204,10 @@ def _has_checkpoints(run_dir: Path) -> bool:
 
 def _begins_again(run_dir: Path) -> bool:
     """Whether a run of ours ended before its first checkpoint; a line says that it begins again."""
-    if not (run_dir / "run.json").exists():
-        return False
-    echo(f"sparring: {run_dir} has no checkpoint yet: the run begins again", err=True)
-    return True
+    is_ours = (run_dir / "run.json").exists()
+    if is_ours:
+        echo(f"sparring: {run_dir} has no checkpoint yet: the run begins again", err=True)
+    return is_ours
 
 
 def _check_writable(run_dir: Path) -> None:
@@ -222,13 +219,10 @@ def _check_writable(run_dir: Path) -> None:
             raise NotADirectoryError(f"{place} is not a folder")
         if not os.access(place, os.W_OK | os.X_OK):
             raise PermissionError("permission denied")
-        with tempfile.TemporaryFile(dir=place):
-            pass
+        tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot write in {place} ({reason}): choose another training.output_dir"
-        ) from error
+        why = f"cannot write in {place} ({error.strerror or error})"
+        raise UserError(f"{why}: choose another training.output_dir") from error
 
 
 def _find(run_dir: Path, wanted: str | None) -> tuple[Path | None, dict[Path, str]]:
@@ -274,14 +268,6 @@ def _verified(path: Path) -> Path:
     if reason is not None:
         raise UserError(f"checkpoint {path} cannot be used: {reason}")
     return path.resolve()
-
-
-def _newer(checkpoint: Path) -> list[Path]:
-    return [
-        path
-        for path in complete_checkpoints(checkpoint.parent)
-        if checkpoint_step(path) > checkpoint_step(checkpoint)
-    ]
 
 
 def _remove(path: Path) -> None:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Self
 
 import torch
@@ -52,15 +51,10 @@ class StopRequest:
                 self._previous[number] = signal.signal(number, self._remember)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _remember(self, number: int, _: object) -> None:
         self.number = number
         self._restore()
 
@@ -96,18 +90,15 @@ def not_finite(
 
     Args:
         run_dir: Where stopped.json goes.
-        step: Updates done, all of them finite.
-        batches: The own micro-batches, with "index".
+        step: Updates done.
+        batches: The own micro-batches.
         update: What they would have changed.
         players: Who learns: their weights may be the reason.
         n_skipped_in_a_row: fp16 overflows before this one and with it; 0 without fp16.
         is_kept: Whether the batch was kept for `sparring replay`.
     """
-    own = [
-        row
-        for batch, terms in zip(batches, update.losses, strict=True)
-        for row in bad_terms(batch["index"], terms)
-    ]
+    pairs = zip(batches, update.losses, strict=True)
+    own = [row for batch, terms in pairs for row in bad_terms(batch["index"], terms)]
     rows: list[tuple[int, dict[str, float]]] = gather_object(own)
     rows.sort(key=lambda row: not row[1])
     n_bad = sum(bool(bad) for _, bad in rows)
@@ -127,16 +118,11 @@ def not_finite(
     named = ", ".join(str(index) for index, _ in rows[: min(n_bad or len(rows), N_NAMED)])
     left = (n_bad or len(rows)) - N_NAMED
     named += f" and {left} more" if left > 0 else ""
-    if n_bad:
-        terms = ", ".join(sorted({name for _, bad in rows for name in bad}))
-        what = (
-            f"the loss ({terms}) of {n_bad} of {len(rows)} samples is not finite: indices {named}"
-        )
-    else:
-        what = (
-            f"the gradient norm is {update.grad_norm}, though every loss is finite; batch: indices "
-            f"{named}"
-        )
+    terms = ", ".join(sorted({name for _, bad in rows for name in bad}))
+    what = f"the loss ({terms}) of {n_bad} of {len(rows)} samples is not finite: indices {named}"
+    if not n_bad:
+        what = f"the gradient norm is {update.grad_norm}, though every loss is finite"
+        what += f"; batch: indices {named}"
     advice = "look at these samples and lower training.learning_rate"
     broken = not_finite_state(players)
     if broken:
@@ -187,15 +173,7 @@ def _not_finite(players: Mapping[str, Player]) -> str | None:
 
 
 def check_finite(players: Mapping[str, Player], consequence: str) -> None:
-    """Look at all weights, averages and moments.
-
-    Args:
-        players: Who learns.
-        consequence: What cannot be done, for the error.
-
-    Raises:
-        TrainingStopped: if one is not finite.
-    """
+    """Raise TrainingStopped, with what cannot be done, if a weight, average or moment is not."""
     broken = not_finite_state(players)
     if broken is not None:
         raise TrainingStopped(
@@ -261,14 +239,7 @@ def rescued(
 
     Memory, disk, a worker or another process: the error says what it was and what to change. If the
     loop stands at the end of a batch and is alone (a checkpoint is written by all processes
-    together, and the others know of nothing), a checkpoint is written first.
-
-    Args:
-        place: Where the loop stands.
-        save: Writes a checkpoint.
-        network: The model's, for what there is to say about its memory.
-        settings: Of the run.
-        run_dir: The run's folder.
+    together, and the others know of nothing), `save` writes a checkpoint first.
     """
     try:
         yield
@@ -283,9 +254,8 @@ def rescued(
             place.go_back()
             with suppress(UserError, *DISK_ERRORS):
                 saved = save()
-        nothing = "" if saved is None else f"{saved.name} is written, nothing is lost; "
-        go_on = how_to_go_on(run_dir)
-        raise UserError(f"{reason}; {nothing}then continue with {go_on}") from error
+        kept = "" if saved is None else f"{saved.name} is written, nothing is lost; "
+        raise UserError(f"{reason}; {kept}then continue with {how_to_go_on(run_dir)}") from error
 
 
 def reason_of(
