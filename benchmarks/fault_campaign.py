@@ -251,7 +251,7 @@ def signalled(number: int) -> Callable[[Trial], None]:
 
 def killed_while_writing(trial: Trial) -> None:
     """SIGKILL just before or after one of the file operations of a checkpoint."""
-    names = ("save_model", "save_file", "_sync", "_sha256", "_seal", "random_states")
+    names = ("save_model", "save_file", "_sync", "sha256_of", "_seal", "random_states")
     names += ("remove_leftovers", "complete_checkpoints")
     at, after = trial.moments.randrange(1, 130), trial.moments.random() < 0.5
 

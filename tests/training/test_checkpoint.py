@@ -15,10 +15,9 @@ from sparring.training.checkpoint import (
     Checkpoint,
     complete_checkpoints,
     damage,
-    random_states,
-    set_random_states,
     write_checkpoint,
 )
+from sparring.training.random_states import random_states, set_random_states
 
 
 def names(run_dir):

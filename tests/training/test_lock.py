@@ -12,7 +12,8 @@ from tiny_runs import metrics, run
 from sparring.support.errors import LockHeld, LockLost, UserError
 from sparring.training import lock as locks
 from sparring.training import open_run
-from sparring.training.lock import RunLock, Writer, _beat, read_owner, this_start
+from sparring.training.lock import RunLock, Writer, _beat
+from sparring.training.lock_owner import machine, read_owner, this_start
 
 HOUR = 3600 * 10**9
 
@@ -183,7 +184,7 @@ def test_a_killed_holder_of_the_systems_lock_is_gone_at_once(tmp_path, capsys):
 def test_a_process_that_has_ended_is_gone_at_once(tmp_path, heartbeat_only, start):
     """Or its number belongs to another process by now."""
     process = os.getpid() if start else 2**22 + 1
-    words = {"machine": locks.machine(), "process": process, "process_start": start}
+    words = {"machine": machine(), "process": process, "process_start": start}
     held_elsewhere(tmp_path, **words)
     time = Time()
     assert time.lock(tmp_path).take()
@@ -191,7 +192,7 @@ def test_a_process_that_has_ended_is_gone_at_once(tmp_path, heartbeat_only, star
 
 
 def test_process_numbers_of_another_namespace_prove_nothing(tmp_path, heartbeat_only):
-    words = {"machine": locks.machine(), "namespace": "pid:[1]", "process": 2**22 + 1}
+    words = {"machine": machine(), "namespace": "pid:[1]", "process": 2**22 + 1}
     held_elsewhere(tmp_path, **words)
     time = Time()
     assert time.lock(tmp_path).take()

@@ -1,6 +1,5 @@
 """Frozen networks whose feature maps a discriminator looks at."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ..diffusion.randomness import derive_seed, generator
 from ..models.pretrained import hub_answers
 from ..models.text import no_progress_bar
 from ..support.errors import UserError
+from ..support.whole_files import whole_file
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 N_STEPS, BATCH_SIZE, N_IMAGES = 800, 64, 20_000
@@ -213,10 +213,8 @@ def label_backbone(
         else:
             _fit(network, dataset)
             if kept_in is not None:
-                kept_in.parent.mkdir(parents=True, exist_ok=True)
-                half = kept_in.with_suffix(f".half-{os.getpid()}")  # processes may write at once
-                save_file(network.state_dict(), half)
-                os.replace(half, kept_in)
+                with whole_file(kept_in) as half:
+                    save_file(network.state_dict(), half)
     return network.requires_grad_(False).eval()
 
 

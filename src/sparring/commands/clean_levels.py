@@ -24,6 +24,7 @@ from ..evaluation.studies.cleaning import cleaning_figures
 from ..models.pretrained import load
 from ..sampling.images import grid
 from ..support.errors import UserError
+from ..support.whole_files import whole_file
 from .clean import Cleaner, noise_of_each
 from .files import KEY, as_word, check_outside, claim, digest, which
 from .plan import default_device
@@ -179,7 +180,7 @@ def _write(result: Mapping[str, Any], name: str, folder: Path, pictures: list[Te
         words += [f"seed{protocol['noise_seed']}"]
         own = {**result, "models": {name: result["models"][name]}}
         stem = "-".join([as_word("-".join(map(str, words)), 120), result[KEY]])
-        _replace(folder / f"cleaning-{stem}.json", own)
+        _write_json(folder / f"cleaning-{stem}.json", own)
         return
     from ..report.cleaning import render_levels
 
@@ -187,16 +188,14 @@ def _write(result: Mapping[str, Any], name: str, folder: Path, pictures: list[Te
         n_rows = 2 + len(result["models"])
         picture = grid(2 * images - 1, len(images) // n_rows)
         picture.save(folder / f"level-{level:g}.png")
-    _replace(folder / "report.json", result)
+    _write_json(folder / "report.json", result)
     page = render_levels(result, folder)
     (folder / "index.html").write_bytes(page.encode("utf-8", errors="replace"))
 
 
-def _replace(path: Path, result: Mapping[str, Any]) -> None:
-    """Write under another name and rename: a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+def _write_json(path: Path, result: Mapping[str, Any]) -> None:
+    with whole_file(path) as half:
+        half.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def as_text(result: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 from ..data.files.own_output import made_here
 from ..support.errors import UserError
 from ..support.home_folder import expanded_path
+from ..support.whole_files import whole_file
 
 
 def check_writable(folder: Path | None) -> None:
@@ -42,10 +43,9 @@ def check_writable(folder: Path | None) -> None:
 
 def replace_file(path: Path, write: Any) -> None:
     """Write under another name and rename: a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        os.replace(temporary, path)
+        with whole_file(path) as half:
+            write(half)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror})") from error
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 from ..support.errors import UserError
+from ..support.whole_files import whole_file
 from .files import claim_page, digest, which, with_key
 
 
@@ -47,15 +46,11 @@ def report_command(
 
 
 def _write(output: Path, html: str) -> None:
-    """Writes under a temporary name and renames, so that a page is whole or not there."""
+    """The page, whole or not there."""
     if output.is_dir():
         raise UserError(f"{output}: is a folder; name the HTML file, such as {output}/report.html")
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(html.encode("utf-8", errors="replace"))  # odd bytes in a file's name
-        temporary.replace(output)
+        with whole_file(output) as half:
+            half.write_bytes(html.encode("utf-8", errors="replace"))  # odd bytes in a file's name
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise UserError(f"{output}: cannot be written ({error.strerror})") from error

@@ -1,7 +1,8 @@
-"""Files that are whole or not there: written under another name, then renamed."""
+"""Files that are whole or not there, and their digests."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterator
@@ -25,3 +26,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         half.unlink(missing_ok=True)
         raise
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's contents, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,20 +22,14 @@ A checkpoint that is no longer what was written (its SHA-256 tells) is passed ov
 `damaged-checkpoint-<step>`.
 """
 
-import base64
-import hashlib
 import json
 import os
-import random
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors.torch import load_model, save_file, save_model
@@ -52,8 +46,10 @@ from ..support.sharded_tensors import (
     write_shards,
 )
 from ..support.shared_errors import FULL, first_failure
+from ..support.whole_files import sha256_of
 from .lock import Writer
 from .players import Player
+from .random_states import random_states, set_random_states
 from .sharding import is_sharded
 
 CHECKPOINTS = "checkpoints"
@@ -169,7 +165,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def _sum(path: Path) -> dict[str, Any]:
     _sync(path)
-    return {"size": path.stat().st_size, "sha256": _sha256(path)}
+    return {"size": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _seal(folder: Path, sums: Mapping[str, dict[str, Any]]) -> None:
@@ -194,11 +190,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # Find and read
@@ -265,7 +256,7 @@ def damage(path: Path, *, check_contents: bool = False) -> str | None:
                 return f"{name} is missing"
             if file.stat().st_size != size:
                 return f"{name} has {file.stat().st_size} bytes instead of {size}"
-            if check_contents and _sha256(file) != sha256:
+            if check_contents and sha256_of(file) != sha256:
                 return f"{name} is not what was written (its SHA-256 differs)"
     except (OSError, ValueError) as error:  # a sector that cannot be read, a name with a null
         return f"it cannot be read ({error})"
@@ -376,51 +367,3 @@ def kept_tensors(players: Mapping[str, Player]) -> dict[str, Mapping[str, Tensor
 
 def _file(player: str, name: str) -> str:
     return name if player == "model" else f"{player}-{name}"
-
-
-# Random states
-
-
-def random_states() -> dict[str, Any]:
-    """The states of Python's, NumPy's and torch's own generators, as JSON can hold them."""
-    version, numbers, gauss = random.getstate()
-    legacy = np.random.get_state(legacy=True)
-    assert isinstance(legacy, tuple)
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [legacy[0], np.asarray(legacy[1]).tolist(), *legacy[2:]],
-        "torch": _to_text(torch.get_rng_state()),
-        "cuda": [_to_text(state) for state in torch.cuda.get_rng_state_all()]
-        if torch.cuda.is_available()
-        else [],
-    }
-
-
-def set_random_states(states: Mapping[str, Any]) -> None:
-    """Undo of `random_states`."""
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(_from_text(states["torch"]))
-    if torch.cuda.is_available():
-        n_devices = min(len(states["cuda"]), torch.cuda.device_count())
-        torch.cuda.set_rng_state_all([_from_text(text) for text in states["cuda"][:n_devices]])
-
-
-@contextmanager
-def unchanged_random_states() -> Iterator[None]:
-    """Whatever is drawn inside, training goes on as if nothing had been."""
-    states = random_states()
-    try:
-        yield
-    finally:
-        set_random_states(states)
-
-
-def _to_text(state: Tensor) -> str:
-    return base64.b64encode(state.cpu().numpy().tobytes()).decode()
-
-
-def _from_text(text: str) -> Tensor:
-    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

@@ -24,17 +24,13 @@ The heartbeat is a thread that reads and touches one small file: it takes no dis
 random number and knows nothing of torch.
 """
 
-import getpass
 import json
 import os
-import platform
 import re
 import secrets
 import shutil
-import sys
 import threading
 import time
-import uuid
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -47,6 +43,7 @@ from filelock import FileLock, Timeout
 from ..support.errors import LockHeld, LockLost, UserError
 from ..support.shared_errors import on_main
 from ..support.terminal import echo
+from .lock_owner import Owner, machine, namespace, process_start, read_owner, this_start
 
 FOLDER = ".lock"
 BEAT_SECONDS = 5.0
@@ -57,33 +54,6 @@ NAMELESS_SECONDS = 3.0
 NO_SYSTEM_LOCK = "SPARRING_SYSTEM_LOCK"
 """Set to 0 in the environment, only heartbeats count: for file systems whose locks do not work."""
 _NAME = re.compile(r"(\d+)\.(held|released)")
-
-
-@dataclass(frozen=True)
-class Owner:
-    """What a holder says of itself.
-
-    Attributes:
-        token: Random, of this start alone.
-        host, process, user, started: For people.
-        machine: The running kernel; no two that run at the same time have the same.
-        namespace: In which the process number counts.
-        process_start: When the process began, in the kernel's ticks; None where it does not say.
-        system_lock: Device and number of the locked file; None without a lock of the system.
-    """
-
-    token: str
-    host: str
-    process: int
-    user: str
-    started: str
-    machine: str
-    namespace: str
-    process_start: int | None
-    system_lock: list[int] | None
-
-    def __str__(self) -> str:
-        return f"process {self.process} on {self.host} (of {self.user}, started {self.started})"
 
 
 class RunLock:
@@ -200,9 +170,8 @@ class RunLock:
             return None
         if self._system is not None and self._system.is_locked:
             return True
-        lock = FileLock(
-            self.folder / "system", timeout=0, thread_local=False, preserve_lock_file=True
-        )
+        place = self.folder / "system"
+        lock = FileLock(place, timeout=0, thread_local=False, preserve_lock_file=True)
         try:
             lock.acquire()
         except Timeout:
@@ -272,13 +241,11 @@ class RunLock:
         for other, state in _numbers(self.folder):
             if other < number:
                 _file(self.folder, other, state).unlink(missing_ok=True)
-        self._file = file
-        stop = threading.Event()
+        self._file, stop = file, threading.Event()
         words = (stop, file, self.token, self._beat_seconds)
         threading.Thread(target=_beat, args=words, name="heartbeat", daemon=True).start()
-        self._let_go = weakref.finalize(
-            self, _let_go, os.getpid(), stop, file, self.token, self._system
-        )
+        words = (os.getpid(), stop, file, self.token, self._system)
+        self._let_go = weakref.finalize(self, _let_go, *words)
         return True
 
     # Hold
@@ -303,12 +270,11 @@ class RunLock:
                 f"{self.folder} cannot be read ({error.strerror}), so nobody knows who writes "
                 f"{self.run_dir}: this start stops and writes nothing more"
             ) from error
+        why = f"{self.folder} was removed"
         if heir is not None and heir.token != self.token:
             why = f"{heir} has taken it over, as this start gave no sign for too long"
         elif newest > number:
             why = "another start has taken it over, as this one gave no sign for too long"
-        else:
-            why = f"{self.folder} was removed"
         raise LockLost(
             f"{self.run_dir} is no longer this start's to write: {why}. It stops and writes "
             "nothing more"
@@ -394,14 +360,6 @@ def _let_go(
         system.release()
 
 
-def read_owner(file: Path) -> Owner | None:
-    """Who a lock file names; None if it is gone, or not whole (yet)."""
-    try:
-        return Owner(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
 def _token(file: Path) -> str | None:
     """As `read_owner`, but a file that is not there, or a disk that refuses, is an error."""
     try:
@@ -421,47 +379,3 @@ def _file(folder: Path, number: int, state: str = "held") -> Path:
 
 def _named(owner: Owner | None) -> str:
     return "another start, which has not said who it is," if owner is None else str(owner)
-
-
-def this_start(token: str, system_lock: list[int] | None) -> Owner:
-    """What this process says of itself."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a number without a name, in containers
-        user = str(os.getuid()) if hasattr(os, "getuid") else "?"
-    return Owner(
-        token=token,
-        host=platform.node() or "?",
-        process=os.getpid(),
-        user=user,
-        started=time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        machine=machine(),
-        namespace=namespace(),
-        process_start=process_start(os.getpid()),
-        system_lock=system_lock,
-    )
-
-
-def machine() -> str:
-    """The running kernel: another one after each boot."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return f"{platform.node()} {uuid.getnode():x}"
-
-
-def namespace() -> str:
-    """In which process numbers count: a container has its own."""
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return sys.platform
-
-
-def process_start(process: int) -> int | None:
-    """When a process of this namespace began, in ticks; None if it has ended, or is not known."""
-    try:
-        words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return None if words[0] in "ZX" else int(words[19])

@@ -25,9 +25,9 @@ from ..diffusion.denoiser import Denoiser
 from ..diffusion.randomness import derive_seed
 from ..support.errors import UserError
 from ..support.terminal import echo
-from .checkpoint import unchanged_random_states
 from .launcher import asked_for, on_cpu, without_launchers_own
 from .players import Player
+from .random_states import unchanged_random_states
 from .settings import TrainSettings
 from .sharding import (
     Sharding,

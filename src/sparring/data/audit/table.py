@@ -17,7 +17,6 @@ probability for it: index and sigma are enough to say what noise there is.
 import csv
 import io
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 
 from ...support.errors import UserError, did_you_mean
 from ...support.text_files import decoded
+from ...support.whole_files import whole_file
 from ..base import Dataset
 from ..dirt import kinds as known_kinds
 
@@ -185,8 +185,7 @@ def write_table(table: Table, dataset: Dataset, path: str | Path) -> None:
         OSError: if it cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as half, half.open("w", encoding="utf-8", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(["index", "source", *table.kinds, *NUMBERS, "clipped"])
         for row, index in enumerate(table.index.tolist()):
@@ -195,7 +194,6 @@ def write_table(table: Table, dataset: Dataset, path: str | Path) -> None:
             out.writerow(
                 [index, source_of(dataset, index), *kinds, *numbers, int(table.clipped[row])]
             )
-    partial.replace(path)
 
 
 def source_of(dataset: Dataset, index: int) -> str:

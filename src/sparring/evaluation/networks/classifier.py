@@ -9,8 +9,6 @@ the accuracy on them says what the features are worth and goes into the protocol
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from pathlib import Path
 
 import safetensors
@@ -23,6 +21,7 @@ from ...data.base import Dataset
 from ...data.classifier import fit_labels
 from ...diffusion.randomness import derive_seed, generator
 from ...support.cache import cache_folder
+from ...support.whole_files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -136,14 +135,9 @@ def shrink(images: Tensor) -> Tensor:
 
 
 def _write(path: Path, network: Classifier, accuracy: float) -> None:
-    """Write under a temporary name and rename: two evaluations may do this at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
-    safetensors.torch.save_file(
-        network.state_dict(), name, metadata={"held_out_accuracy": repr(accuracy)}
-    )
-    os.replace(name, path)
+    with whole_file(path) as half:  # two evaluations may do this at the same time
+        words = {"held_out_accuracy": repr(accuracy)}
+        safetensors.torch.save_file(network.state_dict(), half, metadata=words)
 
 
 def _read(path: Path, reference: Dataset) -> tuple[Classifier, float]:

@@ -26,9 +26,7 @@ folded (a relative 1e-6).
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import shutil
 import tempfile
 import urllib.request
@@ -45,6 +43,7 @@ from torch import Tensor, nn
 from ...support.cache import cache_folder
 from ...support.errors import UserError
 from ...support.home_folder import expanded_path
+from ...support.whole_files import sha256_of, whole_file
 
 log = logging.getLogger(__name__)
 
@@ -458,8 +457,7 @@ def _safetensors_of(path: Path) -> Path:
 
 def _convert(path: Path, converted: Path, name: str) -> Path:
     """Verify the public file, then read it and write its folded weights as safetensors."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     if found != SHA256:
         raise UserError(
             f"evaluation.weights: {name} has SHA-256 {found[:8]}..., the public file has "
@@ -468,8 +466,6 @@ def _convert(path: Path, converted: Path, name: str) -> Path:
     if not converted.is_file():
         state = torch.load(path, map_location="cpu", weights_only=True)
         folded = {key: value.contiguous() for key, value in fold(state).items()}
-        with tempfile.TemporaryDirectory(dir=converted.parent) as folder:  # then renamed: whole
-            half = Path(folder) / converted.name
+        with whole_file(converted) as half:
             safetensors.torch.save_file(folded, half, metadata={"sha256": SHA256})
-            os.replace(half, converted)
     return converted

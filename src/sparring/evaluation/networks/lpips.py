@@ -18,9 +18,6 @@ for less than 31.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +31,7 @@ from torch import Tensor, nn
 from ...support.cache import cache_folder
 from ...support.errors import UserError
 from ...support.home_folder import expanded_path
+from ...support.whole_files import sha256_of, whole_file
 
 MIN_SIDE = 64
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -214,11 +212,8 @@ def _converted(trunk: Path) -> Path:
     path = converted_path(name)
     kept = {key: state[key].float().contiguous() for key in LPIPS(name).state_dict()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # then renamed: whole
-            half = Path(folder) / path.name
+        with whole_file(path) as half:
             safetensors.torch.save_file(kept, half)
-            os.replace(half, path)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"evaluation.lpips_weights: {path} cannot be written ({error})") from error
     return path
@@ -227,8 +222,7 @@ def _converted(trunk: Path) -> Path:
 def _verified(path: Path, start: str) -> Mapping[str, Tensor]:
     """A public file's state dict, if its SHA-256 begins as it should."""
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
     except OSError as error:
         raise UserError(
             f"evaluation.lpips_weights: {path} cannot be read ({error.strerror}); it must lie "

@@ -16,7 +16,6 @@ Source: Ilharco et al., "OpenCLIP", 2021; Wu et al., "Human Preference Score v2"
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -35,6 +34,7 @@ from ...models.text import no_progress_bar
 from ...support.cache import cache_folder
 from ...support.errors import UserError
 from ...support.home_folder import expanded_path
+from ...support.whole_files import sha256_of
 from .clip import Clip, load_clip
 
 log = logging.getLogger(__name__)
@@ -184,9 +184,7 @@ def load_hps(name: str, device: torch.device | str = "cpu") -> Clip:
 def _converted(path: Path) -> Path:
     """The folder in the cache with the file's weights as a CLIPModel, made at first."""
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        folder = cache_folder() / f"hps-{sha256[:16]}"
+        folder = cache_folder() / f"hps-{sha256_of(path)[:16]}"
         if folder.is_dir():
             return folder
         log.info("converting %s to %s", path, folder)

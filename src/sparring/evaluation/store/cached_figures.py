@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ...support.cache import fingerprint, key_of
+from ...support.whole_files import whole_file
 from ..protocol import versions
 
 if TYPE_CHECKING:
@@ -59,11 +59,9 @@ def kept_or_measured(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there, or not whole: they are measured again
         figures = measure()
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(figures, allow_nan=False), encoding="utf-8")
-        os.replace(temporary, path)
+        with whole_file(path) as half:
+            half.write_text(json.dumps(figures, allow_nan=False), encoding="utf-8")
     except OSError as error:
         log.warning("figures are not kept: %s cannot be written (%s)", path, error.strerror)
     return figures

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...support.errors import UserError
+from ...support.whole_files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -152,16 +153,14 @@ class Parts:
         if self.folder is None:
             self.held[rows] = tensors
             return
-        half = self._file(rows).with_suffix(f".{os.getpid()}.tmp")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             # two names may share memory, which the format refuses
             own = {
                 name: value.clone(memory_format=torch.contiguous_format)
                 for name, value in tensors.items()
             }
-            save_file(own, half)
-            os.replace(half, self._file(rows))
+            with whole_file(self._file(rows)) as half:
+                save_file(own, half)
         except (OSError, SafetensorError) as error:
             if self.processes.count > 1:
                 raise UserError(
