@@ -1,6 +1,10 @@
 """Tiny networks, and one denoiser that is exactly right."""
 
+import os
 import random
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -8,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+import sparring
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.parametrization import KINDS
 from sparring.diffusion.randomness import StepRandom
@@ -131,6 +136,34 @@ def tiny_dino(folder: Path, *, registers: bool = False) -> Path:
     else:
         transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).save_pretrained(folder)  # pyright: ignore
     return folder
+
+
+def with_a_file_more(folder: Path, place: str, text: str) -> Callable[..., str]:
+    """A copy of `sparring` with one file of one's own beside ours; nothing else is edited.
+
+    Args:
+        folder: Where the copy and what it writes lie.
+        place: The file's, in the package.
+        text: What is in it.
+
+    Returns:
+        The command line of the copy: takes its words, gives what it prints.
+    """
+    copy = folder / "sparring"
+    ours = Path(sparring.__file__).parent
+    shutil.copytree(ours, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / place).write_text(text)
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+
+    def command(*words: str) -> str:
+        told = subprocess.run(
+            [sys.executable, "-m", "sparring", *words],
+            cwd=folder, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert told.returncode == 0, told.stderr
+        return told.stdout
+
+    return command
 
 
 def in_random_order(items: Sequence[Item], file_of: Callable[[Item], str], seed: int) -> list[Item]:

@@ -1,9 +1,5 @@
 """A data set of one's own is one file: a user's, named in a config, or one beside ours."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,11 +7,11 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-import sparring
 from sparring.assembly.build import build_dataset
 from sparring.cli import main
 from sparring.config.read import contamination_of, resolve
 from sparring.support.errors import UserError
+from support import with_a_file_more
 
 DATA = '''\
 """Points on a line."""
@@ -104,18 +100,12 @@ def test_a_missing_method_is_one_line(config):
 
 
 def test_a_file_beside_ours_is_a_built_in_data_set(tmp_path):
-    """Nothing else is edited; `sparring` is copied so that ours stays as it is."""
-    source = Path(sparring.__file__).parent
-    shutil.copytree(source, tmp_path / "sparring", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "sparring" / "data" / "sets" / "line.py").write_text(DATA)
+    command = with_a_file_more(tmp_path, "data/sets/line.py", DATA)
     data = {"name": "line", "slope": 3.0}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN | {"data": data}))
-    words = [sys.executable, "-m", "sparring", "train", "run.yaml", "--dry-run"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    told = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    assert yaml.safe_load(told.stdout)["data"]["slope"] == 3.0
-    assert "# samples       2" in told.stdout
+    told = command("train", "run.yaml", "--dry-run")
+    assert yaml.safe_load(told)["data"]["slope"] == 3.0
+    assert "# samples       2" in told
 
 
 def test_a_bundled_set_is_known_by_its_name_alone():

@@ -1,17 +1,12 @@
 """A metric of one's own is one file: a user's, named in a config, or one beside ours."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from test_evaluate_command import make_run, unet
 
-import sparring
 from sparring.cli import main
 from sparring.commands.evaluate import as_text, evaluate_command
 from sparring.models.pretrained import load
@@ -19,6 +14,7 @@ from sparring.report import ranking, tables
 from sparring.report.runs import read_runs
 from sparring.sampling.sample import sample
 from sparring.support.errors import UserError
+from support import with_a_file_more
 
 METRIC = '''\
 """How far neighbouring pixels are apart."""
@@ -134,18 +130,7 @@ def test_a_file_that_is_no_metric_is_one_line(runs, old, new, said):
 
 
 def test_a_file_beside_ours_is_a_built_in_metric(runs, tmp_path):
-    """Nothing else is edited; `sparring` is copied so that ours stays as it is."""
-    source = Path(sparring.__file__).parent
-    shutil.copytree(source, tmp_path / "sparring", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "sparring" / "evaluation" / "metrics" / "steps.py").write_text(METRIC)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    words = [sys.executable, "-m", "sparring"]
-    commands = [["evaluate", runs[0], "--json"], ["report", runs[0], "-o", "page.html"]]
-    for command in commands:
-        told = subprocess.run(
-            [*words, *command], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert told.returncode == 0, told.stderr
-        if command[0] == "evaluate":
-            assert json.loads(told.stdout)["steps"] > 0
+    command = with_a_file_more(tmp_path, "evaluation/metrics/steps.py", METRIC)
+    assert json.loads(command("evaluate", runs[0], "--json"))["steps"] > 0
+    command("report", runs[0], "-o", "page.html")
     assert "Size of steps<small>" in Path("page.html").read_text(encoding="utf-8")

@@ -1,23 +1,19 @@
 """An objective of one's own is one file: a user's, named in a config, or one beside ours."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
-import sparring
 from sparring.assembly.build import build_objective
 from sparring.cli import main
 from sparring.config.read import resolve
 from sparring.diffusion.schedules import schedule_from_config
 from sparring.objectives import OBJECTIVES
 from sparring.support.errors import UserError
+from support import with_a_file_more
 
 METHOD = '''\
 """Denoising whose loss is multiplied by a number."""
@@ -134,21 +130,13 @@ def test_an_option_that_must_be_given_is_asked_for(config):
 
 
 def test_a_file_beside_ours_is_a_built_in_objective(tmp_path):
-    """Nothing else is edited; `sparring` is copied so that ours stays as it is."""
-    source = Path(sparring.__file__).parent
-    shutil.copytree(source, tmp_path / "sparring", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "sparring" / "objectives" / "jitter.py").write_text(METHOD)
+    command = with_a_file_more(tmp_path, "objectives/jitter.py", METHOD)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN | {"objective": "jitter"}))
-    words = [
-        sys.executable, "-m", "sparring", "train", "run.yaml", "objective.kind=hard", "--dry-run",
-    ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    told = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    resolved = yaml.safe_load(told.stdout)
+    told = command("train", "run.yaml", "objective.kind=hard", "--dry-run")
+    resolved = yaml.safe_load(told)
     assert resolved["objective"]["kind"] == "hard"
     assert resolved["objective"]["name"] == "jitter"
-    assert "# objective     jitter" in told.stdout
+    assert "# objective     jitter" in told
 
 
 def test_options_are_checked_where_the_class_is_called_too(vp):

@@ -7,9 +7,8 @@ A folder holds the tensors `name` either whole or in pieces along their first di
     shards-<process>.json                 beside them {name: {key: {"shape": [...], "start": i}}}:
                                           the shape of the whole and the first row of the piece
 
-Whoever reads asks for rows, so what 2 processes wrote is read by 4, by 1, or by any other number.
-The format is ours: torch.distributed.checkpoint keeps its index as a pickle, which can run code
-when it is opened; these are safetensors and JSON.
+Whoever reads asks for rows, so what 2 processes wrote is read by 4, by 1, or by any other number,
+alone or together. pyproject.toml says why torch.distributed.checkpoint does not do it.
 """
 
 import json
@@ -221,11 +220,11 @@ def read_like(stored: Mapping[str, Tensor], key: str, like: Tensor) -> Tensor:
     """
     if not isinstance(like, DTensor):
         return stored[key]
-    assert isinstance(stored, StoredTensors)
-    if stored.shape(key) != tuple(like.shape):
-        raise RuntimeError(f"{key} has shape {stored.shape(key)}, not {tuple(like.shape)}")
+    pieces = cast("StoredTensors", stored)
+    if pieces.shape(key) != tuple(like.shape):
+        raise RuntimeError(f"{key} has shape {pieces.shape(key)}, not {tuple(like.shape)}")
     rows, start = own_rows(like)
-    found = stored.rows(key, start, start + len(rows))
+    found = pieces.rows(key, start, start + len(rows))
     return as_rows_of(found.to(like.device), like)
 
 

@@ -77,7 +77,7 @@ def write_checkpoint(
         step: Updates of the model so far.
         network: The bare network, saved whole (tied weights once); with LoRA what it has learned.
         tensors: Further tensors by file; empty ones get no file, sharded ones one of each process.
-        state: Whatever JSON can hold.
+        state: What JSON can hold.
         n_kept: Older checkpoints beyond this number are deleted, the newest never.
         writer: The start that writes: it looks whether it may before anything appears under the
             checkpoint's name, and what it has half written is not mixed with another start's.
@@ -171,10 +171,9 @@ def _sum(path: Path) -> dict[str, Any]:
 def _seal(folder: Path, sums: Mapping[str, dict[str, Any]]) -> None:
     """Write the manifest last, with the sums of what all processes wrote."""
     files = {path.name: sums.get(path.name) or _sum(path) for path in sorted(folder.iterdir())}
-    lost = [name for name in sums if name not in files]
-    if lost:
+    for name in sums.keys() - files.keys():
         raise OSError(
-            f"{lost[0]} of another process is not there: training.output_dir must be a folder "
+            f"{name} of another process is not there: training.output_dir must be a folder "
             "that all machines share"
         )
     (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
@@ -203,21 +202,23 @@ def checkpoint_step(path: Path) -> int:
 
 def complete_checkpoints(folder: Path) -> list[Path]:
     """The usable checkpoints, oldest first; incomplete ones are passed over."""
+    return [path for path in _checkpoints(folder) if damage(path) is None]
+
+
+def _checkpoints(folder: Path) -> list[Path]:
     found = [path for path in folder.glob("checkpoint-*") if checkpoint_step(path) >= 0]
-    return sorted((path for path in found if damage(path) is None), key=checkpoint_step)
+    return sorted(found, key=checkpoint_step)
 
 
 def latest_checkpoint(run_dir: str | Path) -> Path | None:
     """The newest complete checkpoint of a run, None if it has none."""
-    complete = complete_checkpoints(Path(run_dir) / CHECKPOINTS)
-    return complete[-1] if complete else None
+    return next(reversed(complete_checkpoints(Path(run_dir) / CHECKPOINTS)), None)
 
 
 def newest_good(folder: Path) -> tuple[Path | None, dict[Path, str]]:
     """The newest checkpoint whose contents verify, and why each newer one does not."""
     passed_over: dict[Path, str] = {}
-    found = [path for path in folder.glob("checkpoint-*") if checkpoint_step(path) >= 0]
-    for path in sorted(found, key=checkpoint_step, reverse=True):
+    for path in reversed(_checkpoints(folder)):
         reason = damage(path, check_contents=True)
         if reason is None:
             return path, passed_over

@@ -17,21 +17,13 @@ EncodeFn = Callable[[dict[str, Any], StepRandom], Tensor]
 
 @dataclass(frozen=True)
 class BatchAddress:
-    """The place of a batch in a run: all that decides the random numbers of a step.
-
-    Attributes:
-        seed: The run's.
-        step: Updates of the model before the batch.
-        n_batches: Global batches before it.
-        turn: Of a batch that failed, in which turn, from 0.
-        n_global, n_own, n_micro, n_processes: How the global batch is dealt.
-    """
+    """The place of a batch in a run: all that decides the random numbers of a step."""
 
     seed: int
-    step: int
-    n_batches: int
-    turn: int
-    n_global: int
+    step: int  # updates of the model before the batch
+    n_batches: int  # global batches before it
+    turn: int  # of a batch that failed: in which turn, from 0
+    n_global: int  # how the global batch is dealt
     n_own: int
     n_micro: int
     n_processes: int

@@ -8,6 +8,7 @@ exports by default (no precision, no compiler, one micro-batch) asks for nothing
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,8 @@ def asked_for() -> dict[str, Any]:
     Raises:
         UserError: for what sparring cannot do.
     """
-    told, found = os.environ, {}
-    _refuse_others()
-    options = _options()
+    told, found, options = os.environ, {}, _options()
+    _refuse_others(options)
     precision = told.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if precision not in ("no", "bf16", "fp16"):
         raise UserError(
@@ -73,9 +73,8 @@ def asked_for() -> dict[str, Any]:
         )
     if precision != "no":
         found["mixed_precision"] = precision
-    steps = told.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or options.get(
-        "gradient_accumulation_steps"
-    )
+    name = "gradient_accumulation_steps"
+    steps = told.get(f"ACCELERATE_{name.upper()}") or options.get(name)
     if steps not in (None, "auto"):
         n_steps = int(steps) if str(steps).strip().isdecimal() else 0
         if n_steps < 1:
@@ -83,8 +82,7 @@ def asked_for() -> dict[str, Any]:
                 f"accelerate asks for {steps} gradient accumulation steps: a whole number, at "
                 "least 1"
             )
-        if n_steps != 1:
-            found["gradient_accumulation_steps"] = n_steps
+        found |= {name: n_steps} if n_steps > 1 else {}
     if options.get("gradient_clipping") is not None:
         found["max_grad_norm"] = float(options["gradient_clipping"])
     if _compiles():
@@ -94,7 +92,7 @@ def asked_for() -> dict[str, Any]:
     return found
 
 
-def _refuse_others() -> None:
+def _refuse_others(options: Mapping[str, Any]) -> None:
     for name, what in {
         "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
         "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
@@ -104,7 +102,7 @@ def _refuse_others() -> None:
             raise UserError(NO_DEEPSPEED.format(what=what))
     for name in ("zero_stage", "deepspeed_config_file", "offload_optimizer_device",
                  "offload_param_device"):  # fmt: skip
-        if _options().get(name) is not None:
+        if options.get(name) is not None:
             raise UserError(NO_DEEPSPEED.format(what=f"--{name} of DeepSpeed"))
 
 
@@ -114,11 +112,8 @@ def _compiles() -> bool:
     if backend == "no":
         return False
     mode = os.environ.get("ACCELERATE_DYNAMO_MODE", "default").lower()
-    others = [
-        f"--dynamo_{name}"
-        for name in ("use_fullgraph", "use_dynamic", "use_regional_compilation")
-        if _is_set(f"ACCELERATE_DYNAMO_{name.upper()}")
-    ]
+    names = ("use_fullgraph", "use_dynamic", "use_regional_compilation")
+    others = [f"--dynamo_{x}" for x in names if _is_set(f"ACCELERATE_DYNAMO_{x.upper()}")]
     if backend != "inductor" or mode not in ("default", "none", "") or others:
         what = backend if backend != "inductor" else (*others, f"--dynamo_mode {mode}")[0]
         raise UserError(

@@ -256,7 +256,8 @@ class RunLock:
         Raises:
             LockLost: if another start has taken it, or somebody has removed it.
         """
-        assert self._file is not None, "the lock is not taken"
+        if self._file is None:
+            raise RuntimeError("the lock is not taken")
         number = int(self._file.stem)
         try:
             newest, state = self._newest()

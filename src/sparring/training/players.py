@@ -97,8 +97,8 @@ class Player:
 
     def skip(self) -> None:
         """fp16's gradients overflowed: lower the loss scale and change nothing else."""
-        assert self.scaler is not None
-        self.scaler.update()
+        if self.scaler is not None:
+            self.scaler.update()
         self.n_skipped += 1
         self.n_skipped_in_a_row += 1
 
@@ -129,18 +129,14 @@ class Player:
         """The average of each learned parameter by name, {} if none is kept; no copies."""
         if self.ema is None:
             return {}
-        return {
-            name: as_rows_of(average, like)
-            for (name, like), average in zip(
-                self.parameters.items(), self.ema.shadow_params, strict=True
-            )
-        }
+        pairs = zip(self.parameters.items(), self.ema.shadow_params, strict=True)
+        return {name: as_rows_of(average, like) for (name, like), average in pairs}
 
     def average_into(self, network: nn.Module) -> None:
         """From now on the average lives in another network's weights, which hold the same rows."""
-        assert self.ema is not None
         weights = dict(network.named_parameters())
-        self.ema.shadow_params = [own_rows(weights[name])[0] for name in self.parameters]
+        if self.ema is not None:
+            self.ema.shadow_params = [own_rows(weights[name])[0] for name in self.parameters]
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint keeps beside the network: moments and average, by file."""
@@ -184,27 +180,21 @@ class Player:
         self.n_updates, self.n_skipped = state["n_updates"], state["n_skipped"]
         self.n_skipped_in_a_row = state["n_skipped_in_a_row"]
         self.last_lr = state["last_lr"]
-        for key in tensors["optimizer"]:
+        moments = tensors["optimizer"]
+        for key in moments:
             name, moment = key.rsplit("|", 1)
-            parameter = self.parameters[name]
-            if moment == "step":
-                value = tensors["optimizer"][key]
-            else:
-                value = read_like(tensors["optimizer"], key, parameter)
+            parameter, is_count = self.parameters[name], moment == "step"
+            value = moments[key] if is_count else read_like(moments, key, parameter)
             # AdamW's count of updates is a number that stays on the CPU unless one kernel does all
-            place = "cpu" if moment == "step" and not self.fused else parameter.device
+            place = "cpu" if is_count and not self.fused else parameter.device
             self.optimizer.state[parameter][moment] = value.to(place)
         # the schedule is a function of the count and of the settings, which may have changed
         self.lr_schedule.last_epoch = self.n_updates
         self.lr_schedule._step_count = self.n_updates + 1
-        for group, base, factor in zip(
-            self.optimizer.param_groups,
-            self.lr_schedule.base_lrs,
-            self.lr_schedule.lr_lambdas,
-            strict=True,
-        ):
+        groups, schedule = self.optimizer.param_groups, self.lr_schedule
+        for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
             group["lr"] = base * factor(self.n_updates)
-        self.lr_schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        schedule._last_lr = [group["lr"] for group in groups]
         if self.ema is not None and not is_averaged:
             self.begin_average()
         elif self.ema is not None:
@@ -229,14 +219,7 @@ def make_ema(parameters: Iterable[Tensor], decay: float, warmup: bool) -> EMAMod
         decay: In [0, 1).
         warmup: Whether the decay rises first.
     """
-    learned = cast("list[nn.Parameter]", list(parameters))
+    words: dict[str, Any] = {"min_decay": decay, "update_after_step": -1}
     if warmup:
-        return EMAModel(
-            learned,
-            decay=decay,
-            use_ema_warmup=True,
-            inv_gamma=1.0,
-            power=3 / 4,
-            foreach=True,
-        )
-    return EMAModel(learned, decay=decay, min_decay=decay, update_after_step=-1, foreach=True)
+        words = {"use_ema_warmup": True, "inv_gamma": 1.0, "power": 3 / 4}
+    return EMAModel(cast("list[nn.Parameter]", list(parameters)), decay, foreach=True, **words)

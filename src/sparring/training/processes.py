@@ -29,13 +29,7 @@ from .launcher import asked_for, on_cpu, without_launchers_own
 from .players import Player
 from .random_states import unchanged_random_states
 from .settings import TrainSettings
-from .sharding import (
-    Sharding,
-    Spare,
-    gather,
-    is_sharded,
-    shard,
-)
+from .sharding import Sharding, Spare, gather, is_sharded, shard
 from .tracking import check_tracker
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
@@ -161,8 +155,7 @@ def live_average(
     """
     if player.ema is None:
         raise UserError("this objective calls the averaged network: set training.use_ema=true")
-    if spare is not None:
-        assert spare.average is not None
+    if spare is not None and spare.average is not None:
         average = spare.average
         player.average_into(average.network)
     else:
@@ -182,10 +175,7 @@ def frozen_teacher(
 ) -> Denoiser:
     """The teacher where the run is, at its precision; not distributed, as it never learns.
 
-    With sharding each process holds its share of the weights.
-
-    Raises:
-        UserError: if there is none.
+    With sharding each process holds its share of the weights. Raises UserError if there is none.
     """
     if teacher is None:
         raise UserError("this objective learns from a teacher: set objective.teacher to a model")
@@ -203,8 +193,7 @@ def placed_discriminator(
 ) -> Discriminator:
     """The discriminator where the run is; its heads the same on all processes, its eye frozen.
 
-    Raises:
-        UserError: if there is none.
+    Raises UserError if there is none.
     """
     if discriminator is None:
         raise UserError("this objective has two players: pass a discriminator")

@@ -4,7 +4,7 @@ import base64
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,8 +14,7 @@ from torch import Tensor
 def random_states() -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's own generators, as JSON can hold them."""
     version, numbers, gauss = random.getstate()
-    legacy = np.random.get_state(legacy=True)
-    assert isinstance(legacy, tuple)
+    legacy = cast("tuple[Any, ...]", np.random.get_state(legacy=True))
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [legacy[0], np.asarray(legacy[1]).tolist(), *legacy[2:]],

@@ -40,16 +40,13 @@ def keep_batch(
     batches: Sequence[Mapping[str, Any]],
     write_weights: Callable[[Path], Any],
 ) -> bool:
-    """Write all of it; to be called by all processes together.
+    """Write all of it, by all processes together; whether the disk took it.
 
     Args:
         run_dir: The run's folder.
         address: The place of the batch.
         batches: The own micro-batches.
         write_weights: Writes a checkpoint from before the batch into a folder.
-
-    Returns:
-        Whether the disk took it.
     """
     folder, state = run_dir / FOLDER, PartialState()
 
@@ -137,12 +134,9 @@ def _apart(batch: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Tensor
 
 @dataclass
 class Finding:
-    """What one micro-batch of one turn gave.
+    """What one micro-batch of one turn gave: which, who would have learned, and of how many rows.
 
     Attributes:
-        process, micro, turn: Whose and which.
-        player: Who would have learned.
-        n_rows: Samples in it.
         terms: Mean of each loss term.
         bad_rows: (index, {term: value}) of the samples whose loss is not finite.
         first_module: Name and class of the first layer that made a non-finite output of finite
@@ -176,13 +170,8 @@ def replay(
 ) -> Iterator[Finding]:
     """Take the turns of the stopped batch again, without updating anything.
 
-    Args:
-        run_dir: The run's folder.
-        address: See `read_address`.
-        objective: With the state it had before the batch.
-        nets: By role, with the stopped weights, as prepared for training.
-        players: Who learns, by role.
-        accelerator: Where and at which precision.
+    The objective has the state it had before the batch, the networks have the stopped weights and
+    are prepared for training.
     """
     remembered = {name: value.clone() for name, value in objective.state_dict().items()}
     for process in range(address.n_processes):

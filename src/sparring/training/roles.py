@@ -39,15 +39,10 @@ class Trained:
 def roles(
     trained: Trained, settings: TrainSettings, accelerator: Accelerator
 ) -> tuple[dict[str, Any], dict[str, Player]]:
-    """The networks that the objective calls, on their device, and the players among them.
+    """The networks that the objective needs, on their device, and the players among them.
 
-    Args:
-        trained: Who there is; the objective says whom it needs.
-        settings: The model's optimiser.
-        accelerator: Of the run.
-
-    Returns:
-        nets by role ("model", "ema", "teacher", "discriminator") and players by role.
+    Both are by role: "model", "ema", "teacher", "discriminator". The settings are those of the
+    model's optimiser.
 
     Raises:
         UserError: if one that is needed is missing.
@@ -83,15 +78,8 @@ def restore(
 ) -> list[str]:
     """Continue weights, optimisers, averages and what the objective remembers.
 
-    Args:
-        checkpoint: Where from.
-        players: Who learns; the model's network gets its weights first.
-        objective: Takes back its state.
-        is_fork: Whether a second player, an average or an objective's memory that the checkpoint
-            has not begins afresh; the model's weights must be there.
-
-    Returns:
-        What began afresh, in words.
+    In a fork, a second player, an average or an objective's memory that the checkpoint has not
+    begins afresh; the model's weights must be there. Returned is what began afresh, in words.
 
     Raises:
         UserError: if the checkpoint has not what is needed, or of another shape.

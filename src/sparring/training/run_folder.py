@@ -95,11 +95,11 @@ def open_run(
         run_dir: The run's folder.
         resume_from_checkpoint: "latest", a checkpoint's folder, or its name in this run; "auto":
             the latest if there is any, good or damaged, else the beginning.
-        overwrite_output_dir: Delete the run that is there. With a checkpoint's folder to resume
-            from, only the checkpoints newer than it.
-        fork_from: Another run, or a checkpoint of one, whose state a new run begins with; not
-            asked for where `resume_from_checkpoint` is said.
-        wait_for_lock: Seconds to wait while another start writes the folder; None: not at all.
+        overwrite_output_dir: Delete the run that is there; with a checkpoint to resume from, only
+            the checkpoints newer than it.
+        fork_from: Another run, or a checkpoint of one, whose state a new run begins with, unless
+            `resume_from_checkpoint` is said.
+        wait_for_lock: Seconds to wait while another start writes the folder.
 
     Raises:
         LockHeld: if another start writes it.

@@ -37,22 +37,14 @@ from .turns import Update
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        step: Updates of the model.
-        n_batches: Global batches.
-        n_images: Samples in these batches, of all processes.
-        seconds: Time spent on batches; sample grids and checkpoints do not count.
-        logged, shown: Steps of the last line of the log, and of the last samples.
-    """
-
-    step: int = 0
-    n_batches: int = 0
-    n_images: int = 0
-    seconds: float = 0.0
-    logged: int = 0
-    shown: int = 0
+    step: int = 0  # updates of the model
+    n_batches: int = 0  # global batches
+    n_images: int = 0  # samples in these, of all processes
+    seconds: float = 0.0  # spent on batches; sample grids and checkpoints do not count
+    logged: int = 0  # step of the last line of the log
+    shown: int = 0  # step of the last samples
 
 
 @dataclass(frozen=True)
@@ -75,11 +67,7 @@ class RunState:
     """How far a run is, its log and its checkpoints; it goes on from one if its folder says so.
 
     Args:
-        folder: Ours to write.
-        trained: What is trained.
-        players: Who learns, by role.
-        settings: The numbers of the run.
-        accelerator: Of the run.
+        folder, trained, players, settings, accelerator: Of the run; players by role.
         data: The data set's fingerprint: a run goes on with the same data only.
         config: The resolved config, kept in checkpoints to tell what a resumed run changes.
 
@@ -113,9 +101,8 @@ class RunState:
         self.log = Log(folder.path / "metrics.jsonl", accelerator, after_step=self.progress.step)
         start_tracker(accelerator, settings, config or settings.model_dump(), self.progress.step)
         record_start(folder, accelerator, self.progress.step)
-        self.bar = progress_bar(
-            settings.max_train_steps, self.progress.step, accelerator.is_main_process
-        )
+        is_shown = accelerator.is_main_process
+        self.bar = progress_bar(settings.max_train_steps, self.progress.step, is_shown)
 
     def _go_on_from(self, path: Path) -> None:
         checkpoint, is_fork = Checkpoint(path, is_verified=True), self.folder.is_fork
@@ -148,15 +135,10 @@ class RunState:
     def address(self) -> BatchAddress:
         """Where the run is."""
         return BatchAddress(
-            self.settings.seed,
-            self.progress.step,
-            self.progress.n_batches,
-            turn=0,
-            n_global=self.n_global,
-            n_own=self.settings.train_batch_size,
-            n_micro=self.settings.gradient_accumulation_steps,
-            n_processes=self.accelerator.num_processes,
-        )
+            self.settings.seed, self.progress.step, self.progress.n_batches, 0, self.n_global,
+            self.settings.train_batch_size, self.settings.gradient_accumulation_steps,
+            self.accelerator.num_processes,
+        )  # fmt: skip
 
     def count_update(self, role: str, update: Update) -> None:
         """A player's update, in the log's window and in the count of steps."""
@@ -266,21 +248,15 @@ class RunState:
     ) -> TrainingStopped:
         """Keep the batch whose update is not finite for `sparring replay`; the error to raise."""
         self.folder.check()
-        is_kept = keep_batch(
-            self.folder.path,
-            address,
-            batches,
-            lambda place: self._write(place, address.step, self.boundary.remembered),
-        )
+
+        def write_weights(place: Path) -> None:
+            self._write(place, address.step, self.boundary.remembered)
+
+        is_kept = keep_batch(self.folder.path, address, batches, write_weights)
         return not_finite(
-            self.folder.path,
-            self.progress.step,
-            batches,
-            update,
-            self.players,
-            n_skipped_in_a_row=player.n_skipped_in_a_row,
-            is_kept=is_kept,
-        )
+            self.folder.path, self.progress.step, batches, update, self.players,
+            n_skipped_in_a_row=player.n_skipped_in_a_row, is_kept=is_kept,
+        )  # fmt: skip
 
     def finish(self, stop: StopRequest, hooks: Hooks) -> dict[str, Any]:
         """Hand the finished model over and write training.json, which is returned.

@@ -73,12 +73,9 @@ def wanted_sharding(settings: TrainSettings, n_processes: int) -> Sharding | Non
     by_accelerate = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if settings.sharding == "none" and not by_accelerate:
         return None
-    for reason, refused in {
-        "training.compile=true": settings.compile,
-        "training.mixed_precision=fp16": settings.mixed_precision == "fp16",
-    }.items():
-        if refused:
-            raise UserError(f"FSDP2 does not go with {reason}: leave one of the two out")
+    if settings.compile or settings.mixed_precision == "fp16":
+        what = "compile=true" if settings.compile else "mixed_precision=fp16"
+        raise UserError(f"FSDP2 does not go with training.{what}: leave one of the two out")
     chosen = _of_accelerate() if by_accelerate else Sharding()
     if n_processes == 1:
         return None
@@ -143,7 +140,7 @@ def shard_denoiser(
 ) -> Spare | None:
     """Shard a denoiser's network in place; None, and nothing done, without sharding.
 
-    Every process must hold the same weights before, whole: so they need room for them once more.
+    Every process holds the same weights before, whole: so it needs room for them once more.
 
     Raises:
         UserError: for LoRA, or blocks of a name that the network does not have.
@@ -235,10 +232,9 @@ def gradients_stay(network: nn.Module, accelerator: Accelerator) -> Iterator[Non
 
 @torch.no_grad()
 def gather(network: nn.Module, averages: Mapping[str, Tensor], into: nn.Module | None) -> None:
-    """Bring the weights together in `into`, the averages where there are any.
+    """Bring the weights together in `into`, the averages where there are any; None: nobody's need.
 
-    To be called by all processes; one tensor at a time is whole. `into` is None where nobody needs
-    them.
+    To be called by all processes; one tensor at a time is whole.
     """
     place = {} if into is None else weights_of(into)
     for name, value in weights_of(network).items():

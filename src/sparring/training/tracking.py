@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,20 +30,16 @@ from .launcher import asked_for
 from .settings import TrainSettings
 
 
+@dataclass
 class Window:
     """What happened since the last line of the log; part of a checkpoint, so no line is lost.
 
     All numbers are those of the global batch, the same on every process.
     """
 
-    def __init__(
-        self,
-        values: dict[str, list[float]] | None = None,
-        n_images: int = 0,
-        seconds: float = 0.0,
-    ) -> None:
-        self.values: dict[str, list[float]] = values or {}
-        self.n_images, self.seconds = n_images, seconds
+    values: dict[str, list[float]] = field(default_factory=dict)
+    n_images: int = 0
+    seconds: float = 0.0
 
     def add(self, values: Mapping[str, float]) -> None:
         """One update's numbers."""
@@ -148,9 +145,8 @@ def start_tracker(
     if settings.report_to == "none":
         return
     _let_writers_fail_once()
-    kwargs = (
-        {"tensorboard": {"purge_step": step + 1}} if settings.report_to == "tensorboard" else {}
-    )
+    is_purged = settings.report_to == "tensorboard"  # of lines that the run writes again
+    kwargs = {"tensorboard": {"purge_step": step + 1}} if is_purged else {}
     accelerator.init_trackers("sparring", flat(config), init_kwargs=kwargs)
 
 
