@@ -8,7 +8,7 @@ from sparring.assembly.build import build_dataset, build_denoiser, build_objecti
 from sparring.config.checks import check
 from sparring.config.overrides import with_overrides
 from sparring.config.read import contamination_of, dump, resolve, sampling_of
-from sparring.options.value_types import SAMPLERS, SCHEDULERS
+from sparring.options.value_types import SCHEDULERS
 from sparring.support.errors import UserError
 
 MINIMAL = (
@@ -331,12 +331,9 @@ def test_no_kind_of_dirt_has_an_option_that_is_the_data_sets():
     assert not set().union(*(options_of(find(kind)) for kind in names())) & set(OF_THE_SET)
 
 
-def test_samplers_and_schedulers_are_those_that_exist():
+def test_schedulers_are_those_that_exist():
     import diffusers
 
-    from sparring.sampling.schedulers import NAMES
-
-    assert set(SAMPLERS) == set(NAMES)
     assert all(hasattr(diffusers, name) for name in SCHEDULERS)
 
 

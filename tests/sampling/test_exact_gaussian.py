@@ -20,7 +20,8 @@ from sparring.diffusion.schedules import (
 )
 from sparring.models.pretrained import Model
 from sparring.sampling.sample import sample
-from sparring.sampling.schedulers import GridDDIMScheduler, make_scheduler
+from sparring.sampling.samplers.ddim import GridDDIMScheduler
+from sparring.sampling.schedulers import make_scheduler
 from sparring.sampling.settings import Sampling
 from sparring.sampling.steps import Steps, integrate
 

@@ -1,5 +1,6 @@
 """A sampler of one's own is one file: a class that steps as a scheduler of diffusers does."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from sparring.cli import main
 from sparring.config.read import resolve
 from sparring.diffusion.schedules import schedule_from_config
 from sparring.models.pretrained import Model
+from sparring.sampling import samplers
 from sparring.sampling.sample import sample
 from sparring.sampling.schedulers import make_scheduler, name_in_files
-from sparring.sampling.settings import Sampling
+from sparring.sampling.settings import Sampling, SamplingSection
 from sparring.support.errors import UserError
+from support import FLOW
 
 SAMPLER = '''\
 from diffusers import DDIMScheduler
@@ -82,6 +85,34 @@ def test_a_sampler_that_draws_a_known_answer_wrongly_is_refused(sampler):
     assert said.exit_code == 2
     assert "sampling:" in said.output
     assert "mine.py:Twice" in said.output
+
+
+BUILT_IN = """\
+from diffusers import DDIMScheduler
+
+
+class Halfway(DDIMScheduler):
+    families = ("vp",)
+    settings = ("stop_ratio",)
+"""
+
+
+def test_a_built_in_one_is_one_file(tmp_path, monkeypatch):
+    (tmp_path / "halfway.py").write_text(BUILT_IN)
+    monkeypatch.setattr(samplers, "__path__", [*samplers.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, f"{samplers.__name__}.halfway", raising=False)
+    assert "halfway" in samplers.names()
+    assert SamplingSection(scheduler="halfway").settings == Sampling("halfway")
+    made = make_scheduler(Sampling("halfway", stop_ratio=0.5), VP, "eps")
+    assert (type(made).__name__, made.stop_ratio) == ("Halfway", 0.5)
+    model = Model.around(denoiser_for(schedule_from_config(VP), "eps"), (1,))
+    words = {"num_inference_steps": 10, "clip_sample": False}
+    x = sample(model, 4, scheduler="halfway", **words)
+    assert torch.equal(x, sample(model, 4, scheduler="DDIMScheduler", **words))
+    with pytest.raises(ValueError, match="grid_power is a setting of ddim, not of halfway"):
+        make_scheduler(Sampling("halfway", grid_power=2.0), VP, "eps")
+    with pytest.raises(UserError, match="'halfway' does not go with this model's flow schedule"):
+        make_scheduler(Sampling("halfway"), FLOW, "flow")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.parametrization import KINDS
 from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
 from sparring.models.pretrained import Model
+from sparring.sampling import samplers
 from sparring.sampling.sample import describe_sampling, sample
-from sparring.sampling.schedulers import NAMES, make_scheduler
+from sparring.sampling.schedulers import families_of, make_scheduler
 from sparring.sampling.settings import Sampling
 from sparring.support.errors import UserError
 
@@ -266,7 +267,7 @@ def test_stopped_at_a_noise_level_ddim_returns_the_estimate_of_x0():
     assert draw(denoiser, 4000, **words).std().item() == pytest.approx(S, rel=0.03)
     with pytest.raises(ValueError, match="stop_ratio must lie in"):
         draw(denoiser, stop_ratio=1e-6)
-    with pytest.raises(ValueError, match="goes with ddim, not with euler"):
+    with pytest.raises(ValueError, match="stop_ratio is a setting of ddim, not of euler"):
         draw(denoiser, scheduler="euler", stop_ratio=0.5)
     with pytest.raises(ValueError, match="do not fit between the times"):
         draw(denoiser, stop_ratio=50.0, num_inference_steps=900)
@@ -292,13 +293,13 @@ def test_the_grid_is_the_power_of_an_even_one_and_no_time_comes_twice():
     assert all(later < earlier for earlier, later in itertools.pairwise(seen))
     x = draw(denoiser, 4000, grid_power=1.5, num_inference_steps=200, batch_size=4000)
     assert x.std().item() == pytest.approx(S, rel=0.03)
-    with pytest.raises(ValueError, match="grid_power goes with ddim"):
+    with pytest.raises(ValueError, match="grid_power is a setting of ddim, not of euler"):
         draw(denoiser, scheduler="euler", grid_power=2.0)
 
 
 def test_every_name_builds_and_samples():
-    for name, families in NAMES.items():
-        for family in families:
+    for name in samplers.names():
+        for family in families_of(name):
             if name == "consistency":
                 continue  # for consistency models: test_consistency.py
             if family == "vp":

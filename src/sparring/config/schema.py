@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_serializer, m
 
 from ..data.dirt.section import ContaminationSection
 from ..data.section import DataSection
-from ..options.sections import Section, options_of, section_of
+from ..options.sections import Section
 from ..options.value_types import (
     EDM_SCHEDULERS,
     FLOW_SCHEDULERS,
@@ -23,11 +23,10 @@ from ..options.value_types import (
     NotNegative,
     Place,
     Positive,
-    SamplerName,
     Share,
     Word,
 )
-from ..sampling.settings import Sampling
+from ..sampling.settings import SamplerName, SamplingSection
 from ..support.errors import UserError, did_you_mean
 from ..support.home_folder import expanded
 
@@ -184,21 +183,6 @@ class TrainingSection(Section):
     push_to_hub: bool = False
     hub_model_id: Word | None = None
     n_threads: Count | None = None  # None: torch's own choice
-
-
-_OF_SAMPLING = options_of(Sampling)
-del _OF_SAMPLING["scheduler_options"]  # of Python only
-
-
-class SamplingSection(section_of(_OF_SAMPLING, "Sampling")):
-    """Keys are the fields of `Sampling`."""
-
-    scheduler: SamplerName | None = None
-    n_images: Count = 64
-
-    @property
-    def settings(self) -> Sampling:
-        return Sampling(**self.model_dump(exclude={"n_images"}))
 
 
 class SweepSection(Section):

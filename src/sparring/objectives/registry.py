@@ -25,7 +25,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ..adversarial.discriminators import DiscriminatorSection
 from ..options.sections import Section, options_of, section_of
-from ..options.value_types import Place, SamplerName
+from ..options.value_types import Place
+from ..sampling.settings import SamplerName
 from ..support.errors import UserError, did_you_mean
 from ..support.home_folder import expanded
 from ..support.user_code import load_from_file

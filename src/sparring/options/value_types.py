@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from ..support.errors import UserError, did_you_mean
+from ..support.errors import UserError
 from ..support.home_folder import expanded
 
 Positive = Annotated[float, Field(gt=0)]
@@ -45,18 +45,3 @@ VP_SCHEDULERS = (
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 SCHEDULERS = (*VP_SCHEDULERS, *FLOW_SCHEDULERS, *EDM_SCHEDULERS)
-SAMPLERS = (
-    "ddim", "consistency", "lcm", "ddpm", "euler", "euler_ancestral", "heun", "dpm2",
-    "dpm2_ancestral", "lms", "pndm", "deis", "dpmsolver++", "dpmsolver++_sde", "unipc",
-    "flow_euler", "flow_heun", "euler_edm",
-)  # fmt: skip
-
-
-def _check_sampler(name: str) -> str:
-    if name not in SAMPLERS and not name.endswith("Scheduler") and ".py:" not in name:
-        raise ValueError(f"unknown sampler {name!r}{did_you_mean(name.lower(), SAMPLERS)}")
-    return name
-
-
-SamplerName = Annotated[Place, AfterValidator(_check_sampler)]
-"""One of ours, the name of a scheduler's class in diffusers, or `path/to/file.py:Name`."""

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..diffusion.parametrization import KINDS, Prediction, edm_pair
 from ..diffusion.schedules import EDMSchedule
-from .consistency import ConsistencyScheduler
 from .pipeline import SparringTransformerPipeline, SparringUNetPipeline
+from .samplers.consistency import ConsistencyScheduler
 
 
 class ConsistencySampling:

@@ -1,8 +1,8 @@
 r"""diffusers' samplers, built from the schedule a model was trained with.
 
-Three families share nothing but the interface: VP (DDPM's betas), flow matching and EDM. A name
-below stands for one diffusers class per family it exists in; any class name of diffusers works too,
-and a class of the user's own file.
+Three families share nothing but the interface: VP (DDPM's betas), flow matching and EDM. A name of
+`samplers` stands for one class per family; any class name of diffusers works too, and a class of
+the user's own file.
 
 What is chosen here, and why:
 
@@ -24,19 +24,18 @@ What is chosen here, and why:
 """
 
 import functools
+import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.parametrization import DIFFUSERS_KINDS
 from ..diffusion.schedules import (
-    EDMSchedule,
     FlowSchedule,
     Schedule,
     VPSchedule,
@@ -46,42 +45,13 @@ from ..diffusion.schedules import (
 )
 from ..support.errors import UserError, did_you_mean
 from ..support.user_code import load_from_file
-from .consistency import ConsistencyScheduler
+from . import samplers
 from .settings import Sampling
-
-NAMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
-    "ddim": {"vp": ("GridDDIMScheduler", {})},
-    "consistency": {family: ("ConsistencyScheduler", {}) for family in ("vp", "flow", "edm")},
-    "lcm": {"vp": ("LCMScheduler", {})},
-    "ddpm": {"vp": ("DDPMScheduler", {})},
-    "euler": {"vp": ("EulerDiscreteScheduler", {})},
-    "euler_ancestral": {"vp": ("EulerAncestralDiscreteScheduler", {})},
-    "heun": {"vp": ("HeunDiscreteScheduler", {})},
-    "dpm2": {"vp": ("KDPM2DiscreteScheduler", {})},
-    "dpm2_ancestral": {"vp": ("KDPM2AncestralDiscreteScheduler", {})},
-    "lms": {"vp": ("LMSDiscreteScheduler", {})},
-    "pndm": {"vp": ("PNDMScheduler", {"skip_prk_steps": True})},
-    "deis": {"vp": ("DEISMultistepScheduler", {})},
-    "dpmsolver++": {
-        "vp": ("DPMSolverMultistepScheduler", {}),
-        "flow": ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True}),
-        "edm": ("EDMDPMSolverMultistepScheduler", {}),
-    },
-    "dpmsolver++_sde": {
-        "vp": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"})
-    },
-    "unipc": {
-        "vp": ("UniPCMultistepScheduler", {}),
-        "flow": ("UniPCMultistepScheduler", {"use_flow_sigmas": True}),
-    },
-    "flow_euler": {"flow": ("FlowMatchEulerDiscreteScheduler", {})},
-    "flow_heun": {"flow": ("FlowMatchHeunDiscreteScheduler", {})},
-    "euler_edm": {"edm": ("EDMEulerScheduler", {})},
-}
-"""Name -> family -> (diffusers class, options)."""
 
 _CONSISTENCY = {"ddim": "consistency", "lcm": "lcm"}
 """Boundary of a consistency model -> the sampler it is made for."""
+OF_FEW = ("stop_ratio", "grid_power", "ratios")
+"""Settings that few samplers take."""
 DEFAULTS = {"vp": "ddim", "flow": "flow_euler", "edm": "euler_edm"}
 
 # these classes know epsilon and v_prediction only; an x0-model speaks v to them (see `sample`)
@@ -91,9 +61,8 @@ _NO_X0 = (
     "KDPM2AncestralDiscreteScheduler",
     "PNDMScheduler",
 )
-# these keep abar = 0 as it is
+# these, and what is made of them, keep abar = 0 as it is
 _EXACT_AT_ZERO = (
-    "GridDDIMScheduler",
     "DDIMScheduler",
     "DDIMParallelScheduler",
     "DDPMScheduler",
@@ -101,7 +70,7 @@ _EXACT_AT_ZERO = (
     "LCMScheduler",
     "TCDScheduler",
 )
-# these round the times of noise levels that are none of the table's
+# these, and what is made of them, round the times of noise levels that are none of the table's
 _CUTS_TIMES = (
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
@@ -119,64 +88,6 @@ _OWN_LEVELS = (
 _FINEST_FLOW = 1000
 """A flow's times are no table: the grid of a multistep sampler ends at 1 / 1000 for any T."""
 _WORDS = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
-
-
-class GridDDIMScheduler(DDIMScheduler):
-    """DDIM whose step ends at the next time of its grid, also where n does not divide T.
-
-    Bit for bit diffusers' DDIM where n divides T. It runs the same step on the respaced process:
-    a table of n entries, of which every one is visited (Nichol & Dhariwal 2021, section 4).
-
-    With a `last_time` the grid goes from T - 1 to there and the last step is to the x0 that the
-    model sees there: what happens at lower noise is left out. A `power` p above 1 makes it denser
-    towards the data: t = last_time + (T - 1 - last_time) u^p, u from 1 to 0 in even steps.
-    """
-
-    last_time: int | None = None
-    power: float = 1.0
-
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        super().set_timesteps(num_inference_steps, device)
-        n = num_inference_steps
-        if self.last_time is not None or self.power != 1:
-            first, last = self.config["num_train_timesteps"] - 1, self.last_time or 0
-            if n > first - last + 1:
-                raise ValueError(f"{n} steps do not fit between the times {first} and {last}")
-            u = torch.linspace(1, 0, n, dtype=torch.float64)
-            times = (last + (first - last) * u**self.power).round().long()
-            rest = last + torch.arange(n).flip(0)  # no time twice
-            self.timesteps = torch.maximum(times, rest).to(self.timesteps.device)
-        own = {
-            "num_train_timesteps": n,
-            "trained_betas": [0.5] * n,
-            "rescale_betas_zero_snr": False,
-        }
-        self._respaced = DDIMScheduler(**{**_arguments(self.config), **own})
-        self._respaced.set_timesteps(n)
-        self._respaced.alphas_cumprod = self.alphas_cumprod[self.timesteps.cpu().flip(0)]
-
-    def step(
-        self,
-        model_output: torch.Tensor,
-        timestep: Any,
-        sample: torch.Tensor,
-        eta: float = 0.0,
-        use_clipped_model_output: bool = False,
-        generator: Any = None,
-        variance_noise: torch.Tensor | None = None,
-        return_dict: bool = True,
-    ) -> Any:
-        index = int((self.timesteps == timestep).nonzero()[0])
-        return self._respaced.step(
-            model_output,
-            len(self.timesteps) - 1 - index,
-            sample,
-            eta,
-            use_clipped_model_output,
-            generator,
-            variance_noise,
-            return_dict,
-        )
 
 
 @functools.cache
@@ -202,10 +113,6 @@ def _with_exact_times(cls: type) -> type:
 
     Exact.__name__ = Exact.__qualname__ = cls.__name__
     return Exact
-
-
-def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def family_of(schedule: Schedule) -> str:
@@ -246,57 +153,50 @@ def make_scheduler(
     """
     schedule = schedule_from_config(train_scheduler_config)
     family = family_of(schedule)
-    name, clip_sample = sampling.scheduler, bool(sampling.clip_sample)
-    options = sampling.scheduler_options or {}
-    if name is None and boundary is not None:
-        name = _CONSISTENCY[boundary]
-    own_grid = sampling.stop_ratio is not None or sampling.grid_power != 1
-    if name == "consistency":
-        if boundary is None:
-            raise UserError("sampler consistency needs a consistency model; this one diffuses")
-        if own_grid or options:
-            raise ValueError("sampler consistency takes ratios and clip_sample, nothing else")
-        return ConsistencyScheduler(
-            dict(train_scheduler_config), boundary, sampling.ratios, clip_sample
-        )
-    if sampling.ratios is not None:
-        raise ValueError(
-            f"ratios go with the sampler consistency, not with {name or 'the default'}"
-        )
+    name, options = sampling.scheduler, sampling.scheduler_options or {}
+    if name is None:
+        name = DEFAULTS[family] if boundary is None else _CONSISTENCY[boundary]
     cls, chosen = _find(name, family)
     accepted = _parameters(cls)
-    if clip_sample and "clip_sample" not in accepted:
+    if sampling.clip_sample and "clip_sample" not in accepted:
         raise ValueError(
             f"sampler {name} cannot clip: choose ddim, ddpm or heun, or leave clip_sample out"
         )
     unknown = [option for option in options if option not in accepted]
     if unknown:
         raise ValueError(f"{cls.__name__} has no option {', '.join(unknown)}")
-    values = {"vp": _vp_values, "flow": _flow_values, "edm": _edm_values}[family](
-        train_scheduler_config, schedule, cls
-    )
-    values |= {"clip_sample": clip_sample, "timestep_spacing": "trailing", "steps_offset": 0}
+    settings = getattr(cls, "settings", ())
+    for key in OF_FEW:
+        if getattr(sampling, key) != getattr(Sampling, key) and key not in _takes(cls):
+            own = [one for one in samplers.names() if one not in samplers.OF_DIFFUSERS]
+            takers = [one for one in own if key in _takes(_class_in_file(one))]
+            raise ValueError(f"{key} is a setting of {' and '.join(takers)}, not of {name}")
+    values = {
+        "train_scheduler_config": dict(train_scheduler_config),
+        "boundary": boundary,
+        "ratios": sampling.ratios,
+    }
+    if "train_scheduler_config" not in accepted:
+        values |= _of_schedule(train_scheduler_config, schedule, cls)
+    values |= {
+        "clip_sample": bool(sampling.clip_sample),
+        "timestep_spacing": "trailing",
+        "steps_offset": 0,
+    }
     if family != "edm":
-        values["prediction_type"] = _spoken(cls.__name__, kind, family)
+        values["prediction_type"] = _spoken(cls, kind, family)
     if cls.__name__.startswith("DDPM"):
         fixed = train_scheduler_config.get("variance_type") or "fixed_small"
         fixed = "fixed_small" if "learned" in fixed else fixed
         values["variance_type"] = "learned_range" if learned_variance else fixed
     known = {key: value for key, value in values.items() if key in accepted}
     words = {**known, **chosen, **options}
-    if cls.__name__ in _CUTS_TIMES and any(words.get(one) for one in _OWN_LEVELS):
-        cls = _with_exact_times(cls)
-        scheduler: Any = cls(**words)
+    cuts_times = _is_any(cls, _CUTS_TIMES) and any(words.get(one) for one in _OWN_LEVELS)
+    scheduler: Any = (_with_exact_times(cls) if cuts_times else cls)(**words)
+    if cuts_times or settings:
         scheduler.schedule = schedule
-    else:
-        scheduler = cls(**words)
-    if own_grid:
-        stop = sampling.stop_ratio
-        if not isinstance(scheduler, GridDDIMScheduler):
-            word = "grid_power" if stop is None else "stop_ratio"
-            raise ValueError(f"{word} goes with ddim, not with {name or cls.__name__}")
-        scheduler.power = sampling.grid_power
-        scheduler.last_time = None if stop is None else _time_at(schedule, stop)
+    for key in settings:
+        setattr(scheduler, key, getattr(sampling, key))
     return scheduler
 
 
@@ -310,29 +210,37 @@ def spoken_kind(scheduler: Any) -> str | None:
     return DIFFUSERS_KINDS[config.get("prediction_type", "epsilon")]
 
 
-def _time_at(schedule: Schedule, ratio: float) -> int:
-    assert isinstance(schedule, VPSchedule)
-    lowest, highest = (
-        float(schedule.ratio(torch.tensor(t))) for t in (0, schedule.n_train_timesteps - 1)
-    )
-    if not lowest <= ratio < highest:
-        raise ValueError(f"stop_ratio must lie in [{lowest:.3g}, {highest:.3g}), got {ratio}")
-    return int(schedule.time_of_ratio(torch.tensor(ratio, dtype=torch.float64)).round())
-
-
-def _find(name: str | None, family: str) -> tuple[type, dict[str, Any]]:
-    name = DEFAULTS[family] if name is None else name
-    if name not in NAMES:
+def _find(name: str, family: str) -> tuple[type, dict[str, Any]]:
+    """The class that goes by the name in this family, and what its constructor is told."""
+    if name not in samplers.names():
         return _own_class(name) if ".py:" in name else _class_of_diffusers(name), {}
-    if family not in NAMES[name]:
-        fitting = ", ".join(known for known, families in NAMES.items() if family in families)
+    if family not in families_of(name):
+        fitting = ", ".join(one for one in samplers.names() if family in families_of(one))
         raise UserError(
             f"sampler {name!r} does not go with this model's {family} schedule; "
             f"choose one of {fitting}"
         )
-    class_name, chosen = NAMES[name][family]
-    cls = GridDDIMScheduler if name == "ddim" else getattr(diffusers, class_name)
-    return cls, chosen
+    if name in samplers.OF_DIFFUSERS:
+        class_name, chosen = samplers.OF_DIFFUSERS[name][family]
+        return getattr(diffusers, class_name), chosen
+    return _class_in_file(name), {}
+
+
+def families_of(name: str) -> Collection[str]:
+    """Families of the schedules that a sampler of ours follows."""
+    of_diffusers = samplers.OF_DIFFUSERS.get(name)
+    return _class_in_file(name).families if of_diffusers is None else of_diffusers
+
+
+def _class_in_file(name: str) -> Any:
+    """The one class of a file of the room `samplers`."""
+    module = importlib.import_module(f"{samplers.__name__}.{name}")
+    (found,) = (
+        each
+        for each in vars(module).values()
+        if inspect.isclass(each) and hasattr(each, "step") and each.__module__ == module.__name__
+    )
+    return found
 
 
 def name_in_files(name: str) -> str:
@@ -359,25 +267,47 @@ def _class_of_diffusers(name: str) -> type:
     except ImportError as error:  # diffusers' own stand-in for a class that needs more
         raise UserError(f"sampler {name}: {' '.join(str(error).split())}") from error
     if not is_one:
-        known = [*NAMES, "a scheduler class of diffusers"]
+        known = [*samplers.names(), "a scheduler class of diffusers"]
         raise UserError(f"unknown sampler {name!r}{did_you_mean(name, known)}")
     return cls
 
 
-def _spoken(class_name: str, kind: str, family: str) -> str:
+def _spoken(cls: type, kind: str, family: str) -> str:
     if family == "flow":
         return "flow_prediction"
-    kind = _spoken_vp(kind)
-    return "v_prediction" if kind == "x0" and class_name in _NO_X0 else _WORDS[kind]
-
-
-def _spoken_vp(kind: str) -> str:
     # no VP scheduler knows flow words: such a model speaks v to it, which is defined at every t
-    return "v" if kind == "flow" else kind
+    speaks_v = kind == "flow" or (kind == "x0" and _is_any(cls, _NO_X0))
+    return _WORDS["v" if speaks_v else kind]
 
 
-def _vp_values(config: Mapping[str, Any], schedule: Schedule, cls: type) -> dict[str, Any]:
-    assert isinstance(schedule, VPSchedule)
+def _of_schedule(config: Mapping[str, Any], schedule: Schedule, cls: type) -> dict[str, Any]:
+    """What a class of diffusers is told of the schedule that the model was trained with."""
+    accepted = _parameters(cls)
+    if isinstance(schedule, VPSchedule):
+        return _of_table(config, schedule, cls)
+    if isinstance(schedule, FlowSchedule):
+        if not {"shift", "use_flow_sigmas"} & set(accepted):
+            raise UserError("this sampler cannot follow a flow schedule; try flow_euler")
+        cuts = _is_any(cls, _CUTS_TIMES)
+        return {
+            "num_train_timesteps": max(schedule.n_train_timesteps, _FINEST_FLOW * cuts),
+            "shift": schedule.shift,
+            "flow_shift": schedule.shift,
+            "use_flow_sigmas": True,
+        }
+    if "sigma_data" not in accepted:
+        raise UserError("this sampler knows no EDM preconditioning; try euler_edm")
+    return {
+        "num_train_timesteps": schedule.n_train_timesteps,
+        **{word: getattr(schedule, word) for word in ("sigma_data", "sigma_min", "sigma_max")},
+        "prediction_type": config.get("prediction_type") or "epsilon",
+        "sigma_schedule": config.get("sigma_schedule") or "karras",
+        "rho": config.get("rho") or 7.0,
+        "final_sigmas_type": config.get("final_sigmas_type") or "zero",
+    }
+
+
+def _of_table(config: Mapping[str, Any], schedule: VPSchedule, cls: type) -> dict[str, Any]:
     if "trained_betas" not in _parameters(cls):
         raise UserError("this sampler takes no betas, so it cannot follow a DDPM-type schedule")
     values = {
@@ -387,7 +317,7 @@ def _vp_values(config: Mapping[str, Any], schedule: Schedule, cls: type) -> dict
         # of LCM: the grid that its steps are taken from cannot be finer than the table
         "original_inference_steps": min(50, schedule.n_train_timesteps),
     }
-    if schedule.zero_terminal_snr and cls.__name__ in _EXACT_AT_ZERO:
+    if schedule.zero_terminal_snr and _is_any(cls, _EXACT_AT_ZERO):
         values["rescale_betas_zero_snr"] = True  # from zero to zero again where it is already
     elif schedule.zero_terminal_snr:
         steps_left = torch.arange(schedule.n_train_timesteps).flip(0).clamp(max=9)
@@ -396,35 +326,13 @@ def _vp_values(config: Mapping[str, Any], schedule: Schedule, cls: type) -> dict
     return values
 
 
-def _flow_values(config: Mapping[str, Any], schedule: Schedule, cls: type) -> dict[str, Any]:
-    assert isinstance(schedule, FlowSchedule)
-    if not {"shift", "use_flow_sigmas"} & set(_parameters(cls)):
-        raise UserError("this sampler cannot follow a flow schedule; try flow_euler")
-    n_times = schedule.n_train_timesteps
-    if cls.__name__ in _CUTS_TIMES:
-        n_times = max(n_times, _FINEST_FLOW)
-    return {
-        "num_train_timesteps": n_times,
-        "shift": schedule.shift,
-        "flow_shift": schedule.shift,
-        "use_flow_sigmas": True,
-    }
+def _takes(cls: type) -> set[str]:
+    return {*_parameters(cls), *getattr(cls, "settings", ())}
 
 
-def _edm_values(config: Mapping[str, Any], schedule: Schedule, cls: type) -> dict[str, Any]:
-    assert isinstance(schedule, EDMSchedule)
-    if "sigma_data" not in _parameters(cls):
-        raise UserError("this sampler knows no EDM preconditioning; try euler_edm")
-    return {
-        "num_train_timesteps": schedule.n_train_timesteps,
-        "sigma_data": schedule.sigma_data,
-        "sigma_min": schedule.sigma_min,
-        "sigma_max": schedule.sigma_max,
-        "prediction_type": config.get("prediction_type") or "epsilon",
-        "sigma_schedule": config.get("sigma_schedule") or "karras",
-        "rho": config.get("rho") or 7.0,
-        "final_sigmas_type": config.get("final_sigmas_type") or "zero",
-    }
+def _is_any(cls: type, names: Collection[str]) -> bool:
+    """Whether a class, or one that it is made of, has one of these names."""
+    return any(one.__name__ in names for one in cls.__mro__)
 
 
 def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:

@@ -1,10 +1,25 @@
 """How samples are drawn: one object, made once and passed whole. Torch is not imported here."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from ..options.sections import check_options
-from ..options.value_types import Count, NotNegative, Positive, Share
+from pydantic import AfterValidator
+
+from ..options.sections import check_options, options_of, section_of
+from ..options.value_types import Count, NotNegative, Place, Positive, Share
+from ..support.errors import did_you_mean
+from . import samplers
+
+
+def _check_sampler(name: str) -> str:
+    known = samplers.names()
+    if name not in known and not name.endswith("Scheduler") and ".py:" not in name:
+        raise ValueError(f"unknown sampler {name!r}{did_you_mean(name.lower(), known)}")
+    return name
+
+
+SamplerName = Annotated[Place, AfterValidator(_check_sampler)]
+"""One of ours, the name of a scheduler's class in diffusers, or `path/to/file.py:Name`."""
 
 
 @dataclass(frozen=True)
@@ -60,3 +75,19 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_options(type(self), vars(self))
+
+
+_KEYS = options_of(Sampling)
+del _KEYS["scheduler_options"]  # of Python only
+
+
+class SamplingSection(section_of(_KEYS, "Sampling")):
+    """Section sampling of a config: the fields of `Sampling`."""
+
+    scheduler: SamplerName | None = None
+    n_images: Count = 64
+
+    @property
+    def settings(self) -> Sampling:
+        """The settings that these keys say."""
+        return Sampling(**self.model_dump(exclude={"n_images"}))

@@ -11,9 +11,9 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..diffusion.parametrization import Prediction
-from ..diffusion.schedules import Schedule, schedule_from_config
-from ..diffusion.solver_steps import Jump, consistency_range, karras
+from ...diffusion.parametrization import Prediction
+from ...diffusion.schedules import Schedule, schedule_from_config
+from ...diffusion.solver_steps import Jump, consistency_range, karras
 
 MIDDLE = 0.8
 """Noise level of the second step."""
@@ -29,7 +29,7 @@ class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
 
     Args:
         train_scheduler_config: Config of the scheduler that the model was trained with.
-        boundary: How f is made of the estimate, see `paths.Jump`.
+        boundary: How f is made of the estimate, see `Jump`; None is of no consistency model.
         ratios: Noise levels sigma / alpha of the steps, falling; None: the highest, then n - 1 on
             Karras' grid from m = 0.8, (m^{1/7} + i/(n-1) (low^{1/7} - m^{1/7}))^7, i = 0..n-2, for
             data in [-1, 1]. Two steps are then those of iCT (0.821); for more it is ours, since on
@@ -37,21 +37,24 @@ class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
         clip_sample: Clip f to [-1, 1].
 
     Raises:
-        ValueError: if `ratios` do not fall or lie outside the schedule.
+        ValueError: if `ratios` do not fall or lie outside the schedule, or without a boundary.
 
     Source: Song et al. 2023, algorithm 1.
     """
 
+    families = ("vp", "flow", "edm")
     order = 1
 
     @register_to_config
     def __init__(
         self,
         train_scheduler_config: Mapping[str, Any],
-        boundary: str = "ddim",
+        boundary: str | None = "ddim",
         ratios: Sequence[float] | None = None,
         clip_sample: bool = False,
     ) -> None:
+        if boundary is None:
+            raise ValueError("sampler consistency needs a consistency model; this one diffuses")
         self.register_to_config(prediction_type="sample")  # what its step is given
         self.schedule: Schedule = schedule_from_config(train_scheduler_config)
         self.jump = Jump(self.schedule, boundary)
