@@ -40,7 +40,7 @@ import yaml
 from click.testing import CliRunner
 from pydantic import BaseModel
 
-from sparring import __version__, cli
+from sparring import __version__, cli, commands
 from sparring.config.files import bundled, chosen_row
 from sparring.config.read import dump, resolve
 from sparring.config.schema import RunConfig
@@ -483,7 +483,8 @@ GOOD = {
 def options(rng: random.Random, folder: Path) -> Case:
     """Every option of every command, with values that it does not take."""
     name = rng.choice(sorted(GOOD))
-    command = cli.main.commands[name]
+    command = commands.find(name)
+    assert command is not None
     given = [param for param in command.params if isinstance(param, click.Option)]
     option = rng.choice(given)
     flag = rng.choice(option.opts)
@@ -715,7 +716,7 @@ def _refusal(case: Case, code: int, error: str, line: str) -> tuple[str, str]:
 
 
 def _in_process(case: Case, work: Path) -> tuple[int, str, str]:
-    from sparring.commands import train
+    from sparring.commands.train import run as train
 
     def no_loop(*_: Any, **__: Any) -> dict[str, Any]:
         return {"n_steps": 0, "train_seconds": 0.0}

@@ -39,9 +39,8 @@ from typing import Any
 import torch
 import yaml
 
-from sparring.commands.contaminate import contaminate as write_copy
-from sparring.commands.plan import labels_of, plan_of
-from sparring.commands.side_by_side import (
+from sparring.commands.contaminate.copies import contaminate as write_copy
+from sparring.commands.demo.side_by_side import (
     Run,
     how_to_go_on,
     is_finished,
@@ -49,6 +48,7 @@ from sparring.commands.side_by_side import (
     n_cores,
     work,
 )
+from sparring.commands.evaluate.plan import labels_of, plan_of
 from sparring.config.files import find
 from sparring.config.read import resolve
 from sparring.data.base import READ_CHUNK, Dataset

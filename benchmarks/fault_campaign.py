@@ -46,7 +46,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import sparring.commands.train as train_module
+import sparring.commands.train.run_files as train_module
 import sparring.training.checkpoint as checkpoints
 from sparring.cli import main as sparring
 from sparring.data.base import ModelRange

@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any
 
 import sparring.cli
-import sparring.commands.train
+import sparring.commands.train.run
 import sparring.training.lock as locks
 from sparring import __version__
 from sparring.support.errors import LockHeld, LockLost

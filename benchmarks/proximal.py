@@ -39,8 +39,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from sparring.assembly.dirt_knowledge import KEPT
-from sparring.commands.plan import labels_of, plan_of
-from sparring.commands.side_by_side import is_finished
+from sparring.commands.demo.side_by_side import is_finished
+from sparring.commands.evaluate.plan import labels_of, plan_of
 from sparring.data.audit.audit import audit_images
 from sparring.data.audit.table import read_table
 from sparring.data.datasets import build_dataset

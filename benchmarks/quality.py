@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from sparring.commands.side_by_side import (
+from sparring.commands.demo.side_by_side import (
     Run,
     how_to_go_on,
     is_finished,

@@ -88,7 +88,7 @@ def train_and_evaluate(folder: Path, n_steps: int, every: int) -> None:
     import torch
 
     from sparring.assembly.build import build_dataset
-    from sparring.commands.train import trained_of
+    from sparring.commands.train.run import trained_of
     from sparring.config.read import resolve
     from sparring.data.datasets import build_dataset as clean_data
     from sparring.evaluation.metrics.frechet_distance import frechet_distance

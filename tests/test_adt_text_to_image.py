@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from sparring.adversarial.backbones import load_dino
 from sparring.adversarial.discriminators import ImageEye, LatentEye
-from sparring.commands import train as train_module
+from sparring.commands.train import run as train_module
 from sparring.diffusion.randomness import generator
 from sparring.models.latents import decode
 from sparring.models.lora import lora_weights

@@ -174,7 +174,7 @@ def test_steps_and_purification_are_handed_on(model, photos, tmp_path):
 
 
 def test_classes_are_the_datas_or_the_null_class(conditional, photos, tmp_path, monkeypatch):
-    from sparring.commands import clean as command
+    from sparring.commands.clean import images as command
 
     seen = []
 

@@ -10,17 +10,15 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from sparring import __version__
+from sparring import __version__, commands
 from sparring.cli import main
-from sparring.commands.demo import _time_left, _write_photos
-from sparring.commands.side_by_side import EVALUATION_SECONDS, Run
+from sparring.commands.demo.side_by_side import EVALUATION_SECONDS, Run
+from sparring.commands.demo.story import _time_left, _write_photos
 from sparring.data.dirt.manifest import read_manifest
 from sparring.support.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-COMMANDS = (
-    "train", "sample", "evaluate", "attack", "report", "contaminate", "inspect", "demo",
-)  # fmt: skip
+COMMANDS = commands.names()
 TINY_UNET = (
     "model.network={_class_name: UNet2DModel, block_out_channels: [8, 8], layers_per_block: 1, "
     "down_block_types: [DownBlock2D, DownBlock2D], up_block_types: [UpBlock2D, UpBlock2D], "

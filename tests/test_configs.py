@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from sparring.assembly.build import build_network, build_objective, scheduler_config
-from sparring.commands.train import dry_run_text
+from sparring.commands.train.dry_run import dry_run_text
 from sparring.config.files import BUNDLED, bundled
 from sparring.config.read import resolve
 from sparring.diffusion.schedules import schedule_from_config

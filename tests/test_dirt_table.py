@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
-from sparring.commands.contaminate import contaminate as write_copy
-from sparring.commands.side_by_side import Run
+from sparring.commands.contaminate.copies import contaminate as write_copy
+from sparring.commands.demo.side_by_side import Run
 from sparring.config.files import find
 from sparring.config.read import resolve
 from sparring.data.datasets import build_dataset

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from sparring.assembly.build import build_model, spare_memory
-from sparring.commands import train as command
+from sparring.commands.train import run as command
 from sparring.config.read import resolve
 from sparring.diffusion.randomness import StepRandom
 from sparring.models.latents import LatentEncoder

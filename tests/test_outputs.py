@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sparring.commands.evaluate import file_stem
-from sparring.commands.files import KEY, as_file_name, claim, claim_page, digest, with_key
+from sparring.commands.evaluate.figures import file_stem
+from sparring.commands.shared.files import KEY, as_file_name, claim, claim_page, digest, with_key
 from sparring.config.checks import check
 from sparring.support.errors import UserError
 

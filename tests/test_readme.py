@@ -63,12 +63,12 @@ def test_the_loop_of_adts_page_runs():
 
 
 def test_the_readme_names_every_objective_and_command():
-    from sparring.cli import main
+    from sparring import commands
     from sparring.objectives import OBJECTIVES
 
     for name in OBJECTIVES:
         assert f"`{name}`" in README, name
-    for command in main.commands:
+    for command in commands.names():
         assert f"sparring {command}" in README or f"make {command}" in README, command
 
 

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from sparring.commands import train as command
+from sparring.commands.train import run_files as command
 from sparring.diffusion.randomness import generator
 from sparring.models.pretrained import load
 from text_to_image import (
@@ -271,7 +271,7 @@ WATCHED = """
 import sys
 from safetensors.torch import save_file
 from sparring import cli
-from sparring.commands import train
+from sparring.commands.train import run_files as train
 
 grid, (_, place, *words) = train.grid, sys.argv
 

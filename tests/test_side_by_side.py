@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from sparring.commands.side_by_side import Run, work
+from sparring.commands.demo.side_by_side import Run, work
 from sparring.support.errors import UserError
 
 
@@ -46,7 +46,7 @@ def test_told_to_stop_it_takes_its_runs_along(tmp_path):
         sys.path.insert(0, {str(os.path.dirname(__file__))!r})
         from pathlib import Path
         from test_side_by_side import a_run
-        from sparring.commands.side_by_side import work
+        from sparring.commands.demo.side_by_side import work
         folder = Path({str(tmp_path)!r})
         mark = folder / "pid"
         child = f"import os, time; open({{str(mark)!r}}, 'w').write(str(os.getpid()))"

@@ -174,7 +174,7 @@ def test_a_run_with_the_cache_is_the_run_without(places, full, tmp_path):
 
 def test_frozen_parts_get_no_gradient(places, monkeypatch):
     from sparring.assembly.build import build_model
-    from sparring.commands import train as module
+    from sparring.commands.train import run as module
     from sparring.config.read import resolve
 
     seen = []

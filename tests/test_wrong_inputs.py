@@ -205,7 +205,7 @@ def test_eps_prediction_with_zero_terminal_snr():
         (["inspect", "plane"], "inspect looks at images"),
         (["inspect", "digits", "contamination.kind=jpge"], "did you mean 'jpeg'?"),
         (["inspect", "digits", "training.seed=1"], "inspect takes data.*"),
-        (["inspect", "digits", "-o", "/dev/null/here"], "cannot write to /dev/null/here"),
+        (["inspect", "digits", "-o", "/dev/null/here"], "/dev/null/here cannot be written"),
         (["demo", "training.sed=1"], "unknown key 'training.sed'"),
         (["demo", "objective=dro"], "the demo sets this itself"),
     ],

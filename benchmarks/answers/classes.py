@@ -320,7 +320,7 @@ def classes_by_name(rng: random.Random, folder: Path) -> Verdict:
     """What a model answers to: names first, numbers where no name is one."""
     from types import SimpleNamespace
 
-    from sparring.commands.sample import class_of
+    from sparring.commands.sample.draw import class_of
 
     by_id = rng.random() < 0.5
     names = (

@@ -763,7 +763,7 @@ def parquet(rng: random.Random, folder: Path) -> Verdict:
 
 def copied(rng: random.Random, folder: Path) -> Verdict:
     """`contaminate` without dirt writes what is read, of any size and shape."""
-    from sparring.commands.contaminate import contaminate
+    from sparring.commands.contaminate.copies import contaminate
 
     (folder / "in").mkdir()
     height, width = rng.choice([(1, 1), (1, 90), (70, 1), size(rng), size(rng)])
@@ -796,7 +796,7 @@ def copied(rng: random.Random, folder: Path) -> Verdict:
 
 def inspected(rng: random.Random, folder: Path) -> Verdict:
     """`inspect` counts sizes and files, of any shape, and is not led by one odd image."""
-    from sparring.commands.inspect import as_text, inspect_command
+    from sparring.commands.inspect.findings import as_text, inspect_command
 
     n, side = rng.randint(4, 9), rng.randint(17, 25)
     shapes = [(side, side + rng.randint(0, 9)) for _ in range(n)]

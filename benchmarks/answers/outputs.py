@@ -96,7 +96,7 @@ def _several(
 
 
 def names_of_models(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.commands.files import as_file_name
+    from sparring.commands.shared.files import as_file_name
 
     paths = _places(rng, folder)
     names = {path: as_file_name(path) for path in paths}
@@ -123,7 +123,7 @@ def _places(rng: random.Random, folder: Path) -> list[str]:
 
 
 def names_of_settings(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.commands.evaluate import file_stem
+    from sparring.commands.evaluate.figures import file_stem
     from sparring.config.read import resolve
 
     (folder / "config.yaml").write_text(CONFIG)
@@ -147,7 +147,7 @@ def names_of_settings(rng: random.Random, folder: Path) -> Verdict:
 
 
 def samples(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.commands.sample import sample_command
+    from sparring.commands.sample.draw import sample_command
 
     models = _runs(rng, folder, 2)
     out = None if rng.random() < 0.5 else folder / "out"
@@ -162,7 +162,7 @@ def samples(rng: random.Random, folder: Path) -> Verdict:
 
 
 def evaluations(rng: random.Random, folder: Path) -> Verdict:
-    from sparring.commands.evaluate import evaluate_command
+    from sparring.commands.evaluate.figures import evaluate_command
 
     models = _runs(rng, folder, 2)
     out = None if rng.random() < 0.5 else folder / "out"
@@ -195,7 +195,7 @@ def reports(rng: random.Random, folder: Path) -> Verdict:
 def strangers(rng: random.Random, folder: Path) -> Verdict:
     """A person's own files of the names that a command would write."""
     from sparring.commands.report import report_command
-    from sparring.commands.sample import sample_command
+    from sparring.commands.sample.draw import sample_command
 
     (model,) = _runs(rng, folder, 1)
     out = folder / "mine"

@@ -423,7 +423,7 @@ def columns_that_hold_no_captions(rng: random.Random, folder: Path) -> Verdict:
 
 def copies(rng: random.Random, folder: Path) -> Verdict:
     """A contaminated copy has the captions of the images."""
-    from sparring.commands.contaminate import contaminate
+    from sparring.commands.contaminate.copies import contaminate
 
     names = _names(rng)
     _images(folder / "photos", names)

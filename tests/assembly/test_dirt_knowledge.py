@@ -11,7 +11,8 @@ from shards import write_tars
 from sparring.assembly import dirt_knowledge
 from sparring.assembly.build import build_dataset
 from sparring.assembly.dirt_knowledge import KEPT, calibrated, levels_in, with_knowledge
-from sparring.commands.train import dry_run_text, train_command
+from sparring.commands.train.dry_run import dry_run_text
+from sparring.commands.train.run import train_command
 from sparring.config.checks import check
 from sparring.data.audit.table import clean_table, read_table, write_table
 from sparring.data.trust.controls import Chosen, Denoised

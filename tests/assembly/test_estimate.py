@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sparring.adversarial.discriminators import Discriminator, Heads, LatentEye
 from sparring.assembly.build import build_objective
 from sparring.assembly.estimate import KNOWN, _build, _count, _saved, estimate, memory_from_scratch
-from sparring.commands.train import dry_run_text
+from sparring.commands.train.dry_run import dry_run_text
 from sparring.config.read import resolve
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.randomness import StepRandom

@@ -5,7 +5,7 @@ from torch import nn
 
 from sparring.assembly.build import check_network
 from sparring.assembly.network_sizes import check_sides, trial
-from sparring.commands.train import dry_run_text
+from sparring.commands.train.dry_run import dry_run_text
 from sparring.config.checks import check
 from sparring.diffusion.schedules import FlowSchedule, schedule_from_config
 from sparring.models.latents import check_multiple

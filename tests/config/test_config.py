@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from sparring.assembly.build import build_dataset, build_denoiser, build_objective
+from sparring.commands.sample import asked_for
+from sparring.commands.shared.data_words import sections_of
 from sparring.config.checks import check
 from sparring.config.overrides import with_overrides
-from sparring.config.read import contamination_of, dump, resolve, sampling_of
+from sparring.config.read import dump, resolve
 from sparring.options.value_types import SCHEDULERS
 from sparring.support.errors import UserError
 
@@ -388,20 +390,20 @@ def test_free_form_settings_are_checked_against_the_class(config, override, said
 
 def test_data_to_contaminate_are_recognised_by_their_look(tmp_path):
     overrides = ["contamination.sigma=0.3"]
-    assert contamination_of("digits", overrides, "gaussian")[0]["name"] == "digits"
-    assert contamination_of(str(tmp_path), overrides, "gaussian")[0]["name"] == "image_folder"
-    assert contamination_of("a/b.parquet", overrides, "gaussian")[0]["name"] == "parquet"
-    assert contamination_of("a/{0..9}.tar", overrides, "gaussian")[0]["name"] == "webdataset"
-    data, contamination = contamination_of("somebody/pictures", overrides, "gaussian")
+    assert sections_of("digits", overrides, "gaussian", "inspect")[0]["name"] == "digits"
+    assert sections_of(str(tmp_path), overrides, "gaussian", "inspect")[0]["name"] == "image_folder"
+    assert sections_of("a/b.parquet", overrides, "gaussian", "inspect")[0]["name"] == "parquet"
+    assert sections_of("a/{0..9}.tar", overrides, "gaussian", "inspect")[0]["name"] == "webdataset"
+    data, contamination = sections_of("somebody/pictures", overrides, "gaussian", "inspect")
     assert data["dataset_name"] == "somebody/pictures"
     assert contamination["sigma"] == 0.3
 
 
 def test_sampling_takes_options_and_overrides():
-    said = sampling_of(["sampling.num_inference_steps=7"], {"seed": 3, "device": "cpu"})
-    assert said == {"seed": 3, "device": "cpu", "num_inference_steps": 7}
+    said = asked_for(["sampling.num_inference_steps=7"], {"seed": 3, "eta": None, "device": "cpu"})
+    assert said == {"seed": 3, "num_inference_steps": 7}
     with pytest.raises(UserError, match=r"unknown key 'sampling.sheduler' - did you mean"):
-        sampling_of(["sampling.sheduler=ddim"], {})
+        asked_for(["sampling.sheduler=ddim"], {})
 
 
 def test_an_option_of_a_kind_of_ones_own_is_text_where_its_type_says_so(config, tmp_path):

@@ -7,8 +7,9 @@ import yaml
 from click.testing import CliRunner
 
 from sparring.cli import main
+from sparring.commands.shared.data_words import sections_of
 from sparring.config.files import BUNDLED, find
-from sparring.config.read import contamination_of, resolve
+from sparring.config.read import resolve
 from sparring.support.errors import UserError
 
 NETWORK = "model: {network: {_class_name: MLP, dim: 3}}\ndata: {name: plane, dim: 3}\n"
@@ -110,7 +111,7 @@ def test_a_wrong_name_is_answered_with_the_nearest(name, nearest, tmp_path, monk
 
 
 def test_a_data_set_may_be_a_row(table):
-    _, dirt = contamination_of(str(table), ["row=two"], "none")
+    _, dirt = sections_of(str(table), ["row=two"], "none", "inspect")
     assert dirt["kind"] == "gaussian"
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sparring.commands.contaminate import contaminate
+from sparring.commands.contaminate.copies import contaminate
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated
 from sparring.data.dirt.manifest import manifest, read_manifest

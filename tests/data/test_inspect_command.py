@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sparring.commands.inspect import as_text, examples_of, inspect_command
+from sparring.commands.inspect.findings import as_text, examples_of, inspect_command
 from sparring.data.audit.audit import audit_images, near_groups
 from sparring.data.audit.table import NUMBERS, read_table
 from sparring.data.base import InMemory

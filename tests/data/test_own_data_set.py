@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from sparring.assembly.build import build_dataset
 from sparring.cli import main
-from sparring.config.read import contamination_of, resolve
+from sparring.commands.shared.data_words import sections_of
+from sparring.config.read import resolve
 from sparring.support.errors import UserError
 from support import with_a_file_more
 
@@ -109,4 +110,4 @@ def test_a_file_beside_ours_is_a_built_in_data_set(tmp_path):
 
 
 def test_a_bundled_set_is_known_by_its_name_alone():
-    assert contamination_of("two_moons", [], "gaussian")[0]["name"] == "two_moons"
+    assert sections_of("two_moons", [], "gaussian", "inspect")[0]["name"] == "two_moons"

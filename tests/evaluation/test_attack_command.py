@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from test_evaluate_command import make_run, unet
 
 from sparring.cli import main
-from sparring.commands.attack import as_text, attack_command
+from sparring.commands.attack.curves import as_text, attack_command
 from sparring.data.datasets import build_dataset
 from sparring.diffusion.noising import mse
 from sparring.evaluation.feature_sets import Gaussian

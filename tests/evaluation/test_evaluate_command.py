@@ -10,10 +10,10 @@ import yaml
 from measuring import evaluate
 from PIL import Image
 
-from sparring.commands import evaluate as command
-from sparring.commands import plan
-from sparring.commands.evaluate import as_text, evaluate_command
-from sparring.commands.mismatch import clean_data
+from sparring.commands.evaluate import figures as command
+from sparring.commands.evaluate import plan as plan
+from sparring.commands.evaluate.figures import as_text, evaluate_command
+from sparring.commands.evaluate.mismatch import clean_data
 from sparring.data.datasets import build_dataset
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import schedule_from_config

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from measuring import evaluate
 from torch import nn
 
-from sparring.commands.evaluate import as_text
+from sparring.commands.evaluate.figures import as_text
 from sparring.data.base import InMemory
 from sparring.evaluation.networks import inception
 from sparring.evaluation.networks.extractors import make_extractor

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from test_evaluate_command import make_run, unet
 
 from sparring.cli import main
-from sparring.commands.evaluate import as_text, evaluate_command
+from sparring.commands.evaluate.figures import as_text, evaluate_command
 from sparring.models.pretrained import load
 from sparring.report import ranking, tables
 from sparring.report.runs import read_runs

@@ -18,8 +18,8 @@ from diffusers import (
 from measuring import evaluate
 from PIL import Image
 
-from sparring.commands import evaluate as command
-from sparring.commands.evaluate import as_text, evaluate_command
+from sparring.commands.evaluate import figures as command
+from sparring.commands.evaluate.figures import as_text, evaluate_command
 from sparring.data.datasets import build_dataset
 from sparring.diffusion.randomness import generator
 from sparring.evaluation.protocol import differences

@@ -7,9 +7,9 @@ import pytest
 import torch
 from test_evaluate_command import make_run, unet
 
-from sparring.commands import evaluate as command
-from sparring.commands.evaluate import as_text, evaluate_command
-from sparring.commands.sweep import combinations, line_names, lines_of, sweep_picture
+from sparring.commands.evaluate import figures as command
+from sparring.commands.evaluate.figures import as_text, evaluate_command
+from sparring.commands.evaluate.sweep import combinations, line_names, lines_of, sweep_picture
 from sparring.config.schema import SamplingSection, SweepSection
 from sparring.evaluation.store.cached_figures import code_key, kept_or_measured, model_key
 from sparring.models.networks import MLP

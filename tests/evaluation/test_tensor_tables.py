@@ -11,7 +11,7 @@ import torch
 from test_evaluate_command import make_run, unet
 from test_proximal import written
 
-from sparring.commands.evaluate import evaluate_command
+from sparring.commands.evaluate.figures import evaluate_command
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import schedule_from_config
 from sparring.evaluation.store.tensor_tables import Parts, Processes, prune

@@ -19,7 +19,7 @@ from diffusers import (
 from PIL import Image
 from safetensors.torch import load_file
 
-from sparring.commands.sample import sample_command
+from sparring.commands.sample.draw import sample_command
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import schedule_from_config
 from sparring.models.networks import MLP
@@ -211,7 +211,7 @@ def test_latents_are_decoded(tmp_path):
         ({"num_inference_steps": 2000}, "at most 1000"),
         ({"class_labels": [7]}, "has no class '7' .it has cat, dog"),
         ({"n_images": 0}, "n_images must be >= 1"),
-        ({"timestep_spacing": "odd"}, "odd"),
+        ({"scheduler_options": {"timestep_spacing": "odd"}}, "odd"),
     ],
 )
 def test_wrong_arguments_are_one_line(digits, tmp_path, words, message):

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from sparring.cli import main
-from sparring.config.read import contamination_of, resolve
+from sparring.commands.shared.data_words import sections_of
+from sparring.config.read import resolve
 from sparring.config.schema import AttackSection
 from sparring.data.datasets import build_dataset
 from sparring.models.pretrained import load
@@ -86,7 +87,7 @@ def test_home_of_a_config_and_of_its_base(home):
     (home / "base.yaml").write_text(yaml.safe_dump({"model": MODEL, "training": {"seed": 7}}))
     Path("a.yaml").write_text("base: ~/base.yaml\n")
     assert resolve("a.yaml").training.seed == resolve("~/base.yaml").training.seed == 7
-    assert contamination_of("~/photos", [], "none")[0]["train_data_dir"] == f"{home}/photos"
+    assert sections_of("~/photos", [], "none", "inspect")[0]["train_data_dir"] == f"{home}/photos"
 
 
 def test_homes_that_are_not_known_are_refused(monkeypatch):

@@ -6,7 +6,6 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from sparring import commands
 from sparring.cli import main
 from sparring.config.read import dump, resolve
 from sparring.support.errors import UserError
@@ -56,15 +55,15 @@ def test_what_is_no_text_is_refused_and_named(tmp_path, content):
 
 
 def test_the_command_hands_the_lines_on(tmp_path, monkeypatch):
-    import sparring.commands.sample  # noqa: F401
+    from sparring.commands.sample import draw
 
     told = {}
 
-    def sampled(model, output_dir, **settings):
+    def sampled(model, **settings):
         told.update(settings)
         return {"n_images": 3, "output": "out"}
 
-    monkeypatch.setattr(commands.sample, "sample_command", sampled)
+    monkeypatch.setattr(draw, "sample_command", sampled)
     (tmp_path / "p.txt").write_bytes("a barn\r\na pond\u2028x\r\n".encode("utf-16"))
     words = ["sample", "m", "--prompt", "first", "--prompt-file", str(tmp_path / "p.txt")]
     assert CliRunner().invoke(main, words).exit_code == 0

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from tiny_runs import tiny_settings
 
 from sparring.cli import main
-from sparring.commands.plan import default_device
-from sparring.commands.train import dry_run_text, train_command
+from sparring.commands.shared.device import default_device
+from sparring.commands.train.dry_run import dry_run_text
+from sparring.commands.train.run import train_command
 from sparring.config.read import dump, resolve
 from sparring.support.errors import UserError
 from sparring.training import launcher

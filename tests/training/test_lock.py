@@ -481,7 +481,7 @@ def test_a_writer_without_a_lock_is_one_of_the_other_processes():
 def test_the_lock_is_not_pushed(tmp_path, monkeypatch):
     import huggingface_hub
 
-    from sparring.commands.train import _push
+    from sparring.commands.train.run_files import push as _push
 
     pushed = {}
     monkeypatch.setattr(

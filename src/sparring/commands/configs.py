@@ -5,9 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..config.files import chosen_row, find
+import click
+
+from ..config.files import bundled, chosen_row, find
 from ..config.overrides import with_overrides
 from ..support.yaml_files import write_yaml
+from .shared import options
+
+
+@click.command()
+@click.argument("name", required=False, type=options.PLACE)
+@options.overrides
+@options.as_json
+def configs(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """List the configs that come with sparring, or print one.
+
+    The list has their rows too. NAME is printed as it is written; with row=ROW, or any KEY=VALUE,
+    its settings are printed with these on top.
+
+    \b
+    Examples:
+      sparring configs
+      sparring configs digits > mine.yaml
+      sparring configs smoothing_cifar10 row=p90_s02
+    """
+    if name is None:
+        options.answer({"configs": bundled()}, as_json, lambda all: as_text(all["configs"]))
+    else:
+        result = {"name": name, "yaml": one_config(name, overrides)}
+        options.answer(result, as_json, lambda one: one["yaml"])
 
 
 def as_text(configs: Mapping[str, Mapping[str, Any]]) -> str:

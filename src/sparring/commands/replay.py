@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..assembly.build import build_dataset
+import click
+
 from ..config.read import resolve
 from ..support.errors import UserError
-from ..training.checkpoint import Checkpoint
-from ..training.processes import distributed, make_accelerator, process_state
-from ..training.replay import FOLDER, Finding, read_address, replay
-from ..training.roles import restore, roles
-from ..training.stopping import not_finite_state
-from .train import trained_of
+from .shared import options
+
+if TYPE_CHECKING:
+    from ..training.replay import Finding
 
 N_SHOWN = 8
+
+
+@click.command()
+@click.argument("run", type=options.PLACE)
+@options.as_json
+def replay(run: str, as_json: bool) -> None:
+    """Compute the batch at which RUN stopped once more, to see where it began.
+
+    A run whose loss or gradient is not finite keeps that batch and the weights it met in
+    RUN/stopped. Nothing is updated and nothing written.
+
+    \b
+    Example:
+      sparring replay runs/digits
+    """
+    result = replay_command(run)
+    text = result.pop("text")
+    options.answer(result, as_json, lambda _: text)
 
 
 def replay_command(run: str | Path) -> dict[str, Any]:
@@ -32,6 +49,14 @@ def replay_command(run: str | Path) -> dict[str, Any]:
     Raises:
         UserError: if the run did not stop at a batch, or cannot be built again.
     """
+    from ..assembly.build import build_dataset
+    from ..training.checkpoint import Checkpoint
+    from ..training.processes import distributed, make_accelerator, process_state
+    from ..training.replay import FOLDER, read_address, replay
+    from ..training.roles import restore, roles
+    from ..training.stopping import not_finite_state
+    from .train.run import trained_of
+
     folder = Path(run)
     address = read_address(folder)
     if process_state().num_processes > 1:

@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
+
 from ..support.errors import UserError
-from ..support.whole_files import whole_file
-from .files import claim_page, digest, which, with_key
+from .shared import options
+from .shared.files import check_writable, claim_page, digest, replace_text, which, with_key
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=options.PLACE, required=True, metavar="RUN...")
+@click.option(
+    "-o",
+    "--output",
+    type=options.PLACE,
+    default="report.html",
+    show_default=True,
+    help="The page to write.",
+)
+@options.overwrite
+@click.option("--title", help="Heading of the page; the runs' names by default.")
+@options.as_json
+def report(
+    runs: tuple[str, ...], output: str, overwrite: bool, title: str | None, as_json: bool
+) -> None:
+    """Write one self-contained HTML page that compares runs.
+
+    It computes nothing: evaluate the runs first.
+
+    \b
+    Example:
+      sparring report runs/plain runs/robust -o report.html
+    """
+    result = report_command(list(runs), Path(output), title, overwrite=overwrite)
+    options.answer(result, as_json, _as_text)
+
+
+def _as_text(result: Mapping[str, Any]) -> str:
+    lines = [f"  {sentence}" for sentence in result["missing"]]
+    return "\n".join([result["headline"], *lines, f"Report: {result['output']}"])
 
 
 def report_command(
@@ -32,25 +68,17 @@ def report_command(
 
     if not runs:
         raise UserError("report: name at least one run folder")
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; name the HTML file, such as {output}/report.html")
     key = digest([which(str(run)) for run in runs], title)
-    claim_page(Path(output), key, overwrite=overwrite)
+    claim_page(output, key, overwrite=overwrite)
     read = read_runs([str(run) for run in runs])
     html, finding = render(read, title)
-    _write(Path(output), with_key(html, key))
+    check_writable(output.parent)
+    replace_text(output, with_key(html, key))
     return {
         "output": str(output),
         "runs": [run.name for run in read],
         "headline": finding.sentence,
         "missing": [sentence for run in read for sentence in missing(run)],
     }
-
-
-def _write(output: Path, html: str) -> None:
-    """The page, whole or not there."""
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; name the HTML file, such as {output}/report.html")
-    try:
-        with whole_file(output) as half:
-            half.write_bytes(html.encode("utf-8", errors="replace"))  # odd bytes in a file's name
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror})") from error

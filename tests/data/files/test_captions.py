@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from sparring.commands.contaminate import contaminate
+from sparring.commands.contaminate.copies import contaminate
 from sparring.data.captions import caption_of
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import training_data

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sparring.commands.files import check_outside
-from sparring.commands.sample import _make_room
+from sparring.commands.sample.draw import _make_room
+from sparring.commands.shared.files import check_outside
 from sparring.data.datasets import build_dataset
 from sparring.support.errors import UserError
 from sparring.training import open_run

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sparring.commands.contaminate import contaminate
+from sparring.commands.contaminate.copies import contaminate
 from sparring.data.datasets import build_dataset
 from sparring.data.files.hub import check_one_split, split_of
 from sparring.data.files.splits import split_name

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.base import Dataset
-from ..evaluation.evaluate import thumbs
-from ..sampling.images import grid
+from ...data.base import Dataset
+from ...evaluation.evaluate import thumbs
+from ...sampling.images import grid
 
 KEYS = ("memorization", "memorization_of_dirty")
 SHARES = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ..data.base import Dataset
-from ..data.section import DataSection
-from ..models.text import PIPELINES
-from ..support.errors import UserError
+from ...data.base import Dataset
+from ...data.section import DataSection
+from ...models.text import PIPELINES
+from ...support.errors import UserError
 
 if TYPE_CHECKING:
-    from ..models.pretrained import Model
+    from ...models.pretrained import Model
 
 
 def check_alike(name: str, model: Model, data: Dataset) -> None:

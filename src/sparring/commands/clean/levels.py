@@ -5,46 +5,68 @@ DATA is clean. It gets Gaussian noise of each level, all images of it, and every
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data.base import Dataset, joined
-from ..data.datasets import build_dataset
-from ..data.dirt.contaminated import contaminate
-from ..diffusion.randomness import generator
-from ..evaluation.networks.extractors import Extractor, make_extractor
-from ..evaluation.protocol import versions
-from ..evaluation.studies.cleaning import cleaning_figures
-from ..models.pretrained import load
-from ..sampling.images import grid
-from ..support.errors import UserError
-from ..support.whole_files import whole_file
-from .clean import Cleaner, noise_of_each
-from .files import KEY, as_word, check_outside, claim, digest, which
-from .plan import default_device
+from ...data.base import Dataset, joined
+from ...data.datasets import build_dataset
+from ...data.dirt.contaminated import contaminate
+from ...diffusion.randomness import generator
+from ...evaluation.networks.extractors import make_extractor
+from ...evaluation.protocol import versions
+from ...evaluation.studies.cleaning import cleaning_figures
+from ...models.pretrained import load
+from ...sampling.images import grid
+from ...support.errors import UserError
+from ..shared.device import default_device
+from ..shared.files import (
+    KEY,
+    as_word,
+    check_outside,
+    check_writable,
+    claim,
+    digest,
+    folder_in,
+    replace_json,
+    replace_text,
+    which,
+)
+from .images import Cleaner, Sections, noise_of_each
 
 FILES = ("report.json", "index.html", "level-*.png")
-N_IMAGES = 1000
 N_SHOWN = 12
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What models are tried with.
+
+    Attributes:
+        levels: Sizes of the noise, [0, 1] scale.
+        sigma: What the models are told: None the level, "auto" what is estimated, or a number.
+        n_images: At most so many images, a random subset of the data.
+        extractor: Of the features, see `evaluation.features`.
+        n_resamples: Halves behind each interval.
+    """
+
+    levels: list[float]
+    sigma: float | str | None = None
+    n_images: int = 1000
+    extractor: str | None = None
+    n_resamples: int = 10
+
+
 def levels_command(
-    data: Mapping[str, Any],
-    contamination: Mapping[str, Any],
+    sections: Sections,
     models: Sequence[str],
-    levels: Sequence[float],
+    trial: Trial,
     output_dir: str | Path | None = None,
-    sigma: float | str | None = None,
     *,
-    n_images: int = N_IMAGES,
-    extractor: str | None = None,
-    n_resamples: int = 10,
     device: str | None = None,
     command: str = "",
     overwrite: bool = False,
@@ -53,17 +75,12 @@ def levels_command(
     """Noise of known sizes on clean images, and what each model makes of it.
 
     Args:
-        data: `name`, `split` and fields as in `build_dataset`; clean.
-        contamination: Its `seed` is the noise's, its `clip` says whether images are clipped
-            to 8 bits, as they are in files; its kind is none.
+        sections: `data`, clean, and `contamination`: its `seed` is the noise's, its `clip` says
+            whether images are clipped to 8 bits, as they are in files; its kind is none.
         models: Runs, pipeline folders or hub names.
-        levels: Sizes of the noise, [0, 1] scale.
+        trial: What they are tried with.
         output_dir: Where report.json, index.html and pictures go. None: cleaning-*.json into the
             `evaluation/` folder of each run.
-        sigma: What the models are told: None the level, "auto" what is estimated, or a number.
-        n_images: At most so many images, a random subset of the data.
-        extractor: Of the features, see `evaluation.features`.
-        n_resamples: Halves behind each interval.
         device: Where to run; None: a GPU if there is one.
         command: For the record.
         overwrite: Whether figures of other models or settings in output_dir may be replaced.
@@ -76,6 +93,7 @@ def levels_command(
     Raises:
         UserError: for data, models or levels that do not do.
     """
+    data, contamination = sections
     if contamination.get("kind", "none") != "none":
         raise UserError("--levels puts noise on clean images: set contamination.kind=none")
     device = device or default_device()
@@ -85,14 +103,13 @@ def levels_command(
     for cleaner in cleaners.values():
         cleaner.check(dataset)
     folders = _folders(names, output_dir, data)
-    decides = [data, contamination, list(levels), sigma, n_images, extractor, n_resamples]
-    key = digest(*decides, {**options, "batch_size": None}, *map(which, names))
+    key = digest(*sections, *astuple(trial), {**options, "batch_size": None}, *map(which, names))
     if output_dir is not None:
         claim(folders[""], key, FILES, "report.json", overwrite=overwrite)
-    features = make_extractor(extractor, build_dataset(**{**data, "split": "all"}), device)
+    features = make_extractor(trial.extractor, build_dataset(**{**data, "split": "all"}), device)
     seed = int(contamination.get("seed") or 0)
     random = generator("cpu", seed, "images to clean")
-    rows = torch.randperm(len(dataset), generator=random)[:n_images].sort().values
+    rows = torch.randperm(len(dataset), generator=random)[: trial.n_images].sort().values
     clean_images, index, skipped = _read(dataset, rows)
     if len(index) < 4:
         raise UserError(f"{dataset.name} has {len(index)} readable images: at least 4 are needed")
@@ -100,10 +117,10 @@ def levels_command(
     noisy_figures: list[dict[str, Any]] = []
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     pictures = []
-    for level in levels:
+    for level in trial.levels:
         dirt = {"kind": "gaussian", "rate": 1.0, "sigma": level}
         noisy = contaminate(dataset, {**contamination, **dirt})
-        told, _ = noise_of_each(noisy, level if sigma is None else sigma)
+        told, _ = noise_of_each(noisy, level if trial.sigma is None else trial.sigma)
         batch = joined(list(noisy.chunks(index.tolist())))
         cleaned = [cleaner(batch, told[index], noisy) for cleaner in cleaners.values()]
         before = batch["x0"].clamp(0, 1)
@@ -111,20 +128,21 @@ def levels_command(
             [before, *cleaned], [noisy_figures, *found.values()], strict=True
         ):
             figures = cleaning_figures(
-                images, clean_images, features(images), of_clean, n_resamples, seed
+                images, clean_images, features(images), of_clean, trial.n_resamples, seed
             )
             rows_of.append({"level": level, "told": float(told[index].mean()), **figures})
         pictures.append(torch.cat([one[:N_SHOWN] for one in (clean_images, before, *cleaned)]))
-    first = cleaners[names[0]]
     protocol = {
         "data": dataset.name, "data_fingerprint": dataset.fingerprint(),
         "split": data.get("split"), "n_images": len(index),
         "noise_seed": seed, "clip": contamination.get("clip") is not False,
-        "told": "the level" if sigma is None else sigma, **_extracted(features),
-        **first.protocol(dataset), "n_resamples": n_resamples, "versions": versions(),
+        "told": "the level" if trial.sigma is None else trial.sigma,
+        "extractor": features.name, "extractor_checksum": features.checksum, **features.details,
+        **cleaners[names[0]].protocol(dataset), "n_resamples": trial.n_resamples,
+        "versions": versions(),
     }  # fmt: skip
     result = {
-        "levels": list(levels), "noisy": noisy_figures, "models": found,
+        "levels": trial.levels, "noisy": noisy_figures, "models": found,
         "skipped": skipped, "protocol": protocol, "command": command, KEY: key,
     }  # fmt: skip
     for name, folder in folders.items():
@@ -141,32 +159,17 @@ def _read(dataset: Dataset, rows: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     return images, index, list(dict.fromkeys(batch["unreadable"]))
 
 
-def _extracted(extractor: Extractor) -> dict[str, Any]:
-    return {
-        "extractor": extractor.name,
-        "extractor_checksum": extractor.checksum,
-        **extractor.details,
-    }
-
-
 def _folders(
     names: Sequence[str], output_dir: str | Path | None, data: Mapping[str, Any]
 ) -> dict[str, Path]:
     """Where the results go: all of them into one folder (""), or each into its own run's."""
+    asked = {name: folder_in(name, "evaluation", output_dir) for name in names}
     if output_dir is not None:
-        folders = {"": Path(output_dir)}
-    else:
-        folders = {
-            name: Path(name) / "evaluation"
-            for name in names
-            if (Path(name) / "config.yaml").is_file()
-        }
+        asked = {"": Path(output_dir)}
+    folders = {name: folder for name, folder in asked.items() if folder is not None}
     for folder in folders.values():
         check_outside(folder, data.get("train_data_dir"))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+        check_writable(folder)
     return folders
 
 
@@ -180,22 +183,16 @@ def _write(result: Mapping[str, Any], name: str, folder: Path, pictures: list[Te
         words += [f"seed{protocol['noise_seed']}"]
         own = {**result, "models": {name: result["models"][name]}}
         stem = "-".join([as_word("-".join(map(str, words)), 120), result[KEY]])
-        _write_json(folder / f"cleaning-{stem}.json", own)
+        replace_json(folder / f"cleaning-{stem}.json", own)
         return
-    from ..report.cleaning import render_levels
+    from ...report.cleaning import render_levels
 
     for level, images in zip(result["levels"], pictures, strict=True):
         n_rows = 2 + len(result["models"])
         picture = grid(2 * images - 1, len(images) // n_rows)
         picture.save(folder / f"level-{level:g}.png")
-    _write_json(folder / "report.json", result)
-    page = render_levels(result, folder)
-    (folder / "index.html").write_bytes(page.encode("utf-8", errors="replace"))
-
-
-def _write_json(path: Path, result: Mapping[str, Any]) -> None:
-    with whole_file(path) as half:
-        half.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    replace_json(folder / "report.json", result)
+    replace_text(folder / "index.html", render_levels(result, folder))
 
 
 def as_text(result: Mapping[str, Any]) -> str:
@@ -214,8 +211,3 @@ def as_text(result: Mapping[str, Any]) -> str:
         f"{protocol['told']}, {protocol['n_steps']} step(s)"
     )
     return "\n".join(lines)
-
-
-def spoken(words: Sequence[str]) -> str:
-    """The command, for the record."""
-    return shlex.join(["sparring", "clean", *words])

@@ -11,18 +11,18 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import transforms
-from ..data.base import READ_CHUNK, Dataset
-from ..data.captions import Caption
-from ..data.datasets import build_dataset
-from ..data.dirt.contaminated import Contaminated, check_contamination
-from ..data.dirt.contaminated import contaminate as contaminated
-from ..data.dirt.manifest import write_manifest
-from ..data.files.listing import hidden
-from ..data.files.splits import seeming_splits
-from ..support.errors import UserError
-from ..support.home_folder import expanded_path
-from .files import check_place, whole_folder
+from ...data import transforms
+from ...data.base import READ_CHUNK, Dataset
+from ...data.captions import Caption
+from ...data.datasets import build_dataset
+from ...data.dirt.contaminated import Contaminated, check_contamination
+from ...data.dirt.contaminated import contaminate as contaminated
+from ...data.dirt.manifest import write_manifest
+from ...data.files.listing import hidden
+from ...data.files.splits import seeming_splits
+from ...support.errors import UserError
+from ...support.home_folder import expanded_path
+from ..shared.files import check_place, whole_folder
 
 
 def contaminate(

@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config.read import resolve
-from ..config.schema import RunConfig
-from ..support.errors import UserError
-from ..support.terminal import echo
+from ...config.read import resolve
+from ...config.schema import RunConfig
+from ...support.errors import UserError
+from ...support.terminal import echo
 
 EVALUATION_SECONDS = 30.0
 """Of one command after training; for the estimate of the time left only."""

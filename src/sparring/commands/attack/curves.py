@@ -7,7 +7,6 @@ into one folder, with a page of its own, and is the way for models that are no r
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shlex
@@ -19,21 +18,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from ..config.checks import check_section
-from ..config.overrides import with_overrides
-from ..config.schema import AttackSection
-from ..evaluation.protocol import require_alike
-from ..evaluation.store.reference import Reference, Settings
-from ..evaluation.store.tensor_tables import Processes
-from ..evaluation.studies import robustness as curves
-from ..models.latents import decode
-from ..models.pretrained import load
-from ..sampling.images import grid
-from ..sampling.trajectory_attacks import Attack
-from ..support.errors import UserError
-from ..support.terminal import printable
-from .evaluate import file_stem
-from .files import (
+from ...config.checks import check_section
+from ...config.overrides import with_overrides
+from ...config.schema import AttackSection
+from ...evaluation.protocol import require_alike
+from ...evaluation.store.reference import Reference, Settings
+from ...evaluation.store.tensor_tables import Processes
+from ...evaluation.studies import robustness as curves
+from ...models.latents import decode
+from ...models.pretrained import load
+from ...sampling.images import grid
+from ...sampling.trajectory_attacks import Attack
+from ...support.errors import UserError
+from ...support.terminal import printable
+from ..evaluate.figures import file_stem
+from ..evaluate.plan import SECTIONS, Plan, labels_of, plan_of
+from ..shared.device import default_device
+from ..shared.files import (
     as_file_name,
     check_outside,
     check_writable,
@@ -41,12 +42,13 @@ from .files import (
     digest,
     folder_in,
     replace_file,
+    replace_json,
+    replace_text,
     with_key,
 )
-from .plan import SECTIONS, Plan, default_device, labels_of, plan_of
 
 if TYPE_CHECKING:
-    from ..models.pretrained import Model
+    from ...models.pretrained import Model
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +110,11 @@ def attack_command(
         _write(plan, result, section, source, folders[plan.name], stems[plan.name])
         results[plan.name] = result
     if output_dir is not None:
-        from ..report.attacks import render_page
+        from ...report.attacks import render_page
 
         page = Path(output_dir) / PAGE
         html = render_page([Path(output_dir) / f"{stem}.json" for stem in stems.values()])
-        text = with_key(html, key)
-        replace_file(page, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        replace_text(page, with_key(html, key))
         log.info("wrote %s", page)
     return {"models": results}
 
@@ -258,8 +259,7 @@ def _write(
             "radius": max(section.radii),
             "n": min(N_SHOWN, section.n_samples),
         }
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    replace_file(folder / f"{stem}.json", lambda one: one.write_text(text, encoding="utf-8"))
+    replace_json(folder / f"{stem}.json", result)
     log.info("wrote %s", folder / f"{stem}.json")
 
 

@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..data.files.own_output import made_here
-from ..support.errors import UserError
-from ..support.home_folder import expanded_path
-from ..support.whole_files import whole_file
+from ...data.files.own_output import made_here
+from ...support.errors import UserError
+from ...support.home_folder import expanded_path
+from ...support.whole_files import whole_file
 
 
 def check_writable(folder: Path | None) -> None:
@@ -48,6 +48,16 @@ def replace_file(path: Path, write: Any) -> None:
             write(half)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror})") from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """The same of a text; odd bytes of a file's name become question marks."""
+    replace_file(path, lambda half: half.write_bytes(text.encode("utf-8", "replace")))
+
+
+def replace_json(path: Path, result: Mapping[str, Any]) -> None:
+    """The same of a JSON object; a number that is not finite is an error."""
+    replace_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def folder_in(name: str, inner: str, output_dir: str | Path | None) -> Path | None:

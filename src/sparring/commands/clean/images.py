@@ -7,7 +7,6 @@ noise are left as they are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,24 +18,26 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import transforms
-from ..data.audit.audit import audit_images
-from ..data.base import READ_CHUNK, Batch, Dataset
-from ..data.datasets import build_dataset
-from ..data.dirt.contaminated import check_contamination, contaminate
-from ..evaluation.protocol import versions
-from ..models.pretrained import load
-from ..sampling.clean import clean, matching_time
-from ..sampling.images import grid
-from ..support.errors import UserError
-from ..support.home_folder import expanded_path
-from .contaminate import as_folder, write_captions
-from .files import check_place, whole_folder
-from .plan import default_device
+from ...data import transforms
+from ...data.audit.audit import audit_images
+from ...data.base import READ_CHUNK, Batch, Dataset
+from ...data.datasets import build_dataset
+from ...data.dirt.contaminated import check_contamination, contaminate
+from ...evaluation.protocol import versions
+from ...models.pretrained import load
+from ...sampling.clean import clean, matching_time
+from ...sampling.images import grid
+from ...support.errors import UserError
+from ...support.home_folder import expanded_path
+from ..contaminate.copies import as_folder, write_captions
+from ..shared.device import default_device
+from ..shared.files import check_place, replace_json, replace_text, whole_folder
 
 if TYPE_CHECKING:
-    from ..models.pretrained import Model
+    from ...models.pretrained import Model
 
+Sections = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""Section data, as `build_dataset` takes it, and section contamination."""
 N_SHOWN = 32
 FORMATS: dict[str, dict[str, Any]] = {
     **{suffix: {"quality": 95, "subsampling": 0} for suffix in (".jpg", ".jpeg", ".jfif")},
@@ -148,8 +149,7 @@ class Cleaner:
 
 
 def clean_command(
-    data: Mapping[str, Any],
-    contamination: Mapping[str, Any],
+    sections: Sections,
     model: str,
     output_dir: str | Path,
     sigma: float | str,
@@ -161,8 +161,7 @@ def clean_command(
     """Clean a set of images: OUT/images in the tree and the formats of the input.
 
     Args:
-        data: `name`, `split` and fields as in `build_dataset`.
-        contamination: What is done to them first, for trying; kind none leaves them as they are.
+        sections: `data`, and `contamination`: what is done to them first, for trying.
         model: A run, a pipeline folder or a hub name.
         output_dir: A folder that is empty or not there; it appears when it is complete.
         sigma: Noise of the images, [0, 1] scale, or "auto".
@@ -176,7 +175,7 @@ def clean_command(
     Raises:
         UserError: for data, a model or a folder that do not do.
     """
-    out = expanded_path(output_dir)
+    out, (data, contamination) = expanded_path(output_dir), sections
     check_place(out, data)
     device = device or default_device()
     check_contamination(contamination)
@@ -280,8 +279,7 @@ def _save(x: Tensor, path: Path) -> None:
 
 
 def _write_page(result: Mapping[str, Any], folder: Path) -> None:
-    from ..report.cleaning import render
+    from ...report.cleaning import render
 
-    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    (folder / "cleaning.json").write_text(text, encoding="utf-8")
-    (folder / "index.html").write_bytes(render(result, folder).encode("utf-8", errors="replace"))
+    replace_json(folder / "cleaning.json", result)
+    replace_text(folder / "index.html", render(result, folder))

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,33 +14,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..assembly.build import one_line_errors
-from ..config.checks import check
-from ..config.overrides import with_overrides
-from ..config.schema import RunConfig, SamplingSection
-from ..data.base import Dataset, digest
-from ..data.datasets import build_dataset
-from ..data.dirt.contaminated import contaminate
-from ..evaluation.evaluate import check_count, looks, protocol_of
-from ..evaluation.networks.judges import Judges
-from ..evaluation.store.cached_figures import code_key, model_key
-from ..evaluation.store.comparison import Comparison
-from ..evaluation.store.reference import Reference, Settings
-from ..evaluation.store.tensor_tables import Processes
-from ..models.pretrained import load
-from ..sampling.sample import check_sampling, describe_sampling
-from ..sampling.schedulers import default_sampler
-from ..sampling.settings import Sampling
-from ..support.cache import cache_folder, key_of
-from ..support.errors import UserError
-from ..training.launcher import on_cpu
+from ...assembly.build import one_line_errors
+from ...config.checks import check
+from ...config.overrides import with_overrides
+from ...config.schema import RunConfig, SamplingSection
+from ...data.base import Dataset, digest
+from ...data.datasets import build_dataset
+from ...data.dirt.contaminated import contaminate
+from ...evaluation.evaluate import check_count, looks, protocol_of
+from ...evaluation.networks.judges import Judges
+from ...evaluation.store.cached_figures import code_key, model_key
+from ...evaluation.store.comparison import Comparison
+from ...evaluation.store.reference import Reference, Settings
+from ...evaluation.store.tensor_tables import Processes
+from ...models.pretrained import load
+from ...sampling.sample import check_sampling, describe_sampling
+from ...sampling.schedulers import default_sampler
+from ...sampling.settings import Sampling
+from ...support.cache import cache_folder, key_of
+from ...support.errors import UserError
 from .diagnostics import check_diagnostics
 from .mismatch import check_mismatch
 from .reference import check_alike, check_prompts, reading
 from .sweep import combinations
 
 if TYPE_CHECKING:
-    from ..models.pretrained import Model
+    from ...models.pretrained import Model
 
 log = logging.getLogger(__name__)
 
@@ -277,9 +275,3 @@ def labels_of(plan: Plan, n: int) -> Tensor | None:
 
 def kept_folder() -> Path:
     return cache_folder() / "features"
-
-
-def default_device() -> str:
-    """A GPU of this process's own, if there is one and accelerate is not told to use none."""
-    use_gpu = torch.cuda.is_available() and not on_cpu()
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if use_gpu else "cpu"

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..config.schema import EvaluationSection
-from ..diffusion.randomness import generator
-from ..evaluation.networks.extractors import image_batches
-from ..evaluation.store.reference import Reference
-from ..evaluation.studies.mismatch import CleanData, Counts, mismatch
-from ..sampling.settings import Sampling
-from ..support.errors import UserError
+from ...config.schema import EvaluationSection
+from ...diffusion.randomness import generator
+from ...evaluation.networks.extractors import image_batches
+from ...evaluation.store.reference import Reference
+from ...evaluation.studies.mismatch import CleanData, Counts, mismatch
+from ...sampling.settings import Sampling
+from ...support.errors import UserError
 
 if TYPE_CHECKING:
-    from ..models.pretrained import Model
+    from ...models.pretrained import Model
 
 MAX_POOL = 10_000  # reference images held at once
 

@@ -16,22 +16,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import __version__
-from ..assembly.build import one_line_errors
-from ..config.schema import SamplingSection
-from ..data.files.listing import EXTENSIONS
-from ..data.files.own_output import NUMBERED, SAMPLING
-from ..models.latents import AT_ONCE, decode
-from ..models.pretrained import Model, load
-from ..models.text import check_prompts
-from ..sampling.images import grid, save_images
-from ..sampling.sample import check_sampling, describe_sampling, sample
-from ..sampling.settings import Sampling
-from ..sampling.steps import Steps
-from ..support.errors import UserError
-from ..support.terminal import echo
-from .files import KEY, as_file_name, as_word, claim, digest, made_by, told_in_words, which
-from .plan import default_device
+from ... import __version__
+from ...assembly.build import one_line_errors
+from ...config.schema import SamplingSection
+from ...data.files.listing import EXTENSIONS
+from ...data.files.own_output import NUMBERED, SAMPLING
+from ...models.latents import AT_ONCE, decode
+from ...models.pretrained import Model, load
+from ...models.text import check_prompts
+from ...sampling.images import grid, save_images
+from ...sampling.sample import check_sampling, describe_sampling, sample
+from ...sampling.settings import Sampling
+from ...sampling.steps import Steps
+from ...support.errors import UserError
+from ...support.terminal import echo
+from ..shared.device import default_device
+from ..shared.files import KEY, as_file_name, as_word, claim, digest, made_by, told_in_words, which
 
 FILES = ("grid.png", "sweep.png", "samples.safetensors", "samples.csv", "scatter.png")
 """What there may be besides the protocol and numbered images."""
@@ -45,24 +45,11 @@ def sample_command(
     model: str,
     output_dir: str | Path | None = None,
     *,
-    n_images: int | None = None,
-    scheduler: str | None = None,
-    num_inference_steps: int | None = None,
-    seed: int | None = None,
-    guidance_scale: float | None = None,
-    eps_scale: float | None = None,
-    eta: float | None = None,
-    clip_sample: bool | None = None,
-    stop_ratio: float | None = None,
-    grid_power: float | None = None,
-    ratios: Sequence[float] | None = None,
-    sweep: Sequence[int] | None = None,
-    timestep_spacing: str | None = None,
     class_labels: Sequence[int | str] | None = None,
-    prompts: Sequence[str] | None = None,
-    batch_size: int | None = None,
+    sweep: Sequence[int] | None = None,
     device: str | None = None,
     overwrite: bool = False,
+    **given: Any,
 ) -> dict[str, Any]:
     """Draw samples and write them.
 
@@ -75,15 +62,14 @@ def sample_command(
         model: A run, a pipeline folder or a hub name.
         output_dir: Where to; None: evaluation/samples in a run, samples/<name> for other models,
             each with what is asked for otherwise than in the run's own section in its name.
-        n_images: Number of samples. This and the next ones are the run's own (its section
-            `sampling`) where they are None; see `sparring.sample` for their meaning.
         class_labels: Classes to draw by name or number, repeated in turn; None: in turn every class
             that the model was trained on.
-        prompts: What a text-to-image model is to show, one image each unless n_images says
-            otherwise (then in turn); None: the run's `sampling.prompts`, else the empty prompt.
         sweep: Numbers of steps; sweep.png then shows the first samples, a row for each of them.
         device: None: a GPU if there is one.
         overwrite: Whether other samples in the folder may be replaced.
+        given: Keys of section `sampling` that are not to be the run's own; None: as there. Of a
+            text-to-image model `prompts` are shown once each, unless `n_images` says otherwise
+            (then in turn).
 
     Returns:
         {"output", "n_images", "files", "protocol", "seconds"}.
@@ -93,25 +79,11 @@ def sample_command(
     """
     device = device or default_device()
     loaded = load(model, device=device)
-    section = SamplingSection(**((loaded.run_config or {}).get("sampling") or {}))
-    if prompts and n_images is None:
-        n_images = len(prompts)
-    given = {
-        "n_images": n_images,
-        "scheduler": scheduler,
-        "num_inference_steps": num_inference_steps,
-        "seed": seed,
-        "guidance_scale": guidance_scale,
-        "eps_scale": eps_scale,
-        "eta": eta,
-        "clip_sample": clip_sample,
-        "stop_ratio": stop_ratio,
-        "grid_power": grid_power,
-        "ratios": None if ratios is None else list(ratios),
-        "prompts": list(prompts) if prompts else None,
-        "batch_size": batch_size,
-    }
-    chosen = section.model_dump() | {k: v for k, v in given.items() if v is not None}
+    own = SamplingSection(**((loaded.run_config or {}).get("sampling") or {})).model_dump()
+    given = {key: value for key, value in given.items() if value is not None}
+    if prompts := given.get("prompts"):
+        own["n_images"] = len(prompts)
+    chosen = own | given
     n = chosen.pop("n_images")
     if n < 1:
         raise UserError(f"n_images must be >= 1, got {n}")
@@ -120,14 +92,12 @@ def sample_command(
         for sentence in loaded.text.cut(chosen["prompts"], "prompts"):
             echo(sentence, err=True)
     labels = _labels(class_labels, n, loaded, model)
-    options = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
     with one_line_errors(model):
-        sampling = Sampling(**chosen, scheduler_options=options)
+        sampling = Sampling(**chosen)
         cells = [replace(sampling, num_inference_steps=count) for count in sweep or ()]
         for one in (sampling, *cells):
             check_sampling(loaded, one)
-    own = section.model_dump() | {"n_images": len(prompts)} if prompts else section.model_dump()
-    asked = {**chosen, **options, "n_images": n, "class_labels": list(class_labels or ()) or None}
+    asked = {**chosen, "n_images": n, "class_labels": list(class_labels or ()) or None}
     asked |= {"sweep": list(sweep or ()) or None}
     told = {name: value for name, value in asked.items() if value != own.get(name)}
     told.pop("batch_size", None)  # of speed and memory only

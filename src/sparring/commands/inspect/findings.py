@@ -12,24 +12,33 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
-from ..data.audit.audit import NEAR, Audit, audit_images
-from ..data.audit.detectors.jpeg import file_quality
-from ..data.audit.judging import LEAST_SIDE
-from ..data.audit.known import compare
-from ..data.audit.summary import QUANTILES, Found, found_in, suggestion
-from ..data.audit.table import as_record, write_table
-from ..data.base import Dataset, Wrapper
-from ..data.datasets import build_dataset
-from ..data.dirt.contaminated import check_contamination, contaminate
-from ..data.files.allowed_files import Unreadable
-from ..data.files.decoding import header
-from ..data.files.images import ImageDataset, SizesDiffer
-from ..data.files.survey import common_side, survey
-from ..data.trust.trusted import levels_besides_noise, weights_of
-from ..support.cache import key_of
-from ..support.errors import UserError
-from .files import KEY, check_outside, claim, digest, made_by
+from ... import __version__
+from ...data.audit.audit import NEAR, Audit, audit_images
+from ...data.audit.detectors.jpeg import file_quality
+from ...data.audit.judging import LEAST_SIDE
+from ...data.audit.known import compare
+from ...data.audit.summary import QUANTILES, Found, found_in, suggestion
+from ...data.audit.table import as_record, write_table
+from ...data.base import Dataset, Wrapper
+from ...data.datasets import build_dataset
+from ...data.dirt.contaminated import check_contamination, contaminate
+from ...data.files.allowed_files import Unreadable
+from ...data.files.decoding import header
+from ...data.files.images import ImageDataset, SizesDiffer
+from ...data.files.survey import common_side, survey
+from ...data.trust.trusted import levels_besides_noise, weights_of
+from ...support.cache import key_of
+from ...support.errors import UserError
+from ..shared.files import (
+    KEY,
+    check_outside,
+    check_writable,
+    claim,
+    digest,
+    made_by,
+    replace_json,
+    replace_text,
+)
 
 TABLE = "dirt.csv"
 FILES = ("report.json", TABLE, "examples/*.png", "index.html")
@@ -74,8 +83,10 @@ def inspect_command(
         UserError: if the data are no images or cannot be read, or the folder cannot be written.
     """
     key = digest("inspect", data, contamination)
-    out = None if output_dir is None else _made(Path(output_dir), data)
+    out = None if output_dir is None else Path(output_dir)
     if out is not None:
+        check_outside(out, data.get("train_data_dir"))
+        check_writable(out)
         claim(out, key, FILES, "report.json", overwrite=overwrite)
         if not overwrite:
             _check_uncorrected(out)
@@ -93,7 +104,7 @@ def inspect_command(
         try:
             _write(out, audit, result)
         except OSError as error:
-            raise UserError(f"cannot write to {out}: {error.strerror or error}") from error
+            raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
     result["output_dir"] = None if out is None else str(out)
     return result | ({"images": images_of(audit)} if with_images else {})
 
@@ -113,15 +124,6 @@ def _check_uncorrected(out: Path) -> None:
             f"{table} was changed after it was written: keep it elsewhere, choose another -o, or "
             "replace it with --overwrite"
         )
-
-
-def _made(out: Path, data: Mapping[str, Any]) -> Path:
-    check_outside(out, data.get("train_data_dir"))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}") from error
-    return out
 
 
 def _dataset(data: Mapping[str, Any], contamination: Mapping[str, Any]) -> Dataset:
@@ -234,8 +236,8 @@ def images_of(audit: Audit) -> list[dict[str, Any]]:
 
 
 def _write(out: Path, audit: Audit, result: dict[str, Any]) -> None:
-    from ..report.audit import render
-    from ..sampling.images import grid
+    from ...report.audit import render
+    from ...sampling.images import grid
 
     write_table(audit.table, audit.dataset, out / TABLE)
     result["table_digest"] = key_of((out / TABLE).read_bytes())
@@ -246,8 +248,8 @@ def _write(out: Path, audit: Audit, result: dict[str, Any]) -> None:
     for kind, index in examples_of(audit).items():
         x0 = audit.dataset.__getitems__(index.tolist())["x0"]
         grid(2 * x0 - 1, 8).save(folder / f"{kind}.png")
-    (out / "report.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (out / "index.html").write_bytes(render(result, out).encode("utf-8", errors="replace"))
+    replace_json(out / "report.json", result)
+    replace_text(out / "index.html", render(result, out))
 
 
 def examples_of(audit: Audit) -> dict[str, np.ndarray]:

@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..config.files import BUNDLED
-from ..config.read import resolve
-from ..support.errors import UserError
-from ..support.terminal import echo
+from ... import __version__
+from ...config.files import BUNDLED
+from ...config.read import resolve
+from ...support.errors import UserError
+from ...support.terminal import echo
 from .side_by_side import Run, how_to_go_on, is_finished, minutes, n_cores, work
 
 CONFIG = "digits.yaml"
@@ -158,10 +158,10 @@ def _write_photos(output_dir: Path, seed: int, overrides: Sequence[str]) -> None
     Raises:
         UserError: if the folder holds others.
     """
-    from ..data.datasets import build_dataset
-    from ..data.dirt.contaminated import contaminate
-    from ..data.dirt.manifest import read_manifest
-    from .contaminate import contaminate as write_copy
+    from ...data.datasets import build_dataset
+    from ...data.dirt.contaminated import contaminate
+    from ...data.dirt.manifest import read_manifest
+    from ..contaminate.copies import contaminate as write_copy
 
     folder = output_dir / PHOTOS
     data, contamination = _dirt(BUNDLED / CONFIG, seed, overrides)
@@ -179,7 +179,7 @@ def _write_photos(output_dir: Path, seed: int, overrides: Sequence[str]) -> None
 
 def _audit(output_dir: Path) -> list[Any]:
     """What `sparring inspect` finds in the files, a record per kind; its page stays."""
-    from .inspect import dirt_lines, inspect_command
+    from ..inspect.findings import dirt_lines, inspect_command
 
     folder, photos = output_dir / AUDIT, output_dir / PHOTOS
     if not (folder / "index.html").is_file():
@@ -273,7 +273,7 @@ def _attack_curves(folder: Path) -> dict[str, list[dict[str, float]]]:
 
 
 def _report(output_dir: Path) -> Path:
-    from .report import report_command
+    from ..report import report_command
 
     folders = [str(output_dir / name) for name in SHOWN]
     path = output_dir / "report.html"

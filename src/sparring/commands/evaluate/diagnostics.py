@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..config.schema import EvaluationSection
-from ..diffusion.randomness import generator
-from ..evaluation.networks.extractors import image_batches
-from ..evaluation.store.reference import Reference
-from ..evaluation.studies.diagnostics import diagnostics
-from ..support.errors import UserError
+from ...config.schema import EvaluationSection
+from ...diffusion.randomness import generator
+from ...evaluation.networks.extractors import image_batches
+from ...evaluation.store.reference import Reference
+from ...evaluation.studies.diagnostics import diagnostics
+from ...support.errors import UserError
 
 if TYPE_CHECKING:
-    from ..models.pretrained import Model
+    from ...models.pretrained import Model
 
 
 def check_diagnostics(name: str, model: Model, evaluation: EvaluationSection) -> None:

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..assembly.dirt_knowledge import KEPT
-from ..data.audit.table import read_table
-from ..evaluation.networks.judges import Judges
-from ..evaluation.store.proximal import Proximal
-from ..evaluation.store.reference import Reference, Settings
-from ..support.errors import UserError
+from ...assembly.dirt_knowledge import KEPT
+from ...data.audit.table import read_table
+from ...evaluation.networks.judges import Judges
+from ...evaluation.store.proximal import Proximal
+from ...evaluation.store.reference import Reference, Settings
+from ...support.errors import UserError
 
 if TYPE_CHECKING:
     from .plan import Plan

@@ -11,7 +11,6 @@ for, and sweep.py for many samplers at once.
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import time
@@ -24,32 +23,34 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..config.schema import RunConfig
-from ..evaluation.evaluate import look, measure, prepare
-from ..evaluation.protocol import require_alike
-from ..evaluation.store.cached_figures import code_key, kept_or_measured
-from ..evaluation.store.reference import Reference, Settings
-from ..evaluation.store.statistics import claims_of
-from ..evaluation.store.tensor_tables import Parts, Processes, prune
-from ..models.latents import decode
-from ..sampling.images import grid
-from ..sampling.sample import sample
-from ..sampling.schedulers import name_in_files
-from ..support.cache import cache_folder, key_of
-from ..support.errors import UserError
-from ..support.terminal import printable
-from .diagnostics import diagnostics_lines, field_diagnostics
-from .files import (
+from ...config.schema import RunConfig
+from ...evaluation.evaluate import look, measure, prepare
+from ...evaluation.protocol import require_alike
+from ...evaluation.store.cached_figures import code_key, kept_or_measured
+from ...evaluation.store.reference import Reference, Settings
+from ...evaluation.store.statistics import claims_of
+from ...evaluation.store.tensor_tables import Parts, Processes, prune
+from ...models.latents import decode
+from ...sampling.images import grid
+from ...sampling.sample import sample
+from ...sampling.schedulers import name_in_files
+from ...support.cache import cache_folder, key_of
+from ...support.errors import UserError
+from ...support.terminal import printable
+from ..shared.device import default_device
+from ..shared.files import (
     as_file_name,
     check_outside,
     check_writable,
     folder_in,
     replace_file,
+    replace_json,
     told_in_words,
 )
+from .diagnostics import diagnostics_lines, field_diagnostics
 from .memorization import KEYS, memorization_lines, pairs_picture
 from .mismatch import mismatch_curves, mismatch_lines
-from .plan import Plan, default_device, kept_folder, labels_of, plan_of
+from .plan import Plan, kept_folder, labels_of, plan_of
 from .proximal import proximal_of
 from .sweep import combinations, sweep_lines, sweep_picture
 
@@ -323,8 +324,7 @@ def _write(
         return
     prefix = "" if output_dir is None else as_file_name(plan.name) + "-"
     path = folder / f"{prefix}{file_stem(plan.sampler, plan.config, overrides)}.json"
-    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_json(path, figures)
     if "sweep" in figures:
         drawn = sweep_picture(figures["sweep"], plan.name)
         replace_file(

@@ -13,8 +13,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..config.schema import SamplingSection, SweepSection
-from ..report.plots import LOG_FROM_RATIO
+from ...config.schema import SamplingSection, SweepSection
+from ...report.plots import LOG_FROM_RATIO
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,1 @@
+"""What several commands use: options that read alike, the files that they write, their device."""
