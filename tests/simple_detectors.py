@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sparring.data.audit.contract import Detector, Rule
+from sparring.data.audit.contract import Detector, Rule, said
 
 
 @dataclass(frozen=True)
@@ -65,3 +65,22 @@ class Dead(Detector):
 
     def hidden(self, x, kind):
         return (x == 0).all(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class DarkRule(Rule):
+    def __call__(self, seen):
+        dark = 1 - seen["dark.mean"]
+        return {"watermark": dark * (1 - said(seen, ("gaussian", "salt_and_pepper")))}
+
+
+class Dark(Detector):
+    """A watermark, the more the darker, where nobody found noise or dead pixels."""
+
+    kinds, after = ("watermark",), ("zebra",)
+
+    def look(self, x):
+        return {"mean": x[:, 0].flatten(1).mean(1)}
+
+    def fit(self, seen):
+        return DarkRule()

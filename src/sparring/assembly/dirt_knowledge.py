@@ -24,12 +24,12 @@ from torch import Tensor
 
 from ..config.schema import RunConfig
 from ..data.audit.audit import audit_images
+from ..data.audit.contract import HAS
 from ..data.audit.judging import Judge
 from ..data.audit.level_classifier import LEAST_TRUSTED, unknown_levels
 from ..data.audit.registry import hiding_kinds
 from ..data.audit.summary import lines_of
 from ..data.audit.table import (
-    HAS,
     Table,
     clean_table,
     consistent,

@@ -47,6 +47,7 @@ def statistics(x):
 
 def columns(x):
     seen = statistics(x)
+    seen["said.jpeg"] = Jpeg().fit(seen)(seen)["jpeg"]
     return Blur().fit(seen)(seen)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from simple_detectors import Dead
+from simple_detectors import Bright, Dark, Dead
 from sparring.data.audit import audit as audits
 from sparring.data.audit import judging, registry
 from sparring.data.audit.audit import Audit, audit_images, sample_of
@@ -47,6 +47,27 @@ def test_columns_are_those_of_all_rules(x):
     assert table.quality.tolist() == [50.0 if i % 4 == 0 else 0.0 for i in range(40)]
     assert table.kinds["outlier"][:2] == pytest.approx([0.81, 0])
     assert table.clipped.all()
+
+
+def test_a_detector_reads_what_those_before_it_said(x, monkeypatch):
+    """Also one whose name comes before theirs, and of those that hide pixels."""
+    found = {"dark": Dark(), "dead": Dead(), "zebra": Bright()}
+    monkeypatch.setattr(Bright, "look", lambda self, x: Dark().look(x))
+    monkeypatch.setattr(Bright, "fit", lambda self, seen: lambda seen: {
+        "gaussian": (seen["zebra.mean"] > 0.5).float(), "sigma": seen["zebra.mean"]
+    })  # fmt: skip
+    monkeypatch.setattr(registry, "all_detectors", lambda: found)
+    order = registry.in_order(found)
+    assert sorted(order) == list(found)
+    assert order.index("zebra") < order.index("dark")
+    x[1, 0, 1, :] = 0  # enough of dead pixels
+    judge = fit(look(x))
+    table = judge(x, np.arange(40))
+    left = ~table.has("gaussian") & ~table.has("salt_and_pepper")
+    mean = x.flatten(1).mean(1).numpy()
+    assert not left[1]
+    assert left.sum() > 5
+    assert table.kinds["watermark"] == pytest.approx(np.where(left, 1 - mean, 0), abs=1e-5)
 
 
 def test_a_kind_without_its_size_says_nothing(x):

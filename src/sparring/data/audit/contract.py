@@ -16,21 +16,43 @@ Columns that a rule may give, each (B,), float32:
   variance is sigma^2 + slope * brightness; `correlation`: as of the kind correlated, pixels;
 - `quality` of the JPEG, 1 to 100; `blur_sigma`: standard deviation of the kernel, pixels.
 
-A detector sees the statistics of all detectors, so one can ask another. Those that hide pixels come
-first and see only each other's: where they hide something, it is filled before the others look.
+A detector sees the statistics of all detectors. Those that hide pixels come first and see only each
+other's: where they hide something, it is filled before the others look. One that must not take the
+dirt of another for its own names it in `after`: what that one said of each image is then among the
+statistics (`said`), when its rule is fitted and when it judges.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 Statistics = Mapping[str, Tensor]
 """By `detector.statistic`: (B,) or (B, k), float32."""
 Columns = dict[str, Tensor]
 
+HAS = 0.5
+"""An image has the kinds of dirt whose probability is above this."""
+SAID = "said."
+"""Begins the names of the statistics that are what earlier detectors said, by kind."""
 SIZES = ("sigma", "slope", "correlation", "quality", "blur_sigma")
 """Columns that are no probabilities; 0 where the image does not have that dirt."""
+
+
+def said(seen: Statistics, kinds: Iterable[str] | None = None) -> Tensor:
+    """The largest probability that earlier detectors gave to one of these kinds, (B,).
+
+    Args:
+        seen: As a rule gets it.
+        kinds: None for all. A kind of which nobody said anything has probability 0.
+    """
+    names = [name for name in seen if name.startswith(SAID)]
+    if kinds is not None:
+        names = [name for name in names if name.removeprefix(SAID) in kinds]
+    if not names:
+        return torch.zeros(len(next(iter(seen.values()))))
+    return torch.stack([seen[name] for name in names]).amax(0)
 
 
 class Rule(ABC):
@@ -46,9 +68,12 @@ class Detector(ABC):
 
     Attributes:
         kinds: What it gives a probability for.
+        after: Names of the detectors that judge an image before this one does; those that hide
+            pixels always do.
     """
 
     kinds: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
     @abstractmethod
     def look(self, x: Tensor) -> dict[str, Tensor]:

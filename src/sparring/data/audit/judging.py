@@ -9,9 +9,10 @@ whoever asks, and in whatever batch.
 
 An image may have several kinds of dirt. Impulses pass for noise, and a hole for something that does
 not belong, so what hides pixels is found first, and the others look at the image with these pixels
-filled. Beside that, what the detectors say stands side by side, but for two things. A kind without
-its size says nothing that training could use, so its probability is at most 1/2 then; and a size
-counts only where the image has a kind of that size (`table.SIZES`).
+filled. The other detectors follow each other as they ask for (`Detector.after`), and each may read
+what the earlier ones said. A kind without its size says nothing that training could use, so its
+probability is at most 1/2 then; and a size counts only where the image has a kind of that size
+(`table.SIZES`).
 """
 
 from collections.abc import Container, Mapping
@@ -22,9 +23,10 @@ import torch
 from torch import Tensor
 
 from . import registry
-from .contract import Columns, Rule, Statistics
+from .contract import HAS, SAID, Columns, Rule, Statistics
+from .contract import SIZES as SIZE_COLUMNS
 from .filling import filled
-from .table import HAS, NUMBERS, PROBABILITY, SIZES, Table, clean_table, consistent, rounded
+from .table import NUMBERS, PROBABILITY, SIZES, Table, clean_table, consistent, rounded
 
 LEAST_SIDE = 8
 """Pixels: nothing is looked for in smaller images."""
@@ -82,7 +84,7 @@ class Judge:
 
     Attributes:
         hiding: What is taken out of an image before it is judged.
-        rules: Of the other detectors, by name.
+        rules: Of the other detectors, by name, in the order in which they judge.
         kinds: What all of them find, in the order of the table's columns.
     """
 
@@ -101,7 +103,11 @@ class Judge:
             ValueError: where a rule gives something that no table can hold; the message names it.
         """
         table = clean_table(np.asarray(index), self.kinds)
-        said = self.hiding.columns(seen) | {name: rule(seen) for name, rule in self.rules.items()}
+        said = self.hiding.columns(seen)
+        seen = with_words(seen, said)
+        for name, rule in self.rules.items():
+            said[name] = rule(seen)
+            seen = with_words(seen, {name: said[name]})
         for name, columns in said.items():
             for column, values in columns.items():
                 known = PROBABILITY if column in self.kinds else NUMBERS.get(column)
@@ -146,10 +152,23 @@ def fit_hiding(seen: Statistics) -> Hiding:
 
 def fit(seen: Statistics, hiding: Hiding) -> Judge:
     """The judge of a set of which some images were looked at by `hiding`."""
+    detectors, rules = registry.all_detectors(), {}
     looked = {_detector(name) for name in seen} - hiding.rules.keys()
-    others = registry.all_detectors().items()
-    rules = {name: one.fit(seen) for name, one in others if name in looked}
+    seen = with_words(seen, hiding.columns(seen))
+    for name in registry.in_order(looked):
+        rules[name] = detectors[name].fit(seen)
+        seen = with_words(seen, {name: rules[name](seen)})
     return Judge(hiding, rules, registry.kinds())
+
+
+def with_words(seen: Statistics, said: Mapping[str, Columns]) -> dict[str, Tensor]:
+    """What was seen, and beside it the probabilities that detectors, by name, gave."""
+    return dict(seen) | {
+        SAID + kind: p
+        for columns in said.values()
+        for kind, p in columns.items()
+        if kind not in SIZE_COLUMNS
+    }
 
 
 def joined(seen: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 from ..base import READ_CHUNK, Dataset
 from ..dirt.contaminated import layers
 from ..transforms import to_uint8
-from .table import HAS, Table
+from .contract import HAS
+from .table import Table
 
 LEAST_PIXELS = 2
 

@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 from collections.abc import Container, Mapping
 from functools import cache
+from graphlib import TopologicalSorter
 from types import ModuleType
 
 import torch
@@ -24,6 +25,13 @@ def all_detectors() -> dict[str, Detector]:
 def kinds() -> tuple[str, ...]:
     """Every kind of dirt that a detector finds, in the order of the detectors."""
     return tuple(kind for detector in all_detectors().values() for kind in detector.kinds)
+
+
+def in_order(names: Container[str]) -> list[str]:
+    """Detectors, each after those that it names in `after`."""
+    found = {name: one for name, one in all_detectors().items() if name in names}
+    before = {name: sorted(set(one.after) & found.keys()) for name, one in found.items()}
+    return list(TopologicalSorter(before).static_order())
 
 
 def detector_of(kind: str) -> Detector:

@@ -29,9 +29,7 @@ from ...support.text_files import decoded
 from ...support.whole_files import whole_file
 from ..base import Dataset
 from ..dirt import kinds as known_kinds
-
-HAS = 0.5
-"""An image has the kinds of dirt whose probability is above this."""
+from .contract import HAS
 
 SIZES: dict[str, tuple[str, ...]] = {
     "sigma": ("gaussian", "poisson_gaussian", "correlated"),

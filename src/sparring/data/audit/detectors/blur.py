@@ -28,8 +28,8 @@ from PIL import Image
 from torch import Tensor
 
 from ...dirt.kernel import gaussian_kernel
-from ..contract import Columns, Detector, Rule, Statistics
-from .jpeg import Jpeg, luminance
+from ..contract import Columns, Detector, Rule, Statistics, said
+from .jpeg import luminance
 
 BETA, SPREAD = 2.4, 0.6
 """Of the exponent of clean images' power: clothes have 1.8, CIFAR-10 3.1, photographs 1.3 to 3."""
@@ -61,16 +61,14 @@ class BlurRule(Rule):
 
     Attributes:
         shares: Of each hypothesis in the set.
-        jpeg: The rule that says what is JPEG.
     """
 
     shares: tuple[float, ...]
-    jpeg: Rule
 
     def __call__(self, seen: Statistics) -> Columns:
         p = posterior(seen["blur.nats"], torch.tensor(self.shares))
         _, blurred, enlarged = (part.sum(1) for part in p.split(GROUPS, 1))
-        whole = 1 - self.jpeg(seen)["jpeg"]
+        whole = 1 - said(seen, ("jpeg",))
         blur, enlarged = whole * blurred, whole * enlarged
         dirty = p[:, GROUPS[0] :]
         width = (dirty @ WIDTHS) / dirty.sum(1).clamp(min=1e-12)
@@ -81,7 +79,7 @@ class BlurRule(Rule):
 
 
 class Blur(Detector):
-    kinds = ("blur", "enlarged")
+    kinds, after = ("blur", "enlarged"), ("jpeg",)
 
     def look(self, x: Tensor) -> dict[str, Tensor]:
         if min(x.shape[2:]) < N_BANDS:
@@ -92,15 +90,14 @@ class Blur(Detector):
 
     def fit(self, seen: Statistics) -> Rule:
         """Shares by expectation maximisation, from the images that are no JPEG."""
-        jpeg = Jpeg().fit(seen)
-        whole = 1 - jpeg(seen)["jpeg"].double()
+        whole = 1 - said(seen, ("jpeg",)).double()
         nats = seen["blur.nats"].double()
         before = torch.cat([torch.full((n,), PRIOR / n) for n in GROUPS]).double()
         shares = before / before.sum()
         for _ in range(N_ROUNDS):
             shares = before + whole @ posterior(nats, shares)
             shares = shares / shares.sum()
-        return BlurRule(tuple(shares.tolist()), jpeg)
+        return BlurRule(tuple(shares.tolist()))
 
 
 def posterior(nats: Tensor, shares: Tensor) -> Tensor:

@@ -11,11 +11,12 @@ tenth of the set and d_k(f) the distance to the k-th nearest of the set's images
 An image far from all is an outlier, and more so if those nearest to it are close to each other. k
 is the cap: what looks like a tenth of the set or more is a part of it, not an outlier.
 
-s is measured in standard deviations z of a bell with the set's median and 80 % quantile. Noise
-changes the descriptions, and the clean tenth of a noisy set must not pass for outliers: so z counts
-at most LENIENT more than it is above the median of the images that are about as rough, at the
-image's own scale or at half of it. Rare but true images give every set a tail: an image is called
-an outlier only from that z on where the tail is RATIO times as heavy as the bell's.
+s is measured in standard deviations z of a bell with the median and the 80 % quantile of its group.
+Noise and blur change the descriptions, and the clean tenth of a noisy set must not pass for
+outliers: so the images in which they were found are one group, and the others are one. What was
+enlarged or compressed stays: images from elsewhere often were. Rare but true
+images give every group a tail: an image is called an outlier only from that z on where the tail is
+RATIO times as heavy as the bell's, and in a group of fewer than LEAST_GROUP images never.
 
 Source: distance to the k-th neighbour after Ramaswamy, Rastogi and Shim 2000; against that of the
 neighbours after Breunig et al. 2000 ("LOF"), here to one half; histograms of edges after Dalal and
@@ -29,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ....diffusion.randomness import generator
-from ..contract import Columns, Detector, Rule, Statistics
+from ..contract import HAS, Columns, Detector, Rule, Statistics, said
 
 SIDE = 16
 N_FILTERS, FILTER_SIDE, FILTER_CELLS = 24, 5, 2
@@ -37,9 +38,9 @@ N_DIRECTIONS, EDGE_CELLS, FAINT = 6, 3, 0.02
 """Edges fainter than this, [0, 1] scale, have no direction to speak of."""
 MAX_REFERENCES, N_COMPONENTS, WHITENED = 1024, 48, 0.2
 SHARE, OF_NEIGHBOURS = 0.1, 0.5
-ALIKE, LENIENT = 0.15, 0.5
-"""Share of the set that counts as about as rough: more than the cap, or a group of outliers that
-are alike in this would hide itself."""
+CHANGING = ("gaussian", "poisson_gaussian", "correlated", "salt_and_pepper", "blur")
+LEAST_GROUP = 50
+"""Images, so that 3 deviations above their median are rare."""
 RATIO, LEAST_Z, MOST_Z, STEEP = 3.0, 2.3, 3.5, 4.0
 """From where an outlier is called, in which bounds, and how fast the probability grows there."""
 LEAST, LEAST_SPREAD = 1e-6, 1e-3
@@ -53,33 +54,20 @@ class OutlierRule(Rule):
         mean, components: Of the descriptions, (d,) and (d, m).
         references: Components of up to MAX_REFERENCES images, (n, m).
         loneliness: ln d_k of each of these, (n,).
-        roughness: Of these, at both scales, each ascending, (2, n).
-        usual: Median of s of the references that are about as rough as each of these, (2, n).
-        middle, spread: Median of s, and its standard deviation above.
-        threshold: z from which on an image is called an outlier.
+        bells: Of the images without noise or blur and of those with it: median of s, its standard
+            deviation above that, and z from which on an image is called an outlier, (2, 3).
     """
 
     mean: Tensor
     components: Tensor
     references: Tensor
     loneliness: Tensor
-    roughness: Tensor
-    usual: Tensor
-    middle: float = 0.0
-    spread: float = 1.0
-    threshold: float = MOST_Z
+    bells: Tensor
 
     def __call__(self, seen: Statistics) -> Columns:
-        return {"outlier": (STEEP * (self.standardised(seen) - self.threshold)).sigmoid()}
-
-    def standardised(self, seen: Statistics) -> Tensor:
-        """z, (B,)."""
-        s = self.score(seen)
-        z = (s - self.middle) / self.spread
-        rough = seen["outliers.roughness"].T.contiguous()
-        places = torch.searchsorted(self.roughness, rough).clamp(max=self.roughness.shape[1] - 1)
-        alike = ((s - self.usual.gather(1, places)) / self.spread).amin(0)
-        return torch.minimum(z, alike + LENIENT)
+        middle, spread, threshold = self.bells[_group(seen)].unbind(1)
+        z = (self.score(seen) - middle) / spread
+        return {"outlier": (STEEP * (z - threshold)).sigmoid()}
 
     def score(self, seen: Statistics) -> Tensor:
         """s, (B,)."""
@@ -91,21 +79,20 @@ class OutlierRule(Rule):
 class Outliers(Detector):
     """Finds outliers."""
 
-    kinds = ("outlier",)
+    kinds, after = ("outlier",), ("blur", "noise")
 
     def look(self, x: Tensor) -> dict[str, Tensor]:
-        """filters: (B, N_FILTERS * 4); edges: (B, N_DIRECTIONS * 9); roughness: (B, 2)."""
+        """filters: (B, N_FILTERS * 4); edges: (B, N_DIRECTIONS * 9)."""
         thumb = F.adaptive_avg_pool2d(x, (min(SIDE, x.shape[2]), min(SIDE, x.shape[3])))
         return {
             "filters": _answers(thumb),
             "edges": _edges(thumb.mean(1, keepdim=True)),
-            "roughness": torch.stack([_roughness(x), _roughness(F.avg_pool2d(x, 2))], 1),
         }
 
     def fit(self, seen: Statistics) -> OutlierRule:
         n = len(seen["outliers.edges"])
         chosen = torch.linspace(0, n - 1, min(n, MAX_REFERENCES)).round().long()
-        sample = {name: seen[name][chosen] for name in seen if name.startswith("outliers.")}
+        sample = {name: values[chosen] for name, values in seen.items()}
         described = _described(sample)
         mean = described.mean(0)
         sizes = [sample[f"outliers.{name}"].shape[1] for name in ("filters", "edges")]
@@ -115,28 +102,29 @@ class Outliers(Detector):
         components = weight[:, None] * _components((described - mean) * weight)
         references = (described - mean) @ components
         loneliness = _nearest(references, references)[0][:, -1].log()
-        roughness, order = sample["outliers.roughness"].T.contiguous().sort(1)
-        rule = OutlierRule(mean, components, references, loneliness, roughness, roughness)
-        s = rule.score(sample)
-        middle = s.quantile(0.5)
-        bell = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(0.8))
-        spread = ((s.quantile(0.8) - middle) / bell).clamp(min=LEAST_SPREAD)
-        rule = replace(
-            rule, usual=_running_median(s[order]), middle=float(middle), spread=float(spread)
-        )
-        return replace(rule, threshold=_tail(rule.standardised(sample)))
+        rule = OutlierRule(mean, components, references, loneliness, torch.zeros(2, 3))
+        s, group = rule.score(sample), _group(sample)
+        bells = torch.stack([_bell(s[group == number]) for number in (0, 1)])
+        return replace(rule, bells=bells)
+
+
+def _group(seen: Statistics) -> Tensor:
+    """1 for images in which noise or blur was found, (B,), int64."""
+    return (said(seen, CHANGING) > HAS).long()
+
+
+def _bell(s: Tensor) -> Tensor:
+    """Median, standard deviation above it and the z that is too much, of a group's s (n,)."""
+    if len(s) < LEAST_GROUP:
+        return torch.tensor([0.0, 1.0, torch.inf])
+    middle = s.quantile(0.5)
+    above = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(0.8))
+    spread = ((s.quantile(0.8) - middle) / above).clamp(min=LEAST_SPREAD)
+    return torch.stack([middle, spread, torch.tensor(_tail((s - middle) / spread))])
 
 
 def _described(seen: Statistics) -> Tensor:
     return torch.cat([seen["outliers.filters"], seen["outliers.edges"]], 1)
-
-
-def _running_median(s: Tensor) -> Tensor:
-    """Median over the share ALIKE of the row around each place, (k, n); at its ends the outmost."""
-    n = s.shape[1]
-    width = max(1, round(ALIKE * n))
-    start = (torch.arange(n) - width // 2).clamp(0, n - width)
-    return s.unfold(1, width, 1).median(2).values[:, start]
 
 
 def _components(centred: Tensor) -> Tensor:
@@ -190,9 +178,3 @@ def _edges(grey: Tensor) -> Tensor:
         histogram.scatter_add_(1, direction.long() % N_DIRECTIONS, strength * share)
     cells = F.adaptive_avg_pool2d(histogram, EDGE_CELLS).flatten(1)
     return (cells / (cells.norm(dim=1, keepdim=True) + FAINT)).sqrt()
-
-
-def _roughness(x: Tensor) -> Tensor:
-    """Mean size of (a - b - c + d) / 2 over all 2 x 2 pixels, (B,): of white noise 0.8 sigma."""
-    across = x[..., 1:] - x[..., :-1]
-    return (across[..., 1:, :] - across[..., :-1, :]).abs().mean((1, 2, 3)) / 2
