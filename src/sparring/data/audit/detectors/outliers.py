@@ -12,11 +12,11 @@ An image far from all is an outlier, and more so if those nearest to it are clos
 is the cap: what looks like a tenth of the set or more is a part of it, not an outlier.
 
 s is measured in standard deviations z of a bell with the median and the 80 % quantile of its group.
-Noise and blur change the descriptions, and the clean tenth of a noisy set must not pass for
-outliers: so the images in which they were found are one group, and the others are one. What was
-enlarged or compressed stays: images from elsewhere often were. Rare but true
-images give every group a tail: an image is called an outlier only from that z on where the tail is
-RATIO times as heavy as the bell's, and in a group of fewer than LEAST_GROUP images never.
+Noise changes the descriptions, and the clean tenth of a noisy set must not pass for outliers: so the
+images in which noise or impulses were found are one group, and the others are one. Blur and JPEG
+make no group: images from elsewhere often have them together. Rare but true images give every group
+a tail: an image is called an outlier only from that z on where the tail is RATIO times as heavy as
+the bell's, and in a group of fewer than LEAST_GROUP images never.
 
 Source: distance to the k-th neighbour after Ramaswamy, Rastogi and Shim 2000; against that of the
 neighbours after Breunig et al. 2000 ("LOF"), here to one half; histograms of edges after Dalal and
@@ -38,7 +38,7 @@ N_DIRECTIONS, EDGE_CELLS, FAINT = 6, 3, 0.02
 """Edges fainter than this, [0, 1] scale, have no direction to speak of."""
 MAX_REFERENCES, N_COMPONENTS, WHITENED = 1024, 48, 0.2
 SHARE, OF_NEIGHBOURS = 0.1, 0.5
-CHANGING = ("gaussian", "poisson_gaussian", "correlated", "salt_and_pepper", "blur")
+CHANGING = ("gaussian", "poisson_gaussian", "correlated", "salt_and_pepper")
 LEAST_GROUP = 50
 """Images, so that 3 deviations above their median are rare."""
 RATIO, LEAST_Z, MOST_Z, STEEP = 3.0, 2.3, 3.5, 4.0
@@ -54,7 +54,7 @@ class OutlierRule(Rule):
         mean, components: Of the descriptions, (d,) and (d, m).
         references: Components of up to MAX_REFERENCES images, (n, m).
         loneliness: ln d_k of each of these, (n,).
-        bells: Of the images without noise or blur and of those with it: median of s, its standard
+        bells: Of the images without noise and of those with it: median of s, its standard
             deviation above that, and z from which on an image is called an outlier, (2, 3).
     """
 
@@ -79,7 +79,7 @@ class OutlierRule(Rule):
 class Outliers(Detector):
     """Finds outliers."""
 
-    kinds, after = ("outlier",), ("blur", "noise")
+    kinds, after = ("outlier",), ("noise",)
 
     def look(self, x: Tensor) -> dict[str, Tensor]:
         """filters: (B, N_FILTERS * 4); edges: (B, N_DIRECTIONS * 9)."""
@@ -109,7 +109,7 @@ class Outliers(Detector):
 
 
 def _group(seen: Statistics) -> Tensor:
-    """1 for images in which noise or blur was found, (B,), int64."""
+    """1 for images in which noise was found, (B,), int64."""
     return (said(seen, CHANGING) > HAS).long()
 
 
