@@ -12,11 +12,11 @@ An image far from all is an outlier, and more so if those nearest to it are clos
 is the cap: what looks like a tenth of the set or more is a part of it, not an outlier.
 
 s is measured in standard deviations z of a bell with the median and the 80 % quantile of its group.
-Noise changes the descriptions, and the clean tenth of a noisy set must not pass for outliers: so the
-images in which noise or impulses were found are one group, and the others are one. Blur and JPEG
-make no group: images from elsewhere often have them together. Rare but true images give every group
-a tail: an image is called an outlier only from that z on where the tail is RATIO times as heavy as
-the bell's, and in a group of fewer than LEAST_GROUP images never.
+Noise changes the descriptions, and the clean tenth of a noisy set must not pass for outliers: so
+the images in which noise or impulses were found are one group, and the others are one. Blur and
+JPEG make no group: images from elsewhere often have them together. Rare but true images give every
+group a tail: an image is called an outlier only from that z on where the tail is RATIO times as
+heavy as the bell's, and in a group of fewer than LEAST_GROUP images never.
 
 Source: distance to the k-th neighbour after Ramaswamy, Rastogi and Shim 2000; against that of the
 neighbours after Breunig et al. 2000 ("LOF"), here to one half; histograms of edges after Dalal and
