@@ -20,7 +20,7 @@ configs/fashion_mnist.yaml, one thread of one process, processor time); memory i
 process that audits so many images made on the fly.
 
 Results are merged into results/audit.json; --only takes words that a row's name must contain, and
---docs puts the tables into docs/inspect.md.
+--docs puts the tables into docs/results/audit.md.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ NETWORK = {
 }
 """That of configs/fashion_mnist.yaml."""
 HERE = Path(__file__).resolve().parent
-OUTPUT, PAGE = HERE / "results" / "audit", HERE.parent / "docs" / "inspect.md"
+OUTPUT, PAGE = HERE / "results" / "audit", HERE.parent / "docs/results/audit.md"
 MARKS = "<!-- audit -->\n", "<!-- /audit -->"
 
 
@@ -356,7 +356,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--n-images", type=int, default=4000, help="at most, of a set")
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT)
-    parser.add_argument("--docs", action="store_true", help="put the tables into docs/inspect.md")
+    parser.add_argument(
+        "--docs", action="store_true", help="put the tables into docs/results/audit.md"
+    )
     words = parser.parse_args()
 
     def wanted(name: str) -> bool:

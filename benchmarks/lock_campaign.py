@@ -408,7 +408,7 @@ def wait_a_little(watcher: Watcher, starts: Sequence[Start], seconds: float) -> 
 
 
 def table(trials: Sequence[Mapping[str, Any]]) -> str:
-    """The result, as it stands in docs/reliability.md."""
+    """The result, as it stands in docs/results/reliability.md."""
     lines = [
         "| kind | trials | of them `sparring train` | heartbeat only | starts | refused | in turn "
         "| woke up and stopped | two writers, dead locks |",

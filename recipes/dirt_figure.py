@@ -1,4 +1,4 @@
-"""What an image teaches at which noise: the picture of docs/dirt_in_files.md.
+"""What an image teaches at which noise: the picture of docs/explanation/dirt.md.
 
 python recipes/dirt_figure.py docs/images/dirt_levels.png
 

@@ -41,7 +41,7 @@ def test_the_loop_of_adts_page_runs():
     from sparring.diffusion.schedules import schedule_from_config
     from support import tiny_unet
 
-    page = (Path(__file__).parents[1] / "docs" / "adt.md").read_text()
+    page = (Path(__file__).parents[1] / "docs/how_to/adt.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
     torch.manual_seed(0)
     denoiser = Denoiser(tiny_unet(), schedule_from_config({"_class_name": "DDPMScheduler"}), "v")
@@ -75,7 +75,7 @@ def test_the_readme_names_every_objective_and_command():
 def test_every_dependency_is_accounted_for():
     root = Path(__file__).parents[1]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    page = (root / "docs" / "reliability.md").read_text()
+    page = (root / "docs/reference/safety.md").read_text()
     table = page[page.index("## Dependencies") :]
     extras = project["optional-dependencies"].values()
     for line in [*project["dependencies"], *(line for extra in extras for line in extra)]:

@@ -378,7 +378,7 @@ class Objective(ABC):
         if self.needs_discriminator:
             raise ValueError(
                 f"{type(self).__name__} has two players and many parts to a turn: go through "
-                "`turns` yourself, as docs/adt.md shows"
+                "`turns` yourself, as docs/how_to/adt.md shows"
             )
         nets = {"model": denoiser, **(nets or {})}
         for role, needed in (("ema", self.needs_ema), ("teacher", self.needs_teacher)):

@@ -13,7 +13,7 @@ for data y = x0 + noise of covariance Sigma (`own_noise`), and below the level
 omega: L2, `n_iterations` power iterations of the network's Jacobian from a random direction. Sigma
 and the levels come with the batch (`trust`): each image has its own. Where nothing comes, as with
 vectors, all rows have noise of one size tau and one window, found from the plain loss. Why so is in
-docs/smoothing.md:
+docs/explanation/smoothing.md:
 
 - above its own noise a dirty sample teaches the denoiser of the clean data; with noise of one size
   no matter which samples are dirty: nearly all of a picture says how much noise it has;
@@ -79,7 +79,7 @@ class Detail(Objective):
     Raises:
         ValueError: if an option is out of range.
 
-    Source: ours; see docs/smoothing.md.
+    Source: ours; see docs/explanation/smoothing.md.
     """
 
     name = "detail"

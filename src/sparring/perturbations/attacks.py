@@ -72,7 +72,7 @@ def power_iteration(
         radius: rms of the result, (B,), in w's units.
         n_iterations: Number of iterations, each one call of `change`.
 
-    Source: ours (see docs/smoothing.md); with gradients in Miyato et al. 2018 (VAT).
+    Source: ours (see docs/explanation/smoothing.md); with gradients in Miyato et al. 2018 (VAT).
     """
     w, ball = start, L2Ball()
     for _ in range(n_iterations):

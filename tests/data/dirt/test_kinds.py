@@ -26,7 +26,8 @@ from sparring.data.dirt.registry import find, make
 from sparring.data.files.images import decode
 from sparring.support.errors import UserError
 
-PAGE = (Path(__file__).parents[3] / "docs" / "dirt.md").read_text()
+HOW_TO = Path(__file__).parents[3] / "docs/how_to"
+PAGE = (HOW_TO / "practise_on_dirt.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +305,8 @@ nothing = 3
 
 def test_a_new_kind_is_one_file(digits, tmp_path):
     """The one that is printed in the docs."""
-    (rain,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    page = (HOW_TO / "add_your_own.md").read_text()
+    (rain,) = re.findall(r"```python\n([^`]*class Rain.*?)```", page, re.S)
     file = tmp_path / "rain.py"
     file.write_text(rain + MORE)
     dirty = Contaminated(digits, f"{file}:Rain", 0.5, 0, False, depth=[0.2, 0.8])

@@ -1,7 +1,7 @@
 """The kinds of dirt: the file NAME.py holds the one class that a config calls `kind: NAME`.
 
 A new kind is a new file here, or a file of the user's: `kind: path/to/rain.py:Rain`. Every choice
-in these files is ours; paper 2 of docs/papers.md uses gaussian and, for vectors, outlier.
+in these files is ours; paper 2 (docs/results/papers.md) uses gaussian and, for vectors, outlier.
 """
 
 import pkgutil
