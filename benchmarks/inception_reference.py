@@ -42,13 +42,8 @@ from sparring.evaluation.metrics.frechet_distance import frechet_distance
 from sparring.evaluation.metrics.inception_score import inception_score
 from sparring.evaluation.metrics.kernel_distance import kernel_distance
 from sparring.evaluation.metrics.neighbours import precision_recall_density_coverage
-from sparring.evaluation.networks.inception import (
-    LAST_STAGE,
-    InceptionV3,
-    last_stage,
-    load_inception,
-    resize_tf1,
-)
+from sparring.evaluation.networks.inception import LAST_STAGE, InceptionV3, resize_tf1
+from sparring.evaluation.networks.inception_weights import last_stage, load_inception
 from sparring.evaluation.networks.lpips import LPIPS, MIN_SIDE, NETS
 
 OUTPUT = Path(__file__).parent / "results" / "inception_reference.md"

@@ -404,9 +404,7 @@ def test_a_folder_that_cannot_be_listed_is_said(write_png, monkeypatch):
 SOURCE = Path(sparring.__file__).parent
 PICKLED = {
     "evaluation/networks/open_clip.py": 1,
-    "evaluation/networks/inception.py": 1,
-    "evaluation/networks/lpips.py": 1,
-    "evaluation/networks/aesthetic.py": 1,
+    "evaluation/networks/weights.py": 1,
 }
 """Where published reference weights are read by torch.load, after their checksum, and how often."""
 USER_CODE = {"support/user_code.py", "models/pretrained.py"}

@@ -18,9 +18,10 @@ from torch import nn
 
 from sparring.commands.evaluate.figures import as_text
 from sparring.data.base import InMemory
-from sparring.evaluation.networks import inception
+from sparring.evaluation.networks import inception, inception_weights
 from sparring.evaluation.networks.extractors import make_extractor
-from sparring.evaluation.networks.inception import InceptionV3, fold, load_inception, resize_tf1
+from sparring.evaluation.networks.inception import InceptionV3, resize_tf1
+from sparring.evaluation.networks.inception_weights import fold, load_inception
 from sparring.evaluation.store.reference import Reference, Settings
 from sparring.support.errors import UserError
 
@@ -112,9 +113,9 @@ def test_layers_have_their_sizes_and_number_of_weights():
 
 def test_pools_do_not_count_padding_and_the_last_takes_the_maximum():
     x = torch.arange(1.0, 10).reshape(1, 1, 3, 3)
-    assert inception._mean_pool(x)[0, 0, 0, 0] == (1 + 2 + 4 + 5) / 4
+    assert inception.POOLS["mean"](x)[0, 0, 0, 0] == (1 + 2 + 4 + 5) / 4
     for by_maximum, expected in ((False, 3.0), (True, 5.0)):
-        block = inception.Mixed7(1, by_maximum)
+        block = inception.mixed7(1, "maximum" if by_maximum else "mean")
         for parameter in block.parameters():
             nn.init.zeros_(parameter)
         nn.init.ones_(block.branch_pool.weight)
@@ -228,7 +229,7 @@ def test_another_pickle_is_refused_before_it_is_read(tmp_path, monkeypatch):
         UserError, match=r"has SHA-256 .*, the public file has 6726825d\.\.\.: it w"
     ):
         load_inception(64, "weights.pth")
-    monkeypatch.setattr(inception, "URL", (tmp_path / "weights.pth").as_uri())
+    monkeypatch.setattr(inception_weights, "URL", (tmp_path / "weights.pth").as_uri())
     with pytest.raises(UserError, match=r"file:.*weights\.pth has SHA-256"):
         load_inception(64)
     assert not (tmp_path / "was-run").exists()
@@ -240,8 +241,8 @@ def public(tmp_path, monkeypatch):
     """A small file in the place of the public one, with its own checksum, and an empty cache."""
     file = tmp_path / "public.pth"
     torch.save(with_batch_norm(random_state()), file)
-    monkeypatch.setattr(inception, "URL", file.as_uri())
-    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setattr(inception_weights, "URL", file.as_uri())
+    monkeypatch.setattr(inception_weights, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
     monkeypatch.setenv("SPARRING_CACHE", str(tmp_path / "cache"))
     return file
 
@@ -251,8 +252,8 @@ def test_the_public_file_is_brought_once_and_kept_as_safetensors(small, public):
     first = load_inception(64)(images)
     public.unlink()
     torch.testing.assert_close(load_inception(64)(images), first)
-    (kept,) = inception.cache_folder().iterdir()
-    assert kept.name == f"inception-2015-12-05-{inception.SHA256[:8]}.safetensors"
+    (kept,) = inception_weights.cache_folder().iterdir()
+    assert kept.name == f"inception-2015-12-05-{inception_weights.SHA256[:8]}.safetensors"
     kept.write_text("broken")
     with pytest.raises(UserError, match=r"cannot be read .*; delete it to have it made anew"):
         load_inception(64)
@@ -404,8 +405,8 @@ def test_statistics_that_claim_data_they_are_not_of_are_refused(small, pictures,
 def test_full_files_do_not_warn(caplog):
     state = InceptionV3().state_dict()
     with caplog.at_level(logging.WARNING):
-        network = inception._network(768, state, Path("whole"))
-        assert inception._network(2048, state, Path("whole")).logits_unbiased(
+        network = inception_weights.network_of(768, state, Path("whole"))
+        assert inception_weights.network_of(2048, state, Path("whole")).logits_unbiased(
             torch.ones(1, 2048)
         ).shape == (1, 1008)
     assert not caplog.text
@@ -442,7 +443,7 @@ def test_features_of_known_weights_are_those_of_torch_fidelity():
     """`python benchmarks/inception_reference.py` compares more of them."""
     image, state = (255 * (hashed((1, 3, 40, 50), 0) + 0.5)).round() / 255, hashed_state()
     for n_features, (values, mean) in THEIRS.items():
-        network = inception._network(n_features, state, Path("hashed"))
+        network = inception_weights.network_of(n_features, state, Path("hashed"))
         features = network(image)
         found = features[0]
         assert {place: found[place].item() for place in values} == pytest.approx(values, rel=1e-4)

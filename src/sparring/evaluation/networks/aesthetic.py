@@ -10,24 +10,22 @@ Source: Schuhmann, improved-aesthetic-predictor, 2022.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
-from pathlib import Path
 
-import safetensors
-import safetensors.torch
-import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...support.errors import UserError
 from ...support.home_folder import expanded_path
+from .weights import read_published
 
 PLACE = "evaluation.aesthetic"
 PUBLISHED = {
     "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0":
-        "sac+logos+ava1-l14-linearMSE.pth",
+        " (sac+logos+ava1-l14-linearMSE.pth)",
     "390a3aafaf3b37d57148f9b22f30556de38343064b7d915acfa80d3812b4c9ff":
-        "ava+logos-l14-linearMSE.pth",
+        " (ava+logos-l14-linearMSE.pth)",
 }  # fmt: skip
 """SHA-256 of the files that are read with pickle's format."""
 LAYERS = (0, 2, 4, 6, 7)
@@ -74,27 +72,16 @@ def load_aesthetic(name: str) -> Aesthetic:
     if not path.is_file():
         raise UserError(f"{PLACE}: there is no file {path}")
     try:
-        state = _read(path)
+        is_plain = path.suffix == ".safetensors"
+        state = load_file(path) if is_plain else read_published(path, PUBLISHED, PLACE)
         sizes = [state[f"layers.{place}.weight"].shape for place in LAYERS]
         head = Aesthetic((sizes[0][1], *(size[0] for size in sizes)))
         head.load_state_dict(state)
     except (KeyError, IndexError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{PLACE}: {path} is not the improved predictor ({reason})") from error
-    except (OSError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+    except (OSError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise UserError(f"{PLACE}: {path} cannot be read ({error})") from error
     if sizes[-1][0] != 1:
         raise UserError(f"{PLACE}: {path} gives {sizes[-1][0]} numbers an image instead of one")
     return head.double().eval().requires_grad_(False)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found not in PUBLISHED:
-        raise UserError(
-            f"{PLACE}: {path} has SHA-256 {found[:8]}..., which is not one of "
-            f"{', '.join(PUBLISHED.values())}: it was not read (others are read from .safetensors)"
-        )
-    return torch.load(path, map_location="cpu", weights_only=True)

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...data.base import Dataset
-from ...data.classifier import fit_labels
+from ...data.classifier import fit_labels, one_thread
 from ...diffusion.randomness import derive_seed, generator
 from ...support.cache import cache_folder
-from ...support.whole_files import whole_file
+from .weights import write_weights
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def get_classifier(reference: Dataset) -> tuple[Classifier, float]:
             log.warning("%s cannot be used (%s); training the classifier again", path, error)
     network, accuracy = train_classifier(reference)
     try:
-        _write(path, network, accuracy)
+        write_weights(path, network.state_dict(), {"held_out_accuracy": repr(accuracy)})
     except OSError as error:
         log.warning("the classifier is not cached: %s cannot be written (%s)", path, error)
     return network, accuracy
@@ -96,9 +96,7 @@ def train_classifier(reference: Dataset) -> tuple[Classifier, float]:
     n_channels, *sides = reference.sample_shape
     log.info("training the feature classifier on %d images of %s", len(images), reference.name)
 
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the order of a sum, hence the weights, depends on their number
-    try:
+    with one_thread():  # the order of a sum, hence the weights, depends on their number
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(SEED, "classifier weights"))
             network = Classifier(n_channels, max(sides), reference.num_classes or 0)
@@ -109,8 +107,6 @@ def train_classifier(reference: Dataset) -> tuple[Classifier, float]:
         )  # fmt: skip
         with torch.no_grad():
             guesses = torch.cat([network(part).argmax(1) for part in images[held_out].split(256)])
-    finally:
-        torch.set_num_threads(n_threads)
     accuracy = (guesses == labels[held_out]).double().mean().item()
     log.info("its accuracy on %d held-out images is %.1f %%", n_held_out, 100 * accuracy)
     return network.eval(), accuracy
@@ -132,12 +128,6 @@ def shrink(images: Tensor) -> Tensor:
     scale = MAX_SIDE / max(images.shape[2:])
     size = [max(1, round(scale * n)) for n in images.shape[2:]]
     return F.interpolate(images, size=size, mode="area")
-
-
-def _write(path: Path, network: Classifier, accuracy: float) -> None:
-    with whole_file(path) as half:  # two evaluations may do this at the same time
-        words = {"held_out_accuracy": repr(accuracy)}
-        safetensors.torch.save_file(network.state_dict(), half, metadata=words)
 
 
 def _read(path: Path, reference: Dataset) -> tuple[Classifier, float]:

@@ -31,7 +31,8 @@ from ...support.user_code import load_from_file
 from .classifier import MAX_SIDE, get_classifier
 from .dino import PUBLISHED, load_class_token
 from .dino import SIDE as DINO_SIDE
-from .inception import BATCH_SIZE, EXTRACTORS, SIDE, load_inception
+from .inception import BATCH_SIZE, EXTRACTORS, SIDE
+from .inception_weights import load_inception
 
 N_ENOUGH = 10_000
 """Images that FID needs at least, by its authors (Heusel et al., 2017)."""

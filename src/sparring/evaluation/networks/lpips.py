@@ -18,21 +18,20 @@ for less than 31.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ...support.cache import cache_folder
 from ...support.errors import UserError
 from ...support.home_folder import expanded_path
-from ...support.whole_files import sha256_of, whole_file
+from .weights import read_published, read_weights, write_weights
 
+PLACE = "evaluation.lpips_weights"
 MIN_SIDE = 64
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
@@ -171,21 +170,16 @@ def load_lpips(weights: str | Path) -> LPIPS:
     path = expanded_path(weights)
     if path.suffix != ".safetensors":
         path = _converted(path)
-    try:
-        state = safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"evaluation.lpips_weights: there is no file {path}") from None
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"evaluation.lpips_weights: {path} cannot be read ({error})") from error
+    state = read_weights(path, PLACE)
     name = "vgg" if "features.28.weight" in state else "alex"
     network = LPIPS(name)
     expected = network.state_dict()
     for key, value in expected.items():
         if key not in state:
-            raise UserError(f"evaluation.lpips_weights: {path} lacks {key} of LPIPS on {name}")
+            raise UserError(f"{PLACE}: {path} lacks {key} of LPIPS on {name}")
         if state[key].shape != value.shape:
             raise UserError(
-                f"evaluation.lpips_weights: {path}: {key} has shape {tuple(state[key].shape)} "
+                f"{PLACE}: {path}: {key} has shape {tuple(state[key].shape)} "
                 f"instead of {tuple(value.shape)}"
             )
     network.load_state_dict({key: state[key].float() for key in expected})
@@ -203,34 +197,21 @@ def _converted(trunk: Path) -> Path:
     if name is None:
         known = " or ".join(next(iter(net.files)) for net in NETS.values())
         raise UserError(
-            f"evaluation.lpips_weights: {trunk} is not known: it must be {known}, with the linear "
+            f"{PLACE}: {trunk} is not known: it must be {known}, with the linear "
             "layers' file beside it, or a .safetensors file"
         )
     state: dict[str, Tensor] = {}
     for file, start in NETS[name].files.items():
-        state |= _verified(trunk.with_name(file), start)
+        try:
+            state |= read_published(trunk.with_name(file), {start: ""}, PLACE)
+        except OSError as error:
+            raise UserError(
+                f"{PLACE}: {trunk.with_name(file)} cannot be read ({error.strerror}); it must lie "
+                "beside the other public file"
+            ) from error
     path = converted_path(name)
-    kept = {key: state[key].float().contiguous() for key in LPIPS(name).state_dict()}
     try:
-        with whole_file(path) as half:
-            safetensors.torch.save_file(kept, half)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"evaluation.lpips_weights: {path} cannot be written ({error})") from error
+        write_weights(path, {key: state[key].float() for key in LPIPS(name).state_dict()})
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{PLACE}: {path} cannot be written ({error})") from error
     return path
-
-
-def _verified(path: Path, start: str) -> Mapping[str, Tensor]:
-    """A public file's state dict, if its SHA-256 begins as it should."""
-    try:
-        found = sha256_of(path)
-    except OSError as error:
-        raise UserError(
-            f"evaluation.lpips_weights: {path} cannot be read ({error.strerror}); it must lie "
-            "beside the other public file"
-        ) from error
-    if not found.startswith(start):
-        raise UserError(
-            f"evaluation.lpips_weights: {path} has SHA-256 {found[:8]}..., the public file has "
-            f"{start}...: it was not read (other weights are read from .safetensors only)"
-        )
-    return torch.load(path, map_location="cpu", weights_only=True)

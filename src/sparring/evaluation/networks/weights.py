@@ -1,0 +1,62 @@
+"""Weights of published networks: known by their checksum, kept as safetensors, read from those."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ...support.errors import UserError
+from ...support.whole_files import sha256_of, whole_file
+
+
+def read_published(path: Path, sums: Mapping[str, str], place: str, name: object = None) -> Any:
+    """What a .pth file holds, if its SHA-256 begins as one of these.
+
+    Args:
+        path: The file.
+        sums: Those of the published files, or their first digits -> more words on the file.
+        place: The option that names it, for messages.
+        name: How it is called there; None: by its path.
+
+    Raises:
+        UserError: for any other file, which is not read.
+    """
+    found = sha256_of(path)
+    if not found.startswith(tuple(sums)):
+        known = " or ".join(f"{digits[:8]}...{called}" for digits, called in sums.items())
+        raise UserError(
+            f"{place}: {name or path} has SHA-256 {found[:8]}..., the public file has {known}: it "
+            "was not read (other weights are read from .safetensors only)"
+        )
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_weights(path: Path, place: str, advice: str = "") -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        UserError: if it is not there, or cannot be read; with the advice.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{place}: there is no file {path}") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{place}: {path} cannot be read ({error}){advice}") from error
+
+
+def write_weights(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """A safetensors file that is whole or not there.
+
+    Raises:
+        OSError, SafetensorError: if it cannot be written.
+    """
+    with whole_file(path) as half:
+        own = {name: value.contiguous() for name, value in tensors.items()}
+        safetensors.torch.save_file(own, half, metadata)
