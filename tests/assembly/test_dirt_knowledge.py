@@ -10,7 +10,7 @@ from PIL import Image
 from shards import write_tars
 from sparring.assembly import dirt_knowledge
 from sparring.assembly.build import build_dataset
-from sparring.assembly.dirt_knowledge import KEPT, calibrated, levels_in, with_knowledge
+from sparring.assembly.dirt_knowledge import KEPT, calibrated, levels_in, with_knowledge, words_of
 from sparring.commands.train.dry_run import dry_run_text
 from sparring.commands.train.run import train_command
 from sparring.config.checks import check
@@ -133,6 +133,8 @@ def test_a_control_is_told_the_truth_and_needs_no_audit(tmp_path, audits, object
     assert np.array_equal(trust.sigma.numpy(), 2 * truth.sigma)
     with pytest.raises(UserError, match="is told nothing that could be wrong"):
         told(config_of(objective, data={"trusted": [0]}), tmp_path / "trusted")
+    with pytest.raises(UserError, match="is told nothing that could be wrong"):  # a dry run
+        words_of(config_of(objective, data={"trusted": [0]}))
     assert not audits
 
 

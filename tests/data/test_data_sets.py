@@ -8,10 +8,9 @@ import torch
 from sklearn.datasets import load_digits
 
 from sparring.data import sets
-from sparring.data.base import ModelRange, check_channels
+from sparring.data.base import ModelRange
 from sparring.data.datasets import build_dataset, find
 from sparring.data.dirt.contaminated import training_data
-from sparring.support.errors import UserError
 
 ANALYTIC = ("plane", "gaussian_mixture", "swiss_roll", "two_moons")
 
@@ -243,10 +242,3 @@ def test_reading_fields_are_accepted_everywhere():
     for name in sets.names():
         if find(name).is_bundled:
             build_dataset(name, center_crop=True, random_flip=False, dataloader_num_workers=2)
-
-
-def test_a_model_of_other_channels_is_told_what_to_do():
-    check_channels(build_dataset("digits"), 1)
-    check_channels(build_dataset("plane"), 7)
-    with pytest.raises(UserError, match=r"1 channel.s., the model takes 3: set data.n_channels=3"):
-        check_channels(build_dataset("digits"), 3)

@@ -223,7 +223,6 @@ def _fit(network: LabelBackbone, dataset: Dataset) -> None:
     chosen = torch.randperm(len(dataset), generator=rng)[:N_IMAGES].tolist()
     batch = dataset.__getitems__(chosen)
     images, labels = batch["x0"].float(), batch["label"]
-    fit_labels(
-        network.logits, network.parameters(), images, labels, rng,
-        n_steps=N_STEPS, batch_size=BATCH_SIZE, learning_rate=1e-3, weight_decay=0.05,
-    )  # fmt: skip
+    learning = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(learning, N_STEPS)
+    fit_labels(network.logits, rate, images, labels, rng, n_steps=N_STEPS, batch_size=BATCH_SIZE)

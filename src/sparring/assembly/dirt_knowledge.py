@@ -73,11 +73,6 @@ def with_knowledge(
     name, images = config.objective.name, dataset.dataset
     told = config.objective.method.told_of_dirt
     dirt = dirt_of(config)
-    if config.data.trusted is not None and dirt in (None, NONE, TRUTH):
-        raise UserError(
-            f"data.trusted corrects what an objective is told of dirt, and objective {name} is "
-            "told nothing that could be wrong: leave it out (null), or set objective=detail"
-        )
     knows_all = TRUTH in (told, dirt)
     is_left_alone = dirt == AUTO and told == "table" and not dataset.is_image
     if not knows_all and (dirt in (None, NONE) or is_left_alone):
@@ -101,15 +96,26 @@ def with_knowledge(
 
 
 def dirt_of(config: RunConfig) -> str | None:
-    """`objective.dirt`: auto, none, truth or a file; None where there is no such setting."""
-    return getattr(config.objective, "dirt", None)
+    """`objective.dirt`: auto, none, truth or a file; None where there is no such setting.
+
+    Raises:
+        UserError: if data.trusted is to correct what nobody measures.
+    """
+    dirt = getattr(config.objective, "dirt", None)
+    if config.data.trusted is not None and dirt in (None, NONE, TRUTH):
+        raise UserError(
+            "data.trusted corrects what an objective is told of dirt, and objective "
+            f"{config.objective.name} is told nothing that could be wrong: leave it out (null), or "
+            "set objective=detail"
+        )
+    return dirt
 
 
 def words_of(config: RunConfig) -> list[str]:
     """How training will know what is wrong with which sample, for a run that is only looked at.
 
     Raises:
-        UserError: if the table is not there.
+        UserError: if the table is not there, or the run would refuse data.trusted.
     """
     dirt = dirt_of(config)
     if TRUTH in (config.objective.method.told_of_dirt, dirt):
@@ -237,7 +243,8 @@ def trusted_numbers(config: RunConfig, images: Dataset) -> np.ndarray:
     if images.sharding is not None:
         raise UserError(
             f"data.trusted needs data that are read in any order, and {images.name} is a stream: "
-            "leave it out (null), or read the images from a folder or with data.streaming=false"
+            "leave it out (null), or read the images from a folder, or a table with "
+            "data.streaming=false"
         )
     if isinstance(said, list):
         if max(said) >= n:

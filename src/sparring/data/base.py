@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from ..support.cache import key_of
-from ..support.errors import UserError
 from . import transforms
 from .analytic import Truth
 from .captions import Caption
@@ -292,16 +291,3 @@ def digest(*parts: object) -> str:
         raw = part if isinstance(part, bytes) else json.dumps(part, default=str).encode()
         state.update(len(raw).to_bytes(8, "little") + raw)
     return state.hexdigest()
-
-
-def check_channels(dataset: Dataset, n_channels: int) -> None:
-    """Refuse a model that takes another number of channels than the images have.
-
-    Raises:
-        UserError: if the data are images of another number of channels.
-    """
-    if dataset.is_image and dataset.sample_shape[0] != n_channels:
-        raise UserError(
-            f"the images of {dataset.name} have {dataset.sample_shape[0]} channel(s), the model "
-            f"takes {n_channels}: set data.n_channels={n_channels}, or in_channels of the network"
-        )

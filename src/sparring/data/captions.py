@@ -62,10 +62,9 @@ def whole_characters(
         return None, []
     mended, rows = list(captions), []
     for i, caption in enumerate(captions):
-        texts = caption if isinstance(caption, tuple) else (caption,)
-        if any(text is not None and not _is_whole(text) for text in texts):
-            whole = tuple(text if text is None else _mended(text) for text in texts)
-            mended[i] = whole if isinstance(caption, tuple) else whole[0]  # pyright: ignore
+        whole = tuple(map(_mended, caption)) if isinstance(caption, tuple) else _mended(caption)
+        if whole != caption:
+            mended[i] = whole
             rows.append(i)
     if not rows:
         return mended, []
@@ -75,16 +74,9 @@ def whole_characters(
     ]
 
 
-def _is_whole(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _mended(text: str) -> str:
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+def _mended(text: Any) -> Any:
+    """A text in which every half of a character is joined to its other half, or U+FFFD."""
+    return text and text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def several_of(texts: Sequence[str]) -> Caption:

@@ -5,13 +5,14 @@ written out, one sample at a time: it needs no autograd, which forked data-loadi
 machine with a GPU may not use, and cannot depend on the rest of a batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
 from ..diffusion.randomness import generator
 from ..support.errors import UserError
@@ -88,20 +89,13 @@ def train_classifier(dataset: Dataset, seed: int) -> Classifier:
     x, label = batch["x0"], batch["label"]
     with one_thread():
         net = _new(x, dataset.num_classes, rng)
-        weights = [net.w1, net.b1, net.w2, net.b2]
+        weights = [weight.requires_grad_(True) for weight in (net.w1, net.b1, net.w2, net.b2)]
+        rate = ConstantLR(torch.optim.Adam(weights, lr=2e-3), factor=1)
+        fit_labels(net.logits, rate, x, label, rng, n_steps=N_STEPS, batch_size=BATCH_SIZE)
         for weight in weights:
-            weight.requires_grad_(True)
-        optimizer = torch.optim.Adam(weights, lr=2e-3)
-        for _ in range(N_STEPS):
-            rows = torch.randint(len(x), (BATCH_SIZE,), generator=rng)
-            loss = F.cross_entropy(net.logits(x[rows]), label[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        w1, b1, w2, b2 = (weight.detach() for weight in weights)
-        trained = Classifier(w1, b1, w2, b2, net.mean, net.std, net.pool)
-        accuracy = float((trained.logits(x).argmax(1) == label).double().mean())
-    return Classifier(w1, b1, w2, b2, net.mean, net.std, net.pool, accuracy)
+            weight.requires_grad_(False)
+        accuracy = float((net.logits(x).argmax(1) == label).double().mean())
+    return replace(net, accuracy=accuracy)
 
 
 def _new(x: Tensor, n_classes: int, rng: torch.Generator) -> Classifier:
@@ -131,34 +125,29 @@ def _averaging(side: int) -> Tensor:
 
 def fit_labels(
     logits: Callable[[Tensor], Tensor],
-    weights: Iterable[Tensor],
-    images: Tensor,
+    rate: LRScheduler,
+    x: Tensor,
     labels: Tensor,
     rng: torch.Generator,
     *,
     n_steps: int,
     batch_size: int,
-    learning_rate: float,
-    weight_decay: float,
 ) -> None:
-    """AdamW with a cosine schedule on the cross-entropy of random batches, in place.
+    """Descends on the cross-entropy of random batches, in place.
 
     Args:
-        logits: Of the classes, (B, n_classes), of images (B, C, H, W).
-        weights: What learns.
-        images, labels: (N, C, H, W) and (N,).
+        logits: Of the classes, (B, n_classes), of samples (B, *).
+        rate: The learning rate, and the optimiser that holds what learns.
+        x, labels: Samples (N, *) and their classes (N,).
         rng: Of the batches.
-        n_steps, batch_size, learning_rate, weight_decay: The numbers of the training.
     """
-    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     for _ in range(n_steps):
-        rows = torch.randint(len(images), (batch_size,), generator=rng)
-        loss = F.cross_entropy(logits(images[rows]), labels[rows])
-        optimizer.zero_grad()
+        rows = torch.randint(len(x), (batch_size,), generator=rng)
+        loss = F.cross_entropy(logits(x[rows]), labels[rows])
+        rate.optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        schedule.step()
+        rate.optimizer.step()
+        rate.step()
 
 
 @contextmanager

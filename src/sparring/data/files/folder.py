@@ -9,9 +9,9 @@ from ...support.errors import UserError
 from ...support.home_folder import expanded_path
 from ..classes import natural
 from .folder_captions import folder_captions, is_about_captions
-from .listing import EXTENSIONS, images_below, is_image, merged, passed_over
+from .listing import EXTENSIONS, images_below, merged
 from .source import FolderFiles, Source
-from .splits import Looks, check_classes, class_folders, remarks_on_classes, split_folders
+from .splits import check_classes, class_folders, remarks_on_classes, split_folders
 
 
 def folder(train_data_dir: str | None, split: str, caption_column: str | None = None) -> Source:
@@ -46,8 +46,7 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
             f"no folder '{train_data_dir}': data.train_data_dir must be a folder of images"
         )
     remarks: list[str] = []
-    looks = Looks(is_image, passed_over)
-    roots, training, is_split = split_folders(root, split, looks, remarks)
+    roots, training, is_split = split_folders(root, split, remarks)
     found = merged(images_below(one, root, is_about_captions) for one in roots)
     paths = sorted(found.paths)
     remarks += found.remarks()
@@ -63,10 +62,10 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
     if not is_split:
         check_classes(roots[0], paths)
     elif training != roots:
-        first = class_folders(training[0], looks)
+        first = class_folders(training[0])
         names = first + [name for name in names if name not in first]
     if training == roots and None not in classes:
-        remarks += remarks_on_classes(roots[0], names, looks)
+        remarks += remarks_on_classes(roots[0], names)
     if None in classes or len(names) < 2:
         if None in classes and len(names) > 1:
             remarks.append(_no_classes(paths, classes, names))

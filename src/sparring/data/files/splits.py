@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ...support.errors import UserError
 from ..classes import natural
 from .allowed_files import is_within
 from .hub import TEST_SPLITS, TRAIN, held_out_rank
+from .listing import is_image, passed_over
 
 _AROUND = r"(?:images?|imgs?)"
 _NAME = re.compile(
@@ -19,13 +19,6 @@ _NAME = re.compile(
 _WORDS = "|".join(sorted((*TRAIN, *TEST_SPLITS), key=len, reverse=True))
 _WITHIN = re.compile(rf"(|.*?[^a-zA-Z])((?i:{_WORDS}))(|[A-D]|[^a-zA-Z].*)")
 """What is before and behind the word: DIV2K_train_HR, trainA."""
-
-
-class Looks(NamedTuple):
-    """Which names are those of images, and which paths those of folders that nobody looks into."""
-
-    is_image: Callable[[str], bool]
-    is_passed_over: Callable[[str], bool]
 
 
 def split_name(folder: str) -> str | None:
@@ -38,7 +31,7 @@ def split_name(folder: str) -> str | None:
 
 
 def split_folders(
-    root: Path, split: str, looks: Looks, remarks: list[str]
+    root: Path, split: str, remarks: list[str]
 ) -> tuple[list[Path], list[Path], bool]:
     """The folders that hold a split of an image folder.
 
@@ -48,7 +41,6 @@ def split_folders(
     Args:
         root: The folder.
         split: train, held_out, all, or the name of one of its folders.
-        looks: Which files and folders count.
         remarks: What is read otherwise than one may expect is said here.
 
     Returns:
@@ -60,7 +52,7 @@ def split_folders(
     """
     place = root
     while True:
-        below, loose = _folders(place, looks), _has_loose(place, looks)
+        below, loose = _folders(place), _has_loose(place)
         if loose or len(below) != 1 or split_name(below[0]) is not None:
             break
         place = place / below[0]
@@ -194,13 +186,12 @@ def seeming_splits(names: Sequence[str]) -> list[str]:
     return [name for name in names if name in named or _WITHIN.fullmatch(name)]
 
 
-def remarks_on_classes(place: Path, names: Sequence[str], looks: Looks) -> list[str]:
+def remarks_on_classes(place: Path, names: Sequence[str]) -> list[str]:
     """What is said of folders of the first level, where others read them otherwise.
 
     Args:
         place: Their folder.
         names: Those that hold images, all of them.
-        looks: Which files and folders count.
     """
     numbers = {name.partition("_")[0] for name in names}
     if len(numbers) > 1 and all(re.fullmatch(r"[0-9]+_.+", name) for name in names):
@@ -208,8 +199,8 @@ def remarks_on_classes(place: Path, names: Sequence[str], looks: Looks) -> list[
             f"the numbers of {_listed(names)} in {place} are part of the classes' names and no "
             "repeats: each image is seen once in an epoch"
         ]
-    if len(names) == 1 and not _has_loose(place / names[0], looks):
-        below = class_folders(place / names[0], looks)
+    if len(names) == 1 and not _has_loose(place / names[0]):
+        below = class_folders(place / names[0])
         if len(below) > 1:
             return [
                 f"all images lie in {place / names[0]}, so its folders {_listed(below)} are no "
@@ -218,42 +209,40 @@ def remarks_on_classes(place: Path, names: Sequence[str], looks: Looks) -> list[
     return []
 
 
-def class_folders(place: Path, looks: Looks) -> list[str]:
+def class_folders(place: Path) -> list[str]:
     """The names of the folders of classes, in the order in which they are numbered."""
-    return sorted(_folders(place, looks), key=natural)
+    return sorted(_folders(place), key=natural)
 
 
-def _folders(place: Path, looks: Looks) -> list[str]:
+def _folders(place: Path) -> list[str]:
     """Folders of the first level that hold an image somewhere, in order."""
     with os.scandir(place) as entries:
         # isdir, as a link that leads back to itself is no folder, and nothing to fail at
         found = [one for one in entries if os.path.isdir(one.path)]
-        names = [one.name for one in found if not looks.is_passed_over(one.path)]
-    return sorted(name for name in names if _has_image(place / name, place, looks))
+        names = [one.name for one in found if not passed_over(one.path)]
+    return sorted(name for name in names if _has_image(place / name, place))
 
 
-def _has_image(folder: Path, root: Path, looks: Looks) -> bool:
+def _has_image(folder: Path, root: Path) -> bool:
     """Whether an image lies below a folder; one that leads out of the root may hold anything."""
     if not is_within(folder, root):
         return True
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
-        if any(looks.is_image(name) for name in names):
+        if any(is_image(name) for name in names):
             return True
         real = os.path.realpath(place)
         if real in seen or not is_within(real, root):
             folders.clear()
         seen.add(real)
-        folders[:] = [
-            name for name in folders if not looks.is_passed_over(os.path.join(place, name))
-        ]
+        folders[:] = [name for name in folders if not passed_over(os.path.join(place, name))]
     return False
 
 
-def _has_loose(place: Path, looks: Looks) -> bool:
+def _has_loose(place: Path) -> bool:
     """Whether an image lies in the folder itself."""
     with os.scandir(place) as entries:
-        return any(looks.is_image(one.name) and not os.path.isdir(one.path) for one in entries)
+        return any(is_image(one.name) and not os.path.isdir(one.path) for one in entries)
 
 
 def _listed(names: Sequence[str] | dict[str, str]) -> str:

@@ -149,8 +149,8 @@ def check_any_order(dataset: Dataset) -> None:
     """
     if dataset.sharding is not None:
         raise UserError(
-            f"no image of {dataset.name} can be thrown away: a stream is read as it is; set "
-            "data.streaming=false, or copy the clean images"
+            f"no image of {dataset.name} can be thrown away: a stream is read as it is; copy the "
+            "clean images to a folder, or read a table with data.streaming=false"
         )
 
 

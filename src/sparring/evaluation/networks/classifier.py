@@ -100,11 +100,16 @@ def train_classifier(reference: Dataset) -> tuple[Classifier, float]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(SEED, "classifier weights"))
             network = Classifier(n_channels, max(sides), reference.num_classes or 0)
+        learning = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
         fit_labels(
-            network, network.parameters(), images[train], labels[train],
+            network,
+            torch.optim.lr_scheduler.CosineAnnealingLR(learning, N_STEPS),
+            images[train],
+            labels[train],
             generator("cpu", SEED, "classifier batches"),
-            n_steps=N_STEPS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, weight_decay=0.01,
-        )  # fmt: skip
+            n_steps=N_STEPS,
+            batch_size=BATCH_SIZE,
+        )
         with torch.no_grad():
             guesses = torch.cat([network(part).argmax(1) for part in images[held_out].split(256)])
     accuracy = (guesses == labels[held_out]).double().mean().item()

@@ -69,9 +69,10 @@ class Outlier(Corruption):
             direction = torch.randn(x.shape, generator=rng)
             far = self.distance * (1 + torch.rand((), generator=rng))
             return far * direction / direction.norm()
+        if self.others is not None:
+            return self.others[self._which(self.others, rng)]["x0"]
         if self.images is not None:
-            assert self.others is not None, "prepared(...) reads the other images"
-            return self.others[self._which(rng)]["x0"]
+            raise ValueError("the outlier's images are read by prepared(...)")
         if self.outlier == "uniform":
             return torch.rand(x.shape, generator=rng)
         return 1 - x if self.outlier == "inverted" else _stripes(x.shape, rng)
@@ -89,13 +90,13 @@ class Outlier(Corruption):
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
         if self.others is None:
             return self.settings(shape)
-        index = self._which(rng)
+        index = self._which(self.others, rng)
         where = self.others.where(index)
         return {"images": self.others.name, "image": index if where is None else where}
 
-    def _which(self, rng: torch.Generator) -> int:
-        assert self.others is not None
-        return int(torch.randint(len(self.others), (), generator=rng))
+    @staticmethod
+    def _which(others: Dataset, rng: torch.Generator) -> int:
+        return int(torch.randint(len(others), (), generator=rng))
 
 
 def _other_images(words: Mapping[str, Any], like: Dataset) -> Dataset:
