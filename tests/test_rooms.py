@@ -106,3 +106,14 @@ def test_the_walk_sees_an_import_in_a_function_and_one_for_types(tmp_path):
     file.write_text("if True:\n    from ..b.c import d\ndef f():\n    from .. import b\n")
     known = dict.fromkeys(["rooms.a", "b", "b.c", "rooms"], file)
     assert imports("rooms.a", file, known) == {"b.c", "b"}
+
+
+def test_the_ways_through_the_house_pass_files_that_are_there_and_none_twice():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    ways = page.partition("## Three ways")[2].partition("\n## ")[0].split("\n**")[1:]
+    assert len(ways) == 3
+    for way in ways:
+        stops = re.findall(r"^\d+\. `([\w/]+\.py)`", way, re.MULTILINE)
+        assert 2 < len(stops) <= 10
+        assert len(set(stops)) == len(stops)
+        assert all((PACKAGE / stop).is_file() for stop in re.findall(r"`([\w/]+\.py)`", way))
