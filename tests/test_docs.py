@@ -1,10 +1,16 @@
-"""The documentation: its lines, and the examples of how one adds something."""
+"""The documentation: its lines, its generated pages, and the examples of how one adds something."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "docs/generate"))
+import api_reference  # type: ignore
+import cli_reference  # type: ignore
+import config_reference  # type: ignore
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -40,3 +46,40 @@ def test_the_method_of_the_how_to_is_a_method():
     (plain,) = OBJECTIVES["plain"](denoiser.schedule)(denoiser, x0, step=0)
     (scaled,) = names["Scaled"](denoiser.schedule, strength=3.0)(denoiser, x0, step=0)
     torch.testing.assert_close(scaled, 3 * plain)
+
+
+@pytest.mark.parametrize("written", [config_reference, cli_reference, api_reference])
+def test_nothing_is_undocumented(written):
+    """Every key of a config, every command and option, every name that users import."""
+    assert written.undocumented() == []
+
+
+def test_the_reference_of_configs_says_type_default_and_meaning():
+    from sparring.objectives import OBJECTIVES
+
+    page = config_reference.page()
+    for name in OBJECTIVES:
+        assert f"### `objective.name: {name}`" in page
+    for row in (
+        "| `training.train_batch_size` | whole number ≥ 1 | `128` | "
+        "Samples per process and micro-batch. |",
+        "| `contamination.sigma` | number >= 0, or `[low, high]` | `0.1` | "
+        "Standard deviation, [0, 1] scale; a number or [low, high]. |",
+        "| `objective.max_norm` | number ≥ 0 | `0.1` | Radius of the L2 ball per element,",
+    ):
+        assert row in page, row
+
+
+def test_a_key_without_a_meaning_is_found():
+    class Method:
+        """Something.
+
+        Args:
+            told, retold: Both are
+                explained.
+        """
+
+        def __init__(self, *, told: int = 1, retold: int = 2, untold: int = 3) -> None: ...
+
+    keys = config_reference.of_options(Method, config_reference.options_of(Method), "objective")
+    assert [key.meaning for key in keys] == ["Both are explained.", "Both are explained.", ""]

@@ -1,5 +1,5 @@
-"""What mkdocs is told beside mkdocs.yml: results of the benchmarks as pages, and links that lead
-out of docs/.
+"""What mkdocs is told beside mkdocs.yml: pages that are written from the code, results of the
+benchmarks as pages, and links that lead out of docs/.
 
 On GitHub a link such as ../../benchmarks/results/dirt.md opens the file. The site has a page for
 each report of a benchmark, so there the link leads to this page. Of a file that is no page, such as
@@ -9,18 +9,30 @@ stays as it is, and the strict build refuses it.
 
 import posixpath
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
+sys.path.insert(0, str(Path(__file__).parent))
+import api_reference
+import cli_reference
+import config_reference
+
+WRITTEN = {"config": config_reference, "cli": cli_reference, "api": api_reference}
 ROOT = Path(__file__).parents[2]
 REPORTS = "benchmarks/results"
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds a page for each report that a benchmark has written."""
+    """Adds the pages of the reference, and one for each report that a benchmark has written."""
+    for name, written in WRITTEN.items():
+        if lost := written.undocumented():
+            raise PluginError(f"nothing is said of {', '.join(lost)}")
+        files.append(File.generated(config, f"reference/{name}.md", content=written.page()))
     for report in sorted((ROOT / REPORTS).glob("*.md")):
         place = f"results/benchmarks/{report.name}"
         text = report.read_text(encoding="utf-8")

@@ -37,21 +37,38 @@ from .augmentations import POLICIES, Look, augment, draw_looks
 
 
 class DiscriminatorSection(Section):
-    """The discriminator in a config, `objective.discriminator`."""
+    """The discriminator in a config, `objective.discriminator`.
 
-    # labels: a small network trained on the data's labels; denoiser: the model's own blocks, in
-    # latent space; otherwise the name or folder of a DINOv2
+    Attributes:
+        features: What it looks through: labels, a small network trained on the data's labels;
+            denoiser, the model's own blocks, in latent space; or the name or folder of a DINOv2.
+        blocks: Numbers of the blocks; null: four, evenly spaced, of labels and denoiser all.
+        side: Pixels to which images are resized for a DINOv2.
+        reading: How a pair is read: patches, predictor or pooled (siamese); unpaired: a logit at
+            each place.
+        width: Channels of the heads.
+        loss: Of the scores of real and fake.
+        r1: Weight of the penalty R1 on the heads' inputs.
+        augment: Augmentations of images; denoiser sees noise instead.
+        real: Of decoded latents, what fakes are held to: the image, or its reconstruction by the
+            VAE.
+        learning_rate: Of the heads' AdamW.
+        adam_beta1, adam_beta2: Decays of its moments.
+        adam_weight_decay: Its decay of the weights.
+        max_grad_norm: The heads' gradients are scaled down to this norm; null: no clipping.
+    """
+
     features: Place = "facebook/dinov2-small"
-    blocks: list[CountOrZero] | None = None  # None: four, evenly spaced; labels and denoiser: all
-    side: Count = 224  # pixels to which images are resized for a DINOv2
+    blocks: list[CountOrZero] | None = None
+    side: Count = 224
     reading: Literal["patches", "predictor", "pooled", "unpaired"] = "patches"
     width: Count = 64
     loss: Literal["hinge", "non_saturating", "relativistic"] = "hinge"
     r1: NotNegative = 1e-4
     augment: list[Literal["color", "flip", "translation", "zoom", "cutout"]] = Field(
-        default=["color", "translation", "cutout"]  # of images: denoiser sees noise instead
+        default=["color", "translation", "cutout"]
     )
-    real: Literal["image", "reconstruction"] = "image"  # of decoded latents: what fakes are held to
+    real: Literal["image", "reconstruction"] = "image"
     learning_rate: Positive = 2e-4
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99

@@ -32,26 +32,45 @@ from ..support.home_folder import expanded
 
 
 class LoraSection(Section):
-    """Small matrices that are trained in the network's place; see models/lora.py."""
+    """Small matrices that are trained in the network's place; see models/lora.py.
+
+    Attributes:
+        rank: Of the matrices.
+        alpha: Their product is multiplied by alpha / rank; null: rank.
+        target_modules: Ends of the names of the adapted layers; null: the layers of all attentions.
+    """
 
     rank: Count = 4
-    alpha: Positive | None = None  # None: rank
-    target_modules: list[str] | None = None  # None: the layers of all attentions
+    alpha: Positive | None = None
+    target_modules: list[str] | None = None
 
 
 class ModelSection(Section):
-    """Where the network comes from: built from `network`, or loaded."""
+    """Where the network comes from: built from `network`, or loaded.
+
+    Attributes:
+        pretrained_model_name_or_path: A pipeline folder, a hub name or a run to start from.
+        network: Instead of that, a config.json of diffusers: `{_class_name: UNet2DModel, ...}`,
+            `{_class_name: MLP, ...}` or `path/to/file.py:Name`. What the data decide (channels,
+            size) may be left out.
+        prediction_type: What the network predicts; null: what the pretrained model says, else
+            epsilon.
+        learned_variance: Whether the network also predicts the variance, in twice the channels.
+        class_conditional: Whether the network is told the class.
+        scheduler: A scheduler_config.json of diffusers: the noise schedule; null: DDPM's with
+            linear betas, or what the prediction type needs. It comes with a pretrained model.
+        lora: Trains small matrices instead of the whole network; null: the whole network.
+    """
 
     pretrained_model_name_or_path: Place | None = None
-    network: dict[str, Any] | None = None  # a config.json of diffusers, or {_class_name: MLP, ...}
-    # None: what the pretrained model says; without one epsilon, no learned variance, DDPM.
+    network: dict[str, Any] | None = None
     prediction_type: (
         Literal["epsilon", "sample", "v_prediction", "flow_prediction", "edm"] | None
     ) = None
     learned_variance: bool | None = None
     class_conditional: bool = False
-    scheduler: dict[str, Any] | None = None  # a scheduler_config.json of diffusers
-    lora: LoraSection | None = None  # None: the whole network is trained
+    scheduler: dict[str, Any] | None = None
+    lora: LoraSection | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelSection:
@@ -139,16 +158,60 @@ class TrainingSection(Section):
     A method that makes K updates of a batch (Free-AT) ends with the first whole batch at or past
     `max_train_steps`, and what is due every n steps happens after the first whole batch at or past
     each multiple of n.
+
+    Attributes:
+        output_dir: Folder of the run; null: runs/ and the name of the config file.
+        seed: All randomness of training follows from it.
+        train_batch_size: Samples per process and micro-batch.
+        gradient_accumulation_steps: Micro-batches per global batch.
+        max_train_steps: Updates of the model, at least.
+        learning_rate: AdamW's, after the warm-up.
+        lr_scheduler: What the learning rate does after the warm-up; cosine: falls to zero at
+            max_train_steps.
+        lr_warmup_steps: Updates in which the learning rate rises linearly from zero.
+        adam_beta1, adam_beta2: Decays of AdamW's two moments.
+        adam_weight_decay: AdamW's decay of the weights.
+        adam_epsilon: Added to AdamW's denominator.
+        max_grad_norm: Gradients are scaled down to this global norm; null: no clipping.
+        mixed_precision: Precision of the forward passes; fp16 on GPUs only.
+        use_ema: Keep an exponential moving average of the weights; samples and the finished model
+            use it.
+        ema_decay: Decay of the average per update.
+        ema_warmup: Whether the decay rises as 1 - (1 + n)^(-3/4) before it reaches `ema_decay`;
+            null: as the objective prefers (off for DRO).
+        gradient_checkpointing: Less memory, more time, the same gradients.
+        compile: torch.compile the network.
+        sharding: none: every process holds all weights; fsdp2: each holds its share of weights,
+            gradients, moments and average; hsdp: the processes of each machine share a copy.
+        timestep_sampling: How training times are drawn.
+        timestep_mean: Of logit_normal and lognormal; null: the sampler's own default.
+        timestep_std: Likewise.
+        timestep_history: Of loss_second_moment: losses that are kept per time; null: its default.
+        timestep_uniform_prob: Of loss_second_moment: share of uniform draws; null: its default.
+        conditioning_dropout_prob: Share of rows whose class or caption is left out, for guidance.
+        checkpointing_steps: Updates between checkpoints; null: the last one only.
+        checkpoints_total_limit: How many checkpoints are kept, the newest always; null: all.
+        resume_from_checkpoint: latest, a checkpoint's folder or its name; auto: the latest if there
+            is any, else the beginning.
+        overwrite_output_dir: Whether an existing run in the folder may be deleted.
+        fork_from: A run or a checkpoint of one, whose state a new run begins with.
+        wait_for_lock: Seconds to wait while another start writes the run folder; null: not at all.
+        log_every_steps: Updates between lines of metrics.jsonl; each is a mean over them.
+        validation_steps: Updates between grids of samples; null: none.
+        report_to: The tracker.
+        push_to_hub: Whether the finished model is pushed to the hub.
+        hub_model_id: Under which name; null: that of the run's folder.
+        n_threads: torch's CPU threads; null: torch's own choice.
     """
 
-    output_dir: Place | None = None  # None: runs/<the config file's stem>
+    output_dir: Place | None = None
     seed: int = 0
-    train_batch_size: Count = 128  # per process and micro-batch
+    train_batch_size: Count = 128
     gradient_accumulation_steps: Count = 1
     max_train_steps: Count = 3000
     learning_rate: Positive = 1e-4
-    lr_scheduler: Literal["constant", "cosine"] = "constant"  # cosine: to zero at the last step
-    lr_warmup_steps: CountOrZero = 0  # in which the learning rate rises from zero
+    lr_scheduler: Literal["constant", "cosine"] = "constant"
+    lr_warmup_steps: CountOrZero = 0
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     adam_weight_decay: NotNegative = 0.01
@@ -157,36 +220,40 @@ class TrainingSection(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     use_ema: bool = True
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
-    ema_warmup: bool | None = None  # None: as the objective prefers (off for DRO)
-    gradient_checkpointing: bool = False  # less memory, more time, the same gradients
+    ema_warmup: bool | None = None
+    gradient_checkpointing: bool = False
     compile: bool = False
-    sharding: Literal["none", "fsdp2", "hsdp"] = "none"  # the model is dealt to all processes, or
-    # to those of each machine
+    sharding: Literal["none", "fsdp2", "hsdp"] = "none"
     timestep_sampling: Literal["uniform", "logit_normal", "lognormal", "loss_second_moment"] = (
         "uniform"
     )
-    # None: the sampler's own default
-    timestep_mean: float | None = None  # logit_normal, lognormal
+    timestep_mean: float | None = None
     timestep_std: Positive | None = None
-    timestep_history: Count | None = None  # loss_second_moment
+    timestep_history: Count | None = None
     timestep_uniform_prob: Share | None = None
     conditioning_dropout_prob: Share = 0.0
     checkpointing_steps: Count | None = 500
     checkpoints_total_limit: Count | None = 2
-    resume_from_checkpoint: Place | None = None  # "latest", a checkpoint's folder, or "auto"
+    resume_from_checkpoint: Place | None = None
     overwrite_output_dir: bool = False
-    fork_from: Place | None = None  # a run or a checkpoint of one: a new run begins with its state
-    wait_for_lock: NotNegative | None = None  # seconds, while another start writes the run folder
+    fork_from: Place | None = None
+    wait_for_lock: NotNegative | None = None
     log_every_steps: Count = 50
     validation_steps: Count | None = 500
     report_to: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
     push_to_hub: bool = False
     hub_model_id: Word | None = None
-    n_threads: Count | None = None  # None: torch's own choice
+    n_threads: Count | None = None
 
 
 class SweepSection(Section):
-    """Every combination of these is sampled and measured; None: as in section sampling."""
+    """Every combination of these is sampled and measured; null: as in section sampling.
+
+    Attributes:
+        scheduler: Samplers.
+        num_inference_steps: Numbers of steps.
+        guidance_scale: Guidance scales.
+    """
 
     scheduler: Listed[SamplerName] | None = None
     num_inference_steps: Listed[Count] | None = None
@@ -203,32 +270,59 @@ class SweepSection(Section):
 
 
 class EvaluationSection(Section):
-    n_samples: Count | None = None  # None: as many as the reference holds
-    # classifier (None: given labels), pixels, inception (-768, -192, -64), file.py:function
+    """What is measured, and against what.
+
+    Attributes:
+        n_samples: How many samples are drawn; null: as many as the reference holds.
+        extractor: Features of the distances: classifier, pixels, inception, inception-768 (-192,
+            -64), dinov2 or `path/to/file.py:function`; null: classifier where there are labels,
+            else pixels.
+        weights: Of inception or dinov2, a file, folder or hub name; null: from the cache, or the
+            public address.
+        statistics: A file of --save-reference; null: the reference is read anew.
+        reference: Split of the data that is the reference.
+        clip: CLIP by folder or hub name, for clip_score and cmmd; null: not asked.
+        pick_score: PickScore by folder or hub name; null: not asked.
+        hps: The file of HPS v2; null: not asked.
+        aesthetic: The file of LAION's predictor, which reads evaluation.clip; null: not asked.
+        memorization_extractor: Features in which copies are looked for; null: those of extractor.
+        lpips_weights: Of LPIPS; null: from the cache, or no lpips_diversity.
+        proximal: Also the distance of samples made dirty to the dirty training images: auto, as the
+            run's own table says, or a table of `sparring inspect`.
+        metrics: Metrics of one's own, `path/to/file.py:Name` each.
+        sweep: Also the figures of other samplers, steps and guidance scales.
+        n_resamples: Resamples behind intervals and floors.
+        seed: Of what evaluation itself draws.
+        k: Neighbours of precision, recall, density and coverage.
+        mismatch: Also the distance of x_t while sampling to q(x_t), per t.
+        mismatch_steps: Numbers of steps of that; null: sampling.num_inference_steps.
+        mismatch_samples: Trajectories of that, and samples in each set of q(x_t).
+        diagnostics: Also equivariance error, Lipschitz estimate, straightness and score error.
+        diagnostics_points: Clean samples at which these are looked at.
+    """
+
+    n_samples: Count | None = None
     extractor: Place | None = None
-    weights: Place | None = None  # of inception; None: from the cache, or the public address
-    statistics: Place | None = None  # a file of --save-reference; None: the reference is read anew
+    weights: Place | None = None
+    statistics: Place | None = None
     reference: Word = "all"
-    # judges of samples and captions, by folder, file or hub name; None: not asked
-    clip: Place | None = None  # clip_score, cmmd
+    clip: Place | None = None
     pick_score: Place | None = None
     hps: Place | None = None
-    aesthetic: Place | None = None  # reads evaluation.clip
-    memorization_extractor: Place | None = None  # where copies are looked for; None: extractor
-    lpips_weights: Place | None = None  # of LPIPS; None: from the cache, or no lpips_diversity
-    # also the distance of samples made dirty to the dirty training images: auto, as the run's own
-    # table says, or a table of `sparring inspect`
+    aesthetic: Place | None = None
+    memorization_extractor: Place | None = None
+    lpips_weights: Place | None = None
     proximal: Literal["auto"] | Place | None = None
-    metrics: list[Place] = Field(default=[])  # of one's own, path/to/file.py:Name each
-    sweep: SweepSection | None = None  # the figures of other samplers, steps, guidance as well
+    metrics: list[Place] = Field(default=[])
+    sweep: SweepSection | None = None
     n_resamples: Count = 10
     seed: int = 0
     k: Count = 5
-    mismatch: bool = False  # also the distance of x_t while sampling to q(x_t), per t
-    mismatch_steps: list[Count] | None = None  # None: sampling.num_inference_steps
-    mismatch_samples: Count = 2048  # trajectories, and samples in each set of q(x_t)
-    diagnostics: bool = False  # also equivariance error, Lipschitz estimate, straightness, score
-    diagnostics_points: Annotated[int, Field(ge=2)] = 64  # clean samples at which that is looked at
+    mismatch: bool = False
+    mismatch_steps: list[Count] | None = None
+    mismatch_samples: Count = 2048
+    diagnostics: bool = False
+    diagnostics_points: Annotated[int, Field(ge=2)] = 64
 
     @model_serializer(mode="wrap")
     def _without_metrics_that_nobody_named(self, handler: Any) -> dict[str, Any]:
@@ -254,22 +348,38 @@ class EvaluationSection(Section):
 
 
 class AttackSection(Section):
-    """Of `sparring attack`, no part of a run; see sampling/trajectory_attacks.py."""
+    """Of `sparring attack`, no part of a run; see sampling/trajectory_attacks.py.
+
+    Attributes:
+        kind: random noise, fgsm (one gradient) or pgd; the random control is always drawn too.
+        norm: linf bounds each element of the perturbation, l2 its rms.
+        radii: Of the ball, noise units; 0 is added.
+        aim: What is maximised: final, the squared shift of the sample; features, that of the
+            evaluation's features of it; denoising, the error of eps at the moved point.
+        where: Attacked calls of the network (whole numbers, from noise) or shares of the path
+            (other numbers, 0.0 to 1.0), or all.
+        n_attack_steps: Gradients per attacked call, of pgd; null: 10.
+        n_path_steps: Calls of the network that the aim looks ahead; all: to the sample itself.
+        n_expectation: Draws of the sampler's noise that the attacker averages over; null: the
+            attacker knows the noise.
+        transfer_from: The model the attacker has; null: the attacked one.
+        corruptions: Of the starting noise, without a gradient, each with rms = radius.
+        n_samples: Samples in each repetition.
+        n_seeds: Repetitions, with the seeds of sampling and attack counted up.
+        seed: Of the attack.
+    """
 
     kind: Literal["random", "fgsm", "pgd"] = "pgd"
     norm: Literal["linf", "l2"] = "linf"
-    radii: Annotated[list[Positive], Field(min_length=1)] = Field(
-        default=[0.1, 0.2, 0.4]
-    )  # noise units
+    radii: Annotated[list[Positive], Field(min_length=1)] = Field(default=[0.1, 0.2, 0.4])
     aim: Literal["final", "denoising", "features"] = "final"
-    # calls of the network (whole numbers) or shares of the path (other numbers, 0.0 to 1.0), or all
     where: Annotated[list[int | float], Field(min_length=1)] | Literal["all"] = Field(
         default=[0.25, 0.5, 0.75]
     )
-    n_attack_steps: Count | None = None  # of pgd; None: 10
-    n_path_steps: Count | Literal["all"] = 1  # calls that the aim looks ahead
-    n_expectation: Count | None = None  # None: the attacker knows the sampler's noise
-    transfer_from: Place | None = None  # the model the attacker has; None: the attacked one
+    n_attack_steps: Count | None = None
+    n_path_steps: Count | Literal["all"] = 1
+    n_expectation: Count | None = None
+    transfer_from: Place | None = None
     corruptions: list[Literal["shift", "contrast", "blur", "block", "impulse"]] = Field(default=[])
     n_samples: Count = 256
     n_seeds: Count = 3

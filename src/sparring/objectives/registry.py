@@ -76,7 +76,17 @@ def find(name: str, place: str = "objective") -> type[Objective]:
 
 
 class MethodSection(Section):
-    """What the section of every objective can do."""
+    """What the section of every objective can do.
+
+    Attributes:
+        teacher: A trained model: a run, a pipeline folder or a hub name; null: the model that
+            training starts from.
+        scheduler: The sampler whose path is trained through; null: the default of the model's
+            schedule.
+        discriminator: Who judges the samples.
+        dirt: Where the knowledge of the images' dirt comes from: auto (an audit), a table of
+            `sparring inspect`; none and truth where the method takes them.
+    """
 
     method: ClassVar[type[Objective]]
     arguments: ClassVar[frozenset[str]]

@@ -55,7 +55,10 @@ class Smoothing(Objective):
             a uniform perturbation (second-hand from v1 of the paper); "constant": lam_t = lam;
             "relative": lam_t = lam / mean(omega^2), the dimensionless weight of `Detail` (ours),
             at which attacks whose omega differ in length can be compared.
-        radius: Radius schedule, see `Radius`, with rho, min_bias, max_bias and radius_scale.
+        radius: How the radius follows the noise level, see `Radius`.
+        rho: Exponent of the powers of it.
+        min_bias, max_bias: Ends of the random bias of the radius, noise units.
+        radius_scale: Factor of the whole radius.
         bias_per: Whether the radius's random bias is drawn per "sample" or per "batch"
             (the paper does not say).
         move: "noise": x_t moves by sigma omega, which keeps x0 (default); "sample": x_t moves by

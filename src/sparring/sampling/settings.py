@@ -82,7 +82,11 @@ del _KEYS["scheduler_options"]  # of Python only
 
 
 class SamplingSection(section_of(_KEYS, "Sampling")):
-    """Section sampling of a config: the fields of `Sampling`."""
+    """Section sampling of a config: the fields of `Sampling`.
+
+    Attributes:
+        n_images: Samples of a grid, and of `sparring sample`.
+    """
 
     scheduler: SamplerName | None = None
     n_images: Count = 64

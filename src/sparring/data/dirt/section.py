@@ -26,13 +26,20 @@ class ContaminationSection(Section):
 
     Its other keys are the options of the kind, which are the arguments of its class in `kinds`;
     they are checked where torch is there (assembly/build.py).
+
+    Attributes:
+        kind: none, a built-in kind, or `path/to/file.py:Name`.
+        rate: Share of the images that are made dirty.
+        seed: Which images are dirty, and how, follows from it and the image's number.
+        clip: Whether images are clipped to [0, 1] and rounded to 8 bits; null: images as files hold
+            them, vectors not.
     """
 
     model_config = ConfigDict(extra="allow")
     kind: Annotated[str, AfterValidator(_check_kind)] = "none"
     rate: Share = 0.9
     seed: int = 0
-    clip: bool | None = None  # to [0, 1] and 8 bits; None: images as files hold them, vectors not
+    clip: bool | None = None
 
     @model_validator(mode="after")
     def _options_have_a_kind(self) -> "ContaminationSection":
