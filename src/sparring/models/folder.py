@@ -100,12 +100,14 @@ def save(folder: str | Path, model: Model, card: str, base: str | None = None) -
         if description["lora"] is not None:
             save_lora(network, half)
         elif model.parts is not None and component is not None:
-            _copy_parts(model.parts, half, component)
-            _name_classes(half / "model_index.json", model.class_names)
+            index = _copy_parts(model.parts, half, component)
+            if model.class_names and "id2label" in index:  # DiT's: those of the data from now on
+                index["id2label"] = {str(i): name for i, name in enumerate(model.class_names)}
             network.save_pretrained(half / component, safe_serialization=True)
             if samples_with_lcm(description):
                 _write_json(half / _SCHEDULER, lcm_scheduler(description))
-                _name_scheduler(half / "model_index.json")
+                index["scheduler"] = ["diffusers", "LCMScheduler"]
+            _write_json(half / "model_index.json", index)
         elif isinstance(network, ModelMixin) and component is not None:
             network.save_pretrained(half / component, safe_serialization=True)
             _write_json(half / component / "config.json", description["network"])
@@ -150,26 +152,19 @@ def _check_saved(network: Any, folder: Path) -> None:
     for file in sorted(folder.glob("*.safetensors")):
         handle = safe_open(file, framework="pt")
         stored |= dict.fromkeys(handle.keys(), handle)
-    saved_under = {live[name].data_ptr(): name for name in stored if name in live}
-    names = {
-        name: name if name in stored else saved_under.get(live[name].data_ptr()) for name in live
-    }
-    differ = [
-        name
-        for name, key in names.items()
-        if key is None or not same_bits(stored[key].get_tensor(key), live[name])
-    ]
-    differ += [name for name in stored if name not in live]
+    saved_under = {live[name].data_ptr(): name for name in stored if name in live}  # tied ones once
+    differ = [name for name in stored if name not in live]
+    for name, value in live.items():
+        key = name if name in stored else saved_under.get(value.data_ptr())
+        if key is None or not same_bits(stored[key].get_tensor(key), value):
+            differ.append(name)
     if isinstance(network, ModelMixin):
         cls: Any = type(network)
         with torch.device("meta"):
             built = cls.from_config(cls.load_config(folder)).state_dict()
-        shapes = {name: value.shape for name, value in live.items()}
-        differ += [
-            name
-            for name in live.keys() | built.keys()
-            if name not in live or name not in built or built[name].shape != shapes[name]
-        ]
+        differ += live.keys() ^ built.keys()
+        both = live.keys() & built.keys()
+        differ += [name for name in both if built[name].shape != live[name].shape]
     if differ:
         raise UserError(
             f"the model could not be saved: its files read otherwise than it is in {len(differ)} "
@@ -191,8 +186,9 @@ def _move_in(half: Path, folder: Path) -> None:
         os.replace(half / name, folder / name)
 
 
-def _copy_parts(pipeline: Path, half: Path, trained: str) -> None:
-    """A pipeline's folder without the part that is trained; what it lacks its index calls null."""
+def _copy_parts(pipeline: Path, half: Path, trained: str) -> dict[str, Any]:
+    """A pipeline's folder without the part that is trained; its index, which calls null what it
+    lacks."""
     index = json.loads((pipeline / "model_index.json").read_text(encoding="utf-8"))
     for name, value in index.items():
         if name.startswith("_") or name == trained or not isinstance(value, list):
@@ -206,15 +202,7 @@ def _copy_parts(pipeline: Path, half: Path, trained: str) -> None:
             index[name] = [None, None]
     if index.get("safety_checker") == [None, None]:
         index["requires_safety_checker"] = False
-    _write_json(half / "model_index.json", index)
-
-
-def _name_classes(index: Path, class_names: Sequence[str]) -> None:
-    """The names by which DiT's pipeline knows the classes are those of the data from now on."""
-    words = json.loads(index.read_text(encoding="utf-8"))
-    if class_names and "id2label" in words:
-        names = {str(number): name for number, name in enumerate(class_names)}
-        _write_json(index, {**words, "id2label": names})
+    return index
 
 
 def _state_length(tokenizer: Path, encoder: Path) -> None:
@@ -252,22 +240,10 @@ def _model_index(component: str, description: Mapping[str, Any]) -> dict[str, An
     }
     if plain is None:
         _, height, width = description["sample_shape"]
-        index |= {
-            **{
-                name: description[name] for name in ("num_classes", "class_names", "absent_classes")
-            },
-            "null_class": description["null_condition"].get("class_labels"),
-            "height": height,
-            "width": width,
-            "kind": description["kind"],
-            "boundary": description["boundary"],
-        }
+        told = ("num_classes", "class_names", "absent_classes", "kind", "boundary")
+        index |= {name: description[name] for name in told} | {"height": height, "width": width}
+        index["null_class"] = description["null_condition"].get("class_labels")
     return index
-
-
-def _name_scheduler(index: Path) -> None:
-    words = json.loads(index.read_text(encoding="utf-8"))
-    _write_json(index, {**words, "scheduler": ["diffusers", "LCMScheduler"]})
 
 
 def _in_one_file(sources: Sequence[str]) -> str:

@@ -134,11 +134,8 @@ def lora_config(network: Any) -> dict[str, Any] | None:
     if not adapters:
         return None
     (config,) = adapters.values()
-    return {
-        "rank": config.r,
-        "alpha": config.lora_alpha,
-        "target_modules": sorted(config.target_modules),
-    }
+    layers = sorted(config.target_modules)
+    return {"rank": config.r, "alpha": config.lora_alpha, "target_modules": layers}
 
 
 def lora_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -212,13 +209,11 @@ def check_lora(network: Any, folder: str | Path) -> None:
     except RuntimeError as error:
         raise UserError(f"the LoRA weights could not be saved: {error}") from error
     live, read = effective(network), effective(fresh)
-    differ = [
+    differ = live.keys() ^ read.keys() | {
         name
-        for name in live.keys() | read.keys()
-        if name not in live
-        or name not in read
-        or not all(same_bits(a, b) for a, b in zip(live[name], read[name], strict=True))
-    ]
+        for name in live.keys() & read.keys()
+        if not all(same_bits(a, b) for a, b in zip(live[name], read[name], strict=True))
+    }
     if differ:
         raise UserError(
             f"the LoRA weights could not be saved: {WEIGHTS} reads otherwise than they are in "
@@ -246,13 +241,9 @@ def load_lora(network: Any, folder: str | Path, *, low_cpu_mem_usage: bool = Fal
     with safe_open(file, framework="pt") as content:
         names = set(content.keys())
     network.load_lora_adapter(
-        str(folder),
-        prefix=prefix,
-        weight_name=WEIGHTS,
-        use_safetensors=True,
-        local_files_only=True,
-        low_cpu_mem_usage=low_cpu_mem_usage,
-    )
+        str(folder), prefix=prefix, weight_name=WEIGHTS, use_safetensors=True,
+        local_files_only=True, low_cpu_mem_usage=low_cpu_mem_usage,
+    )  # fmt: skip
     placed = {
         f"{prefix}.{name}.lora_{letter}.weight"
         for name in _lora_layers(network)

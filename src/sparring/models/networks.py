@@ -27,12 +27,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.config = {
-            "dim": dim,
-            "width": width,
-            "n_blocks": n_blocks,
-            "num_classes": num_classes,
+            "dim": dim, "width": width, "n_blocks": n_blocks, "num_classes": num_classes,
             "dropout": dropout,
-        }
+        }  # fmt: skip
         # the device is said: transformers' loading code can make `torch.device("meta")` forget that
         # linspace makes tensors, for the rest of the process
         device = torch.get_default_device()

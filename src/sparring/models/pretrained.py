@@ -23,13 +23,14 @@ from ..diffusion.schedules import kind_from_config, schedule_from_config
 from ..support.errors import UserError
 from ..support.home_folder import expanded
 from ..support.sharded_tensors import StoredTensors, load_weights
+from ..support.user_code import load_from_file
 from ..support.yaml_files import read_yaml
 from . import networks
 from .description import component_of
 from .folder import DESCRIPTION, NOT_COPIED, save
 from .lora import add_lora, load_lora, lora_config, merge_lora, restore_lora_weights
 from .model import Model, image_size
-from .text import PIPELINES, load_text, text_parts
+from .text_folder import PIPELINES, load_text, text_parts
 
 __all__ = ["Model", "load", "save"]
 
@@ -209,14 +210,8 @@ def _assembled(
         null_condition=null,
         boundary=description["boundary"],
     )
-    model = Model(
-        denoiser,
-        scheduler_config,
-        tuple(description["sample_shape"]),
-        description["num_classes"],
-        source,
-        _run_config(folder),
-    )
+    shape, num_classes = tuple(description["sample_shape"]), description["num_classes"]
+    model = Model(denoiser, scheduler_config, shape, num_classes, source, _run_config(folder))
     _name_classes(model, description)
     if (folder / "model_index.json").is_file():
         _add_frozen_parts(model, folder, _json(folder / "model_index.json"))
@@ -298,7 +293,7 @@ def _new_network(config: Mapping[str, Any]) -> nn.Module:
     words = {key: value for key, value in config.items() if not key.startswith("_")}
     name = config["_class_name"]
     if ".py:" in name:
-        cls = _class_in_file(name)
+        cls = load_from_file(name, "the model's network")
     elif isinstance(getattr(networks, name, None), type):
         cls = getattr(networks, name)
     elif hasattr(diffusers, name):
@@ -306,18 +301,6 @@ def _new_network(config: Mapping[str, Any]) -> nn.Module:
     else:
         raise UserError(f"unknown network {name}")
     return cls(**words)
-
-
-def _class_in_file(name: str) -> type[nn.Module]:
-    import importlib.util
-
-    file, _, class_name = name.rpartition(":")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    if not Path(file).is_file() or spec is None or spec.loader is None:
-        raise UserError(f"the model's network is defined in {file}, which is not there")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, class_name)
 
 
 def _from_hub(name: str) -> Path:
@@ -336,14 +319,11 @@ def _from_hub(name: str) -> Path:
         wanted = ["*.json", *(f"{part}/*" for part in parts)]
         if len(parts) == 2:  # only a denoiser and a scheduler: old uploads keep them at the root
             wanted.append("diffusion_pytorch_model*.safetensors")
-        return Path(
-            snapshot_download(
-                name,
-                allow_patterns=wanted,
-                ignore_patterns=list(NOT_COPIED),
-                local_files_only=cached,
-            )
+        left_out = list(NOT_COPIED)
+        folder = snapshot_download(
+            name, allow_patterns=wanted, ignore_patterns=left_out, local_files_only=cached
         )
+        return Path(folder)
     except Exception as error:  # the hub's client, its HTTP library and the system raise their own
         why = "the hub cannot be reached" if cached else f"the hub says {type(error).__name__}"
         raise UserError(f"no model at {name}: there is no such folder, and {why}") from error

@@ -40,14 +40,10 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.depth += 1
         self.n_values += 1
-        for given, most, what in (
-            (self.depth, MAX_DEPTH, "levels of nesting"),
-            (self.n_values, MAX_VALUES, "values"),
-        ):
+        limits = (self.depth, MAX_DEPTH, "levels of nesting"), (self.n_values, MAX_VALUES, "values")
+        for given, most, what in limits:
             if given > most:
-                raise yaml.MarkedYAMLError(
-                    problem=f"more than {most:,} {what}", problem_mark=self.peek_event().start_mark
-                )
+                raise _refused(f"more than {most:,} {what}", self.peek_event())
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -69,21 +65,21 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(
-                    problem="a key must be one word", problem_mark=key.start_mark
-                )
+                raise _refused("a key must be one word", key)
             if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark
-                )
+                raise _refused(f"key {key.value!r} is given twice", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _refused(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
 
 
 def _count(node: yaml.Node, counted: dict[int, int], above: set[int]) -> int:
     """How many values a node stands for, aliases expanded; each node is looked at once."""
     if id(node) in above:
-        raise yaml.MarkedYAMLError(problem="an alias of itself", problem_mark=node.start_mark)
+        raise _refused("an alias of itself", node)
     if id(node) not in counted:
         above.add(id(node))
         inner = node.value if isinstance(node, yaml.CollectionNode) else []
@@ -93,9 +89,7 @@ def _count(node: yaml.Node, counted: dict[int, int], above: set[int]) -> int:
         counted[id(node)] = 1 + sum(_count(part, counted, above) for part in parts)
         above.remove(id(node))
         if counted[id(node)] > MAX_VALUES:
-            raise yaml.MarkedYAMLError(
-                problem=f"more than {MAX_VALUES:,} values", problem_mark=node.start_mark
-            )
+            raise _refused(f"more than {MAX_VALUES:,} values", node)
     return counted[id(node)]
 
 

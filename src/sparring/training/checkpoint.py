@@ -12,7 +12,7 @@ A checkpoint is a folder `checkpoints/checkpoint-<step>` of safetensors and JSON
     manifest.json           size and SHA-256 of each of the files above
 
 Of a sharded run each process writes its rows of the weights, the average and the moments, as
-model.shard-<process>.safetensors and so on with shards-<process>.json beside them (see `pieces`).
+model.shard-<process>.safetensors and so on, beside shards-<process>.json (`sharded_tensors`).
 Any number of processes reads either kind, sharded or not.
 
 It is written under a temporary name of its start's own, synced to disk and renamed, so a killed run
