@@ -1,6 +1,7 @@
 """`~` in paths: in configs, on the command line and in the library."""
 
 import pwd
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,10 @@ from sparring.support.errors import UserError
 from sparring.support.home_folder import expanded
 from sparring.support.user_code import load_from_file
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from answers.settings import PATHS  # type: ignore
+
 MODEL = {"network": {"_class_name": "MLP", "width": 8, "n_blocks": 1}}
-PLACES = (
-    "data.train_data_dir", "data.dataset_name", "data.data_files", "data.latents_cache",
-    "training.output_dir", "training.resume_from_checkpoint", "training.fork_from",
-    "evaluation.extractor", "evaluation.weights", "evaluation.statistics", "evaluation.clip",
-    "evaluation.pick_score", "evaluation.hps", "evaluation.aesthetic",
-    "evaluation.memorization_extractor", "evaluation.lpips_weights",
-)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +40,7 @@ def leaf(config, key):
     return config
 
 
-@pytest.mark.parametrize("key", PLACES)
+@pytest.mark.parametrize("key", PATHS)
 def test_home_in_a_config_and_on_the_command_line(home, key):
     section, name = key.split(".")
     raw: dict = {"model": MODEL, "data": {"name": "plane"}}

@@ -224,10 +224,7 @@ def check_lora(network: Any, folder: str | Path) -> None:
 def load_lora(network: Any, folder: str | Path, *, low_cpu_mem_usage: bool = False) -> None:
     """Put what `save_lora` wrote beside a network's layers, as diffusers' pipelines do.
 
-    Args:
-        network: Changed in place.
-        folder: Where the file is.
-        low_cpu_mem_usage: Take the matrices as they are in the file; nothing is drawn first.
+    With `low_cpu_mem_usage` the matrices are taken as they are in the file; nothing is drawn first.
 
     Raises:
         UserError: if peft is missing.

@@ -110,9 +110,7 @@ class TextEncoder(nn.Module, ABC):
     def cut(self, captions: Sequence[str], what: str = "captions") -> list[str]:
         """Sentences that count the captions of which an encoder does not see the end.
 
-        Args:
-            captions: Each is looked at once, and counted as often as it is there.
-            what: How the sentences call them.
+        Each is looked at once, and counted as often as it is there; `what` they are is said so.
         """
         times, sentences = Counter(captions), []
         texts, pairs = list(times), list(zip(self.tokenizers, self._lengths, strict=True))

@@ -106,15 +106,9 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 def write_shards(
     folder: Path, process: int, tensors: Mapping[str, Mapping[str, Tensor]]
 ) -> list[Path]:
-    """Write this process's rows; what is not distributed is written by process 0.
+    """Write this process's rows of tensors by name and key, and return the files.
 
-    Args:
-        folder: Where.
-        process: This process's number.
-        tensors: By name and key; the keys are the same in all processes.
-
-    Returns:
-        The files.
+    The keys are the same in all processes; what is not distributed is written by process 0.
     """
     index: dict[str, dict[str, Any]] = {}
     files = []
@@ -122,10 +116,9 @@ def write_shards(
         index[name], pieces = {}, {}
         for key, value in contents.items():
             rows, start = own_rows(value)
+            is_mine = process == 0
             if isinstance(value, DTensor):
                 is_mine = len(rows) > 0 and not _is_copy(value)
-            else:
-                is_mine = process == 0
             if is_mine:
                 pieces[key] = rows.contiguous()
                 index[name][key] = {"shape": list(value.shape), "start": start}

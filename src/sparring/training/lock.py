@@ -59,12 +59,8 @@ _NAME = re.compile(r"(\d+)\.(held|released)")
 class RunLock:
     """The lock of one run folder, for one start: `take`, `check` now and then, `release`.
 
-    It is released at the latest when the object or the process is gone.
-
-    Args:
-        run_dir: The run's folder; made when the lock is taken.
-        beat_seconds, stale_seconds: See the module.
-        clock, sleep: Time as this process sees it, in seconds.
+    It is released at the latest when the object or the process is gone. The folder is made when the
+    lock is taken; `clock` and `sleep` are time as this process sees it, in seconds.
     """
 
     def __init__(

@@ -167,9 +167,7 @@ class Player:
     ) -> None:
         """Continue from `tensors` and `state`; learning rate and decay are those of the settings.
 
-        Args:
-            tensors, state: As `tensors` and `state` gave them.
-            may_begin_average: Whether an average that was not kept starts at the weights.
+        With `may_begin_average` an average that was not kept starts at the weights.
 
         Raises:
             UserError: if an average is wanted and the checkpoint has none.

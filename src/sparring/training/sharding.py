@@ -123,16 +123,13 @@ def _of_accelerate() -> Sharding:
 
 @dataclass
 class Spare:
-    """Copies from before a network was sharded.
-
-    Attributes:
-        network: The same network, whole, on the CPU; in the main process only. It takes the
-            gathered weights for samples and for the finished model.
-        average: A denoiser whose network is sharded too and never learns, if one was asked for.
-    """
+    """Copies from before a network was sharded."""
 
     network: nn.Module | None = None
+    """The same network, whole, on the CPU; in the main process only. It takes the gathered weights
+    for samples and for the finished model."""
     average: Denoiser | None = None
+    """A denoiser whose network is sharded too and never learns, if one was asked for."""
 
 
 def shard_denoiser(
