@@ -35,11 +35,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from step_cost import machine, parameters, peak_bytes
 
 from sparring.adversarial.discriminators import Discriminator, Heads, LatentEye
-from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.denoiser import Denoiser, dropout_of
 from sparring.diffusion.randomness import StepRandom
 from sparring.diffusion.schedules import schedule_from_config
 from sparring.objectives import ADT
-from sparring.objectives.adt import ADTDraws, dropout_of
+from sparring.objectives.adt import ADTDraws
 from sparring.objectives.base import Terms, Turn
 from sparring.training.turns import backward
 

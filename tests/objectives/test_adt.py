@@ -251,7 +251,7 @@ def test_x0_balanced_weights_do_not_depend_on_the_parametrisation(kind: str) -> 
     denoiser = Denoiser(tiny_unet(), schedule, kind)
     objective = ADT(schedule, num_inference_steps=5, path_weight="x0_balanced")
     objective.set_up(denoiser, discriminator(1))
-    w = objective.path_weights(denoiser, 0)
+    w = objective.path.weights(objective.path_weight, 0, denoiser.pair)
     x_t, output = torch.randn(2, 1, 8, 8).double(), torch.randn(2, 1, 8, 8).double()
     for call in range(5):
         o = output.clone().requires_grad_()
@@ -265,7 +265,10 @@ def test_x0_balanced_weights_do_not_depend_on_the_parametrisation(kind: str) -> 
 def test_unit_weights_sum_to_one_with_the_native_signs() -> None:
     for name in ("sd", "sd3"):
         objective, denoiser, _, _ = case(name, path_weight="unit")
-        w, native = objective.path_weights(denoiser, 0), objective.path.coefficients(0)[-1]
+        w, native = (
+            objective.path.weights(objective.path_weight, 0, denoiser.pair),
+            objective.path.coefficients(0)[-1],
+        )
         assert float(w.abs().sum()) == pytest.approx(1)
         assert torch.equal(w.sign(), native.sign())
 

@@ -37,8 +37,7 @@ class Look:
     colour: Tensor
     place: Tensor
 
-    def at(self, rows: slice) -> "Look":
-        """That of some rows."""
+    def __getitem__(self, rows: slice) -> "Look":
         return Look(self.colour[rows], self.place[rows])
 
 

@@ -104,6 +104,37 @@ class Path(ABC):
             start: One of `starts`.
         """
 
+    def weights(self, kind: str, start: int, pair: PairOf) -> Tensor:
+        """w_k of every call from `start` on, (n,), float64.
+
+        Args:
+            kind: "native": W_end,k; "unit": its sign over the calls of the path; "x0_balanced":
+                d x0_hat_k / d o_k over them.
+            start: One of `starts`.
+            pair: The network's two numbers.
+        """
+        native = self.coefficients(start)[-1]
+        if kind == "native":
+            return native
+        if kind == "unit":
+            return native.sign() / self.n_calls
+        times = self.times[start:]
+        alpha, sigma = self.schedule.alpha(times), self.schedule.sigma(times)
+        a, b = pair(alpha, sigma)
+        return sigma / (a * sigma - b * alpha) / self.n_calls
+
+
+def trained_calls(calls: range, most: int, how: str, rng: torch.Generator) -> tuple[int, ...]:
+    """S, ascending: k = min(most, len(calls)) of the calls: "even", "random" or the "last" ones."""
+    k = min(most, len(calls))
+    if how == "last":
+        return tuple(calls[-k:])
+    if how == "random":
+        return tuple(sorted(calls[i] for i in torch.randperm(len(calls), generator=rng)[:k]))
+    gap = len(calls) // k
+    offset = int(torch.randint(len(calls) - gap * (k - 1), (), generator=rng))
+    return tuple(calls[offset + gap * i] for i in range(k))
+
 
 class OneStepPath(Path):
     r"""DDIM without noise, which for flow is Euler: x_s = A x_t + B o at every step.

@@ -165,6 +165,21 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+@contextmanager
+def dropout_of(module: nn.Module) -> Iterator[Callable[[bool], None]]:
+    """A switch of dropout and whatever else a network does in training only; it ends as it was."""
+    training = [one for one in module.modules() if one.training]
+
+    def switch(on: bool) -> None:
+        for one in training:
+            one.training = on
+
+    try:
+        yield switch
+    finally:
+        switch(True)
+
+
 class SharedDropout:
     """Several forward passes with one dropout mask, as if they were one.
 

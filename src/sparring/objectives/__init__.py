@@ -6,15 +6,11 @@ See `registry` for how it is found, and `base.Objective` for what it says of its
 
 from .adt import ADT
 from .base import Draws, Objective, Terms, Turn
-from .consistency import (
-    ConsistencyDistillation,
-    ConsistencyTraining,
-    EasyConsistencyTuning,
-    LatentConsistencyDistillation,
-)
+from .consistency import ConsistencyTraining, EasyConsistencyTuning
 from .controls import DenoiseFirst, ThrowAway
 from .denoising import Huber, InputPerturbation, Plain
 from .detail import Detail
+from .distillation import ConsistencyDistillation, LatentConsistencyDistillation
 from .dro import FreeAT, PGDTraining
 from .oracle import Oracle
 from .registry import objectives

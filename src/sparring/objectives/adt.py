@@ -20,19 +20,18 @@ known to us, so each is an option. The backward pass in parts is ours.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..adversarial.balance import Balance
 from ..adversarial.discriminators import Discriminator, Maps
-from ..adversarial.rollouts import OneStepPath, Path, SchedulerPath
-from ..diffusion.denoiser import Denoiser
+from ..adversarial.rollouts import OneStepPath, Path, SchedulerPath, trained_calls
+from ..diffusion.denoiser import Denoiser, dropout_of
 from ..diffusion.noising import precise
 from ..diffusion.parametrization import column
 from ..diffusion.randomness import StepRandom
@@ -114,6 +113,8 @@ class ADT(Objective):
     name = "adt"
     needs_discriminator = True
     needs_scheduler = True
+    path: Path
+    """The sampler's, once `set_up` was called."""
 
     def __init__(
         self,
@@ -150,7 +151,6 @@ class ADT(Objective):
         self.warmup_batches, self.discriminator_steps = warmup_batches, discriminator_steps
         self.real_pair, self.rows_at_once = real_pair, rows_at_once
         self.n_graphs = 2.0 if guidance_scale != 1 and cfg_grad == "both" else 1.0
-        self._path: Path | None = None
         self._eye: Any = None
         self.balance = Balance()
 
@@ -200,18 +200,12 @@ class ADT(Objective):
         """
         self._eye = discriminator.eye
         if self.scheduler is None:
-            self._path = OneStepPath(self.schedule, denoiser.pair, self.num_inference_steps)
+            self.path = OneStepPath(self.schedule, denoiser.pair, self.num_inference_steps)
         else:
-            self._path = SchedulerPath(
+            self.path = SchedulerPath(
                 self.scheduler, self.schedule, denoiser.pair, self.num_inference_steps
             )
-        self._path.coefficients(0)  # here a sampler that is not linear is found out
-
-    @property
-    def path(self) -> Path:
-        """The sampler's."""
-        assert self._path is not None, "call set_up first"
-        return self._path
+        self.path.coefficients(0)  # here a sampler that is not linear is found out
 
     # Draw
 
@@ -230,24 +224,13 @@ class ADT(Objective):
             **vars(s),
             image=batch.get("image", s.x0),
             start=start,
-            trained=self._subset(range(start, path.n_calls), shared),
+            trained=trained_calls(range(start, path.n_calls), self.n_trained, self.trained, shared),
             noise=rng.normal("rollout", s.x0.shape[1:]).to(s.x0),
             seeds=[] if self.scheduler is None else rng.seeds("rollout steps"),
             looks=self._eye.draw(rng, s.x0),
             told=dict(batch.get("sampling_cond") or batch.get("cond") or {}),
             learns=self._model_learns(rng.step),
         )
-
-    def _subset(self, calls: range, rng: torch.Generator) -> tuple[int, ...]:
-        """S, ascending: min(K, len(calls)) of the calls."""
-        k = min(self.n_trained, len(calls))
-        if self.trained == "last":
-            return tuple(calls[-k:])
-        if self.trained == "random":
-            return tuple(sorted(calls[i] for i in torch.randperm(len(calls), generator=rng)[:k]))
-        gap = len(calls) // k
-        offset = int(torch.randint(len(calls) - gap * (k - 1), (), generator=rng))
-        return tuple(calls[offset + gap * i] for i in range(k))
 
     def _model_learns(self, batch: int) -> bool:
         done = batch - self.warmup_batches
@@ -280,7 +263,7 @@ class ADT(Objective):
             raise ValueError("guidance_scale needs a condition: classes or captions")
         if w == 1.0:
             return lambda x_t, t: denoiser(x_t, t.to(x_t.device).expand(len(x_t)), **told).output
-        everyone = torch.ones(_rows(told), dtype=torch.bool)
+        everyone = torch.ones(len(tree_leaves(told)[0]), dtype=torch.bool)
         null = denoiser.drop_condition(told, everyone)
 
         def answer(x_t: Tensor, t: Tensor) -> Tensor:
@@ -366,15 +349,13 @@ class ADT(Objective):
         """
         loss, g = judged
         w = self.path.coefficients(s.start)
-        total = self.path_weights(denoiser, s.start)
-        later: list[tuple[int, Tensor, Tensor]] = []  # call, its input, the scale of its gradient
+        total = self.path.weights(self.path_weight, s.start, denoiser.pair)
+        later: list[tuple[int, Any, Any]] = []  # call, its input, the scale of its gradient
 
         def part(call: int) -> Terms:
             upstream = float(total[call - s.start]) * g
             x_t, unit = inputs[call], torch.ones(len(g), device=g.device, requires_grad=True)
             for after, x_after, scale in later:
-                assert x_after.grad is not None
-                assert scale.grad is not None
                 share = float(w[after - s.start, call - s.start])
                 # the loop scales the loss; what it did to a number of known gradient tells by what
                 upstream = upstream + share * x_after.grad / column(scale.grad, g)
@@ -391,18 +372,6 @@ class ADT(Objective):
             return {"adversarial": self.weight * (loss / len(inputs) + slope - slope.detach())}
 
         return [partial(part, call) for call in sorted(inputs, reverse=True)]
-
-    def path_weights(self, denoiser: Denoiser, start: int) -> Tensor:
-        """w_k of every call from `start` on, (n,), float64; see `path_weight`."""
-        native = self.path.coefficients(start)[-1]
-        if self.path_weight == "native":
-            return native
-        if self.path_weight == "unit":
-            return native.sign() / self.path.n_calls
-        times = self.path.times[start:]
-        alpha, sigma = self.schedule.alpha(times), self.schedule.sigma(times)
-        a, b = denoiser.pair(alpha, sigma)
-        return sigma / (a * sigma - b * alpha) / self.path.n_calls
 
     def _discriminate(self, discriminator: Discriminator, maps: tuple[Maps, Maps, Maps]) -> Terms:
         terms, scores = discriminator.loss(*maps)
@@ -423,30 +392,6 @@ class ADT(Objective):
         self.balance.load_state_dict(state)
 
 
-@contextmanager
-def dropout_of(module: nn.Module) -> Iterator[Callable[[bool], None]]:
-    """A switch of dropout and whatever else a network does in training only; it ends as it was."""
-    training = [one for one in module.modules() if one.training]
-
-    def switch(on: bool) -> None:
-        for one in training:
-            one.training = on
-
-    try:
-        yield switch
-    finally:
-        switch(True)
-
-
-def _rows(told: Mapping[str, Any]) -> int:
-    value = next(iter(told.values()))
-    return _rows(value) if isinstance(value, Mapping) else len(value)
-
-
 def _take(value: Any, rows: slice) -> Any:
     """Some rows of a look or a condition."""
-    if isinstance(value, Mapping):
-        return {name: _take(one, rows) for name, one in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_take(one, rows) for one in value)
-    return value[rows] if isinstance(value, Tensor) else value.at(rows)
+    return tree_map(lambda one: one[rows], value)

@@ -11,84 +11,39 @@ Adversarial: delta on what the student reads, f(x_t + delta, t), or on what the 
 f_target(x_s + delta, s). f answers with x0, so no target has to be corrected. delta is found as in
 Free-AT: K passes over one batch, each an update of the weights and an ascent of delta for free.
 
-Source: Song et al. 2023 (CM), Song & Dhariwal 2023 (iCT), Geng et al. 2024 (ECT), Luo et al. 2023
-(LCM). The adversarial part: Wang et al., ICLR 2025 (paper 1), whose consistency loss, K, step size
-and radius are unknown: a reconstruction after its diffusion algorithm.
+Source: Song et al. 2023 (CM), Song & Dhariwal 2023 (iCT), Geng et al. 2024 (ECT). The adversarial
+part: Wang et al., ICLR 2025 (paper 1), whose consistency loss, K, step size and radius are unknown:
+a reconstruction after its diffusion algorithm. Distillation has a file of its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser, SharedDropout, frozen
-from ..diffusion.guidance import guidance_dim, guidance_embedding
-from ..diffusion.noising import add_noise, l2_norm, mse, per_sample_mean
-from ..diffusion.parametrization import Prediction, column
+from ..diffusion.noising import add_noise
+from ..diffusion.parametrization import column
 from ..diffusion.randomness import StepRandom
 from ..diffusion.schedules import Schedule
-from ..diffusion.solver_steps import Jump, heun, step
-from ..options.value_types import Count, NotNegative, Place, Positive
-from ..support.errors import UserError, did_you_mean
+from ..diffusion.solver_steps import Jump
+from ..options.value_types import Count, NotNegative, Positive
 from ..support.user_code import load_from_file
-from .base import Draws, Objective, RunFacts, Terms, Turn
+from .base import Draws, Objective, Terms, Turn
+from .distances import Metric, MetricName, make_metric
 from .dro import free_at
-from .levels import KarrasLevels, Levels, ShrinkingGap, SkippingLevels
+from .levels import KarrasLevels, Levels, ShrinkingGap
 from .times import Times, Uniform
 
-Metric = Callable[[Tensor, Tensor], Tensor]
-"""Takes two estimates of x0, (B, *), gives their distance, (B,)."""
-METRICS = ("pseudo_huber", "huber", "l2", "l1")
-
-
-def _check_metric(name: str) -> str:
-    if name not in METRICS and ".py:" not in name:
-        raise ValueError(f"unknown metric {name!r}{did_you_mean(name, METRICS)}")
-    return name
-
-
-MetricName = Annotated[Place, AfterValidator(_check_metric)]
 Boundary = Literal["ddim", "lcm"]
-Grid = Literal["karras", "skipping"]
-Solver = Literal["heun", "ddim", "euler"]
 Target = Literal["student", "ema"]
 Weighting = Literal["inverse_gap", "uniform"]
 N_STEPS = 10_000
 """Updates of a run of which nobody says how long it is."""
-
-
-def pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
-    """sqrt(||a - b||^2 + c^2) - c, (B,).
-
-    Source: Song & Dhariwal 2023, eq. 7; ECT's loss with c = 0.
-    """
-    rest = torch.full((len(a), 1), c).to(a)
-    return l2_norm(torch.cat([(a - b).flatten(1), rest], dim=1)) - c
-
-
-def huber(a: Tensor, b: Tensor, c: float) -> Tensor:
-    """Mean over the elements of sqrt((a - b)^2 + c^2) - c, (B,).
-
-    Source: diffusers' training script for latent consistency models (c = 0.001).
-    """
-    return per_sample_mean(torch.sqrt((a - b) ** 2 + c**2) - c)
-
-
-def make_metric(name: str | Metric, c: float | None, n_elements: int) -> Metric:
-    """pseudo_huber (c None: 0.00054 sqrt(d), as in iCT), huber (0.001), l2, l1, or itself."""
-    if callable(name):
-        return name
-    known: dict[str, Metric] = {
-        "pseudo_huber": partial(pseudo_huber, c=0.00054 * n_elements**0.5 if c is None else c),
-        "huber": partial(huber, c=0.001 if c is None else c),
-        "l2": mse,
-        "l1": lambda a, b: per_sample_mean((a - b).abs()),
-    }
-    return known[name]
 
 
 @dataclass(kw_only=True)
@@ -257,13 +212,13 @@ class EasyConsistencyTuning(Consistency):
     Args:
         max_train_steps: Updates of the whole run; None: the run's, else 10,000.
         n_stages, q, k, b, mean, std: See `levels.ShrinkingGap`.
-        huber_c: 0 in the official CIFAR-10 code: d is the Euclidean distance.
-        rest: See `Consistency`.
+        rest: See `Consistency`; huber_c is 0 in the official CIFAR-10 code: d is Euclidean.
 
     Source: Geng et al. 2024 and its official code.
     """
 
     name = "easy_consistency_tuning"
+    defaults: ClassVar = {"huber_c": 0.0}
     of_the_run: ClassVar = {"max_train_steps": lambda run: run.n_steps}
 
     def __init__(
@@ -271,7 +226,6 @@ class EasyConsistencyTuning(Consistency):
         schedule: Schedule,
         times: Times | None = None,
         *,
-        huber_c: NotNegative | None = 0.0,
         n_stages: Count = 8,
         q: Annotated[float, Field(gt=1)] = 2.0,
         k: NotNegative = 8.0,
@@ -281,169 +235,6 @@ class EasyConsistencyTuning(Consistency):
         max_train_steps: Count | None = None,
         **rest: Any,
     ) -> None:
-        super().__init__(schedule, times, huber_c=huber_c, **rest)
+        super().__init__(schedule, times, **{**EasyConsistencyTuning.defaults, **rest})
         n_steps = max_train_steps or N_STEPS
         self.levels = ShrinkingGap(schedule, n_steps, n_stages, q, k, b, mean, std)
-
-
-class ConsistencyDistillation(Consistency):
-    r"""From a teacher: x_s is one step of its probability-flow ODE from x_t.
-
-    Args:
-        grid: "karras": neighbours on Karras' grid, see `levels.KarrasLevels`; "skipping": every
-            k-th training time, see `levels.SkippingLevels`.
-        n_levels: Gaps of the grid: 17 in CM, 50 in LCM.
-        solver: "heun" (CM's), "ddim", or "euler": Euler's step of dy/dr = eps_hat, which for any
-            schedule is DDIM's.
-        guidance_low, guidance_high: The teacher's guidance scale is uniform between them, null +
-            w (conditional - null); 1 and 1 is none. LCM's omega is w - 1.
-        guidance_embedding: Tell the student the guidance scale through the network's
-            `timestep_cond`, as LCM does; the network needs time_cond_proj_dim. None: in a run,
-            unless only LoRA's weights learn.
-        rest: See `Consistency`.
-
-    Raises:
-        ValueError: if an option is out of range.
-
-    Source: Song et al. 2023, algorithm 2; with guidance Luo et al. 2023, eq. 14-16.
-    """
-
-    name = "consistency_distillation"
-    needs_teacher = True
-    of_the_run: ClassVar = {"guidance_embedding": lambda run: not run.has_lora}
-
-    def __init__(
-        self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
-        grid: Grid = "karras",
-        n_levels: Count = 17,
-        solver: Solver = "heun",
-        guidance_low: NotNegative = 1.0,
-        guidance_high: NotNegative = 1.0,
-        guidance_embedding: bool | None = False,
-        weighting: Weighting = "uniform",
-        target: Target = "ema",
-        **rest: Any,
-    ) -> None:
-        if guidance_low > guidance_high:
-            raise ValueError(
-                "guidance needs 0 <= guidance_low <= guidance_high, got "
-                f"{guidance_low} and {guidance_high}"
-            )
-        kinds: dict[str, Callable[..., Levels]] = {
-            "karras": KarrasLevels, "skipping": SkippingLevels
-        }  # fmt: skip
-        super().__init__(schedule, times, weighting=weighting, target=target, **rest)
-        self.levels = kinds[grid](schedule, n_levels)
-        self.solver, self.needs_guidance_input = solver, bool(guidance_embedding)
-        self.guidance_low, self.guidance_high = guidance_low, guidance_high
-
-    @property
-    def guided(self) -> bool:
-        """Whether the teacher's step has classifier-free guidance."""
-        return (self.guidance_low, self.guidance_high) != (1, 1) or self.needs_guidance_input
-
-    def check_run(self, run: RunFacts) -> None:
-        if self.guided and run.has_condition is False:
-            raise UserError(
-                "objective.guidance_low and guidance_high need a text-to-image or class-"
-                "conditional model: set both to 1, or take objective=consistency_distillation"
-            )
-        if self.needs_guidance_input and run.has_lora:
-            raise UserError(
-                "objective.guidance_embedding trains an input that LoRA does not reach: set it to "
-                "false"
-            )
-
-    def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> ConsistencyDraws:
-        s = super().draw(batch, rng, step)
-        if self.guided:
-            if not s.condition:
-                raise ValueError("guidance needs a condition: text or class labels")
-            u = rng.uniform("guidance").to(s.x0)
-            s.guidance = self.guidance_low + (self.guidance_high - self.guidance_low) * u
-        return s
-
-    @torch.no_grad()
-    def neighbour(self, nets: Mapping[str, Denoiser], s: ConsistencyDraws) -> Tensor:
-        """x_s, (B, *): the teacher's step, once for all passes."""
-
-        def predict(x: Tensor, t: Tensor) -> Prediction:
-            return self.teach(nets["teacher"], s, t)(x)
-
-        prediction = predict(s.x_t, s.t)
-        if self.solver == "heun":
-            return heun(predict, prediction, self.schedule, s.t_s)
-        return step(prediction, s.alpha_s, s.sigma_s)
-
-    def teach(
-        self, teacher: Denoiser, s: ConsistencyDraws, t: Tensor
-    ) -> Callable[[Tensor], Prediction]:
-        """The teacher at times t with classifier-free guidance."""
-        conditional = self.bind(teacher, s, t=t)
-        if s.guidance is None:
-            return conditional
-        everyone = torch.ones(len(t), dtype=torch.bool, device=t.device)
-        null = teacher.bind(t, teacher.drop_condition(s.condition, everyone))
-
-        def guided(x: Tensor) -> Prediction:
-            with_it, without = conditional(x), null(x)
-            scale = column(s.guidance, x)  # pyright: ignore[reportArgumentType]
-            return replace(
-                with_it, output=without.output + scale * (with_it.output - without.output)
-            )
-
-        return guided
-
-    def told(self, denoiser: Denoiser, s: ConsistencyDraws) -> dict[str, Tensor]:
-        """The guidance scale, where it is to be told."""
-        if not self.needs_guidance_input:
-            return {}
-        assert s.guidance is not None
-        dim = guidance_dim(denoiser.network)
-        if dim is None:
-            raise ValueError(
-                "guidance_embedding needs a network with time_cond_proj_dim, see "
-                "guidance.with_guidance_embedding"
-            )
-        return {"timestep_cond": guidance_embedding(s.guidance, dim)}
-
-
-class LatentConsistencyDistillation(ConsistencyDistillation):
-    """LCM's settings, as in diffusers' training scripts (their w from 5 to 15 is this less 1).
-
-    Source: Luo et al. 2023.
-    """
-
-    name = "latent_consistency_distillation"
-
-    def __init__(
-        self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
-        boundary: Boundary = "lcm",
-        metric: MetricName | Metric = "huber",
-        grid: Grid = "skipping",
-        n_levels: Count = 50,
-        solver: Solver = "ddim",
-        guidance_low: NotNegative = 6.0,
-        guidance_high: NotNegative = 16.0,
-        guidance_embedding: bool | None = None,
-        **rest: Any,
-    ) -> None:
-        super().__init__(
-            schedule,
-            times,
-            boundary=boundary,
-            metric=metric,
-            grid=grid,
-            n_levels=n_levels,
-            solver=solver,
-            guidance_low=guidance_low,
-            guidance_high=guidance_high,
-            guidance_embedding=guidance_embedding,
-            **rest,
-        )

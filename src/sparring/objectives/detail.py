@@ -203,17 +203,16 @@ class Detail(Objective):
 
         The few rows would cost a pass of their own twice what they cost in the batch.
         """
-        assert s.rows is not None
-        omega, n_rows = self.omega(denoiser, s), len(s.x_t)
+        omega, n_rows, rows = self.omega(denoiser, s), len(s.x_t), s.rows
         everyone = torch.arange(n_rows, device=s.x_t.device)
-        model = self.bind(denoiser, s, torch.cat([everyone, s.rows]))
-        answer = model(torch.cat([s.x_t, s.x_t[s.rows] + s.sigma[s.rows] * omega]))
+        model = self.bind(denoiser, s, torch.cat([everyone, rows]))  # pyright: ignore
+        answer = model(torch.cat([s.x_t, s.x_t[rows] + s.sigma[rows] * omega]))
         return answer[:n_rows], answer[n_rows:], omega
 
     def omega(self, denoiser: Denoiser, s: SmoothingDraws) -> Tensor:
         """The perturbation of the chosen rows, noise units, (n, *)."""
-        assert s.rows is not None
-        x_t, sigma, rows = s.x_t[s.rows], s.sigma[s.rows], s.rows
+        rows: Any = s.rows  # some are always chosen
+        x_t, sigma = s.x_t[rows], s.sigma[rows]
         here: Tensor | None = None
 
         def change(omega: Tensor) -> Tensor:

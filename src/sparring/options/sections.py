@@ -39,7 +39,8 @@ class Section(BaseModel):
 def options_of(build: type) -> dict[str, tuple[Any, Any]]:
     """Arguments of a constructor: name -> (type, default); those without a type are Any.
 
-    `**kwargs` stands for the arguments of the base class, which come first.
+    `**kwargs` stands for the arguments of the base class, which come first. A class says in its
+    attribute `defaults` what it passes on where the base's own default is another.
 
     Raises:
         TypeError: if a type cannot be read.
@@ -66,6 +67,9 @@ def options_of(build: type) -> dict[str, tuple[Any, Any]]:
     options: dict[str, tuple[Any, Any]] = {}
     for each in reversed(found):
         options.update(each)
+    for one in reversed(build.__mro__):
+        for name, value in vars(one).get("defaults", {}).items():
+            options[name] = (options[name][0], value)
     return options
 
 
