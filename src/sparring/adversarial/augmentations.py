@@ -14,6 +14,7 @@ translation, cutout with its ranges); flip and zoom are ours.
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,7 +23,9 @@ from torch.nn import functional as F
 from ..diffusion.parametrization import column
 from ..diffusion.randomness import StepRandom
 
-POLICIES = ("color", "flip", "translation", "zoom", "cutout")
+Policy = Literal["color", "flip", "translation", "zoom", "cutout"]
+POLICIES = get_args(Policy)
+USUAL: tuple[Policy, ...] = ("color", "translation", "cutout")
 
 
 @dataclass(frozen=True)

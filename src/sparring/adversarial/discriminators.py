@@ -20,7 +20,7 @@ layers, scale and centre are ours.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from pydantic import Field
@@ -31,52 +31,12 @@ from ..diffusion.denoiser import Denoiser, frozen, unwrapped
 from ..diffusion.noising import add_noise, precise
 from ..diffusion.randomness import StepRandom
 from ..models.latents import unscaled
-from ..options.sections import Section
+from ..options.sections import check_options, options_of, section_of
 from ..options.value_types import Count, CountOrZero, NotNegative, Place, Positive
-from .augmentations import POLICIES, Look, augment, draw_looks
+from .augmentations import POLICIES, USUAL, Look, Policy, augment, draw_looks
 
-
-class DiscriminatorSection(Section):
-    """The discriminator in a config, `objective.discriminator`.
-
-    Attributes:
-        features: What it looks through: labels, a small network trained on the data's labels;
-            denoiser, the model's own blocks, in latent space; or the name or folder of a DINOv2.
-        blocks: Numbers of the blocks; null: four, evenly spaced, of labels and denoiser all.
-        side: Pixels to which images are resized for a DINOv2.
-        reading: How a pair is read: patches, predictor or pooled (siamese); unpaired: a logit at
-            each place.
-        width: Channels of the heads.
-        loss: Of the scores of real and fake.
-        r1: Weight of the penalty R1 on the heads' inputs.
-        augment: Augmentations of images; denoiser sees noise instead.
-        real: Of decoded latents, what fakes are held to: the image, or its reconstruction by the
-            VAE.
-        learning_rate: Of the heads' AdamW.
-        adam_beta1, adam_beta2: Decays of its moments.
-        adam_weight_decay: Its decay of the weights.
-        max_grad_norm: The heads' gradients are scaled down to this norm; null: no clipping.
-    """
-
-    features: Place = "facebook/dinov2-small"
-    blocks: list[CountOrZero] | None = None
-    side: Count = 224
-    reading: Literal["patches", "predictor", "pooled", "unpaired"] = "patches"
-    width: Count = 64
-    loss: Literal["hinge", "non_saturating", "relativistic"] = "hinge"
-    r1: NotNegative = 1e-4
-    augment: list[Literal["color", "flip", "translation", "zoom", "cutout"]] = Field(
-        default=["color", "translation", "cutout"]
-    )
-    real: Literal["image", "reconstruction"] = "image"
-    learning_rate: Positive = 2e-4
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    adam_weight_decay: NotNegative = 0.0
-    max_grad_norm: Positive | None = 1.0
-
-
-READINGS = ("patches", "predictor", "pooled", "unpaired")
+Reading = Literal["patches", "predictor", "pooled", "unpaired"]
+READINGS = get_args(Reading)
 LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     "hinge": (
         lambda real, fake: F.relu(1 - real) + F.relu(1 + fake),
@@ -133,10 +93,11 @@ class Heads(nn.Module):
         width: Of the heads, and of what is compared.
     """
 
-    def __init__(self, channels: Sequence[int], reading: str = "patches", width: int = 64) -> None:
+    def __init__(
+        self, channels: Sequence[int], reading: Reading = "patches", width: Count = 64
+    ) -> None:
         super().__init__()
-        if reading not in READINGS:
-            raise ValueError(f"reading must be one of {', '.join(READINGS)}, got {reading!r}")
+        check_options(Heads, {"reading": reading, "width": width})
         self.reading = reading
         n_out = 1 if reading == "unpaired" else width
         self.heads = nn.ModuleList(Head(n_in, width, n_out) for n_in in channels)
@@ -210,7 +171,7 @@ class ImageEye(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        policy: Sequence[str] = ("color", "translation", "cutout"),
+        policy: Sequence[str] = USUAL,
         *,
         shared: bool = True,
         vae: Any = None,
@@ -356,13 +317,15 @@ class Discriminator(nn.Module):
     """
 
     def __init__(
-        self, eye: nn.Module, heads: nn.Module, *, loss: str = "hinge", r1: float = 1e-4
+        self,
+        eye: nn.Module,
+        heads: nn.Module,
+        *,
+        loss: Literal["hinge", "non_saturating", "relativistic"] = "hinge",
+        r1: NotNegative = 1e-4,
     ) -> None:
         super().__init__()
-        if loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
-        if r1 < 0:
-            raise ValueError(f"r1 must be >= 0, got {r1}")
+        check_options(Discriminator, {"loss": loss, "r1": r1})
         self.eye: Any = eye
         self.network, self.r1, self.relative = heads, r1, loss == "relativistic"
         self._of_discriminator, self._of_generator = LOSSES[loss]
@@ -400,3 +363,43 @@ class Discriminator(nn.Module):
         if self.r1 > 0:
             terms["r1"] = self.r1 / 2 * penalty[:n]
         return terms, torch.stack([of_real.detach().mean(1), of_fake.detach().mean(1)])
+
+
+_REST = {
+    **{name: options_of(Heads)[name] for name in ("reading", "width")},
+    **{name: options_of(Discriminator)[name] for name in ("loss", "r1")},
+}
+
+
+class DiscriminatorSection(section_of(_REST, "Discriminator")):
+    """The discriminator in a config, `objective.discriminator`.
+
+    Attributes:
+        features: What it looks through: labels, a small network trained on the data's labels;
+            denoiser, the model's own blocks, in latent space; or the name or folder of a DINOv2.
+        blocks: Numbers of the blocks; null: four, evenly spaced, of labels and denoiser all.
+        side: Pixels to which images are resized for a DINOv2.
+        reading: How a pair is read: patches, predictor or pooled (siamese); unpaired: a logit at
+            each place.
+        width: Channels of the heads.
+        loss: Of the scores of real and fake.
+        r1: Weight of the penalty R1 on the heads' inputs.
+        augment: Augmentations of images; denoiser sees noise instead.
+        real: Of decoded latents, what fakes are held to: the image, or its reconstruction by the
+            VAE.
+        learning_rate: Of the heads' AdamW.
+        adam_beta1, adam_beta2: Decays of its moments.
+        adam_weight_decay: Its decay of the weights.
+        max_grad_norm: The heads' gradients are scaled down to this norm; null: no clipping.
+    """
+
+    features: Place = "facebook/dinov2-small"
+    blocks: list[CountOrZero] | None = None
+    side: Count = 224
+    augment: list[Policy] = Field(default=[*USUAL])
+    real: Literal["image", "reconstruction"] = "image"
+    learning_rate: Positive = 2e-4
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    adam_weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive | None = 1.0
