@@ -66,11 +66,7 @@ from torch.utils.flop_counter import flop_registry
 
 import sparring
 from sparring.adversarial.discriminators import Discriminator
-from sparring.assembly.build import (
-    build_dataset,
-    build_model,
-    build_objective,
-)
+from sparring.assembly.build import build_dataset, build_model, build_objective
 from sparring.assembly.dirt_knowledge import levels_in
 from sparring.assembly.discriminator import build_discriminator
 from sparring.config.read import resolve

@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from sparring.assembly.build import build_network, build_objective, scheduler_config
+from sparring.assembly.build import build_objective
+from sparring.assembly.network import build_network, scheduler_config
 from sparring.commands.train.dry_run import dry_run_text
 from sparring.config.files import BUNDLED, bundled
 from sparring.config.read import resolve

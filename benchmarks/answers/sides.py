@@ -54,7 +54,7 @@ def _verdict(
     plain: Callable[[tuple[int, ...]], bool],
 ) -> Verdict:
     """Dry run and resolved run, against the plain network."""
-    from sparring.assembly.build import check_network
+    from sparring.assembly.network import check_network
     from sparring.config.checks import check
     from sparring.diffusion.schedules import schedule_from_config
     from sparring.support.errors import UserError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sparring.assembly.build import build_dataset, build_denoiser, build_objective
+from sparring.assembly.build import build_dataset, build_model, build_objective
 from sparring.commands.sample import asked_for
 from sparring.commands.shared.data_words import sections_of
 from sparring.config.checks import check
@@ -351,7 +351,8 @@ def test_what_the_data_know_is_filled_in(config):
     )
     run = resolve(config(text))
     dataset = build_dataset(run)
-    denoiser, scheduler = build_denoiser(run, dataset.sample_shape, dataset.num_classes)
+    model = build_model(run, dataset.sample_shape, dataset.num_classes)
+    denoiser, scheduler = model.denoiser, model.scheduler_config
     network = denoiser.network.config
     assert (network.in_channels, network.out_channels, network.sample_size) == (1, 2, 8)
     assert network.num_class_embeds == 11
@@ -363,7 +364,7 @@ def test_what_the_data_know_is_filled_in(config):
 def test_weights_follow_from_the_seed(config):
     def weights(seed):
         run = resolve(config(MINIMAL), [f"training.seed={seed}"])
-        return build_denoiser(run, (3,), None)[0].state_dict()["network.first.weight"]
+        return build_model(run, (3,), None).denoiser.state_dict()["network.first.weight"]
 
     assert weights(1).equal(weights(1))
     assert not weights(1).equal(weights(2))
@@ -384,7 +385,7 @@ def test_weights_follow_from_the_seed(config):
 def test_free_form_settings_are_checked_against_the_class(config, override, said):
     run = resolve(config(MINIMAL), [override])
     with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
-        build_objective(run, build_denoiser(run, (3,), None)[0].schedule)
+        build_objective(run, build_model(run, (3,), None).denoiser.schedule)
     assert said in str(caught.value)
 
 

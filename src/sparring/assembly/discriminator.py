@@ -20,9 +20,8 @@ from ..config.schema import RunConfig
 from ..data.base import ModelRange
 from ..diffusion.randomness import derive_seed
 from ..models.lora import lora_config, merge_lora
-from ..support.errors import UserError
+from ..support.errors import UserError, one_line_errors
 from ..training.settings import TrainSettings
-from .build import one_line_errors
 
 if TYPE_CHECKING:
     from ..models.pretrained import Model

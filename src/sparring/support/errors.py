@@ -6,7 +6,8 @@
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -60,3 +61,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     words = sorted(known)
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f" - did you mean {near[0]!r}?" if near else f" (known: {', '.join(words)})"
+
+
+@contextmanager
+def one_line_errors(
+    place: str, kinds: tuple[type[Exception], ...] = (ValueError, TypeError, NotImplementedError)
+) -> Iterator[None]:
+    """Errors become one line that names the place, such as a key of a config or a model."""
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(reason if place in reason else f"{place}: {reason}") from error

@@ -29,7 +29,7 @@ from ...models.latents import decode
 from ...models.pretrained import load
 from ...sampling.images import grid
 from ...sampling.trajectory_attacks import Attack
-from ...support.errors import UserError
+from ...support.errors import UserError, one_line_errors
 from ...support.terminal import printable
 from ..evaluate.figures import file_stem
 from ..evaluate.plan import SECTIONS, Plan, labels_of, plan_of
@@ -99,10 +99,8 @@ def attack_command(
     source = None if section.transfer_from is None else load(section.transfer_from, device=device)
     for plan in plans:
         trial = _trial(section, plan, source)
-        try:
+        with one_line_errors(f"{plan.name}: attack", (ValueError,)):
             curves.rehearse(plan.model, trial, **_words(plan, 2))
-        except ValueError as error:
-            raise UserError(f"{plan.name}: attack: {error}") from error
     results = {}
     for plan in plans:
         result = _curves(plan, section, source) | {"model": plan.name}
@@ -165,7 +163,7 @@ def _section(overrides: Sequence[str]) -> tuple[AttackSection, list[str]]:
 def _attack(section: AttackSection, plan: Plan) -> Attack:
     """The attack without a radius."""
     features = None
-    try:
+    with one_line_errors(f"{plan.name}: attack", (ValueError,)):
         if section.aim == "features":
             if plan.model.vae is not None or not plan.reference.dataset.is_image:
                 raise ValueError("aim features is of models that make images, not latents")
@@ -184,8 +182,6 @@ def _attack(section: AttackSection, plan: Plan) -> Attack:
             seed=section.seed,
             features=features,
         )
-    except ValueError as error:
-        raise UserError(f"{plan.name}: attack: {error}") from error
 
 
 def _trial(section: AttackSection, plan: Plan, source: Model | None) -> curves.Trial:
@@ -204,18 +200,18 @@ def _words(plan: Plan, n: int) -> dict[str, Any]:
 def _curves(plan: Plan, section: AttackSection, source: Model | None) -> dict[str, Any]:
     started, trial = time.perf_counter(), _trial(section, plan, source)
     what = printable(f"attacking {plan.name}")
-    with tqdm(total=trial.n_runs, desc=what, unit="run", disable=None) as bar:
-        try:
-            found = curves.robustness(
-                plan.model,
-                plan.reference,
-                trial,
-                sampling=_words(plan, section.n_samples),
-                images=_images(plan),
-                on_run=bar.update,
-            )
-        except ValueError as error:
-            raise UserError(f"{plan.name}: attack: {error}") from error
+    with (
+        tqdm(total=trial.n_runs, desc=what, unit="run", disable=None) as bar,
+        one_line_errors(f"{plan.name}: attack", (ValueError,)),
+    ):
+        found = curves.robustness(
+            plan.model,
+            plan.reference,
+            trial,
+            sampling=_words(plan, section.n_samples),
+            images=_images(plan),
+            on_run=bar.update,
+        )
     told = trial.described() | {"transfer_from": section.transfer_from}
     protocol = plan.protocol()
     protocol["seeds"] |= {"attack": section.seed}

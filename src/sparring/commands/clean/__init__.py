@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ...support.errors import UserError
+from ...support.errors import UserError, one_line_errors
 from ...support.terminal import echo
 from ..shared import options
 from ..shared.data_words import sections_of
@@ -66,7 +66,6 @@ def clean(
         if not data.endswith((".yaml", ".yml")) and "data.split" not in keys:
             overrides.append("data.split=all")
     sections = sections_of(data, overrides, "none", "clean")
-    from ...assembly.build import one_line_errors
 
     with one_line_errors("clean"):
         if sizes is None:

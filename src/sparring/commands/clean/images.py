@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,7 +28,7 @@ from ...sampling.clean import clean, matching_time
 from ...sampling.images import grid
 from ...support.errors import UserError
 from ...support.home_folder import expanded_path
-from ..contaminate.copies import as_folder, write_captions
+from ..contaminate.copies import place_of, write_captions, write_image
 from ..shared.device import default_device
 from ..shared.files import check_place, replace_json, replace_text, whole_folder
 
@@ -39,11 +38,6 @@ if TYPE_CHECKING:
 Sections = tuple[Mapping[str, Any], Mapping[str, Any]]
 """Section data, as `build_dataset` takes it, and section contamination."""
 N_SHOWN = 32
-FORMATS: dict[str, dict[str, Any]] = {
-    **{suffix: {"quality": 95, "subsampling": 0} for suffix in (".jpg", ".jpeg", ".jfif")},
-    ".webp": {"lossless": True},
-}
-"""How files are written where the format's own default would lose much."""
 
 
 @dataclass(frozen=True)
@@ -238,8 +232,8 @@ def _write(
             cleaned = cleaner(batch, noise[batch["index"]], dataset)
             labels = batch["label"].tolist() if "label" in batch else [None] * len(index)
             for i, label, x, y in zip(index, labels, cleaned, batch["x0"], strict=True):
-                file = Path("images") / _file_name(dataset, i, label, root)
-                _save(x, folder / file)
+                file = Path("images") / place_of(dataset, i, label, root)
+                write_image(x, folder / file)
                 sigma = float(noise[i])
                 records.append({
                     "file": file.as_posix(), "source": dataset.where(i), "index": i,
@@ -259,23 +253,6 @@ def _write(
         "skipped": list(skipped),
         "images": records,
     }
-
-
-def _file_name(dataset: Dataset, index: int, label: int | None, root: str | None) -> Path:
-    """Where an image goes: as in the folder it comes from, else class/number.png."""
-    where = dataset.where(index)
-    if root is not None and where is not None:
-        return Path(where).relative_to(expanded_path(root))
-    number = str(index).zfill(len(str(len(dataset) - 1)))
-    return Path("" if label is None else as_folder(dataset, label)) / f"{number}.png"
-
-
-def _save(x: Tensor, path: Path) -> None:
-    """One image (C, H, W) in [0, 1] in 8 bits, in the format that the name says."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = transforms.to_uint8(x).permute(1, 2, 0).numpy()
-    image = Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels)
-    image.save(path, **FORMATS.get(path.suffix.lower(), {}))
 
 
 def _write_page(result: Mapping[str, Any], folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ...support.errors import UserError
+from ...support.errors import UserError, one_line_errors
 from ...support.terminal import echo
 from ..shared import options
 from ..shared.data_words import sections_of
@@ -44,7 +44,6 @@ def contaminate(
     words = [f"contamination.{key}={value}" for key, value in
              (("rate", rate), ("seed", seed)) if value is not None]  # fmt: skip
     sections = sections_of(data, [*words, *overrides], kind, "contaminate")
-    from ...assembly.build import one_line_errors
     from .copies import contaminate as write_copy
 
     with one_line_errors("contaminate"):

@@ -99,7 +99,7 @@ def _write(dataset: Contaminated, folder: Path, root: str | None) -> dict[str, A
                 if index != i:
                     continue  # another image stands in for this unreadable one
                 files[i] = _file_name(dataset, i, label, root, names)
-                _write_png(x, folder / files[i])
+                write_image(x, folder / files[i])
                 if dataset.dirty[i]:
                     n_dirty += 1
                     n_moved += int(((x < 0) | (x > 1)).sum())
@@ -138,17 +138,26 @@ def write_captions(
 def _file_name(
     dataset: Dataset, index: int, label: int | None, root: str | None, names: set[str]
 ) -> str:
-    """Where in the copy an image goes: as in the folder it comes from, else class/number.png."""
-    where = dataset.where(index)
-    number = str(index).zfill(len(str(len(dataset) - 1)))
-    if root is not None and where is not None:
-        name = Path(where).relative_to(expanded_path(root)).with_suffix(".png").as_posix()
-        while name in names:  # a.jpg beside a.png
-            name = name.removesuffix(".png") + f"-{number}.png"
-    else:
-        name = f"{number}.png" if label is None else f"{as_folder(dataset, label)}/{number}.png"
+    """Where in the copy an image goes; all are PNG files."""
+    name = place_of(dataset, index, label, root).with_suffix(".png").as_posix()
+    while name in names:  # a.jpg beside a.png
+        name = name.removesuffix(".png") + f"-{_number(dataset, index)}.png"
     names.add(name)
     return name
+
+
+def place_of(dataset: Dataset, index: int, label: int | None, root: str | None) -> Path:
+    """Where an image goes in a folder of images made of others: as in `root`, the folder that it
+    comes from, else class/number.png."""
+    where = dataset.where(index)
+    if root is not None and where is not None:
+        return Path(where).relative_to(expanded_path(root))
+    folder = "" if label is None else as_folder(dataset, label)
+    return Path(folder) / f"{_number(dataset, index)}.png"
+
+
+def _number(dataset: Dataset, index: int) -> str:
+    return str(index).zfill(len(str(len(dataset) - 1)))
 
 
 def as_folder(dataset: Dataset, label: int) -> str:
@@ -170,8 +179,16 @@ def _folders(class_names: tuple[str, ...]) -> list[str]:
     return folders
 
 
-def _write_png(x: Tensor, path: Path) -> None:
-    """One image in [0, 1], shape (C, H, W), clipped and rounded to 8 bits."""
+FORMATS: dict[str, dict[str, Any]] = {
+    **{suffix: {"quality": 95, "subsampling": 0} for suffix in (".jpg", ".jpeg", ".jfif")},
+    ".webp": {"lossless": True},
+}
+"""How files are written where the format's own default would lose much."""
+
+
+def write_image(x: Tensor, path: Path) -> None:
+    """One image in [0, 1], (C, H, W), clipped and rounded to 8 bits, in the name's format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = transforms.to_uint8(x).permute(1, 2, 0).numpy()
-    Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels).save(path)
+    image = Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels)
+    image.save(path, **FORMATS.get(path.suffix.lower(), {}))

@@ -35,7 +35,7 @@ from ...sampling.images import grid
 from ...sampling.sample import sample
 from ...sampling.schedulers import name_in_files
 from ...support.cache import cache_folder, key_of
-from ...support.errors import UserError
+from ...support.errors import UserError, one_line_errors
 from ...support.terminal import printable
 from ..shared.device import default_device
 from ..shared.files import (
@@ -183,7 +183,7 @@ def _measure(plan: Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Part
     swept = time.perf_counter()
     if evaluation.mismatch:
         labels = labels_of(plan, evaluation.mismatch_samples)
-        try:
+        with one_line_errors(f"{plan.name}: evaluation.mismatch", (ValueError,)):
             figures["mismatch"] = mismatch_curves(
                 plan.model,
                 plan.reference,
@@ -192,8 +192,6 @@ def _measure(plan: Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Part
                 labels,
                 figures["protocol"],
             )
-        except ValueError as error:
-            raise UserError(f"{plan.name}: evaluation.mismatch: {error}") from error
         figures["mismatch_seconds"] = round(time.perf_counter() - swept, 3)
     if evaluation.diagnostics:
         figures["diagnostics"] = field_diagnostics(
@@ -278,15 +276,13 @@ def _draw(plan: Plan) -> Parts:
 def _samples(plan: Plan, rows: range) -> Tensor:
     """These samples of the plan, images of a latent model."""
     labels = labels_of(plan, rows.stop)
-    try:
+    with one_line_errors(f"{plan.name}, {plan.how}", (ValueError, TypeError)):
         samples = sample(
             plan.model,
             rows,
             plan.sampling,
             class_labels=None if labels is None else labels[rows.start :],
         ).cpu()
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{plan.name}, {plan.how}: {' '.join(str(error).split())}") from error
     return samples if plan.model.vae is None else decode(plan.model.vae, samples)
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...assembly.build import one_line_errors
 from ...config.checks import check
 from ...config.overrides import with_overrides
 from ...config.schema import RunConfig, SamplingSection
@@ -32,7 +31,7 @@ from ...sampling.sample import check_sampling, describe_sampling
 from ...sampling.schedulers import default_sampler
 from ...sampling.settings import Sampling
 from ...support.cache import cache_folder, key_of
-from ...support.errors import UserError
+from ...support.errors import UserError, one_line_errors
 from .diagnostics import check_diagnostics
 from .mismatch import check_mismatch
 from .reference import check_alike, check_prompts, reading
@@ -124,10 +123,8 @@ class Plan:
     def generation(self) -> dict[str, Any]:
         """The half of the protocol that says how the samples were drawn."""
         sampling, denoiser = self.config.sampling, self.model.denoiser
-        try:
+        with one_line_errors(f"{self.name}, {self.how}", (ValueError,)):
             clips = describe_sampling(self.model, self.sampling)["clip_sample"]
-        except ValueError as error:
-            raise UserError(f"{self.name}, {self.how}: {error}") from error
         dtype = next((p.dtype for p in denoiser.parameters()), torch.float32)
         labels = "as in the reference" if self.labels_from_reference else "each in turn"
         prompts = "as in the reference" if self.prompts_from_reference else self.prompts

@@ -15,7 +15,7 @@ from ...data.audit.table import read_table
 from ...evaluation.networks.judges import Judges
 from ...evaluation.store.proximal import Proximal
 from ...evaluation.store.reference import Reference, Settings
-from ...support.errors import UserError
+from ...support.errors import UserError, one_line_errors
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -50,10 +50,8 @@ def proximal_of(plan: Plan, references: dict[tuple[str, Settings], Reference]) -
     reference = references.setdefault(
         (dirty.fingerprint(), settings), Reference(dirty, settings, "train", **kept)
     )
-    try:
+    with one_line_errors(f"{plan.name}: evaluation.proximal", (ValueError,)):
         return Proximal(reference, table)
-    except ValueError as error:
-        raise UserError(f"{plan.name}: evaluation.proximal: {error}") from error
 
 
 def own_table(name: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ...support.errors import one_line_errors
 from ..shared import options
 from ..shared.data_words import sections_of
 
@@ -31,7 +32,6 @@ def inspect(
       sparring inspect digits contamination.kind=gaussian contamination.sigma=0.2
     """
     sections = sections_of(data, overrides, "none", "inspect")
-    from ...assembly.build import one_line_errors
     from .findings import as_text, inspect_command
 
     with one_line_errors("inspect"):

@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ... import __version__
-from ...assembly.build import one_line_errors
 from ...config.schema import SamplingSection
 from ...data.files.listing import EXTENSIONS
 from ...data.files.own_output import NUMBERED, SAMPLING
@@ -28,7 +27,7 @@ from ...sampling.images import grid, save_images
 from ...sampling.sample import check_sampling, describe_sampling, sample
 from ...sampling.settings import Sampling
 from ...sampling.steps import Steps
-from ...support.errors import UserError
+from ...support.errors import UserError, one_line_errors
 from ...support.terminal import echo
 from ..shared.device import default_device
 from ..shared.files import KEY, as_file_name, as_word, claim, digest, made_by, told_in_words, which
@@ -115,13 +114,11 @@ def sample_command(
             bar.update(steps.rows.start - bar.n)
             return x
 
-        try:
+        with one_line_errors(model, (ValueError, TypeError)):
             x = sample(loaded, n, sampling, class_labels=labels, move=show)
             bar.update(n - bar.n)
             rows = [_first(loaded, labels, n, one) for one in cells]
             protocol = describe_sampling(loaded, sampling)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{model}: {' '.join(str(error).split())}") from error
     protocol = {
         "model": model,
         "source": loaded.source,

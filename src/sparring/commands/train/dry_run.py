@@ -8,19 +8,11 @@ from pathlib import Path
 
 import torch
 
-from ...assembly.build import (
-    Shape,
-    build_dataset,
-    build_network,
-    build_objective,
-    check_network,
-    check_no_lora,
-    check_samplers,
-    one_line_errors,
-    scheduler_config,
-)
+from ...assembly.build import build_dataset, build_objective, check_samplers
 from ...assembly.dirt_knowledge import words_of
 from ...assembly.estimate import estimate, memory_from_scratch, parts_of
+from ...assembly.network import Shape, build_network, check_network, scheduler_config
+from ...assembly.pretrained import check_no_lora
 from ...config.read import dump
 from ...config.schema import RunConfig
 from ...data.datasets import find
@@ -33,7 +25,7 @@ from ...models.latents import check_multiple
 from ...models.pretrained import Model
 from ...sampling.known_answer import check_sampler
 from ...sampling.settings import Sampling
-from ...support.errors import UserError
+from ...support.errors import UserError, one_line_errors
 from ...training.launcher import as_launched
 from .run import check_places
 

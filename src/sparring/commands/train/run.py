@@ -15,14 +15,13 @@ from ...assembly.build import (
     build_dataset,
     build_model,
     build_objective,
-    build_teacher,
     check_samplers,
     make_student,
-    one_line_errors,
     spare_memory,
 )
 from ...assembly.dirt_knowledge import known_lines, levels_in, with_knowledge
 from ...assembly.discriminator import build_discriminator
+from ...assembly.pretrained import build_teacher
 from ...config.read import dump
 from ...config.schema import RunConfig
 from ...data.base import Dataset, Digests, ModelRange
@@ -33,7 +32,7 @@ from ...models.pretrained import Model
 from ...models.text import TextEncoder, check_captions, check_prompts, sizes_of
 from ...objectives import Objective
 from ...support.cache import TensorCache
-from ...support.errors import UserError
+from ...support.errors import UserError, one_line_errors
 from ...support.terminal import echo
 from ...training import (
     ConditionFn,
