@@ -7,8 +7,6 @@ The figures are those of the metrics that suit what the samples are compared wit
 plain JSON.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """How a figure is labelled. Tables, charts and pages read it from the metric that computes it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal

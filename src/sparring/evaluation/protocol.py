@@ -11,8 +11,6 @@ sampling is what they compare. Figures that differ in what is `RECORDED` may be 
 Nothing here needs torch: the report reads protocols too.
 """
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Mapping
 from importlib import metadata

@@ -1,7 +1,5 @@
 """How far a figure would scatter with other samples of the same model."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

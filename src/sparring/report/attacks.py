@@ -3,8 +3,6 @@
 A section of the report of runs, and the page that `sparring attack -o` writes.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """A data audit as one HTML file: everything inline, nothing fetched."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path

@@ -1,13 +1,11 @@
 """Charts of what runs do besides their losses: how well they clean, what field they are."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..evaluation.studies import cleaning, diagnostics
-from .plots import Chart, Curve, arrow_chart, line_chart
+from .plots import Chart, Curve, arrow_chart
 from .runs import Run
 from .wording import show
 
@@ -47,12 +45,11 @@ def cleaning_curve(name: str, style: int, figures: Sequence[Mapping[str, Any]], 
 def cleaning_chart(key: str, curves: list[Curve], title: str = "") -> Chart:
     """The curves of a figure of cleaned images, under its name or a title."""
     figure = cleaning.FIGURES[key]
-    svg = line_chart(
-        curves, x_label="noise of the images, [0, 1] scale",
+    return Chart.of(
+        title or figure.label, curves, x_label="noise of the images, [0, 1] scale",
         y_label=f"{figure.label}, {figure.hint}",
         title=f"{figure.label} of cleaned images by the noise that they had {title}".strip(),
     )  # fmt: skip
-    return Chart(title or figure.label, svg, [(curve.name, curve.style) for curve in curves])
 
 
 def diagnostics_charts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[Chart]:
@@ -70,13 +67,13 @@ def diagnostics_charts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[C
     drawn = []
     for (key, protocol), curves in charts.items():
         figure, told = diagnostics.FIGURES[key], json.loads(protocol)
-        svg = line_chart(
-            curves, x_label="noise level sigma/alpha, log scale", y_label=figure.hint,
+        chart = Chart.of(
+            figure.label, curves, x_label="noise level sigma/alpha, log scale", y_label=figure.hint,
             title=f"{figure.label} by noise level, {told.get('data')}, {told['n_points']} points",
             x_is_log=True,
         )  # fmt: skip
-        if svg:
-            drawn.append(Chart(figure.label, svg, [(curve.name, curve.style) for curve in curves]))
+        if chart.svg:
+            drawn.append(chart)
     order = [figure.label for figure in diagnostics.FIGURES.values()]
     return sorted(drawn, key=lambda chart: order.index(chart.title))
 

@@ -1,7 +1,5 @@
 """What `sparring clean` did, as one HTML file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

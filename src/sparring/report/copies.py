@@ -3,17 +3,27 @@
 Read from the `memorization` of an evaluation file, and from the picture that lies beside it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from .pictures import Picture, read_picture
-from .plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, grid_lines, page_numbers
+from .plots import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axis,
+    axis_words,
+    drawing,
+    grid_lines,
+    page_numbers,
+)
 from .runs import Evaluation, Run, is_number
 from .wording import show
 
@@ -113,21 +123,10 @@ def distance_chart(figures: Mapping[str, Any], style: int, name: str) -> Markup:
         )
         at = float(x_axis(np.array(middle))), float(y_axis(np.array(share)))
         points.append([round(at[0], 1), round(at[1], 1), middle, share, words])
-    middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
-    space = escape(str(figures.get("extractor", "")))
-    parts.append(
-        f'<text class="axis" x="{middle_x:g}" y="{HEIGHT - 5}" text-anchor="middle">'
-        f"distance to the nearest training image ({space})</text>"
-        f'<text class="axis" transform="translate(11 {middle_y:g}) rotate(-90)" '
-        f'text-anchor="middle">share, %</text>'
-    )
+    space = figures.get("extractor", "")
+    parts.append(axis_words(f"distance to the nearest training image ({space})", "share, %"))
     label = f"Distance of the samples of {name} to their nearest training image"
-    return Markup(
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(label)}" {page_numbers("distance", [(name, style, points)])} '
-        'xmlns="http://www.w3.org/2000/svg">'
-        + "".join(parts) + "</svg>"
-    )  # fmt: skip
+    return drawing("".join(parts), label, page_numbers("distance", [(name, style, points)]))
 
 
 def _steps(x_axis: Axis, y_axis: Axis, edges: Sequence[float], shares: Sequence[float]) -> str:

@@ -1,7 +1,5 @@
 """The page's first sentence: who leads, by how much, and what limits the claim."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

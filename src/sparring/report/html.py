@@ -1,7 +1,5 @@
 """Runs as one HTML file: everything inline, nothing fetched, user text escaped."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +16,7 @@ from .copies import copies_of
 from .finding import Finding, find
 from .page import N_STYLES, Bar, Bars, template
 from .pictures import Picture, read_picture
-from .plots import Chart, Curve, line_chart
+from .plots import Chart, Curve
 from .ranking import (
     Group,
     best_of,
@@ -249,9 +247,9 @@ def charts_of(runs: Sequence[Run], styles: dict[str, int]) -> list[Chart]:
         names = {"loss": "Total loss", "balance/overlap": "Overlap of real and fake scores"}
         name = names.get(term) or f"Term: {term.removeprefix('loss/')}"
         listed = _listed([curve.name for curve in curves])
-        svg = line_chart(curves, x_label="step", y_label=term, title=f"{name} by step, {listed}")
-        if svg:
-            charts.append(Chart(name, svg, [(curve.name, curve.style) for curve in curves]))
+        said = {"x_label": "step", "y_label": term, "title": f"{name} by step, {listed}"}
+        if (chart := Chart.of(name, curves, **said)).svg:
+            charts.append(chart)
     return charts
 
 
@@ -279,12 +277,11 @@ def mismatch_charts(runs: Sequence[Run], styles: dict[str, int]) -> list[Chart]:
 def _mismatch_chart(protocol: dict[str, Any], curves: list[Curve], floor: Curve) -> Chart:
     parts = ["{data}", "{sampler}", "{steps} steps", "{n_fake} trajectories"]
     title = ", ".join(parts).format(**protocol)
-    svg = line_chart(
-        curves, x_label="noise level sigma/alpha, log scale", y_label="distance to q(x_t)",
+    return Chart.of(
+        title, curves, x_label="noise level sigma/alpha, log scale", y_label="distance to q(x_t)",
         title=f"Distance of x_t while sampling to q(x_t) by noise level, {title}", x_is_log=True,
         floor=floor,
     )  # fmt: skip
-    return Chart(title, svg, [(curve.name, curve.style) for curve in curves])
 
 
 def columns_for(n_cards: int) -> int:

@@ -1,7 +1,5 @@
 """What all pages share: their templates, the one script, bars."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

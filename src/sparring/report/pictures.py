@@ -1,7 +1,5 @@
 """PNG files as parts of the page."""
 
-from __future__ import annotations
-
 import base64
 import struct
 from dataclasses import dataclass

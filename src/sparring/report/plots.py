@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -42,6 +43,12 @@ class Chart:
     title: str
     svg: Markup
     legend: list[tuple[str, int]]
+
+    @classmethod
+    def of(cls, heading: str, curves: Sequence[Curve], **words: Any) -> Chart:
+        """The `line_chart` of curves, and their names."""
+        legend = [(curve.name, curve.style) for curve in curves]
+        return cls(heading, line_chart(curves, **words), legend)
 
 
 @dataclass(frozen=True)
@@ -120,21 +127,29 @@ def line_chart(
         else:
             thin = " control" if curve.is_control else ""
             parts.append(f'<polyline class="line-{curve.style}{thin}" points="{points}"/>')
+    parts.append(axis_words(x_label, y_label + (", log scale" if is_log else "")))
+    points = _numbers(drawn, x_axis, y_axis)
+    return drawing("".join(parts), title, page_numbers(x_label.partition(",")[0], points))
+
+
+def axis_words(x_label: str, y_label: str) -> str:
+    """What stands below and beside a drawing."""
     middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
-    scale = ", log scale" if is_log else ""
-    parts.append(
+    return (
         f'<text class="axis" x="{middle_x:g}" y="{HEIGHT - 5}" text-anchor="middle">'
         f"{escape(x_label)}</text>"
         f'<text class="axis" transform="translate(11 {middle_y:g}) rotate(-90)" '
-        f'text-anchor="middle">{escape(y_label + scale)}</text>'
+        f'text-anchor="middle">{escape(y_label)}</text>'
     )
+
+
+def drawing(inside: str, title: str, numbers: str = "") -> Markup:
+    """The `<svg>` element; `title` is for those who cannot see it, `numbers` for page.js."""
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}" '
-        f"{page_numbers(x_label.partition(',')[0], _numbers(drawn, x_axis, y_axis))} "
-        'xmlns="http://www.w3.org/2000/svg">'
-        + "".join(parts) + "</svg>"
-    )  # fmt: skip
+        f'aria-label="{escape(title)}" {numbers}{" " * bool(numbers)}'
+        f'xmlns="http://www.w3.org/2000/svg">{inside}</svg>'
+    )
 
 
 def arrow_chart(
@@ -170,11 +185,7 @@ def arrow_chart(
             for a, b, c, d in zip(start, end, *heads, strict=True)
         )
         parts.append(f'<path class="line-{style} arrow" fill="none" d="{path}"/>')
-    return Markup(
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">'
-        + "".join(parts) + "</svg>"
-    )  # fmt: skip
+    return drawing("".join(parts), title)
 
 
 def tick_label(value: float) -> str:

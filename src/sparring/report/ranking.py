@@ -1,7 +1,5 @@
 """Which figures may be compared, and which runs are ranked by them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

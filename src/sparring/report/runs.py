@@ -202,10 +202,10 @@ def read_run(argument: str, folder: Path, name: str) -> Run:
     grids = (one.grid for one in evaluations if one.grid is not None)
     return Run(
         folder=folder, argument=argument, name=name, config=config,
-        info=_read_object(folder / "run.json"),
-        training=_read_object(folder / "training.json"),
-        model=_read_object(folder / "checkpoints" / "model.json")
-        or _read_object(folder / "model.json"),
+        info=read_object(folder / "run.json"),
+        training=read_object(folder / "training.json"),
+        model=read_object(folder / "checkpoints" / "model.json")
+        or read_object(folder / "model.json"),
         metrics=read_metrics(folder / "metrics.jsonl"),
         evaluations=evaluations,
         manifest=read_manifest_header(folder / "data" / "manifest.jsonl"),
@@ -238,14 +238,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def read_evaluations(folder: Path) -> list[Evaluation]:
     """Every JSON file in a run's `evaluation/` that holds figures, newest first."""
     paths = sorted(folder.glob("*.json"), key=lambda p: (-p.stat().st_mtime, p.name))
-    found = [Evaluation(path, _read_object(path)) for path in paths]
+    found = [Evaluation(path, read_object(path)) for path in paths]
     return [evaluation for evaluation in found if evaluation.numbers]
 
 
 def read_cleaning(folder: Path) -> list[dict[str, Any]]:
     """What `sparring clean RUN --levels` wrote there, newest first."""
     paths = sorted(folder.glob("cleaning-*.json"), key=lambda p: (-p.stat().st_mtime, p.name))
-    return [_read_object(path) for path in paths]
+    return [read_object(path) for path in paths]
 
 
 def read_manifest_header(path: Path) -> dict[str, Any] | None:
@@ -302,7 +302,7 @@ def _png(path: Path) -> Path | None:
         return path if file.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE else None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file; empty where there is no file."""
     if not path.is_file():
         return {}

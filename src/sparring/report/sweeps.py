@@ -3,8 +3,6 @@
 Nothing here measures: a number is copied from an evaluation of `evaluation.sweep`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Nothing here measures: a number is copied from a run's files, or is the ratio of two of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Numbers, settings and what a run is, as text."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

@@ -10,8 +10,6 @@
 Samples come part by part: `look` says what is kept of a part, `measure` sees what was kept of all.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -12,8 +12,6 @@ same mean over the reference's own images and captions, which is what real pairs
 bound: preference models like what they were trained to like.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,8 +7,6 @@ This is a quadratic form, d = 1000 w' K w over both sets at once, with w = 1/N o
 and -1/M on the fakes, so one pass over the kernel gives the figure, its halves and its floor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

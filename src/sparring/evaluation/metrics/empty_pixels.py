@@ -4,8 +4,6 @@ Digits, letters and drawings have an empty margin. Whatever a model puts there i
 from dirty data, and needs no features to be measured. Source: ours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -9,8 +9,6 @@ A denoiser that removes the noise and the variability with it shows in the secon
 Source: ours.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -3,8 +3,6 @@ r"""Frechet distance: do mean and covariance of the features agree? With Incepti
 d = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1^(1/2) S2 S1^(1/2))^(1/2)
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from typing import Any

@@ -3,8 +3,6 @@ r"""Inception Score: is each sample of one class, and all of many?
 IS = exp mean_i KL(p(y | x_i) || mean_j p(y | x_j)),   p = softmax(logits)
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

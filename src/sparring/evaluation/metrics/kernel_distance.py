@@ -8,8 +8,6 @@ whatever N and M, so single values may be negative.
 Source: Gretton et al., "A kernel two-sample test", 2012, eq. 3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

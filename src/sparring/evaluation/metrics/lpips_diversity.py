@@ -1,7 +1,5 @@
 """How much samples differ from each other by LPIPS: 0 where all are alike. Noise raises it too."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

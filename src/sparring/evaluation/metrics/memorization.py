@@ -21,8 +21,6 @@ sample seldom is); beside every share stands that of the held-out images themsel
 images that occur twice have d1 = d2 and r = 0: only the quantiles find copies of those.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Samples of a Gaussian mixture that is known: which modes are missing, which are too wide."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -12,8 +12,6 @@ A ball reaches from a point to its k-th neighbour in its own set.
 Sources: "Improved precision and recall metric"; "Reliable fidelity and diversity metrics".
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@ r"""Choosing without clean images: samples made dirty, against the dirty trainin
 d = Frechet distance of the features of {dirt_i(sample_i)} and of the training images
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,8 +7,6 @@ figure is the noise's standard deviation and the little that clean images have t
 beside it. Neither clipped nor rounded. Source: ours; see quiet_directions.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@ r"""Sliced Wasserstein distance: do all one-dimensional shadows of the samples a
 d = mean_theta integral_0^1 |F^-1_real(u) - F^-1_fake(u)| du,   theta uniform on the unit sphere
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -8,8 +8,6 @@ trained without ReLUs), so the score is affine in x. It was fitted to ratings fr
 Source: Schuhmann, improved-aesthetic-predictor, 2022.
 """
 
-from __future__ import annotations
-
 import pickle
 
 from safetensors import SafetensorError

@@ -6,8 +6,6 @@ the same data give the same weights on the same machine, and kept as safetensors
 the accuracy on them says what the features are worth and goes into the protocol.
 """
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -10,8 +10,6 @@ Source: Radford et al., "Learning transferable visual models from natural langua
 2021; the preparation of images is that of its code, as transformers' CLIPImageProcessor repeats it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

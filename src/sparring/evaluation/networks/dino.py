@@ -6,8 +6,6 @@ ViT-L/14 (`facebook/dinov2-large`): images in 8 bits, resized to 224 x 224 (bicu
 mean and spread, the class token after the last normalisation, 1,024 numbers.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

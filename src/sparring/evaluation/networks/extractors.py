@@ -12,8 +12,6 @@ Every extractor takes images (B, C, H, W) in [0, 1] and gives features (B, D). F
 extractors cannot be compared, so each carries a checksum that goes into the protocol.
 """
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -110,10 +108,13 @@ def make_extractor(
     """
     if name is None:
         name = "classifier" if reference.num_classes else "pixels"
-    if name in EXTRACTORS:
-        return _inception(name, reference, device, weights)
-    if name == "dinov2":
-        return _dinov2(reference, device, weights)
+    if name in (*EXTRACTORS, "dinov2"):
+        if reference.sample_shape[0] not in (1, 3):
+            raise UserError(
+                f"evaluation.extractor={name} takes images with 1 or 3 channels, {reference.name} "
+                f"has {reference.sample_shape[0]}: use evaluation.extractor=pixels"
+            )
+        return _dinov2(device, weights) if name == "dinov2" else _inception(name, device, weights)
     if weights is not None:
         raise UserError(
             f"evaluation.weights is for evaluation.extractor={', '.join(EXTRACTORS)} and dinov2, "
@@ -140,21 +141,12 @@ def make_extractor(
     if ".py:" in name:
         return _from_file(name, device)
     raise UserError(
-        f"unknown extractor {name!r}: choose classifier, pixels, {', '.join(EXTRACTORS)}, "
-        "dinov2 or "
-        "path/to/file.py:function"
+        f"unknown extractor {name!r}: choose classifier, pixels, {', '.join(EXTRACTORS)}, dinov2 "
+        "or path/to/file.py:function"
     )
 
 
-def _inception(
-    name: str, reference: Dataset, device: torch.device | str, weights: str | None
-) -> Extractor:
-    n_channels = reference.sample_shape[0]
-    if n_channels not in (1, 3):
-        raise UserError(
-            f"evaluation.extractor={name} takes images with 1 or 3 channels, {reference.name} has "
-            f"{n_channels}: use evaluation.extractor=pixels"
-        )
+def _inception(name: str, device: torch.device | str, weights: str | None) -> Extractor:
     n_features = EXTRACTORS[name]
     network = load_inception(n_features, weights).to(device)
     # on a CPU a quarter faster; torch's own annotations do not know the argument
@@ -178,12 +170,7 @@ def _inception(
     )
 
 
-def _dinov2(reference: Dataset, device: torch.device | str, weights: str | None) -> Extractor:
-    if reference.sample_shape[0] not in (1, 3):
-        raise UserError(
-            f"evaluation.extractor=dinov2 takes images with 1 or 3 channels, {reference.name} has "
-            f"{reference.sample_shape[0]}: use evaluation.extractor=pixels"
-        )
+def _dinov2(device: torch.device | str, weights: str | None) -> Extractor:
     network = load_class_token(weights).to(device)
     return Extractor(
         "dinov2",

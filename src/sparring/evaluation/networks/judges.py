@@ -3,8 +3,6 @@ r"""Judges of captioned samples, which the user names; see metrics/caption_score
 A score is NaN where an image has no caption.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

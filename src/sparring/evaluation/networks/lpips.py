@@ -16,8 +16,6 @@ enlarged to 64 (bilinear), the size of the patches that w was fitted on; AlexNet
 for less than 31.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

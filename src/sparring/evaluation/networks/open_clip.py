@@ -14,8 +14,6 @@ r"""HPS v2: weights of open_clip's ViT-H-14 under the names of transformers' CLI
 Source: Ilharco et al., "OpenCLIP", 2021; Wu et al., "Human Preference Score v2", 2023.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os

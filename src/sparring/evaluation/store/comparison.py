@@ -1,7 +1,5 @@
 """What samples are compared with: the reference, and what is known of the model's training."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ...data.base import Dataset

@@ -1,7 +1,5 @@
 """Training images that samples may be copies of, and the distances to the nearest of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -16,8 +16,6 @@ FID. Differs from it in: the dirt is any mixture that a table says, where they k
 features are any extractor's.
 """
 
-from __future__ import annotations
-
 import logging
 from functools import cached_property
 

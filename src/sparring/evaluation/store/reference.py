@@ -1,9 +1,7 @@
 """Clean data that samples are compared with, read once: features, labels, captions, originals."""
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -134,18 +132,10 @@ class Reference:
     @cached_property
     def _parts(self) -> Parts:
         """Features, empty pixels and labels of the images, this process's share done."""
-        data, settings, extractor = self.dataset, self.settings, self.extractor
-        key = key_of(
-            data.fingerprint(), settings.max_reference, settings.seed, self.device_type,
-            extractor.name, extractor.checksum, extractor.resize, extractor.range, code_key(),
-        )  # fmt: skip
-        rows = _rows(data, settings)
-        folder = None if self.kept is None else self.kept / key
-        parts = Parts(len(rows), PART, folder, self.processes)
+        data, extractor = self.dataset, self.extractor
 
-        def read(part: range) -> dict[str, Tensor]:
-            chosen = rows[part.start : part.stop]
-            images, labels = next(image_batches(data, chosen, len(chosen)))
+        def read(rows: Sequence[int]) -> dict[str, Tensor]:
+            images, labels = next(image_batches(data, rows, len(rows)))
             found = {
                 "features": extractor(images.clamp(0, 1)),
                 "n_empty": (images == 0).sum(0, dtype=torch.long)[None],
@@ -153,7 +143,24 @@ class Reference:
             }
             return found if labels is None else found | {"labels": labels}
 
-        parts.compute(read)
+        return self._in_parts(data, extractor, _rows(data, self.settings), read, "images")
+
+    def _in_parts(
+        self,
+        data: Dataset,
+        extractor: Extractor,
+        rows: Sequence[int],
+        read: Callable[[Sequence[int]], dict[str, Tensor]],
+        what: str,
+    ) -> Parts:
+        """What is read of rows of a data set, kept, this process's share done."""
+        key = key_of(
+            what, data.fingerprint(), list(rows), self.device_type, extractor.name,
+            extractor.checksum, extractor.resize, extractor.range, code_key(),
+        )  # fmt: skip
+        folder = None if self.kept is None else self.kept / key
+        parts = Parts(len(rows), PART, folder, self.processes)
+        parts.compute(lambda part: read(rows[part.start : part.stop]))
         return parts
 
     @property
@@ -225,18 +232,12 @@ class Reference:
         self, data: Dataset, extractor: Extractor, rows: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """`read_features`, kept, this process's share computed here."""
-        key = key_of(
-            data.fingerprint(), list(rows), self.device_type, extractor.name, extractor.checksum,
-            extractor.resize, extractor.range, code_key(),
-        )  # fmt: skip
-        folder = None if self.kept is None else self.kept / key
-        parts = Parts(len(rows), PART, folder, self.processes)
 
-        def read(part: range) -> dict[str, Tensor]:
-            features, indices = read_features(data, extractor, rows[part.start : part.stop])
+        def read(rows: Sequence[int]) -> dict[str, Tensor]:
+            features, indices = read_features(data, extractor, rows)
             return {"features": features, "indices": indices}
 
-        parts.compute(read)
+        parts = self._in_parts(data, extractor, rows, read, "features")
         return parts.read("features"), parts.read("indices")
 
     @property

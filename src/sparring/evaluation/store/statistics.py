@@ -10,15 +10,13 @@ named; then the first rows are computed again and compared. Statistics of other 
 such claims and are not read.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ...support.errors import UserError
@@ -48,7 +46,7 @@ def save_statistics(
         "is_empty": is_empty,
         **({} if labels is None else {"labels": labels}),
     }
-    safetensors.torch.save_file(
+    save_file(
         {name: value.contiguous() for name, value in tensors.items()},
         path,
         metadata={"claims": json.dumps(dict(claims))},
@@ -58,11 +56,15 @@ def save_statistics(
 def claims_of(path: str | Path) -> dict[str, Any] | None:
     """What a file was computed from; None where it is no file of `save_statistics`."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            found = json.loads((file.metadata() or {})["claims"])
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError):
+        return _opened(path)[0]
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError):
         return None
-    return found if isinstance(found, dict) else None
+
+
+def _opened(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        found = json.loads((file.metadata() or {})["claims"])
+        return dict(found), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def load_statistics(
@@ -77,11 +79,9 @@ def load_statistics(
     if not Path(path).is_file():
         raise UserError(f"{place} is no file: make it with --save-reference")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            found = json.loads((file.metadata() or {})["claims"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found, tensors = _opened(path)
         features, is_empty = tensors["features"], tensors["is_empty"]
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise UserError(f"{place} is no file of --save-reference ({error})") from error
     unlike = [
         f"{key}: {found.get(key, 'not said')} in the file, {value} asked for"

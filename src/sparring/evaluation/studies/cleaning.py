@@ -13,8 +13,6 @@ whether the same thing is shown: 0 is the image itself, 1 any other image of the
 Source: PSNR as everywhere; `feature_distance` ours.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -30,8 +30,6 @@ paths after Liu et al. 2022 ("Flow straight and fast"), who integrate ||(z_1 - z
 instead; the rest ours.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -12,8 +12,6 @@ The quadrature has 4,096 points a curve, 0.0015 apart at most, and is exact to r
 sigma/alpha >= `LEAST_RATIO`. Source: textbook formulas.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -101,10 +99,8 @@ def _squared_distances(x: Tensor, centres: Tensor) -> Tensor:
 
 def _basis(truth: PlaneTruth) -> Tensor:
     # exact: the truth's own is orthonormal to float32 only
-    return (
-        torch.linalg.qr(truth.basis.double().T).Q.T
-        * torch.sign(torch.linalg.qr(truth.basis.double().T).R.diagonal())[:, None]
-    )
+    q, r = torch.linalg.qr(truth.basis.double().T)
+    return q.T * torch.sign(r.diagonal())[:, None]
 
 
 def _plane_coordinates(truth: PlaneTruth, x: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
