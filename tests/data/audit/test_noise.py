@@ -242,6 +242,8 @@ def test_a_cameras_noise_by_its_statistics():
     expected = (middle + grain).exp()[found] / noise.FAR_LEFT[4]
     torch.testing.assert_close(columns["sigma"][found], expected)
     assert (columns["sigma"][~found] == 0).all()
+    seen["said.blur"] = is_noisy.float()  # what has no fine detail left shows no camera's noise
+    assert (detector.fit(seen)(seen)["correlated"][n:] < 0.01).all()
 
 
 # Images too small to have windows

@@ -27,17 +27,14 @@ windows, the windows sorted into `N_BINS` of brightness, and of each bin there i
 **The set.** A mixture of clean images, white noise of each image's own size, Poisson noise of a
 shared law, correlated noise, and what a camera's JPEG files hold (weak, coarse, alike in all
 channels), by expectation maximisation. Each class is a normal law of each of these numbers; what
-noise has of them is known, what clean images have is learned from the set, and how the numbers go
-together as well: a knitted jumper is loud, even and without peaks all at once, which is one
-coincidence and not three. A blurred image has none of the fine detail by which a camera's noise is
-known, and is not called that.
+noise has of them is known, what clean images have is learned from the set. A blurred image has none
+of the fine detail by which a camera's noise is known, and is not called that.
 
 Works on the [0, 1] scale. Source: ours; HH after Donoho and Johnstone 1994, un-clipping after Chib
 1992 (data augmentation for the Tobit model).
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -91,9 +88,9 @@ LEARNED = {
     "camera": ("homogeneity_c", "peaks", "peaks_c", "tint"),
 }  # fmt: skip
 OF_COLOUR = ("tint", "homogeneity_c", "peaks_c")
-WIDE, MOST_OFF = ("clean", "camera"), 3.0
-"""Photographs are of many kinds: what is off by more than these deviations, but for the level, says
-no more against these two classes."""
+WIDE, MOST_OFF = ("clean", "camera"), 9.0
+"""Photographs are of many kinds: what is off by more than 3 deviations, but for the level, says no
+more against these two classes than what is off by 3."""
 CLASSES = tuple(START)
 N_STEPS, N_SEARCH = 40, 20
 """Of expectation maximisation; after N_SEARCH a class of less than its LEAST_RATE is dropped."""
@@ -304,9 +301,7 @@ class Noise(Detector):
             return fit_small(seen["noise.pixels"], shape)
         seen = {name: seen[name].double() for name in seen if name.startswith(("noise.", SAID))}
         n, start = len(seen["noise.white"]), dict.fromkeys(CLASSES, 1 / len(CLASSES))
-        apart = torch.eye(len(_names("clean", seen)), dtype=torch.float64)
-        laws = {name: dict(START[name]) for name in CLASSES}
-        rule = NoiseRule(laws, start, (0.0, 0.0), 0.0, apart)
+        rule = NoiseRule({name: dict(START[name]) for name in CLASSES}, start, (0.0, 0.0), 0.0)
         p = rule.posterior(seen)
         bright = p * (features(seen, rule.law)["trend"] > LEAST_TREND)[:, None]
         rule = replace(rule, law=poisson_law(seen, bright[:, 1:].sum(1)))
@@ -325,9 +320,6 @@ class Noise(Detector):
                     mean, spread = learned(f[feature], own, START[name][feature], worth)
                     least = LEAST_OF_CORRELATED.get(feature, mean) if name == "correlated" else mean
                     rule.laws[name][feature] = max(mean, least), spread
-        # last, or the class of clean images would stretch over weak noise
-        together = correlations(rule.deviations("clean", features(seen, rule.law), seen), p[:, 0])
-        rule = replace(rule, together=together)
         clean = (p[:, 0] > 0.5).double()
         enough = clean.sum() + WORTH + FEW * n
         texture = float((clean * seen["noise.white"].square()).sum() / enough)
@@ -357,26 +349,12 @@ def features(seen: Statistics, law: tuple[float, float]) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def _names(name: str, seen: Statistics) -> list[str]:
-    """The features of a class in such images, all of them colour or all grey."""
-    is_colour = bool((seen["noise.is_colour"] > 0).any())
-    return [feature for feature in START[name] if is_colour or feature not in OF_COLOUR]
-
-
 def learned(x: Tensor, p: Tensor, start: tuple[float, float], worth: float) -> tuple[float, float]:
     """Mean and deviation of x, (B,), with weights p; the start is worth so many images."""
     total = float(p.sum()) + worth
     mean = (float((p * x).sum()) + worth * start[0]) / total
     variance = (float((p * (x - mean).square()).sum()) + worth * start[1] ** 2) / total
     return mean, max(math.sqrt(variance), LEAST_SPREAD)
-
-
-def correlations(z: Tensor, p: Tensor) -> Tensor:
-    """Of standardised features z, (B, k), with weights p, (B,); none is worth FEW and WORTH."""
-    worth = WORTH + FEW * len(z)
-    moments = (z.T * p) @ z + worth * torch.eye(z.shape[1], dtype=z.dtype)
-    spread = moments.diagonal().sqrt()
-    return moments / spread / spread[:, None]
 
 
 def poisson_law(seen: Statistics, p: Tensor) -> tuple[float, float]:
@@ -414,39 +392,26 @@ class NoiseRule(Rule):
         weights: Of the classes, sum about 1; 0 where there are none; see MOST_NOISY.
         law: (a, b) of the Poisson noise: its variance is a + b * brightness.
         texture: Mean square that clean images have in HH_1.
-        together: Correlations of the features of clean images, (k, k), float64.
     """
 
     laws: Laws
     weights: dict[str, float]
     law: tuple[float, float]
     texture: float
-    together: Tensor
-
-    def deviations(self, name: str, f: Mapping[str, Tensor], seen: Statistics) -> Tensor:
-        """Features less the mean of a class, by its standard deviations, (B, k)."""
-        columns = []
-        for feature in _names(name, seen):
-            mean, spread = self.laws[name][feature]
-            z = (f[feature] - mean) / spread
-            is_bounded = name in WIDE and not feature.startswith("level")
-            columns.append(z.clamp(-MOST_OFF, MOST_OFF) if is_bounded else z)
-        return torch.stack(columns, 1)
 
     def posterior(self, seen: Statistics) -> Tensor:
         """Probability of each class, (B, n_classes), float64."""
         f, is_colour = features(seen, self.law), seen["noise.is_colour"] > 0
         scores = []
         for name in CLASSES:
-            z = self.deviations(name, f, seen)
-            whitened, scale = z, 0.0
-            if name == "clean":
-                root = torch.linalg.cholesky(self.together)
-                whitened = torch.linalg.solve_triangular(root, z.T, upper=False).T
-                scale = float(root.diagonal().log().sum())
-            scale += sum(math.log(self.laws[name][feature][1]) for feature in _names(name, seen))
-            rate = math.log(self.weights[name] + 1e-300)
-            scores.append(rate - scale - whitened.square().sum(1) / 2)
+            score = torch.full_like(f["level"], math.log(self.weights[name] + 1e-300))
+            for feature, (mean, spread) in self.laws[name].items():
+                off = ((f[feature] - mean) / spread).square()
+                if name in WIDE and not feature.startswith("level"):
+                    off = off.clamp(max=MOST_OFF)
+                term = -off / 2 - math.log(spread)
+                score = score + (is_colour * term if feature in OF_COLOUR else term)
+            scores.append(score)
         a, b = self.law
         trend = math.log((a + 0.8 * b + 1e-12) / (a + 0.1 * b + 1e-12)) / 2
         never = torch.stack([
