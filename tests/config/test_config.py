@@ -325,10 +325,10 @@ def test_who_says_one_size_for_all_images_asks_for_no_audit(config):
 
 
 def test_no_kind_of_dirt_has_an_option_that_is_the_data_sets():
-    from sparring.data.dirt.contract import options_of
     from sparring.data.dirt.kinds import names
     from sparring.data.dirt.registry import find
     from sparring.data.dirt.section import OF_THE_SET
+    from sparring.options.sections import options_of
 
     assert not set().union(*(options_of(find(kind)) for kind in names())) & set(OF_THE_SET)
 

@@ -38,6 +38,11 @@ class DataSet(ABC):
     is_bundled = False
     """Whether it is there without a file or a download."""
 
+    @property
+    def name(self) -> str:
+        """What reports call it: by its file."""
+        return type(self).__module__.rpartition(".")[2]
+
     @abstractmethod
     def read(self, split: str, fields: Mapping[str, Any]) -> Dataset:
         """The samples.
@@ -79,14 +84,55 @@ class Points(DataSet):
             strict=True,
         )
         made_from = {"n_points": n, "seed": int(seed), "split": split, "n_classes": k}
-        name = type(self).__module__.rpartition(".")[2]
-        whole = InMemory(
-            name, torch.cat(x0), torch.cat(labels) if k else None, numbers(k or 1), truth, made_from
-        )
+        label = torch.cat(labels) if k else None
+        whole = InMemory(self.name, torch.cat(x0), label, numbers(k or 1), truth, made_from)
         return limited(whole, split, fields)
 
 
-class Sharded(DataSet):
+class ImageFiles(DataSet):
+    """Images in files, cut into splits here unless they are divided already. Abstract."""
+
+    shuffling: Mapping[str, int | None] = {}
+    """Of files in shards, see `ShardedImages`."""
+
+    @abstractmethod
+    def source(self, split: str, fields: Mapping[str, Any]) -> Source:
+        """The files of the split, or of all splits that are cut here."""
+
+    def read(self, split: str, fields: Mapping[str, Any]) -> ImageDataset:
+        source, seed = self.source(split, fields), fields.get("seed", 0)
+        share = fields.get("held_out_share", 0.0)
+        if not 0 <= share < 1:
+            raise ValueError(f"data.held_out_share must be in [0, 1), got {share}")
+        origin, names = source.files.origin, source.class_names
+        if not source.is_split:
+            n = len(source.files)
+            n_held_out = math.floor(share * n + 0.5)
+            order = torch.randperm(n, generator=generator("cpu", seed, "held out"))
+            parts = {"train": order[n_held_out:], "held_out": order[:n_held_out], "all": order}
+            rows = parts[known(split, parts)].sort().values
+            if len(rows) == 0:
+                raise UserError(
+                    f"{origin} has no held-out part: set data.held_out_share (for example 0.1), or "
+                    "use split train or all"
+                )
+            source = source.select(rows)
+        source = source.select(limit(len(source.files), split, fields))
+        where = source.files.where
+        source.captions, mended = whole_characters(source.captions, where)
+        source.remarks = [
+            *source.remarks,
+            *mended,
+            *absent_remark(origin, names, absent_classes(source.labels, len(names))),
+            *caption_remarks(source.captions, where),
+        ]
+        reading = given(fields, "resolution", "center_crop", "n_channels", "seed")
+        if isinstance(source.files, ShardFiles):
+            return ShardedImages(self.name, source, **reading, **self.shuffling)
+        return ImageDataset(self.name, source, **reading)
+
+
+class Sharded(ImageFiles):
     """Files in shards. Abstract.
 
     Args:
@@ -113,48 +159,6 @@ class Table(Sharded):
             if value is not None and not streaming:
                 raise ValueError(f"data.{key} applies to streams: set data.streaming=true")
         self.streaming = streaming
-
-
-def from_files(
-    name: str, source: Source, split: str, fields: Mapping[str, Any], **shuffling: int | None
-) -> ImageDataset:
-    """A source's split: cut here unless the source is divided already.
-
-    Args:
-        name: Of the data set.
-        source: Its files.
-        split: train, held_out or all.
-        fields: How they are read.
-        shuffling: Of files in shards, see `ShardedImages`.
-    """
-    n, seed = len(source.files), fields.get("seed", 0)
-    share = fields.get("held_out_share", 0.0)
-    if not 0 <= share < 1:
-        raise ValueError(f"data.held_out_share must be in [0, 1), got {share}")
-    if not source.is_split:
-        n_held_out = math.floor(share * n + 0.5)
-        order = torch.randperm(n, generator=generator("cpu", seed, "held out"))
-        parts = {"train": order[n_held_out:], "held_out": order[:n_held_out], "all": order}
-        rows = parts[known(split, parts)].sort().values
-        if len(rows) == 0:
-            raise UserError(
-                f"{source.files.origin} has no held-out part: set data.held_out_share "
-                "(for example 0.1), or use split train or all"
-            )
-        source = source.select(rows)
-    source = source.select(limit(len(source.files), split, fields))
-    origin, where, names = source.files.origin, source.files.where, source.class_names
-    source.captions, mended = whole_characters(source.captions, where)
-    source.remarks = [
-        *source.remarks,
-        *mended,
-        *absent_remark(origin, names, absent_classes(source.labels, len(names))),
-        *caption_remarks(source.captions, where),
-    ]
-    reading = given(fields, "resolution", "center_crop", "n_channels", "seed")
-    if isinstance(source.files, ShardFiles):
-        return ShardedImages(name, source, **reading, **shuffling)
-    return ImageDataset(name, source, **reading)
 
 
 def columns(fields: Mapping[str, Any]) -> Columns:

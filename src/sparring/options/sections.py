@@ -36,6 +36,7 @@ class Section(BaseModel):
 # Of a constructor
 
 
+@lru_cache(maxsize=256)
 def options_of(build: type) -> dict[str, tuple[Any, Any]]:
     """Arguments of a constructor: name -> (type, default); those without a type are Any.
 

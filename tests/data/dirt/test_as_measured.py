@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from sparring.data.audit import registry
 from sparring.data.audit.contract import Detector
 from sparring.data.audit.table import clean_table
 from sparring.data.base import InMemory
-from sparring.data.dirt import as_measured
 from sparring.data.dirt.as_measured import AsMeasured, can_be_made, impulse_share
 from sparring.data.dirt.kinds.blur import Blur
 from sparring.data.dirt.kinds.jpeg import Jpeg
@@ -42,8 +42,7 @@ class Ends(Marked):
 @pytest.fixture
 def detectors(monkeypatch):
     found = {"missing_blocks": Marked(), "salt_and_pepper": Ends()}
-    monkeypatch.setattr(as_measured, "hiding_kinds", lambda: set(found))
-    monkeypatch.setattr(as_measured, "detector_of", found.__getitem__)
+    monkeypatch.setattr(registry, "all_detectors", lambda: found)
 
 
 def table_of(n, kind, share=1.0, clipped=True, **sizes):

@@ -16,11 +16,11 @@ from sparring.data.classifier import train_classifier
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt import kinds
 from sparring.data.dirt.contaminated import Contaminated, contaminate, layers
-from sparring.data.dirt.contract import options_of
 from sparring.data.dirt.kinds.blur import Blur
 from sparring.data.dirt.kinds.jpeg import Jpeg
 from sparring.data.dirt.manifest import manifest, read_manifest, write_manifest
 from sparring.data.dirt.registry import find
+from sparring.options.sections import options_of
 from sparring.support.errors import UserError
 
 KINDS = tuple(kinds.names())
@@ -370,7 +370,8 @@ def test_no_contamination_is_the_data_set_itself(digits):
     assert contaminate(digits, {"kind": "none", "rate": 0.9, "sigma": 0.2}) is digits
     dirty = contaminate(digits, {"kind": "gaussian", "rate": None, "sigma": None, "eps": None})
     assert (dirty.rate, dirty.seed, dirty.dirt.sigma) == (0.9, 0, 0.1)
-    assert options_of(find("gaussian")) == {"sigma": 0.1}
+    ((name, (_, default)),) = options_of(find("gaussian")).items()
+    assert (name, default) == ("sigma", 0.1)
     assert "classifier" not in options_of(find("adversarial"))
 
 

@@ -18,12 +18,12 @@ from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt import kinds
 from sparring.data.dirt.contaminated import Contaminated, check_contamination
-from sparring.data.dirt.contract import options_of
 from sparring.data.dirt.kinds.correlated import folded_kernel
 from sparring.data.dirt.kinds.missing_blocks import contrasting_grey
 from sparring.data.dirt.manifest import manifest
 from sparring.data.dirt.registry import find, make
 from sparring.data.files.images import decode
+from sparring.options.sections import options_of
 from sparring.support.errors import UserError
 
 HOW_TO = Path(__file__).parents[3] / "docs/how_to"
@@ -409,6 +409,6 @@ def test_the_page_has_every_kind_with_its_options_and_defaults(name):
         assert list(options) == ["parts"]
         return
     assert set(said) >= set(options)
-    for option, default in options.items():
+    for option, (_, default) in options.items():
         word = default if isinstance(default, str) else json.dumps(default)
         assert said[option] == (f"{default:.3g}" if isinstance(default, float) else word)

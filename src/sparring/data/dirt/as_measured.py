@@ -27,7 +27,7 @@ from torch import Tensor
 from ...diffusion.randomness import generator
 from .. import transforms
 from ..audit.filling import filled
-from ..audit.registry import detector_of, hiding_kinds
+from ..audit.registry import hidden_pixels, hiding_kinds
 from ..audit.table import SIZES, Table
 from ..base import Dataset
 from .contract import Corruption
@@ -120,8 +120,7 @@ class AsMeasured:
         for kind in sorted(hiding_kinds()):
             for i in np.flatnonzero(self.table.has(kind)[rows]):
                 shown = self.dataset[int(self.table.index[rows[i]])]["x0"]
-                hidden = detector_of(kind).hidden(shown[None], kind)
-                assert hidden is not None
+                hidden = hidden_pixels(shown[None], {kind: torch.tensor([True])})
                 if kind == IMPULSES:
                     share = impulse_share(shown[None], hidden)[0].item()
                     made[i] = SaltAndPepper(share).apply(made[i], rngs[i], None)

@@ -20,17 +20,16 @@ does that (see contaminated).
 Images are (C, H, W) in [0, 1]; vectors (d,) in data units.
 """
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from ...options.sections import options_of
 from ..base import Dataset
-from .options import checked, drawn, may_range, types_of
+from .options import checked, drawn, may_range
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,7 @@ class Dirt(ABC):
     images_only: bool = True
 
     def __post_init__(self) -> None:
-        for name in options_of(type(self)):
-            kind = types_of(type(self)).get(name, Any)
+        for name, (kind, _) in options_of(type(self)).items():
             setattr(self, name, checked(name, kind, getattr(self, name)))
 
     @abstractmethod
@@ -104,11 +102,10 @@ class Corruption(Dirt):
 
     def values(self, rng: torch.Generator) -> dict[str, Any]:
         """This sample's own of the options that may be ranges, drawn in their order."""
-        kinds = types_of(type(self))
         return {
             name: drawn(getattr(self, name), rng)
-            for name in options_of(type(self))
-            if may_range(kinds.get(name))
+            for name, (kind, _) in options_of(type(self)).items()
+            if may_range(kind)
         }
 
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
@@ -124,12 +121,3 @@ class Corruption(Dirt):
         Of a kind that does not say, a sample teaches nothing.
         """
         return NOTHING
-
-
-def options_of(build: Callable[..., Dirt]) -> dict[str, Any]:
-    """The options of a kind with their defaults: options_of(Gaussian) == {"sigma": 0.1}."""
-    return {
-        name: parameter.default
-        for name, parameter in inspect.signature(build).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }

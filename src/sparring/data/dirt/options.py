@@ -6,11 +6,10 @@ A range means that each image has its own value, uniform between the two ends.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import torch
 
@@ -47,12 +46,6 @@ class WrongOption(ValueError):  # noqa: N818 - an option, as a TypeError is of a
 def refuse(name: str, wanted: str, got: Any) -> WrongOption:
     """The error that says what an option must be."""
     return WrongOption(f"{name} must be {wanted}, got {got!r:.60}")
-
-
-@cache
-def types_of(build: Callable[..., Any]) -> dict[str, Any]:
-    """The types of a class's attributes, with their limits."""
-    return get_type_hints(build, include_extras=True)
 
 
 def checked(name: str, kind: Any, value: Any) -> Any:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ...options.sections import options_of
 from ...support.errors import did_you_mean
 from ...support.user_code import class_from_file, class_of_module
 from . import kinds
-from .contract import Dirt, options_of
+from .contract import Dirt
 from .options import WrongOption
 from .section import OF_THE_SET
 

@@ -41,5 +41,5 @@ class Digits(DataSet):
         rows = split_digits(split)
         x0 = read_as(x0, fields)
         resized = given(fields, "resolution", "n_channels") if "resolution" in fields else None
-        whole = InMemory("digits", x0, labels, numbers(10), made_from=resized).select(rows)
+        whole = InMemory(self.name, x0, labels, numbers(10), made_from=resized).select(rows)
         return limited(whole, split, fields)

@@ -54,5 +54,5 @@ class DigitsSubspace(DataSet):
         )  # fmt: skip
         rows = split_digits(split)
         made_from = {"n_components": k}
-        whole = InMemory("digits_subspace", truth.images, labels, numbers(10), truth, made_from)
+        whole = InMemory(self.name, truth.images, labels, numbers(10), truth, made_from)
         return limited(whole.select(rows), split, fields)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...options.value_types import Place, Word
-from ..data_set import Table, columns, from_files
-from ..files.images import ImageDataset
+from ..data_set import Table, columns
+from ..files.source import Source
 from ..files.tables import huggingface
 from ..streams.table_shards import huggingface_stream
 
@@ -27,10 +27,13 @@ class Huggingface(Table):
         super().__init__(**common)
         self.dataset_name, self.dataset_config_name = dataset_name, dataset_config_name
 
-    def read(self, split: str, fields: Mapping[str, Any]) -> ImageDataset:
+    @property
+    def name(self) -> str:
+        return str(self.dataset_name)
+
+    def source(self, split: str, fields: Mapping[str, Any]) -> Source:
         read = huggingface_stream if self.streaming else huggingface
-        source = read(
+        return read(
             self.dataset_name, self.dataset_config_name, split, columns(fields),
             own_held_out=split == "held_out" and bool(fields.get("held_out_share")),
         )  # fmt: skip
-        return from_files(str(self.dataset_name), source, split, fields, **self.shuffling)

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...options.value_types import Place
-from ..data_set import DataSet, from_files
+from ..data_set import ImageFiles
 from ..files.folder import folder
-from ..files.images import ImageDataset
+from ..files.source import Source
 
 
-class ImageFolder(DataSet):
+class ImageFolder(ImageFiles):
     """Every image below a folder.
 
     Args:
@@ -19,6 +19,5 @@ class ImageFolder(DataSet):
     def __init__(self, *, train_data_dir: Place | None = None) -> None:
         self.train_data_dir = train_data_dir
 
-    def read(self, split: str, fields: Mapping[str, Any]) -> ImageDataset:
-        source = folder(self.train_data_dir, split, fields.get("caption_column"))
-        return from_files("image_folder", source, split, fields)
+    def source(self, split: str, fields: Mapping[str, Any]) -> Source:
+        return folder(self.train_data_dir, split, fields.get("caption_column"))

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...options.value_types import Place
-from ..data_set import Table, columns, from_files
-from ..files.images import ImageDataset
+from ..data_set import Table, columns
+from ..files.source import Source
 from ..files.tables import parquet
 from ..streams.table_shards import parquet_stream
 
@@ -21,6 +21,5 @@ class Parquet(Table):
         super().__init__(**common)
         self.data_files = data_files
 
-    def read(self, split: str, fields: Mapping[str, Any]) -> ImageDataset:
-        source = (parquet_stream if self.streaming else parquet)(self.data_files, columns(fields))
-        return from_files("parquet", source, split, fields, **self.shuffling)
+    def source(self, split: str, fields: Mapping[str, Any]) -> Source:
+        return (parquet_stream if self.streaming else parquet)(self.data_files, columns(fields))

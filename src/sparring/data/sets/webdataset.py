@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...options.value_types import Place
-from ..data_set import Sharded, columns, from_files
-from ..files.images import ImageDataset
+from ..data_set import Sharded, columns
+from ..files.source import Source
 from ..streams.tar_shards import webdataset
 
 
@@ -20,6 +20,5 @@ class Webdataset(Sharded):
         super().__init__(**common)
         self.data_files = data_files
 
-    def read(self, split: str, fields: Mapping[str, Any]) -> ImageDataset:
-        source = webdataset(self.data_files, columns(fields))
-        return from_files("webdataset", source, split, fields, **self.shuffling)
+    def source(self, split: str, fields: Mapping[str, Any]) -> Source:
+        return webdataset(self.data_files, columns(fields))

@@ -166,21 +166,19 @@ def _samples(
             runs[-1].append(member)
         else:
             runs.append([member])
-    with_image = [run for run in runs if _image(run, key, column) is not None]
-    if not with_image:
+    found = [(run, image) for run in runs if (image := _image(run, key, column)) is not None]
+    if not found:
         _count_without(group, key, column, left_out)
         return []
-    if len(with_image) == 1:
-        runs = [[member for run in runs for member in run]]
-    elif len(with_image) < len(runs):
+    if len(found) == 1:
+        found = [(group, found[0][1])]
+    elif len(found) < len(runs):
         raise UserError(
-            f"{shard}: sample '{key}' comes {len(with_image)} times, with texts apart from its "
+            f"{shard}: sample '{key}' comes {len(found)} times, with texts apart from its "
             "images: nobody can tell whose they are"
         )
     samples = []
-    for run in runs:
-        image = _image(run, key, column)
-        assert image is not None
+    for run, image in found:
         texts: dict[str, Member] = {}
         seen: set[str] = set()
         for member in run:
