@@ -319,7 +319,7 @@ def _from_hub(name: str) -> Path:
         wanted = ["*.json", *(f"{part}/*" for part in parts)]
         if len(parts) == 2:  # only a denoiser and a scheduler: old uploads keep them at the root
             wanted.append("diffusion_pytorch_model*.safetensors")
-        left_out = list(NOT_COPIED)
+        left_out: list[str] = [*NOT_COPIED]
         folder = snapshot_download(
             name, allow_patterns=wanted, ignore_patterns=left_out, local_files_only=cached
         )
