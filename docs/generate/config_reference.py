@@ -9,7 +9,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, get_origin
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import PydanticUndefined
@@ -18,8 +18,7 @@ from sparring.config import schema
 from sparring.data import sets
 from sparring.data.datasets import find as find_set
 from sparring.data.dirt import kinds
-from sparring.data.dirt.contract import options_of as options_of_dirt
-from sparring.data.dirt.options import Amount, Limits, WholeAmount, types_of
+from sparring.data.dirt.options import Amount, Limits, WholeAmount
 from sparring.data.dirt.registry import find as find_dirt
 from sparring.objectives.registry import objectives, section_of_method
 from sparring.options.sections import options_of
@@ -135,7 +134,7 @@ def _of_dirt(annotation: Any) -> str:
     limits = next(
         (one for one in getattr(annotation, "__metadata__", ()) if isinstance(one, Limits)), ""
     )
-    bare = getattr(annotation, "__origin__", annotation)
+    bare = annotation.__origin__ if get_origin(annotation) is Annotated else annotation
     if bare == Amount:
         return f"number{limits}, or `[low, high]`"
     if bare == WholeAmount:
@@ -219,12 +218,7 @@ def groups() -> Iterator[Group]:
         if name == "contamination":
             for each in sorted(kinds.names()):
                 build = find_dirt(each)
-                types = types_of(build)
-                options = {
-                    key: (types.get(key, Any), default)
-                    for key, default in _defaults(build, options_of_dirt(build)).items()
-                }
-                keys = of_options(build, options, "contamination", _of_dirt)
+                keys = of_options(build, options_of(build), "contamination", _of_dirt)
                 yield Group(
                     f"`contamination.kind: {each}`", first_paragraph(build.__doc__), keys, 3
                 )
@@ -239,16 +233,6 @@ def groups() -> Iterator[Group]:
     yield Group(
         "Section `attack`", first_paragraph(attack.__doc__), tuple(of_section(attack, "attack"))
     )
-
-
-def _defaults(build: type, names: Any) -> dict[str, Any]:
-    parameters = inspect.signature(build).parameters
-    return {
-        name: ...
-        if parameters[name].default is inspect.Parameter.empty
-        else parameters[name].default
-        for name in names
-    }
 
 
 def undocumented() -> list[str]:
