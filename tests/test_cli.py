@@ -13,7 +13,7 @@ from PIL import Image
 from sparring import __version__, commands
 from sparring.cli import main
 from sparring.commands.demo.side_by_side import EVALUATION_SECONDS, Run
-from sparring.commands.demo.story import _time_left, _write_photos
+from sparring.commands.demo.story import time_left, write_photos
 from sparring.data.dirt.manifest import read_manifest
 from sparring.support.errors import UserError
 
@@ -73,7 +73,7 @@ def test_help_and_config_errors_do_not_wait_for_torch(words):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_the_demo_estimates_the_time_left(tmp_path):
+def test_the_demo_estimates_thetime_left(tmp_path):
     def one(name, stage, step, pace, process):
         run = Run(name, "", tmp_path, tmp_path, [[], []], 100, stage=stage)
         run.step, run.seconds_per_step, run.process = step, pace, process
@@ -82,14 +82,14 @@ def test_the_demo_estimates_the_time_left(tmp_path):
     robust, plain = one("robust", 0, 50, 2.0, object()), one("plain", 0, 50, 1.0, object())
     clean = one("clean", 0, 0, 0.0, None)
     # robust: 50 steps and its evaluation; plain: 50 steps, then clean at plain's pace
-    left = _time_left([robust, plain, clean], 2)
+    left = time_left([robust, plain, clean], 2)
     assert left == max(100 + EVALUATION_SECONDS, 50 + 100 + 2 * EVALUATION_SECONDS)
-    assert _time_left([one("plain", 2, 100, 1.0, None)], 1) == 0
+    assert time_left([one("plain", 2, 100, 1.0, None)], 1) == 0
 
 
 def test_the_demos_files_are_written_once_with_noise_of_mixed_sizes(tmp_path):
     few = ["data.max_train_samples=40"]
-    _write_photos(tmp_path, 0, few)
+    write_photos(tmp_path, 0, few)
     header, entries = read_manifest(tmp_path / "photos" / "manifest.jsonl")
     sizes = [entry["sigma"] for entry in entries]
     assert (header["kind"], header["rate"], len(sizes)) == ("gaussian", 0.9, 36)
@@ -97,11 +97,11 @@ def test_the_demos_files_are_written_once_with_noise_of_mixed_sizes(tmp_path):
     assert 0.3 < max(sizes) <= 0.35
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     assert len(files) == 40
-    _write_photos(tmp_path, 0, few)
+    write_photos(tmp_path, 0, few)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == files
     for seed, words in ((1, few), (0, [*few, "contamination.rate=0.5"])):
         with pytest.raises(UserError, match="other settings"):
-            _write_photos(tmp_path, seed, words)
+            write_photos(tmp_path, seed, words)
 
 
 def test_a_dry_run_reads_the_size_of_images_that_no_setting_says(tmp_path, monkeypatch):

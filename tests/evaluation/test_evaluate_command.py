@@ -370,16 +370,16 @@ def test_a_saved_reference_is_replaced_by_the_same_one_only(tmp_path):
         for split in ("train", "held_out")
     )
     file = tmp_path / "r.safetensors"
-    command._save_reference(one, file, overwrite=False)
-    command._save_reference(one, file, overwrite=False)
+    command.write_reference(one, file, overwrite=False)
+    command.write_reference(one, file, overwrite=False)
     with pytest.raises(UserError, match=r"r\.safetensors is there .*--overwrite"):
-        command._save_reference(other, file, overwrite=False)
+        command.write_reference(other, file, overwrite=False)
     assert claims_of(file) == one.claims()
-    command._save_reference(other, file, overwrite=True)
+    command.write_reference(other, file, overwrite=True)
     assert claims_of(file) == other.claims()
     file.write_bytes(b"my own")
     with pytest.raises(UserError, match=r"r\.safetensors is there"):
-        command._save_reference(one, file, overwrite=False)
+        command.write_reference(one, file, overwrite=False)
     assert file.read_bytes() == b"my own"
 
 

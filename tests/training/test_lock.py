@@ -481,12 +481,12 @@ def test_a_writer_without_a_lock_is_one_of_the_other_processes():
 def test_the_lock_is_not_pushed(tmp_path, monkeypatch):
     import huggingface_hub
 
-    from sparring.commands.train.run_files import push as _push
+    from sparring.commands.train.run_files import push
 
     pushed = {}
     monkeypatch.setattr(
         huggingface_hub, "create_repo", lambda name, **_: type("", (), {"repo_id": name})
     )
     monkeypatch.setattr(huggingface_hub, "upload_folder", lambda **words: pushed.update(words))
-    _push(tmp_path, "me/it")
+    push(tmp_path, "me/it")
     assert ".lock/**" in pushed["ignore_patterns"]

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..adversarial.discriminators import DiscriminatorSection
-from ..config.schema import LoraSection, RunConfig
+from ..config.model_section import LoraSection
+from ..config.schema import RunConfig
 from ..models.lora import adapted_layers
 from ..objectives import Objective
 from ..support.errors import UserError

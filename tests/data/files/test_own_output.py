@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sparring.commands.sample.draw import _make_room
+from sparring.commands.sample.draw import make_room
 from sparring.commands.shared.files import check_outside
 from sparring.data.datasets import build_dataset
 from sparring.support.errors import UserError
@@ -123,11 +123,11 @@ def test_nothing_but_runs_is_one_line_that_says_so(tmp_path):
 
 def test_samples_are_not_mixed_into_a_folder_of_images(photos):
     with pytest.raises(UserError, match=r"holds images of another origin, [abc].png for one"):
-        _make_room(photos, "key", False)
+        make_room(photos, "key", False)
     assert sorted(path.name for path in photos.iterdir()) == ["a.png", "b.png", "c.png"]
-    _make_room(photos / "samples", "key", True)
+    make_room(photos / "samples", "key", True)
     write_samples(photos / "samples")
-    _make_room(photos / "samples", "key", True)
+    make_room(photos / "samples", "key", True)
     assert not (photos / "samples" / "00001.png").exists()
 
 

@@ -84,7 +84,7 @@ def demo_command(output_dir: Path, seed: int = 0, overrides: Sequence[str] = ())
         + "".join(f"  {name:<8}{runs[name].title}\n" for name in SHOWN)
         + f"{n_slots} run(s) at a time, one thread each; everything lands in {output_dir}"
     )
-    _write_photos(output_dir, seed, overrides)
+    write_photos(output_dir, seed, overrides)
     found = _audit(output_dir)
     all_runs = list(runs.values())
     work(all_runs, n_slots, lambda: _progress(all_runs, n_slots))
@@ -152,7 +152,7 @@ def _dirt(config_path: Path, seed: int, overrides: Sequence[str]) -> tuple[Any, 
     return data, contamination
 
 
-def _write_photos(output_dir: Path, seed: int, overrides: Sequence[str]) -> None:
+def write_photos(output_dir: Path, seed: int, overrides: Sequence[str]) -> None:
     """The noisy files, where they are not there yet.
 
     Raises:
@@ -206,10 +206,10 @@ def _progress(runs: list[Run], n_slots: int) -> str:
         else:
             state = "waiting"
         parts.append(f"{name} {state}")
-    return f"  {' | '.join(parts)} | about {minutes(_time_left(runs, n_slots))} left"
+    return f"  {' | '.join(parts)} | about {minutes(time_left(runs, n_slots))} left"
 
 
-def _time_left(runs: list[Run], n_slots: int) -> float:
+def time_left(runs: list[Run], n_slots: int) -> float:
     """Seconds until all is done, with the runs that wait taking the first free place in turn."""
     measured = {run.name: run.seconds_per_step for run in runs}
     plain = measured.get("plain") or measured.get("clean") or 0.0

@@ -118,7 +118,7 @@ def evaluate_command(
         return {}
     prune(kept_folder())
     if save_reference is not None:
-        _save_reference(plans[0].reference, Path(save_reference), overwrite=overwrite)  # all alike
+        write_reference(plans[0].reference, Path(save_reference), overwrite=overwrite)  # all alike
     results = {}
     for plan in plans:
         figures, parts = _measure(plan, overrides)
@@ -295,7 +295,7 @@ def _figures(plan: Plan, parts: Parts) -> dict[str, Any]:
 # --- Files -----------------------------------------------------------------------------------
 
 
-def _save_reference(reference: Reference, path: Path, *, overwrite: bool) -> None:
+def write_reference(reference: Reference, path: Path, *, overwrite: bool) -> None:
     if path.suffix != ".safetensors":
         raise UserError(f"--save-reference {path} must end in .safetensors")
     if path.exists() and not overwrite and claims_of(path) != reference.claims():

@@ -105,7 +105,7 @@ def sample_command(
     if not overwrite and made_by(folder / SAMPLING) not in (None, key):
         words = f"{chosen['scheduler'] or 'samples'}-{chosen['num_inference_steps']}"
         folder = folder / f"{as_word(words)}-seed{chosen['seed']}-{key}"
-    _make_room(folder, key, overwrite)
+    make_room(folder, key, overwrite)
 
     started = time.perf_counter()
     with tqdm(total=n, desc="sampling", unit="", disable=None) as bar:
@@ -211,7 +211,7 @@ def _folder(name: str, output_dir: str | Path | None, told: Mapping[str, Any]) -
     return Path("samples") / f"{as_file_name(name)}{told_in_words(told)}"
 
 
-def _make_room(folder: Path, key: str, overwrite: bool) -> None:
+def make_room(folder: Path, key: str, overwrite: bool) -> None:
     """Make the folder; take away what an earlier call left there, never anything else."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
