@@ -78,7 +78,7 @@ class Mixed(nn.Module):
         self.paths = [tuple(path.split()) for path in paths]
 
     def forward(self, x: Tensor) -> Tensor:
-        known = {(): x}
+        known: dict[tuple[str, ...], Tensor] = {(): x}
         for path in self.paths:
             for i, name in enumerate(path):
                 if path[: i + 1] not in known:
