@@ -10,12 +10,11 @@ from sparring.perturbations import (
     L2Ball,
     LinfBall,
     Radius,
-    fgsm,
     pgd,
     power_iteration,
     strongest,
 )
-from sparring.perturbations.attacks import gain_gradient
+from sparring.perturbations.attacks import value_and_gradient
 
 DIM = 12
 
@@ -71,7 +70,7 @@ def test_on_a_linear_gain_pgd_reaches_the_corner_and_the_pole():
 
 def test_fgsm_is_one_projected_sign_step():
     radius, start = torch.tensor([0.2]), torch.tensor([[0.1, -0.1, 0.2]])
-    got = fgsm(_linear(torch.tensor([[1.0, 2.0, -3.0]])), start, radius, LinfBall(), 0.15)
+    got = pgd(_linear(torch.tensor([[1.0, 2.0, -3.0]])), start, radius, LinfBall(), 0.15, 1)
     torch.testing.assert_close(got, torch.tensor([[0.2, 0.05, 0.05]]))
 
 
@@ -99,7 +98,7 @@ def test_two_power_iterations_are_an_ascent_step_on_the_change():
     matrix = torch.randn(DIM, DIM, dtype=torch.float64)
     matrix, start = matrix + matrix.T, torch.randn(4, DIM, dtype=torch.float64)
     two = power_iteration(lambda w: w @ matrix, start, torch.ones(4).double(), n_iterations=2)
-    gradient = gain_gradient(lambda w: ((w @ matrix) ** 2).sum(1), start)
+    _, gradient = value_and_gradient(lambda w: ((w @ matrix) ** 2).sum(1), start)
     torch.testing.assert_close(two, L2Ball().ascent(gradient))
 
 
@@ -132,7 +131,7 @@ def test_attacks_leave_no_gradient_in_the_weights():
 
     layer = torch.nn.Linear(3, 3)
     with frozen(layer):
-        fgsm(lambda w: layer(w).sum(1), torch.ones(2, 3), torch.ones(2), L2Ball(), 0.1)
+        pgd(lambda w: layer(w).sum(1), torch.ones(2, 3), torch.ones(2), L2Ball(), 0.1, 1)
     assert layer.weight.grad is None
     assert not power_iteration(layer, torch.ones(2, 3), torch.ones(2), 2).requires_grad
 
@@ -159,10 +158,17 @@ def test_radius_formulas():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"schedule": "x"}, {"min_bias": -0.1}, {"rho": 0}, {"scale": -1}, {"max_bias": 0.01}]
+    ("bad", "said"),
+    [
+        ({"schedule": "x"}, "schedule must be one of power, power_sum, sigma, constant"),
+        ({"min_bias": -0.1}, "min_bias must be >= 0"),
+        ({"rho": 0}, "rho must be > 0"),
+        ({"scale": -1}, "scale must be >= 0"),
+        ({"max_bias": 0.01}, "radius needs min_bias <= max_bias"),
+    ],
 )
-def test_radius_refuses_nonsense(bad):
-    with pytest.raises(ValueError, match="radius"):
+def test_radius_refuses_nonsense(bad, said):
+    with pytest.raises(ValueError, match=said):
         Radius(**bad)
 
 

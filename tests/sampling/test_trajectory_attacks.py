@@ -342,7 +342,7 @@ def test_calls_are_counted_or_shares():
         ({"norm": "l1"}, "norm must be one of linf, l2"),
         ({"aim": "fid"}, "aim must be one of"),
         ({"radius": -0.1}, "radius must be >= 0"),
-        ({"radius": float("nan")}, "radius must be >= 0"),
+        ({"radius": float("nan")}, "radius must be a finite number"),
         ({"n_attack_steps": 0}, "must be >= 1"),
         ({"aim": "denoising", "n_path_steps": 2}, "leave n_path_steps at 1"),
         ({"n_expectation": 2}, "n_expectation needs n_path_steps > 1"),

@@ -168,17 +168,17 @@ class Jump:
         return c_skip * (x_t / prediction.alpha) + c_out * prediction.x0
 
 
-def time_grid(schedule: Schedule, n_steps: int, spacing: str = "trailing") -> Tensor:
+def time_grid(schedule: Schedule, n_steps: int) -> Tensor:
     """The times a sampler visits, from noise towards data, shape (n_steps,).
 
     Args:
-        schedule: For VP the times are diffusers' DDIM grid with the same `spacing`; for flow
-            diffusers' FlowMatchEuler grid (shift included); for EDM Karras' grid with rho = 7.
+        schedule: For VP the times are diffusers' DDIM grid of spacing "trailing" (Lin et al. 2024,
+            table 2); for flow diffusers' FlowMatchEuler grid (shift included); for EDM Karras'
+            grid with rho = 7.
         n_steps: Number of network calls.
-        spacing: VP only: "leading", "trailing" or "linspace" (Lin et al. 2024, table 2).
 
     Raises:
-        ValueError: for an unknown spacing or more steps than the schedule has.
+        ValueError: for more steps than the schedule has.
     """
     n_train = schedule.n_train_timesteps
     if not 0 < n_steps <= n_train:
@@ -192,10 +192,4 @@ def time_grid(schedule: Schedule, n_steps: int, spacing: str = "trailing") -> Te
         return schedule.time_of_ratio(karras(schedule.sigma_max, schedule.sigma_min, u))
     if not isinstance(schedule, VPSchedule):
         raise ValueError(f"no grid is known for {type(schedule).__name__}")
-    if spacing == "leading":
-        return (torch.arange(n_steps) * (n_train // n_steps)).flip(0)
-    if spacing == "trailing":
-        return torch.arange(n_train, 0, -n_train / n_steps).round().long() - 1
-    if spacing == "linspace":
-        return torch.linspace(0, n_train - 1, n_steps).round().long().flip(0)
-    raise ValueError(f"spacing must be leading, trailing or linspace, got {spacing!r}")
+    return torch.arange(n_train, 0, -n_train / n_steps).round().long() - 1

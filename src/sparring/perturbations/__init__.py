@@ -1,6 +1,6 @@
 """A perturbation maximises a function over a ball. It sees no model, no schedule, no label."""
 
-from .attacks import Best, fgsm, pgd, power_iteration, strongest
+from .attacks import Best, pgd, power_iteration, strongest
 from .balls import BALLS, Ball, L2Ball, LinfBall
 from .radius import Radius
 
@@ -11,7 +11,6 @@ __all__ = [
     "L2Ball",
     "LinfBall",
     "Radius",
-    "fgsm",
     "pgd",
     "power_iteration",
     "strongest",

@@ -17,18 +17,19 @@ Gain = Callable[[Tensor], Tensor]
 """Takes w of shape (B, *), returns what is maximised, (B,)."""
 
 
-def gain_gradient(gain: Gain, w: Tensor) -> Tensor:
-    """d gain / d w, (B, *), detached."""
+def value_and_gradient(gain: Gain, w: Tensor) -> tuple[Tensor, Tensor]:
+    """gain(w), (B,), and d gain / d w, (B, *), detached."""
     with torch.enable_grad():
         w = w.detach().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(gain(w).sum(), w)
-    return gradient
+        value = gain(w)
+        (gradient,) = torch.autograd.grad(value.sum(), w)
+    return value.detach(), gradient
 
 
 def pgd(
     gain: Gain, start: Tensor, radius: Tensor, ball: Ball, step: Tensor | float, n_steps: int
 ) -> Tensor:
-    """Projected gradient ascent: w <- project(w + step * ascent(grad gain(w))).
+    """Projected gradient ascent, w <- project(w + step * ascent(grad gain(w))); one step is FGSM.
 
     Args:
         gain: What is maximised.
@@ -38,21 +39,14 @@ def pgd(
         step: Length of a step in the ball's norm, (B,) or a number, in w's units.
         n_steps: Number of steps.
 
-    Source: Madry et al. 2018, eq. 3.
+    Source: Madry et al. 2018, eq. 3; one step from a random start: Wong et al. 2020.
     """
     w = start
     length = column(step, start)
     for _ in range(n_steps):
-        w = ball.project(w + length * ball.ascent(gain_gradient(gain, w)), radius)
+        _, gradient = value_and_gradient(gain, w)
+        w = ball.project(w + length * ball.ascent(gradient), radius)
     return w.detach()
-
-
-def fgsm(gain: Gain, start: Tensor, radius: Tensor, ball: Ball, step: Tensor | float) -> Tensor:
-    """One step of `pgd`, from a (random) start.
-
-    Source: Wong et al. 2020 (fast adversarial training), as used by paper 2.
-    """
-    return pgd(gain, start, radius, ball, step, n_steps=1)
 
 
 def power_iteration(
@@ -122,23 +116,14 @@ def strongest(gain: Gain, start: Tensor, radius: Tensor, ball: Ball, n_steps: in
     lengths are ours.
     """
     w = start.detach()
-    value, ascent = _value_and_ascent(gain, w, ball)
+    value, gradient = value_and_gradient(gain, w)
     best, diameter = Best(w, value), 2 * column(radius, start)
     for k in range(n_steps):
-        w = ball.project(w + (1 - k / n_steps) * diameter * ascent, radius)
+        w = ball.project(w + (1 - k / n_steps) * diameter * ball.ascent(gradient), radius)
         if k + 1 < n_steps:
-            value, ascent = _value_and_ascent(gain, w, ball)
+            value, gradient = value_and_gradient(gain, w)
         else:
             with torch.no_grad():
                 value = gain(w)
         best.offer(w, value)
     return best
-
-
-def _value_and_ascent(gain: Gain, w: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
-    """gain(w), (B,), and the ball's direction of its gradient, (B, *)."""
-    with torch.enable_grad():
-        w = w.detach().requires_grad_(True)
-        value = gain(w)
-        (gradient,) = torch.autograd.grad(value.sum(), w)
-    return value.detach(), ball.ascent(gradient)

@@ -1,9 +1,13 @@
 r"""Radius schedules: how large a perturbation may be at each noise level, in noise units."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from ..options.sections import check_options
+from ..options.value_types import NotNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -34,23 +38,18 @@ class Radius:
     Source: paper 2 (ICLR 2026), radius r_beta(t); formula reconstructed.
     """
 
-    schedule: str = "power"
-    rho: float = 2.0
-    min_bias: float = 8 / 255
-    max_bias: float = 0.3
-    scale: float = 1.0
+    schedule: Literal["power", "power_sum", "sigma", "constant"] = "power"
+    rho: Positive = 2.0
+    min_bias: NotNegative = 8 / 255
+    max_bias: NotNegative = 0.3
+    scale: NotNegative = 1.0
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("power", "power_sum", "sigma", "constant"):
+        check_options(type(self), vars(self))
+        if self.min_bias > self.max_bias:
             raise ValueError(
-                f"radius must be power, power_sum, sigma or constant, got {self.schedule!r}"
+                f"radius needs min_bias <= max_bias, got {self.min_bias} and {self.max_bias}"
             )
-        if not 0 <= self.min_bias <= self.max_bias:
-            raise ValueError(
-                f"radius needs 0 <= min_bias <= max_bias, got {self.min_bias} and {self.max_bias}"
-            )
-        if self.rho <= 0 or self.scale < 0:
-            raise ValueError(f"radius needs rho > 0 and scale >= 0, got {self.rho}, {self.scale}")
 
     def __call__(self, sigma_t: Tensor, u: Tensor) -> Tensor:
         """The radius at sigma_t (B,), for u (B,) uniform in [0, 1), noise units, (B,)."""

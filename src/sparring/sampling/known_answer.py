@@ -115,9 +115,9 @@ def check_sampler(
         kind,
         boundary,
     )
-    if asked.is_right:
+    if _is_right(asked):
         return
-    drawn = asked.drawn
+    drawn = _drawn(asked)
     what = f"{n_steps} step{'s' * (n_steps > 1)} of {asked.sampler}"
     if options:
         what += " with " + ", ".join(f"{key}={value}" for key, value in options.items())
@@ -256,14 +256,6 @@ class _Asked(NamedTuple):
     boundary: str | None
 
     @property
-    def drawn(self) -> Drawn:
-        return _drawn(self)
-
-    @property
-    def is_right(self) -> bool:
-        return _is_right(self)
-
-    @property
     def plain(self) -> _Asked:
         """The same without options."""
         return self._replace(options="{}", clip_sample=False)
@@ -291,7 +283,7 @@ def _drawn(asked: _Asked) -> Drawn:
 
 @functools.lru_cache(maxsize=1024)
 def _is_right(asked: _Asked) -> bool:
-    drawn, schedule = asked.drawn, schedule_from_config(json.loads(asked.config))
+    drawn, schedule = _drawn(asked), schedule_from_config(json.loads(asked.config))
     if drawn.distance <= FLOOR:
         return True
     if asked.name in _UNKNOWN:
@@ -309,17 +301,17 @@ def _advice(asked: _Asked) -> str:
     n, found = asked.n_steps, []
     most = schedule.n_train_timesteps if isinstance(schedule, VPSchedule) else 1000
     options = json.loads(asked.options)
-    if options and asked.plain.is_right:
+    if options and _is_right(asked.plain):
         found.append(f"leave {' and '.join(options)} out")
     for other in (n - 1, n + 1, 2 * n, n // 2, 4 * n, n // 4, most):
-        if 1 < other <= most and other != n and asked._replace(n_steps=other).is_right:
+        if 1 < other <= most and other != n and _is_right(asked._replace(n_steps=other)):
             found.append(f"take {other} steps")
             break
     names = ["ddim", "dpmsolver++", "flow_euler", "unipc", "euler_edm", None]
     for name in (one for one in names if one != asked.name):
         other = asked.plain._replace(name=name)
         try:
-            if other.is_right:
+            if _is_right(other):
                 found.append(f"take {other.sampler}")
                 break
         except UserError:  # of another family

@@ -32,20 +32,22 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from ..diffusion.denoiser import frozen
 from ..diffusion.noising import mse
 from ..diffusion.randomness import generator
+from ..options.sections import check_options
+from ..options.value_types import Count
 from ..perturbations import BALLS, L2Ball, strongest
 from ..perturbations.attacks import Gain
 from .steps import Steps
 
-KINDS = ("random", "fgsm", "pgd")
-AIMS = ("final", "denoising", "features")
 Draw = Callable[[], list[torch.Generator] | None]
 """Makes the generators of the sampler's noise to come, one a row, always from the same state."""
 
@@ -72,31 +74,19 @@ class Attack:
         ValueError: for a value out of range, or options that do not go together.
     """
 
-    radius: float
-    kind: str = "pgd"
-    norm: str = "linf"
-    aim: str = "final"
+    radius: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    kind: Literal["random", "fgsm", "pgd"] = "pgd"
+    norm: Literal["linf", "l2"] = "linf"
+    aim: Literal["final", "denoising", "features"] = "final"
     where: tuple[int | float, ...] | str = (0.25, 0.5, 0.75)
-    n_attack_steps: int = 10
-    n_path_steps: int | None = 1
-    n_expectation: int | None = None
+    n_attack_steps: Count = 10
+    n_path_steps: Count | None = 1
+    n_expectation: Count | None = None
     seed: int = 0
     features: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("kind", KINDS), ("norm", BALLS), ("aim", AIMS)):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-        if not (math.isfinite(self.radius) and self.radius >= 0):
-            raise ValueError(f"radius must be >= 0, got {self.radius}")
-        counts = (self.n_attack_steps, self.n_path_steps, self.n_expectation)
-        if any(count is not None and count < 1 for count in counts):
-            raise ValueError(
-                "n_attack_steps, n_path_steps and n_expectation must be >= 1, got "
-                f"{', '.join(str(count) for count in counts)}"
-            )
+        check_options(type(self), vars(self))
         if self.aim == "denoising" and self.n_path_steps != 1:
             raise ValueError("aim denoising looks at one call: leave n_path_steps at 1")
         if self.n_expectation is not None and self.n_path_steps == 1:
