@@ -89,7 +89,7 @@ def attack_command(
     for plan in plans:
         folder = folders[plan.name]
         if folder is not None:
-            check_outside(folder, plan.config.data.train_data_dir)
+            check_outside(folder, getattr(plan.config.data, "train_data_dir", None))
         check_writable(folder)
     require_alike({plan.name: plan.protocol() for plan in plans})
     stems = {plan.name: _stem(plan, overrides, output_dir is not None) for plan in plans}

@@ -18,7 +18,9 @@ from ..shared.data_words import sections_of
 @options.models
 @options.output_dir("Where to; an empty or new folder for cleaned images.")
 @click.option("--sigma", help="The images' noise on the [0, 1] scale, or auto.")
-@click.option("--levels", help="DATA is clean: put noise of these sizes on it, such as 0.1,0.2.")
+@click.option(
+    "--levels", "noise", help="DATA is clean: put noise of these sizes on it, such as 0.1,0.2."
+)
 @click.option("--num-inference-steps", "n_steps", type=int, help="Calls of the network; 1.")
 @click.option("--eta", type=float, help="Noise of the steps between the calls, 0 to 1; 0.")
 @click.option("--purify", type=float, help="Add noise up to this size first, [0, 1] scale; 0.")
@@ -38,7 +40,7 @@ def clean(
     models: tuple[str, ...],
     output_dir: str | None,
     sigma: str | None,
-    levels: str | None,
+    noise: str | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -57,34 +59,33 @@ def clean(
       sparring clean digits runs/plain runs/robust --levels 0.1,0.2,0.4 data.split=held_out
     """
     names, overrides = options.models_and_overrides(models)
-    noise = sigma if sigma in (None, "auto") else _sizes(str(sigma), "--sigma", 1)[0]
+    told = sigma if sigma in (None, "auto") else _sizes(str(sigma), "--sigma", 1)[0]
     given = {name: one for name, one in given.items() if one is not None and one is not False}
-    sizes = None if levels is None else _sizes(levels)
+    sizes = None if noise is None else _sizes(noise)
     if sizes is None:
-        _check_clean(names, output_dir, noise, given)
+        _check_clean(names, output_dir, told, given)
         keys = [override.partition("=")[0] for override in overrides]
         if not data.endswith((".yaml", ".yml")) and "data.split" not in keys:
             overrides.append("data.split=all")
     sections = sections_of(data, overrides, "none", "clean")
-
     with one_line_errors("clean"):
         if sizes is None:
             from .images import clean_command
 
             result = clean_command(
-                sections, names[0], str(output_dir), noise or 0.0,
+                sections, names[0], str(output_dir), told or 0.0,
                 say=options.say if as_json else echo, **given,
             )  # fmt: skip
             options.answer(result, as_json)
         else:
             from .levels import Trial, as_text, levels_command
 
-            told = ["sparring", "clean", data, *models, "--levels", str(levels)]
-            told += [] if sigma is None else ["--sigma", sigma]
+            words = ["sparring", "clean", data, *models, "--levels", str(noise)]
+            words += [] if sigma is None else ["--sigma", sigma]
             of_trial = {key: given.pop(key) for key in ("n_images", "extractor") if key in given}
-            trial = Trial(sizes, noise, **of_trial)
+            trial = Trial(sizes, told, **of_trial)
             result = levels_command(
-                sections, names, trial, output_dir, command=shlex.join(told), **given
+                sections, names, trial, output_dir, command=shlex.join(words), **given
             )
             options.answer(result, as_json, as_text)
 

@@ -105,7 +105,7 @@ def evaluate_command(
     for plan in plans:
         folder = folder_in(plan.name, FOLDER, output_dir)
         if folder is not None:
-            check_outside(folder, plan.config.data.train_data_dir)
+            check_outside(folder, getattr(plan.config.data, "train_data_dir", None))
         check_writable(folder)
         if folder is None:
             log.warning("%s is no run folder: its figures are printed only (give -o)", plan.name)

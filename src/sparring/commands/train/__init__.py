@@ -40,14 +40,14 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, fork: str | No
     """
     if fork is not None:
         overrides = (*overrides, f"training.fork_from={fork}")
-    run = resolve(config, overrides)
+    settings = resolve(config, overrides)
     if dry_run:
         from .dry_run import dry_run_text
 
-        echo(dry_run_text(run))
+        echo(dry_run_text(settings))
         return
     from .run import train_command
 
     # run.json records this, however the program was started: console script, -m, torchrun
     sys.argv = ["sparring", "train", config, *overrides]
-    train_command(run)
+    train_command(settings)

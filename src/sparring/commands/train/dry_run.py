@@ -114,7 +114,7 @@ def _shape_of(config: RunConfig) -> tuple[Shape, int | None]:
     size."""
     words = config.model.network or {}
     side = config.data.resolution or words.get("sample_size")
-    folder = config.data.train_data_dir
+    folder = getattr(config.data, "train_data_dir", None)
     if find(config.data.name).is_bundled or (side is None and folder and Path(folder).is_dir()):
         clean = config.model_copy(deep=True)
         clean.contamination = ContaminationSection()

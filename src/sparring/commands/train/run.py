@@ -74,7 +74,7 @@ def train_command(config: RunConfig) -> dict[str, Any]:
 
 def check_places(config: RunConfig) -> None:
     """A run in the folder of its own images would learn from its own pictures the next time."""
-    data, output = config.data.train_data_dir, str(config.training.output_dir)
+    data, output = getattr(config.data, "train_data_dir", None), str(config.training.output_dir)
     if data and os.path.realpath(data) == os.path.realpath(output):
         raise UserError(
             f"training.output_dir {output} is the folder of the images, where the run's own "
