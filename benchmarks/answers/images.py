@@ -697,9 +697,9 @@ def grey_and_colour(rng: random.Random, folder: Path) -> Verdict:
 
 def colour_that_was_not_looked_at(rng: random.Random, folder: Path) -> Verdict:
     """Of many images some are looked at: that is said, and colour elsewhere is never lost."""
-    from sparring.data.files import images
+    from sparring.data.files import source
 
-    kept, images.N_SURVEYED = images.N_SURVEYED, 3
+    kept, source.N_SURVEYED = source.N_SURVEYED, 3
     try:
         n = rng.randint(7, 12)
         looked_at = {i * n // 3 for i in range(3)}
@@ -712,7 +712,7 @@ def colour_that_was_not_looked_at(rng: random.Random, folder: Path) -> Verdict:
         data = read(folder)
         batch = data.read_all()
     finally:
-        images.N_SURVEYED = kept
+        source.N_SURVEYED = kept
     if at in looked_at:
         found = [
             same(x, one.repeat(3 // len(one), 0))
