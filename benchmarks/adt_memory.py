@@ -34,7 +34,8 @@ from accelerate import Accelerator
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from step_cost import machine, parameters, peak_bytes
 
-from sparring.adversarial.discriminators import Discriminator, Heads, LatentEye
+from sparring.adversarial.discriminators import Discriminator, Heads
+from sparring.adversarial.eyes import LatentEye
 from sparring.diffusion.denoiser import Denoiser, dropout_of
 from sparring.diffusion.randomness import StepRandom
 from sparring.diffusion.schedules import schedule_from_config

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sparring.adversarial.backbones import load_dino
-from sparring.adversarial.discriminators import ImageEye, LatentEye
+from sparring.adversarial.eyes import ImageEye, LatentEye
 from sparring.commands.train import run as train_module
 from sparring.diffusion.randomness import generator
 from sparring.models.latents import decode

@@ -12,14 +12,8 @@ from torch.nn import functional as F
 
 from sparring.adversarial.augmentations import Look, augment, draw_looks
 from sparring.adversarial.backbones import DinoBackbone, LabelBackbone, label_backbone, load_dino
-from sparring.adversarial.discriminators import (
-    LOSSES,
-    READINGS,
-    Discriminator,
-    Heads,
-    ImageEye,
-    LatentEye,
-)
+from sparring.adversarial.discriminators import LOSSES, READINGS, Discriminator, Heads
+from sparring.adversarial.eyes import ImageEye, LatentEye
 from sparring.data.base import ModelRange
 from sparring.data.dirt.contaminated import training_data
 from sparring.diffusion.denoiser import Denoiser

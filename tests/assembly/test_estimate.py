@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sparring.adversarial.discriminators import Discriminator, Heads, LatentEye
+from sparring.adversarial.discriminators import Discriminator, Heads
+from sparring.adversarial.eyes import LatentEye
 from sparring.assembly.build import build_objective
 from sparring.assembly.estimate import KNOWN, _build, _count, _saved, estimate, memory_from_scratch
 from sparring.commands.train.dry_run import dry_run_text

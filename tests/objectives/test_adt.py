@@ -8,7 +8,8 @@ import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
-from sparring.adversarial.discriminators import READINGS, Discriminator, Heads, ImageEye, LatentEye
+from sparring.adversarial.discriminators import READINGS, Discriminator, Heads
+from sparring.adversarial.eyes import ImageEye, LatentEye
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.randomness import StepRandom
 from sparring.diffusion.schedules import FlowSchedule, schedule_from_config

@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..adversarial.backbones import DinoBackbone, label_backbone, load_dino
-from ..adversarial.discriminators import (
-    Discriminator,
-    DiscriminatorSection,
-    Heads,
-    ImageEye,
-    LatentEye,
-)
+from ..adversarial.discriminators import Discriminator, DiscriminatorSection, Heads
+from ..adversarial.eyes import ImageEye, LatentEye
 from ..config.schema import RunConfig
 from ..data.base import ModelRange
 from ..diffusion.randomness import derive_seed

@@ -29,7 +29,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..adversarial.balance import Balance
-from ..adversarial.discriminators import Discriminator, Maps
+from ..adversarial.discriminators import Discriminator
+from ..adversarial.eyes import Maps
 from ..adversarial.rollouts import OneStepPath, Path, SchedulerPath, trained_calls
 from ..diffusion.denoiser import Denoiser, dropout_of
 from ..diffusion.noising import precise
