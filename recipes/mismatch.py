@@ -16,8 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sparring.report.ranking import comparable
 from sparring.report.runs import Run, read_runs
-from sparring.report.tables import comparable, show
+from sparring.report.wording import show
 from sparring.support.errors import UserError
 
 KEY, LAST = "sliced_wasserstein", "at the last call"
