@@ -3,6 +3,8 @@
 #   make test      the tests (minutes)          make test-all   with the slow ones
 #   make test-kernels   the tests that compute, on other kernels, threads, orders (ARGS="--passes 3")
 #   make lint      ruff                         make types      pyright
+#   make docs      the site, in build/site; a broken link, a missing anchor or a lost page fails
+#   make test-docs   the code blocks of tutorials and how-tos, with tiny budgets (minutes)
 #   make bench     the cost of a step of every objective, benchmarks/results/step_cost.json
 #   make bench-adt-memory   memory of adt by the number of trained calls, benchmarks/results/adt_memory.json
 #   make bench-audit     how well sparring inspect finds known dirt, benchmarks/results/audit.json (ARGS="--fashion 'FOLDER/train-*.parquet'")
@@ -20,7 +22,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo docs test test-all test-gpu test-kernels lint format types bench bench-adt-memory bench-audit bench-security bench-quality bench-dirt bench-faults bench-lock bench-soak audit clean
+.PHONY: setup demo docs test test-all test-docs test-gpu test-kernels lint format types bench bench-adt-memory bench-audit bench-security bench-quality bench-dirt bench-faults bench-lock bench-soak audit clean
 
 setup: $(INSTALLED)
 
@@ -44,7 +46,10 @@ test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 test-all: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not gpu" --timeout 3600 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not gpu and not docs" --timeout 3600 $(ARGS)
+
+test-docs: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m docs tests/test_pages.py --timeout 1200 $(ARGS)
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -31,6 +31,16 @@ def test_lines_of_prose_end_at_100_characters(page):
     assert [(number, line) for number, line in prose(page) if len(line) > 100] == []
 
 
+def test_files_that_pages_name_exist():
+    pattern = r"\b(?:src|tests|recipes|benchmarks|configs)/[\w/]+\.(?:py|json|md|yaml)\b"
+    named = {
+        (str(page.relative_to(ROOT)), name)
+        for page in [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+        for name in re.findall(pattern, page.read_text())
+    }
+    assert sorted(one for one in named if not (ROOT / one[1]).is_file()) == []
+
+
 def test_the_method_of_the_how_to_is_a_method():
     from sparring.diffusion.denoiser import Denoiser
     from sparring.diffusion.schedules import schedule_from_config
