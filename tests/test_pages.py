@@ -132,7 +132,7 @@ def belongings(tmp_path_factory):
         folder,
         env,
     )
-    for name in ("runs/robust", "runs/clean", "runs/digits", "RUN"):
+    for name in ("runs/robust", "runs/clean", "RUN"):
         shutil.copytree(folder / "runs/plain", folder / name)
     captioned_folder(folder / "captioned")
     (folder / "path/to").mkdir(parents=True)
