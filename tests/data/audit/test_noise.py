@@ -8,20 +8,22 @@ from photographs import dirty, eight_bits, tiles
 from scipy.stats import kstest, rankdata
 from sklearn.datasets import load_digits
 
-from sparring.data.audit.detectors import noise
-from sparring.data.audit.detectors._small_noise import (
+from sparring.data.audit.detectors import _windows, noise
+from sparring.data.audit.detectors._quiet_directions import (
     SMALLEST,
     WHITE,
     Directions,
     NoiseLaw,
     directions,
-    levels,
+    unlikeness,
+    whitening,
+)
+from sparring.data.audit.detectors._small_noise import levels
+from sparring.data.audit.detectors._small_unclipping import (
     own_quantiles,
     side_of,
     sweep,
     turned,
-    unlikeness,
-    whitening,
 )
 from sparring.data.audit.detectors._unclipping import ends, quantiles, unclipped
 from sparring.data.audit.detectors.noise import Noise
@@ -66,29 +68,29 @@ def test_haar_sees_no_slope_and_all_of_white_noise():
     slope = (0.1 + 0.01 * i[:, None] + 0.02 * i[None]).expand(1, 1, 32, 32)
     white = torch.randn(1, 1, 400, 400, generator=rng())
     for lag in (1, 3):
-        assert noise.haar(slope, lag).abs().max() < 1e-5
-        assert noise.haar(white, lag).var().item() == pytest.approx(1, rel=0.02)
+        assert _windows.haar(slope, lag).abs().max() < 1e-5
+        assert _windows.haar(white, lag).var().item() == pytest.approx(1, rel=0.02)
 
 
 def test_haar_sees_one_minus_rho_of_correlated_noise():
     made = Correlated(sigma=1.0, correlation=0.9).apply(torch.zeros(1, 600, 600), rng(), None)
     for lag in (1, 2, 4):
         left = 1 - math.exp(-(lag**2) / (4 * 0.9**2))
-        assert noise.haar(made[None], lag).std().item() == pytest.approx(left, rel=0.02)
+        assert _windows.haar(made[None], lag).std().item() == pytest.approx(left, rel=0.02)
 
 
 def test_differences_of_channels_keep_the_size_of_independent_noise_and_drop_what_is_grey():
     grey = torch.rand(1, 1, 200, 200, generator=rng()).expand(1, 3, 200, 200)
     white = torch.randn(1, 3, 200, 200, generator=rng())
-    assert noise.tintless(grey).abs().max() == 0
-    assert noise.tintless(white).std().item() == pytest.approx(1, rel=0.02)
+    assert _windows.tintless(grey).abs().max() == 0
+    assert _windows.tintless(white).std().item() == pytest.approx(1, rel=0.02)
 
 
 def test_hubers_scale_is_the_normal_deviation_and_hardly_moved_by_outliers():
     h = 0.2 * torch.randn(4, 40_000, generator=rng())
-    torch.testing.assert_close(noise.huber_scale(h), torch.full((4,), 0.2), rtol=0.02, atol=0)
+    torch.testing.assert_close(_windows.huber_scale(h), torch.full((4,), 0.2), rtol=0.02, atol=0)
     h[:, ::20] = 10
-    assert (noise.huber_scale(h) < 0.2 * 1.15).all()
+    assert (_windows.huber_scale(h) < 0.2 * 1.15).all()
 
 
 def test_unclipped_pixels_have_the_law_before_clipping():
@@ -126,7 +128,7 @@ def test_white_noise_on_nothing_is_measured_in_any_shape(shape):
 
 def test_unclipping_gives_the_size_back_where_half_the_pixels_were_cut():
     x = eight_bits(0.2 * torch.randn(8, 1, 64, 64, generator=rng()))
-    cut = noise.huber_scale(noise.haar(x)).mean().item()
+    cut = _windows.huber_scale(_windows.haar(x)).mean().item()
     assert cut < 0.12  # max(n, 0) has a deviation of 0.58 sigma
     assert detector.look(x)["white"].mean().item() == pytest.approx(0.2, rel=0.12)
 

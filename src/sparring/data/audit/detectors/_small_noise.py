@@ -30,31 +30,45 @@ sampling of the Tobit model after Chib 1992.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ...dirt.kinds.correlated import folded_kernel
 from ..contract import Columns, Rule, Statistics
+from ._quiet_directions import (
+    SMALLEST,
+    WHITE,
+    Halves,
+    NoiseLaw,
+    directions,
+    laws,
+    n_quiet,
+    root_of,
+    unlikeness,
+    whitening,
+)
+from ._small_unclipping import (
+    N_SWEEPS,
+    SIZES,
+    cut_off,
+    is_cut,
+    own_quantiles,
+    redrawn,
+    side_of,
+    sweep,
+    turned,
+)
 
 N_TURNS, N_STEPS = 4, 40
 """Of the fit, and of expectation maximisation."""
-N_SWEEPS, N_KEPT = 6, 3
-"""Of drawing clipped pixels, and how many of these, the last, measure the size."""
-SHARE = 4
-"""A quarter of the directions is quiet."""
-CAP = 0.05
-"""Of the median noise's variance: what it adds to an image's own where the image is weighed."""
 LEAST_IMAGES, MANY_IMAGES = 4, 6
 """Times the number of pixels: of fewer images no noise is found; of fewer noisy images only white
 noise, by the directions of the others."""
 LEAST_FOUND, N_LAW = 20, 2048
 """Noisy images without which there is no noise, and the most that decide the law."""
-SMALLEST, LEAST_NOISE = 1 / 255 / math.sqrt(12), 2.5 / 255
-"""Rounding to 8 bits; below the other, rounding and texture are in the way."""
-SIZES = torch.logspace(math.log10(0.005), math.log10(0.7), 48, dtype=torch.float64)
+LEAST_NOISE = 2.5 / 255
+"""Below it, rounding and texture are in the way."""
 ENDS = (0.3, 0.3)
 CLEAN, NOISY = ((-4.0, 1.0), (-0.6, 0.4), ENDS), ((-2.0, 0.7), (-0.15, 0.35), ENDS)
 """Where the two laws start: level, homogeneity, share of pixels at the ends, mean and deviation
@@ -66,8 +80,6 @@ MOST_SPREAD = 0.33
 MOST_NOISY, MOST_NOISY_BY_TWO = 0.4, 0.8
 """Share of noisy images that a judgement starts from: never does the set alone condemn an image.
 The second where the share at the ends is a witness beside the level."""
-CORRELATIONS = tuple(0.4 + 0.05 * i for i in range(17))
-RATIOS = tuple(2.0 ** (i / 2) for i in range(2, 13))
 MOST_UNLIKE, MOST_UNLIKE_ALL, MOST_UNLIKE_FEW = 0.09, 0.05, 0.4
 """Unlikeness (see above) beyond chance. Measured on digits: noise 0.005 to 0.08, clean ones 0.1 to
 0.4, JPEGs 0.12 to 0.4. Where images called clean have less than the second, all are noisy. By the
@@ -77,182 +89,6 @@ WORTH_A_LAW = 0.01
 LEAST_SLOPE, LEAST_RATIO = 0.04, 1.9
 """Of the variance over brightness, and of it to sigma^2: digits' bright pixels hold texture that
 looks like a slope of 0.02."""
-STEP = 7918
-
-
-@dataclass(frozen=True)
-class NoiseLaw:
-    """What the covariance of the set's noise is like."""
-
-    kind: str = "gaussian"
-    ratio: float = 0.0
-    correlation: float = 0.0
-
-    def covariance(self, mean: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Sigma (k, k) of images (C, H, W), k = C H W, around their mean (k,)."""
-        if self.kind == "poisson_gaussian":
-            return (1 + self.ratio * mean.clamp(0, 1)).diag()
-        if self.kind == "gaussian":
-            return torch.eye(len(mean), dtype=mean.dtype)
-        axes = [torch.eye(shape[0]), *(_circulant(self.correlation, side) for side in shape[1:])]
-        return torch.kron(torch.kron(axes[0], axes[1]), axes[2]).to(mean)
-
-
-WHITE = NoiseLaw()
-
-
-def laws() -> Iterator[NoiseLaw]:
-    """Those among which the set's is looked for."""
-    yield WHITE
-    for ratio in RATIOS:
-        yield NoiseLaw("poisson_gaussian", ratio=ratio)
-    for correlation in CORRELATIONS:
-        yield NoiseLaw("correlated", correlation=correlation)
-
-
-def _circulant(correlation: float, side: int) -> Tensor:
-    """Covariance (side, side) along an axis of unit noise of this correlation."""
-    kernel = torch.zeros(side, dtype=torch.float64)
-    for shift, weight in folded_kernel(correlation, side).items():
-        kernel[shift] = weight
-    by_lag = torch.stack([(kernel * kernel.roll(lag)).sum() for lag in range(side)])
-    place = torch.arange(side)
-    return by_lag[(place[:, None] - place) % side]
-
-
-def whitening(covariance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, var): B noise B^T = I and B covariance B^T = diag(var), var rising; (k, k) and (k,)."""
-    inverse = torch.linalg.inv(_root(noise))
-    var, vectors = torch.linalg.eigh(inverse @ covariance @ inverse.T)
-    return vectors.T @ inverse, var
-
-
-def n_quiet(k: int) -> int:
-    """How many of k directions are quiet."""
-    return max(2, k // SHARE)
-
-
-@dataclass(frozen=True)
-class Directions:
-    """Of one half of the set.
-
-    Attributes:
-        mean: Of the images, (k,).
-        across: B, (k, k), the quietest direction first.
-        variance: Of un-clipped images in each direction, (k,).
-        texture: Of these without noise, (k,).
-    """
-
-    mean: Tensor
-    across: Tensor
-    variance: Tensor
-    texture: Tensor
-
-    def coordinates(self, z: Tensor) -> Tensor:
-        """w of un-clipped images (B, k), (B, k)."""
-        return (z - self.mean) @ self.across.T
-
-
-Halves = tuple[Directions, Directions]
-
-
-def directions(z: Tensor, noise: Tensor, law: NoiseLaw, shape: tuple[int, ...]) -> Directions:
-    """Of un-clipped images (n, k); those of less noise, (n,), count for more.
-
-    An image's weight is 1 / (its noise's variance + a part of the median one).
-    """
-    variance = noise.square()
-    weights = 1 / (variance + CAP * variance.median() + SMALLEST**2)
-    weights = (weights / weights.sum())[:, None]
-    mean = (weights * z).sum(0)
-    across, var = whitening((weights * (z - mean)).T @ (z - mean), law.covariance(mean, shape))
-    texture = var - var[: n_quiet(len(var))].mean()
-    return Directions(mean, across, var, texture.clamp(min=SMALLEST**2))
-
-
-def side_of(pixels: Tensor) -> Tensor:
-    """Which half of the set images (B, k) belong to, by their pixels alone, (B,), 0 or 1."""
-    return (255 * pixels).round().long().sum(1) % 2
-
-
-def is_cut(pixels: Tensor) -> Tensor:
-    """Whether images (B, k) were cut off at 0 and 1, as files are, (B, 1): none goes beyond."""
-    return ((pixels >= 0) & (pixels <= 1)).all(1, keepdim=True)
-
-
-def cut_off(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels of images (B, k) that were cut off at 0, and those at 1, (B, k) each."""
-    was_cut = is_cut(pixels)
-    return was_cut & (pixels <= 0), was_cut & (pixels >= 1)
-
-
-def own_quantiles(pixels: Tensor) -> Tensor:
-    """Uniform numbers that follow from each image (B, k) but are alike in no two, (B, k).
-
-    Numbers alike in all images would make directions of their own. Sums of whole numbers modulo
-    a power of 2, so they are exact.
-    """
-    k, modulus = pixels.shape[1], 2**20
-    factors = torch.randint(modulus, (k, k), generator=torch.Generator().manual_seed(0))
-    mixed = ((255 * pixels).round().long() @ factors) % modulus
-    return ((mixed + 0.5) / modulus).clamp(1e-3, 1 - 1e-3)
-
-
-def turned(uniform: Tensor, i: int) -> Tensor:
-    """Uniform numbers for the i-th sweep, as good as independent of those of the others."""
-    return (uniform * (1 + STEP * i) % 1).clamp(1e-3, 1 - 1e-3)
-
-
-def sweep(pixels: Tensor, z: Tensor, own: Directions, size: Tensor, uniform: Tensor) -> Tensor:
-    """Images (B, k) whose clipped pixels are drawn anew, one after the other.
-
-    z_p given the others is normal, of precision P_pp and mean z_p - (P (z - mean))_p / P_pp, where
-    P = B^T diag(1 / (texture + size^2)) B.
-
-    Args:
-        pixels: As in the file, (B, k).
-        z: As drawn so far, (B, k).
-        own: Of the noise and of images without it.
-        size: s_i, (B,).
-        uniform: Which quantile is drawn, in (0, 1), (B, k).
-    """
-    z, w = z.clone(), own.coordinates(z)
-    weight = 1 / (own.texture + size.square()[:, None])
-    precision = weight @ own.across.square()
-    black, white = cut_off(pixels)
-    at_end = black | white
-    sign, end = torch.where(black, 1.0, -1.0).to(z), white.to(z)
-    for p in at_end.any(0).nonzero()[:, 0].tolist():
-        b, s = own.across[:, p], precision[:, p].rsqrt()
-        above = sign[:, p] * (z[:, p] - (w * weight) @ b / precision[:, p] - end[:, p])
-        below = (uniform[:, p] * torch.special.ndtr(-above / s)).clamp(min=1e-9)
-        drawn = end[:, p] + sign[:, p] * (above + s * torch.special.ndtri(below)).clamp(max=0)
-        change = torch.where(at_end[:, p], drawn - z[:, p], 0.0)
-        z[:, p] += change
-        w += change[:, None] * b
-    return z
-
-
-def likelihoods(w: Tensor, texture: Tensor) -> Tensor:
-    """ln likelihood of each of SIZES for images of these coordinates (B, k), (B, n_sizes)."""
-    variance = texture + SIZES.square()[:, None]
-    return -(w.square() @ (1 / variance).T + variance.log().sum(1)) / 2
-
-
-def redrawn(pixels: Tensor, halves: Halves) -> tuple[Tensor, Tensor]:
-    """Images (B, k) un-clipped, by the other half's directions; ln likelihood of each of SIZES."""
-    z, side, uniform = pixels.clone(), side_of(pixels), own_quantiles(pixels).to(pixels)
-    found = torch.zeros(len(pixels), len(SIZES), dtype=pixels.dtype)
-    for own in (0, 1):
-        rows, other = side == own, halves[1 - own]
-        likely = likelihoods(other.coordinates(z[rows]), other.texture)
-        for k in range(N_SWEEPS):
-            size = SIZES[likely.argmax(1)]
-            z[rows] = sweep(pixels[rows], z[rows], other, size, turned(uniform[rows], k))
-            likely = likelihoods(other.coordinates(z[rows]), other.texture)
-            if k >= N_SWEEPS - N_KEPT:
-                found[rows] += likely / N_KEPT
-    return z, found
 
 
 def levels(pixels: Tensor, halves: Halves, side: Tensor | None = None) -> Tensor:
@@ -331,12 +167,6 @@ def is_white(pixels: Tensor, halves: Halves) -> bool:
     return unlike <= MOST_UNLIKE_FEW and variance >= LEAST_NOISE**2
 
 
-def unlikeness(variances: Tensor, m: int | None = None) -> float:
-    """ln of the arithmetic mean over the geometric one of the first m, the quiet ones, of (k,)."""
-    quiet = variances[: m or n_quiet(len(variances))].clamp(min=SMALLEST**2)
-    return float(quiet.mean().log() - quiet.log().mean())
-
-
 Law = tuple[float, float]
 """Mean and deviation of a normal law."""
 
@@ -375,9 +205,9 @@ class SmallNoiseRule(Rule):
         if most is None:
             most = MOST_NOISY if self.laws[0][2] == self.laws[1][2] else MOST_NOISY_BY_TWO
         rate = min(self.rate, most)
-        for laws, weight in zip(self.laws, (1 - rate, rate), strict=True):
+        for of_class, weight in zip(self.laws, (1 - rate, rate), strict=True):
             score = torch.full((len(seen),), math.log(weight), dtype=torch.float64)
-            for x, (mean, spread) in zip(seen.unbind(1), laws, strict=True):
+            for x, (mean, spread) in zip(seen.unbind(1), of_class, strict=True):
                 score = score - ((x - mean) / spread).square() / 2 - math.log(spread)
             scores.append(score)
         # more noise than is usual does not make an image clean
@@ -473,8 +303,8 @@ def mixture(found: Tensor, rule: SmallNoiseRule, simulated: Law | None) -> Small
             noisy = max(noisy[0], simulated, key=lambda law: law[1]), NOISY[1]
             learned = [_learned(ends, q, ENDS, LEAST_SPREAD_OF_ENDS) for q in (1 - p, p)]
             of_ends = learned if learned[0][0] > learned[1][0] else of_ends
-        laws = (*clean, of_ends[0]), (*noisy, of_ends[1])
-        rule = replace(rule, laws=laws, rate=float(p.mean()))
+        learned_laws = (*clean, of_ends[0]), (*noisy, of_ends[1])
+        rule = replace(rule, laws=learned_laws, rate=float(p.mean()))
     return rule
 
 
@@ -493,16 +323,11 @@ def level_of_noise(
         kept = other.texture / (other.texture + size[rows].square()[:, None])
         w = kept * other.coordinates(z[rows])
         clean = other.mean + torch.linalg.solve(other.across, w.T).T
-        root = _root(law.covariance(other.mean, shape))
+        root = root_of(law.covariance(other.mean, shape))
         made[rows] = clean.clamp(0, 1) + size[rows, None] * (noise[rows] @ root.T)
     made = torch.where(is_cut(pixels), made.clamp(0, 1), made)
     level = levels(made, halves, side)[:, 0]
     return float(level.mean()), max(float(level.std()), LEAST_SPREAD)
-
-
-def _root(noise: Tensor) -> Tensor:
-    """L of L L^T = noise and what rounding adds, (k, k)."""
-    return torch.linalg.cholesky(noise + SMALLEST**2 * torch.eye(len(noise), dtype=noise.dtype))
 
 
 def _learned(x: Tensor, p: Tensor, start: Law, least: float = LEAST_SPREAD) -> Law:

@@ -36,24 +36,31 @@ Works on the [0, 1] scale. Source: ours; HH after Donoho and Johnstone 1994, un-
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..contract import HAS, SAID, Columns, Detector, Rule, Statistics, said
 from ._small_noise import fit_small
 from ._unclipping import ends, quantiles, unclipped
+from ._windows import (
+    HIGH,
+    LOW,
+    MIDDLE,
+    SMALLEST,
+    blurred,
+    far_lag,
+    haar,
+    huber_scale,
+    line,
+    quantile,
+    tintless,
+    unit_quantiles,
+    windows,
+)
 
-N_BINS = 4
-LOW, MIDDLE, HIGH = 0.1, 0.5, 0.9
-"""Quantiles of the windows' energies."""
-HUBER = 1.5
 N_ROUNDS = 3
 """Of un-clipping; each overshoots a little more where the image is dark but not black."""
-SMALLEST = 1e-3
-"""A quarter of a grey level: no less is told apart."""
 N_WINDOWS = 4
 """In a bin; with fewer (images below 12x12) they say nothing, and _small_noise looks instead."""
 Laws = dict[str, dict[str, tuple[float, float]]]
@@ -116,108 +123,6 @@ FAR_LEFT = {2: 0.68, 4: 0.82}
 correlate at 4 pixels, by 0.24, which no Gaussian blur does."""
 
 
-# One image
-
-
-def haar(x: Tensor, lag: int = 1) -> Tensor:
-    """Differences of differences over `lag` pixels, (B, C, H - lag, W - lag)."""
-    across = x[..., :-lag] - x[..., lag:]
-    return (across[..., :-lag, :] - across[..., lag:, :]).mul_(0.5)
-
-
-def tintless(x: Tensor) -> Tensor:
-    """Differences of the channels over sqrt 2, of grey images the images themselves."""
-    if x.shape[1] == 1:
-        return x
-    return (x - x.roll(-1, 1)) / math.sqrt(2)
-
-
-def huber_scale(h: Tensor, start: Tensor | None = None) -> Tensor:
-    """s with mean of min((h / s)^2, HUBER^2) as for a normal variable of deviation s, (B,).
-
-    Args:
-        h: (B, *).
-        start: Where the search begins, (B,); by default the median over 0.6745.
-    """
-    inside = math.erf(HUBER / math.sqrt(2))
-    density = math.exp(-(HUBER**2) / 2) / math.sqrt(2 * math.pi)
-    expected = inside - 2 * HUBER * density + HUBER**2 * (1 - inside)
-    squares = h.flatten(1).square()
-    if start is None:
-        start = squares.median(1).values.sqrt() / 0.6745
-    s = start.clamp(min=SMALLEST)
-    for _ in range(4):
-        most = (HUBER * s).square()[:, None]
-        s = (torch.minimum(squares, most).mean(1) / expected).sqrt().clamp(min=SMALLEST / 4)
-    return s
-
-
-def blurred(x: Tensor) -> Tensor:
-    """[1 2 1] / 4 along both axes, edges repeated."""
-    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    for _ in range(2):
-        x = x[..., :-1] + x[..., 1:]
-        x = x[..., :-1, :] + x[..., 1:, :]
-    return x.mul_(1 / 16)
-
-
-def far_lag(height: int, width: int) -> int:
-    """The large d of the grain, pixels."""
-    return 4 if min(height, width) >= 64 else 2
-
-
-def windows(x: Tensor, first_only: bool = False) -> tuple[Tensor, Tensor]:
-    """Brightness and energies in windows half over each other, sorted into bins of brightness.
-
-    Returns:
-        Mean brightness of each bin, (B, N_BINS); energies (B, 3, N_BINS, n): of HH_1 of the
-        channels' differences, of HH_1 of the channels, of HH_far of the channels; or (B, 1, ...).
-    """
-    height, width = x.shape[2:]
-    lag, side = far_lag(height, width), 8 if min(height, width) >= 64 else 4
-
-    def pooled(values: Tensor) -> Tensor:
-        values = values[..., : height - lag, : width - lag].mean(1, keepdim=True)
-        return F.avg_pool2d(values, side, side // 2).flatten(1)
-
-    brightness = pooled(x)
-    order, n = brightness.argsort(1), brightness.shape[1] // N_BINS
-    bands = [haar(tintless(x))]
-    if not first_only:
-        bands += [haar(x), haar(x, lag)]
-    energies = [pooled(band.square()).gather(1, order) for band in bands]
-    binned = torch.stack(energies, 1)[..., : n * N_BINS].unflatten(2, (N_BINS, n))
-    sorted_ = brightness.gather(1, order)[:, : n * N_BINS].unflatten(1, (N_BINS, n))
-    return sorted_.mean(2), binned
-
-
-def _quantile(x: Tensor, p: float) -> Tensor:
-    """Along the last axis, between the two nearest."""
-    ordered, place = x.sort(-1).values, p * (x.shape[-1] - 1)
-    low, high = ordered[..., math.floor(place)], ordered[..., math.ceil(place)]
-    return low + (place - math.floor(place)) * (high - low)
-
-
-@lru_cache(maxsize=8)
-def _unit(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Low, middle and high quantile of the energies that unit white noise has, (3, 1) each."""
-    n = max(2, min(64, 2**20 // math.prod(shape)))
-    noise = torch.randn(n, *shape, generator=torch.Generator().manual_seed(1))
-    energies = windows(noise)[1]
-    low, middle, high = (_quantile(energies, p).mean((0, 2))[:, None] for p in (LOW, MIDDLE, HIGH))
-    return low, middle, high
-
-
-def line(v: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
-    """Least squares energy = a + b v over the last axis, relative errors alike, b >= 0."""
-    w = 1 / energy.clamp(min=SMALLEST**2).square()
-    w = w / w.sum(-1, keepdim=True)
-    mean_v, mean_e = (w * v).sum(-1, keepdim=True), (w * energy).sum(-1, keepdim=True)
-    spread = (w * (v - mean_v).square()).sum(-1)
-    b = ((w * (v - mean_v) * (energy - mean_e)).sum(-1) / (spread + 1e-6)).clamp(min=0)
-    return (mean_e[..., 0] - b * mean_v[..., 0]).clamp(min=0), b
-
-
 class Noise(Detector):
     """Additive noise: white, brighter where the image is, or correlated."""
 
@@ -266,19 +171,19 @@ class Noise(Detector):
             for k, u in enumerate(draws):
                 guesses[k] = unclipped(x, at, blurred(guesses[k]).clamp(0, 1), scale, u)
             white = self._scale(guesses, white)
-        low, middle, high = _unit(tuple(x.shape[1:]))
+        low, middle, high = unit_quantiles(tuple(x.shape[1:]))
         for _ in range(N_ROUNDS if draws else 0):
             brightness, energies = self._windows(guesses, first_only=True)
-            a, b = line(brightness, _quantile(energies[:, 0], MIDDLE) / middle[0])
+            a, b = line(brightness, quantile(energies[:, 0], MIDDLE) / middle[0])
             a, b = a[:, None, None, None], b[:, None, None, None]
             for k, u in enumerate(draws):
                 mean = blurred(guesses[k]).clamp(0, 1)
                 scale = (a + b * mean).clamp(min=SMALLEST**2).sqrt()
                 guesses[k] = unclipped(x, at, mean, scale, u)
         brightness, energies = self._windows(guesses)
-        low = (_quantile(energies, LOW) / low).sqrt()
-        high = (_quantile(energies, HIGH) / high).sqrt()
-        middle = (_quantile(energies, MIDDLE) / middle).sqrt()
+        low = (quantile(energies, LOW) / low).sqrt()
+        high = (quantile(energies, HIGH) / high).sqrt()
+        middle = (quantile(energies, MIDDLE) / middle).sqrt()
         channels = [low[:, 1], middle[:, 1], middle[:, 2]]
         return {
             "white": white, "brightness": brightness, "floor": low[:, 0], "middle": middle[:, 0],
