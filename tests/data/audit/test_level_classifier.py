@@ -22,10 +22,10 @@ def test_features_are_the_log_energies_of_the_spectrum():
 
 
 def test_an_image_is_seen_alike_in_any_batch_and_one_that_is_no_multiple_of_8():
-    x = torch.rand(5, 1, 12, 20)
+    x = torch.rand(5, 1, 12, 20, generator=torch.Generator().manual_seed(0))
     whole = looked_at(x, 3)
     assert whole.shape == (len(LEVELS), 4, 5, 79)
-    assert np.array_equal(looked_at(x[2:3], 3)[:, :, 0], whole[:, :, 2])
+    np.testing.assert_allclose(looked_at(x[2:3], 3)[:, :, 0], whole[:, :, 2], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
