@@ -42,23 +42,25 @@ TESTED = ("src", "tests", "configs", "benchmarks/kernels.py", "pyproject.toml", 
 """What a result depends on, besides the packages."""
 
 NOT_COMPUTING = (
-    "assembly/test_estimate", "config", "data/test_batches", "data/test_contaminate_command",
-    "data/test_decoding", "data/test_images", "data/test_inspect_command", "data/test_listing",
-    "data/test_splits", "data/test_streaming", "data/test_survey", "data/test_workers", "report",
-    "test_adt_text_to_image", "support/test_sharded_tensors", "test_c", "test_known_answers",
-    "test_quality_tables", "test_readme", "test_security", "training/test_streamed_training",
+    "assembly/test_estimate", "config", "data/files/test_decoding", "data/files/test_images",
+    "data/files/test_listing", "data/files/test_splits", "data/files/test_survey",
+    "data/streams/test_streaming", "data/test_batches", "data/test_contaminate_command",
+    "data/test_inspect_command", "data/test_workers", "report", "test_adt_text_to_image",
+    "support/test_sharded_tensors", "test_c", "test_known_answers", "test_quality_tables",
+    "test_readme", "test_security", "training/test_streamed_training",
 )  # fmt: skip
 """Beginnings of names in tests/ that are left out: pages, settings, commands, file formats, hostile
 files, counts of bytes and calls; and whole runs of what smaller tests compute too (a sixth of the
 time is test_adt_text_to_image alone)."""
 
 WHOLE = (
-    "adversarial/test_discriminators", "assembly/test_network_sizes", "data", "evaluation/test_a",
-    "evaluation/test_caption", "evaluation/test_clip", "evaluation/test_d",
-    "evaluation/test_evaluate", "evaluation/test_features", "evaluation/test_inception",
-    "evaluation/test_mismatch", "evaluation/test_pipelines", "evaluation/test_sweep",
-    "evaluation/test_tensor_tables", "models/test_latents", "models/test_lora",
-    "models/test_pretrained", "models/test_text", "objectives/test_adt",
+    "adversarial/test_discriminators", "assembly/test_network_sizes", "data",
+    "evaluation/metrics/test_caption", "evaluation/networks/test_clip",
+    "evaluation/networks/test_features", "evaluation/networks/test_inception",
+    "evaluation/store/test_tensor_tables", "evaluation/studies/test_mismatch",
+    "evaluation/test_a", "evaluation/test_d", "evaluation/test_evaluate",
+    "evaluation/test_pipelines", "evaluation/test_sweep", "models/test_latents",
+    "models/test_lora", "models/test_pretrained", "models/test_text", "objectives/test_adt",
     "objectives/test_consistency", "sampling", "support/test_text_files", "test_latent",
     "test_memory", "test_mismatch_recipe", "test_saved_models", "test_stable_diffusion_3",
     "test_text", "training/test_processes", "training/test_re", "training/test_s",

@@ -35,6 +35,13 @@ def test_files_that_compute_are_found_by_what_they_import(tmp_path):
     assert {room_of(name) for name in everything} >= rooms | {"sampling", "data", "models"}
 
 
+def test_what_is_left_out_is_there():
+    tests = kernels.ROOT / "tests"
+    names = [str(path.relative_to(tests)) for path in tests.rglob("test_*.py")]
+    for beginning in kernels.NOT_COMPUTING + kernels.WHOLE:
+        assert any(name.startswith(beginning) for name in names), beginning
+
+
 def room_of(name):
     """The folder below tests, or tests."""
     return Path(name).parts[-2 if name.count("/") == 1 else 1]
