@@ -116,9 +116,9 @@ def consistency(axes: Axes) -> None:
         axes.text(level, place + 0.3, words, color=OTHER)
         axes.annotate(
             "", (0.021, 1), (level, place),
-            arrowprops={"arrowstyle": "->", "color": LINE, "connectionstyle": "arc3,rad=-0.15"},
+            arrowprops={"arrowstyle": "->", "color": LINE, "connectionstyle": "arc3,rad=0.12"},
         )  # fmt: skip
-    axes.text(0.1, 2.6, "f jumps to the end of the path,\nfrom both the same", color=LINE)
+    axes.text(0.05, 2.9, "f jumps to the end of the path,\nfrom both the same", color=LINE)
     axes.set_xscale("log")
     axes.set(xlabel="noise level: data at the left, noise at the right", ylabel="x", xlim=(0.02, 3))
 
