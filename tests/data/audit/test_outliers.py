@@ -82,7 +82,7 @@ def test_what_is_much_more_than_the_cap_is_a_part_of_the_set():
 def test_the_clean_tenth_of_a_dirty_set_is_kept(kind, options):
     x, is_dirty = mixed(digits()[:100], dirty(digits()[100:], kind, **options))
     called = judged(x, is_dirty) > 0.5
-    assert called[~is_dirty].float().mean() <= 0.05
+    assert called[~is_dirty].float().mean() <= 0.03
     assert called[is_dirty].float().mean() <= 0.05
 
 

@@ -39,8 +39,9 @@ N_DIRECTIONS, EDGE_CELLS, FAINT = 6, 3, 0.02
 MAX_REFERENCES, N_COMPONENTS, WHITENED = 1024, 48, 0.2
 SHARE, OF_NEIGHBOURS = 0.1, 0.5
 CHANGING = ("gaussian", "poisson_gaussian", "correlated", "salt_and_pepper")
-LEAST_GROUP = 50
-"""Images, so that 3 deviations above their median are rare."""
+LEAST_GROUP, LEAST_TAIL = 50, 300
+"""Images of a group of which something is said, and from which on its tail is measured: of 100
+clean ones, three that are rare would decide that one in twenty is an outlier."""
 RATIO, LEAST_Z, MOST_Z, STEEP = 3.0, 2.3, 3.5, 4.0
 """From where an outlier is called, in which bounds, and how fast the probability grows there."""
 LEAST, LEAST_SPREAD = 1e-6, 1e-3
@@ -120,7 +121,8 @@ def _bell(s: Tensor) -> Tensor:
     middle = s.quantile(0.5)
     above = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(0.8))
     spread = ((s.quantile(0.8) - middle) / above).clamp(min=LEAST_SPREAD)
-    return torch.stack([middle, spread, torch.tensor(_tail((s - middle) / spread))])
+    threshold = _tail((s - middle) / spread) if len(s) >= LEAST_TAIL else MOST_Z
+    return torch.stack([middle, spread, torch.tensor(threshold)])
 
 
 def _described(seen: Statistics) -> Tensor:
