@@ -42,8 +42,9 @@ CHANGING = ("gaussian", "poisson_gaussian", "correlated", "salt_and_pepper")
 LEAST_GROUP, LEAST_TAIL = 50, 300
 """Images of a group of which something is said, and from which on its tail is measured: of 100
 clean ones, three that are rare would decide that one in twenty is an outlier."""
-RATIO, LEAST_Z, MOST_Z, STEEP = 3.0, 2.3, 3.5, 4.0
-"""From where an outlier is called, in which bounds, and how fast the probability grows there."""
+RATIO, LEAST_Z, MOST_Z, STEEP = 3.0, 3.0, 3.5, 4.0
+"""From where an outlier is called, in which bounds, and how fast the probability grows there. From
+2.3 on, 2.7 % of clean digits were called, for 7 % more of the true ones."""
 LEAST, LEAST_SPREAD = 1e-6, 1e-3
 
 
