@@ -65,14 +65,14 @@ def test_images_of_another_set_are_found_and_the_set_itself_is_kept(n):
 
 
 def test_of_a_clean_set_few_are_called():
-    assert (judged(digits()) > 0.5).float().mean() < 0.02
+    assert (judged(digits()) > 0.5).float().mean() < 0.01
     assert (judged(photographs(1000)) > 0.5).float().mean() < 0.03
 
 
 def test_what_is_much_more_than_the_cap_is_a_part_of_the_set():
     x, is_other = mixed(digits(), photographs(400))
     assert SHARE < 0.2
-    assert (judged(x)[is_other] > 0.5).float().mean() < 0.15  # a twenty-fifth of the set
+    assert (judged(x)[is_other] > 0.5).float().mean() < 0.1
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_the_tail_begins_where_it_is_heavier_than_the_bells():
     bell = torch.distributions.Normal(0.0, 1.0)
     z = bell.icdf((torch.arange(2000) + 0.5) / 2000)
     assert _tail(z) == MOST_Z
-    z[-7:] = torch.linspace(3.05, 3.3, 7)  # 0.35 % there, of which the bell has 0.11 %
-    assert pytest.approx(RATIO * 0.5 * math.erfc(3.05 / 2**0.5), rel=0.05) == 3 * 0.00114
-    assert _tail(z) == pytest.approx(3.05)
+    z[-60:] = torch.linspace(2.4, 3.0, 60)  # 3 % there, of which the bell has 0.8 %
+    assert pytest.approx(RATIO * 0.5 * math.erfc(2.4 / 2**0.5), rel=0.05) == 3 * 0.008
+    assert _tail(z) == pytest.approx(2.4)
     z[-200:] = 4.0
     assert _tail(z) == MOST_Z
 
