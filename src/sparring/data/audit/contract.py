@@ -36,23 +36,19 @@ HAS = 0.5
 """An image has the kinds of dirt whose probability is above this."""
 SAID = "said."
 """Begins the names of the statistics that are what earlier detectors said, by kind."""
-SIZES = ("sigma", "slope", "correlation", "quality", "blur_sigma")
-"""Columns that are no probabilities; 0 where the image does not have that dirt."""
 
 
-def said(seen: Statistics, kinds: Iterable[str] | None = None) -> Tensor:
+def said(seen: Statistics, kinds: Iterable[str]) -> Tensor:
     """The largest probability that earlier detectors gave to one of these kinds, (B,).
 
     Args:
         seen: As a rule gets it.
-        kinds: None for all. A kind of which nobody said anything has probability 0.
+        kinds: One of which nobody said anything has probability 0.
     """
-    names = [name for name in seen if name.startswith(SAID)]
-    if kinds is not None:
-        names = [name for name in names if name.removeprefix(SAID) in kinds]
-    if not names:
+    found = [seen[SAID + kind] for kind in kinds if SAID + kind in seen]
+    if not found:
         return torch.zeros(len(next(iter(seen.values()))))
-    return torch.stack([seen[name] for name in names]).amax(0)
+    return torch.stack(found).amax(0)
 
 
 class Rule(ABC):

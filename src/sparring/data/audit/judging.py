@@ -24,7 +24,6 @@ from torch import Tensor
 
 from . import registry
 from .contract import HAS, SAID, Columns, Rule, Statistics
-from .contract import SIZES as SIZE_COLUMNS
 from .filling import filled
 from .table import NUMBERS, PROBABILITY, SIZES, Table, clean_table, consistent, rounded
 
@@ -167,7 +166,7 @@ def with_words(seen: Statistics, said: Mapping[str, Columns]) -> dict[str, Tenso
         SAID + kind: p
         for columns in said.values()
         for kind, p in columns.items()
-        if kind not in SIZE_COLUMNS
+        if kind not in SIZES
     }
 
 
