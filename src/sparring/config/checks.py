@@ -4,8 +4,6 @@ An error in a file is answered before torch is imported; only the keys of the ob
 of contamination and of a data set, which are arguments of their constructors, wait for that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,7 +54,7 @@ def _check_objective(chosen: Any, prepared: Any, place: str, overrides: Sequence
         if not isinstance(leaves, dict):
             raise UserError(f"{place}: objectives.{name} must be a section, got {leaves!r}")
         section = method_section(str(name), "objectives", place)
-        _validated(leaves, section, place, (), f"objectives.{name}")
+        _validated(leaves, section, place, prefix=f"objectives.{name}")
     chosen = {} if chosen is None else {"name": chosen} if isinstance(chosen, str) else chosen
     name = chosen.get("name", "plain") if isinstance(chosen, dict) else None
     said = _where_said("objective", place, overrides)
@@ -78,12 +76,9 @@ def method_section(name: str, key: str, place: str | None = None) -> type[Sectio
 
 
 def _validated(
-    raw: Mapping[str, Any],
-    section: type[BaseModel],
-    place: str,
-    overrides: Sequence[str],
+    raw: Mapping[str, Any], section: type[BaseModel], place: str, overrides: Sequence[str] = (),
     prefix: str = "",
-) -> Any:
+) -> Any:  # fmt: skip
     _refuse_secrets(raw, [prefix] if prefix else [])
     try:
         return section.model_validate(dict(raw))
@@ -104,18 +99,9 @@ def _where_said(key: str, place: str, overrides: Sequence[str]) -> str:
 
 def _refuse_secrets(value: Any, above: Sequence[str]) -> None:
     """A config is copied into the run folder, the model card and the logs: no token may be in it.
-
-    Raises:
-        UserError: that names the key, and not the token.
-    """
-    inner = (
-        value.items()
-        if isinstance(value, Mapping)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    for key, one in inner:
+    The error names the key, and not the token."""
+    inner = dict(enumerate(value)) if isinstance(value, list) else value
+    for key, one in inner.items() if isinstance(inner, Mapping) else ():
         _refuse_secrets(one, [*above, str(key)])
     if isinstance(value, str) and masked(value) != value:
         raise UserError(

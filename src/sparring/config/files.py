@@ -15,8 +15,6 @@ A file may be a table, whose rows say in which settings they differ from the fil
 `row=clean` on the command line chooses. A file with rows of its own has none of its base's.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Mapping, Sequence
@@ -25,17 +23,13 @@ from typing import Any
 
 from ..data.dirt.section import OF_THE_SET
 from ..data.section import AnyData
-from ..support.errors import UserError, did_you_mean
+from ..support.errors import UserError, nearest
 from ..support.home_folder import expanded, expanded_path
 from ..support.yaml_files import read_yaml
 
-MAX_BASES = 16
-"""Files that start from each other, one below the other."""
-_HERE = Path(__file__).resolve()
-BUNDLED = next(
-    (one for one in (_HERE.parents[1] / "configs", _HERE.parents[3] / "configs") if one.is_dir()),
-    _HERE.parents[1] / "configs",
-)
+MAX_BASES = 16  # files that start from each other, one below the other
+_PLACES = [Path(__file__).resolve().parents[above] / "configs" for above in (1, 3)]
+BUNDLED = next(filter(Path.is_dir, _PLACES), _PLACES[0])
 """The configs that come with sparring: of the installed package, or of a clone."""
 
 
@@ -58,8 +52,8 @@ def find(name: str | Path) -> Path:
     if not is_word or os.path.lexists(path):
         return path  # whoever reads it will say what is wrong
     names = [f"{stem} row={row}" for stem, of in bundled().items() for row in of["rows"]]
-    hint = did_you_mean(path.stem, [*bundled(), *names])
-    hint = hint if "did you mean" in hint else ": `sparring configs` lists those that are there"
+    hint = nearest(path.stem, [*bundled(), *names])
+    hint = hint or ": `sparring configs` lists those that are there"
     raise UserError(f"config {path} does not exist{hint}")
 
 
@@ -101,11 +95,7 @@ def read_config(path: Path, _below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def chosen_row(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str], str]:
-    """A file's settings with those of its row on top.
-
-    Args:
-        path: A YAML file.
-        overrides: `key=value` each; `row=NAME` says which row.
+    """A file's settings with those of its row on top; the override `row=NAME` says which row.
 
     Returns:
         The settings, the other overrides, and a name for a run of them: that of the file, and of
@@ -114,10 +104,10 @@ def chosen_row(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any
     Raises:
         UserError: one line that lists the rows, where none or an unknown one is named.
     """
-    raw, others = read_config(path), [one for one in overrides if not one.startswith("row=")]
+    raw, place = read_config(path), f"config {path}"
     rows, own = raw.pop("rows", None), raw.pop("row", None)
     asked = [one.removeprefix("row=") for one in overrides if one.startswith("row=")]
-    place = f"config {path}"
+    others = [one for one in overrides if not one.startswith("row=")]
     if not rows:
         if asked:
             raise UserError(f"{place} has no rows: leave out row={asked[-1]}")
@@ -142,10 +132,11 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         if key == "objective" and isinstance(value, str):
             value = {"name": value}
         before = merged.get(key)
-        if isinstance(before, dict) and isinstance(value, Mapping):
-            merged[key] = merge(_what_stays(key, before, value), value)
+        if isinstance(value, Mapping):
+            stays = _what_stays(key, before, value) if isinstance(before, dict) else {}
+            merged[key] = merge(stays, value)
         else:
-            merged[key] = merge({}, value) if isinstance(value, Mapping) else copy.deepcopy(value)
+            merged[key] = copy.deepcopy(value)
     return merged
 
 

@@ -3,24 +3,22 @@
 Torch is not imported here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
+from ..options import value_types
 from ..options.sections import Section
-from ..options.value_types import (
-    EDM_SCHEDULERS,
-    FLOW_SCHEDULERS,
-    SCHEDULERS,
-    Count,
-    Place,
-    Positive,
-)
+from ..options.value_types import SCHEDULERS, Count, Place, Positive
 from ..support.errors import UserError, did_you_mean
 from ..support.home_folder import expanded
+
+SCHEDULERS_OF = {
+    "flow_prediction": value_types.FLOW_SCHEDULERS,
+    "edm": value_types.EDM_SCHEDULERS,
+}
+"""Of the prediction types that need their own; the first is the default."""
 
 
 class LoraSection(Section):
@@ -65,25 +63,22 @@ class ModelSection(Section):
     lora: LoraSection | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> ModelSection:
+    def _fits_together(self) -> Self:
+        where = "model.pretrained_model_name_or_path"
         if self.pretrained_model_name_or_path is not None:
             if self.network is not None:
-                raise ValueError(
-                    "model: give either pretrained_model_name_or_path or network, not both"
-                )
+                raise ValueError(f"model: give either {where[6:]} or network, not both")
             if self.scheduler is not None:
                 raise ValueError(
                     "model.scheduler comes with the pretrained model; leave it out (null)"
                 )
             return self
         if self.lora is not None:
-            raise ValueError(
-                "model.lora needs a trained model: model.pretrained_model_name_or_path"
-            )
+            raise ValueError(f"model.lora needs a trained model: {where}")
         if self.network is None:
             raise ValueError(
                 "model.network is missing: describe the network ({_class_name: UNet2DModel, ...}) "
-                "or name a model in model.pretrained_model_name_or_path"
+                f"or name a model in {where}"
             )
         if not isinstance(self.network.get("_class_name"), str):
             raise ValueError("model.network._class_name is missing: for example UNet2DModel or MLP")
@@ -91,22 +86,18 @@ class ModelSection(Section):
             self.network["_class_name"] = expanded(self.network["_class_name"])
         except UserError as error:
             raise ValueError(f"model.network._class_name: {error}") from error
-        kind = self.prediction_type or "epsilon"
-        self.prediction_type = kind
+        self.prediction_type = self.prediction_type or "epsilon"
         self.learned_variance = bool(self.learned_variance)
-        scheduler = self.scheduler or {}
-        if "_class_name" not in scheduler:
-            scheduler = {**_default_scheduler(kind), **scheduler}
-        _check_scheduler(scheduler, kind)
-        self.scheduler = scheduler
+        self.scheduler = self.scheduler or {}
+        if "_class_name" not in self.scheduler:
+            self.scheduler = {**_default_scheduler(self.prediction_type), **self.scheduler}
+        _check_scheduler(self.scheduler, self.prediction_type)
         return self
 
 
 def _default_scheduler(kind: str) -> dict[str, Any]:
-    if kind == "flow_prediction":
-        return {"_class_name": FLOW_SCHEDULERS[0]}
-    if kind == "edm":
-        return {"_class_name": EDM_SCHEDULERS[0]}
+    if kind in SCHEDULERS_OF:
+        return {"_class_name": SCHEDULERS_OF[kind][0]}
     betas = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
     return {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, **betas}
 
@@ -119,21 +110,17 @@ def _check_scheduler(scheduler: Mapping[str, Any], kind: str) -> None:
             f"{did_you_mean(str(name), SCHEDULERS)}"
         )
     said = scheduler.get("prediction_type")
-    if said is not None and said != kind and name not in EDM_SCHEDULERS:
+    if said is not None and said != kind and name not in SCHEDULERS_OF["edm"]:
         raise ValueError(
             f"model.scheduler.prediction_type is {said!r} but model.prediction_type is {kind!r}; "
             "say it once, in model.prediction_type"
         )
-    if (name in FLOW_SCHEDULERS) != (kind == "flow_prediction"):
-        raise ValueError(
-            f"model.scheduler {name} does not go with prediction_type {kind}: "
-            f"flow_prediction needs {FLOW_SCHEDULERS[0]}, and that scheduler needs flow_prediction"
-        )
-    if (name in EDM_SCHEDULERS) != (kind == "edm"):
-        raise ValueError(
-            f"model.scheduler {name} does not go with prediction_type {kind}: edm needs "
-            f"{EDM_SCHEDULERS[0]}, and that scheduler needs edm"
-        )
+    for special, schedulers in SCHEDULERS_OF.items():
+        if (name in schedulers) != (kind == special):
+            raise ValueError(
+                f"model.scheduler {name} does not go with prediction_type {kind}: {special} needs "
+                f"{schedulers[0]}, and that scheduler needs {special}"
+            )
     if scheduler.get("rescale_betas_zero_snr") and kind == "epsilon":
         raise ValueError(
             "model.prediction_type epsilon cannot be learned with zero terminal SNR "

@@ -5,8 +5,6 @@ characters. `null` alone is none where the setting may be none; a setting that m
 texts takes `[a, b]`. All other values are YAML.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -30,16 +28,15 @@ def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
     merged = merge({}, raw)
     for override in sorted(overrides, key=lambda one: not _chooses(one)):
         key, equals, text = override.partition("=")
+        place, parts = f"override {override!r}", key.split(".")
         if not equals or not key:
-            raise UserError(f"override {override!r} is not key=value, such as training.seed=1")
-        parts = key.split(".")
+            raise UserError(f"{place} is not key=value, such as training.seed=1")
         if len(parts) > MAX_DEPTH:
-            raise UserError(f"override {override!r}: a key has at most {MAX_DEPTH} parts")
-        value = _value(text, _holds(parts, merged), f"override {override!r}")
+            raise UserError(f"{place}: a key has at most {MAX_DEPTH} parts")
+        value = _value(text, _holds(parts, merged), place)
         for depth in range(1, len(parts)):
-            section = _look_up(merged, parts[:depth])
-            if section is not None and not isinstance(section, dict | str):
-                raise UserError(f"override {override!r}: {'.'.join(parts[:depth])} is no section")
+            if not isinstance(_look_up(merged, parts[:depth]), dict | str | None):
+                raise UserError(f"{place}: {'.'.join(parts[:depth])} is no section")
         for part in reversed(parts):
             value = {part: value}
         merged = merge(merged, value)
@@ -67,34 +64,28 @@ def _value(text: str, holds: set[str], place: str) -> Any:
 
 
 def _holds(parts: Sequence[str], raw: Mapping[str, Any]) -> set[str]:
-    """What the setting of a dotted key may hold: text, texts, nothing (null) or other values.
-
-    Args:
-        parts: Of the key.
-        raw: The settings so far, which say whose leaves the objective's are.
-    """
-    section: Any = RunConfig
+    """What the setting of a dotted key may hold: text, texts, nothing (null) or other values; the
+    settings so far say whose leaves the objective's are."""
     first, *inner = parts
-    if parts[0] == "objective":
-        if not inner:  # a name, or a whole section in braces
-            return {"text", "section", "nothing"}
-        if inner == ["name"]:
-            return {"text"}
-        section = method_section(str(_look_up(raw, ["objective", "name"]) or "plain"), "objective")
-    elif parts[0] == "objectives" and len(parts) > 2:
-        section, inner = method_section(parts[1], "objectives"), inner[1:]
-    elif parts[0] == "attack":
-        section = AttackSection
-    elif parts[0] == "contamination" and not {*inner[:1]} <= {*ContaminationSection.model_fields}:
+    if first == "objective" and not inner:  # a name, or a whole section in braces
+        return {"text", "section", "nothing"}
+    if first == "objective" and inner == ["name"]:
+        return {"text"}
+    if first == "objective":
+        name = str(_look_up(raw, ["objective", "name"]) or "plain")
+        return _holds_below(method_section(name, "objective"), inner)
+    if first == "objectives" and len(inner) > 1:
+        return _holds_below(method_section(inner[0], "objectives"), inner[1:])
+    if first == "attack":
+        return _holds_below(AttackSection, inner)
+    if first == "contamination" and inner and inner[0] not in ContaminationSection.model_fields:
         option, *inner = inner
         types = _types_of_dirt(option, str(_look_up(raw, ["contamination", "kind"])))
         found = set().union(*(_holds_below(one, inner) for one in types))
         return found | {"nothing"} if found and not inner else found
-    elif parts[0] == "data" and inner and inner[0] not in DataSection.model_fields:
-        section = data_section(str(_look_up(raw, ["data", "name"])), "data")
-    else:
-        inner = [first, *inner]
-    return _holds_below(section, inner)
+    if first == "data" and inner and inner[0] not in DataSection.model_fields:
+        return _holds_below(data_section(str(_look_up(raw, ["data", "name"])), "data"), inner)
+    return _holds_below(RunConfig, parts)
 
 
 def _holds_below(section: Any, inner: Sequence[str]) -> set[str]:

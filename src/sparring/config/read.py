@@ -1,14 +1,9 @@
 """One YAML file is a run: read it, apply `key=value` overrides, check it before anything is built.
 
-    resolve("digits", ["row=clean", "objective=detail", "objective.lam=3"]) -> RunConfig
-    dump(config) -> YAML that resolves to the same config
-
 `objectives: {detail: {lam: 30}}` in a file says what an objective uses in this experiment:
 `objective=NAME` selects NAME with its defaults and these leaves on top, in the file and on the
 command line. Configs build objects and never enter them (assembly does that).
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +18,10 @@ from .schema import RunConfig
 def resolve(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The checked settings of the run that a file and the overrides describe.
 
-    Args:
-        path: A YAML file, or the name of one that comes with sparring.
-        overrides: `key=value` each, the key dotted; later ones win. `row=NAME` names a row of a
-            file that is a table.
+        resolve("digits", ["row=clean", "objective=detail", "objective.lam=3"])
+
+    The file may be the name of one that comes with sparring; later overrides win, and `row=NAME`
+    names a row of a file that is a table.
 
     Raises:
         UserError: one line that names the file or override, the key and what is allowed there.
@@ -40,5 +35,5 @@ def resolve(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def dump(config: RunConfig) -> str:
-    """The settings as YAML, every leaf written out."""
+    """The settings as YAML that resolves to them, every leaf written out."""
     return write_yaml(config.model_dump(mode="json"))

@@ -3,27 +3,20 @@
 Keys are diffusers' words where the meaning is the same. Torch is not imported here.
 """
 
-from __future__ import annotations
-
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_serializer, model_validator
 
 from ..data.dirt.section import ContaminationSection
 from ..data.section import DataSection
+from ..options import value_types
 from ..options.sections import Section
-from ..options.value_types import (
-    Count,
-    CountOrZero,
-    Listed,
-    NotNegative,
-    Place,
-    Positive,
-    Share,
-    Word,
-)
+from ..options.value_types import Count, CountOrZero, Listed, NotNegative, Place, Positive, Share
 from ..sampling.settings import SamplerName, SamplingSection
 from .model_section import ModelSection
+
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+TimestepSampling = Literal["uniform", "logit_normal", "lognormal", "loss_second_moment"]
 
 
 class TrainingSection(Section):
@@ -88,21 +81,19 @@ class TrainingSection(Section):
     learning_rate: Positive = 1e-4
     lr_scheduler: Literal["constant", "cosine"] = "constant"
     lr_warmup_steps: CountOrZero = 0
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    adam_beta1: BelowOne = 0.9
+    adam_beta2: BelowOne = 0.999
     adam_weight_decay: NotNegative = 0.01
     adam_epsilon: Positive = 1e-8
     max_grad_norm: Positive | None = 1.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     use_ema: bool = True
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    ema_decay: BelowOne = 0.9999
     ema_warmup: bool | None = None
     gradient_checkpointing: bool = False
     compile: bool = False
     sharding: Literal["none", "fsdp2", "hsdp"] = "none"
-    timestep_sampling: Literal["uniform", "logit_normal", "lognormal", "loss_second_moment"] = (
-        "uniform"
-    )
+    timestep_sampling: TimestepSampling = "uniform"
     timestep_mean: float | None = None
     timestep_std: Positive | None = None
     timestep_history: Count | None = None
@@ -118,7 +109,7 @@ class TrainingSection(Section):
     validation_steps: Count | None = 500
     report_to: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
     push_to_hub: bool = False
-    hub_model_id: Word | None = None
+    hub_model_id: value_types.Word | None = None
     n_threads: Count | None = None
 
 
@@ -136,7 +127,7 @@ class SweepSection(Section):
     guidance_scale: Listed[NotNegative] | None = None
 
     @model_validator(mode="after")
-    def _something_is_swept(self) -> SweepSection:
+    def _something_is_swept(self) -> Self:
         if not self.model_dump(exclude_none=True):
             raise ValueError(
                 "evaluation.sweep lists nothing: give it scheduler, num_inference_steps or "
@@ -181,7 +172,7 @@ class EvaluationSection(Section):
     extractor: Place | None = None
     weights: Place | None = None
     statistics: Place | None = None
-    reference: Word = "all"
+    reference: value_types.Word = "all"
     clip: Place | None = None
     pick_score: Place | None = None
     hps: Place | None = None
@@ -208,16 +199,15 @@ class EvaluationSection(Section):
     @field_validator("metrics")
     @classmethod
     def _metrics_are_ones_own(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if ".py:" not in name:
-                raise ValueError(
-                    "evaluation.metrics names your own, path/to/file.py:Name; those that are built "
-                    f"in are measured wherever the data allow, got {name!r}"
-                )
+        if built_in := [name for name in names if ".py:" not in name]:
+            raise ValueError(
+                "evaluation.metrics names your own, path/to/file.py:Name; those that are built in "
+                f"are measured wherever the data allow, got {built_in[0]!r}"
+            )
         return names
 
     @model_validator(mode="after")
-    def _mismatch_is_asked_for(self) -> EvaluationSection:
+    def _mismatch_is_asked_for(self) -> Self:
         if self.mismatch_steps is not None and not self.mismatch:
             raise ValueError("evaluation.mismatch_steps needs evaluation.mismatch=true")
         return self
@@ -247,11 +237,9 @@ class AttackSection(Section):
 
     kind: Literal["random", "fgsm", "pgd"] = "pgd"
     norm: Literal["linf", "l2"] = "linf"
-    radii: Annotated[list[Positive], Field(min_length=1)] = Field(default=[0.1, 0.2, 0.4])
+    radii: Listed[Positive] = Field(default=[0.1, 0.2, 0.4])
     aim: Literal["final", "denoising", "features"] = "final"
-    where: Annotated[list[int | float], Field(min_length=1)] | Literal["all"] = Field(
-        default=[0.25, 0.5, 0.75]
-    )
+    where: Listed[int | float] | Literal["all"] = Field(default=[0.25, 0.5, 0.75])
     n_attack_steps: Count | None = None
     n_path_steps: Count | Literal["all"] = 1
     n_expectation: Count | None = None
@@ -262,7 +250,7 @@ class AttackSection(Section):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _goes_together(self) -> AttackSection:
+    def _goes_together(self) -> Self:
         if self.kind != "pgd" and self.n_attack_steps is not None:
             raise ValueError(
                 f"attack.n_attack_steps goes with attack.kind=pgd, not with {self.kind}"

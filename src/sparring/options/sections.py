@@ -1,11 +1,6 @@
 """Sections of a config: keys with types, made of a constructor where there is one, and what is
 wrong with one in words.
 
-    class Blur(Objective):
-        def __init__(self, schedule, times=None, *, width: Positive = 1.0, **common): ...
-
-    section_of(Blur, "blur")     # keys name, width, and those of Objective's own constructor
-
 The constructor is the only place where an option's type, range and default are said. Torch is not
 imported here.
 """
@@ -18,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from ..support.errors import UserError, did_you_mean
+from ..support.errors import UserError, did_you_mean, nearest
 
 
 class Section(BaseModel):
@@ -46,7 +41,7 @@ def options_of(build: type) -> dict[str, tuple[Any, Any]]:
     Raises:
         TypeError: if a type cannot be read.
     """
-    found: list[dict[str, tuple[Any, Any]]] = []
+    options: dict[str, tuple[Any, Any]] = {}
     for one in build.__mro__:
         function = vars(one).get("__init__")
         if function is None or one is object:
@@ -56,26 +51,16 @@ def options_of(build: type) -> dict[str, tuple[Any, Any]]:
         except Exception as error:  # whatever an annotation evaluates to
             raise TypeError(f"the types of {one.__name__}'s options: {error}") from error
         _, *parameters = inspect.signature(function).parameters.values()
-        found.append(
-            {
-                each.name: (types.get(each.name, Any), _default(each))
-                for each in parameters
-                if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
-            }
-        )
+        for each in reversed(parameters):
+            if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL):
+                default = ... if each.default is each.empty else each.default
+                options = {each.name: (types.get(each.name, Any), default)} | options
         if not any(each.kind is each.VAR_KEYWORD for each in parameters):
             break
-    options: dict[str, tuple[Any, Any]] = {}
-    for each in reversed(found):
-        options.update(each)
     for one in reversed(build.__mro__):
         for name, value in vars(one).get("defaults", {}).items():
             options[name] = (options[name][0], value)
     return options
-
-
-def _default(parameter: inspect.Parameter) -> Any:
-    return ... if parameter.default is parameter.empty else parameter.default
 
 
 def section_of(
@@ -107,24 +92,17 @@ def _options_as_section(build: type) -> type[Section]:
 def check_options(
     build: type, options: Mapping[str, Any], skip: Collection[str] = (), prefix: str = ""
 ) -> None:
-    """Refuses options of a constructor that are not of their type and range.
+    """Refuses options of a constructor that are not of their type and range, but for some to skip.
 
-    Args:
-        build: The class.
-        options: By name. One that the constructor does not have is left to Python.
-        skip: Options that are not looked at.
-        prefix: What stands before an option in the message.
+    One that the constructor does not have is left to Python.
 
     Raises:
-        ValueError: one line that names the option and what it must be.
+        ValueError: one line that names the option, after the prefix, and what it must be.
         UserError: the same of a path that cannot be.
     """
     section = _options_as_section(build)
-    given = {
-        key: value
-        for key, value in options.items()
-        if key in section.model_fields and key not in skip
-    }
+    names = section.model_fields.keys() - set(skip)
+    given = {key: value for key, value in options.items() if key in names}
     try:
         section.model_validate(given)
     except ValidationError as error:
@@ -159,11 +137,8 @@ def in_words(
 ) -> tuple[str, str]:
     """One line for the most telling of pydantic's complaints, and the dotted key it is about.
 
-    Args:
-        wrong: The complaints.
-        section: What was checked.
-        prefix: Its dotted key in the whole config, "" for the whole.
-        elsewhere: Keys that are known beside the section's own.
+    The prefix is the section's dotted key in the whole config, "" for the whole; keys `elsewhere`
+    are known beside the section's own.
     """
     # an unknown key explains the others; a path, what the other kinds of a union say of it
     telling = {"extra_forbidden": 0, "path": 1}
@@ -185,8 +160,7 @@ def in_words(
         return f"{key}: {detail['msg']}, got {given!r:.60}", key
     same = [one for one in details if _parts(one, section, elsewhere)[0] == parts]
     may_be = [words for one in same if (words := _may_be(one)) is not None]  # kinds of a union
-    hint = did_you_mean(str(given), _choices(detail)) if kind == "literal_error" else ""
-    hint = hint if "did you mean" in hint else ""
+    hint = nearest(str(given), _choices(detail)) if kind == "literal_error" else ""
     return f"{key} must be {' or '.join(dict.fromkeys(may_be))}, got {given!r:.60}{hint}", key
 
 
@@ -233,10 +207,8 @@ def is_section(annotation: Any) -> bool:
 
 def _nearest_key(word: str, known: list[str], section: type[BaseModel]) -> str:
     """Nearest key of the same section, else the section below that has a key of this name."""
-    hint = did_you_mean(word, known)
-    if "did you mean" not in hint:
-        for name, field in section.model_fields.items():
-            inner: Any = field.annotation
-            if is_section(inner) and word in inner.model_fields:
-                return f" - did you mean '{name}.{word}'?"
-    return hint
+    for name, field in section.model_fields.items():
+        inner: Any = field.annotation
+        if is_section(inner) and word in inner.model_fields and not nearest(word, known):
+            return f" - did you mean '{name}.{word}'?"
+    return did_you_mean(word, known)

@@ -18,14 +18,10 @@ from .whole_files import whole_file
 
 
 class TensorCache:
-    """A folder of small files, one per key, with a few named tensors each.
+    """A folder of small files, one per key, with a few named tensors each; it may be deleted.
 
     A key is the digest of all that decides the values, so what is found is never stale: other
-    weights or other pixels have other keys. Processes may share a folder: a file is written under a
-    name of its own and renamed.
-
-    Args:
-        folder: Made when it is needed; it may be deleted at any time.
+    weights or other pixels have other keys. Processes may share a folder.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -37,37 +33,26 @@ class TensorCache:
         compute: Callable[[int], dict[str, Tensor]],
         device: torch.device | str,
     ) -> dict[str, Tensor]:
-        """The tensors of all keys, stacked, (B, *) each, by name.
+        """The tensors of all keys, stacked, (B, *) each, by name, on a device.
 
-        Args:
-            keys: Of the rows.
-            compute: Gives the tensors of one row, (1, *) each, by its number. A row's values must
-                not depend on the others, or what is found would depend on what was asked before.
-            device: Where the result is wanted.
+        `compute` gives the tensors of one row, (1, *) each, by its number. A row's values must not
+        depend on the others, or what is found would depend on what was asked before.
 
         Raises:
             UserError: if the folder cannot be written.
         """
         rows = []
         for number, key in enumerate(keys):
-            row = self._read(key)
-            if row is None:
+            file = self.folder / key[:2] / f"{key}.safetensors"
+            try:
+                row = load(file.read_bytes())
+            except (OSError, SafetensorError):  # not there, or not whole: it is computed again
                 row = compute(number)
-                self._write(key, row)
+                self._write(file, row)
             rows.append({name: value.to(device) for name, value in row.items()})
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
-    def _file(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.safetensors"
-
-    def _read(self, key: str) -> dict[str, Tensor] | None:
-        try:
-            return load(self._file(key).read_bytes())
-        except (OSError, SafetensorError):  # not there, or not whole: it is computed again
-            return None
-
-    def _write(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        file = self._file(key)
+    def _write(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
         try:
             with whole_file(file) as half:
                 half.write_bytes(save({name: _plain(one) for name, one in tensors.items()}))
@@ -102,14 +87,11 @@ def fingerprint(module: nn.Module) -> str:
     """A key that changes with a module's class, its configuration and any of its weights."""
     config: Any = getattr(module, "config", {})
     words = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    kept = {name: words[name] for name in sorted(words) if not _says_where_from(name)}
+    # entries that differ between copies of the same model say nothing about it
+    told = {"transformers_version", "dtype", "torch_dtype"}
+    kept = {name: words[name] for name in sorted({*words} - told) if not name.startswith("_")}
     weights = [part for item in sorted(module.state_dict().items()) for part in item]
     return key_of(type(module).__name__, kept, *weights)
-
-
-def _says_where_from(name: str) -> bool:
-    """Entries of a config that differ between copies of the same model."""
-    return name.startswith("_") or name in ("transformers_version", "dtype", "torch_dtype")
 
 
 def _plain(value: Tensor) -> Tensor:

@@ -42,25 +42,30 @@ class Interrupted(UserError):  # noqa: N818 - somebody asked for it
         self.exit_code = 128 + signal_number
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused, by Python, the CPU's allocator or a GPU.
+OUT_OF_MEMORY = (
+    "OutOfMemoryError", "not enough memory", "can't allocate memory", "out of memory",
+    "ALLOC_FAILED",
+)  # fmt: skip
+"""In torch's errors, which have no type of their own for it on a CPU."""
 
-    torch has no type of its own for it on a CPU; and this does not import torch.
-    """
-    words = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and (
-            type(error).__name__ == "OutOfMemoryError" or any(word in str(error) for word in words)
-        )
-    )
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused, by Python, the CPU's allocator or a GPU; without torch."""
+    said = f"{type(error).__name__}: {error}"
+    is_said = any(words in said for words in OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_said)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error line: the nearest known word; "" when none is near."""
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f" - did you mean {near[0]!r}?" if near else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error line: the nearest known word, or all of them when none is near."""
+    """The same, or all known words when none is near."""
     words = sorted(known)
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return f" - did you mean {near[0]!r}?" if near else f" (known: {', '.join(words)})"
+    return nearest(word, words) or f" (known: {', '.join(words)})"
 
 
 @contextmanager

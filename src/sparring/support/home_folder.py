@@ -1,7 +1,4 @@
-"""`~` at the start of a path: the one place where it becomes a folder, for configs, the command
-line and callers of the library alike."""
-
-from __future__ import annotations
+"""`~` at the start of a path becomes a folder here, for configs, the command line and callers."""
 
 import os
 from pathlib import Path
@@ -12,10 +9,9 @@ from .errors import UserError
 def expanded(path: str) -> str:
     """A path as a shell would read it: `~/x` is in the home folder, `~user/x` in that user's.
 
-    A folder that is itself called `~x` is written `./~x`.
-
     Raises:
-        UserError: if the path is empty, or there is no such home folder.
+        UserError: if the path is empty, or there is no such home folder. A folder that is itself
+            called `~x` is written `./~x`.
     """
     if not path:
         raise UserError("an empty path: name a file or folder")

@@ -11,16 +11,12 @@ _SECRETS = re.compile(
     r"|sk-(?:proj-|ant-)?\w{20,}|AKIA[A-Z0-9]{16})"
 )
 _NAMES = re.compile(r"(TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)$")
-SHORTEST = 12
-"""Characters of an environment variable's value that is taken for a secret."""
+SHORTEST = 12  # characters of a variable's value that is taken for a secret
 
 
 def masked(text: str) -> str:
-    """The text with *** for what looks like a token, or is one that the environment holds.
-
-    Credentials and keys in addresses, tokens of known looks (Hugging Face, GitHub, OpenAI, AWS),
-    and the values of variables such as HF_TOKEN and WANDB_API_KEY.
-    """
+    """The text with *** for what looks like a token of Hugging Face, GitHub, OpenAI or AWS, for
+    credentials in addresses, and for the values of variables such as HF_TOKEN."""
     for name, value in os.environ.items():
         if len(value) >= SHORTEST and _NAMES.search(name):
             text = text.replace(value, "***")

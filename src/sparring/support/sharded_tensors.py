@@ -13,27 +13,14 @@ alone or together. pyproject.toml says why torch.distributed.checkpoint does not
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Rows of a tensor, from `start` on; `n_rows` is None for a tensor without dimensions."""
-
-    file: Path
-    start: int
-    n_rows: int | None
-
-
-# What a process holds
 
 
 def own_rows(value: Tensor) -> tuple[Tensor, int]:
@@ -55,24 +42,13 @@ def own_rows(value: Tensor) -> tuple[Tensor, int]:
     return value.to_local().detach(), start
 
 
-def _is_copy(value: DTensor) -> bool:
-    """Whether a process of another group holds the same rows and writes them."""
-    mesh = value.device_mesh
-    return any(mesh.get_local_rank(dim) != 0 for dim in range(mesh.ndim - 1))
-
-
 def as_rows_of(rows: Tensor, like: Tensor) -> Tensor:
     """The own rows of a tensor that is distributed as `like`, sharing their memory."""
     if not isinstance(like, DTensor):
         return rows
-    return DTensor.from_local(
-        rows,
-        like.device_mesh,
-        like.placements,
-        run_check=False,
-        shape=like.shape,
-        stride=like.stride(),
-    )
+    mesh, layout = like.device_mesh, like.placements
+    size = {"shape": like.shape, "stride": like.stride()}
+    return DTensor.from_local(rows, mesh, layout, run_check=False, **size)
 
 
 def whole(value: Tensor) -> Tensor:
@@ -100,9 +76,6 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
 
 
-# Write
-
-
 def write_shards(
     folder: Path, process: int, tensors: Mapping[str, Mapping[str, Tensor]]
 ) -> list[Path]:
@@ -118,7 +91,7 @@ def write_shards(
             rows, start = own_rows(value)
             is_mine = process == 0
             if isinstance(value, DTensor):
-                is_mine = len(rows) > 0 and not _is_copy(value)
+                is_mine = len(rows) > 0 and _is_first(value)
             if is_mine:
                 pieces[key] = rows.contiguous()
                 index[name][key] = {"shape": list(value.shape), "start": start}
@@ -130,7 +103,18 @@ def write_shards(
     return files
 
 
-# Read
+def _is_first(value: DTensor) -> bool:
+    """Whether this process is of the first of several groups that hold the same rows."""
+    mesh = value.device_mesh
+    return all(mesh.get_local_rank(dim) == 0 for dim in range(mesh.ndim - 1))
+
+
+class _Piece(NamedTuple):
+    """Rows of a tensor, from `start` to `stop`; no rows in a tensor without dimensions."""
+
+    start: int
+    stop: int
+    file: Path
 
 
 class StoredTensors(Mapping[str, Tensor]):
@@ -140,7 +124,7 @@ class StoredTensors(Mapping[str, Tensor]):
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._pieces: dict[str, list[Piece]] = {}
+        self._pieces: dict[str, list[_Piece]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._open: dict[Path, Any] = {}
         file = folder / f"{name}.safetensors"
@@ -156,10 +140,8 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def _add(self, key: str, file: Path, shape: list[int], start: int) -> None:
         self._shapes[key] = tuple(shape)
-        n_rows = None
-        if shape:
-            (n_rows, *_) = self._handle(file).get_slice(key).get_shape()
-        self._pieces.setdefault(key, []).append(Piece(file, start, n_rows))
+        n_rows = self._handle(file).get_slice(key).get_shape()[0] if shape else 0
+        self._pieces.setdefault(key, []).append(_Piece(start, start + n_rows, file))
 
     def _handle(self, file: Path) -> Any:
         if file not in self._open:
@@ -186,22 +168,22 @@ class StoredTensors(Mapping[str, Tensor]):
             KeyError: if there is no such tensor.
             RuntimeError: if a piece of it is missing.
         """
-        pieces, shape = self._pieces[key], self.shape(key)
+        pieces, shape = sorted(self._pieces[key]), self.shape(key)
+        first = self._handle(pieces[0].file)
         if not shape:
-            return self._handle(pieces[0].file).get_tensor(key)
+            return first.get_tensor(key)
         stop = shape[0] if stop is None else stop
         found, reached = [], start
-        for piece in sorted(pieces, key=lambda one: one.start):
-            first = max(reached, piece.start)
-            last = min(stop, piece.start + cast("int", piece.n_rows))
-            if first == reached and first < last:
+        for piece in pieces:
+            last = min(stop, piece.stop)
+            if piece.start <= reached < last:
                 part = self._handle(piece.file).get_slice(key)
-                found.append(part[first - piece.start : last - piece.start])
+                found.append(part[reached - piece.start : last - piece.start])
                 reached = last
         if reached < stop:
             raise RuntimeError(f"row {reached} of {key} is in none of its pieces")
         if not found:
-            return self._handle(pieces[0].file).get_slice(key)[:0]
+            return first.get_slice(key)[:0]
         return found[0] if len(found) == 1 else torch.cat(found)
 
 
@@ -228,27 +210,19 @@ def load_weights(network: nn.Module, stored: StoredTensors) -> None:
     Raises:
         RuntimeError: if its weights are others.
     """
-    own, tied = weights_of(network), _tied(network)
-    known = {name: next((one for one in tied[name] if one in stored), None) for name in own}
-    missing = [name for name, key in known.items() if key is None]
-    spare = [key for key in stored if not any(key in tied[name] for name in own)]
+    names: dict[int, list[str]] = {}  # of tied weights several
+    for named in (network.named_parameters, network.named_buffers):
+        for name, value in named(remove_duplicate=False):
+            names.setdefault(id(value), []).append(name)
+    own = weights_of(network)
+    keys = {name: [one for one in names[id(own[name])] if one in stored] for name in own}
+    missing = [name for name, known in keys.items() if not known]
+    spare = [key for key in stored if not any(key in known for known in keys.values())]
     if missing or spare:
         raise RuntimeError(f"missing: {', '.join(missing[:5])}; unexpected: {', '.join(spare[:5])}")
     for name, value in own.items():
-        key = cast("str", known[name])
+        key = keys[name][0]
         if stored.shape(key) != tuple(value.shape):
             raise RuntimeError(f"{name} has shape {stored.shape(key)}, not {tuple(value.shape)}")
         rows, start = own_rows(value)
         rows.copy_(stored.rows(key, start, start + len(rows)) if rows.dim() else stored[key])
-
-
-def _tied(network: nn.Module) -> dict[str, list[str]]:
-    """All names of each weight, by each of its names."""
-    by_identity: dict[int, list[str]] = {}
-    named = [
-        *network.named_parameters(remove_duplicate=False),
-        *network.named_buffers(remove_duplicate=False),
-    ]
-    for name, value in named:
-        by_identity.setdefault(id(value), []).append(name)
-    return {name: by_identity[id(value)] for name, value in named}

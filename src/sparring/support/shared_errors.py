@@ -35,9 +35,8 @@ def first_failure(action: Callable[[], None]) -> str | None:
 
 def on_main(action: Callable[[], T]) -> T:
     """What `action` returns, or the UserError it raises, from the main process to all of them."""
-    state = PartialState()
     answer: list[Any] = [None, None]
-    if state.is_main_process:
+    if PartialState().is_main_process:
         try:
             answer[0] = action()
         except UserError as error:

@@ -9,17 +9,18 @@ import click
 
 from .secrets import masked
 
-LONGEST = 1000
-"""Characters of an error line; of a longer one the middle is left out."""
+LONGEST = 1000  # characters of an error line; of a longer one the middle is left out
+TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of writing
 
 
 def printable(text: str) -> str:
-    r"""The same text with everything that a terminal would obey written out, as `\x1b`.
+    r"""The same text with everything that a terminal would obey written out, as `\x1b`: control
+    characters but line ends and tabs, bytes of file names that are no UTF-8, and `TURNS`."""
 
-    Control characters other than line ends and tabs, bytes of file names that are no UTF-8, and
-    marks that turn the direction of writing (U+202A to U+202E, U+2066 to U+2069).
-    """
-    return "".join(one if _harmless(one) else ascii(one)[1:-1] for one in text)
+    def is_obeyed(one: str) -> bool:
+        return one in TURNS or (one not in "\n\t" and unicodedata.category(one) in ("Cc", "Cs"))
+
+    return "".join(ascii(one)[1:-1] if is_obeyed(one) else one for one in text)
 
 
 def one_line(text: str) -> str:
@@ -32,18 +33,9 @@ def one_line(text: str) -> str:
 
 def echo(text: str, *, err: bool = False) -> None:
     """Print, with nothing in it that a terminal obeys, an output's encoding lacks or a token is."""
-    stream = sys.stderr if err else sys.stdout
-    encoding = getattr(stream, "encoding", None) or "utf-8"
+    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
     shown = printable(masked(text)).encode(encoding, "backslashreplace").decode(encoding)
     click.echo(shown, err=err)
-
-
-def _harmless(one: str) -> bool:
-    if one in "\n\t":
-        return True
-    return unicodedata.category(one) not in ("Cc", "Cs") and not (
-        "\u202a" <= one <= "\u202e" or "\u2066" <= one <= "\u2069"
-    )
 
 
 class _Handler(logging.Handler):

@@ -1,7 +1,5 @@
 """Text files as people's editors write them."""
 
-from __future__ import annotations
-
 import codecs
 from pathlib import Path
 
@@ -39,28 +37,20 @@ def lines_of(text: str) -> list[str]:
 
 
 def read_lines(file: str | Path, what: str) -> list[str]:
-    """The lines of a file that are not empty, without the spaces around them.
-
-    Args:
-        file: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
-        what: What names the file, for messages.
+    """The lines of a text file that are not empty, without the spaces around them.
 
     Raises:
-        UserError: if the file cannot be read, or holds no such line.
+        UserError: if the file cannot be read, or holds no such line; `what` names it there.
     """
+    advice = "save it as a text file in UTF-8"
     try:
         text = decoded(Path(file).read_bytes())
     except OSError as error:
         raise UserError(f"{what} {file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # also a name with a NUL byte
-        raise UserError(
-            f"{what} {file} cannot be read ({error}): save it as a text file in UTF-8"
-        ) from error
+        raise UserError(f"{what} {file} cannot be read ({error}): {advice}") from error
     if "\0" in text:
-        raise UserError(
-            f"{what} {file} holds zero bytes, so it is no text in UTF-8: save it as a text file in "
-            "UTF-8"
-        )
+        raise UserError(f"{what} {file} holds zero bytes, so it is no text in UTF-8: {advice}")
     # a mark within the text: files that were put one after the other
     lines = [line.strip().strip(BYTE_ORDER_MARK).strip() for line in lines_of(text)]
     if not any(lines):

@@ -21,14 +21,14 @@ def load_from_file(path: str, place: str) -> Any:
     """The object that `path/to/file.py:name` stands for.
 
     Raises:
-        UserError: if the file or the name is not there, or the file cannot be run.
+        UserError: if the file or the name is not there, or the file cannot be run; `place` is
+            where the path is said.
     """
     file, _, name = expanded(path).rpartition(":")
     if not Path(file).is_file():
         raise UserError(f"{place}: there is no file {file}")
-    module_name = (
-        f"sparring_user_{Path(file).stem}_{zlib.crc32(str(Path(file).resolve()).encode()):x}"
-    )
+    digest = zlib.crc32(str(Path(file).resolve()).encode())
+    module_name = f"sparring_user_{Path(file).stem}_{digest:x}"
     spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:
         raise UserError(f"{place}: {file} is no Python file")
@@ -46,16 +46,11 @@ def load_from_file(path: str, place: str) -> Any:
 
 
 def class_from_file(path: str, place: str, base: type[T], base_name: str) -> type[T]:
-    """The class that `path/to/file.py:Name` stands for.
-
-    Args:
-        path: As said.
-        place: Where it is said, for error messages.
-        base: What it must be a subclass of, with all its abstract methods.
-        base_name: How a user imports that.
+    """The same of a class, a subclass of `base` (which a user imports as `base_name`) with all its
+    abstract methods.
 
     Raises:
-        UserError: if it is not, or the file cannot be run.
+        UserError: if it is not, or as above.
     """
     found = load_from_file(path, place)
     if not (inspect.isclass(found) and issubclass(found, base)):

@@ -1,7 +1,5 @@
 """Files that are whole or not there, and their digests."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import threading
@@ -15,8 +13,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A name beside `path` to write under; at the end the file takes the name `path`.
 
     A reader finds the file from before or the new one. Processes and threads may write one file at
-    the same time: the last one stays. What a failed write has begun goes away. The folder is made
-    where it is missing.
+    the same time: the last one stays. What a failed write has begun goes away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".half-{os.getpid()}-{threading.get_ident()}-{path.name}")

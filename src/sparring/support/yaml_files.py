@@ -4,8 +4,6 @@ A file is data and cannot harm: tags build nothing but YAML's own plain values, 
 what aliases expand to are limited before anything is built.
 """
 
-from __future__ import annotations
-
 import re
 import stat
 from pathlib import Path
@@ -16,14 +14,9 @@ import yaml
 from .errors import UserError
 from .text_files import decoded
 
-MAX_BYTES = 2**20
-"""Of a file."""
-MAX_DEPTH = 32
-"""Of mappings and lists within each other."""
-MAX_VALUES = 100_000
-"""Of a file or an override, every alias counted as what it stands for."""
-
-
+MAX_BYTES = 2**20  # of a file
+MAX_DEPTH = 32  # of mappings and lists within each other
+MAX_VALUES = 100_000  # of a file or an override, every alias counted as what it stands for
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -57,8 +50,7 @@ class _Loader(yaml.SafeLoader):
     def construct_scalar(self, node: yaml.ScalarNode) -> Any:
         value = super().construct_scalar(node)
         if isinstance(value, str) and _SURROGATE.search(value):  # an emoji as JSON escapes it
-            halves = value.encode("utf-16-le", "surrogatepass")
-            return halves.decode("utf-16-le", "surrogatepass")
+            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -82,10 +74,9 @@ def _count(node: yaml.Node, counted: dict[int, int], above: set[int]) -> int:
         raise _refused("an alias of itself", node)
     if id(node) not in counted:
         above.add(id(node))
-        inner = node.value if isinstance(node, yaml.CollectionNode) else []
-        parts = [
-            part for entry in inner for part in (entry if isinstance(entry, tuple) else [entry])
-        ]
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for key_and_value in parts for part in key_and_value]
         counted[id(node)] = 1 + sum(_count(part, counted, above) for part in parts)
         above.remove(id(node))
         if counted[id(node)] > MAX_VALUES:
@@ -93,37 +84,26 @@ def _count(node: yaml.Node, counted: dict[int, int], above: set[int]) -> int:
     return counted[id(node)]
 
 
-_BOOL, _INT, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float"))
-_OTHERS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")  # 2026-01-01 and = are words
+def _tag(kind: str) -> str:
+    return f"tag:yaml.org,2002:{kind}"
+
+
+_OTHERS = {*map(_tag, ("bool", "int", "float", "timestamp", "value"))}  # 2026-01-01, = are words
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag not in (_BOOL, _INT, _FLOAT, *_OTHERS)]
+    first: [(tag, rule) for tag, rule in rules if tag not in _OTHERS]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    _BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    _INT,
-    re.compile(r"^[-+]?[0-9][0-9_]*$|^0o[0-7]+$|^0x[0-9a-fA-F]+$"),
-    list("-+0123456789"),
-)
-_Loader.add_implicit_resolver(
-    _FLOAT,
-    re.compile(
-        r"^[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9_]+(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*\.(?:[eE][-+]?[0-9]+)?"
-        r"|[0-9][0-9_]*[eE][-+]?[0-9]+|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$|^[-+]\.(?:inf|Inf|INF)$"
-    ),
-    list("-+0123456789."),
-)
-
-
-_PLAIN = {
-    f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")
-}
+for _kind, _begins, _rule in (
+    ("bool", "tTfF", r"true|True|TRUE|false|False|FALSE"),
+    ("int", "-+0123456789", r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+"),
+    ("float", "-+0123456789.",
+     r"[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9_]+(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*\.(?:[eE][-+]?[0-9]+)?"
+     r"|[0-9][0-9_]*[eE][-+]?[0-9]+|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))|[-+]\.(?:inf|Inf|INF)"),
+):  # fmt: skip
+    _Loader.add_implicit_resolver(_tag(_kind), re.compile(f"^(?:{_rule})$"), list(_begins))
+_PLAIN = {*map(_tag, ("null", "bool", "int", "float", "str", "seq", "map")), None}  # None: refuses
 _Loader.yaml_constructors = {
-    tag: build
-    for tag, build in yaml.SafeLoader.yaml_constructors.items()
-    if tag in _PLAIN or tag is None  # None: who refuses all others
+    tag: build for tag, build in yaml.SafeLoader.yaml_constructors.items() if tag in _PLAIN
 }
 
 
@@ -132,7 +112,7 @@ def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
     return int(digits, {"0o": 8, "0x": 16}.get(digits[:2], 10))
 
 
-_Loader.add_constructor(_INT, _whole_number)
+_Loader.add_constructor(_tag("int"), _whole_number)
 
 
 class _TextLoader(_Loader):
@@ -159,7 +139,7 @@ _ENDS = "\x85\u2028\u2029"
 
 def _text_node(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     is_odd = any(character in text for character in ("\n", "\r", *_ENDS))
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if is_odd else None)
+    return dumper.represent_scalar(_tag("str"), text, style='"' if is_odd else None)
 
 
 _Dumper.add_representer(str, _text_node)
@@ -171,11 +151,7 @@ def write_yaml(value: Any) -> str:
 
 
 def _load(text: str, *, as_texts: bool = False) -> Any:
-    """The value of a text.
-
-    Raises:
-        yaml.YAMLError: if it is none, or more than the limits allow.
-    """
+    """The value of a text; a YAMLError if it is none, or more than the limits allow."""
     for character in _ENDS:
         before, found, _ = text.partition(character)
         if found:
@@ -189,7 +165,8 @@ def _load(text: str, *, as_texts: bool = False) -> Any:
             return yaml.load(text, Loader=_TextLoader)
         return yaml.load(text, Loader=_Loader)
     except (ValueError, LookupError, OverflowError) as error:  # `!!int x`, `!!float`, 5,000 digits
-        raise yaml.YAMLError(f"a value that is not of its type ({_short(error)})") from error
+        reason = " ".join(str(error).split())[:80]
+        raise yaml.YAMLError(f"a value that is not of its type ({reason})") from error
     except RecursionError as error:
         raise yaml.YAMLError("nested too deeply") from error
 
@@ -227,8 +204,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = _load(_text(path))
     except FileNotFoundError as error:
         raise UserError(f"config {path} does not exist") from error
-    except IsADirectoryError as error:
-        raise UserError(f"config {path} is a folder; name a YAML file") from error
     except OSError as error:
         raise UserError(f"config {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -249,7 +224,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _text(path: Path) -> str:
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError
+        raise UserError(f"config {path} is a folder; name a YAML file")
     if not stat.S_ISREG(mode):  # opening a pipe would wait for whoever writes into it
         raise UserError(f"config {path} is no file: name a YAML file")
     with path.open("rb") as file:
@@ -257,10 +232,6 @@ def _text(path: Path) -> str:
     if len(content) > MAX_BYTES:
         raise UserError(f"config {path} is larger than {MAX_BYTES:,} bytes: that is no config")
     return decoded(content)
-
-
-def _short(error: Exception) -> str:
-    return f"{' '.join(str(error).split())[:80]}"
 
 
 def _where(error: yaml.YAMLError) -> str:
