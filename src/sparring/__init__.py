@@ -30,6 +30,8 @@ _HOME = {
     "kind_from_config": "diffusion.schedules",
     "Objective": "objectives",
     "OBJECTIVES": "objectives",
+    "Trust": "data.trust.trust",
+    "trusted": "data.trust.trusted",
     "Model": "models.pretrained",
     "load": "models.pretrained",
     "save": "models.pretrained",

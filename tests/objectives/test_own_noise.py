@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
+import sparring
 from sparring.data.trust.trust import Trust
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.randomness import StepRandom
@@ -22,7 +23,7 @@ from sparring.objectives.own_noise import (
     uncut_mean,
     white,
 )
-from support import SCHEDULES, AtRatio
+from support import SCHEDULES, AtRatio, tiny_unet
 
 SIDE = 3
 D = SIDE * SIDE
@@ -296,3 +297,28 @@ def test_what_was_cut_off_a_black_background_is_half_normal():
     drawn = uncut(trust, noisy, normal)[(clean == -1) & (noisy == -1)]
     assert stats.kstest((-1 - drawn).numpy(), stats.halfnorm(scale=0.4).cdf).pvalue > 0.01
     assert (uncut(trust, noisy, normal)[noisy == 1] >= 1).all()
+
+
+@pytest.mark.parametrize("method", ["plain", "detail"])
+def test_in_anybody_s_loop_the_loss_is_that_of_a_batch_with_trust(method, vp):
+    """And a row of weight 0 has no part in the gradient."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(tiny_unet(), vp)
+    options = {"start_step": 0, "noise": None, "window": 1.0} if method == "detail" else {}
+    objective = OBJECTIVES[method](vp, **options)
+    x0 = torch.rand(6, 1, 8, 8) * 2 - 1
+    said = {"sigma": [0.2, 0.1, 0, 0, 0.3, 0], "weight": [1, 1, 1, 1, 1, 0], "jpeg": [0] * 6}
+    images, trust = sparring.trusted(x0, said)
+    batch = {"x0": images, "cond": {}, "trust": trust}
+    (turn,) = objective.turns(
+        {"model": denoiser}, objective.draw(batch, StepRandom(3, 7, 6), step=7)
+    )
+    expected = sum(turn.parts[0]().values()).mean()
+    (loss,) = objective(denoiser, images, step=7, seed=3, trust=trust)
+    assert torch.equal(loss, expected)
+    (plain,) = objective(denoiser, images, step=7, seed=3)
+    assert not torch.equal(plain, loss)
+
+    images[5] = 1 - images[5]
+    (other,) = objective(denoiser, images, step=7, seed=3, trust=trust)
+    torch.testing.assert_close(other, loss)

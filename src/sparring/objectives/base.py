@@ -357,6 +357,7 @@ class Objective(ABC):
         step: int,
         seed: int = 0,
         nets: Mapping[str, Denoiser] | None = None,
+        trust: Trust | None = None,
         **condition: Any,
     ) -> Iterator[Tensor]:
         """The losses of a step in anybody's own loop, one per turn:
@@ -370,6 +371,7 @@ class Objective(ABC):
             step: The step's number; with `seed` it decides all random numbers.
             seed: The run's seed; give each process its own.
             nets: The other networks that the method calls, by role: "ema", "teacher".
+            trust: What is known of the dirt of each row, see `sparring.trusted`; None: nothing.
             condition: What the network is told, by argument name.
 
         Raises:
@@ -387,7 +389,8 @@ class Objective(ABC):
                     f"{type(self).__name__} calls another network: pass nets={{{role!r}: ...}}"
                 )
         rng = StepRandom(seed, step, len(x0), device=x0.device)
-        for turn in self.turns(nets, self.draw({"x0": x0, "cond": condition}, rng, step)):
+        batch = {"x0": x0, "cond": condition, "trust": trust}
+        for turn in self.turns(nets, self.draw(batch, rng, step)):
             yield torch.stack(
                 [sum(part().values(), torch.zeros(())).mean() for part in turn.parts]
             ).sum()

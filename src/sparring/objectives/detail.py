@@ -269,6 +269,8 @@ class Detail(Objective):
 def _of_all(values: Tensor, rng: StepRandom) -> Tensor:
     """Values (B,) of the own rows, and those of the other processes, in their places in the global
     batch, (n_rows,), on the CPU; -1 for the rows of other micro-batches."""
+    if len(values) == rng.n_rows:  # all of them, also where each process has a batch of its own
+        return values.detach().cpu()
     known = all_rows(values).cpu()
     first = rng.rows.start // len(known) * len(known)
     everyone = torch.full((rng.n_rows,), -1.0)

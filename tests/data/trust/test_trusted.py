@@ -7,7 +7,8 @@ import pytest
 import torch
 from accelerate.utils import send_to_device
 
-from sparring.data.audit.table import Table, clean_table
+import sparring
+from sparring.data.audit.table import NUMBERS, Table, clean_table, consistent
 from sparring.data.base import InMemory, ModelRange, joined
 from sparring.data.batches import make_loader
 from sparring.data.dirt.contaminated import Contaminated, contaminate
@@ -197,3 +198,51 @@ def test_a_table_goes_to_workers_and_back():
     assert isinstance(source.table, Table)
     assert source.fingerprint() == fingerprint_of(clean_table(N, ("gaussian",)))
     assert not source.hides
+
+
+def columns_of(table: Table) -> dict[str, object]:
+    """As a loader makes them of `sparring export`'s table: tensors of doubles, and lists."""
+    numbers = {name: torch.tensor(getattr(table, name)).double() for name in NUMBERS}
+    kinds = {kind: p.tolist() for kind, p in table.kinds.items()}
+    return {**numbers, **kinds, "clipped": table.clipped, "text": ["a photo"] * len(table)}
+
+
+def test_a_batch_of_anybody_s_loader_is_told_what_a_data_set_s_is():
+    dirty = mixed()
+    source = ByTable(true_table(dirty))
+    expected = ModelRange(Trusted(dirty, source)).read_all()
+    images, trust = sparring.trusted(
+        ModelRange(dirty).read_all()["x0"], columns_of(consistent(source.table))
+    )
+    torch.testing.assert_close(images, expected["x0"])
+    assert_same_trust(trust, expected["trust"])
+    assert trust.seen is not None
+    assert not bool(trust.seen.all())
+
+
+def test_without_hidden_pixels_the_images_are_the_very_same():
+    x0 = 2 * GREY.read_all()["x0"] - 1
+    images, trust = sparring.trusted(x0, {"sigma": np.full(N, 0.1), "label": ["a"] * N})
+    assert images is x0
+    assert trust.seen is None
+    assert trust.sigma.tolist() == pytest.approx([0.2] * N)
+    assert trust.clipped.all()
+    latent = trust.of_latents()
+    assert latent.sigma.sum() == 0
+    assert not latent.clipped.any()
+    assert torch.equal(latent.level, trust.level)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"text": ["a"]}, "no column says anything of dirt, got text"),
+        ({"sigma": [0.1]}, "sigma must have a number in .* for each of 2 images"),
+        ({"sigma": [0.1, float("nan")]}, "sigma must have"),
+        ({"weight": [0.5, 1.5]}, "weight must have a number in .0, 1. for each of 2 images"),
+        ({"jpeg": [0.5, -1.0]}, "jpeg must have"),
+    ],
+)
+def test_a_wrong_column_is_named(columns, words):
+    with pytest.raises(ValueError, match=words):
+        sparring.trusted(torch.zeros(2, 1, 8, 8), columns)

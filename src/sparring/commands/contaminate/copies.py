@@ -98,7 +98,7 @@ def _write(dataset: Contaminated, folder: Path, root: str | None) -> dict[str, A
                 progress.update()
                 if index != i:
                     continue  # another image stands in for this unreadable one
-                files[i] = _file_name(dataset, i, label, root, names)
+                files[i] = file_name(dataset, i, label, root, names)
                 write_image(x, folder / files[i])
                 if dataset.dirty[i]:
                     n_dirty += 1
@@ -135,7 +135,7 @@ def write_captions(
         path.unlink()
 
 
-def _file_name(
+def file_name(
     dataset: Dataset, index: int, label: int | None, root: str | None, names: set[str]
 ) -> str:
     """Where in the copy an image goes; all are PNG files."""

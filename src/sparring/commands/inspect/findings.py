@@ -8,7 +8,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from ..shared.files import (
     replace_text,
 )
 
+Seen = TypeVar("Seen")
 TABLE = "dirt.csv"
 FILES = ("report.json", TABLE, "examples/*.png", "index.html")
 N_SHOWN = 32
@@ -91,13 +92,9 @@ def inspect_command(
         if not overwrite:
             _check_uncorrected(out)
     n_workers = data.get("dataloader_num_workers") or 0
-    try:
-        audit = audit_images(_dataset(data, contamination), n_workers)
-    except SizesDiffer:
-        side = _least_side(data)
-        say(f"the images differ in size: looking at squares of the smallest side, {side} pixels")
-        data = {**data, "resolution": side}
-        audit = audit_images(_dataset(data, contamination), n_workers)
+    audit, data = at_one_size(
+        lambda images: audit_images(images, n_workers), data, contamination, say
+    )
     result = summary(audit) | {"data": dict(data), "contamination": dict(contamination)}
     result[KEY] = key
     if out is not None:
@@ -126,7 +123,29 @@ def _check_uncorrected(out: Path) -> None:
         )
 
 
-def _dataset(data: Mapping[str, Any], contamination: Mapping[str, Any]) -> Dataset:
+def at_one_size(
+    look: Callable[[Dataset], Seen],
+    data: Mapping[str, Any],
+    contamination: Mapping[str, Any],
+    say: Callable[[str], object],
+) -> tuple[Seen, Mapping[str, Any]]:
+    """What `look` finds in the images, and section data with the size at which those that differ
+    in size were read."""
+    try:
+        return look(dataset_of(data, contamination)), data
+    except SizesDiffer:
+        side = _least_side(data)
+        say(f"the images differ in size: looking at squares of the smallest side, {side} pixels")
+        data = {**data, "resolution": side}
+        return look(dataset_of(data, contamination)), data
+
+
+def dataset_of(data: Mapping[str, Any], contamination: Mapping[str, Any]) -> Dataset:
+    """The images of these sections.
+
+    Raises:
+        UserError: if they are none.
+    """
     check_contamination(contamination)
     source = build_dataset(**data)
     if not source.is_image:

@@ -42,6 +42,12 @@ class Trust(NamedTuple):
         """Of some rows, by their numbers or by a mask."""
         return Trust(*(None if field is None else field[which] for field in self))  # pyright: ignore
 
+    def of_latents(self) -> "Trust":
+        """What of it holds for latents of the images: levels and weights, for neither noise nor a
+        hole of an image is one of its latents."""
+        zero = torch.zeros_like(self.sigma)
+        return Trust(zero, zero, zero, torch.zeros_like(self.clipped), self.level, self.weight)
+
     def mirrored(self, is_mirrored: Tensor) -> "Trust":
         """Of the same images, where `is_mirrored` (B,) turned left to right."""
         if self.seen is None:

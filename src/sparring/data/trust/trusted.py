@@ -3,6 +3,7 @@ r"""Images that come with what each of them can teach: from knowledge of dirt to
     ModelRange(Trusted(dataset, ByTable(table)))       an audit's table, or a person's
     ModelRange(Trusted(dataset, ByJudge(judge, ...)))  a stream: each image is judged as it comes
     ModelRange(Trusted(dataset, ByTruth(dataset)))     what was really done: the oracle's
+    images, trust = trusted(images, columns)           a batch of anybody's own loader
 
 A source says what is known of an image as a row of a table, on the [0, 1] scale, and which pixels
 say nothing. The trust is in the model's units, where images lie in [-1, 1] and a value v of the
@@ -16,8 +17,9 @@ index alone, so it is the same in any batch, worker and process.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +29,15 @@ from ..audit.filling import filled
 from ..audit.judging import Judge
 from ..audit.levels import level_of_blur, level_of_jpeg
 from ..audit.registry import hidden_pixels, hiding_kinds
-from ..audit.table import Table, clean_table
+from ..audit.table import NUMBERS, PROBABILITY, Table, clean_table, consistent
 from ..base import Batch, Dataset, Wrapper, digest
+from ..dirt import kinds as known_kinds
 from ..dirt.contaminated import Contaminated, layers
 from ..dirt.contract import NOTHING, Knowledge
 from .trust import Trust
 
+SCALE = 2.0
+"""The model's units in one of the data's, of images."""
 ALIEN = ("outlier", "adversarial")
 """Kinds of dirt of which nothing is left that training could use."""
 
@@ -156,25 +161,71 @@ class Trusted(Wrapper):
     def __init__(self, dataset: Dataset, source: Source) -> None:
         super().__init__(dataset)
         self.source = source
-        self.scale = 2.0 if dataset.is_image else 1.0
+        self.scale = SCALE if dataset.is_image else 1.0
         """Model's units in one of the data's."""
 
     def rows(self, indices: Tensor, positions: Tensor) -> Batch:
         batch = self.dataset.rows(indices, positions)
-        x = batch["x0"]
-        rows = self.source.rows(x, batch["index"])
-        hidden = None
-        if self.is_image and self.source.hides:
-            hidden = self.source.hidden(x, rows)
-            x = filled(x, hidden)
-        is_inside = torch.zeros(len(x), dtype=torch.bool)
-        if self.is_image:
-            is_inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)
-        trust = trust_of(rows, is_inside, hidden, self.scale, self.sample_shape)
+        rows = self.source.rows(batch["x0"], batch["index"])
+        x, trust = _with_trust(batch["x0"], rows, self.source, is_image=self.is_image)
         return {**batch, "x0": x, "trust": trust}
 
     def fingerprint(self) -> str:
         return digest("trusted", self.dataset.fingerprint(), self.source.fingerprint())
+
+
+def trusted(images: Tensor, columns: Mapping[str, Any]) -> tuple[Tensor, Trust]:
+    """A batch of anybody's own loader, and what is known of each of its images.
+
+        images, trust = sparring.trusted(batch["image"], batch)
+        for loss in objective(denoiser, images, step=step, trust=trust): ...
+
+    Args:
+        images: (B, C, H, W) in [-1, 1], at the size at which they were audited, since shrinking an
+            image shrinks its noise. They may be mirrored.
+        columns: What `sparring export` has written of each image, by the column's name: a tensor or
+            a list of B numbers. Other names are not looked at, and a column that is not there says
+            nothing against any image.
+
+    Returns:
+        The images, in which pixels that say nothing are filled from those around them, and the
+        trust, on the device of the images.
+
+    Raises:
+        ValueError: if no name is a column of a table of dirt, or a column has not B numbers of its
+            range.
+    """
+    kinds = [name for name in known_kinds.names() if name in columns]
+    numbers = [name for name in (*NUMBERS, "clipped") if name in columns]
+    if not kinds and not numbers:
+        raise ValueError(f"no column says anything of dirt, got {', '.join(columns) or 'none'}")
+    rows = clean_table(len(images), kinds)
+    for name in (*kinds, *numbers):
+        own = rows.kinds[name] if name in kinds else getattr(rows, name)
+        values = np.asarray(torch.as_tensor(columns[name]).cpu(), np.float32)
+        allowed = NUMBERS.get(name, PROBABILITY)
+        if values.shape != own.shape or not allowed.allows(values):
+            raise ValueError(
+                f"{name} must have {allowed.words()} for each of {len(images)} images, got "
+                f"{values.tolist()!s:.60}"
+            )
+        own[:] = values
+    source = ByTable(consistent(rows))
+    x, trust = _with_trust((images.cpu() + 1) / 2, source.table, source, is_image=True)
+    if trust.seen is not None:
+        images = (2 * x - 1).to(images)
+    return images, Trust(*(None if one is None else one.to(images.device) for one in trust))  # pyright: ignore
+
+
+def _with_trust(x: Tensor, rows: Table, source: Source, *, is_image: bool) -> tuple[Tensor, Trust]:
+    """Samples (B, *) on the data's scale, hidden pixels filled, and their trust."""
+    hidden, is_inside = None, torch.zeros(len(x), dtype=torch.bool)
+    if is_image:
+        if source.hides:
+            hidden = source.hidden(x, rows)
+            x = filled(x, hidden)
+        is_inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)
+    return x, trust_of(rows, is_inside, hidden, SCALE if is_image else 1.0, x.shape[1:])
 
 
 def trust_of(
