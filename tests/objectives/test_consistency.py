@@ -19,7 +19,7 @@ from sparring.objectives import (
     ConsistencyDistillation,
     ConsistencyTraining,
 )
-from sparring.objectives.distances import huber, pseudo_huber
+from sparring.objectives.consistency import huber, pseudo_huber
 from support import CASES, SCHEDULES, GaussianNetwork, tiny_unet
 
 MEAN, STD = 0.3, 0.7

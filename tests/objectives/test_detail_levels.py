@@ -8,6 +8,7 @@ import torch
 
 from sparring.diffusion.randomness import StepRandom
 from sparring.diffusion.schedules import EDMSchedule
+from sparring.objectives import OBJECTIVES
 from sparring.objectives.levels import KarrasLevels, ShrinkingGap, SkippingLevels
 from support import SCHEDULES
 
@@ -78,10 +79,10 @@ def test_skipping_is_lcms(vp):
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda s: KarrasLevels(s, 0), "n_levels"),
+        (lambda s: OBJECTIVES["consistency_training"](s, n_levels=0), "n_levels"),
         (lambda s: KarrasLevels(s, 20, 10), "n_levels_end"),
-        (lambda s: KarrasLevels(s, 10, std=0.0), "std"),
-        (lambda s: ShrinkingGap(s, 100, q=1.0), "q > 1"),
+        (lambda s: OBJECTIVES["consistency_training"](s, std=0.0), "std"),
+        (lambda s: OBJECTIVES["easy_consistency_tuning"](s, q=1.0), "q must be > 1"),
         (lambda s: SkippingLevels(s, 1001), r"\[1, 1000\]"),
     ],
 )

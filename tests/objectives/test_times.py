@@ -57,5 +57,3 @@ def test_loss_second_moment_is_that_of_improved_ddpm():
 def test_loss_second_moment_needs_integer_times():
     with pytest.raises(ValueError, match="integer times"):
         LossSecondMoment(FlowSchedule())
-    with pytest.raises(ValueError, match="std must be"):
-        TIMES["lognormal"](EDMSchedule(), std=0)

@@ -7,42 +7,14 @@ See `registry` for how it is found, and `base.Objective` for what it says of its
 from .adt import ADT
 from .base import Draws, Objective, Terms, Turn
 from .consistency import ConsistencyTraining, EasyConsistencyTuning
-from .controls import DenoiseFirst, ThrowAway
+from .controls import DenoiseFirst, Oracle, ThrowAway
 from .denoising import Huber, InputPerturbation, Plain
 from .detail import Detail
 from .distillation import ConsistencyDistillation, LatentConsistencyDistillation
 from .dro import FreeAT, PGDTraining
-from .oracle import Oracle
 from .registry import objectives
 from .smoothing import Invariance, SmoothingAdversarial, SmoothingRandom
 from .times import TIMES, Times
 
 OBJECTIVES = objectives()
 """Name in a config -> class, called as `(schedule, times=None, *, cond_dropout, ...)`."""
-
-__all__ = [
-    "ADT",
-    "OBJECTIVES",
-    "TIMES",
-    "ConsistencyDistillation",
-    "ConsistencyTraining",
-    "DenoiseFirst",
-    "Detail",
-    "Draws",
-    "EasyConsistencyTuning",
-    "FreeAT",
-    "Huber",
-    "InputPerturbation",
-    "Invariance",
-    "LatentConsistencyDistillation",
-    "Objective",
-    "Oracle",
-    "PGDTraining",
-    "Plain",
-    "SmoothingAdversarial",
-    "SmoothingRandom",
-    "Terms",
-    "ThrowAway",
-    "Times",
-    "Turn",
-]

@@ -10,9 +10,9 @@ Gradients stop at the network's input and only some calls S are trained, so with
     d L_adv / d theta = sum over k in S of  w_k <g, d o_k / d theta>,     g = dL_adv / dx_end,
                                                                           w_k = W_end,k.
 
-Hence no graph of the path is ever held: roll out without gradients and keep the inputs of S; take g
-once, through the decoder and the discriminator; then, for each k, one forward and one backward pass
-with w_k g as what comes from above. A turn's parts are these passes: memory does not grow with K.
+No graph of the path is ever held: roll out without gradients and keep the inputs of S; take g once,
+through the decoder and the discriminator; then each k is a part of the turn, a forward and backward
+pass with w_k g as what comes from above: memory does not grow with K.
 
 Source: Shen et al. 2025 (arXiv 2504.11423). The image-to-image start, the stopped gradient, trained
 subset, siamese DINOv2 discriminator and kept diffusion loss are the paper's; its settings are not
@@ -36,36 +36,25 @@ from ..diffusion.denoiser import Denoiser, dropout_of
 from ..diffusion.noising import precise
 from ..diffusion.parametrization import column
 from ..diffusion.randomness import StepRandom
-from ..diffusion.schedules import Schedule
 from ..options.value_types import Count, CountOrZero, NotNegative
 from ..support.errors import UserError
 from .base import Draws, Objective, RunFacts, Terms, Turn
-from .times import Times
+
+Answer = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(kw_only=True)
 class ADTDraws(Draws):
-    """With the randomness of a rollout.
+    """With the randomness of a rollout."""
 
-    Attributes:
-        image: The real images, (B, C, H, W); of latent models x0 is what became of them.
-        start: The call it begins with.
-        trained: The calls S that are trained, of the whole path's numbers.
-        noise: eps of x_start, (B, *).
-        seeds: Of the noise of stochastic samplers, one a row.
-        looks: Two looks of the discriminator's eye.
-        told: The condition as sampling tells it.
-        learns: Whether the model takes a turn in this batch.
-    """
-
-    image: Tensor
-    start: int
-    trained: tuple[int, ...]
-    noise: Tensor
-    seeds: Sequence[int]
-    looks: tuple[Any, Any]
-    told: dict[str, Any]
-    learns: bool
+    image: Tensor  # the real images, (B, C, H, W); of latent models x0 is what became of them
+    start: int  # the call it begins with
+    trained: tuple[int, ...]  # the calls S that are trained, of the whole path's numbers
+    noise: Tensor  # eps of x_start, (B, *)
+    seeds: Sequence[int]  # of the noise of stochastic samplers, one a row
+    looks: tuple[Any, Any]  # two of the discriminator's eye
+    told: dict[str, Any]  # the condition as sampling tells it
+    learns: bool  # whether the model takes a turn in this batch
 
     @property
     def generators(self) -> list[torch.Generator]:
@@ -105,23 +94,17 @@ class ADT(Objective):
         rows_at_once: Images that are decoded and judged at a time: bounds the memory of the decoder
             and the discriminator.
 
-    Raises:
-        ValueError: if an option is out of range.
-
     Source: Shen et al. 2025; DRTune (Wu et al. 2024) for the stopped gradient and even steps.
     """
 
     name = "adt"
     needs_discriminator = True
     needs_scheduler = True
-    path: Path
-    """The sampler's, once `set_up` was called."""
+    path: Path  # the sampler's, once `set_up` was called
 
     def __init__(
         self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
+        *args: Any,
         num_inference_steps: Count = 20,
         scheduler: Any = None,
         guidance_scale: NotNegative = 1.0,
@@ -139,7 +122,7 @@ class ADT(Objective):
         rows_at_once: Count = 64,
         **common: Any,
     ) -> None:
-        super().__init__(schedule, times, **common)
+        super().__init__(*args, **common)
         if weight == diffusion_weight == 0:
             raise ValueError("weight and diffusion_weight are both 0: the model learns nothing")
         if input_grad and path_weight != "native":
@@ -160,10 +143,8 @@ class ADT(Objective):
 
     def check_run(self, run: RunFacts) -> None:
         if self.real_pair == "other" and run.n_rows == 1:
-            raise UserError(
-                "objective.real_pair=other compares two images of a batch: set "
-                "training.train_batch_size to 2 or more, or real_pair to same"
-            )
+            advice = "set training.train_batch_size to 2 or more, or real_pair to same"
+            raise UserError(f"objective.real_pair=other compares two images of a batch: {advice}")
         if self.guidance_scale != 1 and run.has_null_condition is False:
             raise UserError(
                 "objective.guidance_scale needs a text-to-image model, or a class-conditional one "
@@ -171,11 +152,8 @@ class ADT(Objective):
             )
 
     def network_calls(self) -> str:
-        """In words; means over the start step.
-
-        n calls a rollout from the noise, (n + 1) / 2 on average from a uniform start, min(K, what
-        is left) of them trained; with guidance each is two.
-        """
+        """In words, means over the start step: n calls a rollout from the noise, (n + 1) / 2 on
+        average from a uniform start, min(K, what is left) trained; with guidance each is two."""
         kind = self.scheduler if isinstance(self.scheduler, str) else type(self.scheduler).__name__
         second_order = any(one in kind.lower() for one in ("heun", "dpm2"))
         n = self.num_inference_steps * (1 + second_order) - second_order
@@ -187,40 +165,27 @@ class ADT(Objective):
         kept = int(self.diffusion_weight > 0)
         guided = " (guidance: each is two)" if both == 2 else ""
         total = both * rolled + (trained_rows + 2 * trained_rows + (both - trained_rows)) * trained
-        return (
-            f"{rolled:g} in rollouts and {trained:.3g} trained to a step{guided}, {kept} for the "
-            f"denoising loss: as much as {(total + 3 * kept) / 3:.3g} plain steps, without the "
-            "discriminator"
-        )
+        calls = f"{rolled:g} in rollouts and {trained:.3g} trained to a step{guided}"
+        cost = f"as much as {(total + 3 * kept) / 3:.3g} plain steps, without the discriminator"
+        return f"{calls}, {kept} for the denoising loss: {cost}"
 
     def set_up(self, denoiser: Denoiser, discriminator: Discriminator) -> None:
-        """Told once, before the first draw, whose path it is and through what eyes it is judged.
-
-        Raises:
-            ValueError: if the scheduler's path cannot be trained through.
-        """
+        """Whose path it is, and who judges; ValueError if it cannot be trained through."""
         self._eye = discriminator.eye
-        if self.scheduler is None:
-            self.path = OneStepPath(self.schedule, denoiser.pair, self.num_inference_steps)
-        else:
-            self.path = SchedulerPath(
-                self.scheduler, self.schedule, denoiser.pair, self.num_inference_steps
-            )
+        words = self.schedule, denoiser.pair, self.num_inference_steps
+        own = self.scheduler
+        self.path = OneStepPath(*words) if own is None else SchedulerPath(own, *words)
         self.path.coefficients(0)  # here a sampler that is not linear is found out
-
-    # Draw
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> ADTDraws:
         s, path = super().draw(batch, rng, step), self.path
         if rng.step == rng.micro == 0 and self.warmup_batches:
-            self.news.append(
-                f"the discriminator learns alone for the first {self.warmup_batches} batches"
-            )
-        shared = rng.shared("path")
-        which = (
-            torch.randint(len(path.starts), (), generator=shared) if self.start == "uniform" else 0
-        )
-        start = path.starts[int(which)]
+            n = self.warmup_batches
+            self.news.append(f"the discriminator learns alone for the first {n} batches")
+        n_before = rng.step - self.warmup_batches  # batches in which the model might have learned
+        shared, start = rng.shared("path"), path.starts[0]
+        if self.start == "uniform":
+            start = path.starts[int(torch.randint(len(path.starts), (), generator=shared))]
         return ADTDraws(
             **vars(s),
             image=batch.get("image", s.x0),
@@ -230,14 +195,8 @@ class ADT(Objective):
             seeds=[] if self.scheduler is None else rng.seeds("rollout steps"),
             looks=self._eye.draw(rng, s.x0),
             told=dict(batch.get("sampling_cond") or batch.get("cond") or {}),
-            learns=self._model_learns(rng.step),
+            learns=n_before >= 0 and (n_before + 1) % self.discriminator_steps == 0,
         )
-
-    def _model_learns(self, batch: int) -> bool:
-        done = batch - self.warmup_batches
-        return done >= 0 and (done + 1) % self.discriminator_steps == 0
-
-    # Take turns
 
     def turns(self, nets: Mapping[str, Any], s: ADTDraws) -> Iterator[Turn]:
         denoiser, discriminator = nets["model"], nets["discriminator"]
@@ -255,9 +214,7 @@ class ADT(Objective):
             self.balance.unwatch()
         yield Turn("discriminator", [partial(self._discriminate, discriminator, maps)])
 
-    def guided(
-        self, denoiser: Denoiser, told: dict[str, Any]
-    ) -> Callable[[Tensor, Tensor], Tensor]:
+    def guided(self, denoiser: Denoiser, told: dict[str, Any]) -> Answer:
         """The network's answer to (x_t, t), t (), with guidance, (B, *)."""
         w = self.guidance_scale
         if w != 1.0 and not told:
@@ -278,7 +235,7 @@ class ADT(Objective):
 
     @torch.no_grad()
     def rollout(
-        self, denoiser: Denoiser, answer: Callable[[Tensor, Tensor], Tensor], s: ADTDraws
+        self, denoiser: Denoiser, answer: Answer, s: ADTDraws
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """x_end (B, *), and what the network read at each trained call; float32, dropout off."""
         x_t = self.path.begin(s.start, precise(s.x0), precise(s.noise))
@@ -294,12 +251,8 @@ class ADT(Objective):
     def judge(
         self, discriminator: Discriminator, x_end: Tensor, s: ADTDraws
     ) -> tuple[tuple[Maps, Maps, Maps], tuple[Tensor, Tensor]]:
-        """What the discriminator sees, and what it says to the model.
-
-        Returns:
-            Maps of the fake, of the real and of its partner under the fake's look, detached;
-            the model's loss (B,) and g = its gradient by x_end (B, *), zero if it takes no turn.
-        """
+        """Maps of the fake, of the real and of its partner under the fake's look, detached; the
+        model's loss (B,) and g, its gradient by x_end (B, *), zero if the model takes no turn."""
         eye, (look_a, look_b) = discriminator.eye, s.looks
         partners = tree_map(lambda one: one.roll(1, 0), (s.x0, s.image, s.told))
         seen: list[tuple[Maps, Maps, Maps]] = []
@@ -318,15 +271,12 @@ class ADT(Objective):
                 x = x_end[rows].detach().requires_grad_(s.learns)
                 fake = eye(eye.prepare(x), a, told)
                 loss = discriminator.generator_loss(fake, real, again)
-            slopes.append(
-                torch.autograd.grad(loss.sum(), x)[0] if s.learns else torch.zeros_like(x)
-            )
+            g = torch.autograd.grad(loss.sum(), x)[0] if s.learns else torch.zeros_like(x)
+            slopes.append(g)
             losses.append(loss.detach())
             seen.append(([one.detach() for one in fake], real, again))
-        maps = tuple(
-            [torch.cat(parts) for parts in zip(*one, strict=True)]
-            for one in zip(*seen, strict=True)
-        )
+        each = (zip(*one, strict=True) for one in zip(*seen, strict=True))
+        maps = tuple([torch.cat(parts) for parts in one] for one in each)
         return maps, (torch.cat(losses), torch.cat(slopes))  # pyright: ignore[reportReturnType]
 
     def _diffusion(self, denoiser: Denoiser, dropout: Callable[[bool], None], s: ADTDraws) -> Terms:
@@ -338,7 +288,7 @@ class ADT(Objective):
     def _path_parts(
         self,
         denoiser: Denoiser,
-        answer: Callable[[Tensor, Tensor], Tensor],
+        answer: Answer,
         dropout: Callable[[bool], None],
         inputs: Mapping[int, Tensor],
         judged: tuple[Tensor, Tensor],
@@ -380,8 +330,6 @@ class ADT(Objective):
         self.news += self.balance.news()
         return terms
 
-    # Remember
-
     def found(self) -> dict[str, float]:
         return self.balance.found()
 
@@ -394,5 +342,4 @@ class ADT(Objective):
 
 
 def _take(value: Any, rows: slice) -> Any:
-    """Some rows of a look or a condition."""
     return tree_map(lambda one: one[rows], value)

@@ -41,40 +41,27 @@ class Turn:
 
 @dataclass(kw_only=True)
 class Draws:
-    """All that is random in a step, for the own rows of the global batch.
+    """All that is random in a step, for the own rows of the global batch."""
 
-    Attributes:
-        x0: Data, (B, *).
-        eps: Unit noise, (B, *).
-        t: Times as the model receives them, (B,).
-        alpha, sigma: Coefficients at t, (B, 1, ...).
-        x_t: alpha x0 + sigma eps, (B, *).
-        weight: Importance weight of the times, (B,), 1 for uniform sampling.
-        condition: What the network is told beside x_t and t, by argument name.
-        dropped: Rows whose condition is replaced by the null condition, (B,), or None.
-        step: Updates of the model done before this step.
-        incomplete: What can be learned of the rows, where they are not taken for clean data.
-    """
-
-    x0: Tensor
-    eps: Tensor
-    t: Tensor
-    alpha: Tensor
+    x0: Tensor  # data, (B, *)
+    eps: Tensor  # unit noise, (B, *)
+    t: Tensor  # times as the model receives them, (B,)
+    alpha: Tensor  # coefficients at t, (B, 1, ...)
     sigma: Tensor
-    x_t: Tensor
-    weight: Tensor
-    step: int
+    x_t: Tensor  # alpha x0 + sigma eps, (B, *)
+    weight: Tensor  # importance weight of the times, (B,), 1 for uniform sampling
+    step: int  # updates of the model done before this step
     condition: dict[str, Any] = field(default_factory=dict)
-    dropped: Tensor | None = None
+    """What the network is told beside x_t and t, by argument name."""
+    dropped: Tensor | None = None  # rows whose condition is replaced by the null condition, (B,)
     incomplete: Incomplete | None = None
+    """What can be learned of the rows, where they are not taken for clean data."""
 
     def carries(self, noise: OwnNoise, trust: Trust | None = None, below: float = 1.0) -> None:
         """Takes x0 for clean data plus that noise, see `own_noise`; x_t gets what is missing.
 
-        Args:
-            noise: Of the rows of x0.
-            trust: What else is known of them.
-            below: Weight of a row at levels below its own, where x_t is as that of clean data.
+        `trust` says what else is known of the rows; `below` is the weight of a row at levels below
+        its own, where x_t is as that of clean data.
         """
         self.incomplete = known = Incomplete.at(self.sigma / self.alpha, noise, trust, below)
         self.x_t = add_noise(self.x0, noise.apply(known.gain, self.eps), self.alpha, self.sigma)
@@ -86,21 +73,13 @@ OF_OTHER_SECTIONS = ("schedule", "times", "cond_dropout")
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What an objective may ask of the run that it is to train.
+    """What an objective may ask of the run that it is to train; None is not known yet."""
 
-    Attributes:
-        n_steps: Updates of the model.
-        n_rows: Of a micro-batch.
-        has_lora: Whether only LoRA's weights learn.
-        has_condition: Whether the network is told a text or a class; None: not known yet.
-        has_null_condition: Whether it knows what no condition is; None: not known yet.
-    """
-
-    n_steps: int
-    n_rows: int
-    has_lora: bool
-    has_condition: bool | None = None
-    has_null_condition: bool | None = None
+    n_steps: int  # updates of the model
+    n_rows: int  # of a micro-batch
+    has_lora: bool  # whether only LoRA's weights learn
+    has_condition: bool | None = None  # whether the network is told a text or a class
+    has_null_condition: bool | None = None  # whether it knows what no condition is
 
 
 class Objective(ABC):
@@ -157,11 +136,7 @@ class Objective(ABC):
     """Graphs of the batch's forward passes that are alive at once: what memory an update takes."""
 
     def __new__(cls, *_: Any, **options: Any) -> Self:
-        """Refuses options that are not what the constructor's types say.
-
-        Raises:
-            ValueError: that names the option.
-        """
+        """Refuses options that are not what the constructor's types say: a ValueError names one."""
         check_options(cls, options, skip=("schedule", "times"))
         return super().__new__(cls)
 
@@ -190,18 +165,11 @@ class Objective(ABC):
     @classmethod  # noqa: B027 - most have nothing to refuse
     def check_section(cls, section: Any) -> None:
         """Told the section of a config once each key is of its type: refuses keys that do not go
-        together, and may settle those that nobody said.
-
-        Raises:
-            ValueError: that names the key, `objective.` in front.
+        together by a ValueError that names one, and may settle those that nobody said.
         """
 
     def check_run(self, run: RunFacts) -> None:  # noqa: B027 - the same
-        """Refuses a run that it cannot train.
-
-        Raises:
-            UserError: that says which setting to change.
-        """
+        """Refuses a run that it cannot train: a UserError that says which setting to change."""
 
     def network_calls(self) -> str | None:
         """Network calls of one update in words, where they are not one forward and backward."""
@@ -272,12 +240,8 @@ class Objective(ABC):
     ) -> Callable[[Tensor], Prediction]:
         """The denoiser as a function of x_t alone, at the drawn conditions and times.
 
-        Args:
-            denoiser: Student, average or teacher.
-            s: The draws.
-            rows: Some rows only, (n,).
-            t: Other times, (B,).
-            told: What the network is told in addition, by argument name.
+        It may be student, average or teacher, of some rows (n,) only, at other times t (B,), and be
+        told something in addition, by argument name.
         """
         condition = s.condition
         if s.dropped is not None:
@@ -297,11 +261,8 @@ class Objective(ABC):
         Where x0 carries noise itself (`Draws.carries`) it is the mean of (b - a s)^2 (A eps_hat -
         eps)^2, s = sigma/alpha, over the elements that count. With A = I that is the same.
 
-        Args:
-            prediction: The network's answer at the point in question.
-            s: The draws.
-            eps: The noise that is the target; the drawn one by default.
-            x_t: The noisy sample of the VLB; the drawn one by default.
+        `eps` is the noise that is the target and `x_t` the noisy sample of the VLB, the drawn ones
+        by default.
         """
         eps = s.eps if eps is None else eps
         weight, known = self.snr_weight(prediction), s.incomplete
@@ -370,27 +331,21 @@ class Objective(ABC):
             x0: Data, (B, *), in the model's range.
             step: The step's number; with `seed` it decides all random numbers.
             seed: The run's seed; give each process its own.
-            nets: The other networks that the method calls, by role: "ema", "teacher".
+            nets: The other networks that the method calls, by role: "ema", "teacher"; a ValueError
+                says which is missing.
             trust: What is known of the dirt of each row, see `sparring.trusted`; None: nothing.
             condition: What the network is told, by argument name.
-
-        Raises:
-            ValueError: if one of these is missing.
         """
+        who = type(self).__name__
         if self.needs_discriminator:
-            raise ValueError(
-                f"{type(self).__name__} has two players and many parts to a turn: go through "
-                "`turns` yourself, as docs/how_to/adt.md shows"
-            )
+            advice = "go through `turns` yourself, as docs/how_to/adt.md shows"
+            raise ValueError(f"{who} has two players and many parts to a turn: {advice}")
         nets = {"model": denoiser, **(nets or {})}
         for role, needed in (("ema", self.needs_ema), ("teacher", self.needs_teacher)):
             if needed and role not in nets:
-                raise ValueError(
-                    f"{type(self).__name__} calls another network: pass nets={{{role!r}: ...}}"
-                )
+                raise ValueError(f"{who} calls another network: pass nets={{{role!r}: ...}}")
         rng = StepRandom(seed, step, len(x0), device=x0.device)
         batch = {"x0": x0, "cond": condition, "trust": trust}
         for turn in self.turns(nets, self.draw(batch, rng, step)):
-            yield torch.stack(
-                [sum(part().values(), torch.zeros(())).mean() for part in turn.parts]
-            ).sum()
+            losses = [sum(part().values(), torch.zeros(())).mean() for part in turn.parts]
+            yield torch.stack(losses).sum()

@@ -2,7 +2,7 @@ r"""Consistency models: one network call from any noise level to the data, and a
 
     d( f(x_t, t), f_target(x_s, s) ) / gap,    s the next level below t
 
-f is the consistency function of `paths.Jump`. x_s is x_t's neighbour on the same path:
+f is the consistency function of `Jump`. x_s is x_t's neighbour on the same path:
 
 - training:      x_s = alpha_s x0 + sigma_s eps, the same eps, and the target is the network itself;
 - distillation:  x_s = one solver step of a teacher from x_t, and the target is the moving average.
@@ -13,7 +13,7 @@ Free-AT: K passes over one batch, each an update of the weights and an ascent of
 
 Source: Song et al. 2023 (CM), Song & Dhariwal 2023 (iCT), Geng et al. 2024 (ECT). The adversarial
 part: Wang et al., ICLR 2025 (paper 1), whose consistency loss, K, step size and radius are unknown:
-a reconstruction after its diffusion algorithm. Distillation has a file of its own.
+a reconstruction after its diffusion algorithm.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,56 +22,82 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser, SharedDropout, frozen
-from ..diffusion.noising import add_noise
+from ..diffusion.noising import add_noise, l2_norm, mse, per_sample_mean
 from ..diffusion.parametrization import column
 from ..diffusion.randomness import StepRandom
-from ..diffusion.schedules import Schedule
 from ..diffusion.solver_steps import Jump
-from ..options.value_types import Count, NotNegative, Positive
+from ..options.value_types import Count, NotNegative, Place, Positive
+from ..support.errors import did_you_mean
 from ..support.user_code import load_from_file
 from .base import Draws, Objective, Terms, Turn
-from .distances import Metric, MetricName, make_metric
 from .dro import free_at
 from .levels import KarrasLevels, Levels, ShrinkingGap
-from .times import Times, Uniform
+from .times import Uniform
 
-Boundary = Literal["ddim", "lcm"]
-Target = Literal["student", "ema"]
-Weighting = Literal["inverse_gap", "uniform"]
-N_STEPS = 10_000
-"""Updates of a run of which nobody says how long it is."""
+N_STEPS = 10_000  # of a run of which nobody says how long it is
+Metric = Callable[[Tensor, Tensor], Tensor]
+"""Takes two estimates of x0, (B, *), gives their distance, (B,)."""
+
+
+def pseudo_huber(a: Tensor, b: Tensor, c: float | None) -> Tensor:
+    """sqrt(||a - b||^2 + c^2) - c, (B,); c None: 0.00054 sqrt(d), d elements, as in iCT.
+
+    Source: Song & Dhariwal 2023, eq. 7; ECT's loss with c = 0.
+    """
+    c = float(0.00054 * a[0].numel() ** 0.5) if c is None else c
+    rest = torch.full((len(a), 1), c).to(a)
+    return l2_norm(torch.cat([(a - b).flatten(1), rest], dim=1)) - c
+
+
+def huber(a: Tensor, b: Tensor, c: float | None) -> Tensor:
+    """Mean over the elements of sqrt((a - b)^2 + c^2) - c, (B,); c None: 0.001.
+
+    Source: diffusers' training script for latent consistency models.
+    """
+    c = 0.001 if c is None else c
+    return per_sample_mean(torch.sqrt((a - b) ** 2 + c**2) - c)
+
+
+METRICS = {
+    "pseudo_huber": pseudo_huber,
+    "huber": huber,
+    "l2": lambda a, b, c: mse(a, b),
+    "l1": lambda a, b, c: per_sample_mean((a - b).abs()),
+}
+
+
+def _check_metric(name: str) -> str:
+    if name not in METRICS and ".py:" not in name:
+        raise ValueError(f"unknown metric {name!r}{did_you_mean(name, METRICS)}")
+    return name
+
+
+MetricName = Annotated[Place, AfterValidator(_check_metric)]
 
 
 @dataclass(kw_only=True)
 class ConsistencyDraws(Draws):
-    """With the neighbour.
+    """With the neighbour."""
 
-    Attributes:
-        t_s: Times of the neighbour, (B,), the smallest one where the pair ends in the data.
-        alpha_s, sigma_s: Coefficients at t_s, (B, 1, ...).
-        ends: Rows whose pair ends in the data: their target is x0, (B,).
-        guidance: Guidance scale of the teacher's step, (B,), 1 for none; None where it has none.
-    """
-
-    t_s: Tensor
-    alpha_s: Tensor
+    t_s: Tensor  # its times, (B,), the smallest one where the pair ends in the data
+    alpha_s: Tensor  # coefficients at t_s, (B, 1, ...)
     sigma_s: Tensor
-    ends: Tensor
-    guidance: Tensor | None
+    ends: Tensor  # rows whose pair ends in the data: their target is x0, (B,)
+    guidance: Tensor | None = None  # scale of the teacher's step, (B,); None: it has none
 
 
 class Consistency(Objective):
     r"""What all consistency objectives have in common.
 
     Args:
-        boundary: How f is made of the network's answer, see `paths.Jump`.
+        boundary: How f is made of the network's answer, see `Jump`.
         metric: d: "pseudo_huber", "huber", "l2", "l1", `path/to/file.py:function`, or a function of
             two estimates of x0.
-        huber_c: c of the two Hubers, data units; None: their papers' value, see `make_metric`.
+        huber_c: c of the two Hubers, data units; None: 0.00054 sqrt(elements), as in iCT, or 0.001.
         weighting: "inverse_gap": 1 / (r_t - r_s), r = sigma / alpha; "uniform": 1.
         target: Who answers at s: "student", the network itself with the same dropout mask, or
             "ema", its moving average (in eval mode). No gradient reaches its weights.
@@ -80,42 +106,36 @@ class Consistency(Objective):
         step_size: Length ||.||_2 of an ascent step, sample units (paper 1: unknown; 0.1 is its
             diffusion script's).
         max_norm: Radius of the L2 ball per element, sample units (the same).
-
-    Raises:
-        ValueError: if an option is out of range.
     """
 
-    levels: Levels
-    """Draws the pairs of neighbouring levels; each method has its own."""
+    levels: Levels  # draws the pairs of neighbouring levels; each method has its own
 
     def __init__(
         self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
-        boundary: Boundary = "ddim",
+        *args: Any,
+        boundary: Literal["ddim", "lcm"] = "ddim",
         metric: MetricName | Metric = "pseudo_huber",
         huber_c: NotNegative | None = None,
-        weighting: Weighting = "inverse_gap",
-        target: Target = "student",
+        weighting: Literal["inverse_gap", "uniform"] = "inverse_gap",
+        target: Literal["student", "ema"] = "student",
         n_passes: Count = 1,
         perturbed: Literal["student", "target"] = "student",
         step_size: NotNegative = 0.1,
         max_norm: NotNegative = 0.1,
         **common: Any,
     ) -> None:
-        super().__init__(schedule, times, **common)
+        super().__init__(*args, **common)
         if self.snr_gamma is not None or common.get("vlb_weight") is not None:
             raise ValueError("snr_gamma and vlb_weight go with denoising, not with consistency")
         if not isinstance(self.times, Uniform):
-            raise ValueError(
-                "consistency draws pairs of levels by itself: leave out times "
-                "(training.timestep_sampling)"
-            )
-        self.jump, self.boundary = Jump(schedule, boundary), boundary
-        if isinstance(metric, str) and ".py:" in metric:
-            metric = cast(Metric, load_from_file(metric, "objective.metric"))
-        self.metric, self.huber_c, self.weighting = metric, huber_c, weighting
+            advice = "leave out times (training.timestep_sampling)"
+            raise ValueError(f"consistency draws pairs of levels by itself: {advice}")
+        self.jump, self.boundary = Jump(self.schedule, boundary), boundary
+        if isinstance(metric, str) and metric in METRICS:
+            metric = partial(METRICS[metric], c=huber_c)
+        elif isinstance(metric, str):
+            metric = load_from_file(metric, "objective.metric")
+        self.metric, self.weighting = cast(Metric, metric), weighting
         self.target, self.needs_ema = target, target == "ema"
         self.n_updates, self.perturbed = n_passes, perturbed
         self.step_size, self.max_norm = step_size, max_norm
@@ -127,9 +147,7 @@ class Consistency(Objective):
         t_s = torch.where(ends, self.jump.first_time.to(t_s), t_s)
         s = self.noised(batch, rng, step, t, torch.ones_like(t))
         alpha_s, sigma_s = self.schedule.at(t_s, like=x0)
-        return ConsistencyDraws(
-            **vars(s), t_s=t_s, alpha_s=alpha_s, sigma_s=sigma_s, ends=ends, guidance=None
-        )
+        return ConsistencyDraws(**vars(s), t_s=t_s, alpha_s=alpha_s, sigma_s=sigma_s, ends=ends)
 
     def turns(self, nets: Mapping[str, Denoiser], s: ConsistencyDraws) -> Iterator[Turn]:
         compare = partial(self.compare, nets, s, self.neighbour(nets, s))
@@ -151,8 +169,7 @@ class Consistency(Objective):
         with dropout():
             estimate = self.function(nets["model"], s, s.t)(x_t)
         goal = torch.where(column(s.ends, goal), s.x0, goal)
-        distance = make_metric(self.metric, self.huber_c, goal[0].numel())(estimate, goal)
-        return {"consistency": s.weight * self.weigh(s) * distance}
+        return {"consistency": s.weight * self.weigh(s) * self.metric(estimate, goal)}
 
     def function(
         self, denoiser: Denoiser, s: ConsistencyDraws, t: Tensor
@@ -181,7 +198,6 @@ class ConsistencyTraining(Consistency):
     Args:
         n_levels, n_levels_end, mean, std: See `levels.KarrasLevels`; iCT's by default.
         max_train_steps: Updates of the whole run, for the doubling; None: the run's, else 10,000.
-        rest: See `Consistency`.
 
     Source: Song & Dhariwal 2023, table 1 and algorithm in appendix A.
     """
@@ -191,9 +207,7 @@ class ConsistencyTraining(Consistency):
 
     def __init__(
         self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
+        *args: Any,
         n_levels: Count = 10,
         n_levels_end: Count = 1280,
         mean: float | None = -1.1,
@@ -201,9 +215,9 @@ class ConsistencyTraining(Consistency):
         max_train_steps: Count | None = None,
         **rest: Any,
     ) -> None:
-        super().__init__(schedule, times, **rest)
-        n_steps = max_train_steps or N_STEPS
-        self.levels = KarrasLevels(schedule, n_levels, n_levels_end, n_steps, mean, std)
+        super().__init__(*args, **rest)
+        steps = max_train_steps or N_STEPS
+        self.levels = KarrasLevels(self.schedule, n_levels, n_levels_end, steps, mean, std)
 
 
 class EasyConsistencyTuning(Consistency):
@@ -212,9 +226,8 @@ class EasyConsistencyTuning(Consistency):
     Args:
         max_train_steps: Updates of the whole run; None: the run's, else 10,000.
         n_stages, q, k, b, mean, std: See `levels.ShrinkingGap`.
-        rest: See `Consistency`; huber_c is 0 in the official CIFAR-10 code: d is Euclidean.
 
-    Source: Geng et al. 2024 and its official code.
+    Source: Geng et al. 2024 and its official code, in which huber_c is 0: d is Euclidean.
     """
 
     name = "easy_consistency_tuning"
@@ -223,9 +236,7 @@ class EasyConsistencyTuning(Consistency):
 
     def __init__(
         self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
+        *args: Any,
         n_stages: Count = 8,
         q: Annotated[float, Field(gt=1)] = 2.0,
         k: NotNegative = 8.0,
@@ -235,6 +246,6 @@ class EasyConsistencyTuning(Consistency):
         max_train_steps: Count | None = None,
         **rest: Any,
     ) -> None:
-        super().__init__(schedule, times, **{**EasyConsistencyTuning.defaults, **rest})
+        super().__init__(*args, **{**EasyConsistencyTuning.defaults, **rest})
         n_steps = max_train_steps or N_STEPS
-        self.levels = ShrinkingGap(schedule, n_steps, n_stages, q, k, b, mean, std)
+        self.levels = ShrinkingGap(self.schedule, n_steps, n_stages, q, k, b, mean, std)

@@ -18,10 +18,8 @@ from ..diffusion.denoiser import Denoiser
 from ..diffusion.noising import per_sample_mean
 from ..diffusion.parametrization import column
 from ..diffusion.randomness import StepRandom
-from ..diffusion.schedules import Schedule
 from ..options.value_types import NotNegative, Positive
 from .base import Draws, Objective, Terms, Turn
-from .times import Times
 
 
 class Plain(Objective):
@@ -48,23 +46,16 @@ class InputPerturbation(Objective):
     """DDPM-IP: the input carries more noise than the target says.
 
     Args:
-        gamma: Standard deviation of the extra noise, noise units; 0.1 in the paper. The same as
-            diffusers' `--input_perturbation`.
+        gamma: Standard deviation of the extra noise, noise units; 0.1 in the paper. diffusers calls
+            it `--input_perturbation`.
 
     Source: Ning et al. 2023 (arXiv 2301.11706), algorithm 1.
     """
 
     name = "input_perturbation"
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
-        gamma: NotNegative = 0.1,
-        **common: Any,
-    ) -> None:
-        super().__init__(schedule, times, **common)
+    def __init__(self, *args: Any, gamma: NotNegative = 0.1, **common: Any) -> None:
+        super().__init__(*args, **common)
         self.gamma = gamma
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> InputPerturbationDraws:
@@ -100,16 +91,14 @@ class Huber(Objective):
 
     def __init__(
         self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
+        *args: Any,
         huber_c: Positive = 0.1,
         huber_schedule: Literal["snr", "exponential", "constant"] = "snr",
         loss_type: Literal["huber", "smooth_l1"] = "huber",
         huber_scale: Positive = 1.0,
         **common: Any,
     ) -> None:
-        super().__init__(schedule, times, **common)
+        super().__init__(*args, **common)
         self.huber_c, self.huber_schedule = huber_c, huber_schedule
         self.loss_type, self.huber_scale = loss_type, huber_scale
 
@@ -128,9 +117,7 @@ class Huber(Objective):
         def part() -> Terms:
             prediction = model(s.x_t)
             if prediction.variance is not None:
-                raise ValueError(
-                    "huber has no variational bound: use a model without learned variance"
-                )
+                raise ValueError("huber has no variational bound: take a model without variance")
             c = self.threshold(s)
             d = prediction.output - prediction.target(s.x0, s.eps)
             loss = per_sample_mean((d**2 + column(c, d) ** 2).sqrt() - column(c, d))

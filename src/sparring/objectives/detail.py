@@ -10,19 +10,12 @@ for data y = x0 + noise of covariance Sigma (`own_noise`), and below the level
     w [ L + lam R ],  R = ||eps(x_t + sigma omega) - eps(x_t) - omega||^2 / ||omega||^2
     w = weight / (1 + n(s) / few),  n(s) images of the set teaching at s
 
-omega: L2, `n_iterations` power iterations of the network's Jacobian from a random direction. Sigma
-and the levels come with the batch (`trust`): each image has its own. Where nothing comes, as with
-vectors, all rows have noise of one size tau and one window, found from the plain loss. Why so is in
-docs/explanation/smoothing.md:
-
-- above its own noise a dirty sample teaches the denoiser of the clean data; with noise of one size
-  no matter which samples are dirty: nearly all of a picture says how much noise it has;
-- below, the data say nothing that could be believed, and w says how far they are: the fewer images
-  are clean enough for a level, the more the dirty ones are needed there to hold on to;
-- the relative error R makes lam dimensionless: for an isotropic omega and a linear denoiser the
-  optimum is the denoiser of data with every variance divided by 1 + lam;
-- the power iteration turns omega towards what the denoiser calls noise, off the data manifold,
-  and only there is shrinking wanted.
+omega: L2, `n_iterations` power iterations of the network's Jacobian from a random direction, which
+turn it towards what the denoiser calls noise, off the data manifold: only there shrinking is
+wanted. Sigma and the levels come with the batch (`trust`): each image has its own. Where nothing
+comes, as with vectors, all rows have noise of one size tau and one window, found from the plain
+loss. lam is dimensionless: for an isotropic omega and a linear denoiser the optimum is the denoiser
+of data with every variance divided by 1 + lam. Why so is in docs/explanation/smoothing.md.
 
 Source: ours; the first line after Daras et al. 2024 ("Consistent diffusion meets Tweedie").
 """
@@ -39,14 +32,13 @@ from ..diffusion.denoiser import Denoiser, evaluation_mode
 from ..diffusion.noising import mse, per_sample_mean
 from ..diffusion.parametrization import Prediction, column
 from ..diffusion.randomness import StepRandom
-from ..diffusion.schedules import Schedule
 from ..options.value_types import CountOrZero, NotNegative, Positive, SomeShare
 from ..perturbations import L2Ball, power_iteration
 from .base import Draws, Objective, Terms, Turn
 from .own_noise import white
 from .smoothing import SmoothingDraws, choose_rows, put
 from .spectrum import Scales, Spectrum
-from .times import Times, all_rows
+from .times import all_rows
 
 
 class Detail(Objective):
@@ -76,9 +68,6 @@ class Detail(Objective):
         start_step: First step that is not plain: two thirds of the run is best, when the shapes
             are there and the learning rate falls. None is that in a run, 1,000 elsewhere.
 
-    Raises:
-        ValueError: if an option is out of range.
-
     Source: ours; see docs/explanation/smoothing.md.
     """
 
@@ -89,9 +78,7 @@ class Detail(Objective):
 
     def __init__(
         self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
+        *args: Any,
         lam: NotNegative = 10.0,
         radius_low: Positive = 0.3,
         radius_high: Positive = 1.0,
@@ -105,18 +92,15 @@ class Detail(Objective):
         start_step: CountOrZero | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(schedule, times, **common)
+        super().__init__(*args, **common)
         start_step = 1000 if start_step is None else start_step
         if radius_low > radius_high:
-            raise ValueError(
-                f"radius_low must be <= radius_high, got {radius_low} and {radius_high}"
-            )
+            raise ValueError(f"radius_low must be <= radius_high, got {radius_low}, {radius_high}")
         if noise is None and window == "auto":
             raise ValueError("window auto is the noise found or given: set window, or noise")
         if noise == "auto" and start_step < 2:
-            raise ValueError(
-                "noise auto reads the plain steps before the regulariser starts: set start_step"
-            )
+            why = "noise auto reads the plain steps before the regulariser starts"
+            raise ValueError(f"{why}: set start_step")
         self.lam, self.radius_low, self.radius_high = lam, radius_low, radius_high
         self.n_iterations, self.bf16_omega = n_iterations, bf16_omega
         self.noise, self.window = noise, window
@@ -131,10 +115,9 @@ class Detail(Objective):
         if section.noise == "auto" and section.window == "auto":
             return
         if section.dirt != "none" and "dirt" in section.model_fields_set:
-            raise ValueError(
-                "objective.noise and objective.window are one size for all images, and "
-                f"objective.dirt={section.dirt} says each image's own: leave one of them out"
-            )
+            one = "objective.noise and objective.window are one size for all images"
+            each = f"objective.dirt={section.dirt} says each image's own"
+            raise ValueError(f"{one}, and {each}: leave one of them out")
         section.dirt = "none"
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
@@ -185,9 +168,9 @@ class Detail(Objective):
         def part() -> Terms:
             if isinstance(s, SmoothingDraws):
                 clean, moved, omega = self.both(nets["model"], s)
-                return self.denoising(clean, s) | {
-                    "equivariance": s.weight * self.regulariser(clean, moved, omega, s)
-                }
+                terms = self.denoising(clean, s)
+                error = self.regulariser(clean, moved, omega, s)
+                return terms | {"equivariance": s.weight * error}
             clean = model(s.x_t)
             if self.noise == "auto" and self.start_step / 2 <= s.step < self.start_step:
                 error = mse(clean.eps.detach(), s.eps)
@@ -199,9 +182,9 @@ class Detail(Objective):
         yield Turn("model", [part])
 
     def both(self, denoiser: Denoiser, s: SmoothingDraws) -> tuple[Prediction, Prediction, Tensor]:
-        """The answers at x_t, (B,), and at x_t + sigma omega, (n,), in one pass; and omega, (n, *).
+        """The answers at x_t, (B,), and at x_t + sigma omega, (n,), and omega, (n, *).
 
-        The few rows would cost a pass of their own twice what they cost in the batch.
+        All in one pass: the few rows cost twice as much in a pass of their own.
         """
         omega, n_rows, rows = self.omega(denoiser, s), len(s.x_t), s.rows
         everyone = torch.arange(n_rows, device=s.x_t.device)
@@ -210,7 +193,6 @@ class Detail(Objective):
         return answer[:n_rows], answer[n_rows:], omega
 
     def omega(self, denoiser: Denoiser, s: SmoothingDraws) -> Tensor:
-        """The perturbation of the chosen rows, noise units, (n, *)."""
         rows: Any = s.rows  # some are always chosen
         x_t, sigma = s.x_t[rows], s.sigma[rows]
         here: Tensor | None = None
@@ -248,10 +230,9 @@ class Detail(Objective):
         """Says so if the loss finds noise in the rows that are called clean."""
         self.auto = self.spectrum.scales(n_elements, self.lam)
         if self.auto.noise is not None:
-            self.news.append(
-                f"the loss finds noise of standard deviation {self.auto.noise:.3g} in images that "
-                "are called clean: look at the table of the audit"
-            )
+            size = f"noise of standard deviation {self.auto.noise:.3g}"
+            where = "in images that are called clean: look at the table of the audit"
+            self.news.append(f"the loss finds {size} {where}")
 
     def found(self) -> dict[str, float]:
         if self.auto is None or self.noise != "auto":

@@ -9,6 +9,7 @@ Source: Song et al. 2023 (CM), Luo et al. 2023 (LCM).
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,14 +19,12 @@ from ..diffusion.denoiser import Denoiser
 from ..diffusion.guidance import guidance_dim, guidance_embedding
 from ..diffusion.parametrization import Prediction, column
 from ..diffusion.randomness import StepRandom
-from ..diffusion.schedules import Schedule
 from ..diffusion.solver_steps import heun, step
 from ..options.value_types import Count, NotNegative
 from ..support.errors import UserError
 from .base import RunFacts
 from .consistency import Consistency, ConsistencyDraws
 from .levels import KarrasLevels, SkippingLevels
-from .times import Times
 
 GRIDS = {"karras": KarrasLevels, "skipping": SkippingLevels}
 
@@ -44,10 +43,6 @@ class ConsistencyDistillation(Consistency):
         guidance_embedding: Tell the student the guidance scale through the network's
             `timestep_cond`, as LCM does; the network needs time_cond_proj_dim. None: in a run,
             unless only LoRA's weights learn.
-        rest: See `Consistency`.
-
-    Raises:
-        ValueError: if an option is out of range.
 
     Source: Song et al. 2023, algorithm 2; with guidance Luo et al. 2023, eq. 14-16.
     """
@@ -59,9 +54,7 @@ class ConsistencyDistillation(Consistency):
 
     def __init__(
         self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
+        *args: Any,
         grid: Literal["karras", "skipping"] = "karras",
         n_levels: Count = 17,
         solver: Literal["heun", "ddim", "euler"] = "heun",
@@ -71,12 +64,10 @@ class ConsistencyDistillation(Consistency):
         **rest: Any,
     ) -> None:
         if guidance_low > guidance_high:
-            raise ValueError(
-                "guidance needs 0 <= guidance_low <= guidance_high, got "
-                f"{guidance_low} and {guidance_high}"
-            )
-        super().__init__(schedule, times, **{**ConsistencyDistillation.defaults, **rest})
-        self.levels = GRIDS[grid](schedule, n_levels)
+            given = f"{guidance_low} and {guidance_high}"
+            raise ValueError(f"guidance needs 0 <= guidance_low <= guidance_high, got {given}")
+        super().__init__(*args, **{**ConsistencyDistillation.defaults, **rest})
+        self.levels = GRIDS[grid](self.schedule, n_levels)
         self.solver, self.needs_guidance_input = solver, bool(guidance_embedding)
         self.guidance_low, self.guidance_high = guidance_low, guidance_high
 
@@ -92,10 +83,8 @@ class ConsistencyDistillation(Consistency):
                 "conditional model: set both to 1, or take objective=consistency_distillation"
             )
         if self.needs_guidance_input and run.has_lora:
-            raise UserError(
-                "objective.guidance_embedding trains an input that LoRA does not reach: set it to "
-                "false"
-            )
+            why = "trains an input that LoRA does not reach"
+            raise UserError(f"objective.guidance_embedding {why}: set it to false")
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> ConsistencyDraws:
         s = super().draw(batch, rng, step)
@@ -109,13 +98,10 @@ class ConsistencyDistillation(Consistency):
     @torch.no_grad()
     def neighbour(self, nets: Mapping[str, Denoiser], s: ConsistencyDraws) -> Tensor:
         """x_s, (B, *): the teacher's step, once for all passes."""
-
-        def predict(x: Tensor, t: Tensor) -> Prediction:
-            return self.teach(nets["teacher"], s, t)(x)
-
-        prediction = predict(s.x_t, s.t)
+        at = partial(self.teach, nets["teacher"], s)
+        prediction = at(s.t)(s.x_t)
         if self.solver == "heun":
-            return heun(predict, prediction, self.schedule, s.t_s)
+            return heun(lambda x, t: at(t)(x), prediction, self.schedule, s.t_s)
         return step(prediction, s.alpha_s, s.sigma_s)
 
     def teach(
@@ -131,9 +117,8 @@ class ConsistencyDistillation(Consistency):
         def guided(x: Tensor) -> Prediction:
             with_it, without = conditional(x), null(x)
             scale = column(s.guidance, x)  # pyright: ignore[reportArgumentType]
-            return replace(
-                with_it, output=without.output + scale * (with_it.output - without.output)
-            )
+            output = without.output + scale * (with_it.output - without.output)
+            return replace(with_it, output=output)
 
         return guided
 
@@ -143,10 +128,8 @@ class ConsistencyDistillation(Consistency):
             return {}
         dim = guidance_dim(denoiser.network)
         if dim is None:
-            raise ValueError(
-                "guidance_embedding needs a network with time_cond_proj_dim, see "
-                "guidance.with_guidance_embedding"
-            )
+            wanted = "a network with time_cond_proj_dim, see guidance.with_guidance_embedding"
+            raise ValueError(f"guidance_embedding needs {wanted}")
         return {"timestep_cond": guidance_embedding(s.guidance, dim)}
 
 
@@ -162,5 +145,5 @@ class LatentConsistencyDistillation(ConsistencyDistillation):
         "guidance_low": 6.0, "guidance_high": 16.0, "guidance_embedding": None,
     }  # fmt: skip
 
-    def __init__(self, schedule: Schedule, times: Times | None = None, **rest: Any) -> None:
-        super().__init__(schedule, times, **{**LatentConsistencyDistillation.defaults, **rest})
+    def __init__(self, *args: Any, **rest: Any) -> None:
+        super().__init__(*args, **{**LatentConsistencyDistillation.defaults, **rest})

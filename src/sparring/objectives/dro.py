@@ -19,30 +19,34 @@ from torch import Tensor
 from ..diffusion.denoiser import Denoiser, SharedDropout, frozen
 from ..diffusion.noising import mse
 from ..diffusion.randomness import StepRandom
-from ..diffusion.schedules import Schedule
 from ..options.value_types import Count, CountOrZero, NotNegative
 from ..perturbations import L2Ball, pgd
-from ..perturbations.attacks import Gain
 from .base import Draws, Objective, Terms, Turn
-from .times import Times
 
 
 class _Robust(Objective):
-    """The loss at a perturbed point, shared by the two ways to find that point."""
+    """The loss at a perturbed point, shared by the two ways to find that point.
+
+    Args:
+        step_size: Length ||.||_2 of an ascent step, sample units; 0.1 in the script.
+        max_norm: Radius of the L2 ball per element, ||delta||_2 <= sqrt(d) max_norm, sample units;
+            0.1 in the script, where (K - 1) step_size = 0.2 never reaches it.
+        target: "corrected_detached" (the script's): delta acts through the network's input only;
+            "corrected": its gradient also goes through the target (and the VLB's x_t);
+            "uncorrected": the noise that was drawn (for an x0-network all three are x0).
+    """
 
     ema_warmup = False
 
     def __init__(
         self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
+        *args: Any,
         step_size: NotNegative = 0.1,
         max_norm: NotNegative = 0.1,
         target: Literal["corrected_detached", "corrected", "uncorrected"] = "corrected_detached",
         **common: Any,
     ) -> None:
-        super().__init__(schedule, times, **common)
+        super().__init__(*args, **common)
         self.step_size, self.max_norm, self.target = step_size, max_norm, target
 
     def robust(self, denoiser: Denoiser, s: Draws, delta: Tensor) -> Terms:
@@ -66,20 +70,10 @@ class FreeAT(_Robust):
                   delta <- project(delta + step_size g / ||g||_2),  g = d loss / d delta
 
     x0, eps, t and the importance weight stay the same over the K passes; dropout is drawn afresh in
-    each. The first pass is a plain step, so K = 1 is plain training. An update costs what a plain
-    one costs: the gradient of delta comes with that of the weights.
+    each. The first pass is a plain step, so K = 1 is plain training, and an update costs the same.
 
     Args:
         n_passes: K, 3 in the official CIFAR-10 script.
-        step_size: Length ||.||_2 of an ascent step, sample units; 0.1 in the script.
-        max_norm: Radius of the L2 ball per element, ||delta||_2 <= sqrt(d) max_norm, sample units;
-            0.1 in the script, where (K - 1) step_size = 0.2 never reaches it.
-        target: "corrected_detached" (the script's): delta acts through the network's input only;
-            "corrected": its gradient also goes through the target (and the VLB's x_t);
-            "uncorrected": the noise that was drawn (for an x0-network all three are x0).
-
-    Raises:
-        ValueError: if an option is out of range.
 
     Source: paper 1's official code (fast adversarial training after Shafahi et al. 2019). A row
     whose gradient is not finite keeps its delta (ours; the official code would lose the row).
@@ -87,10 +81,8 @@ class FreeAT(_Robust):
 
     name = "dro"
 
-    def __init__(
-        self, schedule: Schedule, times: Times | None = None, *, n_passes: Count = 3, **rest: Any
-    ) -> None:
-        super().__init__(schedule, times, **rest)
+    def __init__(self, *args: Any, n_passes: Count = 3, **rest: Any) -> None:
+        super().__init__(*args, **rest)
         self.n_updates = n_passes
 
     def turns(self, nets: Mapping[str, Denoiser], s: Draws) -> Iterator[Turn]:
@@ -103,12 +95,8 @@ def free_at(
 ) -> Iterator[Turn]:
     """The turns of Free-AT: an update of the model and an ascent of delta from each backward pass.
 
-    Args:
-        loss: The terms at a delta of the shape of `like`.
-        like: What delta is added to, (B, *).
-        n_passes: K; delta is zero in the first pass.
-        step_size: Length ||.||_2 of an ascent step.
-        max_norm: Radius of the L2 ball, per element.
+    `loss` gives the terms at a delta, which is added to what is `like` it, (B, *), and zero in the
+    first of K = n_passes passes; `step_size` and `max_norm` as in `FreeAT`.
 
     Source: Shafahi et al. 2019, as in paper 1's official code.
     """
@@ -133,11 +121,7 @@ class PGDTraining(_Robust):
 
     Args:
         n_steps: Ascent steps, each one forward and one backward that updates nothing.
-        step_size, max_norm, target: As in `FreeAT`.
         random_start: Start on a random point of the ball's surface instead of at zero.
-
-    Raises:
-        ValueError: if an option is out of range.
 
     Source: Madry et al. 2018 on paper 1's objective (the paper's PGD ablation; its settings are
     unknown).
@@ -146,49 +130,32 @@ class PGDTraining(_Robust):
     name = "dro_pgd"
 
     def __init__(
-        self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
-        n_steps: CountOrZero = 3,
-        random_start: bool = False,
-        **rest: Any,
+        self, *args: Any, n_steps: CountOrZero = 3, random_start: bool = False, **rest: Any
     ) -> None:
-        super().__init__(schedule, times, **rest)
+        super().__init__(*args, **rest)
         self.n_steps, self.random_start = n_steps, random_start
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> PGDDraws:
         s = super().draw(batch, rng, step)
         radius = torch.full((len(s.x0),), self.max_norm if self.random_start else 0.0).to(s.x0)
-        return PGDDraws(
-            **vars(s), delta0=L2Ball().draw(rng, "delta", s.x0.shape[1:], radius).to(s.x0)
-        )
+        delta0 = L2Ball().draw(rng, "delta", s.x0.shape[1:], radius).to(s.x0)
+        return PGDDraws(**vars(s), delta0=delta0)
 
     def turns(self, nets: Mapping[str, Denoiser], s: PGDDraws) -> Iterator[Turn]:
         denoiser, dropout = nets["model"], SharedDropout(s.x0.device)
+        radius = torch.full((len(s.x0),), self.max_norm).to(s.x0)
+        step_size = self.step_size / s.x0[0].numel() ** 0.5  # a length; our balls count in rms
 
-        def part() -> Terms:
-            with frozen(denoiser):
-                delta = pgd(
-                    self._gain(denoiser, s, dropout),
-                    s.delta0,
-                    torch.full((len(s.x0),), self.max_norm).to(s.x0),
-                    L2Ball(),
-                    self.step_size / s.delta0[0].numel() ** 0.5,  # a length; our balls count in rms
-                    self.n_steps,
-                )
-            with dropout():
-                return self.robust(denoiser, s, delta)
-
-        yield Turn("model", [part])
-
-    def _gain(self, denoiser: Denoiser, s: Draws, dropout: SharedDropout) -> Gain:
-        """The robust loss as a function of delta; the time sampler does not hear of it."""
-
-        def gain(delta: Tensor) -> Tensor:
+        def gain(delta: Tensor) -> Tensor:  # the time sampler does not hear of it
             with dropout():
                 prediction = self.bind(denoiser, s)(s.x_t + delta)
             eps = s.eps + self.target_shift(delta) / s.sigma
             return mse(prediction.output, prediction.target(s.x0, eps))
 
-        return gain
+        def part() -> Terms:
+            with frozen(denoiser):
+                delta = pgd(gain, s.delta0, radius, L2Ball(), step_size, self.n_steps)
+            with dropout():
+                return self.robust(denoiser, s, delta)
+
+        yield Turn("model", [part])

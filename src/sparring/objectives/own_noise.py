@@ -6,16 +6,13 @@ eigenvalue get only the noise that is missing,
     x_t = alpha (y + s A eps),   A = (I - Sigma / s^2)^(1/2),
 
 so that the whole noise in x_t is s n with n ~ N(0, I). eps is a part of n, E[eps | n] = A n, so
+|| A eps_hat - eps ||^2 has the denoiser of the clean data as its minimiser. Sigma is diagonal in
+the pixels (white, or by the brightness) or in the frequencies of the image (correlated noise).
 
-    || A eps_hat - eps ||^2
-
-has the denoiser of the clean data as its minimiser. Sigma is diagonal in the pixels (white noise,
-or noise that depends on the brightness) or in the frequencies of the image (correlated noise).
-
-**Noise that depends on the brightness.** A then depends on x0, and || A eps_hat - eps ||^2 would
-weigh an element by its own signal. So its error is divided by A_j^2, and the row's weight is
-1 - lambda_max / s^2 instead, with lambda_max that of a white pixel whatever the image shows. The
-brightness is read off the smoothed image.
+**Noise that depends on the brightness.** A then depends on x0, and the loss would weigh an element
+by its own signal. So its error is divided by A_j^2, and the row's weight is 1 - lambda_max / s^2
+instead, with lambda_max that of a white pixel whatever the image shows. The brightness is read off
+the smoothed image.
 
 **Cut off.** A pixel at an end of the range was a noisy value beyond it. It is drawn anew in each
 step, from the normal law around its clean value, cut off at that end (the Tobit model). The clean
@@ -37,38 +34,23 @@ from ..data.trust.trust import Trust
 from ..diffusion.noising import precise
 from ..diffusion.parametrization import column
 
-N_ROUNDS = 3
-"""Of smoothing an image and filling in what was cut off: the means at its ends stand still then."""
-INSIDE = 0.627
-"""Deviations that a value lies inside the end where it was cut off, at most: the mean of
-Phi(-z), z > 0. What an edge close by says otherwise is contradicted by the cut itself."""
-BACKGROUND = 0.2
-"""Share of an image's values that are cut off at an end, above which the end is the clean value of
-them all, a background: noise cuts off half of it."""
-FURTHEST = 6.0
-"""Deviations between a mean and an end of the range at most: no likelier values are cut off."""
+N_ROUNDS = 3  # of smoothing an image and filling in what was cut off: its means stand still then
+INSIDE = 0.627  # deviations that a clean value lies inside its end, at most: mean of Phi(-z), z > 0
+BACKGROUND = 0.2  # share of values at an end above which it is a background: noise cuts off half
+FURTHEST = 6.0  # deviations between a mean and an end of the range, at most
 
 
 @dataclass
 class OwnNoise:
-    """Covariance of the noise in each row of x0 (B, *), by its eigenvalues.
+    """Covariance of the noise in each row of x0 (B, *), by its eigenvalues."""
 
-    Attributes:
-        variance: Eigenvalues, (B, 1, ...) where all of a row are alike, else (B, *); data units^2.
-        largest: Standard deviation in the noisiest direction that such a row can have, (B,): above
-            this noise level it teaches.
-        of_frequencies: Rows whose eigenvalues belong to the frequencies of the image, (B,), bool;
-            None for none.
-        follows_data: Rows whose variance depends on the brightness, (B,), bool; None for none.
-        mean: The smoothed images that give the brightness, (B, C, H, W), where some row's variance
-            depends on it.
-    """
-
-    variance: Tensor
+    variance: Tensor  # data units^2, (B, 1, ...) where all of a row are alike, else (B, *)
     largest: Tensor
-    of_frequencies: Tensor | None = None
-    follows_data: Tensor | None = None
-    mean: Tensor | None = None
+    """Standard deviation in the noisiest direction that such a row can have, (B,): above this noise
+    level it teaches."""
+    of_frequencies: Tensor | None = None  # rows with those of the image's frequencies, (B,), bool
+    follows_data: Tensor | None = None  # rows whose variance depends on the brightness, (B,), bool
+    mean: Tensor | None = None  # the smoothed images that give the brightness, where any does
 
     def gain(self, s: Tensor) -> Tensor:
         """Eigenvalues of A at noise levels s (B, 1, ...), 0 where nothing is missing."""
@@ -90,12 +72,7 @@ def white(tau: Tensor, like: Tensor) -> OwnNoise:
 
 
 def own_noise(trust: Trust, x0: Tensor) -> OwnNoise:
-    """What a trust says of images (B, C, H, W), whose own values give the brightness.
-
-    Args:
-        trust: Of the rows.
-        x0: The images, as they are in the files.
-    """
+    """What a trust says of images (B, C, H, W), whose own values give the brightness."""
     variance, mean = column(trust.sigma**2, x0), None
     follows, correlated = trust.slope > 0, trust.correlation > 0
     if follows.any():
@@ -141,15 +118,8 @@ def blurred_spectrum(correlation: Tensor, height: int, width: int) -> Tensor:
 
         |w_hat(f)|^2 / mean,   w_hat(f) = sum_k exp(-2 pi^2 correlation^2 (f + k)^2),
 
-    on each axis: the transform of a Gaussian kernel of `correlation` pixels, as of the kind of dirt
-    `correlated`.
-
-    Args:
-        correlation: Standard deviation of the kernel, pixels, (B,).
-        height, width: Of the images.
-
-    Returns:
-        (B, 1, H, W), in the order of `torch.fft.fft2`, mean 1.
+    on each axis: the transform of a Gaussian kernel with a standard deviation of `correlation`
+    pixels, (B,), as of the kind of dirt `correlated`. (B, 1, H, W), in the order of `fft2`.
     """
     down, across = (_axis(correlation, side) for side in (height, width))
     return down[:, None, :, None] * across[:, None, None, :]
@@ -164,13 +134,9 @@ def _axis(correlation: Tensor, side: int) -> Tensor:
 
 
 def uncut(trust: Trust, x0: Tensor, normal: Tensor, mean: Tensor | None = None) -> Tensor:
-    """Images with what was cut off of their noise drawn anew; others stay as they are.
+    """Images (B, C, H, W) in [-1, 1] with what was cut off of their noise drawn anew.
 
-    Args:
-        trust: Of the rows.
-        x0: Images (B, C, H, W) in [-1, 1].
-        normal: Independent normal numbers, like x0.
-        mean: `uncut_mean` of the images, where it is known already.
+    `normal` are independent normal numbers, like x0; `mean` is the images' `uncut_mean`, if known.
     """
     rows = column(trust.clipped & ((trust.sigma > 0) | (trust.slope > 0)), x0)
     if not rows.any():
@@ -186,10 +152,10 @@ def uncut(trust: Trust, x0: Tensor, normal: Tensor, mean: Tensor | None = None) 
 
 
 def tobit(x0: Tensor, mean: Tensor, deviation: Tensor, normal: Tensor) -> Tensor:
-    r"""Values at -1 and 1 drawn from N(mean, deviation^2) given that they lie beyond.
+    r"""Values at -1 and 1 drawn from N(mean, deviation^2) given that they lie beyond; others stay.
 
     For an end e and z = (e - mean) / deviation, below it mean + deviation Q(u Phi(z)), u = Phi of
-    `normal` and Q the inverse of Phi; above 1 the mirror image. Other values stay.
+    `normal` and Q the inverse of Phi; above 1 the mirror image.
     """
     end = x0.sign()  # of -1 and 1 the number itself
     z = end * (mean - end) / deviation.clamp(min=1e-12)  # how far inside the mean lies, negative
@@ -229,32 +195,17 @@ def smooth(x: Tensor) -> Tensor:
 
 @dataclass
 class Incomplete:
-    """What of each row of a batch can be learned at the drawn noise levels.
+    """What of each row of a batch can be learned at the drawn noise levels."""
 
-    Attributes:
-        noise: The noise that x0 carries itself.
-        gain: Eigenvalues of A; 1 where x0 is taken for clean data.
-        factor: Of the squared error of each element, (B, 1, ...) or (B, *).
-        level: Noise level from which a row teaches, (B,), 0 for whole ones.
-        as_clean: Weight of the rows that are taken for clean data as a whole, (B,), 0 for others.
-    """
-
-    noise: OwnNoise
-    gain: Tensor
-    factor: Tensor
-    level: Tensor
-    as_clean: Tensor
+    noise: OwnNoise  # that x0 carries itself
+    gain: Tensor  # eigenvalues of A; 1 where x0 is taken for clean data
+    factor: Tensor  # of the squared error of each element, (B, 1, ...) or (B, *)
+    level: Tensor  # noise level from which a row teaches, (B,), 0 for whole ones
+    as_clean: Tensor  # weight of rows that are taken for clean data as a whole, (B,), 0 for others
 
     @classmethod
     def at(cls, s: Tensor, noise: OwnNoise, trust: Trust | None, below: float) -> "Incomplete":
-        """At noise levels s = sigma_t / alpha_t.
-
-        Args:
-            s: (B, 1, ...).
-            noise: Of the rows.
-            trust: What else is known of them; None for nothing.
-            below: Weight of a row at levels below its own, where it is taken as it is.
-        """
+        """At noise levels s = sigma_t / alpha_t, (B, 1, ...); see `Draws.carries`."""
         level = noise.largest if trust is None else torch.maximum(noise.largest, trust.level)
         above = s.flatten() > level
         weight = torch.where(above, 1.0, below).to(level)

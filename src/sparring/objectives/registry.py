@@ -4,13 +4,8 @@
     section = section_of_method(method, "detail")
 
 A built-in objective is a class in one of the files beside this one that says `name = "..."`: the
-files are walked, there is no list. A section has the arguments of the constructor, and one key for
-what the run hands over because the method asks for it:
-
-    needs_teacher          teacher         a trained model
-    needs_scheduler        scheduler       the sampler whose path is trained through
-    needs_discriminator    discriminator   who judges the samples
-    told_of_dirt           dirt            where the knowledge of the images comes from
+files are walked, there is no list. A section has the arguments of the constructor, and keys of what
+the run hands over because the method asks for it, see `MethodSection`.
 """
 
 import importlib
@@ -32,9 +27,6 @@ from ..support.home_folder import expanded
 from ..support.user_code import load_from_file
 from .base import OF_OTHER_SECTIONS, Objective
 
-MaybePlace = Place | None  # pyright: ignore[reportOperatorIssue]
-MaybeSampler = SamplerName | None  # pyright: ignore[reportOperatorIssue]
-
 
 @cache
 def objectives() -> Mapping[str, type[Objective]]:
@@ -52,14 +44,9 @@ def objectives() -> Mapping[str, type[Objective]]:
 
 
 def find(name: str, place: str = "objective") -> type[Objective]:
-    """The class of an objective.
+    """The class of a built-in objective's name, or of `path/to/file.py:Name`.
 
-    Args:
-        name: Of a built-in one, or `path/to/file.py:Name`.
-        place: Where it is said, for error messages.
-
-    Raises:
-        UserError: if there is none, or it is no objective.
+    UserError, with the `place` where it is said, if there is none, or it is no objective.
     """
     if ".py:" not in name:
         if name in objectives():
@@ -89,8 +76,7 @@ class MethodSection(Section):
     """
 
     method: ClassVar[type[Objective]]
-    arguments: ClassVar[frozenset[str]]
-    """Keys that are arguments of the constructor."""
+    arguments: ClassVar[frozenset[str]]  # keys that are arguments of the constructor
     name: str
 
     @model_validator(mode="after")
@@ -99,43 +85,31 @@ class MethodSection(Section):
         return self
 
 
+@cache
 def section_of_method(method: type[Objective], name: str) -> type[MethodSection]:
-    """The section of an objective.
-
-    Raises:
-        UserError: if its constructor's types are none.
-    """
+    """The section of an objective; UserError if its constructor's types are none."""
     try:
-        return _section_of_method(method, name)
+        options = options_of(method)
+        arguments = {key: options[key] for key in options if key not in OF_OTHER_SECTIONS}
+        said = Place if ".py:" in name else Literal[name]  # pyright: ignore[reportInvalidTypeForm]
+        handed = _handed_over(method)
+        fields = {"name": (said, name), **arguments, **handed}
+        section = section_of(fields, method.__name__, MethodSection)
     except TypeError as error:
         raise UserError(f"objective {name}: {error}") from error
-
-
-@cache
-def _section_of_method(method: type[Objective], name: str) -> type[MethodSection]:
-    arguments = {
-        key: option for key, option in options_of(method).items() if key not in OF_OTHER_SECTIONS
-    }
-    said = Place if ".py:" in name else Literal[name]  # pyright: ignore[reportInvalidTypeForm]
-    handed = _handed_over(method)
-    fields = {"name": (said, name), **arguments, **handed}
-    section = section_of(fields, method.__name__, MethodSection)
     section.__doc__ = method.__doc__
     section.method, section.arguments = method, frozenset(arguments.keys() - handed.keys())
     return section
 
 
 def _handed_over(method: type[Objective]) -> dict[str, tuple[Any, Any]]:
-    """The keys of what the run hands over."""
     keys: dict[str, tuple[Any, Any]] = {}
     if method.needs_teacher:
-        keys["teacher"] = (MaybePlace, None)
+        keys["teacher"] = (Place | None, None)  # pyright: ignore[reportOperatorIssue]
     if method.needs_scheduler:
-        keys["scheduler"] = (MaybeSampler, None)
+        keys["scheduler"] = (SamplerName | None, None)  # pyright: ignore[reportOperatorIssue]
     if method.needs_discriminator:
-        keys["discriminator"] = (
-            DiscriminatorSection, Field(default_factory=lambda: DiscriminatorSection()),
-        )  # fmt: skip
+        keys["discriminator"] = (DiscriminatorSection, Field(default_factory=DiscriminatorSection))
     if method.told_of_dirt == "table":
         keys["dirt"] = (Place, "auto")
     if method.told_of_dirt in ("clean_only", "denoised"):
@@ -145,8 +119,6 @@ def _handed_over(method: type[Objective]) -> dict[str, tuple[Any, Any]]:
 
 def _some_dirt(dirt: str) -> str:
     if dirt == "none":
-        raise ValueError(
-            "objective.dirt says which images are dirty: auto, or a table; without it this is "
-            "objective=plain"
-        )
+        advice = "auto, or a table; without it this is objective=plain"
+        raise ValueError(f"objective.dirt says which images are dirty: {advice}")
     return dirt

@@ -2,15 +2,15 @@ r"""Equivariant smoothing (paper 2): shift the input, and the predicted noise sh
 
     mse(eps(x_t), eps) + lam_t mse(eps(x_t + sigma omega), eps(x_t) + omega)
 
-omega, in noise units, is random, or climbs the invariance gap
-mse(eps(x_t + sigma omega), eps(x_t)).
-Equivariance of eps is invariance of the estimate of x0, times (alpha / sigma)^2.
+omega, in noise units, is random, or climbs the invariance gap mse(eps(x_t + sigma omega),
+eps(x_t)). Equivariance of eps is invariance of the estimate of x0, times (alpha / sigma)^2.
 
 Source: Briglia et al., ICLR 2026, "Why Adversarially Train Diffusion Models?" (paper 2). Where the
 paper (in what could be read of it) is silent, the choice is a named option and says so.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Any, Literal
@@ -22,28 +22,21 @@ from ..diffusion.denoiser import Denoiser, SharedDropout, frozen
 from ..diffusion.noising import mse, per_sample_mean
 from ..diffusion.parametrization import Prediction
 from ..diffusion.randomness import StepRandom
-from ..diffusion.schedules import Schedule
 from ..options.value_types import Count, CountOrZero, NotNegative, Positive, SomeShare
 from ..perturbations import LinfBall, Radius, pgd
 from .base import Draws, Objective, Terms, Turn
-from .times import Times
+
+EpsAt = Callable[[Tensor], Tensor]
 
 
 @dataclass(kw_only=True)
 class SmoothingDraws(Draws):
-    """With what the regulariser needs.
+    """With what the regulariser needs."""
 
-    Attributes:
-        rows: Indices of the own rows that take part, (n,), or None for all.
-        share: Factor that makes the sub-batch's sum an unbiased mean, (n,) or (B,).
-        omega0: Start of the perturbation on those rows, noise units, (n, *).
-        radius: Its ball's radius on those rows, noise units, (n,).
-    """
-
-    rows: Tensor | None
-    share: Tensor
-    omega0: Tensor
-    radius: Tensor
+    rows: Tensor | None  # indices of the own rows that take part, (n,), or None for all
+    share: Tensor  # factor that makes the sub-batch's sum an unbiased mean, (n,) or (B,)
+    omega0: Tensor  # start of the perturbation on those rows, noise units, (n, *)
+    radius: Tensor  # its ball's radius on those rows, noise units, (n,)
 
 
 class Smoothing(Objective):
@@ -59,28 +52,21 @@ class Smoothing(Objective):
         rho: Exponent of the powers of it.
         min_bias, max_bias: Ends of the random bias of the radius, noise units.
         radius_scale: Factor of the whole radius.
-        bias_per: Whether the radius's random bias is drawn per "sample" or per "batch"
-            (the paper does not say).
-        move: "noise": x_t moves by sigma omega, which keeps x0 (default); "sample": x_t moves by
-            omega, the literal reading of the paper's formula. They agree where sigma = 1.
+        bias_per: The radius's random bias is drawn per "sample" or per "batch" (paper: unknown).
+        move: "noise": x_t moves by sigma omega, which keeps x0; "sample": x_t moves by omega, the
+            literal reading of the paper's formula. They agree where sigma = 1.
         fraction: Share q of the global batch on which the regulariser is computed (the paper: 1).
-        start_step: First step with the regulariser (late start; the paper's fine-tuning runs it
-            in the last 100 epochs only).
-        detach_clean: Whether the clean prediction in the regulariser is detached (the paper does
-            not say; written as a plain loss it is not).
-
-    Raises:
-        ValueError: if an option is out of range.
+        start_step: First step with the regulariser (the paper fine-tunes with it in the last 100
+            epochs only).
+        detach_clean: Whether the clean prediction in the regulariser is detached (paper: unknown;
+            written as a plain loss it is not).
     """
 
-    term = "equivariance"
-    """The name of the regulariser in the log."""
+    term = "equivariance"  # the name of the regulariser in the log
 
     def __init__(
         self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
+        *args: Any,
         lam: NotNegative = 0.3,
         lam_scaling: Literal["paper", "constant", "relative"] = "paper",
         radius: Literal["power", "power_sum", "sigma", "constant"] = "power",
@@ -95,7 +81,7 @@ class Smoothing(Objective):
         detach_clean: bool = False,
         **common: Any,
     ) -> None:
-        super().__init__(schedule, times, **common)
+        super().__init__(*args, **common)
         self.lam, self.lam_scaling, self.bias_per, self.move = lam, lam_scaling, bias_per, move
         self.radius = Radius(radius, rho, min_bias, max_bias, radius_scale)
         self.fraction, self.start_step, self.detach_clean = fraction, start_step, detach_clean
@@ -109,18 +95,14 @@ class Smoothing(Objective):
         u = rng.uniform("bias").to(s.x0)
         if self.bias_per == "batch":
             u = rng.uniform_all("bias")[:1].to(s.x0).expand(len(s.x0))
-        radius = self.radius(s.sigma.flatten(), u)
+        rows, share, radius = None, torch.ones_like(u), self.radius(s.sigma.flatten(), u)
         omega0 = LinfBall().draw(rng, "omega", s.x0.shape[1:], radius).to(s.x0)
-        if self.fraction == 1:
-            return SmoothingDraws(
-                **vars(s), rows=None, share=torch.ones_like(u), omega0=omega0, radius=radius
-            )
-        everyone = torch.ones(rng.n_rows, dtype=torch.bool)
-        rows, share = choose_rows(rng, everyone, ceil(self.fraction * rng.n_rows))
-        rows, share = rows.to(u.device), share.to(u)
-        return SmoothingDraws(
-            **vars(s), rows=rows, share=share, omega0=omega0[rows], radius=radius[rows]
-        )
+        if self.fraction < 1:
+            everyone = torch.ones(rng.n_rows, dtype=torch.bool)
+            rows, share = choose_rows(rng, everyone, ceil(self.fraction * rng.n_rows))
+            rows, share = rows.to(u.device), share.to(u)
+            omega0, radius = omega0[rows], radius[rows]
+        return SmoothingDraws(**vars(s), rows=rows, share=share, omega0=omega0, radius=radius)
 
     def turns(self, nets: Mapping[str, Denoiser], s: Draws) -> Iterator[Turn]:
         model = self.bind(nets["model"], s)
@@ -129,11 +111,8 @@ class Smoothing(Objective):
             dropout = SharedDropout(s.x0.device)
             if not isinstance(s, SmoothingDraws):
                 return self.denoising(model(s.x_t), s)
-            if s.rows is not None:  # another batch size cannot share the mask
+            with nullcontext() if s.rows is not None else dropout():  # of another batch size
                 clean = model(s.x_t)
-            else:
-                with dropout():
-                    clean = model(s.x_t)
             terms = self.denoising(clean, s)
             return terms | {self.term: self.regulariser(nets["model"], clean, s, dropout)}
 
@@ -144,7 +123,8 @@ class Smoothing(Objective):
     ) -> Tensor:
         """lam_t mse(eps(x_t + sigma omega), goal), (B,), zero on rows left out."""
         model = self.bind(denoiser, s, s.rows)
-        x_t, sigma, eps_hat = take(s.rows, s.x_t, s.sigma, clean.eps)
+        known = (s.x_t, s.sigma, clean.eps)
+        x_t, sigma, eps_hat = known if s.rows is None else (one[s.rows] for one in known)
         scale = sigma if self.move == "noise" else 1.0
 
         def eps_at(omega: Tensor) -> Tensor:
@@ -157,15 +137,10 @@ class Smoothing(Objective):
         residual = mse(eps_at(omega), self.goal(at_x_t, omega))
         return put(s.rows, s.share * self.lam_t(omega, s.radius) * residual, like=s.weight)
 
-    def omega(
-        self, eps_at: Callable[[Tensor], Tensor], eps_hat: Tensor, s: SmoothingDraws
-    ) -> Tensor:
+    def omega(self, eps_at: EpsAt, eps_hat: Tensor, s: SmoothingDraws) -> Tensor:
         """The perturbation of the chosen rows, noise units, (n, *): here where it starts.
 
-        Args:
-            eps_at: What the network answers on these rows, as a function of omega.
-            eps_hat: What it answers at omega = 0, detached, (n, *).
-            s: The draws.
+        The network's answer there is eps_at(omega), and eps_hat, detached, (n, *), at omega = 0.
         """
         return s.omega0
 
@@ -196,26 +171,17 @@ class SmoothingAdversarial(Smoothing):
         step_size: Length of an ascent step relative to the radius (the paper does not say;
             1.25 as in fast adversarial training).
         n_steps: Ascent steps, 1 in the paper.
-        rest: See `Smoothing`.
     """
 
     name = "smoothing_adversarial"
 
     def __init__(
-        self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
-        step_size: Positive = 1.25,
-        n_steps: Count = 1,
-        **rest: Any,
+        self, *args: Any, step_size: Positive = 1.25, n_steps: Count = 1, **rest: Any
     ) -> None:
-        super().__init__(schedule, times, **rest)
+        super().__init__(*args, **rest)
         self.step_size, self.n_steps = step_size, n_steps
 
-    def omega(
-        self, eps_at: Callable[[Tensor], Tensor], eps_hat: Tensor, s: SmoothingDraws
-    ) -> Tensor:
+    def omega(self, eps_at: EpsAt, eps_hat: Tensor, s: SmoothingDraws) -> Tensor:
         step = self.step_size * s.radius
         return pgd(
             lambda w: mse(eps_at(w), eps_hat), s.omega0, s.radius, LinfBall(), step, self.n_steps
@@ -227,26 +193,18 @@ class Invariance(SmoothingAdversarial):
 
     Args:
         attack: "random" or "adversarial" omega, as in the two above.
-        rest: See `SmoothingAdversarial`.
     """
 
     name = "invariance"
     term = "invariance"
 
     def __init__(
-        self,
-        schedule: Schedule,
-        times: Times | None = None,
-        *,
-        attack: Literal["random", "adversarial"] = "adversarial",
-        **rest: Any,
+        self, *args: Any, attack: Literal["random", "adversarial"] = "adversarial", **rest: Any
     ) -> None:
-        super().__init__(schedule, times, **rest)
+        super().__init__(*args, **rest)
         self.attack = attack
 
-    def omega(
-        self, eps_at: Callable[[Tensor], Tensor], eps_hat: Tensor, s: SmoothingDraws
-    ) -> Tensor:
+    def omega(self, eps_at: EpsAt, eps_hat: Tensor, s: SmoothingDraws) -> Tensor:
         return s.omega0 if self.attack == "random" else super().omega(eps_at, eps_hat, s)
 
     def goal(self, at_x_t: Tensor, omega: Tensor) -> Tensor:
@@ -254,23 +212,17 @@ class Invariance(SmoothingAdversarial):
 
 
 def choose_rows(rng: StepRandom, allowed: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    r"""n = min(m, most) of the m allowed rows of the global batch, at random.
+    r"""n = min(m, most) of the m `allowed` rows of the global batch, (n_rows,), at random.
 
     The regulariser is the mean over the whole batch of B rows, 0 on rows that are not allowed. Its
     estimate from n of the m rows gives each of them m / (n B); the loop's mean is the 1 / B, so a
-    row carries m / n. All counts are over the global batch, so the number of processes does not
-    matter.
-
-    Args:
-        rng: The step's random numbers; its `rows` are the own ones.
-        allowed: Which rows of the global batch may take part, (n_rows,), on the CPU.
-        most: Rows to compute at most.
+    row carries m / n, whatever the number of processes.
 
     Returns:
         Own rows that take part, as indices (n_own,), and their factor, (n_own,). Their number is
         filled up to a multiple of 8 by the first row at factor zero: kernels and compiled graphs
-        are made anew for every batch size they meet, so there should be few. It also means that a
-        process without a row of its own makes the same calls as the others.
+        are made anew for every batch size they meet. It also means that a process without a row of
+        its own makes the same calls as the others.
     """
     order = rng.on("cpu").permutation("rows")
     order = order[allowed[order]]
@@ -282,11 +234,6 @@ def choose_rows(rng: StepRandom, allowed: Tensor, most: int) -> tuple[Tensor, Te
     rows[: len(own)] = own
     share[: len(own)] = m / max(len(chosen), 1)
     return rows, share
-
-
-def take(rows: Tensor | None, *values: Tensor) -> tuple[Tensor, ...]:
-    """The chosen rows of each, or all."""
-    return values if rows is None else tuple(value[rows] for value in values)
 
 
 def put(rows: Tensor | None, values: Tensor, like: Tensor) -> Tensor:

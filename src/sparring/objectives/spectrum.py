@@ -22,54 +22,37 @@ from torch import Tensor
 
 from .times import all_rows
 
-LOWEST, HIGHEST, N_BINS = 0.015, 6.0, 32
-"""Noise levels that are read, and into how many bins (in ln s) they fall."""
+LOWEST, HIGHEST, N_BINS = 0.015, 6.0, 32  # noise levels that are read, and bins (in ln s)
 ROWS_PER_BIN, LEAST_BINS = 20, 10
 PEAK, PEAK_OF_FEW = 0.4, 0.25
 """Share of all directions that a peak holds within an octave of scale: clean images vary a little
 at every scale, noise in all directions at one. Of two or three directions one is enough."""
-SMOOTH = 0.01
-"""Weight of the spectrum's second differences in the fit, against isolated spikes."""
+SMOOTH = 0.01  # weight of the spectrum's second differences in the fit, against isolated spikes
 PRICE, WIDEST = 0.1, 2.0
 """Share of the signal's variance that the regulariser may take at the window's upper edge, and the
 window's largest multiple of the noise: below the window the data count less."""
-STRUCTURE = 0.3
-"""Directions that must still vary well above the noise: else the peak is all there is in the data,
-such as the width of a mixture's modes."""
+STRUCTURE = 0.3  # directions that vary well above the noise, at least: else it is all there is
 
 
 @dataclass(frozen=True)
 class Scales:
-    """What a spectrum says.
+    """What a spectrum says: standard deviations in data units, None for what there is not."""
 
-    Attributes:
-        noise: Standard deviation of the noise in every element, data units; None if there is none.
-        signal: Scale of what varies above it, data units; None where nothing does, and where too
-            few rows have been seen to say anything.
-        window: Noise level up to which the regulariser takes little of the signal, at least
-            `noise`; None if there is no noise.
-    """
-
-    noise: float | None
-    signal: float | None
+    noise: float | None  # of the noise in every element
+    signal: float | None  # of what varies above it; None also where too few rows have been seen
     window: float | None = None
+    """Noise level up to which the regulariser takes little of the signal, at least `noise`."""
 
     def in_words(self) -> str:
         """One line for the user."""
+        stays = "so training stays plain; set objective.noise"
         if self.signal is None:
-            return (
-                "too few plain steps have come to tell noise from signal, so training stays plain; "
-                "set objective.noise, or a later objective.start_step"
-            )
+            why = "too few plain steps have come to tell noise from signal"
+            return f"{why}, {stays}, or a later objective.start_step"
         if self.noise is None:
-            return (
-                "no noise of one size stands out in the data, so training stays plain; "
-                "set objective.noise if you know better"
-            )
-        line = (
-            f"noise of standard deviation {self.noise:.3g} in every element, signal from "
-            f"{self.signal:.3g}; smoothing below sigma/alpha = {self.window:.3g}"
-        )
+            return f"no noise of one size stands out in the data, {stays} if you know better"
+        line = f"noise of standard deviation {self.noise:.3g} in every element, signal from "
+        line += f"{self.signal:.3g}; smoothing below sigma/alpha = {self.window:.3g}"
         if self.noise > self.signal / 2:
             line += ". WARNING: that covers the signal, which will lose variability"
         return line
@@ -96,11 +79,6 @@ class Spectrum:
         use = rows >= ROWS_PER_BIN
         return np.exp(log_s[use] / rows[use]), value[use] / rows[use], rows[use]
 
-    @property
-    def is_known(self) -> bool:
-        """Whether enough rows have been seen."""
-        return int((self.sums[0] >= ROWS_PER_BIN).sum()) >= LEAST_BINS
-
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
         """(scales, weights): smooth non-negative least squares, each bin weighted by its rows."""
         s, d, rows = self.loss()
@@ -117,7 +95,7 @@ class Spectrum:
         The lowest peak (see `PEAK`) is the noise, if at least `STRUCTURE` directions are left at
         four times its scale.
         """
-        if not self.is_known:
+        if int((self.sums[0] >= ROWS_PER_BIN).sum()) < LEAST_BINS:
             return Scales(None, None)
         scales, weights = self.weights()
         least = PEAK_OF_FEW if n_elements <= 3 else PEAK

@@ -42,17 +42,13 @@ class Uniform(Times):
 
 
 class LogitNormal(Times):
-    """u = sigmoid(mean + std z), z normal: more times in the middle of the path.
-
-    Args:
-        schedule: The schedule that maps u to t.
-        mean, std: Of the logit; 0 and 1 in SD3.
+    """u = sigmoid(mean + std z), z normal: more times in the middle of the path; 0 and 1 in SD3.
 
     Source: Esser et al. 2024, eq. 19.
     """
 
     def __init__(self, schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> None:
-        self.schedule, self.mean, self.std = schedule, mean, _positive("std", std)
+        self.schedule, self.mean, self.std = schedule, mean, std
 
     def draw(self, rng: StepRandom) -> tuple[Tensor, Tensor]:
         u = torch.sigmoid(self.mean + self.std * rng.normal_all("time").double())
@@ -60,17 +56,13 @@ class LogitNormal(Times):
 
 
 class LogNormal(Times):
-    """ln(sigma / alpha) normal.
-
-    Args:
-        schedule: Any schedule; the ratio is turned into its t (VP: to the nearest integer).
-        mean, std: Of ln(sigma / alpha); -1.2 and 1.2 in EDM.
+    """ln(sigma / alpha) normal; -1.2 and 1.2 in EDM. The ratio's t is rounded for integer times.
 
     Source: Karras et al. 2022, table 1.
     """
 
     def __init__(self, schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> None:
-        self.schedule, self.mean, self.std = schedule, mean, _positive("std", std)
+        self.schedule, self.mean, self.std = schedule, mean, std
 
     def draw(self, rng: StepRandom) -> tuple[Tensor, Tensor]:
         ratio = (self.mean + self.std * rng.normal_all("time").double()).exp()
@@ -83,15 +75,7 @@ class LossSecondMoment(Times):
     r"""Times in proportion to sqrt(E[loss^2]) at that time, with weights that undo it.
 
     p_t = (1 - uniform_prob) m_t / sum(m) + uniform_prob / T,  m_t = sqrt(mean last losses^2)
-    weight_t = 1 / (T p_t);  uniform until every time has a full history.
-
-    Args:
-        schedule: A schedule with integer times.
-        history: Losses remembered per time.
-        uniform_prob: Share of uniform sampling.
-
-    Raises:
-        ValueError: for a schedule with continuous times.
+    weight_t = 1 / (T p_t);  uniform until every time has its full `history` of losses.
 
     Source: Nichol & Dhariwal 2021, eq. 18; used by paper 1's CIFAR-10 script.
     """
@@ -152,9 +136,3 @@ def all_rows(values: Tensor) -> Tensor:
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, values)
     return torch.cat(parts)
-
-
-def _positive(name: str, value: float) -> float:
-    if value <= 0:
-        raise ValueError(f"{name} must be > 0, got {value}")
-    return value

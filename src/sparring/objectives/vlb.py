@@ -22,15 +22,9 @@ from ..diffusion.schedules import Schedule, VPSchedule
 def vlb(schedule: Schedule, prediction: Prediction, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """One term of the bound per sample, bits per dimension, (B,).
 
-    Args:
-        schedule: A schedule with integer times.
-        prediction: With `.variance`; its output is held fixed and read as said of `x_t`.
-        x0: Data in [-1, 1], 8-bit originally, (B, *).
-        x_t: Noisy sample at which the posterior is taken, (B, *).
-        t: Integer times, (B,).
-
-    Raises:
-        ValueError: without a learned variance or with continuous times.
+    x0 (B, *) are data in [-1, 1], 8-bit originally; the posterior is taken at x_t (B, *) and at
+    integer t (B,). The prediction's output is held fixed and read as said of `x_t`. ValueError
+    without a learned variance or with continuous times.
     """
     if prediction.variance is None or not isinstance(schedule, VPSchedule):
         raise ValueError("the VLB needs learned_variance and a DDPM-family scheduler")
@@ -41,13 +35,9 @@ def vlb(schedule: Schedule, prediction: Prediction, x0: Tensor, x_t: Tensor, t: 
     fixed = replace(prediction, x_t=x_t, output=prediction.output.detach())
     mean = p["of_x0"] * fixed.x0 + p["of_x_t"] * x_t
 
-    kl = 0.5 * (
-        log_variance
-        - p["log_variance"]
-        + torch.exp(p["log_variance"] - log_variance)
-        + (true_mean - mean) ** 2 * torch.exp(-log_variance)
-        - 1
-    )
+    gap = (true_mean - mean) ** 2 * torch.exp(-log_variance)
+    ratio = torch.exp(p["log_variance"] - log_variance)
+    kl = 0.5 * (log_variance - p["log_variance"] + ratio + gap - 1)
     nll = -discretized_log_likelihood(x0, mean, 0.5 * log_variance)
     return per_sample_mean(torch.where(column(t == 0, x0), nll, kl)) / math.log(2)
 
@@ -68,8 +58,7 @@ def posterior(schedule: VPSchedule, t: Tensor, like: Tensor) -> dict[str, Tensor
         "log_variance": torch.cat([variance[1:2], variance[1:]]).log(),
         "log_beta": beta.log(),
     }
-    rows = t.to("cpu")
-    return {name: column(values[rows].to(like), like) for name, values in table.items()}
+    return {name: column(values[t.cpu()].to(like), like) for name, values in table.items()}
 
 
 def discretized_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
