@@ -176,7 +176,7 @@ def prompts_with_halves(rng: random.Random, folder: Path) -> Verdict:
 
 def vocabularies(rng: random.Random, folder: Path) -> Verdict:
     """A tokenizer's folder as copies and downloads leave it: whole, in one file, or in part."""
-    from sparring.models.text_folder import load_tokenizer as read
+    from sparring.models.text import load_tokenizer as read
 
     n = rng.randint(3, len(LETTERS))
     words = {word: i for i, word in enumerate([*WORDS[:n], *WORDS[len(LETTERS) :]])}

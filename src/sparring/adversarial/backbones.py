@@ -13,7 +13,7 @@ from ..data.base import Dataset
 from ..data.classifier import fit_labels, one_thread
 from ..diffusion.randomness import derive_seed, generator
 from ..models.pretrained import hub_answers
-from ..models.text_folder import no_progress_bar
+from ..models.text import no_progress_bar
 from ..support.errors import UserError
 from ..support.whole_files import whole_file
 

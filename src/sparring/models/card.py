@@ -31,19 +31,13 @@ def model_card(
 ) -> str:
     """Markdown that says how a model was made and how to sample it; text of the user is escaped.
 
-    Args:
-        name: What to call it; also the folder that the code to sample it names.
-        description: See `describe`.
-        run: The resolved config: sections objective, data, contamination, model, training.
-        command: The command that trained it.
-        versions: Package -> version.
-        text: What reads captions, of a text-to-image model.
-        known: What training was told of its images, a line for each kind of dirt.
+    The name is also that of the folder in the code to sample it. `description` is `describe`'s,
+    `run` the resolved config, `command` trained it with these versions by package. `text` reads the
+    captions of a text-to-image model; `known` is what training was told of its images, a line for
+    each kind of dirt.
     """
-    data, dirt, objective, model, training = (
-        run.get(section) or {}
-        for section in ("data", "contamination", "objective", "model", "training")
-    )
+    sections = ("data", "contamination", "objective", "model", "training")
+    data, dirt, objective, model, training = (run.get(name) or {} for name in sections)
     is_dirty = dirt.get("kind", "none") != "none" and dirt.get("rate", 1)
     code, class_names = usage(description, name, text), description["class_names"]
     front = ModelCardData(
@@ -52,7 +46,6 @@ def model_card(
         tags=["sparring", "diffusion", "robust-training", str(objective.get("name", "plain"))],
     )
     network = model.get("network")
-    start = model.get("pretrained_model_name_or_path") or "scratch"
     rows = {
         "Objective": _settings(objective),
         "Data": _settings(data),
@@ -61,35 +54,33 @@ def model_card(
         "Network": _settings(network) if isinstance(network, Mapping) else "see config.json",
         **({"Classes": _listed(class_names)} if class_names else {}),
         "Prediction": model.get("prediction_type") or "as the pretrained model",
-        "Started from": start,
+        "Started from": model.get("pretrained_model_name_or_path") or "scratch",
         "Steps": training.get("max_train_steps", "unknown"),
         "Seed": training.get("seed", "unknown"),
         "Versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
     }
-    lines = [
-        "---",
-        front.to_yaml(),
-        "---",
-        "",
-        f"# {_escaped(name)}",
-        "",
-        "A diffusion model trained with [sparring](https://pypi.org/project/sparring/).",
-        "The weights are the moving average (EMA) where the run kept one.",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {key} | {_escaped(value)} |" for key, value in rows.items()),
-        "",
-        "## Sample",
-        "",
-        _fenced(code, "python"),
-        "",
-        "## Train",
-        "",
-        _fenced(command, "bash"),
-        "",
-    ]
-    return "\n".join(lines)
+    table = "\n".join(f"| {key} | {_escaped(value)} |" for key, value in rows.items())
+    return f"""---
+{front.to_yaml()}
+---
+
+# {_escaped(name)}
+
+A diffusion model trained with [sparring](https://pypi.org/project/sparring/).
+The weights are the moving average (EMA) where the run kept one.
+
+| | |
+|---|---|
+{table}
+
+## Sample
+
+{_fenced(code, "python")}
+
+## Train
+
+{_fenced(command, "bash")}
+"""
 
 
 def _settings(section: Mapping[str, Any]) -> str:
@@ -123,15 +114,11 @@ def usage(description: Mapping[str, Any], folder: str, text: TextEncoder | None 
     """Python that samples a saved model as `sample` does by default, for its card.
 
     With the same noise the images are those of training's own grids, where the number of steps
-    divides that of the training times (see `GridDDIMScheduler`).
-
-    Args:
-        description: See `describe`.
-        folder: Where it is.
-        text: What reads captions, of a text-to-image model.
+    divides that of the training times (see `GridDDIMScheduler`). The arguments are `model_card`'s.
     """
     name, base = description["network"]["_class_name"], description["base"]
-    is_vp = description["scheduler"]["_class_name"] in VP_SCHEDULERS
+    trained_with = description["scheduler"]["_class_name"]
+    is_default = description["boundary"] is None and trained_with in VP_SCHEDULERS
     boundary, has_classes = description["boundary"], description["num_classes"] is not None
     if base is None and component_of(name) is None:
         return f"import sparring\n\nx = sparring.sample(sparring.load({folder!r}), 16)"
@@ -158,22 +145,17 @@ def usage(description: Mapping[str, Any], folder: str, text: TextEncoder | None 
             words.append("guidance_scale=1.0")
     elif plain is None and description["null_condition"]:
         words.append("guidance_scale=2.0")
-    if boundary is None and is_vp and plain in ("DDPMPipeline", "DDIMPipeline"):
+    if is_default and plain in ("DDPMPipeline", "DDIMPipeline"):
         pipeline = "DDIMPipeline"  # takes the noise that goes with a clipped x0, if it is told to
         words.append("use_clipped_model_output=True")
-    elif boundary is None and is_vp:
+    elif is_default:
         names.append("DDIMScheduler")
         made = f"DDIMScheduler.from_config(pipe.scheduler.config{scheduler})"
         lines.append(f"pipe.scheduler = {made}")
-    elif boundary is None and description["scheduler"]["_class_name"] in _DEFAULT_CLASSES:
-        names.append(_DEFAULT_CLASSES[description["scheduler"]["_class_name"]])
+    elif boundary is None and trained_with in _DEFAULT_CLASSES:
+        names.append(_DEFAULT_CLASSES[trained_with])
         lines.append(f"pipe.scheduler = {names[-1]}.from_config(pipe.scheduler.config)")
-    return "\n".join(
-        [
-            f"from diffusers import {', '.join(sorted([pipeline, *names]))}",
-            "",
-            f"pipe = {pipeline}.from_pretrained({start!r}{trust})",
-            *lines,
-            f"images = pipe({', '.join(words)}, num_inference_steps={n_steps}).images",
-        ]
-    )
+    first = f"from diffusers import {', '.join(sorted([pipeline, *names]))}\n"
+    made = f"pipe = {pipeline}.from_pretrained({start!r}{trust})"
+    drawn = f"images = pipe({', '.join(words)}, num_inference_steps={n_steps}).images"
+    return "\n".join([first, made, *lines, drawn])

@@ -29,14 +29,9 @@ _BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 def describe(model: Model, base: str | None = None) -> dict[str, Any]:
     """What model.json holds: all that is needed to build the model without its weights.
 
-    Args:
-        model: With its schedule, shape and classes.
-        base: Of a latent model, the pipeline that it started from, a path or a hub name: the parts
-            that are not trained come from there, and the null condition from its text encoder.
-
-    Raises:
-        UserError: if the network does not say how it is built (an attribute `config`, a mapping of
-            its constructor's arguments).
+    `base` is the pipeline that a latent model started from, a path or a hub name: the parts that
+    are not trained come from there, and the null condition from its text encoder. UserError if the
+    network does not say how it is built (an attribute `config` of its constructor's arguments).
     """
     denoiser, shape = model.denoiser, model.sample_shape
     null = denoiser.null_condition
@@ -75,10 +70,8 @@ def _network_config(network: nn.Module, sample_shape: tuple[int, ...]) -> dict[s
     name = type(network).__name__
     config = getattr(network, "config", None)
     if not isinstance(config, Mapping):
-        raise UserError(
-            f"{name} cannot be saved: give it an attribute `config`, a mapping of its "
-            "constructor's arguments"
-        )
+        advice = "give it an attribute `config`, a mapping of its constructor's arguments"
+        raise UserError(f"{name} cannot be saved: {advice}")
     if isinstance(network, ModelMixin):
         kept = json.loads(network.to_json_string())
         if "UNet" in name and "sample_size" in kept and len(sample_shape) == 3:
@@ -113,26 +106,18 @@ def plain_pipeline(description: Mapping[str, Any]) -> str | None:
     )
     if not is_plain:
         return None
-    if samples_with_lcm(description):
-        return "DDPMPipeline"
-    if scheduler == "DDIMScheduler":
+    if scheduler == "DDIMScheduler" and not samples_with_lcm(description):
         return "DDIMPipeline"
     # DDPMPipeline only calls set_timesteps and step, which is all that flow needs too
-    if scheduler == "DDPMScheduler":
-        return "DDPMPipeline"
-    return "DDPMPipeline" if scheduler == "FlowMatchEulerDiscreteScheduler" else None
+    by_steps = scheduler in ("DDPMScheduler", "FlowMatchEulerDiscreteScheduler")
+    return "DDPMPipeline" if by_steps or samples_with_lcm(description) else None
 
 
 def _saved_scheduler(
     config: Mapping[str, Any], kind: str, *, clips: bool = False
 ) -> dict[str, Any]:
-    """Every value of the scheduler; what only sampling reads is as `sample` has it.
-
-    Args:
-        config: Of the scheduler that the model was trained with.
-        kind: What the model predicts.
-        clips: Whether `sample` clips its estimate of x0, where it can.
-    """
+    """Every value of the scheduler that a model of this kind was trained with; what only sampling
+    reads is as `sample` has it, which `clips` its estimate of x0, where it can."""
     words = {key: value for key, value in config.items() if not key.startswith("_")}
     cls = getattr(diffusers, config.get("_class_name") or "DDPMScheduler")
     parameters = inspect.signature(cls.__init__).parameters
@@ -156,13 +141,10 @@ def samples_with_lcm(description: Mapping[str, Any]) -> bool:
     return description["boundary"] == "lcm" and is_known
 
 
-def scheduler_class(description: Mapping[str, Any]) -> str:
-    lcm = samples_with_lcm(description)
-    return "LCMScheduler" if lcm else description["scheduler"]["_class_name"]
-
-
-def lcm_scheduler(description: Mapping[str, Any]) -> dict[str, Any]:
-    """LCMScheduler on the same noise schedule."""
+def sampling_scheduler(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's own scheduler, or LCMScheduler on the same noise schedule."""
+    if not samples_with_lcm(description):
+        return description["scheduler"]
     config = _saved_scheduler(description["scheduler"], description["kind"])
     known = inspect.signature(LCMScheduler.__init__).parameters
     words = {key: value for key, value in config.items() if key in known}

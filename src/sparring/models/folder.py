@@ -26,16 +26,8 @@ from safetensors.torch import save_file, save_model
 from ..diffusion.denoiser import unwrapped
 from ..support.errors import UserError
 from ..support.sharded_tensors import same_bits
-from ..support.whole_files import whole_file
-from .description import (
-    component_of,
-    describe,
-    is_table,
-    lcm_scheduler,
-    plain_pipeline,
-    samples_with_lcm,
-    scheduler_class,
-)
+from ..support.whole_files import remove, whole_file
+from .description import component_of, describe, is_table, plain_pipeline, sampling_scheduler
 from .lora import WEIGHTS, save_lora
 from .model import Model
 from .text import clip_length
@@ -80,11 +72,11 @@ def save(folder: str | Path, model: Model, card: str, base: str | None = None) -
     place of the old one and everything else copied; with LoRA, only the LoRA weights are written,
     for `pipeline.load_lora_weights(folder)`, and model.json names the pipeline.
 
-    All is written under a temporary name first; the files that make a folder a model go away before
-    anything is replaced and come last, so a folder never holds half a model.
+    All is written under a temporary name first, and the files that make a folder a model come last:
+    a folder, in which other files are kept, never holds half a model.
 
     Args:
-        folder: Made if it is not there; other files in it are kept.
+        folder: Made if it is not there.
         model: Its denoiser has the weights to save (the moving average's); its parts are copied.
         card: The text of README.md, see `model_card`.
         base: See `describe`.
@@ -104,8 +96,9 @@ def save(folder: str | Path, model: Model, card: str, base: str | None = None) -
             if model.class_names and "id2label" in index:  # DiT's: those of the data from now on
                 index["id2label"] = {str(i): name for i, name in enumerate(model.class_names)}
             network.save_pretrained(half / component, safe_serialization=True)
-            if samples_with_lcm(description):
-                _write_json(half / _SCHEDULER, lcm_scheduler(description))
+            scheduler = sampling_scheduler(description)
+            if scheduler["_class_name"] == "LCMScheduler":
+                _write_json(half / _SCHEDULER, scheduler)
                 index["scheduler"] = ["diffusers", "LCMScheduler"]
             _write_json(half / "model_index.json", index)
         elif isinstance(network, ModelMixin) and component is not None:
@@ -129,9 +122,7 @@ def save(folder: str | Path, model: Model, card: str, base: str | None = None) -
         if tables:
             save_file(tables, half / "null_condition.safetensors")
         if base is None:
-            lcm = samples_with_lcm(description)
-            scheduler = lcm_scheduler(description) if lcm else description["scheduler"]
-            _write_json(half / _SCHEDULER, scheduler)
+            _write_json(half / _SCHEDULER, sampling_scheduler(description))
         _write_text(half / "README.md", card)
         _write_json(half / DESCRIPTION, description)
         _move_in(half, folder)
@@ -140,13 +131,10 @@ def save(folder: str | Path, model: Model, card: str, base: str | None = None) -
 
 
 def _check_saved(network: Any, folder: Path) -> None:
-    """Whether the files of a network say what it is, tensor by tensor, to the bit.
+    """Refuse files of a network that do not say what it is, tensor by tensor, to the bit.
 
-    They are read as files, one tensor at a time; and diffusers builds what the saved config says,
-    without weights, which must have these tensors and no others.
-
-    Raises:
-        UserError: naming the first tensor that differs.
+    They are read one tensor at a time; and diffusers builds what the saved config says, without
+    weights, which must have these tensors and no others.
     """
     live, stored = network.state_dict(), {}
     for file in sorted(folder.glob("*.safetensors")):
@@ -179,10 +167,10 @@ def _move_in(half: Path, folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for old in _OLD:
         if not (half / old).exists():
-            _remove(folder / old)
+            remove(folder / old)
     names = sorted(path.name for path in half.iterdir())
     for name in [name for name in names if name not in last] + [n for n in last if n in names]:
-        _remove(folder / name)
+        remove(folder / name)
         os.replace(half / name, folder / name)
 
 
@@ -206,10 +194,8 @@ def _copy_parts(pipeline: Path, half: Path, trained: str) -> dict[str, Any]:
 
 
 def _state_length(tokenizer: Path, encoder: Path) -> None:
-    """Have a CLIP's tokenizer say how many tokens the encoder takes, if it says nothing or more.
-
-    diffusers' pipelines believe the tokenizer, and fail where it is wrong.
-    """
+    """Have a CLIP's tokenizer say how many tokens the encoder takes, if it says nothing or more:
+    diffusers' pipelines believe it, and fail where it is wrong."""
     said, known = tokenizer / "tokenizer_config.json", encoder / "config.json"
     if not said.is_file() or not known.is_file():
         return
@@ -221,13 +207,6 @@ def _state_length(tokenizer: Path, encoder: Path) -> None:
         _write_json(said, words)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _model_index(component: str, description: Mapping[str, Any]) -> dict[str, Any]:
     plain = plain_pipeline(description)
     family = "Consistency" if description["boundary"] == "ddim" else "Sparring"
@@ -236,7 +215,7 @@ def _model_index(component: str, description: Mapping[str, Any]) -> dict[str, An
         "_class_name": plain or [PIPELINE_FILE, own],
         "_diffusers_version": diffusers.__version__,
         component: ["diffusers", description["network"]["_class_name"]],
-        "scheduler": ["diffusers", scheduler_class(description)],
+        "scheduler": ["diffusers", sampling_scheduler(description)["_class_name"]],
     }
     if plain is None:
         _, height, width = description["sample_shape"]
@@ -254,9 +233,8 @@ def _in_one_file(sources: Sequence[str]) -> str:
         lines: list[str | None] = list(text.splitlines())
         for node in ast.parse(text).body:
             if isinstance(node, ast.ImportFrom) and node.level:
-                lines[node.lineno - 1 : node.end_lineno] = [None] * (
-                    (node.end_lineno or node.lineno) - node.lineno + 1
-                )
+                last = node.end_lineno or node.lineno
+                lines[node.lineno - 1 : last] = [None] * (last - node.lineno + 1)
         parts.append("\n".join(line for line in lines if line is not None))
     return "\n\n\n".join(parts) + "\n"
 

@@ -19,8 +19,7 @@ from ..diffusion.randomness import StepRandom
 from ..support.cache import TensorCache, fingerprint, key_of
 from ..support.errors import UserError
 
-AT_ONCE = 16
-"""Latents in one call of the decoder; it needs far more memory per image than the denoiser."""
+AT_ONCE = 16  # latents in one call of the decoder, which needs far more memory than the denoiser
 
 
 def side_factor(vae: Any) -> int:
@@ -33,47 +32,30 @@ def check_multiple(height: int, width: int, factor: int, who: str) -> None:
     if height % factor or width % factor:
         below = min(height, width) // factor * factor
         near = f"{below} or {below + factor}" if below else factor
-        raise UserError(
-            f"{who} takes sides that are multiples of {factor} pixels, the images are "
-            f"{width}x{height}: set data.resolution to {near}"
-        )
+        wanted = f"sides that are multiples of {factor} pixels, the images are {width}x{height}"
+        raise UserError(f"{who} takes {wanted}: set data.resolution to {near}")
 
 
 def latent_shape(vae: Any, image_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Shape (c, h, w) of the latent of an image (C, H, W).
-
-    Raises:
-        UserError: if the data are no images that this VAE can encode.
-    """
+    """Shape (c, h, w) of the latent of an image (C, H, W); UserError for what cannot be encoded."""
     n_channels, factor = vae.config.in_channels, side_factor(vae)
     if len(image_shape) != 3:
         raise UserError(f"a latent model learns from images, the data are {tuple(image_shape)}")
     channels, height, width = image_shape
     if channels != n_channels:
-        raise UserError(
-            f"the VAE takes {n_channels} channels, the images have {channels}: set "
-            f"data.n_channels={n_channels}"
-        )
+        why = f"the VAE takes {n_channels} channels, the images have {channels}"
+        raise UserError(f"{why}: set data.n_channels={n_channels}")
     check_multiple(height, width, factor, "the VAE")
     return vae.config.latent_channels, height // factor, width // factor
 
 
 @torch.no_grad()
 def posterior(vae: Any, x0: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the images' latents, in the VAE's own units.
+    """Mean and standard deviation, (B, c, h, w) each, of the latents of images (B, C, H, W).
 
-    Images are encoded one at a time: kernels may round differently for other rows of a batch, and
-    an image's latent is the same bits in every batch, epoch and process, with a cache or without.
-
-    Args:
-        vae: An autoencoder of diffusers that answers with a distribution.
-        x0: Images (B, C, H, W) in [-1, 1].
-
-    Returns:
-        (B, c, h, w) each, in the VAE's precision.
-
-    Raises:
-        UserError: for an autoencoder without a distribution.
+    The images are in [-1, 1], the latents in the VAE's own units and precision; UserError for one
+    without a distribution. Images are encoded one at a time, as kernels may round differently for
+    other rows of a batch: so a latent is the same bits in every batch, epoch and process.
     """
     encoded = [vae.encode(image.to(vae.device, vae.dtype)) for image in x0.split(1)]
     if not hasattr(encoded[0], "latent_dist"):
@@ -95,12 +77,9 @@ def unscaled(vae: Any, z: Tensor) -> Tensor:
 
 
 def encode(vae: Any, x0: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Latents of images, in the denoiser's units.
+    """Latents of images (B, C, H, W) in [-1, 1], in the denoiser's units.
 
-    Args:
-        vae: An autoencoder of diffusers.
-        x0: Images (B, C, H, W) in [-1, 1].
-        noise: Standard normal, (B, c, h, w); None: the distribution's mode.
+    `noise` is standard normal, (B, c, h, w); None: the distribution's mode.
     """
     mean, std = posterior(vae, x0)
     return scaled(vae, mean if noise is None else mean + std * noise.to(mean))
@@ -118,10 +97,8 @@ def _units(vae: Any, z: Tensor) -> tuple[Tensor | float, Tensor | float]:
     config = vae.config
     shift, scale = config.get("shift_factor") or 0.0, config.scaling_factor
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
-        mean, std = (
-            torch.tensor(config[name]).to(z).view(1, -1, 1, 1)
-            for name in ("latents_mean", "latents_std")
-        )
+        names = ("latents_mean", "latents_std")
+        mean, std = (torch.tensor(config[name]).to(z).view(1, -1, 1, 1) for name in names)
         return mean, scale / std
     return shift, scale
 
@@ -129,11 +106,9 @@ def _units(vae: Any, z: Tensor) -> tuple[Tensor | float, Tensor | float]:
 class LatentEncoder:
     """What training sees of a batch of images: their latents, with the noise of its step.
 
-    Args:
-        vae: The autoencoder, on the device that trains; it never learns.
-        sample: Whether latents are drawn from the distribution; otherwise its mode is taken.
-        cache: Where means and standard deviations are kept, under the pixels' digest. Both are
-            kept, so that each epoch draws anew, and training with the cache is training without.
+    The VAE is on the device that trains and never learns. With `sample`, latents are drawn from the
+    distribution; otherwise its mode is taken. The cache keeps means and standard deviations under
+    the pixels' digest, so that each epoch draws anew as it does without.
     """
 
     def __init__(self, vae: Any, *, sample: bool = True, cache: TensorCache | None = None) -> None:
@@ -143,10 +118,8 @@ class LatentEncoder:
     def __call__(self, batch: Mapping[str, Any], rng: StepRandom) -> Tensor:
         """Latents (B, c, h, w), in x0's precision.
 
-        Args:
-            batch: x0 (B, C, H, W) in [-1, 1], mirrored already; with a cache also digest (B strings
-                of the images as they were read) and, if there are mirrored ones, mirrored (B,).
-            rng: The random numbers of the step, for these rows.
+        The batch has x0 (B, C, H, W) in [-1, 1], mirrored already; with a cache also digest (B
+        strings of the images as they were read) and, where some are mirrored, mirrored (B,).
         """
         x0 = batch["x0"]
         mean, std = (one.to(x0) for one in self._posterior(batch))  # the VAE may be less precise
@@ -160,10 +133,8 @@ class LatentEncoder:
             return posterior(self.vae, x0)
         mirrored = batch.get("mirrored")
         flips = [False] * len(x0) if mirrored is None else mirrored.tolist()
-        keys = [
-            key_of("latent", self._fingerprint, digest, flip)
-            for digest, flip in zip(batch["digest"], flips, strict=True)
-        ]
+        images = zip(batch["digest"], flips, strict=True)
+        keys = [key_of("latent", self._fingerprint, digest, flip) for digest, flip in images]
 
         def compute(row: int) -> dict[str, Tensor]:
             mean, std = posterior(self.vae, x0[row : row + 1])

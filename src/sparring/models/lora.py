@@ -24,16 +24,11 @@ ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
 """The layers that diffusers' text-to-image scripts adapt: those of all attentions."""
 OF_CAPTIONS = ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
 """The same of the captions' side, where images and captions attend to each other (SD 3)."""
-_ADAPTABLE = (nn.Linear, nn.Conv2d)
-"""What peft adapts and every reader of LoRA files knows."""
+_ADAPTABLE = (nn.Linear, nn.Conv2d)  # what peft adapts and every reader of LoRA files knows
 
 
 def adapted(network: nn.Module, target_modules: Sequence[str] | None = None) -> list[str]:
-    """Ends of the names of the layers that get LoRA; None: see `add_lora`.
-
-    Raises:
-        UserError: if no layer's name ends like one of them, or such a layer cannot be adapted.
-    """
+    """Ends of the names of the layers that get LoRA; UserError if one is no layer's that can."""
     layers = dict(network.named_modules())
     if target_modules is None:
         return [end for end in (*ATTENTION, *OF_CAPTIONS) if _ending(layers, end)]
@@ -47,10 +42,9 @@ def adapted(network: nn.Module, target_modules: Sequence[str] | None = None) -> 
             raise UserError(f"{place}: {kind} has no layer {end!r}{_nearest(layers, end)}")
         for name in found:
             if not isinstance(layers[name], _ADAPTABLE):
-                raise UserError(
-                    f"{place}: {end!r} names {name}, of kind {type(layers[name]).__name__}, and "
-                    f"LoRA adapts linear layers and convolutions{_nearest(layers, end)}"
-                )
+                named = f"{end!r} names {name}, of kind {type(layers[name]).__name__}"
+                adapts = f"LoRA adapts linear layers and convolutions{_nearest(layers, end)}"
+                raise UserError(f"{place}: {named}, and {adapts}")
     return ends
 
 
@@ -101,16 +95,11 @@ def add_lora(
     """Freeze a network of diffusers and put trainable LoRA matrices beside its layers.
 
     Args:
-        network: Changed in place.
         rank: Of the matrices A (rank, n_in) and B (n_out, rank); of a convolution A has its size in
             pixels, (rank, n_in, h, w), and B has one, (n_out, rank, 1, 1).
         alpha: Their sum is scaled by alpha / rank; None: rank.
-        target_modules: Ends of the names of the layers that get them; None: ATTENTION, and of
-            Stable Diffusion 3 OF_CAPTIONS too.
+        target_modules: See `adapted`; None: ATTENTION, and of Stable Diffusion 3 OF_CAPTIONS too.
         seed: Of A, Gaussian of standard deviation 1 / rank.
-
-    Raises:
-        UserError: if peft is missing, or a name is no layer's that can be adapted.
     """
     try:
         from peft import LoraConfig
@@ -139,16 +128,11 @@ def lora_config(network: Any) -> dict[str, Any] | None:
 
 
 def lora_weights(network: nn.Module) -> dict[str, Tensor]:
-    """A and B of every layer, by parameter name."""
+    """A and B of every layer, by parameter name, for `restore_lora_weights`."""
     return {name: value for name, value in network.named_parameters() if "lora_" in name}
 
 
 def restore_lora_weights(network: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Undo of `lora_weights`.
-
-    Raises:
-        RuntimeError: if they are those of other layers or of another rank.
-    """
     own = lora_weights(network)
     if own.keys() != tensors.keys():
         raise RuntimeError("its LoRA weights are those of other layers")
@@ -166,10 +150,7 @@ def save_lora(network: Any, folder: str | Path) -> None:
 
     All layers go by peft's names, `unet.<layer>.lora_A.weight` and `.lora_B.weight`: readers judge
     a file by the first name they see. The file has alpha = rank, as every reader takes for granted:
-    B is saved times alpha / rank. It is then read as diffusers' pipelines do, and compared.
-
-    Raises:
-        UserError: if what is read is not what was written.
+    B is saved times alpha / rank. What `check_lora` refuses is a UserError.
     """
     prefix = _prefix(network)
     weights = {
@@ -193,13 +174,10 @@ def effective(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def check_lora(network: Any, folder: str | Path) -> None:
-    """Whether a fresh network that reads the file becomes this one, layer by layer, to the bit.
+    """Refuse a file that does not make a fresh network this one, layer by layer, to the bit.
 
     It is built of the config, its own weights are never written to, so that only LoRA's matrices
     take memory, and diffusers loads it, with its own idea of which names are whose.
-
-    Raises:
-        UserError: naming the first layers that differ.
     """
     with torch.device("meta"):
         fresh = type(network).from_config(network.config)
@@ -225,10 +203,8 @@ def load_lora(network: Any, folder: str | Path, *, low_cpu_mem_usage: bool = Fal
     """Put what `save_lora` wrote beside a network's layers, as diffusers' pipelines do.
 
     With `low_cpu_mem_usage` the matrices are taken as they are in the file; nothing is drawn first.
-
-    Raises:
-        UserError: if peft is missing.
-        RuntimeError: if the file has matrices that found no place, or numbers that are not finite.
+    UserError if peft is missing; RuntimeError if the file has matrices that found no place, or
+    numbers that are not finite.
     """
     try:
         import peft  # noqa: F401 - diffusers asks for it later, with a longer message
@@ -242,16 +218,12 @@ def load_lora(network: Any, folder: str | Path, *, low_cpu_mem_usage: bool = Fal
         local_files_only=True, low_cpu_mem_usage=low_cpu_mem_usage,
     )  # fmt: skip
     placed = {
-        f"{prefix}.{name}.lora_{letter}.weight"
-        for name in _lora_layers(network)
-        for letter in ("A", "B")
+        f"{prefix}.{name}.lora_{letter}.weight" for name in _lora_layers(network) for letter in "AB"
     }
     if names != placed:
-        lost = sorted(names ^ placed)
-        raise RuntimeError(
-            f"{file}: {len(names - placed)} of {len(names)} matrices are for no layer, and "
-            f"{len(placed - names)} are missing, such as {lost[0]}"
-        )
+        n_spare, n_lost, one = len(names - placed), len(placed - names), min(names ^ placed)
+        spare = f"{n_spare} of {len(names)} matrices are for no layer"
+        raise RuntimeError(f"{file}: {spare}, and {n_lost} are missing, such as {one}")
     broken = [name for name, value in lora_weights(network).items() if not value.isfinite().all()]
     if broken:
         raise RuntimeError(f"{file}: {broken[0]} holds numbers that are not finite")

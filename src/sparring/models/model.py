@@ -17,33 +17,20 @@ from .text import TextEncoder
 
 @dataclass
 class Model:
-    """A model and what one must know to sample it.
+    """A model and what one must know to sample it."""
 
-    Attributes:
-        denoiser: The network with its schedule, in evaluation mode.
-        scheduler_config: Config of the scheduler it was trained with.
-        sample_shape: Shape of one sample, (C, H, W) or (d,); of a latent where there is a VAE.
-        num_classes: Classes it was trained on (without the null class), or None.
-        source: Where it came from, for protocols and messages.
-        run_config: The run's config.yaml, or None for a model that is no run.
-        vae: The autoencoder of a latent model, or None.
-        text: What turns captions into conditions, of a text-to-image model, or None.
-        parts: The pipeline's folder, where the parts that are never trained lie, or None.
-        class_names: Names of the classes in their order, () where nobody knows them.
-        absent_classes: Numbers of classes of which no sample was trained on.
-    """
-
-    denoiser: Denoiser
-    scheduler_config: dict[str, Any]
+    denoiser: Denoiser  # the network with its schedule, in evaluation mode
+    scheduler_config: dict[str, Any]  # of the scheduler it was trained with
     sample_shape: tuple[int, ...]
-    num_classes: int | None = None
-    source: str = ""
-    run_config: dict[str, Any] | None = None
-    vae: nn.Module | None = None
-    text: TextEncoder | None = None
-    parts: Path | None = None
-    class_names: Sequence[str] = ()
-    absent_classes: Sequence[int] = ()
+    """Shape of one sample, (C, H, W) or (d,); of a latent where there is a VAE."""
+    num_classes: int | None = None  # that it was trained on, without the null class
+    source: str = ""  # where it came from, for protocols and messages
+    run_config: dict[str, Any] | None = None  # the config.yaml of a run
+    vae: nn.Module | None = None  # the autoencoder of a latent model
+    text: TextEncoder | None = None  # what turns captions into conditions
+    parts: Path | None = None  # the pipeline's folder, where the parts that are never trained lie
+    class_names: Sequence[str] = ()  # in the order of the classes, () where nobody knows them
+    absent_classes: Sequence[int] = ()  # numbers of classes of which no sample was trained on
 
     @classmethod
     def around(
@@ -74,17 +61,14 @@ class Model:
     def resize(self, sample_shape: tuple[int, ...]) -> None:
         """Make samples of another size from now on: the network's config and XL's text are told.
 
-        Raises:
-            UserError: for other channels, or a size that the network cannot have.
+        UserError for other channels, or a size that the network cannot have.
         """
         if tuple(sample_shape) == tuple(self.sample_shape):
             return
         network: Any = self.denoiser.network
         if sample_shape[0] != self.sample_shape[0] or not _has_size(network, sample_shape[1:]):
-            raise UserError(
-                f"{self.source} makes samples of shape {tuple(self.sample_shape)}, the data "
-                f"become {tuple(sample_shape)}: set data.resolution"
-            )
+            made = f"{self.source} makes samples of shape {tuple(self.sample_shape)}"
+            raise UserError(f"{made}, the data become {tuple(sample_shape)}: set data.resolution")
         self.sample_shape = tuple(sample_shape)
         side = list(sample_shape[1:])
         network.register_to_config(sample_size=side[0] if side[0] == side[1] else side)

@@ -30,7 +30,7 @@ from .description import component_of
 from .folder import DESCRIPTION, NOT_COPIED, save
 from .lora import add_lora, load_lora, lora_config, merge_lora, restore_lora_weights
 from .model import Model, image_size
-from .text_folder import PIPELINES, load_text, text_parts
+from .text import PIPELINES, load_text, text_parts
 
 __all__ = ["Model", "load", "save"]
 
@@ -39,11 +39,8 @@ _AUTOENCODERS = ("vae", "vqvae")
 _WITH_LABELS = ("DiTTransformer2DModel", "Transformer2DModel")
 
 
-# Load
-
-
 def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
-    """A model from a run, a diffusers pipeline folder or a hub name.
+    """A model from a run, a diffusers pipeline folder or a hub name; UserError if there is none.
 
     What can be loaded: finished runs; unfinished runs (the newest whole checkpoint, the source says
     which); a run's checkpoints, by their folders; pipelines whose denoiser is a `unet` or a
@@ -52,25 +49,16 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
     too, and of Stable Diffusion 1.x, 2.x, XL and 3 the text encoders; of other text-to-image models
     they are not: pass their output as a condition. Of a run that trained LoRA weights the pipeline
     it started from is loaded, with the LoRA weights beside its own. Weights must be safetensors.
-
-    Args:
-        model: Path or hub name.
-        device: Where to put it.
-
-    Raises:
-        UserError: one line, when there is no model or it cannot be read.
     """
     source, device = expanded(str(model)), known_device(device)
     folder = Path(source) if Path(source).is_dir() else _from_hub(source)
     try:
         loaded = _load_folder(folder, source)
-    except KeyError as error:
-        raise UserError(
-            f"{source} cannot be loaded: its files do not say {error}; another version of sparring "
-            "may have written them"
-        ) from error
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{source} cannot be loaded: {_one_line(error)}") from error
+    except (KeyError, OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if isinstance(error, KeyError):
+            why = f"its files do not say {why}; another version of sparring may have written them"
+        raise UserError(f"{source} cannot be loaded: {why}") from error
     for part in (loaded.denoiser, loaded.vae, loaded.text):
         if part is not None:
             part.to(device).eval().requires_grad_(False)
@@ -78,11 +66,7 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
 
 
 def known_device(name: torch.device | str) -> torch.device:
-    """The device of this name.
-
-    Raises:
-        UserError: if there is none here.
-    """
+    """The device of this name; UserError if there is none here."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # of another machine, or none that holds values
@@ -96,19 +80,18 @@ def _load_folder(folder: Path, source: str) -> Model:
         return _load_described(folder, _json(folder / DESCRIPTION), source)
     if (folder / "model_index.json").is_file():
         return _load_pipeline(folder, source)
-    if (folder / "checkpoints" / DESCRIPTION).is_file():
-        return _load_checkpoint(_newest_checkpoint(folder, source), f"{source} (unfinished, {{}})")
+    newest = _newest_checkpoint(folder / "checkpoints")
+    if newest is not None:
+        return _load_checkpoint(newest, f"{source} (unfinished, {{}})")
     if (folder.parent / DESCRIPTION).is_file() and _has_weights(folder):
         return _load_checkpoint(folder, f"{source} ({{}})")
-    if (folder / "config.yaml").is_file():
+    if (folder / "config.yaml").is_file() or (folder / "checkpoints" / DESCRIPTION).is_file():
         raise UserError(f"{source} is a run without a finished model or a checkpoint yet")
-    raise UserError(
-        f"{source} holds no model: expected a run, or a pipeline folder with model_index.json"
-    )
+    expected = "a run, or a pipeline folder with model_index.json"
+    raise UserError(f"{source} holds no model: expected {expected}")
 
 
 def _load_described(folder: Path, description: dict[str, Any], source: str) -> Model:
-    """What `save` wrote."""
     if description.get("lora") is not None:
         model = _base_of(description, source, folder)
         load_lora(model.denoiser.network, folder)
@@ -126,30 +109,19 @@ def _load_described(folder: Path, description: dict[str, Any], source: str) -> M
     return _assembled(network, description, null, source, folder)
 
 
-def _newest_checkpoint(folder: Path, source: str) -> Path:
-    """The newest whole checkpoint of a run."""
+def _newest_checkpoint(folder: Path) -> Path | None:
     steps = {
         int(path.name.removeprefix("checkpoint-")): path
-        for path in (folder / "checkpoints").glob("checkpoint-*")
+        for path in folder.glob("checkpoint-*")
         if path.name.removeprefix("checkpoint-").isdigit() and _has_weights(path)
     }
-    if not steps:
-        raise UserError(f"{source} is a run without a finished model or a checkpoint yet")
-    return steps[max(steps)]
+    return steps[max(steps)] if steps and (folder / DESCRIPTION).is_file() else None
 
 
 def _has_weights(checkpoint: Path) -> bool:
     """Whether a checkpoint has been written: its weights whole, or in pieces and to the end."""
     whole, pieces = checkpoint / "model.safetensors", checkpoint / "model.shard-0.safetensors"
     return whole.is_file() or (pieces.is_file() and (checkpoint / "manifest.json").is_file())
-
-
-def _load_weights(network: Any, checkpoint: Path) -> None:
-    """A checkpoint's weights, from one file or from pieces."""
-    if (checkpoint / "model.safetensors").is_file():
-        load_model(network, str(checkpoint / "model.safetensors"))
-    else:
-        load_weights(network, StoredTensors(checkpoint, "model"))
 
 
 def _load_checkpoint(newest: Path, where: str) -> Model:
@@ -162,10 +134,10 @@ def _load_checkpoint(newest: Path, where: str) -> Model:
             add_lora(model.denoiser.network, **description["lora"])
             restore_lora_weights(model.denoiser.network, load_file(newest / "model.safetensors"))
         else:
-            _load_weights(model.denoiser.network, newest)
+            load_weights(model.denoiser.network, StoredTensors(newest, "model"))
     else:
         network = _new_network(description["network"])
-        _load_weights(network, newest)
+        load_weights(network, StoredTensors(newest, "model"))
         model = _assembled(network, description, dict(description["null_condition"]), where, folder)
     averages = StoredTensors(newest, "ema")
     with torch.no_grad():
@@ -180,22 +152,16 @@ def _base_of(description: Mapping[str, Any], source: str, folder: Path) -> Model
     try:
         model = load(description["base"])
     except UserError as error:
-        raise UserError(
-            f"{source} was trained on top of {description['base']}, which must be there too: "
-            f"{error}"
-        ) from error
+        base = f"{description['base']}, which must be there too"
+        raise UserError(f"{source} was trained on top of {base}: {error}") from error
     if lora_config(model.denoiser.network) is not None:
         merge_lora(model.denoiser.network)
     model.resize(tuple(description["sample_shape"]))
     model.source, model.run_config = source, _run_config(folder)
     model.denoiser.boundary = description["boundary"]
-    _name_classes(model, description)
-    return model
-
-
-def _name_classes(model: Model, description: Mapping[str, Any]) -> None:
     model.class_names = description["class_names"]
     model.absent_classes = description["absent_classes"]
+    return model
 
 
 def _assembled(
@@ -210,9 +176,9 @@ def _assembled(
         null_condition=null,
         boundary=description["boundary"],
     )
-    shape, num_classes = tuple(description["sample_shape"]), description["num_classes"]
-    model = Model(denoiser, scheduler_config, shape, num_classes, source, _run_config(folder))
-    _name_classes(model, description)
+    shape, config = tuple(description["sample_shape"]), _run_config(folder)
+    known = {name: description[name] for name in ("num_classes", "class_names", "absent_classes")}
+    model = Model(denoiser, scheduler_config, shape, source=source, run_config=config, **known)
     if (folder / "model_index.json").is_file():
         _add_frozen_parts(model, folder, _json(folder / "model_index.json"))
     return model
@@ -283,9 +249,8 @@ def _diffusers_network(folder: Path, class_name: str) -> Any:
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} has no safetensors weights; sparring reads no pickle files")
     if all(re.search(r"\.fp16[.-]", path.name) for path in folder.glob("*.safetensors")):
-        raise UserError(
-            f"{folder} holds the variant fp16 only: save the pipeline without a variant"
-        )
+        advice = "save the pipeline without a variant"
+        raise UserError(f"{folder} holds the variant fp16 only: {advice}")
     return cls.from_pretrained(folder, use_safetensors=True, local_files_only=True)
 
 
@@ -319,11 +284,8 @@ def _from_hub(name: str) -> Path:
         wanted = ["*.json", *(f"{part}/*" for part in parts)]
         if len(parts) == 2:  # only a denoiser and a scheduler: old uploads keep them at the root
             wanted.append("diffusion_pytorch_model*.safetensors")
-        left_out: list[str] = [*NOT_COPIED]
-        folder = snapshot_download(
-            name, allow_patterns=wanted, ignore_patterns=left_out, local_files_only=cached
-        )
-        return Path(folder)
+        patterns: Any = {"allow_patterns": wanted, "ignore_patterns": list(NOT_COPIED)}
+        return Path(snapshot_download(name, local_files_only=cached, **patterns))
     except Exception as error:  # the hub's client, its HTTP library and the system raise their own
         why = "the hub cannot be reached" if cached else f"the hub says {type(error).__name__}"
         raise UserError(f"no model at {name}: there is no such folder, and {why}") from error
@@ -356,8 +318,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds no JSON object")
     return content
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]

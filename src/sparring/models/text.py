@@ -1,8 +1,10 @@
-"""Captions to conditions: the text encoders of Stable Diffusion 1.x, 2.x, XL and 3."""
+"""Captions to conditions: text encoders of Stable Diffusion 1.x, 2.x, XL and 3, and their files."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,23 +15,17 @@ from ..data.captions import Caption
 from ..support.cache import TensorCache, fingerprint, key_of
 from ..support.errors import UserError
 
-T5_TOKENS = 256
-"""max_sequence_length of diffusers' Stable Diffusion 3 pipeline."""
-_AT_ONCE = 1000
-"""Captions in one call of a tokenizer that counts."""
+T5_TOKENS = 256  # max_sequence_length of diffusers' Stable Diffusion 3 pipeline
+_AT_ONCE = 1000  # captions in one call of a tokenizer that counts
 
 
 class TextEncoder(nn.Module, ABC):
     """Captions as the denoiser is told them, the same as in the diffusers pipeline. Abstract.
 
     Captions are encoded one at a time, so that each has the same bits in every batch, with a cache
-    or without (see `latents.posterior`).
-
-    Args:
-        tokenizers: One for each encoder.
-        encoders: Text models of transformers.
-        size: (H, W) of the images in pixels; only XL is told.
-        cache: Where hidden states are kept, under the digest of the tokens.
+    or without (see `latents.posterior`); it keeps hidden states under the digest of the tokens.
+    There is a tokenizer for each encoder, a text model of transformers; only XL is told the size,
+    (H, W) of the images in pixels.
     """
 
     n_encoders: int
@@ -50,13 +46,11 @@ class TextEncoder(nn.Module, ABC):
         self._fingerprint: str | None = None
 
     def forward(self, captions: Sequence[str], sizes: Tensor | None = None) -> dict[str, Any]:
-        """The conditions of these captions, by the denoiser's argument names.
+        """The conditions of captions (B,), by the denoiser's argument names.
 
-        Args:
-            captions: (B,).
-            sizes: Of the images that are learned from: original height and width, and where the
-                crop began (top, left), (B, 4), pixels; only XL is told. None: those of an image to
-                be made, which is its own original, (H, W, 0, 0).
+        Only XL is told `sizes` of the images that are learned from: original height and width, and
+        where the crop began (top, left), (B, 4), pixels. None: those of an image to be made, which
+        is its own original, (H, W, 0, 0).
         """
         return self._condition(self._states(captions), sizes)
 
@@ -108,10 +102,7 @@ class TextEncoder(nn.Module, ABC):
         ]
 
     def cut(self, captions: Sequence[str], what: str = "captions") -> list[str]:
-        """Sentences that count the captions of which an encoder does not see the end.
-
-        Each is looked at once, and counted as often as it is there; `what` they are is said so.
-        """
+        """Sentences that count the captions of which an encoder does not see the end."""
         times, sentences = Counter(captions), []
         texts, pairs = list(times), list(zip(self.tokenizers, self._lengths, strict=True))
         for length in dict.fromkeys(self._lengths):
@@ -122,9 +113,8 @@ class TextEncoder(nn.Module, ABC):
                 for text, *own in zip(some, *ids, strict=True):
                     n += times[text] * any(len(one) > length for one in own)
             if n:
-                sentences.append(
-                    f"{n} of {len(captions)} {what} are longer than {length} tokens and are cut"
-                )
+                longer = f"{n} of {len(captions)} {what} are longer than {length} tokens"
+                sentences.append(f"{longer} and are cut")
         return sentences
 
     @property
@@ -165,11 +155,8 @@ class StableDiffusionXLText(TextEncoder):
 
     These are the second-last hidden states of both, side by side, the projected output of the
     second, and six numbers in pixels: original height and width, where the crop began (top, left),
-    and the height and width of what the model sees.
-
-    Args:
-        zero_null: Whether no caption means zeros (`force_zeros_for_empty_prompt`) rather than the
-            empty caption.
+    and the height and width of what the model sees. With `zero_null` no caption means zeros
+    (`force_zeros_for_empty_prompt`) rather than the empty caption.
     """
 
     n_encoders = 2
@@ -209,11 +196,9 @@ class StableDiffusion3Text(TextEncoder):
 
     {"encoder_hidden_states": (B, 77 + 256, width), "pooled_projections": (B, d1 + d2)}
 
-    First come the second-last hidden states of both CLIPs, side by side and filled up with zeros,
-    then T5's last one (zeros without it); the projected outputs of the CLIPs are side by side.
-
-    Args:
-        width: The denoiser's joint_attention_dim.
+    First come the second-last hidden states of both CLIPs, side by side and filled up with zeros to
+    the denoiser's joint_attention_dim, the width, then T5's last one (zeros without it); the
+    projected outputs of the CLIPs are side by side.
     """
 
     n_encoders = 3
@@ -237,10 +222,8 @@ class StableDiffusion3Text(TextEncoder):
         if t5 is None:
             t5 = clip.new_zeros(len(clip), T5_TOKENS, self.width)
         clip = F.pad(clip, (0, self.width - clip.shape[-1]))
-        return {
-            "encoder_hidden_states": torch.cat([clip, t5], dim=1),
-            "pooled_projections": states["pooled"],
-        }
+        hidden = torch.cat([clip, t5], dim=1)
+        return {"encoder_hidden_states": hidden, "pooled_projections": states["pooled"]}
 
     @property
     def _lengths(self) -> list[int]:
@@ -262,9 +245,8 @@ def _clip(
 def sizes_of(batch: Mapping[str, Any]) -> Tensor | None:
     """What XL is told of the images of a batch, see `TextEncoder.forward`; None if nobody knows.
 
-    Args:
-        batch: With `framing`, (B, 5) (see `data.base.Batch`), and perhaps `mirrored`, (B,): such an
-            image is one that was mirrored before the crop, which begins where it used to end.
+    The batch has `framing`, (B, 5) (see `data.base.Batch`), and perhaps `mirrored`, (B,): such an
+    image is one that was mirrored before the crop, which begins where it used to end.
     """
     if "framing" not in batch:
         return None
@@ -280,29 +262,15 @@ def clip_length(said: int | None, n_positions: int) -> int:
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
-    """Refuse what no tokenizer reads: half of a character that Python holds as two (an emoji's).
-
-    Raises:
-        UserError: one line that names the first.
-    """
+    """Refuse what no tokenizer reads: half of a character that Python holds as two (an emoji's)."""
     for prompt in prompts:
         if any("\ud800" <= letter <= "\udfff" for letter in prompt):
-            raise UserError(
-                f"prompt {prompt!a} holds half a character (a lone surrogate, as of an emoji "
-                "that was cut in two): write the whole one"
-            )
+            half = "half a character (a lone surrogate, as of an emoji that was cut in two)"
+            raise UserError(f"prompt {prompt!a} holds {half}: write the whole one")
 
 
 def check_captions(captions: Sequence[Caption] | None, name: str) -> None:
-    """Refuse data that do not say what each image shows.
-
-    Args:
-        captions: Of each image, see `data.captions`; None where there is none.
-        name: Of the data set.
-
-    Raises:
-        UserError: one line that names the first image without a caption, and says where to put it.
-    """
+    """Refuse a data set of which not each image has a caption, see `data.captions`."""
     where = (
         "data.caption_column names the column; a folder has metadata.jsonl or metadata.csv "
         "(file_name, text), or a .txt file beside each image"
@@ -311,7 +279,94 @@ def check_captions(captions: Sequence[Caption] | None, name: str) -> None:
         raise UserError(f"a text-to-image model needs captions, and {name} has none: {where}")
     missing = [i for i, caption in enumerate(captions) if caption is None]
     if missing:
-        raise UserError(
-            f"{len(missing)} of {len(captions)} images of {name} have no caption, the first is "
-            f"number {missing[0]}: {where}"
-        )
+        lost = f"{len(missing)} of {len(captions)} images of {name} have no caption"
+        raise UserError(f"{lost}, the first is number {missing[0]}: {where}")
+
+
+PIPELINES: dict[str, type[TextEncoder]] = {
+    "StableDiffusionPipeline": StableDiffusionText,
+    "StableDiffusionXLPipeline": StableDiffusionXLText,
+    "StableDiffusion3Pipeline": StableDiffusion3Text,
+}
+"""Pipelines of diffusers whose text encoders are read."""
+
+
+def text_parts(index: Mapping[str, Any]) -> list[str]:
+    """The tokenizers and text encoders that a pipeline's model_index.json names, in turn."""
+    family = PIPELINES.get(index.get("_class_name", ""))
+    names = ["", "_2", "_3"][: 0 if family is None else family.n_encoders]
+    if family is StableDiffusion3Text and (index.get("text_encoder_3") or [None])[0] is None:
+        names.pop()  # the one part that may be left out
+    return [f"{kind}{name}" for name in names for kind in ("tokenizer", "text_encoder")]
+
+
+def load_text(
+    folder: Path, index: Mapping[str, Any], size: tuple[int, int], network: Mapping[str, Any]
+) -> TextEncoder:
+    """The tokenizers and text encoders in the folder of one of PIPELINES; no code is run.
+
+    `index` is its model_index.json, `size` (H, W) of the images in pixels, `network` the denoiser's
+    config. UserError if transformers, a part or a vocabulary is missing.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        why = f"{folder} is a text-to-image model and needs transformers"
+        raise UserError(f"{why}: pip install 'sparring[text]'") from error
+    parts = text_parts(index)
+    for part in parts:
+        if not (folder / part).is_dir():
+            raise UserError(f"{folder} has no {part}, which its model_index.json names")
+        if part in parts[1::2] and not any((folder / part).glob("*.safetensors")):
+            where = folder / part
+            raise UserError(f"{where} has no safetensors weights; sparring reads no pickle files")
+    with no_progress_bar():
+        tokenizers = [load_tokenizer(folder / part, index[part]) for part in parts[::2]]
+        encoders = [
+            getattr(transformers, index[part][1])
+            .from_pretrained(folder / part, use_safetensors=True, local_files_only=True)
+            .float()
+            .eval()
+            for part in parts[1::2]
+        ]
+    family, words = PIPELINES[index["_class_name"]], {}
+    if family is StableDiffusionXLText:
+        words["zero_null"] = index.get("force_zeros_for_empty_prompt", True)
+    if family is StableDiffusion3Text:
+        words["width"] = network["joint_attention_dim"]
+    return family(tokenizers, encoders, size, **words)
+
+
+def load_tokenizer(folder: Path, named: Sequence[str]) -> Any:
+    """A tokenizer, of the class that model_index.json names.
+
+    A missing vocabulary is a UserError: transformers would make an empty one, in which all captions
+    are the same.
+    """
+    import transformers
+
+    name = {"T5Tokenizer": "T5TokenizerFast"}.get(named[1], named[1])
+    cls: Any = getattr(transformers, name, None)
+    if not hasattr(cls, "vocab_files_names"):
+        raise UserError(f"{folder}: transformers has no tokenizer {name!r}")
+    parts = dict(cls.vocab_files_names)
+    whole = parts.pop("tokenizer_file", "tokenizer.json")
+    missing = [file for file in parts.values() if not (folder / file).is_file()]
+    if not (folder / whole).is_file() and (missing or not parts):
+        lost = f"{' and '.join(missing) or whole}, the vocabulary of its captions"
+        raise UserError(f"{folder} lacks {lost}: copy or download it again")
+    return cls.from_pretrained(folder, local_files_only=True)
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """transformers draws a bar for every model, however small."""
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...data.base import Dataset
 from ...data.section import DataSection
-from ...models.text_folder import PIPELINES
+from ...models.text import PIPELINES
 from ...support.errors import UserError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...models.pretrained import hub_answers
-from ...models.text_folder import no_progress_bar
+from ...models.text import no_progress_bar
 from ...support.errors import UserError
 from .extractors import checksum
 

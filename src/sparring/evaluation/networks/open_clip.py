@@ -28,7 +28,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ...models.text_folder import no_progress_bar
+from ...models.text import no_progress_bar
 from ...support.cache import cache_folder
 from ...support.errors import UserError
 from ...support.home_folder import expanded_path
