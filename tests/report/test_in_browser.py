@@ -55,6 +55,31 @@ def look(page: str, folder: Path, probe: str, width: int = 1440):
     return json.loads(html.unescape(re.findall(r"<pre>(.*)</pre>", done.stdout, re.DOTALL)[-1]))
 
 
+def test_axe_finds_nothing_at_390_and_1440_pixels_in_light_and_dark(page, tmp_path):
+    """`npm install --prefix recipes/accessibility` brings what it needs."""
+    script = Path(__file__).parents[2] / "recipes/accessibility/check.mjs"
+    if (node := shutil.which("node")) is None or not script.is_file():
+        pytest.skip("node or the recipe is not there")
+    command = [node, str(script), "--json", str(tmp_path / "report.html")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if done.returncode == 3:
+        pytest.skip(done.stderr)
+    assert done.stderr == ""
+    assert json.loads(done.stdout) == []
+
+
+def test_on_a_phone_the_main_table_fits_and_each_cell_has_its_run_s_name(page, tmp_path):
+    probe = """(page, view) => [...page.querySelectorAll(".scroll")].map((box) => ({
+      needed: box.scrollWidth,
+      given: box.clientWidth,
+      names: [...box.querySelectorAll("tbody tr:first-child td")].map(
+        (cell) => view.getComputedStyle(cell, "::before").content),
+    }))"""
+    for box in look(page, tmp_path, probe, 390):
+        assert box["needed"] <= box["given"]
+        assert box["names"] == ['"plain"', '"robust"', '"clean"']
+
+
 @pytest.mark.parametrize("width", [390, 1440])
 def test_the_page_fits_its_window_and_the_console_is_silent(page, tmp_path, width):
     probe = "(page) => [page.documentElement.scrollWidth, page.documentElement.clientWidth]"

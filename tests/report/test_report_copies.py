@@ -9,7 +9,7 @@ from fake_runs import digits_grid, figures, write_run
 from test_report_page import EVIL, Page, make
 
 from sparring.report.copies import bands, distance_chart, pair_words
-from sparring.report.pictures import Picture
+from sparring.report.page import Picture
 from sparring.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 
 MEMORIZATION = {

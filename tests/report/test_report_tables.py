@@ -145,7 +145,7 @@ def test_the_newest_file_of_a_protocol_counts_and_others_stay_in_the_list(tmp_pa
     groups = ranking.group_by_protocol(read)
     assert groups[0].value("run", "frechet_distance") == 80.0
     shown = [tables.provenance(read[0], e, groups) for e in read[0].evaluations]
-    assert [(p.file, p.is_shown) for p in shown] == [
+    assert [(p["file"], p["is_shown"]) for p in shown] == [
         ("evaluation/again.json", True), ("evaluation/figures.json", False),
     ]  # fmt: skip
 

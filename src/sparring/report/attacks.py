@@ -4,22 +4,22 @@ A section of the report of runs, and the page that `sparring attack -o` writes.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from .. import __version__
 from ..evaluation.metrics.registry import all_figures
 from ..support.errors import UserError
 from . import tables
-from .page import N_STYLES, template
-from .pictures import Picture, read_picture
+from .page import N_STYLES, Picture, read_picture, template
 from .plots import Curve, line_chart
-from .ranking import comparable
-from .runs import Run, short_names
+from .ranking import comparable, side_by_side
+from .runs import Run, newest, short_names
 from .wording import show
 
 
@@ -43,12 +43,21 @@ class Attacked:
 class AttackGroup:
     """Attacks of one protocol, at most one (the newest) of each run."""
 
-    protocol: dict[str, Any]
-    members: list[Attacked] = field(default_factory=list)
+    members: list[Attacked]
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return self.members[0].data["protocol"]
 
     @property
     def quality(self) -> str:
         return self.members[0].data["quality"]
+
+    @property
+    def measured(self) -> str:
+        """The name of the quality on the page."""
+        figure = all_figures().get(self.quality)
+        return self.quality if figure is None else figure.label
 
     @property
     def label(self) -> str:
@@ -56,10 +65,9 @@ class AttackGroup:
         attack = self.protocol["attack"]
         where = attack["where"]
         if where != "all":
-            calls = [f"call {one}" for one in where if isinstance(one, int)]
             shares = [f"{one:g}" for one in where if isinstance(one, float)]
-            calls += [f"{', '.join(shares)} of the path"] if shares else []
-            where = ", ".join(calls)
+            calls = [f"call {one}" for one in where if isinstance(one, int)]
+            where = ", ".join(calls + [f"{', '.join(shares)} of the path"] * bool(shares))
         parts = [attack["kind"], attack["norm"], f"at {where}"]
         if "aim" in attack:
             steps = attack["n_path_steps"]
@@ -85,56 +93,34 @@ class AttackGroup:
     @property
     def chart(self) -> Markup:
         """Lines: the attack; thin and dotted: random noise of the same size."""
-        curves = [
-            self._curve(member, curve)
-            for member in self.members
-            for curve in member.data["curves"]
-            if curve["kind"] != "corruption"
-        ]
-        return self._drawn(curves, "attack and random noise")
+        return self._drawn("attack and random noise", lambda one: one["kind"] != "corruption")
 
     @property
     def corruption_charts(self) -> list[tuple[str, Markup]]:
         """One chart for each corruption of the starting noise."""
-        names = {
-            curve["name"]: None
-            for member in self.members
-            for curve in member.data["curves"]
-            if curve["kind"] == "corruption"
-        }
-        return [
-            (name, self._drawn([
-                self._curve(member, curve)
-                for member in self.members
-                for curve in member.data["curves"]
-                if curve["name"] == name
-            ], name))
-            for name in names
-        ]  # fmt: skip
+        names = dict.fromkeys(
+            curve["name"] for _, curve in self._curves if curve["kind"] == "corruption"
+        )
+        return [(name, self._drawn(name, lambda one, of=name: one["name"] == of)) for name in names]
 
     @property
     def rows(self) -> list[tables.Row]:
         """A row for each curve of each model, a cell for each radius."""
-        rows = []
-        for member in self.members:
-            for curve in member.data["curves"]:
-                cells = [
-                    tables.cell(point[self.quality], _spread(point, self.quality))
-                    for point in curve["points"]
-                ]
-                is_attack = curve["kind"] == "attack"
-                rows.append(tables.Row(f"{member.name}, {curve['name']}", cells,
-                                       is_reference=not is_attack and bool(rows)))  # fmt: skip
+        key, rows = self.quality, []
+        for member, curve in self._curves:
+            cells = [tables.cell(point[key], _spread(point, key)) for point in curve["points"]]
+            is_beneath = curve["kind"] != "attack" and bool(rows)
+            rows.append(tables.Row(f"{member.name}, {curve['name']}", cells, "", is_beneath))
         return rows
 
     @property
     def columns(self) -> list[str]:
         """Headings of the table."""
-        return [f"radius {radius}" for radius in self.radii]
+        return [f"radius {radius:g}" for radius in self.radii]
 
     @property
-    def radii(self) -> list[str]:
-        return [f"{point['radius']:g}" for point in self.members[0].data["curves"][0]["points"]]
+    def radii(self) -> list[float]:
+        return [point["radius"] for point in self.members[0].data["curves"][0]["points"]]
 
     @property
     def floor(self) -> str:
@@ -146,51 +132,45 @@ class AttackGroup:
         """Each model's leading figure without attack, at the largest radius, under the control."""
         said = []
         for member in self.members:
-            first = member.data["curves"][0]["points"]
-            before, after = first[0][self.quality], first[-1][self.quality]
-            line = f"{member.name} {show(before)} to {show(after)}"
-            control = next(c for c in member.data["curves"] if c["kind"] == "control")
-            if control is not member.data["curves"][0]:
-                line += f" (random noise: {show(control['points'][-1][self.quality])})"
-            said.append(line)
-        name = measure_name(self.quality)
-        return f"{name} from radius 0 to {self.radii[-1]}: {'; '.join(said)}."
+            first, *_ = curves = member.data["curves"]
+            before, after = (show(first["points"][i][self.quality]) for i in (0, -1))
+            said.append(f"{member.name} {before} to {after}")
+            control = next(one for one in curves if one["kind"] == "control")
+            if control is not first:
+                said[-1] += f" (random noise: {show(control['points'][-1][self.quality])})"
+        return f"{self.measured} from radius 0 to {self.radii[-1]:g}: {'; '.join(said)}."
 
-    def _curve(self, member: Attacked, curve: Mapping[str, Any]) -> Curve:
-        quality, points = self.quality, curve["points"]
-        values = [point[quality] for point in points]
-        is_control = curve["kind"] == "control"  # which has no band: bands upon bands hide lines
-        spreads = [0.0 if is_control else point[f"{quality}_std"] or 0.0 for point in points]
-        return Curve(
-            member.name, member.style, [point["radius"] for point in points], values,
-            low=[a - b for a, b in zip(values, spreads, strict=True)],
-            high=[a + b for a, b in zip(values, spreads, strict=True)],
-            is_control=is_control,
-            notes=[
-                f"{member.name}, {curve['name']} "
-                f"{show(point[quality])} {_spread(point, quality)}".rstrip()
-                for point in points
-            ],
-        )  # fmt: skip
+    @property
+    def _curves(self) -> list[tuple[Attacked, dict[str, Any]]]:
+        return [(member, curve) for member in self.members for curve in member.data["curves"]]
 
-    def _drawn(self, curves: list[Curve], what: str) -> Markup:
-        name = measure_name(self.quality)
+    def _drawn(self, what: str, is_shown: Callable[[Mapping[str, Any]], bool]) -> Markup:
+        key, curves = self.quality, []
+        for member, curve in self._curves:
+            if not is_shown(curve):
+                continue
+            points = curve["points"]
+            values = [point[key] for point in points]
+            is_control = curve["kind"] == "control"  # without a band: bands on bands hide lines
+            spread = np.array([0.0 if is_control else one[f"{key}_std"] or 0.0 for one in points])
+            start = f"{member.name}, {curve['name']}"
+            curves.append(Curve(
+                member.name, member.style, [point["radius"] for point in points], values,
+                np.array(values) - spread, np.array(values) + spread,
+                [f"{start} {show(one[key])} {_spread(one, key)}".rstrip() for one in points],
+                is_control,
+            ))  # fmt: skip
+        names = ", ".join(member.name for member in self.members)
         return line_chart(
-            curves, x_label="radius, noise units", y_label=name,
-            title=f"{name} by radius, {what}: {', '.join(member.name for member in self.members)}",
+            curves, x_label="radius, noise units", y_label=self.measured,
+            title=f"{self.measured} by radius, {what}: {names}",
         )  # fmt: skip
-
-
-def measure_name(key: str) -> str:
-    """A figure's name on the page."""
-    figure = all_figures().get(key)
-    return key if figure is None else figure.label
 
 
 def read_attacks(folder: Path, name: str, style: int) -> list[Attacked]:
     """Every result of `sparring attack` in a folder, newest first."""
-    paths = sorted(folder.glob("*.json"), key=lambda p: (-p.stat().st_mtime, p.name))
-    return [one for path in paths if (one := read_attack(path, name, style)) is not None]
+    found = (read_attack(path, name, style) for path in newest(folder, "*"))
+    return [one for one in found if one is not None]
 
 
 def read_attack(path: Path, name: str | None = None, style: int = 0) -> Attacked | None:
@@ -210,17 +190,13 @@ def read_attack(path: Path, name: str | None = None, style: int = 0) -> Attacked
 
 def grouped(attacks: Sequence[Attacked]) -> list[AttackGroup]:
     """Attacks that may be compared side by side, the largest group first."""
-    groups: dict[str, AttackGroup] = {}
+    found = []
     for one in attacks:
-        protocol = one.data["protocol"]
-        radii = [point["radius"] for point in one.data["curves"][0]["points"]]
-        key = json.dumps(
-            [comparable(protocol), protocol["attack"], radii], sort_keys=True
-        )  # fmt: skip
-        group = groups.setdefault(key, AttackGroup(protocol))
-        if one.name not in [member.name for member in group.members]:
-            group.members.append(one)
-    return sorted(groups.values(), key=lambda group: -len(group.members))
+        group = AttackGroup([one])
+        protocol = group.protocol
+        found.append(([comparable(protocol), protocol["attack"], group.radii], one.name, one))
+    groups = [AttackGroup(list(members.values())) for _, members in side_by_side(found)]
+    return sorted(groups, key=lambda group: -len(group.members))
 
 
 def attack_groups(runs: Sequence[Run], styles: Mapping[str, int]) -> list[AttackGroup]:

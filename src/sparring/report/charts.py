@@ -1,12 +1,12 @@
 """Charts of what runs do besides their losses: how well they clean, what field they are."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..evaluation.studies import cleaning, diagnostics
 from .plots import Chart, Curve, arrow_chart
-from .runs import Run
+from .ranking import side_by_side
+from .runs import Run, mapping
 from .wording import show
 
 NOISY = "the noisy images"
@@ -16,30 +16,22 @@ NOISY_STYLE = 7  # the last of the page's line styles
 def cleaning_charts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[Chart]:
     """PSNR of cleaned images against the level of the noise; one chart for each protocol, the
     newest curve of each run."""
-    charts: dict[str, tuple[Mapping[str, Any], list[Curve]]] = {}
-    for run in runs:
-        for result in run.cleaning:
-            (figures,) = result["models"].values()
-            apart = ("versions", "class_labels")
-            alike = {k: v for k, v in result["protocol"].items() if k not in apart}
-            group = json.dumps([alike, result["levels"]], sort_keys=True)
-            if group not in charts:
-                noisy = cleaning_curve(NOISY, NOISY_STYLE, result["noisy"], "psnr")
-                charts[group] = result, [noisy]
-            curves = charts[group][1]
-            if run.name not in [curve.name for curve in curves]:
-                curves.append(cleaning_curve(run.name, styles[run.name], figures, "psnr"))
-    return [
-        cleaning_chart(
-            "psnr", curves, "{data} ({split}), {n_steps} step(s)".format(**result["protocol"])
-        )
-        for result, curves in charts.values()
-    ]
-
-
-def cleaning_curve(name: str, style: int, figures: Sequence[Mapping[str, Any]], key: str) -> Curve:
-    """A figure by the level of the noise."""
-    return Curve(name, style, [one["level"] for one in figures], [one[key] for one in figures])
+    apart = ("versions", "class_labels")
+    found = [
+        ([{k: v for k, v in one["protocol"].items() if k not in apart}, one["levels"]],
+         run.name, one)
+        for run in runs for one in run.cleaning
+    ]  # fmt: skip
+    charts = []
+    for _, group in side_by_side(found):
+        first = next(iter(group.values()))
+        curves = [Curve.of(NOISY, NOISY_STYLE, first["noisy"], "level", "psnr")]
+        for name, one in group.items():
+            (figures,) = one["models"].values()
+            curves.append(Curve.of(name, styles[name], figures, "level", "psnr"))
+        title = "{data} ({split}), {n_steps} step(s)".format(**first["protocol"])
+        charts.append(cleaning_chart("psnr", curves, title))
+    return charts
 
 
 def cleaning_chart(key: str, curves: list[Curve], title: str = "") -> Chart:
@@ -55,27 +47,23 @@ def cleaning_chart(key: str, curves: list[Curve], title: str = "") -> Chart:
 def diagnostics_charts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[Chart]:
     """The figures per t against sigma/alpha; a chart for each figure and protocol, the newest curve
     of each run."""
-    charts: dict[tuple[str, str], list[Curve]] = {}
-    for run, found in _diagnosed(runs):
-        alike = {key: value for key, value in found["protocol"].items() if key != "seeds"}
-        for key in diagnostics.FIGURES:
-            rows = [row for row in found["times"] if key in row]
-            curves = charts.setdefault((key, json.dumps(alike, sort_keys=True)), [])
-            if rows and run.name not in [curve.name for curve in curves]:
-                ratios, values = [row["ratio"] for row in rows], [row[key] for row in rows]
-                curves.append(Curve(run.name, styles[run.name], ratios, values))
     drawn = []
-    for (key, protocol), curves in charts.items():
-        figure, told = diagnostics.FIGURES[key], json.loads(protocol)
-        chart = Chart.of(
-            figure.label, curves, x_label="noise level sigma/alpha, log scale", y_label=figure.hint,
-            title=f"{figure.label} by noise level, {told.get('data')}, {told['n_points']} points",
-            x_is_log=True,
-        )  # fmt: skip
-        if chart.svg:
-            drawn.append(chart)
-    order = [figure.label for figure in diagnostics.FIGURES.values()]
-    return sorted(drawn, key=lambda chart: order.index(chart.title))
+    for key, figure in diagnostics.FIGURES.items():
+        found = [
+            ({k: v for k, v in one["protocol"].items() if k != "seeds"}, run.name, rows)
+            for run, one in _diagnosed(runs)
+            if (rows := [row for row in one["times"] if key in row])
+        ]
+        for protocol, group in side_by_side(found):
+            said = f"{protocol.get('data')}, {protocol['n_points']} points"
+            curves = [
+                Curve.of(name, styles[name], rows, "ratio", key) for name, rows in group.items()
+            ]
+            drawn.append(Chart.of(
+                figure.label, curves, x_label="noise level sigma/alpha, log scale",
+                y_label=figure.hint, title=f"{figure.label} by noise level, {said}", x_is_log=True,
+            ))  # fmt: skip
+    return [chart for chart in drawn if chart.svg]
 
 
 def straightness_of(runs: Sequence[Run]) -> str:
@@ -101,4 +89,5 @@ def arrow_charts(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _diagnosed(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
-    return [(run, one.diagnostics) for run in runs for one in run.evaluations if one.diagnostics]
+    found = [(run, mapping(one.figures, "diagnostics")) for run in runs for one in run.evaluations]
+    return [(run, one) for run, one in found if one]

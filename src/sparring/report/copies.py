@@ -4,78 +4,46 @@ Read from the `memorization` of an evaluation file, and from the picture that li
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from .pictures import Picture, read_picture
-from .plots import (
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    Axis,
-    axis_words,
-    drawing,
-    grid_lines,
-    page_numbers,
-)
+from . import plots
+from .page import Picture, read_picture
+from .plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis
 from .runs import Evaluation, Run, is_number
 from .wording import show
 
 KEYS = ("memorization", "memorization_of_dirty")
 
 
-@dataclass(frozen=True)
-class CopiedPair:
-    """A sample and a training image: the band of the picture that shows them, and what is known."""
-
-    view: str  # x, y, width, height
-    what: str
-
-
-@dataclass(frozen=True)
-class Copies:
-    """What one run's newest evaluation says of copies."""
-
-    name: str
-    style: int
-    verdict: str
-    is_flagged: bool
-    chart: Markup
-    calibration: str
-    picture: Picture | None
-    pairs: list[CopiedPair]
-
-
-def copies_of(runs: Sequence[Run], styles: Mapping[str, int]) -> list[Copies]:
+def copies_of(runs: Sequence[Run], styles: Mapping[str, int]) -> list[dict[str, Any]]:
     """Of each run, its newest evaluation that looked for copies; clean images before dirty ones."""
     found = []
     for run in runs:
         for key in KEYS:
-            newest = next(
-                (e for e in run.evaluations if isinstance(e.figures.get(key), dict)), None
-            )
-            if newest is not None:
+            looked = (one for one in run.evaluations if isinstance(one.figures.get(key), dict))
+            if (newest := next(looked, None)) is not None:
                 found.append(_copies(run, styles[run.name], newest, key))
     return found
 
 
-def _copies(run: Run, style: int, evaluation: Evaluation, key: str) -> Copies:
+def _copies(run: Run, style: int, evaluation: Evaluation, key: str) -> dict[str, Any]:
+    """What the page shows; each pair is a band of the picture (`view`) with its words."""
     figures = evaluation.figures[key]
     path = evaluation.path.with_name(f"{evaluation.path.stem}-{key}.png")
     picture = read_picture(path) if path.is_file() else None
-    pairs = figures.get("pairs", []) if picture is not None else []
-    views = [] if picture is None else bands(picture, len(pairs))
-    return Copies(
-        run.name, style, str(figures.get("verdict", "")), bool(figures.get("is_flagged")),
-        distance_chart(figures, style, run.name), str(figures.get("calibration", "")), picture,
-        [CopiedPair(view, pair_words(pair)) for view, pair in zip(views, pairs, strict=True)],
-    )  # fmt: skip
+    pairs = figures.get("pairs", []) if picture else []
+    views = bands(picture, len(pairs)) if picture else []
+    return {
+        "name": run.name, "style": style, "picture": picture,
+        "verdict": figures.get("verdict", ""), "is_flagged": figures.get("is_flagged"),
+        "calibration": figures.get("calibration", ""),
+        "chart": distance_chart(figures, style, run.name),
+        "pairs": [{"view": view, "what": pair_words(pair)}
+                  for view, pair in zip(views, pairs, strict=True)],
+    }  # fmt: skip
 
 
 def bands(picture: Picture, n: int) -> list[str]:
@@ -104,7 +72,7 @@ def distance_chart(figures: Mapping[str, Any], style: int, name: str) -> Markup:
         return Markup("")
     x_axis = Axis.linear(0.0, edges[-1], LEFT, WIDTH - RIGHT)
     y_axis = Axis.linear(0.0, 100 * max(*samples, *known), HEIGHT - BOTTOM, TOP)
-    parts = [grid_lines(x_axis, y_axis)]
+    parts = [plots.grid_lines(x_axis, y_axis)]
     parts.append(f'<polygon class="under-floor" points="{_steps(x_axis, y_axis, edges, known)}"/>')
     parts.append(
         f'<polyline class="line-{style}" points="{_steps(x_axis, y_axis, edges, samples)}"/>'
@@ -124,9 +92,11 @@ def distance_chart(figures: Mapping[str, Any], style: int, name: str) -> Markup:
         at = float(x_axis(np.array(middle))), float(y_axis(np.array(share)))
         points.append([round(at[0], 1), round(at[1], 1), middle, share, words])
     space = figures.get("extractor", "")
-    parts.append(axis_words(f"distance to the nearest training image ({space})", "share, %"))
+    parts.append(plots.axis_words(f"distance to the nearest training image ({space})", "share, %"))
     label = f"Distance of the samples of {name} to their nearest training image"
-    return drawing("".join(parts), label, page_numbers("distance", [(name, style, points)]))
+    return plots.drawing(
+        "".join(parts), label, plots.page_numbers("distance", [(name, style, points)])
+    )
 
 
 def _steps(x_axis: Axis, y_axis: Axis, edges: Sequence[float], shares: Sequence[float]) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..evaluation.figure import Figure
 from .ranking import Group, contenders
 from .runs import Run
 from .wording import show
@@ -25,8 +24,7 @@ def find(runs: Sequence[Run], groups: Sequence[Group], baseline: Run) -> Finding
     group = groups[0]
     names = [run.name for run in contenders(runs, baseline) if run.name in group.members]
     names = names or list(group.members)
-    measured = (f for f in group.drawn if f.decides and _have(group, names, f))
-    lead = next((figure.key for figure in measured), None)
+    lead = next((f.key for f in group.drawn if f.decides and group.has(f.key, names)), None)
     left_out = [run.name for run in runs if run.name not in group.members]
     note = []
     if len(groups) > 1:
@@ -62,10 +60,6 @@ def find(runs: Sequence[Run], groups: Sequence[Group], baseline: Run) -> Finding
     return Finding(sentence, " ".join(filter(None, note)), leader)
 
 
-def _have(group: Group, names: Sequence[str], figure: Figure) -> bool:
-    return any(group.value(name, figure.key) is not None for name in names)
-
-
 def _against(group: Group, name: str, baseline: str, lead: str) -> str:
     """'Fréchet distance 31.2 against 88.0 for plain (×0.35), leftover noise 0.41 of plain's'."""
     mine, other = group.value(name, lead) or 0.0, group.value(baseline, lead) or 0.0
@@ -79,6 +73,7 @@ def _against(group: Group, name: str, baseline: str, lead: str) -> str:
 
 
 def _alone(group: Group, name: str, lead: str) -> str:
+    """'Fréchet distance 4.93 [4.66, 5.15], leftover noise 0.022'."""
     said = [f"{group.figures[lead].spoken} {show(group.value(name, lead))}"]
     if interval := group.interval(name, lead):
         said[0] += f" [{show(interval[0])}, {show(interval[1])}]"
@@ -89,16 +84,13 @@ def _alone(group: Group, name: str, lead: str) -> str:
 
 def _left(group: Group, name: str) -> str | None:
     """What says how much noise is left: the first that was measured."""
-    noise = (figure for figure in group.figures.values() if figure.is_noise)
-    return next((figure.key for figure in noise if _have(group, [name], figure)), None)
+    noise = (figure.key for figure in group.figures.values() if figure.is_noise)
+    return next((key for key in noise if group.has(key, [name])), None)
 
 
 def _spread(group: Group, name: str) -> str:
-    spread = group.value(name, "in_manifold_std")
-    true = group.value(name, "in_manifold_std_true")
-    if spread is None or true is None:
-        return ""
-    return f", spread {show(spread)} of a true {show(true)}"
+    spread, true = (group.value(name, f"in_manifold_std{end}") for end in ("", "_true"))
+    return "" if None in (spread, true) else f", spread {show(spread)} of a true {show(true)}"
 
 
 def _floor(group: Group, name: str, lead: str) -> str:

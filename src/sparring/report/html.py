@@ -1,70 +1,23 @@
 """Runs as one HTML file: everything inline, nothing fetched, user text escaped."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from .. import __version__
 from ..evaluation.figure import Figure
-from . import tables
+from . import ranking, tables
 from .attacks import attack_groups
 from .charts import arrow_charts, cleaning_charts, diagnostics_charts, straightness_of
 from .copies import copies_of
 from .finding import Finding, find
-from .page import N_STYLES, Bar, Bars, template
-from .pictures import Picture, read_picture
+from .page import N_STYLES, Bar, Bars, read_picture, template
 from .plots import Chart, Curve
-from .ranking import (
-    Group,
-    best_of,
-    choose_baseline,
-    comparable,
-    contenders,
-    differences,
-    flat,
-    group_by_protocol,
-)
+from .ranking import Group
 from .runs import Run, is_number, missing
 from .sweeps import sweeps_of
 from .wording import describe_contamination, describe_objective, show, show_seconds, show_value
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """A picture of training samples and the runs that saw exactly these."""
-
-    picture: Picture
-    what: str
-    runs: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Samples at the same noise before and after training."""
-
-    name: str
-    style: int
-    before: Picture
-    after: Picture
-    what: str  # the step of the second grid, and the prompts
-
-
-@dataclass(frozen=True)
-class Card:
-    """A model of the comparison with its picture and its leading figures."""
-
-    name: str
-    style: int
-    role: str
-    objective: str
-    data: str
-    picture: Picture | None
-    needs_picture: bool
-    caption: str
-    figures: list[tuple[str, str, bool]]  # label, number, is it the best
 
 
 def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]:
@@ -77,9 +30,9 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
     Raises:
         UserError: where a picture of a run cannot be read.
     """
-    baseline = choose_baseline(runs)
-    ranked = [run.name for run in contenders(runs, baseline)]
-    groups = group_by_protocol(runs, ranked)
+    baseline = ranking.choose_baseline(runs)
+    ranked = [run.name for run in ranking.contenders(runs, baseline)]
+    groups = ranking.group_by_protocol(runs, ranked)
     finding = find(runs, groups, baseline)
     styles = choose_styles(runs, baseline, finding.leader)
     drawn = groups[0].drawn if groups else []
@@ -97,8 +50,8 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
         noise=noise_note(runs),
         pairs=pairs_of(runs, styles),
         groups=[(group, tables.figure_rows(group, ranked)) for group in groups],
-        unlike=differences([group.protocol for group in groups]),
-        full_protocol=lambda group: flat(next(iter(group.members.values())).protocol),
+        unlike=tables.difference_rows([group.protocol for group in groups]),
+        full_protocol=lambda group: ranking.flat(next(iter(group.members.values())).protocol),
         ranked=ranked,
         attacks=attack_groups(runs, styles),
         copies=copies_of(runs, styles),
@@ -112,7 +65,10 @@ def render(runs: Sequence[Run], title: str | None = None) -> tuple[str, Finding]
         costs=tables.cost_rows(runs, baseline),
         settings=tables.config_rows(runs),
         provenance=[tables.provenance(run, e, groups) for run in runs for e in run.evaluations],
-        configs={run.name: _yaml(run) for run in runs},
+        configs={
+            run.name: yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
+            for run in runs
+        },
         show_value=show_value,
         version=__version__,
     )
@@ -124,51 +80,53 @@ def choose_styles(runs: Sequence[Run], baseline: Run, leader: str | None) -> dic
     styles = {baseline.name: 0}
     if leader is not None:
         styles.setdefault(leader, 1)
-    taken = 1 if leader is None else 2
-    for run in runs:
-        if run.name not in styles:
-            styles[run.name] = taken if taken < N_STYLES else 2 + (taken - 2) % (N_STYLES - 2)
-            taken += 1
+    rest = [run.name for run in runs if run.name not in styles]
+    for n, name in enumerate(rest, 1 if leader is None else 2):
+        styles[name] = n if n < N_STYLES else 2 + (n - 2) % (N_STYLES - 2)
     return styles
 
 
-def training_data(runs: Sequence[Run]) -> list[TrainingData]:
+def training_data(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The pictures of the training samples, those that are equal and described equally once."""
-    seen: dict[tuple[str, str], TrainingData] = {}
+    seen: dict[tuple[str, str], dict[str, Any]] = {}
     for run in runs:
         if run.training_samples is not None:
             picture, what = read_picture(run.training_samples), describe_contamination(run)
-            seen.setdefault((picture.uri, what), TrainingData(picture, what)).runs.append(run.name)
+            alike = {"picture": picture, "what": what, "runs": []}
+            seen.setdefault((picture.uri, what), alike)["runs"].append(run.name)
     return list(seen.values())
 
 
 def card_of(
     run: Run, groups: Sequence[Group], baseline: Run, leader: str | None,
     ranked: Sequence[str], styles: dict[str, int],
-) -> Card:  # fmt: skip
-    """A run's card; its figures come from the first group of evaluations that it belongs to."""
+) -> dict[str, Any]:  # fmt: skip
+    """A model's picture and leading figures: (label, number, is it the best) of the first group of
+    evaluations that it belongs to."""
     group = next((g for g in groups if run.name in g.members), None)
     figures = []
     if group is not None:
+        same = [name for name in group.members if name in ranked]
         for figure in group.drawn:
             if (value := group.value(run.name, figure.key)) is not None:
-                best = best_of(group, [n for n in group.members if n in ranked], figure)
-                figures.append((figure.label, show(value), best == run.name))
-    if is_number(run.training.get("train_seconds")):
-        seconds = show_seconds(run.training["train_seconds"])
-        figures.append(("Training", seconds, False))
+                is_best = ranking.best_of(group, same, figure) == run.name
+                figures.append((figure.label, show(value), is_best))
+    if is_number(seconds := run.training.get("train_seconds")):
+        figures.append(("Training", show_seconds(seconds), False))
     role = "leads" if run.name == leader else "baseline" if run is baseline else ""
     if group is not None and group is not groups[0]:
         role = " · ".join(filter(None, [role, "another protocol"]))
-    return Card(
-        run.name, styles[run.name], role, describe_objective(run),
-        describe_contamination(run), read_picture(run.samples) if run.samples else None,
-        not run.is_vector, sampling_words(run), figures,
-    )  # fmt: skip
+    return {
+        "name": run.name, "style": styles[run.name], "role": role,
+        "objective": describe_objective(run), "data": describe_contamination(run),
+        "picture": read_picture(run.samples) if run.samples else None,
+        "needs_picture": not run.is_vector, "caption": sampling_words(run), "figures": figures,
+    }  # fmt: skip
 
 
-def pairs_of(runs: Sequence[Run], styles: dict[str, int]) -> list[Pair]:
-    """Before and after, of the runs that started from a model and drew samples on the way."""
+def pairs_of(runs: Sequence[Run], styles: dict[str, int]) -> list[dict[str, Any]]:
+    """Before and after, of the runs that started from a model and drew samples on the way; with the
+    step of the second grid and the prompts."""
     pairs = []
     for run in runs:
         if run.before is None or run.after is None or run.before == run.after:
@@ -176,8 +134,9 @@ def pairs_of(runs: Sequence[Run], styles: dict[str, int]) -> list[Pair]:
         what = f"after step {run.after.stem.removeprefix('step-')}"
         if prompts := run.section("sampling").get("prompts"):
             what += ", prompts in turn: " + "; ".join(map(str, prompts))
-        pictures = read_picture(run.before), read_picture(run.after)
-        pairs.append(Pair(run.name, styles[run.name], *pictures, what))
+        before, after = read_picture(run.before), read_picture(run.after)
+        pairs.append({"name": run.name, "style": styles[run.name], "what": what,
+                      "before": before, "after": after})  # fmt: skip
     return pairs
 
 
@@ -194,7 +153,7 @@ def noise_note(runs: Sequence[Run]) -> str:
         return ""
     if any("seed" not in run.drawn for run in shown):
         return "Whether the grids start from the same noise was not recorded."
-    unlike = differences([run.drawn for run in shown])
+    unlike = ranking.differences([run.drawn for run in shown])
     said = "; ".join(f"{key}: {' / '.join(values)}" for key, values in unlike.items())
     if "seed" in unlike or "picture" in unlike:
         return f"The grids do not start from the same noise ({said})."
@@ -213,21 +172,19 @@ def bars_of(
     longest = max([*values.values(), *floors, *ends], default=0.0)
     if longest <= 0 or min(values.values()) < 0:
         return None
-    best = best_of(group, [n for n in values if n in ranked], figure)
+    best = ranking.best_of(group, [n for n in values if n in ranked], figure)
 
     def percent(value: float) -> float:
         return round(100 * max(value, 0.0) / longest, 2)
 
-    bars = []
-    for name, value in values.items():
-        interval = group.interval(name, key)
-        ends_percent = (percent(interval[0]), percent(interval[1])) if interval else None
-        bars.append(Bar(name, styles[name], show(value), percent(value), ends_percent,
-                        name == best))  # fmt: skip
-    label = f"{figure.label}, {figure.words}"
-    if not floors:
-        return Bars(label, bars)
-    return Bars(label, bars, percent(floors[0]), show(floors[0]))
+    bars = [
+        Bar(name, styles[name], show(value), percent(value),
+            [percent(end) for end in group.interval(name, key) or ()], name == best)
+        for name, value in values.items()
+    ]  # fmt: skip
+    floor = floors[0] if floors else None
+    label, where = f"{figure.label}, {figure.words}", None if floor is None else percent(floor)
+    return Bars(label, bars, where, show(floor))
 
 
 def charts_of(runs: Sequence[Run], styles: dict[str, int]) -> list[Chart]:
@@ -240,48 +197,37 @@ def charts_of(runs: Sequence[Run], styles: dict[str, int]) -> list[Chart]:
     for term in sorted(terms, key=lambda key: (key != "loss", key == "balance/overlap")):
         curves = []
         for run in runs:
-            points = [(row["step"], row[term]) for row in run.metrics if is_number(row.get(term))]
-            if points:
-                steps, values = zip(*points, strict=True)
-                curves.append(Curve(run.name, styles[run.name], steps, values))
+            if rows := [row for row in run.metrics if is_number(row.get(term))]:
+                curves.append(Curve.of(run.name, styles[run.name], rows, "step", term))
         names = {"loss": "Total loss", "balance/overlap": "Overlap of real and fake scores"}
         name = names.get(term) or f"Term: {term.removeprefix('loss/')}"
-        listed = _listed([curve.name for curve in curves])
-        said = {"x_label": "step", "y_label": term, "title": f"{name} by step, {listed}"}
-        if (chart := Chart.of(name, curves, **said)).svg:
-            charts.append(chart)
-    return charts
+        title = f"{name} by step, {_listed([curve.name for curve in curves])}"
+        charts.append(Chart.of(name, curves, x_label="step", y_label=term, title=title))
+    return [chart for chart in charts if chart.svg]
 
 
 def mismatch_charts(runs: Sequence[Run], styles: dict[str, int]) -> list[Chart]:
     """Distance of x_t while sampling to q(x_t) against sigma/alpha; one chart for each protocol,
     the newest curve of each run, the floor shaded up to its interval's upper end."""
-    key = "sliced_wasserstein"
-    charts: dict[str, tuple[dict[str, Any], list[Curve], Curve]] = {}
-    for run in runs:
-        for curve in (curve for evaluation in run.evaluations for curve in evaluation.mismatch):
-            rows = [row for row in curve["times"] if is_number(row["ratio"]) and row["ratio"] > 0]
-            group = json.dumps(comparable(curve["protocol"]), sort_keys=True)
-            ratios = [row["ratio"] for row in rows]
-            floor = Curve("", 0, ratios, [row[f"{key}_of_reference_interval"][1] for row in rows])
-            _, curves, _ = charts.setdefault(group, (curve["protocol"], [], floor))
-            if run.name not in [one.name for one in curves]:
-                values = [row[key] for row in rows]
-                curves.append(Curve(run.name, styles[run.name], ratios, values))
-    return [
-        _mismatch_chart(*charts[group])
-        for group in sorted(charts, key=lambda group: -len(charts[group][1]))
-    ]
-
-
-def _mismatch_chart(protocol: dict[str, Any], curves: list[Curve], floor: Curve) -> Chart:
-    parts = ["{data}", "{sampler}", "{steps} steps", "{n_fake} trajectories"]
-    title = ", ".join(parts).format(**protocol)
-    return Chart.of(
-        title, curves, x_label="noise level sigma/alpha, log scale", y_label="distance to q(x_t)",
-        title=f"Distance of x_t while sampling to q(x_t) by noise level, {title}", x_is_log=True,
-        floor=floor,
-    )  # fmt: skip
+    key, charts = "sliced_wasserstein", []
+    found = [
+        (ranking.comparable(one["protocol"]), run.name, one)
+        for run in runs for evaluation in run.evaluations for one in evaluation.mismatch
+    ]  # fmt: skip
+    for protocol, group in sorted(ranking.side_by_side(found), key=lambda group: -len(group[1])):
+        curves, floors = [], []
+        for name, one in group.items():
+            rows = [row for row in one["times"] if is_number(row["ratio"]) and row["ratio"] > 0]
+            curves.append(Curve.of(name, styles[name], rows, "ratio", key))
+            ends = [row[f"{key}_of_reference_interval"][1] for row in rows]
+            floors.append(Curve("", 0, curves[-1].steps, ends))
+        title = "{data}, {sampler}, {steps} steps, {n_fake} trajectories".format(**protocol)
+        charts.append(Chart.of(
+            title, curves, x_label="noise level sigma/alpha, log scale",
+            y_label="distance to q(x_t)", x_is_log=True, floor=floors[0],
+            title=f"Distance of x_t while sampling to q(x_t) by noise level, {title}",
+        ))  # fmt: skip
+    return charts
 
 
 def columns_for(n_cards: int) -> int:
@@ -291,7 +237,3 @@ def columns_for(n_cards: int) -> int:
 
 def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
-
-
-def _yaml(run: Run) -> str:
-    return yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)

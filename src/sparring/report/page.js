@@ -18,8 +18,9 @@ function readable(chart) {
   const curves = JSON.parse(chart.dataset.curves);
   const places = [...new Set(curves.flatMap((curve) => curve.points.map(([at]) => at)))].sort((a, b) => a - b);
   const box = chart.viewBox.baseVal;
-  const readout = document.createElement("output");
+  const readout = document.createElement("p");
   readout.className = "readout";
+  readout.setAttribute("aria-hidden", "true"); // the slider says the same
   readout.textContent = "Point at the chart for its numbers.";
   chart.after(readout);
   const ruler = element("path", "ruler", chart);
@@ -42,6 +43,8 @@ function readable(chart) {
     const here = nearest(curves.flatMap((curve) => curve.points), at);
     const values = curves.map((curve, k) => found[k][4] ?? `${curve.name} ${shown(found[k][3])}`);
     readout.textContent = `${chart.dataset.x} ${shown(here[2])}: ${values.join(" · ")}`;
+    chart.setAttribute("aria-valuenow", current);
+    chart.setAttribute("aria-valuetext", readout.textContent);
   };
 
   const follow = (event) => {
@@ -50,9 +53,11 @@ function readable(chart) {
   };
   chart.addEventListener("pointermove", follow);
   chart.addEventListener("pointerdown", follow);
-  chart.setAttribute("tabindex", "0");
+  const slider = { role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": places.length - 1,
+    "aria-valuenow": current, "aria-valuetext": "its last values; arrow keys tell the others" };
+  for (const [name, value] of Object.entries(slider)) chart.setAttribute(name, value);
   chart.addEventListener("keydown", (event) => {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const by = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
     if (by) {
       event.preventDefault();
       show(current + by);

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -16,6 +16,7 @@ WIDTH, HEIGHT = 360, 232
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 12, 38
 MAX_POINTS = 150
 LOG_FROM_RATIO = 12.0
+N_TICKS = 5  # about
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,16 @@ class Curve:
     style: int
     steps: Sequence[float]
     values: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
+    low: Sequence[float] | np.ndarray | None = None
+    high: Sequence[float] | np.ndarray | None = None
     notes: Sequence[str] = ()
     is_control: bool = False
+
+    @classmethod
+    def of(cls, name: str, style: int, rows: Iterable[Mapping[str, Any]], x: str, y: str) -> Curve:
+        """The curve of two columns of rows."""
+        points = [(row[x], row[y]) for row in rows]
+        return cls(name, style, [a for a, _ in points], [b for _, b in points])
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,7 @@ class Chart:
         return cls(heading, line_chart(curves, **words), legend)
 
 
-@dataclass(frozen=True)
-class Stretches:
+class Stretches(NamedTuple):
     """A curve cut into stretches of steps: mean, smallest and largest value of each."""
 
     steps: np.ndarray
@@ -69,11 +75,8 @@ def downsample(
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[finite], y[finite]
     parts = np.array_split(np.arange(len(x)), min(max_points, len(x))) if len(x) else []
-
-    def each(of: np.ndarray, how: str) -> np.ndarray:
-        return np.array([getattr(of[p], how)() for p in parts])
-
-    return Stretches(each(x, "mean"), each(y, "mean"), each(y, "min"), each(y, "max"))
+    found = [(x[p].mean(), y[p].mean(), y[p].min(), y[p].max()) for p in parts]
+    return Stretches(*np.array(found).reshape(-1, 4).T)
 
 
 def line_chart(
@@ -86,19 +89,17 @@ def line_chart(
     Colours and dashes come from the classes `line-<style>` and `band-<style>`; text is escaped.
 
     Args:
-        curves: One line each.
+        curves: One line each. Where none has a finite value, the chart is empty.
         x_label, y_label, title: Words on the axes, and for those who cannot see the drawing.
-        x_is_log: Put the steps, all > 0, on a logarithmic axis from the first to the last; else
-            the axis starts at 0.
-        floor: What lies under this curve is shaded: values that mean nothing. A linear y axis
-            then starts at 0.
-
-    Returns:
-        The `<svg>` element, empty where no curve has a finite value. Its `data-curves` hold the
-        drawn points with their numbers, for page.js.
+        x_is_log: Put the steps, all > 0, on a logarithmic axis; else the axis starts at 0.
+        floor: What lies under it is shaded: values that mean nothing. A linear y axis starts at 0.
     """
-    drawn = [(curve, _banded(curve, downsample(curve.steps, curve.values))) for curve in curves]
-    drawn = [(curve, stretches) for curve, stretches in drawn if len(stretches.steps)]
+    drawn = []
+    for curve in curves:
+        s = downsample(curve.steps, curve.values)
+        if curve.low is not None and curve.high is not None and len(s.steps) == len(curve.values):
+            s = s._replace(low=np.asarray(curve.low), high=np.asarray(curve.high))
+        drawn += [(curve, s)] * bool(len(s.steps))
     if not drawn:
         return Markup("")
     shade = [(floor, downsample(floor.steps, floor.values))] if floor is not None else []
@@ -115,18 +116,23 @@ def line_chart(
     y_axis = (Axis.log if is_log else Axis.linear)(low, high, HEIGHT - BOTTOM, TOP)
 
     parts = [grid_lines(x_axis, y_axis)]
-    for _, stretches in shade:
-        parts.append(_shade(stretches, x_axis, y_axis))
-    for curve, stretches in drawn:
-        parts.append(_band(curve, stretches, x_axis, y_axis))
-    for curve, stretches in drawn:
-        points = _points(x_axis(stretches.steps), y_axis(stretches.mean))
-        if len(stretches.steps) == 1:
-            x, y = points.split(",")
-            parts.append(f'<circle class="line-{curve.style} dot" cx="{x}" cy="{y}" r="3"/>')
+    for _, s in shade:  # everything between the floor and the foot of the drawing
+        x, foot = x_axis(s.steps), [HEIGHT - BOTTOM] * 2
+        outline = _points([*x, x[-1], x[0]], [*y_axis(s.mean), *foot])
+        parts.append(f'<polygon class="under-floor" points="{outline}"/>')
+    for curve, s in drawn:
+        if np.any(s.high > s.low):
+            x = x_axis(s.steps)
+            outline = _points([*x, *x[::-1]], y_axis(np.append(s.high, s.low[::-1])))
+            parts.append(f'<polygon class="band-{curve.style}" points="{outline}"/>')
+    for curve, s in drawn:
+        x, y = x_axis(s.steps), y_axis(s.mean)
+        if len(x) == 1:
+            place = f'cx="{x[0]:.1f}" cy="{y[0]:.1f}" r="3"'
+            parts.append(f'<circle class="line-{curve.style} dot" {place}/>')
         else:
-            thin = " control" if curve.is_control else ""
-            parts.append(f'<polyline class="line-{curve.style}{thin}" points="{points}"/>')
+            thin = " control" * curve.is_control
+            parts.append(f'<polyline class="line-{curve.style}{thin}" points="{_points(x, y)}"/>')
     parts.append(axis_words(x_label, y_label + (", log scale" if is_log else "")))
     points = _numbers(drawn, x_axis, y_axis)
     return drawing("".join(parts), title, page_numbers(x_label.partition(",")[0], points))
@@ -157,13 +163,8 @@ def arrow_chart(
 ) -> Markup:
     """An SVG drawing of vector fields on the same points of the plane; field i has `line-<i>`.
 
-    The longest arrow of the first field is 1.4 times as long as the points of a square grid are
-    apart, and all others are to scale, up to twice that.
-
-    Args:
-        points: Where the arrows start, (n, 2).
-        fields: Arrows (n, 2) each.
-        title: For those who cannot see the drawing.
+    Points and fields are (n, 2). The longest arrow of the first field is 1.4 times as long as the
+    points of a square grid are apart, and all others are to scale, up to twice that.
     """
     at, side = np.asarray(points, dtype=float), HEIGHT - 2 * TOP
     low, high = at.min(0), at.max(0)
@@ -212,13 +213,11 @@ class Axis:
     ticks: tuple[float, ...]
 
     @classmethod
-    def linear(
-        cls, low: float, high: float, start: float, end: float, n_ticks: int = 5
-    ) -> Axis:  # fmt: skip
+    def linear(cls, low: float, high: float, start: float, end: float) -> Axis:
         if high <= low:
             pad = abs(low) * 0.1 or 1.0
             low, high = low - pad, high + pad
-        raw = (high - low) / n_ticks
+        raw = (high - low) / N_TICKS
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
         ticks = np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1) * step
@@ -245,9 +244,8 @@ class Axis:
 
 def _y_range(drawn: Sequence[tuple[Curve, Stretches]]) -> tuple[float, float]:
     """All means, and the bands but their most extreme 2 %; above 0 where the means are."""
-    means = np.concatenate([s.mean for _, s in drawn])
-    lows = np.concatenate([s.low for _, s in drawn])
-    highs = np.concatenate([s.high for _, s in drawn])
+    columns = zip(*(s for _, s in drawn), strict=True)
+    _, means, lows, highs = (np.concatenate(column) for column in columns)
     low = min(means.min(), float(np.quantile(lows, 0.02)))
     high = max(means.max(), float(np.quantile(highs, 0.98)))
     if means.min() > 0:
@@ -260,12 +258,8 @@ Point = list[float | str]
 
 
 def page_numbers(x: str, curves: Sequence[tuple[str, int, Sequence[Point]]]) -> Markup:
-    """The attributes from which page.js tells a drawing's numbers.
-
-    Args:
-        x: What the x axis is.
-        curves: Name, style and points of each.
-    """
+    """The attributes from which page.js tells a drawing's numbers: what the x axis is; name, style
+    and points of each curve."""
     listed = [{"name": name, "style": style, "points": p} for name, style, p in curves]
     text = json.dumps(listed, separators=(",", ":"), ensure_ascii=False)
     return Markup(f'data-x="{escape(x)}" data-curves="{escape(text)}"')
@@ -281,36 +275,14 @@ def _numbers(
             [round(a, 1), round(b, 1), float(f"{x:.6g}"), float(f"{y:.4g}")]
             for a, b, x, y in places
         ]
-        for point, note in zip(points if curve.notes else (), curve.notes, strict=True):
+        for point, note in zip(points, curve.notes, strict=False):  # all have one, or none
             point.append(note)
         curves.append((curve.name, curve.style, points))
     return curves
 
 
-def _banded(curve: Curve, s: Stretches) -> Stretches:
-    """The stretches with the curve's own band, where it has one and each value is a stretch."""
-    if curve.low is None or curve.high is None or len(s.steps) != len(curve.values):
-        return s
-    return Stretches(s.steps, s.mean, np.asarray(curve.low), np.asarray(curve.high))
-
-
-def _points(x: np.ndarray, y: np.ndarray) -> str:
+def _points(x: Iterable[float], y: Iterable[float]) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-
-
-def _band(curve: Curve, s: Stretches, x_axis: Axis, y_axis: Axis) -> str:
-    if not np.any(s.high > s.low):
-        return ""
-    x = x_axis(s.steps)
-    outline = _points(np.append(x, x[::-1]), y_axis(np.append(s.high, s.low[::-1])))
-    return f'<polygon class="band-{curve.style}" points="{outline}"/>'
-
-
-def _shade(s: Stretches, x_axis: Axis, y_axis: Axis) -> str:
-    """Everything between the curve and the foot of the drawing."""
-    x, foot = x_axis(s.steps), np.array([HEIGHT - BOTTOM] * 2)
-    outline = _points(np.append(x, [x[-1], x[0]]), np.append(y_axis(s.mean), foot))
-    return f'<polygon class="under-floor" points="{outline}"/>'
 
 
 def grid_lines(x_axis: Axis, y_axis: Axis) -> str:

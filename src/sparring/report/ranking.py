@@ -1,15 +1,15 @@
 """Which figures may be compared, and which runs are ranked by them."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ..evaluation.figure import Figure
 from ..evaluation.metrics.registry import all_figures
 from ..evaluation.protocol import RECORDED
-from .runs import Evaluation, Run, is_number
+from .runs import Evaluation, Run
 from .wording import show_value
 
 
@@ -37,12 +37,23 @@ def comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in protocol.items() if key not in RECORDED}
 
 
+def side_by_side(found: Iterable[tuple[Any, Any, Any]]) -> list[tuple[Any, dict[Any, Any]]]:
+    """What may be compared: (key, name, it) -> of each key, the first (the newest) of each name."""
+    groups: list[tuple[Any, dict[Any, Any]]] = []
+    for key, name, one in found:
+        group = next((members for other, members in groups if other == key), None)
+        if group is None:
+            groups.append((key, group := {}))
+        group.setdefault(name, one)
+    return groups
+
+
 @dataclass
 class Group:
     """Evaluations of one protocol, at most one (the newest) for each run."""
 
     protocol: dict[str, Any]
-    members: dict[str, Evaluation] = field(default_factory=dict)  # by run name, in the page's order
+    members: dict[str, Evaluation]  # by run name, in the page's order
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
@@ -52,20 +63,18 @@ class Group:
     @property
     def drawn(self) -> list[Figure]:
         """The figures worth a picture that any member has, the leading one first."""
-        drawn = sorted((f for f in self.figures.values() if f.drawn), key=lambda f: f.drawn)
-        return [
-            f for f in drawn if any(self.value(name, f.key) is not None for name in self.members)
-        ]
+        drawn = [f for f in self.figures.values() if f.drawn and self.has(f.key, self.members)]
+        return sorted(drawn, key=lambda f: f.drawn)
+
+    def has(self, key: str, runs: Iterable[str]) -> bool:
+        """Whether any of the runs has the figure."""
+        return any(self.value(run, key) is not None for run in runs)
 
     def value(self, run: str, key: str) -> float | None:
         return self.members[run].numbers.get(key) if run in self.members else None
 
     def interval(self, run: str, key: str) -> tuple[float, float] | None:
-        """Lower and upper end of the figure's interval over resamples, where the file has one."""
-        pair = self.members[run].figures.get(f"{key}_interval") if run in self.members else None
-        if isinstance(pair, list) and len(pair) == 2 and all(is_number(end) for end in pair):
-            return float(pair[0]), float(pair[1])
-        return None
+        return self.members[run].interval(key) if run in self.members else None
 
     def overlap(self, first: str, second: str, key: str) -> bool:
         """Whether both runs have an interval of the figure and these overlap."""
@@ -83,15 +92,8 @@ class Group:
 
 def group_by_protocol(runs: Sequence[Run], ranked: Sequence[str] = ()) -> list[Group]:
     """Evaluations that may be compared, together; the group that ranks most runs comes first."""
-    groups: list[Group] = []
-    for run in runs:
-        for evaluation in run.evaluations:
-            protocol = comparable(evaluation.protocol)
-            group = next((g for g in groups if g.protocol == protocol), None)
-            if group is None:
-                group = Group(protocol)
-                groups.append(group)
-            group.members.setdefault(run.name, evaluation)
+    found = [(comparable(one.protocol), run.name, one) for run in runs for one in run.evaluations]
+    groups = [Group(protocol, members) for protocol, members in side_by_side(found)]
     return sorted(
         groups, key=lambda g: (-sum(name in ranked for name in g.members), -len(g.members))
     )  # fmt: skip
@@ -123,15 +125,13 @@ def best_of(group: Group, names: Sequence[str], figure: Figure) -> str | None:
     """
     scores: dict[str, float] = {}
     for name in names:
-        value = group.value(name, figure.key)
-        if value is None or not figure.better:
+        value, true = group.value(name, figure.key), group.value(name, f"{figure.key}_true")
+        if value is None:
             continue
-        true = group.value(name, f"{figure.key}_true")
-        if figure.better == "true" and true is None:
-            continue
-        scores[name] = {
-            "lower": value, "higher": -value, "true": abs(value - (true or 0.0)),
-        }[figure.better]  # fmt: skip
+        if figure.better == "true" and true is not None:
+            scores[name] = abs(value - true)
+        elif figure.better in ("lower", "higher"):
+            scores[name] = value if figure.better == "lower" else -value
     if len(scores) < 2:
         return None
     first, second = sorted(scores, key=lambda name: scores[name])[:2]

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -30,8 +30,7 @@ class Evaluation:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        protocol = self.figures.get("protocol")
-        return protocol if isinstance(protocol, dict) else {}
+        return mapping(self.figures, "protocol")
 
     @property
     def grid(self) -> Path | None:
@@ -53,27 +52,26 @@ class Evaluation:
     @property
     def own_figures(self) -> list[Figure]:
         """How the figures of the user's own metrics are labelled."""
-        found = self.figures.get("own_figures")
-        return [Figure(**one) for one in found.values()] if isinstance(found, dict) else []
+        return [Figure(**one) for one in mapping(self.figures, "own_figures").values()]
 
     @property
     def mismatch(self) -> list[dict[str, Any]]:
         """Curves of `sparring evaluate RUN evaluation.mismatch=true`, as they were written."""
-        curves = self.figures.get("mismatch")
-        return [curve for curve in curves if isinstance(curve, dict)] if curves else []
-
-    @property
-    def diagnostics(self) -> dict[str, Any]:
-        """Of `sparring evaluate RUN evaluation.diagnostics=true`; empty where it was not asked."""
-        found = self.figures.get("diagnostics")
-        return found if isinstance(found, dict) else {}
+        return [curve for curve in self.figures.get("mismatch") or [] if isinstance(curve, dict)]
 
     @property
     def sweep(self) -> list[Evaluation]:
         """The evaluations of `sparring evaluate RUN evaluation.sweep=...`, one a combination."""
-        cells = self.figures.get("sweep")
-        found = [Evaluation(self.path, cell) for cell in cells or [] if isinstance(cell, dict)]
+        cells = (cell for cell in self.figures.get("sweep") or [] if isinstance(cell, dict))
+        found = [Evaluation(self.path, cell) for cell in cells]
         return [cell for cell in found if is_number(cell.protocol.get("steps"))]
+
+    def interval(self, key: str) -> tuple[float, float] | None:
+        """Lower and upper end of a figure's interval, where the file has one."""
+        pair = self.figures.get(f"{key}_interval")
+        if isinstance(pair, list) and len(pair) == 2 and all(is_number(end) for end in pair):
+            return float(pair[0]), float(pair[1])
+        return None
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,7 @@ class Run:
 
     def section(self, name: str) -> dict[str, Any]:
         """A section of config.yaml; empty where the file has none."""
-        section = self.config.get(name)
-        return section if isinstance(section, dict) else {}
+        return mapping(self.config, name)
 
     @property
     def objective(self) -> str:
@@ -122,19 +119,14 @@ class Run:
         """How the samples of the picture were drawn: sampler, steps, seed, each where recorded."""
         if self.samples is None:
             return {}
-        sampling = self.section("sampling")
-        drawn = {
-            "sampler": sampling.get("scheduler"), "steps": sampling.get("num_inference_steps"),
-            "seed": sampling.get("seed"), "picture": "during training",
-        }  # fmt: skip
-        if shown := [one for one in self.evaluations if one.grid == self.samples]:
-            protocol = shown[0].protocol
-            seeds = protocol.get("seeds")
-            drawn = {
-                "sampler": protocol.get("sampler"), "steps": protocol.get("steps"),
-                "seed": seeds.get("sampling") if isinstance(seeds, dict) else None,
-                "picture": "by sparring evaluate",
-            }  # fmt: skip
+        if shown := [one.protocol for one in self.evaluations if one.grid == self.samples]:
+            of, keys, picture = shown[0], ("sampler", "steps"), "by sparring evaluate"
+            seed = mapping(of, "seeds").get("sampling")
+        else:
+            of, keys = self.section("sampling"), ("scheduler", "num_inference_steps")
+            seed, picture = of.get("seed"), "during training"
+        drawn = {"sampler": of.get(keys[0]), "steps": of.get(keys[1]), "seed": seed,
+                 "picture": picture}  # fmt: skip
         return {key: value for key, value in drawn.items() if value is not None}
 
     @property
@@ -142,11 +134,11 @@ class Run:
         """The command that trained the run, as recorded in run.json."""
         return as_command(self.info.get("command"))
 
-    @property
-    def seconds_per_step(self) -> float | None:
-        """As recorded by the training; None where it was not."""
-        value = self.training.get("seconds_per_step")
-        return float(value) if is_number(value) else None
+
+def mapping(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """What stands under the key; empty where that is no mapping."""
+    value = tree.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -156,12 +148,10 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 def as_command(command: Any) -> str:
     """A command recorded as text or as sys.argv, as one line for a shell: `sparring train ...`."""
-    if isinstance(command, list) and command:
-        program = Path(str(command[0])).name
-        if program == "__main__.py":
-            program = "sparring"
-        return shlex.join([program, *(str(part) for part in command[1:])])
-    return "" if command is None or command == [] else str(command)
+    if not isinstance(command, list) or not command:
+        return str(command or "")
+    program = Path(str(command[0])).name.replace("__main__.py", "sparring")
+    return shlex.join([program, *map(str, command[1:])])
 
 
 def read_runs(arguments: list[str]) -> list[Run]:
@@ -171,21 +161,17 @@ def read_runs(arguments: list[str]) -> list[Run]:
         UserError: where a folder does not exist, is no run, or holds a file that cannot be read.
     """
     folders = [Path(argument) for argument in arguments]
-    return [
-        read_run(argument, folder, name)
-        for argument, folder, name in zip(arguments, folders, short_names(folders), strict=True)
-    ]
+    return list(map(read_run, arguments, folders, short_names(folders)))
 
 
 def short_names(folders: list[Path]) -> list[str]:
     """The shortest ends of the paths that differ: `plain`, or `a/plain` and `b/plain`."""
-    real = [Path(os.path.realpath(folder)) for folder in folders]  # also of a loop of links
-    parts = [folder.parts for folder in real]
-    for length in range(1, max((len(p) for p in parts), default=0) + 1):
+    parts = [Path(os.path.realpath(one)).parts for one in folders]  # also of a loop of links
+    for length in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(p[-length:]) for p in parts]
         if len(set(names)) == len(names):
             return names
-    return [f"{folder.name} ({i + 1})" for i, folder in enumerate(real)]
+    return [f"{p[-1]} ({i + 1})" for i, p in enumerate(parts)]
 
 
 def read_run(argument: str, folder: Path, name: str) -> Run:
@@ -193,23 +179,20 @@ def read_run(argument: str, folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise UserError(f"{argument}: no such run folder; give folders that `sparring train` wrote")
     if not (folder / "config.yaml").is_file():
-        raise UserError(
-            f"{argument}: not a run (it has no config.yaml); give folders that "
-            "`sparring train` wrote"
-        )
+        raise UserError(f"{argument}: not a run (it has no config.yaml); give folders that "
+                        "`sparring train` wrote")  # fmt: skip
     config = read_yaml(folder / "config.yaml")
-    evaluations = read_evaluations(folder / "evaluation")
+    found = [Evaluation(path, read_object(path)) for path in newest(folder / "evaluation", "*")]
+    evaluations = [one for one in found if one.numbers]
     grids = (one.grid for one in evaluations if one.grid is not None)
+    cleaning = newest(folder / "evaluation", "cleaning-*")
+    models = (read_object(folder / part / "model.json") for part in ("checkpoints", "."))
     return Run(
-        folder=folder, argument=argument, name=name, config=config,
-        info=read_object(folder / "run.json"),
-        training=read_object(folder / "training.json"),
-        model=read_object(folder / "checkpoints" / "model.json")
-        or read_object(folder / "model.json"),
-        metrics=read_metrics(folder / "metrics.jsonl"),
-        evaluations=evaluations,
+        folder, argument, name, config,
+        info=read_object(folder / "run.json"), training=read_object(folder / "training.json"),
+        model=next(filter(None, models), {}), metrics=read_metrics(folder / "metrics.jsonl"),
+        evaluations=evaluations, cleaning=[read_object(path) for path in cleaning],
         manifest=read_manifest_header(folder / "data" / "manifest.jsonl"),
-        cleaning=read_cleaning(folder / "evaluation"),
         training_samples=_png(folder / "data" / "training_samples.png"),
         samples=next(grids, None) or last_grid(folder / "samples"),
         before=_png(folder / "samples" / "step-0.png"), after=last_grid(folder / "samples"),
@@ -235,17 +218,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def read_evaluations(folder: Path) -> list[Evaluation]:
-    """Every JSON file in a run's `evaluation/` that holds figures, newest first."""
-    paths = sorted(folder.glob("*.json"), key=lambda p: (-p.stat().st_mtime, p.name))
-    found = [Evaluation(path, read_object(path)) for path in paths]
-    return [evaluation for evaluation in found if evaluation.numbers]
-
-
-def read_cleaning(folder: Path) -> list[dict[str, Any]]:
-    """What `sparring clean RUN --levels` wrote there, newest first."""
-    paths = sorted(folder.glob("cleaning-*.json"), key=lambda p: (-p.stat().st_mtime, p.name))
-    return [read_object(path) for path in paths]
+def newest(folder: Path, name: str) -> list[Path]:
+    """The JSON files of a name in a folder, newest first."""
+    return sorted(folder.glob(f"{name}.json"), key=lambda p: (-p.stat().st_mtime, p.name))
 
 
 def read_manifest_header(path: Path) -> dict[str, Any] | None:
@@ -259,39 +234,35 @@ def read_manifest_header(path: Path) -> dict[str, Any] | None:
 
 def last_grid(folder: Path) -> Path | None:
     """The grid of the highest step among samples/step-<step>.png; None where there is none."""
-    steps = {
-        int(match.group(1)): path
-        for path in folder.glob("step-*.png")
-        if (match := re.fullmatch(r"step-(\d+)\.png", path.name))
-    }
-    return _png(steps[max(steps)]) if steps else None
+    steps = [int(match[1]) for path in folder.glob("step-*.png")
+             if (match := re.fullmatch(r"step-(\d+)\.png", path.name))]  # fmt: skip
+    return _png(folder / f"step-{max(steps)}.png") if steps else None
 
 
 def missing(run: Run) -> list[str]:
     """What the run's folder lacks, one sentence each with the command that makes it."""
-    folder = shlex.quote(run.argument)
+    evaluate = f"`sparring evaluate {shlex.quote(run.argument)}`"
     said = []
     if not run.training.get("finished", False):
         done = run.metrics[-1]["step"] if run.metrics else 0
         if (run.folder / "stopped.json").is_file():
-            said.append(f"run {run.name} stopped because a loss or gradient was not finite "
+            said.append("stopped because a loss or gradient was not finite "
                         "(stopped.json in its folder names the samples)")  # fmt: skip
-        said.append(f"run {run.name} did not finish (last logged step: {done}): "
+        said.append(f"did not finish (last logged step: {done}): "
                     f"`sparring train {shlex.quote(str(run.folder / 'config.yaml'))} "
                     "training.resume_from_checkpoint=latest`")  # fmt: skip
     if not run.evaluations:
-        said.append(f"run {run.name} has no evaluation: `sparring evaluate {folder}`")
+        said.append(f"has no evaluation: {evaluate}")
     if not run.metrics:
-        said.append(f"run {run.name} has no loss curves (metrics.jsonl is missing or empty)")
+        said.append("has no loss curves (metrics.jsonl is missing or empty)")
     if run.samples is None and not run.is_vector:
-        said.append(f"run {run.name} has no samples: `sparring evaluate {folder}`")
+        said.append(f"has no samples: {evaluate}")
     if run.training_samples is None and not run.is_vector:
-        said.append(f"run {run.name} has no picture of its training data "
-                    "(data/training_samples.png)")  # fmt: skip
+        said.append("has no picture of its training data (data/training_samples.png)")
     if run.contamination and run.manifest is None:
-        said.append(f"run {run.name} has no contamination manifest (data/manifest.jsonl); "
+        said.append("has no contamination manifest (data/manifest.jsonl); "
                     "its config is quoted instead")  # fmt: skip
-    return said
+    return [f"run {run.name} {sentence}" for sentence in said]
 
 
 def _png(path: Path) -> Path | None:

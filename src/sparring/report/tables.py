@@ -41,18 +41,16 @@ class Row:
 def figure_rows(group: Group, ranked: Sequence[str]) -> list[Row]:
     """One row a figure, one cell a run of the group; what it is compared with follows."""
     rows: list[Row] = []
-    names = list(group.members)
     for figure in _figures_of(group):
-        best = best_of(group, [n for n in names if n in ranked], figure)
+        best = best_of(group, [name for name in group.members if name in ranked], figure)
         cells = []
-        for name in names:
-            ends = group.interval(name, figure.key)
-            detail = " – ".join(written(end, figure) for end in ends) if ends else ""
-            number = group.value(name, figure.key)
+        for name in group.members:
+            ends, number = group.interval(name, figure.key), group.value(name, figure.key)
+            detail = " – ".join(written(end, figure) for end in ends or ())
             cells.append(Cell(written(number, figure), detail, name == best, number))
         rows.append(Row(figure.label, cells, figure.words))
         for suffix, label in beside(figure).items():
-            values = [group.value(name, figure.key + suffix) for name in names]
+            values = [group.value(name, figure.key + suffix) for name in group.members]
             if any(value is not None for value in values):
                 others = [Cell(written(value, figure), value=value) for value in values]
                 rows.append(Row(label, others, "", True))
@@ -86,59 +84,41 @@ def _figures_of(group: Group) -> list[Figure]:
 def cost_rows(runs: Sequence[Run], baseline: Run) -> list[Row]:
     """Recorded costs of each run, and the ratio of its seconds per step to the baseline's."""
 
-    def recorded(run: Run, key: str) -> Any:
-        return run.training.get(key)
+    def quotient(a: Any, b: Any) -> float | None:
+        return a / b if is_number(a) and is_number(b) and b > 0 else None
 
-    def images_per_second(run: Run) -> float | None:
-        seconds, images = recorded(run, "train_seconds"), recorded(run, "n_images")
-        if is_number(seconds) and is_number(images) and seconds > 0:
-            return images / seconds
-        return None
-
-    def ratio(run: Run) -> Cell:
-        mine, other = run.seconds_per_step, baseline.seconds_per_step
-        return Cell(f"×{show(mine / other)}", value=mine / other) if mine and other else Cell("n/a")
-
-    columns = {
-        "Training time": lambda run: _duration(recorded(run, "train_seconds")),
-        "Steps": lambda run: cell(recorded(run, "n_steps")),
-        "Time per step": lambda run: _duration(run.seconds_per_step),
-        f"… as a ratio to {baseline.name}": ratio,
-        "Images per second": lambda run: cell(images_per_second(run)),
-        "Sampling for its figures": lambda run: _duration(
-            run.evaluations[0].figures.get("sampling_seconds") if run.evaluations else None
-        ),
-        "Parameters": lambda run: cell(recorded(run, "n_parameters")),
-        "Processes": lambda run: cell(recorded(run, "n_processes")),
-        "Device": lambda run: Cell(show_value(run.info.get("device", "n/a"))),
-    }
-    return [Row(label, [of(run) for run in runs]) for label, of in columns.items()]
+    pace, of = "seconds_per_step", [run.training for run in runs]
+    ratios = [quotient(one.get(pace), baseline.training.get(pace)) for one in of]
+    speeds = [quotient(one.get("n_images"), one.get("train_seconds")) for one in of]
+    newest = [run.evaluations[0].figures if run.evaluations else {} for run in runs]
+    return [
+        Row("Training time", [_duration(one.get("train_seconds")) for one in of]),
+        Row("Steps", [cell(one.get("n_steps")) for one in of]),
+        Row("Time per step", [_duration(one.get(pace)) for one in of]),
+        Row(f"… as a ratio to {baseline.name}",
+            [Cell(f"×{show(one)}", value=one) if one else Cell("n/a") for one in ratios]),
+        Row("Images per second", [cell(one) for one in speeds]),
+        Row("Sampling for its figures", [_duration(one.get("sampling_seconds")) for one in newest]),
+        Row("Parameters", [cell(one.get("n_parameters")) for one in of]),
+        Row("Processes", [cell(one.get("n_processes")) for one in of]),
+        Row("Device", [Cell(show_value(run.info.get("device", "n/a"))) for run in runs]),
+    ]  # fmt: skip
 
 
 def config_rows(runs: Sequence[Run]) -> list[Row]:
     """The settings on which the runs differ, apart from where they were written."""
-    configs = [
-        {key: value for key, value in flat(run.config).items() if key != "training.output_dir"}
-        for run in runs
-    ]
-    return [Row(key, [Cell(v) for v in values]) for key, values in differences(configs).items()]
+    rows = difference_rows([run.config for run in runs])
+    return [row for row in rows if row.label != "training.output_dir"]
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """How one evaluation file of one run was made."""
-
-    run: str
-    file: str
-    command: str
-    seed: str
-    n_samples: str
-    versions: str
-    is_shown: bool  # in a table; False where a newer file has the same protocol
+def difference_rows(trees: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """A row for each dotted key on which the trees disagree."""
+    return [Row(key, [Cell(v) for v in values]) for key, values in differences(trees).items()]
 
 
-def provenance(run: Run, evaluation: Evaluation, groups: Sequence[Group]) -> Provenance:
-    """Command, seed, sample count and versions of an evaluation, or 'not recorded'."""
+def provenance(run: Run, evaluation: Evaluation, groups: Sequence[Group]) -> dict[str, Any]:
+    """How an evaluation was made, or 'not recorded'; `is_shown`: is it in a table, or is there a
+    newer file of the same protocol?"""
 
     def recorded(*keys: str) -> Any:
         leaves = evaluation.figures | flat(evaluation.protocol) | evaluation.protocol
@@ -149,9 +129,11 @@ def provenance(run: Run, evaluation: Evaluation, groups: Sequence[Group]) -> Pro
             return ", ".join(f"{key} {show_value(part)}" for key, part in value.items())
         return "not recorded" if value is None else show_value(value)
 
-    return Provenance(
-        run.name, evaluation.path.relative_to(run.folder).as_posix(),
-        as_command(recorded("command")) or "not recorded", text(recorded("seeds", "seed")),
-        text(recorded("n_fake", "n_samples")), text(recorded("versions", "version")),
-        any(group.members.get(run.name) is evaluation for group in groups),
-    )  # fmt: skip
+    return {
+        "run": run.name, "file": evaluation.path.relative_to(run.folder).as_posix(),
+        "command": as_command(recorded("command")) or "not recorded",
+        "seed": text(recorded("seeds", "seed")),
+        "n_samples": text(recorded("n_fake", "n_samples")),
+        "versions": text(recorded("versions", "version")),
+        "is_shown": any(group.members.get(run.name) is evaluation for group in groups),
+    }  # fmt: skip

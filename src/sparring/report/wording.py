@@ -77,15 +77,12 @@ def _describe_layer(layer: Mapping[str, Any]) -> str:
     if is_number(layer.get("n_dirty")) and is_number(layer.get("n_samples")):
         count = f" ({show(layer['n_dirty'])} of {show(layer['n_samples'])})"
     share = f"{100 * rate:.3g} % of the samples{count}: " if is_number(rate) else ""
-    strengths = _strengths(layer)
+    kind, *strengths = _said(layer)
     if strengths and layer.get("scale"):
         units = layer["scale"] == "data units"
         strengths[-1] += " in data units" if units else f" on the scale {layer['scale']}"
-    words = [str(layer["kind"]).replace("_", " "), *strengths]
-    parts = [
-        " ".join([str(part["kind"]).replace("_", " "), *_strengths(part)])
-        for part in layer.get("parts", [])
-    ]
+    words = [kind, *strengths]
+    parts = [" ".join(_said(part)) for part in layer.get("parts", [])]
     if parts:
         words[0] += f" in equal parts of {'; '.join(parts)}"
     if isinstance(layer.get("clip"), bool) and layer.get("scale") != "data units":
@@ -93,9 +90,9 @@ def _describe_layer(layer: Mapping[str, Any]) -> str:
     return share + ", ".join(words)
 
 
-def _strengths(layer: Mapping[str, Any]) -> list[str]:
-    """What a kind's options are: ['sigma 0.2']."""
-    return [
+def _said(layer: Mapping[str, Any]) -> list[str]:
+    """A kind and its options: ['gaussian', 'sigma 0.2']."""
+    return [str(layer["kind"]).replace("_", " ")] + [
         f"{key.replace('_', ' ')} {show_value(value)}" for key, value in layer.items()
         if key not in NOT_A_STRENGTH and value is not None
     ]  # fmt: skip
