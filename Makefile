@@ -4,6 +4,7 @@
 #   make test-kernels   the tests that compute, on other kernels, threads, orders (ARGS="--passes 3")
 #   make lint      ruff                         make types      pyright
 #   make docs      the site, in build/site; a broken link, a missing anchor or a lost page fails
+#   make accessibility   axe-core on every page of the site (needs npm and Chromium; ARGS="report.html")
 #   make test-docs   the code blocks of tutorials and how-tos, with tiny budgets (minutes)
 #   make bench     the cost of a step of every objective, benchmarks/results/step_cost.json
 #   make bench-adt-memory   memory of adt by the number of trained calls, benchmarks/results/adt_memory.json
@@ -22,7 +23,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo docs test test-all test-docs test-gpu test-kernels lint format types bench bench-adt-memory bench-audit bench-security bench-quality bench-dirt bench-faults bench-lock bench-soak audit clean
+.PHONY: setup demo docs accessibility test test-all test-docs test-gpu test-kernels lint format types bench bench-adt-memory bench-audit bench-security bench-quality bench-dirt bench-faults bench-lock bench-soak audit clean
 
 setup: $(INSTALLED)
 
@@ -63,6 +64,10 @@ lint: $(INSTALLED)
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
+
+accessibility: docs
+	npm install --silent --no-audit --no-fund --prefix recipes/accessibility
+	node recipes/accessibility/check.mjs build/site $(ARGS)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

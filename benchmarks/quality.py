@@ -211,7 +211,7 @@ def markdown(table: list[dict[str, Any]], figures: dict[str, list[str]]) -> str:
         if not own:
             continue
         lines = [
-            f"### {experiment}\n",
+            f"## {experiment}\n",
             f"| method | evaluation | seeds | {' | '.join(names)} | minutes of training |",
             "|---" * (4 + len(names)) + "|",
         ]
