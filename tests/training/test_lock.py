@@ -374,7 +374,7 @@ def test_a_run_that_lost_its_folder_writes_nothing_more(
     holder = open_run(tmp_path)
 
     def take_over(*_):
-        heirs.append(taken_over(tmp_path, holder.writer.lock))
+        heirs.append(taken_over(tmp_path, holder.lock))
 
     def save_file(tensors, file):
         if "checkpoint-8" in str(file) and not heirs:
@@ -400,7 +400,7 @@ def test_a_run_that_lost_its_folder_writes_nothing_more(
     found = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert [name for name in found if not name.startswith(".half-")] == ["checkpoint-4"]
     # what it has half written bears its own mark, and is not the heir's
-    assert all(holder.writer.token in name for name in found if name.startswith(".half-"))
+    assert all(holder.token in name for name in found if name.startswith(".half-"))
     assert not (tmp_path / "training.json").exists()
     heirs[0].check()
 

@@ -8,16 +8,3 @@ from .roles import Trained
 from .run_folder import RunFolder, open_run
 from .run_state import Hooks
 from .settings import TrainSettings
-
-__all__ = [
-    "ConditionFn",
-    "Feed",
-    "Hooks",
-    "RunFolder",
-    "TrainSettings",
-    "Trained",
-    "latest_checkpoint",
-    "open_run",
-    "process_state",
-    "train",
-]

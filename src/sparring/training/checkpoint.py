@@ -11,15 +11,10 @@ A checkpoint is a folder `checkpoints/checkpoint-<step>` of safetensors and JSON
     random-<process>.json   states of the generators that dropout draws from
     manifest.json           size and SHA-256 of each of the files above
 
-Of a sharded run each process writes its rows of the weights, the average and the moments, as
-model.shard-<process>.safetensors and so on, beside shards-<process>.json (`sharded_tensors`).
-Any number of processes reads either kind, sharded or not.
-
-It is written under a temporary name of its start's own, synced to disk and renamed, so a killed run
-leaves either a whole checkpoint or none; what is left of a killed write is never read and goes at
-the next start.
-A checkpoint that is no longer what was written (its SHA-256 tells) is passed over and put aside as
-`damaged-checkpoint-<step>`.
+Of a sharded run each process writes its rows, see `sharded_tensors`; any number of processes reads
+either kind. It is written under a temporary name of its start's own, synced to disk and renamed, so
+a killed run leaves a whole checkpoint or none. One whose SHA-256 is no longer what was written is
+passed over and put aside as `damaged-checkpoint-<step>`.
 """
 
 import json
@@ -32,7 +27,7 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from safetensors.torch import load_model, save_file, save_model
+from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 from ..models.lora import lora_config, lora_weights, restore_lora_weights
@@ -58,9 +53,6 @@ FORMAT = 1
 _HALF, _OLD, _BEFORE = ".half-", ".old-", ".before-"  # being written, deleted, replaced
 
 
-# Write
-
-
 def write_checkpoint(
     folder: Path,
     step: int,
@@ -72,19 +64,11 @@ def write_checkpoint(
 ) -> Path:
     """Write `folder/checkpoint-<step>`; to be called by all processes together.
 
-    Args:
-        folder: The run's folder of checkpoints.
-        step: Updates of the model so far.
-        network: The bare network, saved whole (tied weights once); with LoRA what it has learned.
-        tensors: Further tensors by file; empty ones get no file, sharded ones one of each process.
-        state: What JSON can hold.
-        n_kept: Older checkpoints beyond this number are deleted, the newest never.
-        writer: The start that writes: it looks whether it may before anything appears under the
-            checkpoint's name, and what it has half written is not mixed with another start's.
-
-    Raises:
-        LockLost: if the run folder is no longer the writer's.
-        NotSaved: if the disk does not take it; earlier checkpoints are untouched.
+    The network is saved whole (tied weights once), with LoRA what it has learned; of the other
+    tensors, by file, empty ones get no file and sharded ones one of each process. Older checkpoints
+    beyond `n_kept` are deleted. The `writer` looks whether it may write (else LockLost) before
+    anything appears under the checkpoint's name; what it has half written is not mixed with another
+    start's. NotSaved if the disk does not take it; earlier checkpoints are untouched.
     """
     processes = PartialState()
     whose = "" if writer is None else f"{writer.token}-"
@@ -140,10 +124,8 @@ def write_checkpoint(
             if writer is not None:
                 writer.check()  # whoever took the folder over has removed the half
             advice = "free some space and " if reason in FULL else ""
-            raise NotSaved(
-                f"checkpoint {target} could not be written ({reason}): {advice}continue with "
-                "training.resume_from_checkpoint=latest"
-            )
+            advice += "continue with training.resume_from_checkpoint=latest"
+            raise NotSaved(f"checkpoint {target} could not be written ({reason}): {advice}")
         if stage is write and writer is not None:
             writer.check()
     return target
@@ -172,10 +154,8 @@ def _seal(folder: Path, sums: Mapping[str, dict[str, Any]]) -> None:
     """Write the manifest last, with the sums of what all processes wrote."""
     files = {path.name: sums.get(path.name) or _sum(path) for path in sorted(folder.iterdir())}
     for name in sums.keys() - files.keys():
-        raise OSError(
-            f"{name} of another process is not there: training.output_dir must be a folder "
-            "that all machines share"
-        )
+        advice = "training.output_dir must be a folder that all machines share"
+        raise OSError(f"{name} of another process is not there: {advice}")
     (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
     _sync(folder / MANIFEST)
     _sync(folder)
@@ -191,39 +171,26 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-# Find and read
-
-
 def checkpoint_step(path: Path) -> int:
     """The step in a checkpoint's name, -1 for another name."""
     match = re.fullmatch(r"checkpoint-(\d+)", path.name)
     return int(match[1]) if match else -1
 
 
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """The usable checkpoints, oldest first; incomplete ones are passed over."""
-    return [path for path in _checkpoints(folder) if damage(path) is None]
-
-
-def _checkpoints(folder: Path) -> list[Path]:
+def checkpoints(folder: Path) -> list[Path]:
+    """All of a folder, whole or not, oldest first."""
     found = [path for path in folder.glob("checkpoint-*") if checkpoint_step(path) >= 0]
     return sorted(found, key=checkpoint_step)
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The usable checkpoints, oldest first; incomplete ones are passed over."""
+    return [path for path in checkpoints(folder) if damage(path) is None]
 
 
 def latest_checkpoint(run_dir: str | Path) -> Path | None:
     """The newest complete checkpoint of a run, None if it has none."""
     return next(reversed(complete_checkpoints(Path(run_dir) / CHECKPOINTS)), None)
-
-
-def newest_good(folder: Path) -> tuple[Path | None, dict[Path, str]]:
-    """The newest checkpoint whose contents verify, and why each newer one does not."""
-    passed_over: dict[Path, str] = {}
-    for path in reversed(_checkpoints(folder)):
-        reason = damage(path, check_contents=True)
-        if reason is None:
-            return path, passed_over
-        passed_over[path] = reason
-    return None, passed_over
 
 
 def put_aside(path: Path) -> Path:
@@ -236,9 +203,7 @@ def put_aside(path: Path) -> Path:
 def damage(path: Path, *, check_contents: bool = False) -> str | None:
     """Why a checkpoint cannot be used, in words; None if it is complete.
 
-    Args:
-        path: The checkpoint's folder.
-        check_contents: Also compare each file's SHA-256, which reads them all.
+    With `check_contents` each file's SHA-256 is compared too, which reads them all.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
@@ -265,23 +230,16 @@ def damage(path: Path, *, check_contents: bool = False) -> str | None:
 
 
 class Checkpoint:
-    """A checkpoint to read from; its contents are verified first.
+    """A checkpoint to read from; its contents are verified first, unless that was done already.
 
-    Args:
-        path: Its folder.
-        is_verified: Whether that was done already, as `open_run` does in the main process.
-
-    Raises:
-        UserError: if a file is missing or differs from what was written.
+    UserError if it is damaged, or of another network, player or objective than is to be restored.
     """
 
     def __init__(self, path: Path, *, is_verified: bool = False) -> None:
         reason = None if is_verified else damage(path, check_contents=True)
         if reason is not None:
-            raise UserError(
-                f"checkpoint {path} cannot be used: {reason}; resume from an earlier one with "
-                "training.resume_from_checkpoint=<its folder>"
-            )
+            advice = "an earlier one with training.resume_from_checkpoint=<its folder>"
+            raise UserError(f"checkpoint {path} cannot be used: {reason}; resume from {advice}")
         self.path = path
         self.state: dict[str, Any] = json.loads((path / "state.json").read_text())
 
@@ -290,36 +248,20 @@ class Checkpoint:
         return StoredTensors(self.path, name)
 
     def restore_network(self, network: nn.Module) -> None:
-        """Load the weights into a network of the same shape.
-
-        Raises:
-            UserError: if its parameters are others.
-        """
+        """Load the weights into a network of the same shape."""
         try:
             if lora_config(network) is not None:
                 restore_lora_weights(network, dict(self.tensors("model")))
-            elif is_sharded(network) or not (self.path / "model.safetensors").exists():
-                load_weights(network, self.tensors("model"))
             else:
-                load_model(network, str(self.path / "model.safetensors"))
+                load_weights(network, self.tensors("model"))
         except RuntimeError as error:
             raise self._is_of_another("network", error) from error
 
     def restore_player(self, name: str, player: Player, *, may_begin_average: bool = False) -> None:
-        """Continue a player's optimiser and average; the weights too, of all but the model.
-
-        Args:
-            name, player: Its role, and who takes it.
-            may_begin_average: See `Player.restore`.
-
-        Raises:
-            UserError: if the checkpoint has no such player, or one of another shape.
-        """
+        """Continue a player's optimiser and average; the weights too, of all but the model."""
         if name not in self.state["players"]:
-            raise UserError(
-                f"checkpoint {self.path} has no {name}: resume with the objective it was written "
-                "with"
-            )
+            advice = "resume with the objective it was written with"
+            raise UserError(f"checkpoint {self.path} has no {name}: {advice}")
         tensors = {file: self.tensors(_file(name, file)) for file in ("optimizer", "ema")}
         if name != "model":
             try:
@@ -334,18 +276,12 @@ class Checkpoint:
         return UserError(f"checkpoint {self.path} holds another {what}: {line}")
 
     def restore_objective(self, objective: Objective) -> None:
-        """Give the objective back what it remembered.
-
-        Raises:
-            UserError: if the checkpoint is of an objective that remembered something else.
-        """
         try:
             objective.load_state_dict(self.tensors("objective"))
         except KeyError as error:
-            raise UserError(
-                f"checkpoint {self.path} has no {error} for this objective: resume with the "
-                "objective and the training.timestep_sampling it was written with"
-            ) from error
+            advice = "with the objective and the training.timestep_sampling it was written with"
+            why = f"checkpoint {self.path} has no {error} for this objective"
+            raise UserError(f"{why}: resume {advice}") from error
 
     def restore_random_states(self) -> bool:
         """Continue this process's random states; False if the checkpoint has none for it."""

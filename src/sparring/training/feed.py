@@ -12,7 +12,11 @@ from ..diffusion.parametrization import column
 from ..diffusion.randomness import StepRandom
 
 ConditionFn = Callable[[dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
+"""The conditions of a batch from the data set, by the network's argument names: as training tells
+them, and as sampling does ({} where nothing is sampled)."""
 EncodeFn = Callable[[dict[str, Any], StepRandom], Tensor]
+"""x0 as the model is to see it, such as latents, of a batch and the step's random numbers; the
+batch's x0 is mirrored already, where `mirrored` (B,) says so."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +40,13 @@ class BatchAddress:
 
 @dataclass(frozen=True)
 class Feed:
-    """The data set, and what is made of its samples on the device that trains.
+    """The data set, and what is made of its samples on the device that trains."""
 
-    Args:
-        dataset: Samples, as in `sparring.data`; x0 as the model is to see it.
-        random_flip: Mirror each image with probability 1/2.
-        encode_fn: x0 as the model is to see it, such as latents, of a batch and the step's random
-            numbers; the batch's x0 is mirrored already, where `mirrored` (B,) says so.
-        condition_fn: The conditions of a batch from the data set, by the network's argument names:
-            as training tells them, and as sampling does ({} where nothing is sampled).
-        n_workers: Processes that read data, per training process; 0 reads in this one.
-    """
-
-    dataset: Any
-    random_flip: bool = False
+    dataset: Any  # samples, as in `sparring.data`
+    random_flip: bool = False  # mirror each image with probability 1/2
     encode_fn: EncodeFn | None = None
     condition_fn: ConditionFn | None = None
-    n_workers: int = 0
+    n_workers: int = 0  # processes that read data, per training process; 0 reads in this one
 
     def loader(self, start: BatchAddress, process: int, device: torch.device) -> Loader:
         """The micro-batches of one process, from a batch of the run on, without end."""

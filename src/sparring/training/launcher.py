@@ -8,7 +8,6 @@ exports by default (no precision, no compiler, one micro-batch) asks for nothing
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +15,6 @@ import psutil
 
 from ..config.schema import RunConfig
 from ..support.errors import UserError
-
-NO_DEEPSPEED = (
-    "accelerate asks for {what}, which sparring does not use: leave it out; for models too large "
-    "for one device there is training.sharding=fsdp2"
-)
-
-
-def as_launched(config: RunConfig) -> RunConfig:
-    """The settings of a run, with those of accelerate where the config says nothing.
-
-    Raises:
-        UserError: if the two contradict each other, or accelerate asks for what cannot be done.
-    """
-    config = config.model_copy(deep=True)
-    training = config.training
-    for name, value in asked_for().items():
-        own = getattr(training, name)
-        is_alike = own == value or (name, own) == ("sharding", "hsdp")
-        if name in training.model_fields_set and not is_alike:
-            raise UserError(
-                f"training.{name} is {_said(own)} in the run's config, and accelerate asks for "
-                f"{_said(value)} ({_ORIGIN[name]}): leave one of the two out"
-            )
-        if not is_alike:
-            setattr(training, name, value)
-    return config
-
 
 _ORIGIN = {
     "mixed_precision": "--mixed_precision",
@@ -52,25 +24,48 @@ _ORIGIN = {
     "sharding": "--use_fsdp",
 }
 """By setting, the option of `accelerate launch`; a config of accelerate has the same words."""
+_REFUSED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism",
+}
+_OF_DEEPSPEED = (
+    "zero_stage", "deepspeed_config_file", "offload_optimizer_device", "offload_param_device",
+)  # fmt: skip
 
 
-def _said(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def as_launched(config: RunConfig) -> RunConfig:
+    """The settings of a run, with those of accelerate where the config says nothing.
+
+    UserError if the two contradict each other, or accelerate asks for what cannot be done.
+    """
+    config = config.model_copy(deep=True)
+    training = config.training
+    for name, value in asked_for().items():
+        own = getattr(training, name)
+        is_alike = own == value or (name, own) == ("sharding", "hsdp")
+        if name in training.model_fields_set and not is_alike:
+            ours = f"training.{name} is {str(own).lower()} in the run's config"
+            theirs = f"accelerate asks for {str(value).lower()} ({_ORIGIN[name]})"
+            raise UserError(f"{ours}, and {theirs}: leave one of the two out")
+        if not is_alike:
+            setattr(training, name, value)
+    return config
 
 
 def asked_for() -> dict[str, Any]:
-    """Leaves of section `training` that accelerate was told to choose.
-
-    Raises:
-        UserError: for what sparring cannot do.
-    """
+    """Leaves of section `training` that accelerate was told to choose; UserError for others."""
     told, found, options = os.environ, {}, _options()
-    _refuse_others(options)
+    refused = [what for variable, what in _REFUSED.items() if _is_set(variable)]
+    refused += [f"--{x} of DeepSpeed" for x in _OF_DEEPSPEED if options.get(x) is not None]
+    for what in refused:
+        advice = "for models too large for one device there is training.sharding=fsdp2"
+        why = f"accelerate asks for {what}, which sparring does not use"
+        raise UserError(f"{why}: leave it out; {advice}")
     precision = told.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if precision not in ("no", "bf16", "fp16"):
-        raise UserError(
-            f"accelerate asks for mixed precision {precision}: sparring knows no, bf16 and fp16"
-        )
+        known = "sparring knows no, bf16 and fp16"
+        raise UserError(f"accelerate asks for mixed precision {precision}: {known}")
     if precision != "no":
         found["mixed_precision"] = precision
     name = "gradient_accumulation_steps"
@@ -78,10 +73,8 @@ def asked_for() -> dict[str, Any]:
     if steps not in (None, "auto"):
         n_steps = int(steps) if str(steps).strip().isdecimal() else 0
         if n_steps < 1:
-            raise UserError(
-                f"accelerate asks for {steps} gradient accumulation steps: a whole number, at "
-                "least 1"
-            )
+            asked = f"accelerate asks for {steps} gradient accumulation steps"
+            raise UserError(f"{asked}: a whole number, at least 1")
         found |= {name: n_steps} if n_steps > 1 else {}
     if options.get("gradient_clipping") is not None:
         found["max_grad_norm"] = float(options["gradient_clipping"])
@@ -92,22 +85,8 @@ def asked_for() -> dict[str, Any]:
     return found
 
 
-def _refuse_others(options: Mapping[str, Any]) -> None:
-    for name, what in {
-        "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-        "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-        "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism",
-    }.items():
-        if _is_set(name):
-            raise UserError(NO_DEEPSPEED.format(what=what))
-    for name in ("zero_stage", "deepspeed_config_file", "offload_optimizer_device",
-                 "offload_param_device"):  # fmt: skip
-        if options.get(name) is not None:
-            raise UserError(NO_DEEPSPEED.format(what=f"--{name} of DeepSpeed"))
-
-
 def _compiles() -> bool:
-    """Whether the network is to be compiled: with inductor and its defaults, or it is refused."""
+    """Whether to compile: with inductor and its defaults, or it is refused."""
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
     if backend == "no":
         return False
@@ -116,10 +95,8 @@ def _compiles() -> bool:
     others = [f"--dynamo_{x}" for x in names if _is_set(f"ACCELERATE_DYNAMO_{x.upper()}")]
     if backend != "inductor" or mode not in ("default", "none", "") or others:
         what = backend if backend != "inductor" else (*others, f"--dynamo_mode {mode}")[0]
-        raise UserError(
-            f"accelerate asks to compile with {what}: sparring compiles with inductor and its "
-            "defaults (--dynamo_backend inductor, or training.compile=true)"
-        )
+        ours = "inductor and its defaults (--dynamo_backend inductor, or training.compile=true)"
+        raise UserError(f"accelerate asks to compile with {what}: sparring compiles with {ours}")
     return True
 
 

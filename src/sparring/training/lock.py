@@ -15,13 +15,10 @@ token when it looks, and it looks before everything it writes (`Writer.check`).
 2. It can be had, and the holder had the lock of the same file on the same running kernel, which
    lets go of it when a process ends: the holder is gone.
 3. The holder's process number belongs to the same kernel and namespace: look for the process.
-4. Otherwise (another machine, a container, no such lock) the heartbeat: every `BEAT_SECONDS` the
-   holder touches its file. The other start watches the file's time of change; if it stays as it is
-   for `STALE_SECONDS`, the holder is gone. No clock is compared with that of another machine, and
-   only time counts in which the watcher itself was awake.
-
-The heartbeat is a thread that reads and touches one small file: it takes no disk space, draws no
-random number and knows nothing of torch.
+4. Otherwise (another machine, a container, no such lock) the heartbeat: every `BEAT_SECONDS` a
+   thread of the holder touches its file. If the file's time of change stays as it is for
+   `STALE_SECONDS` in which the watcher itself was awake, the holder is gone; no clock is compared
+   with that of another machine.
 """
 
 import json
@@ -34,7 +31,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +46,8 @@ FOLDER = ".lock"
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
 POLL_SECONDS = 0.5
-NAMELESS_SECONDS = 3.0
-"""Between the system's lock and its file a holder has no name; it is waited for this long."""
-NO_SYSTEM_LOCK = "SPARRING_SYSTEM_LOCK"
-"""Set to 0 in the environment, only heartbeats count: for file systems whose locks do not work."""
+NAMELESS_SECONDS = 3.0  # in which a holder has the system's lock and no file with its name yet
+NO_SYSTEM_LOCK = "SPARRING_SYSTEM_LOCK"  # 0: only heartbeats count, where locks do not work
 _NAME = re.compile(r"(\d+)\.(held|released)")
 
 
@@ -83,24 +78,12 @@ class RunLock:
         self._said: set[str] = set()
         self._let_go: Callable[[], Any] = lambda: None
 
-    # Take
-
     def take(self, wait_seconds: float = 0.0, slice_seconds: float | None = None) -> bool:
-        """Take the lock; wait while another start holds it.
+        """Take the lock; wait while another start holds it, LockHeld if that is for `wait_seconds`.
 
         Where only the heartbeat can tell whether a holder lives, that takes up to `stale_seconds`
-        even without waiting.
-
-        Args:
-            wait_seconds: For how long, from this call on.
-            slice_seconds: Come back after about this time, undecided; None: do not.
-
-        Returns:
-            Whether it is taken; False only when `slice_seconds` are over.
-
-        Raises:
-            LockHeld: if another start holds it at the end.
-            UserError: if the folder cannot be written.
+        even without waiting. False: `slice_seconds` are over and it is undecided. UserError if the
+        folder cannot be written.
         """
         began = before = self._clock()
         nameless = 0.0
@@ -123,7 +106,11 @@ class RunLock:
             nameless = nameless + passed if owner is None else 0.0
             if what == "held" and (owner is not None or nameless >= NAMELESS_SECONDS):
                 if now - began >= wait_seconds:
-                    raise self._held(owner)
+                    raise LockHeld(
+                        f"{self.run_dir} is being written by {_named(owner)}: let it end or stop "
+                        "it, choose another training.output_dir, or wait for its end with "
+                        "training.wait_for_lock=SECONDS"
+                    )
                 self._say(f"{self.run_dir} is written by {_named(owner)}: waiting for its end")
             elif what == "silent":
                 self._say(
@@ -142,7 +129,7 @@ class RunLock:
         self._make_folder()
         free = self._take_system_lock()
         number, state = self._newest()
-        owner = None if state != "held" else self._owner(number)
+        owner = None if state != "held" else read_owner(_file(self.folder, number))
         if free is False:
             return "held", owner
         if state == "held":
@@ -188,10 +175,6 @@ class RunLock:
 
     def _newest(self) -> tuple[int, str]:
         return max(_numbers(self.folder), default=(0, "released"))
-
-    def _owner(self, number: int, state: str = "held") -> Owner | None:
-        """Who holds or held a number; None where it cannot be read (yet)."""
-        return read_owner(_file(self.folder, number, state))
 
     def _lives(self, owner: Owner) -> bool | None:
         """Whether the holder lives, where its kernel is ours; None if that cannot be known."""
@@ -244,14 +227,8 @@ class RunLock:
         self._let_go = weakref.finalize(self, _let_go, *words)
         return True
 
-    # Hold
-
     def check(self) -> None:
-        """Look whether the lock is still ours; cheap: a small folder and a small file.
-
-        Raises:
-            LockLost: if another start has taken it, or somebody has removed it.
-        """
+        """Look whether the lock is still ours, else LockLost; cheap: two small files."""
         if self._file is None:
             raise RuntimeError("the lock is not taken")
         number = int(self._file.stem)
@@ -259,23 +236,20 @@ class RunLock:
             newest, state = self._newest()
             if newest <= number and _token(self._file) == self.token:
                 return
-            heir = None if newest < number else self._owner(newest, state)
+            heir = None if newest < number else read_owner(_file(self.folder, newest, state))
         except FileNotFoundError:
             newest, heir = 0, None
         except OSError as error:
-            raise LockLost(
-                f"{self.folder} cannot be read ({error.strerror}), so nobody knows who writes "
-                f"{self.run_dir}: this start stops and writes nothing more"
-            ) from error
+            why = f"{self.folder} cannot be read ({error.strerror})"
+            lost = f"{why}, so nobody knows who writes {self.run_dir}"
+            raise LockLost(f"{lost}: this start stops and writes nothing more") from error
         why = f"{self.folder} was removed"
         if heir is not None and heir.token != self.token:
             why = f"{heir} has taken it over, as this start gave no sign for too long"
         elif newest > number:
             why = "another start has taken it over, as this one gave no sign for too long"
-        raise LockLost(
-            f"{self.run_dir} is no longer this start's to write: {why}. It stops and writes "
-            "nothing more"
-        )
+        lost = f"{self.run_dir} is no longer this start's to write: {why}"
+        raise LockLost(f"{lost}. It stops and writes nothing more")
 
     def release(self) -> None:
         """Give the lock back; nothing happens if it is not held, or not ours any more."""
@@ -293,12 +267,6 @@ class RunLock:
                 place.rmdir()
         self.release()
 
-    def _held(self, owner: Owner | None) -> LockHeld:
-        return LockHeld(
-            f"{self.run_dir} is being written by {_named(owner)}: let it end or stop it, choose "
-            "another training.output_dir, or wait for its end with training.wait_for_lock=SECONDS"
-        )
-
     def _say(self, line: str) -> None:
         if line not in self._said:
             self._said.add(line)
@@ -307,26 +275,19 @@ class RunLock:
 
 @dataclass(frozen=True)
 class Writer:
-    """This start of a run, as all its processes know it; the main one has the lock.
+    """This start of a run, as all its processes know it."""
 
-    Attributes:
-        token: Of this start alone.
-        lock: In the main process.
-    """
-
-    token: str
-    lock: RunLock | None = None
+    token: str  # of this start alone
+    lock: RunLock | None = field(default=None, repr=False)  # in the main process
 
     def check(self) -> None:
         """To be called by all processes together, before something is written.
 
-        Raises:
-            LockLost: in all of them, if the folder is no longer this start's to write.
+        LockLost in all of them, if the folder is no longer this start's to write.
         """
         on_main(lambda: None if self.lock is None else self.lock.check())
 
     def close(self) -> None:
-        """The run is over."""
         if self.lock is not None:
             self.lock.release()
 

@@ -13,26 +13,17 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Owner:
-    """What a holder says of itself.
+    """What a holder says of itself."""
 
-    Attributes:
-        token: Random, of this start alone.
-        host, process, user, started: For people.
-        machine: The running kernel; no two that run at the same time have the same.
-        namespace: In which the process number counts.
-        process_start: When the process began, in the kernel's ticks; None where it does not say.
-        system_lock: Device and number of the locked file; None without a lock of the system.
-    """
-
-    token: str
-    host: str
+    token: str  # random, of this start alone
+    host: str  # this and the next three are for people
     process: int
     user: str
     started: str
-    machine: str
-    namespace: str
-    process_start: int | None
-    system_lock: list[int] | None
+    machine: str  # the running kernel; no two that run at the same time have the same
+    namespace: str  # in which the process number counts
+    process_start: int | None  # in the kernel's ticks; None where it does not say
+    system_lock: list[int] | None  # device and number of the locked file
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host} (of {self.user}, started {self.started})"

@@ -1,7 +1,6 @@
 """The training loop, one for all methods."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -28,22 +27,12 @@ def train(
     hooks: Hooks | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train a denoiser with an objective on a data set.
+    """Train a denoiser with an objective on a data set; returned are the contents of training.json.
 
     On several processes, all of them call it with the same arguments. When it returns, the denoiser
-    holds the finished weights: the average if there is one (with FSDP2 in the main process only,
-    on the CPU).
-
-    Args:
-        trained: What learns, from what, and with whom.
-        feed: The samples.
-        settings: The numbers of the run.
-        run_dir: The run's folder, or what `open_run` made of it.
-        hooks: Sampling, evaluation and saving.
-        config: The resolved config, kept in checkpoints to tell what a resumed run changes.
-
-    Returns:
-        The contents of training.json.
+    holds the finished weights: the average if there is one (with FSDP2 in the main process only, on
+    the CPU). `run_dir` is the run's folder, or what `open_run` made of it; the resolved `config` is
+    kept in checkpoints, to tell what a resumed run changes.
 
     Raises:
         UserError: if the run cannot start or resume as asked, or data or machine refuse.
@@ -52,19 +41,11 @@ def train(
         TrainingStopped: if a loss or gradient is not finite; the weights are those before it, and
             the batch is kept for `sparring replay`.
     """
-    is_open = isinstance(run_dir, RunFolder)
-    with nullcontext(run_dir) if is_open else open_run(run_dir, **start_of(settings)) as folder:
-        return _train(trained, feed, settings, folder, hooks or Hooks(), config)
+    if not isinstance(run_dir, RunFolder):
+        with open_run(run_dir, **start_of(settings)) as folder:
+            return train(trained, feed, settings, folder, hooks, config)
+    folder, hooks = run_dir, hooks or Hooks()
 
-
-def _train(
-    trained: Trained,
-    feed: Feed,
-    settings: TrainSettings,
-    folder: RunFolder,
-    hooks: Hooks,
-    config: Mapping[str, Any] | None,
-) -> dict[str, Any]:
     # Processes, device and precision; who learns, and the networks by role.
     accelerator = make_accelerator(settings, folder.path)
     device, process = accelerator.device, accelerator.process_index

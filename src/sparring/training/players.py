@@ -12,27 +12,21 @@ from torch.amp.grad_scaler import GradScaler
 from torch.distributed.tensor import DTensor
 
 from ..support.errors import UserError
-from ..support.sharded_tensors import as_rows_of, own_rows, read_like
+from ..support.sharded_tensors import as_rows_of, own_rows, read_like, whole
 from .settings import TrainSettings
-from .sharding import norm_of_all
 
 # the schedules that honour lr_warmup_steps (diffusers' own "constant" does not)
 _SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}
+_COUNTS = ("n_updates", "n_skipped", "n_skipped_in_a_row", "last_lr")
 
 
 class Player:
-    """Who learns in a turn.
+    """Who learns in a turn, by the optimiser, schedule and average of `TrainSettings`.
 
     Its schedule and average count its own optimiser updates: neither accumulation, nor the number
-    of processes, nor an update that the scaler skipped moves them.
-
-    Args:
-        network: The bare network (neither distributed nor compiled wrappers), on its device; it
-            may be sharded, and then the average works on the rows of this process.
-        settings: Optimiser, schedule and average; see `TrainSettings`.
-        ema_warmup: Whether the average's decay warms up.
-        scaler: fp16's gradient scaler, or None.
-        whole: Of a sharded network in the main process: the same one, whole, on the CPU.
+    of processes, nor an update that the scaler skipped moves them. The bare network (neither
+    distributed nor compiled wrappers) may be sharded: then the average works on the rows of this
+    process, and the main one has the network `whole` too, on the CPU.
     """
 
     def __init__(
@@ -45,13 +39,13 @@ class Player:
         whole: nn.Module | None = None,
     ) -> None:
         self.network, self.scaler, self.whole = network, scaler, whole
-        self.parameters = {
-            name: value for name, value in network.named_parameters() if value.requires_grad
-        }
+        named = network.named_parameters()
+        self.parameters = {name: value for name, value in named if value.requires_grad}
         self.max_grad_norm = settings.max_grad_norm
-        self.fused = all(value.device.type in ("cpu", "cuda") for value in self.parameters.values())
+        learned = list(self.parameters.values())
+        self.fused = all(value.device.type in ("cpu", "cuda") for value in learned)
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
+            learned,
             lr=settings.learning_rate,
             betas=(settings.adam_beta1, settings.adam_beta2),
             weight_decay=settings.adam_weight_decay,
@@ -64,22 +58,17 @@ class Player:
             num_warmup_steps=settings.lr_warmup_steps,
             num_training_steps=max(settings.max_train_steps, settings.lr_warmup_steps + 1),
         )
-        self.rows = [
-            nn.Parameter(own_rows(value)[0]) if isinstance(value, DTensor) else value
-            for value in self.parameters.values()
-        ]
+        self.rows = [nn.Parameter(own_rows(x)[0]) if isinstance(x, DTensor) else x for x in learned]
         self.ema = make_ema(self.rows, settings.ema_decay, ema_warmup) if settings.use_ema else None
         self.last_lr = settings.learning_rate
-        self.n_updates = 0
-        self.n_skipped = 0
-        self.n_skipped_in_a_row = 0
+        self.n_updates = self.n_skipped = self.n_skipped_in_a_row = 0
 
     def clip(self) -> Tensor:
         """Unscale this player's gradients, clip them by their global norm, return that norm."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        return norm_of_all(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        return whole(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
 
     def step(self) -> None:
         """One update of the weights, then of the learning rate and the average."""
@@ -120,11 +109,6 @@ class Player:
         if self.ema is not None:
             self.ema.copy_to(self.rows)
 
-    def begin_average(self) -> None:
-        """The average starts at the weights as they are now."""
-        for name, average in self.averages().items():
-            average.copy_(self.parameters[name].detach())
-
     def averages(self) -> dict[str, Tensor]:
         """The average of each learned parameter by name, {} if none is kept; no copies."""
         if self.ema is None:
@@ -149,14 +133,10 @@ class Player:
 
     def state(self) -> dict[str, Any]:
         """The counts that go with `tensors`."""
-        return {
-            "n_updates": self.n_updates,
-            "n_skipped": self.n_skipped,
-            "n_skipped_in_a_row": self.n_skipped_in_a_row,
-            "last_lr": self.last_lr,
-            "n_averaged": None if self.ema is None else self.ema.optimization_step,
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-        }
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        n_averaged = None if self.ema is None else self.ema.optimization_step
+        scaler = None if self.scaler is None else self.scaler.state_dict()
+        return counts | {"n_averaged": n_averaged, "scaler": scaler}
 
     def restore(
         self,
@@ -167,17 +147,13 @@ class Player:
     ) -> None:
         """Continue from `tensors` and `state`; learning rate and decay are those of the settings.
 
-        With `may_begin_average` an average that was not kept starts at the weights.
-
-        Raises:
-            UserError: if an average is wanted and the checkpoint has none.
+        An average that was not kept is a UserError, or starts at the weights: `may_begin_average`.
         """
         is_averaged = state["n_averaged"] is not None
         if self.ema is not None and not is_averaged and not may_begin_average:
             raise UserError("the checkpoint has no EMA: resume with training.use_ema=false")
-        self.n_updates, self.n_skipped = state["n_updates"], state["n_skipped"]
-        self.n_skipped_in_a_row = state["n_skipped_in_a_row"]
-        self.last_lr = state["last_lr"]
+        for name in _COUNTS:
+            setattr(self, name, state[name])
         moments = tensors["optimizer"]
         for key in moments:
             name, moment = key.rsplit("|", 1)
@@ -193,29 +169,23 @@ class Player:
         for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
             group["lr"] = base * factor(self.n_updates)
         schedule._last_lr = [group["lr"] for group in groups]
-        if self.ema is not None and not is_averaged:
-            self.begin_average()
-        elif self.ema is not None:
-            for name, average in self.averages().items():
-                average.copy_(read_like(tensors["ema"], name, average))
+        for name, average in self.averages().items():
+            live = self.parameters[name].detach()
+            average.copy_(read_like(tensors["ema"], name, average) if is_averaged else live)
+        if self.ema is not None and is_averaged:
             self.ema.optimization_step = state["n_averaged"]
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
 
 
 def make_ema(parameters: Iterable[Tensor], decay: float, warmup: bool) -> EMAModel:
-    r"""The moving average of learned weights, shadow <- d shadow + (1 - d) weights.
+    r"""The moving average of the weights that learn, shadow <- d shadow + (1 - d) weights.
 
     With warm-up, d = min(decay, 1 - n^{-3/4}) at update n = 1, 2, ...: the first one copies the
     weights (the settings of diffusers' train_unconditional script). Without, d = decay from the
     first update on and the shadow starts at the initial weights; diffusers' ramp
     (1 + n) / (10 + n), which EMAModel applies even with use_ema_warmup=False, is off as well, as in
     the official code of the DRO paper.
-
-    Args:
-        parameters: Those that learn; what is frozen is its own average.
-        decay: In [0, 1).
-        warmup: Whether the decay rises first.
     """
     words: dict[str, Any] = {"min_decay": decay, "update_after_step": -1}
     if warmup:

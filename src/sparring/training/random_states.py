@@ -15,18 +15,16 @@ def random_states() -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's own generators, as JSON can hold them."""
     version, numbers, gauss = random.getstate()
     legacy = cast("tuple[Any, ...]", np.random.get_state(legacy=True))
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [legacy[0], np.asarray(legacy[1]).tolist(), *legacy[2:]],
         "torch": _to_text(torch.get_rng_state()),
-        "cuda": [_to_text(state) for state in torch.cuda.get_rng_state_all()]
-        if torch.cuda.is_available()
-        else [],
+        "cuda": [_to_text(state) for state in on_gpus],
     }
 
 
 def set_random_states(states: Mapping[str, Any]) -> None:
-    """Undo of `random_states`."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = states["numpy"]

@@ -11,7 +11,7 @@ of the same batch are missing (Free-AT): their updates are in the weights alread
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,11 +42,7 @@ def keep_batch(
 ) -> bool:
     """Write all of it, by all processes together; whether the disk took it.
 
-    Args:
-        run_dir: The run's folder.
-        address: The place of the batch.
-        batches: The own micro-batches.
-        write_weights: Writes a checkpoint from before the batch into a folder.
+    `write_weights` writes a checkpoint from before the own micro-batches into a folder.
     """
     folder, state = run_dir / FOLDER, PartialState()
 
@@ -73,17 +69,11 @@ def keep_batch(
 
 
 def read_address(run_dir: Path) -> BatchAddress:
-    """Which batch `keep_batch` wrote.
-
-    Raises:
-        UserError: if the run did not stop that way, or its folder is not whole.
-    """
+    """Which batch `keep_batch` wrote; UserError if the run did not stop that way."""
     path = run_dir / FOLDER / "replay.json"
     if not path.is_file():
-        raise UserError(
-            f"{run_dir} has no stopped batch: a run keeps one in {FOLDER}/ when a loss or a "
-            "gradient is not finite"
-        )
+        when = f"a run keeps one in {FOLDER}/ when a loss or a gradient is not finite"
+        raise UserError(f"{run_dir} has no stopped batch: {when}")
     try:
         return BatchAddress(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -93,11 +83,7 @@ def read_address(run_dir: Path) -> BatchAddress:
 def read_batch(
     run_dir: Path, process: int, micro: int, device: torch.device | str
 ) -> dict[str, Any]:
-    """One micro-batch as the objective got it.
-
-    Raises:
-        UserError: if it is not there.
-    """
+    """One micro-batch as the objective got it; UserError if it is not there."""
     name = run_dir / FOLDER / f"batch-{process}-{micro}"
     try:
         tensors = load_file(name.with_suffix(".safetensors"), device=str(device))
@@ -134,29 +120,20 @@ def _apart(batch: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Tensor
 
 @dataclass
 class Finding:
-    """What one micro-batch of one turn gave: which, who would have learned, and of how many rows.
-
-    Attributes:
-        terms: Mean of each loss term.
-        bad_rows: (index, {term: value}) of the samples whose loss is not finite.
-        first_module: Name and class of the first layer that made a non-finite output of finite
-            inputs; None if there is none.
-        bad_gradients: Parameters whose gradient is not finite.
-    """
+    """What one micro-batch of one turn gave."""
 
     process: int
     micro: int
     turn: int
-    player: str
+    player: str  # who would have learned
     n_rows: int
-    terms: dict[str, float]
-    bad_rows: list[tuple[int, dict[str, float]]]
-    first_module: str | None
-    bad_gradients: list[str]
+    terms: dict[str, float]  # mean of each loss term
+    bad_rows: list[tuple[int, dict[str, float]]]  # as `bad_terms`, of those that have some
+    first_module: str | None  # first layer that made a non-finite output of finite inputs
+    bad_gradients: list[str]  # parameters whose gradient is not finite
 
     @property
     def is_finite(self) -> bool:
-        """Whether nothing was wrong."""
         return not (self.bad_rows or self.first_module or self.bad_gradients)
 
 
@@ -179,9 +156,8 @@ def replay(
             batch = read_batch(run_dir, process, micro, accelerator.device)
             if remembered:
                 objective.load_state_dict(remembered)
-            s = objective.draw(
-                batch, address.random(process, micro, accelerator.device), address.step
-            )
+            rng = address.random(process, micro, accelerator.device)
+            s = objective.draw(batch, rng, address.step)
             for number, turn in enumerate(objective.turns(nets, s)):
                 if number > address.turn:
                     break
@@ -210,25 +186,23 @@ def first_non_finite(network: nn.Module) -> Iterator[list[str]]:
 
     def watch(name: str, module: nn.Module) -> Any:
         def hook(_: nn.Module, inputs: Any, output: Any) -> None:
-            given = [x for x in inputs if isinstance(x, Tensor) and x.is_floating_point()]
-            made = output if isinstance(output, Tensor) else None
-            if made is not None and made.is_floating_point() and not bool(made.isfinite().all()):
-                fine = all(bool(x.isfinite().all()) for x in given)
-                own = all(bool(p.isfinite().all()) for p in module.parameters())
-                if fine and own:
-                    found.append(f"{name} ({type(module).__name__})")
-                elif fine:
-                    found.append(f"{name} ({type(module).__name__}, its weights are not finite)")
+            if _is_finite([output]) or not _is_finite(inputs):
+                return
+            own = "" if _is_finite(module.parameters()) else ", its weights are not finite"
+            found.append(f"{name} ({type(module).__name__}{own})")
 
         return hook
 
-    hooks = [
-        module.register_forward_hook(watch(name, module))
-        for name, module in network.named_modules()
-        if not any(module.children())
-    ]
+    layers = [(name, one) for name, one in network.named_modules() if not any(one.children())]
+    hooks = [module.register_forward_hook(watch(name, module)) for name, module in layers]
     try:
         yield found
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _is_finite(values: Iterable[Any]) -> bool:
+    """Whether all tensors of floating-point numbers among them are."""
+    tensors = [one for one in values if isinstance(one, Tensor) and one.is_floating_point()]
+    return all(bool(one.isfinite().all()) for one in tensors)

@@ -38,9 +38,6 @@ def check_same_run(
     """Refuse to resume on other data, another batch, model or objective; say what else changed.
 
     A fork may change all of it, and says so.
-
-    Raises:
-        UserError: with every difference that is not allowed.
     """
     words = {
         "data": "data, and what is known of them (fingerprint)",
@@ -60,10 +57,9 @@ def check_same_run(
         fixed = key.startswith(LEARNED) and key not in FREE
         (refused if fixed else told).append(f"{key} was {was} and is now {is_now}")
     if refused and not is_fork:
-        raise UserError(
-            f"cannot resume from {checkpoint.path}: {'; '.join(refused)}. Start a new run from it "
-            f"with --fork {checkpoint.path} and another training.output_dir"
-        )
+        advice = f"with --fork {checkpoint.path} and another training.output_dir"
+        why = f"cannot resume from {checkpoint.path}: {'; '.join(refused)}"
+        raise UserError(f"{why}. Start a new run from it {advice}")
     for difference in [*refused, *told]:
         say(accelerator, f"{'forking' if is_fork else 'resuming'}: {difference}")
 

@@ -18,22 +18,13 @@ from .sharding import shard_denoiser, wanted_sharding
 
 @dataclass(frozen=True)
 class Trained:
-    """What is trained: who learns, from what, and who else takes part.
-
-    Args:
-        denoiser: What learns.
-        objective: What it learns from.
-        teacher: Of distillation; it is frozen and in eval mode.
-        discriminator: Of adversarial diffusion tuning; its heads learn.
-        discriminator_settings: Its optimiser's numbers; None: those of the run. It keeps no
-            average.
-    """
+    """What is trained: who learns, from what, and who else takes part."""
 
     denoiser: Denoiser
     objective: Objective
-    teacher: Denoiser | None = None
-    discriminator: Discriminator | None = None
-    discriminator_settings: TrainSettings | None = None
+    teacher: Denoiser | None = None  # of distillation; it is frozen and in eval mode
+    discriminator: Discriminator | None = None  # of adversarial diffusion tuning; its heads learn
+    discriminator_settings: TrainSettings | None = None  # None: those of the run; no average
 
 
 def roles(
@@ -41,11 +32,8 @@ def roles(
 ) -> tuple[dict[str, Any], dict[str, Player]]:
     """The networks that the objective needs, on their device, and the players among them.
 
-    Both are by role: "model", "ema", "teacher", "discriminator". The settings are those of the
-    model's optimiser.
-
-    Raises:
-        UserError: if one that is needed is missing.
+    Both are by role: "model", "ema", "teacher", "discriminator"; UserError if one that is needed is
+    missing. The settings are those of the model's optimiser.
     """
     denoiser, objective = trained.denoiser, trained.objective
     network = denoiser.to(accelerator.device).train().network
@@ -79,10 +67,8 @@ def restore(
     """Continue weights, optimisers, averages and what the objective remembers.
 
     In a fork, a second player, an average or an objective's memory that the checkpoint has not
-    begins afresh; the model's weights must be there. Returned is what began afresh, in words.
-
-    Raises:
-        UserError: if the checkpoint has not what is needed, or of another shape.
+    begins afresh: returned is which, in words. Everything else that is missing or of another shape
+    is a UserError.
     """
     afresh = []
     checkpoint.restore_network(players["model"].network)

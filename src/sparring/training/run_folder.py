@@ -5,10 +5,10 @@ While a run writes its folder it holds the folder's lock (see `lock`).
 """
 
 import os
-import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -17,12 +17,13 @@ from accelerate import PartialState
 from ..support.errors import UserError
 from ..support.shared_errors import SLICE_SECONDS, on_main
 from ..support.terminal import echo
+from ..support.whole_files import remove
 from .checkpoint import (
     CHECKPOINTS,
     checkpoint_step,
+    checkpoints,
     complete_checkpoints,
     damage,
-    newest_good,
     put_aside,
     remove_leftovers,
 )
@@ -40,37 +41,19 @@ PARTS_OF_A_RUN = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class RunFolder:
-    """A folder that is ours to write, and the checkpoint to continue from, if any.
-
-    It is locked until `close`, or until the end of a `with` block.
-
-    Attributes:
-        path: The run's folder.
-        writer: This start, which holds the lock.
-        checkpoint: Verified; this run's own, or another one's.
-        is_fork: Whether the run may differ from the one that the checkpoint is of.
-    """
+@dataclass(frozen=True, kw_only=True)
+class RunFolder(Writer):
+    """A folder that is ours to write, until `close` or the end of a `with` block."""
 
     path: Path
-    writer: Writer = field(repr=False)
-    checkpoint: Path | None = None
-    is_fork: bool = False
+    checkpoint: Path | None = None  # to continue from: verified; this run's own, or another one's
+    is_fork: bool = False  # whether the run may differ from the one that the checkpoint is of
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def check(self) -> None:
-        """See `Writer.check`."""
-        self.writer.check()
-
-    def close(self) -> None:
-        """Let others write the folder."""
-        self.writer.close()
 
     @property
     def is_new(self) -> bool:
@@ -89,35 +72,22 @@ def open_run(
     """Check, create and lock the run folder; call it before anything slow is built.
 
     The newest checkpoint is the newest whose contents verify. Newer ones are put aside, and a line
-    on stderr names each with the reason.
-
-    Args:
-        run_dir: The run's folder.
-        resume_from_checkpoint: "latest", a checkpoint's folder, or its name in this run; "auto":
-            the latest if there is any, good or damaged, else the beginning.
-        overwrite_output_dir: Delete the run that is there; with a checkpoint to resume from, only
-            the checkpoints newer than it.
-        fork_from: Another run, or a checkpoint of one, whose state a new run begins with, unless
-            `resume_from_checkpoint` is said.
-        wait_for_lock: Seconds to wait while another start writes the folder.
-
-    Raises:
-        LockHeld: if another start writes it.
-        UserError: if the folder cannot be written, holds a run, or has not the checkpoint.
+    on stderr names each with the reason. For the arguments see section `training` of a config.
+    LockHeld if another start writes it; UserError if the folder cannot be written, holds a run, or
+    has not the checkpoint.
     """
     process_state()
     path = Path(run_dir)
     writer = _lock(path, wait_for_lock or 0.0)
     try:
-        checkpoint, is_fork = on_main(
-            lambda: _open(path, resume_from_checkpoint, overwrite_output_dir, fork_from)
-        )
+        words = (path, resume_from_checkpoint, overwrite_output_dir, fork_from)
+        checkpoint, is_fork = on_main(lambda: _open(*words))
     except BaseException:
         if writer.lock is not None and os.listdir(path) == [LOCK]:
             writer.lock.remove()
         writer.close()
         raise
-    return RunFolder(path, writer, checkpoint, is_fork)
+    return RunFolder(writer.token, writer.lock, path=path, checkpoint=checkpoint, is_fork=is_fork)
 
 
 def _lock(run_dir: Path, wait_seconds: float) -> Writer:
@@ -126,7 +96,8 @@ def _lock(run_dir: Path, wait_seconds: float) -> Writer:
 
     def attempt() -> str | None:
         _check_writable(run_dir)
-        _check_ours(run_dir)
+        if _holds(run_dir, MARKS_OF_A_RUN) and not _holds(run_dir, ("run.json", CHECKPOINTS)):
+            raise UserError(f"{run_dir} holds a model that is no run: choose another output_dir")
         left = wait_seconds - (time.monotonic() - began)
         return lock.token if lock.take(left, slice_seconds=SLICE_SECONDS) else None
 
@@ -140,12 +111,8 @@ def _lock(run_dir: Path, wait_seconds: float) -> Writer:
     return Writer(token, lock if PartialState().is_main_process else None)
 
 
-def _check_ours(run_dir: Path) -> None:
-    """Refuse a folder with a model that no run of ours has left."""
-    has_run = any((run_dir / name).exists() for name in MARKS_OF_A_RUN)
-    is_ours = any((run_dir / name).exists() for name in ("run.json", CHECKPOINTS))
-    if has_run and not is_ours:
-        raise UserError(f"{run_dir} holds a model that is no run: choose another output_dir")
+def _holds(run_dir: Path, names: Iterable[str]) -> bool:
+    return any((run_dir / name).exists() for name in names)
 
 
 def _open(
@@ -153,22 +120,23 @@ def _open(
 ) -> tuple[Path | None, bool]:
     """The checkpoint to begin with and whether that is a fork; the folder is ready for it."""
     if wanted == "auto":
-        wanted = "latest" if _has_checkpoints(run_dir) else None
-        overwrite = overwrite or (wanted is None and _begins_again(run_dir))
+        remove_leftovers(run_dir / CHECKPOINTS)  # first: a checkpoint may come back
+        seen = (run_dir / CHECKPOINTS).glob("*checkpoint-*")  # those that were put aside, too
+        wanted = "latest" if any(path.is_dir() for path in seen) else None
+        if wanted is None and not overwrite and (run_dir / "run.json").exists():
+            echo(f"sparring: {run_dir} has no checkpoint yet: the run begins again", err=True)
+            overwrite = True
     source = None if fork_from is None or wanted is not None else Path(fork_from)
     checkpoint, passed_over = _find(run_dir, wanted) if source is None else _origin_of_fork(source)
-    is_fork = source is not None
     continues = checkpoint is not None and checkpoint.parent == (run_dir / CHECKPOINTS).resolve()
-    if is_fork and continues:
-        raise UserError(
-            f"training.fork_from names {run_dir} itself: choose another training.output_dir"
-        )
-    has_run = any((run_dir / name).exists() for name in MARKS_OF_A_RUN)
+    if source is not None and continues:
+        advice = "choose another training.output_dir"
+        raise UserError(f"training.fork_from names {run_dir} itself: {advice}")
+    has_run = _holds(run_dir, MARKS_OF_A_RUN)
     newer = []
     if checkpoint is not None and continues:
-        newest, complete = checkpoint_step(checkpoint), complete_checkpoints(checkpoint.parent)
-        newer = [path for path in complete if checkpoint_step(path) > newest]
-        newer = [path for path in newer if path not in passed_over]
+        step, complete = checkpoint_step(checkpoint), complete_checkpoints(checkpoint.parent)
+        newer = [one for one in complete if checkpoint_step(one) > step and one not in passed_over]
     if has_run and not continues and not overwrite:
         raise UserError(
             f"{run_dir} holds a run already: continue it with "
@@ -184,30 +152,16 @@ def _open(
     try:
         if has_run and not continues:
             for name in PARTS_OF_A_RUN:
-                _remove(run_dir / name)
+                remove(run_dir / name)
         for folder in newer:
-            _remove(folder)
+            remove(folder)
         remove_leftovers(run_dir / CHECKPOINTS)
         for path, reason in passed_over.items():
             aside = put_aside(path) if continues else path
             echo(f"sparring: passed over checkpoint {aside}: {reason}", err=True)
     except OSError as error:
         raise UserError(f"cannot write in {run_dir} ({error.strerror or error})") from error
-    return checkpoint, is_fork
-
-
-def _has_checkpoints(run_dir: Path) -> bool:
-    """Whether there is one, or was one before it was put aside."""
-    remove_leftovers(run_dir / CHECKPOINTS)  # first: a checkpoint may come back
-    return any(path.is_dir() for path in (run_dir / CHECKPOINTS).glob("*checkpoint-*"))
-
-
-def _begins_again(run_dir: Path) -> bool:
-    """Whether a run of ours ended before its first checkpoint; a line says that it begins again."""
-    is_ours = (run_dir / "run.json").exists()
-    if is_ours:
-        echo(f"sparring: {run_dir} has no checkpoint yet: the run begins again", err=True)
-    return is_ours
+    return checkpoint, source is not None
 
 
 def _check_writable(run_dir: Path) -> None:
@@ -226,10 +180,7 @@ def _check_writable(run_dir: Path) -> None:
 
 
 def _find(run_dir: Path, wanted: str | None) -> tuple[Path | None, dict[Path, str]]:
-    """The checkpoint that was asked for, verified and resolved; None if none was asked for.
-
-    Also newer ones that do not verify, with the reasons.
-    """
+    """The checkpoint that was asked for, verified, and newer ones that do not verify, with why."""
     if wanted is None:
         return None, {}
     folder = run_dir / CHECKPOINTS
@@ -253,14 +204,16 @@ def _origin_of_fork(source: Path) -> tuple[Path, dict[Path, str]]:
 
 
 def _newest(folder: Path) -> tuple[Path, dict[Path, str]]:
-    path, passed_over = newest_good(folder.resolve())
-    if path is None:
-        reasons = "".join(f"; {bad.name} cannot be used: {why}" for bad, why in passed_over.items())
-        raise UserError(
-            f"no checkpoint to resume from in {folder}{reasons}: to start from the beginning leave "
-            "training.resume_from_checkpoint out"
-        )
-    return path, passed_over
+    """The newest checkpoint whose contents verify, and why each newer one does not."""
+    passed_over: dict[Path, str] = {}
+    for path in reversed(checkpoints(folder.resolve())):
+        reason = damage(path, check_contents=True)
+        if reason is None:
+            return path, passed_over
+        passed_over[path] = reason
+    reasons = "".join(f"; {bad.name} cannot be used: {why}" for bad, why in passed_over.items())
+    advice = "to start from the beginning leave training.resume_from_checkpoint out"
+    raise UserError(f"no checkpoint to resume from in {folder}{reasons}: {advice}")
 
 
 def _verified(path: Path) -> Path:
@@ -268,10 +221,3 @@ def _verified(path: Path) -> Path:
     if reason is not None:
         raise UserError(f"checkpoint {path} cannot be used: {reason}")
     return path.resolve()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
 from ..support.errors import TrainingStopped
+from . import tracking
 from .checkpoint import CHECKPOINTS, Checkpoint, kept_tensors, write_checkpoint
 from .feed import BatchAddress
 from .players import Player
@@ -22,16 +23,7 @@ from .roles import Trained, restore
 from .run_folder import RunFolder
 from .settings import TrainSettings
 from .stopping import Boundary, StopRequest, check_finite, not_finite
-from .tracking import (
-    Log,
-    Window,
-    describe,
-    flat,
-    note_unreadable,
-    progress_bar,
-    start_tracker,
-    write_json,
-)
+from .tracking import Log, Window, flat, write_json
 from .turns import Update
 
 
@@ -50,30 +42,21 @@ class Progress:
 @dataclass(frozen=True)
 class Hooks:
     """What training calls from above: in the main process, in eval mode, without gradients, with
-    the finished weights swapped in.
-
-    Args:
-        sample_fn: Writes a grid of samples to the given PNG file, every `validation_steps`.
-        evaluate_fn: Numbers to log at the same steps, as evaluation/<name>.
-        save_fn: Saves the finished model.
-    """
+    the finished weights swapped in."""
 
     sample_fn: Callable[[Denoiser, Path], None] | None = None
+    """Writes a grid of samples to the given PNG file, every `validation_steps`."""
     evaluate_fn: Callable[[Denoiser], Mapping[str, float]] | None = None
-    save_fn: Callable[[Denoiser], None] | None = None
+    """Numbers to log at the same steps, as evaluation/<name>."""
+    save_fn: Callable[[Denoiser], None] | None = None  # saves the finished model
 
 
 class RunState:
     """How far a run is, its log and its checkpoints; it goes on from one if its folder says so.
 
-    Args:
-        folder, trained, players, settings, accelerator: Of the run; players by role.
-        data: The data set's fingerprint: a run goes on with the same data only.
-        config: The resolved config, kept in checkpoints to tell what a resumed run changes.
-
-    Raises:
-        UserError: if the run cannot go on from its checkpoint.
-        TrainingStopped: if a number in that is not finite.
+    The players go by their roles; `data` is the data set's fingerprint, and the resolved config is
+    kept in checkpoints, to tell what a resumed run changes. UserError if the run cannot go on from
+    its checkpoint, TrainingStopped if a number in that is not finite.
     """
 
     def __init__(
@@ -99,10 +82,12 @@ class RunState:
             self._go_on_from(folder.checkpoint)
         folder.check()
         self.log = Log(folder.path / "metrics.jsonl", accelerator, after_step=self.progress.step)
-        start_tracker(accelerator, settings, config or settings.model_dump(), self.progress.step)
+        tracking.start_tracker(
+            accelerator, settings, config or settings.model_dump(), self.progress.step
+        )
         record_start(folder, accelerator, self.progress.step)
         is_shown = accelerator.is_main_process
-        self.bar = progress_bar(settings.max_train_steps, self.progress.step, is_shown)
+        self.bar = tracking.progress_bar(settings.max_train_steps, self.progress.step, is_shown)
 
     def _go_on_from(self, path: Path) -> None:
         checkpoint, is_fork = Checkpoint(path, is_verified=True), self.folder.is_fork
@@ -119,11 +104,8 @@ class RunState:
         if self.checkpoint is not None and not self.checkpoint.restore_random_states():
             say(self.accelerator, "the checkpoint is of fewer processes: dropout masks will differ")
 
-    # Count
-
     @property
     def is_finished(self) -> bool:
-        """Whether all updates are made."""
         return self.progress.step >= self.settings.max_train_steps
 
     def begin_batch(self) -> BatchAddress:
@@ -133,7 +115,6 @@ class RunState:
         return self.address()
 
     def address(self) -> BatchAddress:
-        """Where the run is."""
         return BatchAddress(
             self.settings.seed, self.progress.step, self.progress.n_batches, 0, self.n_global,
             self.settings.train_batch_size, self.settings.gradient_accumulation_steps,
@@ -166,8 +147,6 @@ class RunState:
     def _due(self, every: int | None, since: int) -> bool:
         """Whether a multiple of `every` lies in the updates after step `since`."""
         return every is not None and self.progress.step // every > since // every
-
-    # Say
 
     def write_line(self) -> None:
         """A line of the log, if one is due and not there yet."""
@@ -204,10 +183,7 @@ class RunState:
         self.boundary.doing = "training"
 
     def _note_unreadable(self) -> None:
-        file = self.folder.path / "data/unreadable.json"
-        note_unreadable(file, self.unreadable, self.accelerator)
-
-    # Keep
+        tracking.note_unreadable(self.folder.path, self.unreadable, self.accelerator)
 
     def save_if_due(self, *, now: bool) -> None:
         """A checkpoint every `checkpointing_steps`, and at the end of the run or of this start."""
@@ -223,7 +199,7 @@ class RunState:
         self._note_unreadable()
         return self._write(
             self.folder.path / CHECKPOINTS, self.progress.step, self.objective.state_dict(),
-            n_kept=self.settings.checkpoints_total_limit, writer=self.folder.writer,
+            n_kept=self.settings.checkpoints_total_limit, writer=self.folder,
         )  # fmt: skip
 
     def _write(
@@ -240,8 +216,6 @@ class RunState:
         }
         tensors = kept_tensors(self.players) | {"objective": remembered}
         return write_checkpoint(place, step, self.model.network, tensors, state, **words)
-
-    # End
 
     def stopped(
         self, address: BatchAddress, batches: list[dict[str, Any]], update: Update, player: Player
@@ -261,8 +235,7 @@ class RunState:
     def finish(self, stop: StopRequest, hooks: Hooks) -> dict[str, Any]:
         """Hand the finished model over and write training.json, which is returned.
 
-        Raises:
-            Interrupted: if the run was told to stop before its last update.
+        Interrupted if the run was told to stop before its last update.
         """
         parameters = self.model.network.parameters()
         summary = {
@@ -294,7 +267,7 @@ def record_start(run: RunFolder, accelerator: Accelerator, step: int) -> None:
         return
     for name in ("training.json", "stopped.json"):  # how an earlier start ended
         (run.path / name).unlink(missing_ok=True)
-    path, start = run.path / "run.json", describe(accelerator)
+    path, start = run.path / "run.json", tracking.describe(accelerator)
     if run.is_fork:
         start["forked_from"] = str(run.checkpoint)
     elif step > 0 and path.exists():

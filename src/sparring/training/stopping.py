@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,35 +43,28 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._previous: dict[int, Any] = {}
+        self._handlers_before = ExitStack()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._remember)
+                before = signal.signal(number, self._remember)
+                self._handlers_before.callback(signal.signal, number, before)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
+        self._handlers_before.close()
 
     def _remember(self, number: int, _: object) -> None:
         self.number = number
-        self._restore()
+        self._handlers_before.close()
 
     def interrupted(self, step: int) -> Interrupted:
         """The error that ends the run after its checkpoint; another process may have been told."""
         number = signal.SIGTERM if self.number is None else self.number
         who = "another process" if self.number is None else signal.Signals(number).name
-        return Interrupted(
-            f"stopped by {who} after step {step}; a checkpoint is written: continue with "
-            "training.resume_from_checkpoint=latest",
-            number,
-        )
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+        advice = "a checkpoint is written: continue with training.resume_from_checkpoint=latest"
+        return Interrupted(f"stopped by {who} after step {step}; {advice}", number)
 
 
 def not_finite(
@@ -87,15 +80,8 @@ def not_finite(
     """The error that names the step, the samples and what to do; to be made by all processes.
 
     It also writes `stopped.json` with all indices of the batch, those of non-finite loss first.
-
-    Args:
-        run_dir: Where stopped.json goes.
-        step: Updates done.
-        batches: The own micro-batches.
-        update: What they would have changed.
-        players: Who learns: their weights may be the reason.
-        n_skipped_in_a_row: fp16 overflows before this one and with it; 0 without fp16.
-        is_kept: Whether the batch was kept for `sparring replay`.
+    `step` updates are done; fp16 overflowed `n_skipped_in_a_row` times, this one included; the
+    batch was kept for `sparring replay` or was not.
     """
     pairs = zip(batches, update.losses, strict=True)
     own = [row for batch, terms in pairs for row in bad_terms(batch["index"], terms)]
@@ -103,21 +89,14 @@ def not_finite(
     rows.sort(key=lambda row: not row[1])
     n_bad = sum(bool(bad) for _, bad in rows)
     if PartialState().is_main_process:
-        write_json(
-            run_dir / "stopped.json",
-            {
-                "step": step,
-                "grad_norm": repr(update.grad_norm),
-                "samples": [
-                    {"index": index, "loss": {name: repr(value) for name, value in bad.items()}}
-                    for index, bad in rows
-                ],
-            },
-        )
+        words = [(index, {name: repr(loss) for name, loss in bad.items()}) for index, bad in rows]
+        samples = [{"index": index, "loss": losses} for index, losses in words]
+        found = {"step": step, "grad_norm": repr(update.grad_norm), "samples": samples}
+        write_json(run_dir / "stopped.json", found)
 
-    named = ", ".join(str(index) for index, _ in rows[: min(n_bad or len(rows), N_NAMED)])
-    left = (n_bad or len(rows)) - N_NAMED
-    named += f" and {left} more" if left > 0 else ""
+    suspects = [str(index) for index, _ in rows[: n_bad or len(rows)]]
+    left = len(suspects) - N_NAMED
+    named = ", ".join(suspects[:N_NAMED]) + (f" and {left} more" if left > 0 else "")
     terms = ", ".join(sorted({name for _, bad in rows for name in bad}))
     what = f"the loss ({terms}) of {n_bad} of {len(rows)} samples is not finite: indices {named}"
     if not n_bad:
@@ -149,10 +128,7 @@ def bad_terms(index: Tensor, terms: Mapping[str, Tensor]) -> list[tuple[int, dic
 
 
 def not_finite_state(players: Mapping[str, Player]) -> str | None:
-    """Which weights, averages or moments are not finite, in words; None if all are.
-
-    To be asked by all processes together: each looks at what it holds.
-    """
+    """Which weights, averages or moments are not finite in any process, in words, if any."""
     found = gather_object([_not_finite(players)])
     return next((reason for reason in found if reason is not None), None)
 
@@ -165,10 +141,8 @@ def _not_finite(players: Mapping[str, Player]) -> str | None:
             flags = {name: own_rows(value)[0].isfinite().all() for name, value in tensors.items()}
             bad = [name for name, flag in flags.items() if not bool(flag)]
             if bad:
-                return (
-                    f"{len(bad)} of {len(flags)} {what} of the {role} are not finite "
-                    f"(the first is {bad[0]})"
-                )
+                how_many = f"{len(bad)} of {len(flags)} {what} of the {role}"
+                return f"{how_many} are not finite (the first is {bad[0]})"
     return None
 
 
@@ -176,10 +150,9 @@ def check_finite(players: Mapping[str, Player], consequence: str) -> None:
     """Raise TrainingStopped, with what cannot be done, if a weight, average or moment is not."""
     broken = not_finite_state(players)
     if broken is not None:
-        raise TrainingStopped(
-            f"{consequence}: {broken}. Resume from an earlier checkpoint, with its folder as "
-            "training.resume_from_checkpoint and training.overwrite_output_dir=true"
-        )
+        advice = "training.resume_from_checkpoint and training.overwrite_output_dir=true"
+        advice = f"Resume from an earlier checkpoint, with its folder as {advice}"
+        raise TrainingStopped(f"{consequence}: {broken}. {advice}")
 
 
 def how_to_go_on(run_dir: Path) -> str:
@@ -192,16 +165,13 @@ def how_to_go_on(run_dir: Path) -> str:
 class Boundary:
     """Where the loop stands: between two batches, in one, or past the first update of one.
 
-    Args:
-        objective: What it remembers at the beginning of a batch is remembered here too.
-
-    Attributes:
-        is_whole: Whether weights, averages and counts are those of the end of a batch.
-        doing: What goes on, in a word.
+    It keeps what the objective remembers at the beginning of a batch, to go back to.
     """
 
     def __init__(self, objective: Objective) -> None:
-        self.objective, self.is_whole, self.doing = objective, True, "training"
+        self.objective = objective
+        self.is_whole = True  # weights, averages and counts are those of the end of a batch
+        self.doing = "training"  # what goes on, in a word
         self.remembered: dict[str, Tensor] = {}
         self._random: list[Tensor] | None = None
 
@@ -213,7 +183,6 @@ class Boundary:
         self._random += torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
     def end(self) -> None:
-        """The batch is done and counted."""
         self.is_whole, self._random = True, None
 
     def go_back(self) -> None:
@@ -288,14 +257,11 @@ def advice_on_memory(doing: str, network: nn.Module, settings: TrainSettings) ->
     advice = []
     rows, micros = settings.train_batch_size, settings.gradient_accumulation_steps
     if rows % 2 == 0:
-        advice.append(
-            f"training.train_batch_size={rows // 2} "
-            f"training.gradient_accumulation_steps={2 * micros} (the same batch)"
-        )
+        halves = f"training.gradient_accumulation_steps={2 * micros} (the same batch)"
+        advice.append(f"training.train_batch_size={rows // 2} {halves}")
     known: Any = network
-    if getattr(known, "_supports_gradient_checkpointing", False) and not (
-        known.is_gradient_checkpointing
-    ):
+    can_checkpoint = getattr(known, "_supports_gradient_checkpointing", False)
+    if can_checkpoint and not known.is_gradient_checkpointing:
         advice.append("training.gradient_checkpointing=true (the same gradients)")
     if settings.mixed_precision == "no":
         advice.append("training.mixed_precision=bf16")

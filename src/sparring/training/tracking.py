@@ -42,7 +42,6 @@ class Window:
     seconds: float = 0.0
 
     def add(self, values: Mapping[str, float]) -> None:
-        """One update's numbers."""
         for name, value in values.items():
             self.values.setdefault(name, []).append(value)
 
@@ -59,10 +58,7 @@ class Window:
 class Log:
     """Writes lines to metrics.jsonl and to the tracker; does nothing outside the main process.
 
-    Args:
-        path: metrics.jsonl.
-        accelerator: Its trackers are told the same.
-        after_step: Lines after this step are dropped first: the resumed run writes them again.
+    Lines after `after_step` are dropped first: the resumed run writes them again.
     """
 
     def __init__(self, path: Path, accelerator: Accelerator, after_step: int) -> None:
@@ -111,8 +107,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def note_unreadable(path: Path, names: set[str], accelerator: Accelerator) -> None:
+def note_unreadable(run_dir: Path, names: set[str], accelerator: Accelerator) -> None:
     """Keep data/unreadable.json: the samples that were replaced, of all processes and restarts."""
+    path = run_dir / "data/unreadable.json"
     everyone = set(gather_object(sorted(names)))
     if not accelerator.is_main_process or not everyone:
         return
@@ -167,10 +164,8 @@ def _let_writers_fail_once() -> None:
 def check_tracker(report_to: str) -> None:
     """Raises UserError if the tracker's package is missing (accelerate would say nothing)."""
     if report_to != "none" and importlib.util.find_spec(report_to) is None:
-        raise UserError(
-            f"training.report_to={report_to} needs a package that is not installed: "
-            f"pip install {report_to}"
-        )
+        why = f"training.report_to={report_to} needs a package that is not installed"
+        raise UserError(f"{why}: pip install {report_to}")
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, int | float | str | bool]:

@@ -18,15 +18,8 @@ def backward(turns: Sequence[Turn], network: nn.Module, accelerator: Accelerator
     """Gradients of one turn, from all micro-batches and parts; one graph is alive at a time.
 
     loss = mean over micro-batches of mean over rows of the sum of all terms. Processes share their
-    gradients in the last backward pass only.
-
-    Args:
-        turns: The turn of each micro-batch.
-        network: The player's network, as prepared by accelerate.
-        accelerator: Scales for fp16.
-
-    Returns:
-        The terms of each micro-batch, per sample, detached.
+    gradients in the last backward pass only. `network` is the player's, as prepared by accelerate.
+    Returned are the terms of each micro-batch, per sample, detached.
     """
     seen: list[Terms] = []
     for micro, turn in enumerate(turns):
@@ -45,26 +38,17 @@ def backward(turns: Sequence[Turn], network: nn.Module, accelerator: Accelerator
 
 @dataclass(frozen=True)
 class Update:
-    """What a turn asks the weights to do, as all processes agree on it.
+    """What a turn asks the weights to do, as all processes agree on it."""
 
-    Attributes:
-        losses: The terms of each own micro-batch, per sample.
-        terms: Mean of each term over the global batch.
-        grad_norm: Of the gradients before clipping.
-        bad_loss, bad_gradient: Whether one is not finite, on any process.
-        stop_asked: Whether a process was told to stop after this batch.
-    """
-
-    losses: Sequence[Terms]
-    terms: dict[str, float]
-    grad_norm: float
-    bad_loss: bool
+    losses: Sequence[Terms]  # the terms of each own micro-batch, per sample
+    terms: dict[str, float]  # mean of each term over the global batch
+    grad_norm: float  # of the gradients before clipping
+    bad_loss: bool  # whether one is not finite, on any process
     bad_gradient: bool
-    stop_asked: bool
+    stop_asked: bool  # whether a process was told to stop after this batch
 
     @property
     def is_finite(self) -> bool:
-        """Whether the weights may take it."""
         return not (self.bad_loss or self.bad_gradient)
 
 
@@ -72,10 +56,8 @@ def agreed(
     losses: Sequence[Terms], grad_norm: float, stop_asked: bool, accelerator: Accelerator
 ) -> Update:
     """One update for all processes, which call it together; see `Update` for the arguments."""
-    terms = {
-        name: float(torch.stack([loss[name].mean() for loss in losses]).mean())
-        for name in losses[0]
-    }
+    each = {name: torch.stack([loss[name].mean() for loss in losses]) for name in losses[0]}
+    terms = {name: float(means.mean()) for name, means in each.items()}
     bad_loss = not all(isfinite(term) for term in terms.values())
     values = [bad_loss, not isfinite(grad_norm), stop_asked, *terms.values()]
     if accelerator.num_processes > 1:
