@@ -54,7 +54,7 @@ def as_launched(config: RunConfig) -> RunConfig:
 
 
 def asked_for() -> dict[str, Any]:
-    """Leaves of section `training` that accelerate was told to choose; UserError for others."""
+    """What accelerate was told of section `training`; UserError for what sparring cannot do."""
     told, found, options = os.environ, {}, _options()
     refused = [what for variable, what in _REFUSED.items() if _is_set(variable)]
     refused += [f"--{x} of DeepSpeed" for x in _OF_DEEPSPEED if options.get(x) is not None]
