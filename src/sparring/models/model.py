@@ -21,8 +21,7 @@ class Model:
 
     denoiser: Denoiser  # the network with its schedule, in evaluation mode
     scheduler_config: dict[str, Any]  # of the scheduler it was trained with
-    sample_shape: tuple[int, ...]
-    """Shape of one sample, (C, H, W) or (d,); of a latent where there is a VAE."""
+    sample_shape: tuple[int, ...]  # of one sample, (C, H, W) or (d,); of a latent with a VAE
     num_classes: int | None = None  # that it was trained on, without the null class
     source: str = ""  # where it came from, for protocols and messages
     run_config: dict[str, Any] | None = None  # the config.yaml of a run

@@ -338,10 +338,9 @@ def load_text(
 
 
 def load_tokenizer(folder: Path, named: Sequence[str]) -> Any:
-    """A tokenizer, of the class that model_index.json names.
+    """A tokenizer, of the class that model_index.json names; UserError without its vocabulary.
 
-    A missing vocabulary is a UserError: transformers would make an empty one, in which all captions
-    are the same.
+    transformers would make an empty one, in which all captions are the same.
     """
     import transformers
 

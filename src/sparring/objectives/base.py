@@ -51,11 +51,9 @@ class Draws:
     x_t: Tensor  # alpha x0 + sigma eps, (B, *)
     weight: Tensor  # importance weight of the times, (B,), 1 for uniform sampling
     step: int  # updates of the model done before this step
-    condition: dict[str, Any] = field(default_factory=dict)
-    """What the network is told beside x_t and t, by argument name."""
+    condition: dict[str, Any] = field(default_factory=dict)  # told beside x_t and t, by argument
     dropped: Tensor | None = None  # rows whose condition is replaced by the null condition, (B,)
-    incomplete: Incomplete | None = None
-    """What can be learned of the rows, where they are not taken for clean data."""
+    incomplete: Incomplete | None = None  # what can be learned of rows that are not clean data
 
     def carries(self, noise: OwnNoise, trust: Trust | None = None, below: float = 1.0) -> None:
         """Takes x0 for clean data plus that noise, see `own_noise`; x_t gets what is missing.

@@ -45,9 +45,7 @@ class OwnNoise:
     """Covariance of the noise in each row of x0 (B, *), by its eigenvalues."""
 
     variance: Tensor  # data units^2, (B, 1, ...) where all of a row are alike, else (B, *)
-    largest: Tensor
-    """Standard deviation in the noisiest direction that such a row can have, (B,): above this noise
-    level it teaches."""
+    largest: Tensor  # deviation in such a row's noisiest direction, (B,): it teaches above this
     of_frequencies: Tensor | None = None  # rows with those of the image's frequencies, (B,), bool
     follows_data: Tensor | None = None  # rows whose variance depends on the brightness, (B,), bool
     mean: Tensor | None = None  # the smoothed images that give the brightness, where any does

@@ -40,8 +40,7 @@ class Scales:
 
     noise: float | None  # of the noise in every element
     signal: float | None  # of what varies above it; None also where too few rows have been seen
-    window: float | None = None
-    """Noise level up to which the regulariser takes little of the signal, at least `noise`."""
+    window: float | None = None  # up to it the regulariser takes little of the signal; >= noise
 
     def in_words(self) -> str:
         """One line for the user."""

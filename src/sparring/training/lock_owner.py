@@ -38,7 +38,6 @@ def read_owner(file: Path) -> Owner | None:
 
 
 def this_start(token: str, system_lock: list[int] | None) -> Owner:
-    """What this process says of itself."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):  # a number without a name, in containers
