@@ -163,7 +163,7 @@ def test_eps_prediction_with_zero_terminal_snr():
     ("words", "said"),
     [
         (["train"], "Missing argument 'CONFIG'"),
-        (["trian", "x"], "No such command 'trian'"),
+        (["trian", "x"], "No such command 'trian' - did you mean 'sparring train'?"),
         (["train", PLANE, "--dryrun"], "No such option"),
         (["train", CONFIGS], "is a folder; name a YAML file"),
         (["train", PLANE, "seed"], "is not key=value"),

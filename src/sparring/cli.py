@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import click
@@ -33,6 +34,9 @@ class _Sparring(click.Group):
             code = super().main(*args, **kwargs)
         except click.UsageError as error:
             about = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
+            if isinstance(error, click.exceptions.NoSuchCommand):
+                near = get_close_matches(error.command_name, commands.names(), n=1)
+                about = "".join(f" - did you mean 'sparring {name}'?" for name in near) or about
             _fail(f"{error.format_message().rstrip('.')}{about}")
         except click.ClickException as error:
             _fail(error.format_message())
@@ -72,13 +76,14 @@ def main(context: click.Context) -> None:
     """Train diffusion models on dirty data, robustly, and see that it worked.
 
     \b
-    sparring demo                                         the whole story in minutes
-    sparring train digits objective=detail                one run
-    sparring configs                                      what there is to train
-    sparring evaluate runs/digits                         its figures
-    sparring attack runs/plain runs/robust                quality under attack
-    sparring inspect photos                               is this data dirty, and how
-    sparring report runs/plain runs/robust -o report.html
+    Begin here:
+      sparring demo                                          see it work, in minutes
+    Then take images of your own:
+      sparring inspect photos -o photos-report               which are dirty, and how?
+      sparring train digits objective=detail data.name=image_folder \\
+          data.train_data_dir=photos contamination.kind=none training.output_dir=runs/robust
+      sparring evaluate runs/robust                          how good are its samples?
+      sparring report runs/robust -o report.html             see it all on one page
     """
     if context.invoked_subcommand is None:
         echo(context.get_help())

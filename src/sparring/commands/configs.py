@@ -18,7 +18,7 @@ from .shared import options
 @options.overrides
 @options.as_json
 def configs(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
-    """List the configs that come with sparring, or print one.
+    """List the configs that come with sparring. With NAME, print one.
 
     The list has their rows too. NAME is printed as it is written; with row=ROW, or any KEY=VALUE,
     its settings are printed with these on top.

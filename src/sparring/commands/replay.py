@@ -22,10 +22,10 @@ N_SHOWN = 8
 @click.argument("run", type=options.PLACE)
 @options.as_json
 def replay(run: str, as_json: bool) -> None:
-    """Compute the batch at which RUN stopped once more, to see where it began.
+    """Compute the batch at which RUN stopped once more. It shows which number broke first.
 
-    A run whose loss or gradient is not finite keeps that batch and the weights it met in
-    RUN/stopped. Nothing is updated and nothing written.
+    A run whose loss or gradient is not finite keeps that batch, and the weights that it met, in
+    RUN/stopped. Nothing is updated, and nothing is written.
 
     \b
     Example:

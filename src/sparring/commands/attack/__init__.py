@@ -20,12 +20,13 @@ def attack(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Attack the sampling path of models: quality against the radius of the attack.
+    """Attack the sampling path of models.
 
-    MODEL is a run, a pipeline folder or a hub name, trained in whatever way. Before chosen calls of
-    the network x_t is moved by sigma_t w, w in a ball; random noise of the same size is the
-    control. KEY=VALUE changes a setting of sections attack, data, sampling and evaluation; a model
-    that is no run needs data.name and what goes with it.
+    The result is quality against the radius of the attack. MODEL is a run, a pipeline folder or a
+    hub name, trained in whatever way. Before chosen calls of the network x_t is moved by sigma_t w,
+    where w lies in a ball; random noise of the same size is the control. KEY=VALUE changes a
+    setting of sections attack, data, sampling and evaluation; a model that is no run needs
+    data.name and what goes with it.
 
     \b
     Examples:

@@ -44,7 +44,7 @@ def clean(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Clean images of their noise with a model, or measure how well models do it.
+    """Clean noisy images with a model. With --levels, measure how well models do it.
 
     DATA is what `sparring inspect` takes. Each image is handed to MODEL at the time whose noise is
     the image's own; OUT/images holds the answers, in the tree and the formats of DATA. --sigma auto

@@ -29,7 +29,7 @@ def contaminate(
     seed: int | None,
     as_json: bool,
 ) -> None:
-    """Write a contaminated copy of a data set as 8-bit images with its manifest.
+    """Write a dirty copy of a data set. It has 8-bit images and a manifest of what each got.
 
     DATA is a folder of images, a parquet file, tar shards, digits, a config file, or the name
     of a data set on the hub. KEY=VALUE changes a setting of sections data and contamination. The

@@ -20,12 +20,13 @@ from ..shared import options
 @click.option("--seed", default=0, show_default=True, help="Seed of all three runs.")
 @options.overrides
 def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
-    """Train plain and robust on noisy files, and plain on clean ones; compare them in a report.
+    """See it work: train three models and compare them in a report.
 
-    The files are digits, 90 % of them with Gaussian noise of a standard deviation between 0.05 and
-    0.35, and nobody tells training which. KEY=VALUE changes a setting of all three runs, such as
-    training.max_train_steps=500 for a quick look; contamination.KEY=VALUE, what is wrong with the
-    files.
+    They are plain and robust training on noisy files, and plain training on clean ones. The files
+    are digits, 90 % of them with Gaussian noise of a standard deviation between 0.05 and 0.35, and
+    nobody tells training which. KEY=VALUE changes a setting of all three runs, such as
+    training.max_train_steps=500 for a quick look; contamination.KEY=VALUE changes what is wrong
+    with the files.
 
     \b
     Example:

@@ -18,7 +18,7 @@ from ..shared.data_words import sections_of
 def inspect(
     data: str, overrides: tuple[str, ...], output_dir: str | None, overwrite: bool, as_json: bool
 ) -> None:
-    """Say what a set of images holds: which are dirty and how, duplicates, sizes, broken files.
+    """Say which images of a set are dirty, and how. Duplicates and broken files are told too.
 
     DATA is a folder of images, a parquet file, tar shards, digits, a config file, with the
     contamination that it names, or the name of a data set on the hub. KEY=VALUE changes a setting

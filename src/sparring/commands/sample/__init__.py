@@ -43,12 +43,12 @@ from ..shared import options
 @options.device
 @options.as_json
 def sample(model: str, overrides: tuple[str, ...], as_json: bool, **given: Any) -> None:
-    """Draw samples from MODEL: images as PNG files and a grid, vectors as a table.
+    """Draw samples from MODEL. Images become PNG files and a grid, vectors a table.
 
-    MODEL is a run, a pipeline folder or a hub name. What is not said is the run's own section
-    sampling; KEY=VALUE (sampling.num_inference_steps=10) changes it as in `sparring train`.
-    A text-to-image model draws one image per prompt, or -n images of the prompts in turn; without
-    a prompt those of sampling.prompts, else of the empty prompt.
+    MODEL is a run, a pipeline folder or a hub name. Where you say nothing, the run's own section
+    sampling holds; KEY=VALUE (sampling.num_inference_steps=10) changes it as in `sparring train`.
+    A text-to-image model draws one image per prompt, or -n images of the prompts in turn. Without
+    a prompt it takes those of sampling.prompts, or else the empty one.
 
     \b
     Examples:
