@@ -24,6 +24,12 @@ import config_reference
 WRITTEN = {"config": config_reference, "cli": cli_reference, "api": api_reference}
 ROOT = Path(__file__).parents[2]
 REPORTS = "benchmarks/results"
+TABLES = {  # reports that are a table and no more: their heading, and the page that explains them
+    "audit": ("What the audit found, row by row", "audit"),
+    "cifar10_figures": ("Figures of known images of CIFAR-10", "evaluation"),
+    "inception_reference": ("Agreement with reference implementations", "evaluation"),
+    "quality_cpu": ("Methods on small data, all rows", "papers"),
+}
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -37,7 +43,11 @@ def on_files(files: Any, config: Any) -> Any:
         place = f"results/benchmarks/{report.name}"
         text = report.read_text(encoding="utf-8")
         if not text.startswith("# "):
-            text = f"# {report.stem}\n\n{text}"
+            title, page = TABLES[report.stem]
+            about = (
+                f"A benchmark writes this table, and [a page of its own](../{page}.md) explains it."
+            )
+            text = f"# {title}\n\n{about}\n\n{text}"
         files.append(File.generated(config, place, content=text))
     return files
 
