@@ -6,6 +6,7 @@
 #   make docs      the site, in build/site; a broken link, a missing anchor or a lost page fails
 #   make accessibility   axe-core on every page of the site (needs npm and Chromium; ARGS="report.html")
 #   make test-docs   the code blocks of tutorials and how-tos, with tiny budgets (minutes)
+#   make package   the wheel and the source archive, in dist/, tried in a new environment
 #   make bench     the cost of a step of every objective, benchmarks/results/step_cost.json
 #   make bench-adt-memory   memory of adt by the number of trained calls, benchmarks/results/adt_memory.json
 #   make bench-audit     how well sparring inspect finds known dirt, benchmarks/results/audit.json (ARGS="--fashion 'FOLDER/train-*.parquet'")
@@ -23,7 +24,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo docs accessibility test test-all test-docs test-gpu test-kernels lint format types bench bench-adt-memory bench-audit bench-security bench-quality bench-dirt bench-faults bench-lock bench-soak audit clean
+.PHONY: setup demo docs accessibility test test-all test-docs test-gpu test-kernels package lint format types bench bench-adt-memory bench-audit bench-security bench-quality bench-dirt bench-faults bench-lock bench-soak audit clean
 
 setup: $(INSTALLED)
 
@@ -57,6 +58,10 @@ test-gpu: $(INSTALLED)
 
 test-kernels: $(INSTALLED)
 	$(BIN)/python benchmarks/kernels.py --jobs $(JOBS) $(ARGS)
+
+package: $(INSTALLED)
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/test_package.py --timeout 3600 $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

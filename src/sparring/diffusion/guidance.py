@@ -23,9 +23,9 @@ def guidance_embedding(guidance: Tensor, dim: int) -> Tensor:
     Source: Luo et al. 2023; diffusers' `get_guidance_scale_embedding`.
     """
     half = dim // 2
-    i = torch.arange(half, dtype=torch.float64, device=guidance.device)
-    angle = 1000 * (guidance.double() - 1)[:, None] * 10000 ** (-i / (half - 1))
-    return torch.cat([angle.sin(), angle.cos()], dim=1).to(guidance.dtype)
+    i = torch.arange(half, dtype=torch.float64)  # on the CPU: the angles need it
+    angle = 1000 * (guidance.cpu().double() - 1)[:, None] * 10000 ** (-i / (half - 1))
+    return torch.cat([angle.sin(), angle.cos()], dim=1).to(guidance)
 
 
 def guidance_dim(network: nn.Module) -> int | None:

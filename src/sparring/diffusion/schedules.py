@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .noising import on_device, wide
 from .parametrization import DIFFUSERS_KINDS, column
 
 # keeps ln(sigma/alpha) finite where the terminal SNR is zero
@@ -23,7 +24,10 @@ _TINY_ABAR = 2.0**-40
 
 
 class Schedule(ABC):
-    """alpha and sigma as functions of t. Immutable; results have t's shape and device, float64."""
+    """alpha and sigma as functions of t. Immutable; results have t's shape and device.
+
+    They are float64 on the CPU and float32 elsewhere (`noising.wide`).
+    """
 
     n_train_timesteps: int
 
@@ -41,7 +45,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def time_of_ratio(self, ratio: Tensor) -> Tensor:
-        """The t at which sigma/alpha equals `ratio`, clamped to the schedule's range, float64."""
+        """The t at which sigma/alpha equals `ratio`, clamped to the schedule's range."""
 
     def ratio(self, t: Tensor) -> Tensor:
         """Noise level of the sample in data units, sigma/alpha, shape of t."""
@@ -53,7 +57,7 @@ class Schedule(ABC):
 
     def at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, sigma_t), each shaped (B, 1, ...) with the dtype and device of `like`."""
-        t = t.to(like.device)
+        t = on_device(t, like.device)
         alpha, sigma = self.alpha(t).to(like.dtype), self.sigma(t).to(like.dtype)
         return column(alpha, like), column(sigma, like)
 
@@ -82,8 +86,11 @@ class VPSchedule(Schedule):
                 "beta_start, beta_end or trained_betas"
             )
         self.n_train_timesteps = len(alphas_cumprod)
-        abar = self.alphas_cumprod.clamp(min=_TINY_ABAR)
-        self._log_ratio = (1 / abar - 1).log() / 2
+        self._tables = {
+            "alpha": abar.sqrt(),
+            "sigma": (1 - abar).sqrt(),
+            "log_ratio": (1 / abar.clamp(min=_TINY_ABAR) - 1).log() / 2,
+        }
         self._on_device: dict[tuple[str, torch.device], Tensor] = {}
 
     @property
@@ -98,11 +105,11 @@ class VPSchedule(Schedule):
         return self._lookup(t, "sigma")
 
     def times(self, u: Tensor) -> Tensor:
-        return (u.double() * self.n_train_timesteps).long().clamp(max=self.n_train_timesteps - 1)
+        return (wide(u) * self.n_train_timesteps).long().clamp(max=self.n_train_timesteps - 1)
 
     def time_of_ratio(self, ratio: Tensor) -> Tensor:
-        knots = self._table("_log_ratio", ratio.device)
-        log_ratio = ratio.double().clamp(min=1e-12).log().clamp(knots[0], knots[-1])
+        knots = self._table("log_ratio", ratio.device)
+        log_ratio = wide(ratio).clamp(min=1e-12).log().clamp(knots[0], knots[-1])
         high = torch.searchsorted(knots, log_ratio).clamp(1, self.n_train_timesteps - 1)
         low = high - 1
         return low + (log_ratio - knots[low]) / (knots[high] - knots[low])
@@ -119,19 +126,18 @@ class VPSchedule(Schedule):
             raise ValueError(
                 f"t must lie in [0, {self.n_train_timesteps - 1}], got {t.min()} to {t.max()}"
             )
-        abar = self._table("alphas_cumprod", t.device)
-        exact = (abar[low] if what == "alpha" else 1 - abar[low]).sqrt()
+        exact = self._table(what, t.device)[low]
         if not t.is_floating_point():
             return exact
-        knots = self._table("_log_ratio", t.device)
-        high, share = (low + 1).clamp(max=self.n_train_timesteps - 1), t.double() - low
+        knots = self._table("log_ratio", t.device)
+        high, share = (low + 1).clamp(max=self.n_train_timesteps - 1), wide(t) - low
         ratio = torch.lerp(knots[low], knots[high], share).exp()
         between = 1 / (1 + ratio**2).sqrt() * (1.0 if what == "alpha" else ratio)
         return torch.where(share == 0, exact, between)
 
     def _table(self, name: str, device: torch.device) -> Tensor:
         if (name, device) not in self._on_device:
-            self._on_device[name, device] = getattr(self, name).to(device)
+            self._on_device[name, device] = on_device(self._tables[name], device)
         return self._on_device[name, device]
 
 
@@ -155,14 +161,14 @@ class FlowSchedule(Schedule):
         return 1 - self.sigma(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return t.double() / self.n_train_timesteps
+        return wide(t) / self.n_train_timesteps
 
     def times(self, u: Tensor) -> Tensor:
         # 1 - u lies in (0, 1]: sigma = 0 is no training time, pure noise is one
-        return self.shifted(1 - u.double()) * self.n_train_timesteps
+        return self.shifted(1 - wide(u)) * self.n_train_timesteps
 
     def time_of_ratio(self, ratio: Tensor) -> Tensor:
-        ratio = ratio.double()
+        ratio = wide(ratio)
         return ratio / (1 + ratio) * self.n_train_timesteps
 
     def shifted(self, sigma: Tensor) -> Tensor:
@@ -196,17 +202,18 @@ class EDMSchedule(Schedule):
         self.n_train_timesteps = n_train_timesteps
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t, dtype=torch.float64)
+        return torch.ones_like(wide(t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (4 * t.double()).exp()
+        return (4 * wide(t)).exp()
 
     def times(self, u: Tensor) -> Tensor:
-        low, high = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64).log() / 4
-        return low.to(u.device) + (high - low).to(u.device) * u.double()
+        ends = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64).log() / 4
+        low, high = on_device(ends, u.device)
+        return low + (high - low) * wide(u)
 
     def time_of_ratio(self, ratio: Tensor) -> Tensor:
-        return ratio.double().clamp(self.sigma_min, self.sigma_max).log() / 4
+        return wide(ratio).clamp(self.sigma_min, self.sigma_max).log() / 4
 
     def input_scale(self, sigma: Tensor) -> Tensor:
         return 1 / (sigma**2 + self.sigma_data**2).sqrt()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .noising import on_device, wide
 from .parametrization import Pair, Prediction, column
 from .schedules import EDMSchedule, FlowSchedule, Schedule, VPSchedule
 
@@ -150,12 +151,12 @@ class Jump:
         return self.schedule.time_of_ratio(torch.tensor(high, dtype=torch.float64))
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(c_skip, c_out) at t, (B,) each, float64."""
+        """(c_skip, c_out) at t, (B,) each, as wide as the schedule's values."""
         if self.boundary == "lcm":
-            scaled, half = 10 * t.double(), 0.5
+            scaled, half = 10 * wide(t), 0.5
             norm = scaled**2 + half**2
             return half**2 / norm, scaled / norm.sqrt()
-        first = self.schedule.ratio(self.first_time.to(t.device))
+        first = self.schedule.ratio(on_device(self.first_time, t.device))
         c_skip = (first / self.schedule.ratio(t)).clamp(max=1)
         # a time that was rounded to float32 on its way may miss the smallest by an ulp
         c_skip = torch.where(t <= self.first_time.to(t), 1.0, c_skip)
@@ -164,7 +165,9 @@ class Jump:
     def __call__(self, prediction: Prediction, t: Tensor) -> Tensor:
         """f(x_t, t), an estimate of x0, (B, *), from what the network says at t (B,)."""
         x_t = prediction.x_t
-        c_skip, c_out = (column(c.to(x_t), x_t) for c in self.coefficients(t.to(x_t.device)))
+        c_skip, c_out = (
+            column(c.to(x_t), x_t) for c in self.coefficients(on_device(t, x_t.device))
+        )
         return c_skip * (x_t / prediction.alpha) + c_out * prediction.x0
 
 

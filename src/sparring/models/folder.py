@@ -37,8 +37,8 @@ PIPELINE_FILE = "sparring_pipeline"
 _SCHEDULER = "scheduler/scheduler_config.json"
 _PIPELINE_SOURCE = ("sampling/pipeline.py",)
 _CONSISTENCY_SOURCE = (
-    "diffusion/parametrization.py", "diffusion/schedules.py", "diffusion/solver_steps.py",
-    "sampling/samplers/consistency.py",
+    "diffusion/noising.py", "diffusion/parametrization.py", "diffusion/schedules.py",
+    "diffusion/solver_steps.py", "sampling/samplers/consistency.py",
     "sampling/pipeline.py", "sampling/consistency_pipeline.py",
 )  # fmt: skip
 """What sparring_pipeline.py is made of, in the order in which one needs another."""

@@ -33,7 +33,7 @@ from ..adversarial.discriminators import Discriminator
 from ..adversarial.eyes import Maps
 from ..adversarial.rollouts import OneStepPath, Path, SchedulerPath, trained_calls
 from ..diffusion.denoiser import Denoiser, dropout_of
-from ..diffusion.noising import precise
+from ..diffusion.noising import on_device, precise
 from ..diffusion.parametrization import column
 from ..diffusion.randomness import StepRandom
 from ..options.value_types import Count, CountOrZero, NotNegative
@@ -220,12 +220,14 @@ class ADT(Objective):
         if w != 1.0 and not told:
             raise ValueError("guidance_scale needs a condition: classes or captions")
         if w == 1.0:
-            return lambda x_t, t: denoiser(x_t, t.to(x_t.device).expand(len(x_t)), **told).output
+            return lambda x_t, t: (
+                denoiser(x_t, on_device(t, x_t.device).expand(len(x_t)), **told).output
+            )
         everyone = torch.ones(len(tree_leaves(told)[0]), dtype=torch.bool)
         null = denoiser.drop_condition(told, everyone)
 
         def answer(x_t: Tensor, t: Tensor) -> Tensor:
-            times = t.to(x_t.device).expand(len(x_t))
+            times = on_device(t, x_t.device).expand(len(x_t))
             conditional = denoiser(x_t, times, **told).output
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.cfg_grad == "both"):
                 unconditional = denoiser(x_t, times, **null).output

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..data.trust.trust import Trust
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.noising import add_noise, mse, per_sample_mean
+from ..diffusion.noising import add_noise, mse, on_device, per_sample_mean
 from ..diffusion.parametrization import Prediction
 from ..diffusion.randomness import StepRandom
 from ..diffusion.schedules import Schedule
@@ -204,7 +204,7 @@ class Objective(ABC):
         if trust is not None:
             noise = own_noise(trust, x0)
             x0 = uncut(trust, x0, rng.normal("uncut", x0.shape[1:]).to(x0), noise.mean)
-        t = t.to(x0.device)
+        t = on_device(t, x0.device)
         alpha, sigma = self.schedule.at(t, like=x0)
         eps = rng.normal("eps", x0.shape[1:]).to(x0)
         condition = dict(batch.get("cond") or {})

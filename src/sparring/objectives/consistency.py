@@ -26,7 +26,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser, SharedDropout, frozen
-from ..diffusion.noising import add_noise, l2_norm, mse, per_sample_mean
+from ..diffusion.noising import add_noise, l2_norm, mse, on_device, per_sample_mean
 from ..diffusion.parametrization import column
 from ..diffusion.randomness import StepRandom
 from ..diffusion.solver_steps import Jump
@@ -142,7 +142,7 @@ class Consistency(Objective):
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> ConsistencyDraws:
         x0 = batch["x0"]
-        t, t_s = (v[rng.rows].to(x0.device) for v in self.levels.draw(rng.on("cpu"), step))
+        t, t_s = (on_device(v[rng.rows], x0.device) for v in self.levels.draw(rng.on("cpu"), step))
         ends = t_s.isnan()
         t_s = torch.where(ends, self.jump.first_time.to(t_s), t_s)
         s = self.noised(batch, rng, step, t, torch.ones_like(t))

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.trust.trust import Trust
-from ..diffusion.noising import precise
+from ..diffusion.noising import precise, wide
 from ..diffusion.parametrization import column
 
 N_ROUNDS = 3  # of smoothing an image and filling in what was cut off: its means stand still then
@@ -157,9 +157,9 @@ def tobit(x0: Tensor, mean: Tensor, deviation: Tensor, normal: Tensor) -> Tensor
     """
     end = x0.sign()  # of -1 and 1 the number itself
     z = end * (mean - end) / deviation.clamp(min=1e-12)  # how far inside the mean lies, negative
-    share = torch.special.ndtr(z.clamp(min=-FURTHEST).double())
-    u = torch.special.ndtr(normal.double()).clamp(min=1e-12)
-    beyond = -torch.special.ndtri((u * share).clamp(min=1e-300)).to(x0.dtype)
+    share = torch.special.ndtr(wide(z.clamp(min=-FURTHEST)))
+    u = torch.special.ndtr(wide(normal)).clamp(min=1e-12)
+    beyond = -torch.special.ndtri(u * share).to(x0.dtype)
     drawn = mean + end * deviation * beyond
     return torch.where(x0.abs() >= 1, end * torch.maximum(end * drawn, end * end), x0)
 

@@ -65,8 +65,8 @@ class Spectrum:
 
     def add(self, ratio: Tensor, mse_of_eps: Tensor) -> None:
         """Rows of a step, (B,) each: s and mse(eps(x_t), eps); alike on all processes."""
-        log_s = all_rows(ratio.double()).log().cpu()
-        value = all_rows(mse_of_eps.double()).cpu()
+        log_s = all_rows(ratio).cpu().double().log()
+        value = all_rows(mse_of_eps).cpu().double()
         position = (log_s - np.log(LOWEST)) / np.log(HIGHEST / LOWEST) * N_BINS
         inside = (position >= 0) & (position < N_BINS) & value.isfinite()
         rows = torch.stack([torch.ones_like(value), log_s, value])[:, inside]

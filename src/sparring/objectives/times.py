@@ -102,7 +102,7 @@ class LossSecondMoment(Times):
 
     def update(self, t: Tensor, losses: Tensor) -> None:
         history = self.losses.shape[1]
-        times, values = all_rows(t).cpu(), all_rows(losses.double()).cpu()
+        times, values = all_rows(t).cpu(), all_rows(losses).cpu()
         for time, loss in zip(times.tolist(), values.tolist(), strict=True):
             if not math.isfinite(loss):
                 continue  # the loop stops the run, or skips the fp16 step

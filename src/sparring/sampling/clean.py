@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser, evaluation_mode
+from ..diffusion.noising import on_device
 from ..diffusion.parametrization import column
 from ..diffusion.randomness import generator
 from ..diffusion.schedules import Schedule
@@ -161,7 +162,7 @@ def _down(
 ) -> Tensor:
     """From y = x_t / alpha_t at the first noise levels, (B,) each, to x0_hat at the last."""
     schedule = denoiser.schedule
-    times = [matching_time(schedule, ratio).to(y.device) for ratio in grid]
+    times = [on_device(matching_time(schedule, ratio), y.device) for ratio in grid]
     alpha, sigma = schedule.at(times[0], like=y)
     x_t, x0 = alpha * y, y
     for t, s in zip(times, [*times[1:], None], strict=True):

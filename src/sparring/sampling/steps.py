@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..diffusion.denoiser import Denoiser
+from ..diffusion.noising import on_device
 from ..diffusion.parametrization import KINDS, Prediction
 from .schedulers import spoken_kind
 from .settings import Sampling
@@ -110,7 +111,7 @@ class Steps:
         return self.scheduler.scale_model_input(x, self.times[call])
 
     def _at(self, x: Tensor, call: int) -> Tensor:
-        return self.times[call].to(x.device).expand(len(x))
+        return on_device(self.times[call], x.device).expand(len(x))
 
     def _guided(self, x: Tensor, call: int) -> tuple[Tensor, Tensor | None]:
         """The network's output with guidance, and its learned variance where it has one."""

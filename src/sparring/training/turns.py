@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..diffusion.noising import on_device
 from ..objectives.base import Terms, Turn
 from .sharding import gradients_stay
 
@@ -61,7 +62,7 @@ def agreed(
     bad_loss = not all(isfinite(term) for term in terms.values())
     values = [bad_loss, not isfinite(grad_norm), stop_asked, *terms.values()]
     if accelerator.num_processes > 1:
-        together = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+        together = on_device(torch.tensor(values, dtype=torch.float64), accelerator.device)
         values = cast("Tensor", accelerator.reduce(together, reduction="mean")).tolist()
     loss, gradient, asked, *means = values
     terms = dict(zip(terms, means, strict=True))

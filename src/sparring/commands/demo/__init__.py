@@ -10,28 +10,28 @@ from ..shared import options
 
 
 @click.command()
+@click.option("--quick", is_flag=True, help="The short form, two minutes: rougher figures.")
 @click.option(
     "--output-dir",
     type=options.PLACE,
-    default="runs/demo",
-    show_default=True,
-    help="Where to put the runs.",
+    help="Where to put the runs; runs/demo, or runs/demo-quick with --quick.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of all three runs.")
 @options.overrides
-def demo(output_dir: str, seed: int, overrides: tuple[str, ...]) -> None:
+def demo(quick: bool, output_dir: str | None, seed: int, overrides: tuple[str, ...]) -> None:
     """See it work: train three models and compare them in a report.
 
     They are plain and robust training on noisy files, and plain training on clean ones. The files
     are digits, 90 % of them with Gaussian noise of a standard deviation between 0.05 and 0.35, and
-    nobody tells training which. KEY=VALUE changes a setting of all three runs, such as
-    training.max_train_steps=500 for a quick look; contamination.KEY=VALUE changes what is wrong
-    with the files.
+    nobody tells training which. KEY=VALUE changes a setting of all three runs, and
+    contamination.KEY=VALUE changes what is wrong with the files.
 
     \b
-    Example:
+    Examples:
+      sparring demo --quick
       sparring demo --seed 1
     """
     from .story import demo_command
 
-    demo_command(Path(output_dir), seed, overrides)
+    place = output_dir or ("runs/demo-quick" if quick else "runs/demo")
+    demo_command(Path(place), seed, overrides, quick=quick)

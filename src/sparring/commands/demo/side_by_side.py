@@ -39,6 +39,7 @@ class Run:
     log: Path
     commands: list[list[str]]  # train first, then what needs the trained model
     n_steps: int
+    seconds_after: float = EVALUATION_SECONDS  # of each command that follows training, guessed
     process: subprocess.Popen[bytes] | None = None
     stage: int = 0  # how many of the commands are done
     step: int = 0
@@ -62,7 +63,7 @@ class Run:
             return 0.0
         training = (self.n_steps - self.step) * (self.seconds_per_step or guess)
         n_after = len(self.commands) - max(self.stage, 1)
-        return EVALUATION_SECONDS * n_after + (training if self.stage == 0 else 0.0)
+        return self.seconds_after * n_after + (training if self.stage == 0 else 0.0)
 
 
 def n_cores() -> int:
@@ -176,8 +177,8 @@ def _advance(run: Run) -> None:
         said = lines[-1].removeprefix("sparring: error: ") if lines else f"exit code {code}"
         raise UserError(f"{run.title} failed: {said} (all it said is in {run.log})")
     run.stage += 1
-    done = f"trained in {minutes(time.monotonic() - run.started)}"
-    echo(f"  {run.name:<8} {done if run.stage == 1 else 'evaluated'}")
+    trained = f"trained in {minutes(time.monotonic() - run.started)}"
+    echo(f"  {run.name:<8} {'done' if run.is_done else 'evaluated' if run.stage > 1 else trained}")
 
 
 def _stop(runs: Sequence[Run]) -> None:

@@ -74,7 +74,7 @@ def lpips_diversity(samples01: Tensor, network: LPIPS, seed: int = 0) -> dict[st
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for rows in order[: 2 * n].view(2, n).split(BATCH_SIZE, dim=1):
             x, y = (samples01[part].float().clamp(0, 1).to(device) for part in rows)
-            distances.append(network(x, y).double().cpu())
+            distances.append(network(x, y).cpu().double())
     of_pairs = torch.cat(distances)
     mean = of_pairs.mean().item()
     return {

@@ -159,7 +159,7 @@ class Clip:
 def _unit(features: Any) -> Tensor:
     """Rows of length 1; transformers 5 wraps what transformers 4 gave bare."""
     features = features if isinstance(features, Tensor) else features.pooler_output
-    return F.normalize(features.double().cpu(), dim=1)
+    return F.normalize(features.cpu().double(), dim=1)
 
 
 def load_clip(

@@ -40,7 +40,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...data.analytic import Truth
 from ...diffusion.denoiser import Denoiser, frozen
-from ...diffusion.noising import add_noise, l2_norm
+from ...diffusion.noising import add_noise, l2_norm, on_device
 from ...diffusion.parametrization import column
 from ...diffusion.randomness import StepRandom, generator
 from ...diffusion.solver_steps import consistency_range, step, time_grid
@@ -109,9 +109,9 @@ def diagnostics(
     times = []
     for i, ratio in enumerate(noise_levels(denoiser, n_times)):
         rng = StepRandom(seed, i, len(x0))
-        t = schedule.time_of_ratio(torch.tensor(ratio, dtype=torch.float64)).to(x0.device)
+        t = schedule.time_of_ratio(torch.tensor(ratio, dtype=torch.float64))
         alpha, sigma = schedule.alpha(t).item(), schedule.sigma(t).item()
-        t = t.expand(len(x0))
+        t = on_device(t, x0.device).expand(len(x0))
         eps = rng.normal("eps", x0.shape[1:]).to(x0)
         x_t = add_noise(x0, eps, *schedule.at(t, like=x0))
         radius = RADII[0] + (RADII[1] - RADII[0]) * rng.uniform("radius")
@@ -215,7 +215,8 @@ def straightness(
     schedule = denoiser.schedule
     _, high = consistency_range(schedule)  # beyond it nothing but noise: eps says nothing of x0
     last = schedule.time_of_ratio(torch.tensor(high, dtype=torch.float64))
-    times = torch.minimum(time_grid(schedule, n_steps).double(), last).to(noise.device)
+    times = torch.minimum(time_grid(schedule, n_steps).double(), last)
+    times = on_device(times, noise.device)
     ends = [schedule.at(t, like=noise) for t in times]
     one = torch.ones((), dtype=noise.dtype, device=noise.device)
     alpha, sigma = ends[0]
@@ -237,7 +238,7 @@ def score_error(denoiser: Denoiser, x_t: Tensor, t: Tensor, truth: Truth) -> flo
     """sqrt(mean ||score_hat - score||^2 / mean ||score||^2) over points x_t (B, d) at one time."""
     alpha, sigma = denoiser.schedule.alpha(t)[0].item(), denoiser.schedule.sigma(t)[0].item()
     score = true_score(truth, x_t.cpu(), alpha, sigma)
-    learned = -denoiser(x_t, t).eps.double().cpu() / sigma
+    learned = -denoiser(x_t, t).eps.cpu().double() / sigma
     error = (learned - score).square().sum(1).mean() / score.square().sum(1).mean()
     return error.sqrt().item()
 
@@ -255,7 +256,7 @@ def arrows(denoiser: Denoiser, truth: Truth, ratio: float) -> dict[str, Any]:
     side = torch.linspace(-1.8, 1.8, N_ARROWS, dtype=torch.float64)
     points = torch.cartesian_prod(side, side)
     x_t = points * math.hypot(alpha, sigma)
-    learned = -denoiser(x_t.to(like), t.to(like.device).expand(len(x_t))).eps.cpu()
+    learned = -denoiser(x_t.to(like), on_device(t, like.device).expand(len(x_t))).eps.cpu()
     return {
         "ratio": ratio, "t": t.item(), "points": _rounded(points),
         "true": _rounded(sigma * true_score(truth, x_t, alpha, sigma)),
@@ -269,7 +270,7 @@ def _rounded(values: Tensor) -> list[list[float]]:
 
 def _spread(name: str, values: Tensor) -> dict[str, Any]:
     """Mean and quartiles over points (B,)."""
-    values = values.double().cpu()
+    values = values.cpu().double()
     quarter = torch.tensor([0.25, 0.75], dtype=torch.float64)
     return {
         name: values.mean().item(),

@@ -189,7 +189,7 @@ def distances_for(
     theta = directions(math.prod(sample_shape), N_PROJECTIONS, seed)
 
     def shadows(x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return vectors(x_t, alpha, sigma) @ theta.to(x_t.device).T
+        return vectors(x_t, alpha, sigma) @ theta.T
 
     found = [Distance("sliced_wasserstein", shadows, wasserstein_of_shadows)]
     if len(sample_shape) == 1:
@@ -207,7 +207,7 @@ def distances_for(
 
 def vectors(x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """x_t (B, *) over sqrt(alpha^2 + sigma^2), flattened, float64."""
-    return x_t.flatten(1).double() / (alpha**2 + sigma**2).sqrt().to(x_t.device)
+    return x_t.flatten(1).cpu().double() / (alpha**2 + sigma**2).sqrt().cpu()
 
 
 def _meet(

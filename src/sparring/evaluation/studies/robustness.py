@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ...data.analytic import LinearTruth
+from ...diffusion.noising import wide
 from ...sampling.sample import sample
 from ...sampling.steps import Move, Steps
 from ...sampling.trajectory_attacks import (
@@ -211,7 +212,7 @@ def check_differentiable(extractor: Extractor, sample_shape: tuple[int, ...]) ->
         y = feature_map(extractor)(x)
         follows = y.requires_grad
         if follows:
-            (gradient,) = torch.autograd.grad(y.double().square().sum(), x)
+            (gradient,) = torch.autograd.grad(wide(y).square().sum(), x)
             follows = bool(gradient.any())
     if not follows:
         raise ValueError(
@@ -262,7 +263,7 @@ def control_of(attack: Attack) -> Attack:
 def _figures(
     samples: Tensor, clean: Tensor, reference: Reference, real: Gaussian | None, images: Images
 ) -> dict[str, float]:
-    shift = (samples - clean).double().square().mean().sqrt().item()
+    shift = (samples - clean).cpu().double().square().mean().sqrt().item()
     data, settings = reference.dataset, reference.settings
     found: dict[str, float] = {}
     measured = images(samples).float().cpu()

@@ -11,6 +11,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from ...diffusion.noising import on_device
 from ...diffusion.parametrization import Prediction
 from ...diffusion.schedules import Schedule, schedule_from_config
 from ...diffusion.solver_steps import Jump, consistency_range, karras
@@ -83,7 +84,7 @@ class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
         elif len(levels) != num_inference_steps:
             raise ValueError(f"{len(levels)} ratios do not make {num_inference_steps} steps")
         times = self.schedule.time_of_ratio(torch.as_tensor(levels, dtype=torch.float64))
-        self.timesteps = times.to(device)
+        self.timesteps = on_device(times, torch.device(device or "cpu"))
         self.num_inference_steps = num_inference_steps
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
