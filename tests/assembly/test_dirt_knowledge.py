@@ -16,7 +16,7 @@ from sparring.commands.train.run import train_command
 from sparring.config.checks import check
 from sparring.data.audit.table import clean_table, read_table, write_table
 from sparring.data.trust.controls import Chosen, Denoised
-from sparring.data.trust.trusted import true_table
+from sparring.data.trust.trusted import ByTruth
 from sparring.support.errors import UserError
 from sparring.training import open_run
 
@@ -56,7 +56,7 @@ def audits(monkeypatch):
 
     def audit(dataset, n_workers=0):
         seen.append(dataset)
-        table = true_table(dataset)
+        table = ByTruth(dataset).table
         table.kinds.setdefault("gaussian", np.zeros(len(table), np.float32))[0] = 1
         table.sigma[0] = 0.3
         return SimpleNamespace(table=table, judge=None, is_whole=True)
@@ -83,7 +83,7 @@ def test_detail_is_told_what_an_audit_found_and_keeps_it(tmp_path, audits, capsy
     config = config_of("detail")
     dataset = told(config, tmp_path / "run")
     trust = dataset.read_all()["trust"]
-    dirty = true_table(build_dataset(config)).sigma > 0
+    dirty = ByTruth(build_dataset(config)).table.sigma > 0
     assert torch.equal(trust.sigma[1:] > 0, torch.from_numpy(dirty)[1:])
     assert float(trust.sigma[0]) == pytest.approx(0.6)
     n = int((trust.sigma > 0).sum())
@@ -116,7 +116,7 @@ def test_the_controls_take_the_same_table(tmp_path, audits):
     pytest.importorskip("skimage")
     left = told(config_of("throw_away"), tmp_path / "a")
     assert isinstance(left.dataset, Chosen)
-    dirty = (true_table(build_dataset(config_of("plain"))).sigma > 0) | (np.arange(40) == 0)
+    dirty = (ByTruth(build_dataset(config_of("plain"))).table.sigma > 0) | (np.arange(40) == 0)
     assert left.dataset.numbers.tolist() == np.flatnonzero(~dirty).tolist()
     denoised = told(config_of("denoise_first"), tmp_path / "b")
     assert isinstance(denoised.dataset, Denoised)
@@ -129,7 +129,7 @@ def test_the_controls_take_the_same_table(tmp_path, audits):
 @pytest.mark.parametrize("objective", ["oracle", {"name": "detail", "dirt": "truth"}])
 def test_a_control_is_told_the_truth_and_needs_no_audit(tmp_path, audits, objective):
     trust = told(config_of(objective), tmp_path / "run").read_all()["trust"]
-    truth = true_table(build_dataset(config_of("plain")))
+    truth = ByTruth(build_dataset(config_of("plain"))).table
     assert np.array_equal(trust.sigma.numpy(), 2 * truth.sigma)
     with pytest.raises(UserError, match="is told nothing that could be wrong"):
         told(config_of(objective, data={"trusted": [0]}), tmp_path / "trusted")
@@ -214,7 +214,7 @@ def test_images_that_differ_from_trusted_ones_are_used_from_a_level_on(
     dirt = {"kind": "blur", "blur_sigma": 1.0, "sigma": None}
     whole = {"max_train_samples": 300}
     config = config_of("detail", contamination=dirt, data=whole)
-    blurred = true_table(build_dataset(config)).blur_sigma > 0
+    blurred = ByTruth(build_dataset(config)).table.blur_sigma > 0
     trusted = np.flatnonzero(~blurred)[::5].tolist()
     assert len(trusted) == 30
     blind = SimpleNamespace(table=clean_table(300), judge=None, is_whole=True)
@@ -236,7 +236,7 @@ def test_images_that_differ_from_trusted_ones_are_used_from_a_level_on(
 def test_latents_are_told_levels_and_weights_alone(tmp_path, audits, capsys):
     trust = told(config_of("detail"), tmp_path / "a", is_latent=True).read_all()["trust"]
     assert not trust.sigma.any()
-    n_noisy = int((true_table(build_dataset(config_of("detail"))).sigma > 0)[1:].sum()) + 1
+    n_noisy = int((ByTruth(build_dataset(config_of("detail"))).table.sigma > 0)[1:].sum()) + 1
     said = f"noise ({n_noisy} images) and hidden pixels (0) are not told to a latent model"
     assert said in capsys.readouterr().err
     images = build_dataset(config_of("detail"))
@@ -256,7 +256,7 @@ def test_latents_are_told_levels_and_weights_alone(tmp_path, audits, capsys):
 def test_holes_are_not_told_to_a_latent_model_and_that_is_said(tmp_path, audits, capsys):
     blocks = {"kind": "missing_blocks", "block_size": 0.25, "sigma": None}
     config = config_of("detail", contamination=blocks)
-    table = true_table(build_dataset(config))
+    table = ByTruth(build_dataset(config)).table
     n_hidden = int(table.has("missing_blocks").sum())
     whole = told(config, tmp_path / "a")
     assert whole.read_all()["trust"].seen is not None

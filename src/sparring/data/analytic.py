@@ -1,10 +1,7 @@
-r"""Sets with a known answer: planes, subspaces, mixtures, curves, and what is true of them.
+"""Sets with a known answer: planes, subspaces, mixtures, curves, and what is true of them.
 
-A `Truth` draws fresh clean samples and carries the exact numbers that samples of a model are
-compared with. Everything is in data units; vectors have shape (d,).
-
-Randomness: the orientation follows from (seed, name), fresh samples from the seed given to
-`sample`, which shares no stream with the training points of any seed.
+Everything is in data units; vectors have shape (d,). The orientation follows from (seed, name),
+fresh samples from the seed given to `sample`, which shares no stream with training points.
 """
 
 import math
@@ -31,17 +28,11 @@ class Truth(ABC):
 
 @dataclass(frozen=True)
 class LinearTruth(Truth):
-    """A flat manifold: mean + span(basis). Abstract.
+    """A flat manifold: mean + span(basis). Abstract."""
 
-    Attributes:
-        basis: Orthonormal rows, shape (k, d).
-        mean: A point of the manifold, the mean of the data, shape (d,).
-        in_manifold_std_true: Standard deviation per direction inside the manifold (rms over them).
-    """
-
-    basis: Tensor
-    mean: Tensor
-    in_manifold_std_true: float
+    basis: Tensor  # orthonormal rows, (k, d)
+    mean: Tensor  # a point of the manifold, the mean of the data, (d,)
+    in_manifold_std_true: float  # standard deviation per direction inside, rms over them
 
     def coordinates(self, x: Tensor) -> Tensor:
         """Coordinates inside the manifold, shape (n, k), of samples (n, *)."""
@@ -63,22 +54,15 @@ class PlaneTruth(LinearTruth):
 
 def plane(dim: int = 3, seed: int = 0) -> PlaneTruth:
     """A plane through the origin of R^dim, its orientation drawn from the seed."""
-    basis = orthonormal(2, dim, seed)
-    return PlaneTruth(basis, torch.zeros(dim), 1 / math.sqrt(3))
+    return PlaneTruth(orthonormal(2, dim, seed), torch.zeros(dim), 1 / math.sqrt(3))
 
 
 @dataclass(frozen=True)
 class SubspaceTruth(LinearTruth):
-    """Data projected on their first k principal components; fresh samples are drawn from them.
+    """Data projected on their first k principal components; fresh samples are drawn from them."""
 
-    Attributes:
-        images: The projected images, shape (n, C, H, W), about [0, 1] (the projection is not
-            clipped: clipping would leave the subspace).
-        labels: Their classes, shape (n,).
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # (n, C, H, W), about [0, 1]: clipping would leave the subspace
+    labels: Tensor  # (n,)
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(self.images), (n,), generator=rng)
@@ -87,15 +71,10 @@ class SubspaceTruth(LinearTruth):
 
 @dataclass(frozen=True)
 class MixtureTruth(Truth):
-    """Equally likely isotropic Gaussians.
+    """Equally likely isotropic Gaussians."""
 
-    Attributes:
-        means: Their centres, shape (K, d).
-        std: The standard deviation of each in every direction.
-    """
-
-    means: Tensor
-    std: float
+    means: Tensor  # their centres, (K, d)
+    std: float  # of each in every direction
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         label = torch.randint(len(self.means), (n,), generator=rng)
@@ -121,10 +100,9 @@ def gaussian_mixture(
 
 @dataclass(frozen=True)
 class SwissRollTruth(Truth):
-    """A rolled sheet: (t cos t, h, t sin t) / 4.5 pi, without h when dim = 2.
+    """A rolled sheet in [-1, 1]: (t cos t, h, t sin t) / 4.5 pi, without h when dim = 2.
 
-    t = 1.5 pi (1 + 2 u) as in scikit-learn, u uniform in [0, 1); h / 4.5 pi uniform in [-1, 1). All
-    values lie in [-1, 1].
+    t = 1.5 pi (1 + 2 u) as in scikit-learn, u uniform in [0, 1); h / 4.5 pi uniform in [-1, 1).
     """
 
     dim: int
@@ -141,9 +119,7 @@ class SwissRollTruth(Truth):
 @dataclass(frozen=True)
 class TwoMoonsTruth(Truth):
     """Two interleaved half circles of radius 1, without noise, centred; the label says which one.
-
-    (cos a, sin a) and (1 - cos a, 1/2 - sin a), minus (1/2, 1/4), a uniform in [0, pi).
-    """
+    (cos a, sin a) and (1 - cos a, 1/2 - sin a), minus (1/2, 1/4), a uniform in [0, pi)."""
 
     dim: int
     seed: int
@@ -167,8 +143,6 @@ def orthonormal(k: int, dim: int, seed: int) -> Tensor:
     """k orthonormal rows in R^dim, shape (k, dim), uniformly oriented (QR of a Gaussian matrix)."""
     if dim < k:
         raise ValueError(f"dim must be >= {k}, got {dim}")
-    matrix = torch.randn(
-        dim, k, generator=generator("cpu", seed, "orientation"), dtype=torch.float64
-    )
-    q, r = torch.linalg.qr(matrix)
+    rng = generator("cpu", seed, "orientation")
+    q, r = torch.linalg.qr(torch.randn(dim, k, generator=rng, dtype=torch.float64))
     return (q * r.diagonal().sign()).T.contiguous().float()

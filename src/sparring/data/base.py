@@ -1,10 +1,8 @@
 """The contract of a data set, and the wrappers that keep it.
 
-A data set is asked for many samples at once and answers with a batch, so nothing is left to
-collate:
+A data set is asked for many samples at once and answers with a batch; nothing is left to collate:
 
-    batch = dataset.__getitems__([3, 1])      # {"x0": (2, C, H, W), "index": (2,), "label": (2,),
-    ...}
+    dataset.__getitems__([3, 1])     # {"x0": (2, C, H, W), "index": (2,), "label": (2,), ...}
 
 Images are float32 in [0, 1], (C, H, W); vectors keep their data units, (d,). Only `ModelRange`, the
 last wrapper, maps images to [-1, 1].
@@ -52,11 +50,9 @@ class Dataset(torch.utils.data.Dataset, ABC):
         absent_classes: Numbers of classes that no sample has.
         labels: Classes of all samples, (n,), long, where they are known beforehand.
         truth: The known answer of an analytic set, else None.
-        captions: What each image shows, None where that is not said, a tuple of several captions
-            (see `captions`); None for data without.
+        captions: What each image shows, see `captions`; None for data without.
         sharding: Of samples that are to be read shard by shard; None: in any order.
-        remarks: What of the files was left out or read otherwise than one may expect, one sentence
-            each, for the user: `12 files were left out, of kinds that are not read: ...`.
+        remarks: What was left out or read otherwise than one may expect, a sentence each.
     """
 
     name: str
@@ -76,12 +72,10 @@ class Dataset(torch.utils.data.Dataset, ABC):
 
     @abstractmethod
     def rows(self, indices: Tensor, positions: Tensor) -> Batch:
-        """The batch of these samples.
+        """The batch of samples `indices`, (B,), long.
 
-        Args:
-            indices: Which samples, shape (B,), long.
-            positions: Where each stands in the training stream, shape (B,), long; it decides random
-                crops and which of several captions is drawn, and nothing else.
+        `positions`, (B,), long, say where each stands in the training stream; they decide random
+        crops and which of several captions is drawn, and nothing else.
         """
 
     @abstractmethod
@@ -113,26 +107,19 @@ class Dataset(torch.utils.data.Dataset, ABC):
     def __getitem__(self, key: Key) -> Batch:
         """One sample: x0 without the batch axis, index and label as numbers."""
         batch = self.__getitems__([key])
-        return {
-            name: value.item()
-            if name in ("index", "label")
-            else value.rows(torch.tensor(0))
-            if isinstance(value, Trust)
-            else value[0]
-            for name, value in batch.items()
-            if name != "unreadable"
-        }
+        sample = {name: values[0] for name, values in batch.items() if name != "unreadable"}
+        if "trust" in batch:
+            sample["trust"] = batch["trust"].rows(torch.tensor(0))
+        numbers = {name: sample[name].item() for name in ("index", "label") if name in sample}
+        return sample | numbers
 
     def read_all(self, limit: int | None = None) -> Batch:
         """The first `limit` samples (all by default) as one batch, see `chunks`."""
         return joined(list(self.chunks(range(len(self))[:limit])))
 
     def chunks(self, numbers: Sequence[int] | None = None, n: int = READ_CHUNK) -> Iterator[Batch]:
-        """These samples (all by default), each once, in batches of at most n.
-
-        An unreadable file is left out rather than replaced by another, so a batch may be smaller;
-        `unreadable` names it.
-        """
+        """These samples (all by default), each once, in batches of at most n. An unreadable file is
+        left out, so a batch may be smaller; `unreadable` names it."""
         numbers = range(len(self)) if numbers is None else numbers
         for start in range(0, len(numbers), n):
             asked = numbers[start : start + n]
@@ -179,7 +166,7 @@ class InMemory(Dataset):
     """Samples held as one tensor; a batch is an `index_select`.
 
     Args:
-        name: See `Dataset`.
+        name: What it is called in configs and reports.
         x0: Images (n, C, H, W), float in [0, 1], or vectors (n, d) in data units.
         labels: Classes, shape (n,), long.
         class_names: Names of the classes; their number is `num_classes`.
@@ -207,9 +194,8 @@ class InMemory(Dataset):
         return len(self.x0)
 
     def rows(self, indices: Tensor, positions: Tensor) -> Batch:
-        batch: Batch = {
-            "x0": self.x0.index_select(0, indices), "index": indices, "unreadable": [],
-        }  # fmt: skip
+        x0 = self.x0.index_select(0, indices)
+        batch: Batch = {"x0": x0, "index": indices, "unreadable": []}
         if self.labels is not None:
             batch["label"] = self.labels.index_select(0, indices)
         return batch
@@ -217,9 +203,8 @@ class InMemory(Dataset):
     def select(self, rows: Tensor) -> "InMemory":
         """These samples only, numbered from 0 in the order given."""
         labels = None if self.labels is None else self.labels[rows]
-        some = InMemory(
-            self.name, self.x0[rows], labels, self.class_names, self.truth, self.made_from
-        )
+        known = self.class_names, self.truth, self.made_from
+        some = InMemory(self.name, self.x0[rows], labels, *known)
         some._rows = self._rows[rows]
         return some
 
@@ -251,14 +236,13 @@ class Wrapper(Dataset):
     def where(self, index: int) -> str | None:
         return self.dataset.where(index)
 
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint()  # where the samples are the same
+
 
 class ModelRange(Wrapper):
-    """The last wrapper: images as the model sees them.
-
-    x0 = 2 * image - 1
-
-    Images of [0, 1] come out in [-1, 1] (contaminated ones beyond, unless clipped); vectors stay.
-    """
+    """The last wrapper: images of [0, 1] come out in [-1, 1], 2 * image - 1; vectors stay.
+    Contaminated images go beyond, unless they are clipped."""
 
     def rows(self, indices: Tensor, positions: Tensor) -> Batch:
         batch = self.dataset.rows(indices, positions)
@@ -271,17 +255,11 @@ class ModelRange(Wrapper):
 
 
 class Digests(Wrapper):
-    """Each sample comes with the digest of its values, by which a cache knows it.
-
-    It is made where samples are read, by the loader's workers.
-    """
+    """Each sample comes with the digest of its values, by which a cache knows it."""
 
     def rows(self, indices: Tensor, positions: Tensor) -> Batch:
         batch = self.dataset.rows(indices, positions)
         return {**batch, "digest": [key_of(x0) for x0 in batch["x0"]]}
-
-    def fingerprint(self) -> str:
-        return self.dataset.fingerprint()  # the samples are the same
 
 
 def digest(*parts: object) -> str:

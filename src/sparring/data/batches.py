@@ -11,8 +11,9 @@ what was read before: a run resumes at any batch at the cost of one permutation.
 have another order with the same properties: `shard_order`.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import count, islice
 from typing import Any
 
@@ -27,54 +28,30 @@ from .base import Batch, Dataset, joined
 from .streams.shard_order import ShardOrder
 from .workers import Waiting, WorkerLost, worker_init
 
-MAX_LOST = 3
-"""Workers that are replaced in a run; the next one ends it."""
+MAX_LOST = 3  # workers that are replaced in a run; the next one ends it
 
 
 def rows_of(micro: int, rank: int, world_size: int, n_local: int) -> slice:
-    """The rows of the global batch that micro-batch `micro` of process `rank` takes.
-
-    Args:
-        micro: Number of the micro-batch, from 0.
-        rank: Number of the process, from 0.
-        world_size: Number of processes.
-        n_local: Rows of one micro-batch of one process.
-    """
+    """The rows of the global batch that micro-batch `micro` (from 0) of process `rank` takes."""
     first = (micro * world_size + rank) * n_local
     return slice(first, first + n_local)
 
 
 @dataclass
 class BatchOrder:
-    """The (index, position) lists of one process's micro-batches, in order; a batch sampler.
+    """The (index, position) lists of one process's micro-batches, in order; a batch sampler. B is a
+    multiple of M W (ValueError)."""
 
-    Args:
-        n_samples: Size n of the data set.
-        seed: Of the permutations.
-        n_global: Size B of the global batch.
-        n_micro: Micro-batches M of a process in a global batch.
-        rank: This process.
-        world_size: Number W of processes.
-        first_batch: The global batch to start at (resuming).
-        n_batches: How many global batches; None: without end.
-        shards: The order of samples in shards; None: a permutation of everything.
-        n_parts: Each micro-batch comes in so many parts, of consecutive rows.
-
-    Raises:
-        ValueError: if B is not a multiple of M W, or the data set is empty.
-    """
-
-    n_samples: int
-    seed: int
-    n_global: int
-    n_micro: int = 1
-    rank: int = 0
-    world_size: int = 1
-    first_batch: int = 0
-    n_batches: int | None = None
-    shards: ShardOrder | None = None
-    n_parts: int = 1
-    _permutations: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    n_samples: int  # size n of the data set
+    seed: int  # of the permutations
+    n_global: int  # size B of the global batch
+    n_micro: int = 1  # micro-batches M of a process in a global batch
+    rank: int = 0  # this process
+    world_size: int = 1  # number W of processes
+    first_batch: int = 0  # the global batch to start at (resuming)
+    n_batches: int | None = None  # how many global batches; None: without end
+    shards: ShardOrder | None = None  # the order of samples in shards; None: a permutation of all
+    n_parts: int = 1  # each micro-batch comes in so many parts, of consecutive rows
 
     def __post_init__(self) -> None:
         if self.n_samples < 1:
@@ -116,15 +93,12 @@ class BatchOrder:
         if self.shards is not None:
             return self.shards.index(position)
         epoch, place = divmod(position, self.n_samples)
-        return int(self._permutation(epoch)[place])
+        return int(_permutation(self.n_samples, self.seed, epoch)[place])
 
-    def _permutation(self, epoch: int) -> Tensor:
-        if epoch not in self._permutations:
-            rng = generator("cpu", self.seed, "epoch", epoch)
-            self._permutations[epoch] = torch.randperm(self.n_samples, generator=rng)
-            for past in [one for one in self._permutations if one < epoch - 1]:
-                del self._permutations[past]
-        return self._permutations[epoch]
+
+@lru_cache(maxsize=4)  # a batch may reach into the next epoch
+def _permutation(n_samples: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(n_samples, generator=generator("cpu", seed, "epoch", epoch))
 
 
 class Loader:
@@ -183,15 +157,10 @@ def make_loader(
     """The micro-batches of one process: those of `first_batch`, then of the next, without end.
 
     Workers, processes and micro-batches change who reads a sample, never which; a loader draws
-    nothing from the global random state.
-
-    Args:
-        dataset: What to read.
-        seed: Of the order.
-        n_global: Size of the global batch: rows of all processes and micro-batches.
-        n_workers: Processes that read ahead; 0 reads in this one.
-        pin_memory: Page-locked tensors, for a GPU.
-        deal: n_micro, rank, world_size, first_batch and n_batches, see `BatchOrder`.
+    nothing from the global random state. It has rows of all processes and micro-batches in each
+    global batch, `n_workers` processes that read ahead (0: this one reads), page-locked tensors
+    with `pin_memory`, and takes n_micro, rank, world_size, first_batch and n_batches of
+    `BatchOrder`.
     """
     order = BatchOrder(len(dataset), seed, n_global, **deal)
     sharding = getattr(dataset, "sharding", None)
@@ -201,23 +170,27 @@ def make_loader(
         order.n_parts = max(1, n_workers)
         dataset = dataset.following(order.shards)
 
-    def make(order: BatchOrder) -> "DataLoader[Any]":
-        return DataLoader(
-            dataset,
-            batch_sampler=order,  # pyright: ignore[reportArgumentType]
-            collate_fn=as_it_is,  # pyright: ignore[reportArgumentType]
-            num_workers=n_workers,
-            pin_memory=pin_memory,
-            prefetch_factor=4 * order.n_parts if n_workers else None,
-            worker_init_fn=worker_init() if n_workers else None,
-            generator=generator("cpu", seed, "workers"),
-        )
-
-    return Loader(order, make)
+    ahead = 4 * order.n_parts if n_workers else None
+    reading = {"pin_memory": pin_memory, "prefetch_factor": ahead}
+    return Loader(order, lambda order: reader(dataset, order, n_workers, seed, **reading))
 
 
-def as_it_is(batch: Batch) -> Batch:
-    """Nothing is left to collate."""
+def reader(
+    dataset: Dataset, batches: Iterable[Any], n_workers: int, seed: int = 0, **reading: Any
+) -> "DataLoader[Any]":
+    """torch's loader of these batches of keys, which a data set answers whole."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,  # pyright: ignore[reportArgumentType]
+        collate_fn=_as_it_is,
+        num_workers=n_workers,
+        worker_init_fn=worker_init() if n_workers else None,
+        generator=generator("cpu", seed, "workers"),
+        **reading,
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

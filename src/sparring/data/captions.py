@@ -1,8 +1,7 @@
 """What images show, in words.
 
 An image has one caption, none (None), or several, a tuple of which one is drawn whenever it is
-seen: by (seed, position in the stream of training samples), so a resumed run and any number of
-processes draw the same.
+seen: by (seed, position in the stream of training samples), so every run draws the same.
 """
 
 import math
@@ -19,14 +18,7 @@ Caption = str | tuple[str, ...] | None
 
 def caption_of(value: Any, where: str) -> Caption:
     """A caption from a cell: text or UTF-8 bytes; a list of several; None and NaN are none.
-
-    Args:
-        value: As JSON, Arrow or a text file gives it.
-        where: What an error message calls the cell.
-
-    Raises:
-        UserError: if it is anything else.
-    """
+    Anything else is a UserError, which calls the cell `where`."""
     if isinstance(value, (list, tuple)):
         if any(isinstance(one, (list, tuple)) for one in value):
             raise UserError(f"{where} holds a list of lists, where captions should be")
@@ -49,14 +41,11 @@ def caption_of(value: Any, where: str) -> Caption:
 def whole_characters(
     captions: Sequence[Caption] | None, where: Callable[[int], str | None]
 ) -> tuple[list[Caption] | None, list[str]]:
-    """Captions without halves of characters, and what is said of it.
+    r"""The captions of images without halves of characters, and what is said of it.
 
-    JSON writes an emoji as two halves ("\\ud83d\\ude00"); a program that cuts texts may leave one,
-    which no tokenizer reads. It becomes U+FFFD, the sign for a character that was lost.
-
-    Args:
-        captions: Of each image.
-        where: Names an image.
+    JSON writes an emoji as two halves ("\ud83d\ude00"); a program that cuts texts may leave one,
+    which no tokenizer reads. It becomes U+FFFD, the sign for a character that was lost. `where`
+    names an image.
     """
     if captions is None:
         return None, []
@@ -100,24 +89,16 @@ def first_of(caption: Caption) -> str | None:
 def caption_remarks(
     captions: Sequence[Caption] | None, where: Callable[[int], str | None]
 ) -> list[str]:
-    """What is said of the captions of a data set.
-
-    Args:
-        captions: Of each image.
-        where: Names an image.
-    """
-    kinds = (
-        (lambda one: one is None, "have no caption"),
-        (lambda one: isinstance(one, str) and not one.strip(), "have an empty caption"),
-        (
-            lambda one: isinstance(one, tuple),
-            "have several captions, of which one is drawn at each step",
-        ),
-    )
-    remarks = []
-    for is_so, words in kinds:
-        rows = [i for i, caption in enumerate(captions or ()) if is_so(caption)]
-        if rows:
-            n = len(captions or ())
-            remarks.append(f"{len(rows)} of {n} images {words}, the first is {where(rows[0])}")
-    return remarks
+    """What is said of the captions of a data set; `where` names an image."""
+    captions = captions or ()
+    n, several = len(captions), "have several captions, of which one is drawn at each step"
+    rows = {
+        "have no caption": [i for i in range(n) if captions[i] is None],
+        "have an empty caption": [i for i in range(n) if str(captions[i]).strip() == ""],
+        several: [i for i in range(n) if isinstance(captions[i], tuple)],
+    }
+    return [
+        f"{len(some)} of {n} images {words}, the first is {where(some[0])}"
+        for words, some in rows.items()
+        if some
+    ]

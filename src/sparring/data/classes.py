@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ..support.errors import UserError
 
-N_NAMED = 5
-"""Absent classes that are named."""
+N_NAMED = 5  # absent classes
 
 
 def natural(name: str) -> tuple[list[Any], str]:
@@ -31,16 +30,16 @@ def numbers(n: int) -> list[str]:
     return [str(i) for i in range(n)]
 
 
-def named(values: Sequence[Any]) -> tuple[Tensor, list[str]]:
-    """Consecutive classes of ids or words, (n,), and their names in natural order.
-
-    Ids 5, 700 and 90000 become classes 0, 1 and 2, which are called 5, 700 and 90000.
-    """
-    is_word = isinstance(values[0], str)
-    known = sorted(set(values), key=natural) if is_word else sorted(set(values))
-    number = {value: i for i, value in enumerate(known)}
-    labels = torch.tensor([number[value] for value in values], dtype=torch.long)
-    return labels, [str(value) for value in known]
+def named(values: Sequence[Any], first: Sequence[Any] = ()) -> tuple[Tensor, list[str]]:
+    """Consecutive classes of ids or words, (n,), and their names in natural order. Ids 5, 700 and
+    90000 become classes 0, 1 and 2, which are called 5, 700 and 90000. What only `values` hold is
+    numbered behind `first`."""
+    names: dict[str, None] = {}
+    for some in (first, values):
+        is_word = len(some) > 0 and isinstance(some[0], str)
+        names |= dict.fromkeys(map(str, sorted(set(some), key=natural if is_word else None)))
+    number = {name: i for i, name in enumerate(names)}
+    return torch.tensor([number[str(value)] for value in values], dtype=torch.long), list(names)
 
 
 def labels_of(
@@ -55,25 +54,21 @@ def labels_of(
     """Classes of a column of classes, ids from 0 on or words; None if it holds anything else.
 
     Args:
-        values: The column.
-        kind: Its feature, which may know the names.
-        column: Its name.
-        origin: What an error message calls the whole.
-        explicit: Whether the column was named in the config.
+        values: The column; its feature `kind` may know the names.
+        column, origin: What messages call the column and the whole.
+        explicit: Whether the column was named in the config; then it must hold classes (UserError).
         remarks: What is no class is said here.
         others: The column in the rows of train, where `values` are those of another split: both
             must number their classes alike. What only `values` hold is numbered last.
-
-    Raises:
-        UserError: if the column was named explicitly and holds anything else.
     """
     names = getattr(kind, "names", None)
     found, wrong = _known(values, len(names) if names else None)
     known, wrong_there = _known(others, None)
-    if wrong is None and wrong_there is None and _one_kind(found + known):
+    is_one_kind = len({type(value) for value in found + known}) <= 1
+    if wrong is None and wrong_there is None and is_one_kind:
         if names:
             return torch.tensor(found, dtype=torch.long), list(names)
-        return _numbered(found, known)
+        return named(found, known)
     reason = "it mixes kinds, or is none in train"
     if wrong is not None:
         reason = f"row {wrong} holds {values[wrong]!r:.40}"
@@ -87,17 +82,6 @@ def labels_of(
         f"words in every row: {reason}"
     )
     return None, []
-
-
-def _numbered(found: list[Any], known: list[Any]) -> tuple[Tensor, list[str]]:
-    """`named`, with the classes of `known` first."""
-    if not known:
-        return named(found)
-    _, names = named(known)
-    extra = [value for value in found if str(value) not in set(names)]
-    names += named(extra)[1] if extra else []
-    number = {name: i for i, name in enumerate(names)}
-    return torch.tensor([number[str(value)] for value in found], dtype=torch.long), names
 
 
 def _known(values: Iterable[Any], n: int | None) -> tuple[list[Any], int | None]:
@@ -116,10 +100,6 @@ def _known(values: Iterable[Any], n: int | None) -> tuple[list[Any], int | None]
             return found, row
         found.append(value)
     return found, None
-
-
-def _one_kind(values: Sequence[Any]) -> bool:
-    return len({type(value) for value in values}) <= 1
 
 
 def absent_remark(origin: str, names: Sequence[str], absent: Sequence[int]) -> list[str]:

@@ -18,32 +18,22 @@ from ..diffusion.randomness import generator
 from ..support.errors import UserError
 from .base import Dataset
 
-N_TRAINING_SAMPLES = 8192
-N_STEPS = 1000
-BATCH_SIZE = 64
-N_HIDDEN = 64
-LARGEST_SIDE = 32
+N_TRAINING_SAMPLES, N_STEPS, BATCH_SIZE = 8192, 1000, 64
+N_HIDDEN, LARGEST_SIDE = 64, 32
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """logits = W2 relu(W1 z + b1) + b2, with z = (pooled x - mean) / std.
+    """logits = W2 relu(W1 z + b1) + b2, with z = (pooled x - mean) / std; weights in float64."""
 
-    Attributes:
-        w1, b1, w2, b2: Weights, float64, shapes (hidden, inputs), (hidden,), (classes, hidden),
-        (classes,). mean, std: Of all training values.
-        pool: Averaging matrices of rows (h, H) and columns (w, W) of images; None for vectors.
-        accuracy: On the samples it was trained on.
-    """
-
-    w1: Tensor
+    w1: Tensor  # (hidden, inputs)
     b1: Tensor
-    w2: Tensor
+    w2: Tensor  # (classes, hidden)
     b2: Tensor
-    mean: float
+    mean: float  # of all training values
     std: float
-    pool: tuple[Tensor, Tensor] | None
-    accuracy: float = 0.0
+    pool: tuple[Tensor, Tensor] | None  # averages rows (h, H) and columns (w, W); None of vectors
+    accuracy: float = 0.0  # on the samples it was trained on
 
     def logits(self, x: Tensor) -> Tensor:
         """Shape (B, classes), of samples (B, *)."""
@@ -71,13 +61,8 @@ class Classifier:
 
 
 def train_classifier(dataset: Dataset, seed: int) -> Classifier:
-    """A classifier of a data set's labels, fixed by the seed.
-
-    Adam, 1,000 steps of batch 64 over at most 8,192 samples.
-
-    Raises:
-        UserError: if the data set has no labels.
-    """
+    """A classifier of a data set's labels, fixed by the seed; UserError if it has none. Adam, 1,000
+    steps of batch 64 over at most 8,192 samples."""
     if not dataset.num_classes:
         raise UserError(
             f"adversarial contamination attacks a classifier of the labels, and {dataset.name} has "
@@ -100,13 +85,10 @@ def train_classifier(dataset: Dataset, seed: int) -> Classifier:
 
 def _new(x: Tensor, n_classes: int, rng: torch.Generator) -> Classifier:
     """An untrained classifier for samples x (n, *): He's initialisation."""
-    pool = None
+    pool, n_inputs = None, x.shape[1]
     if x.ndim == 4:
-        rows, columns = (_averaging(side) for side in x.shape[2:])
-        pool = rows, columns
-        n_inputs = x.shape[1] * len(rows) * len(columns)
-    else:
-        n_inputs = x.shape[1]
+        rows, columns = pool = _averaging(x.shape[2]), _averaging(x.shape[3])
+        n_inputs *= len(rows) * len(columns)
     mean, std = float(x.double().mean()), float(x.double().std())
     w1 = torch.randn(N_HIDDEN, n_inputs, generator=rng, dtype=torch.float64)
     w2 = torch.randn(n_classes, N_HIDDEN, generator=rng, dtype=torch.float64)
@@ -133,14 +115,8 @@ def fit_labels(
     n_steps: int,
     batch_size: int,
 ) -> None:
-    """Descends on the cross-entropy of random batches, in place.
-
-    Args:
-        logits: Of the classes, (B, n_classes), of samples (B, *).
-        rate: The learning rate, and the optimiser that holds what learns.
-        x, labels: Samples (N, *) and their classes (N,).
-        rng: Of the batches.
-    """
+    """Descends on the cross-entropy of random batches of samples x (N, *) and labels (N,). `logits`
+    (B, n_classes) of samples, and the optimiser in `rate`, hold what learns."""
     for _ in range(n_steps):
         rows = torch.randint(len(x), (batch_size,), generator=rng)
         loss = F.cross_entropy(logits(x[rows]), labels[rows])

@@ -45,12 +45,9 @@ class DataSet(ABC):
 
     @abstractmethod
     def read(self, split: str, fields: Mapping[str, Any]) -> Dataset:
-        """The samples.
+        """The samples of split train, held_out or all (a Hugging Face set's own split too).
 
-        Args:
-            split: train, held_out or all; a Hugging Face set's own split too.
-            fields: Of section data, how samples are read, see `section.READING`; what is not said
-                is left out.
+        `fields` say how samples are read, see `section.READING`; what is not said is left out.
         """
 
 
@@ -76,13 +73,8 @@ class Points(DataSet):
         n, k, seed = self.n_points, self.n_classes, fields.get("seed", 0)
         truth = self.truth(seed)
         parts = {"train": ["train"], "held_out": ["held_out"], "all": ["train", "held_out"]}
-        x0, labels = zip(
-            *(
-                truth.draw(n, generator("cpu", seed, "points", part))
-                for part in parts[known(split, parts)]
-            ),
-            strict=True,
-        )
+        rngs = [generator("cpu", seed, "points", part) for part in parts[known(split, parts)]]
+        x0, labels = zip(*(truth.draw(n, rng) for rng in rngs), strict=True)
         made_from = {"n_points": n, "seed": int(seed), "split": split, "n_classes": k}
         label = torch.cat(labels) if k else None
         whole = InMemory(self.name, torch.cat(x0), label, numbers(k or 1), truth, made_from)

@@ -25,12 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def find(name: str) -> type[DataSet]:
-    """The class of a data set.
-
-    Raises:
-        ValueError: if there is none.
-        UserError: if the user's file cannot be read, or holds no data set.
-    """
+    """The class of a data set; ValueError if there is none, UserError if a file holds none."""
     if ".py:" in name:
         return class_from_file(name, "data.name", DataSet, "sparring.data.data_set.DataSet")
     return class_of_module(sets, sets.check_name(name), DataSet)
@@ -41,11 +36,9 @@ class _WithItsOwn(DataSection):
 
 
 def section_of_data(name: str) -> type[DataSection]:
-    """Section data for a set: how samples are read, and the arguments of its constructor.
-
-    Those of the built-in sets are all there, at null where they say nothing, so that a config may
-    name them beside any set; `build_dataset` refuses a value that the chosen set does not take.
-    """
+    """Section data for a set: how samples are read, and the arguments of its constructor. Those of
+    the built-in sets are all there, at null where they say nothing, so that a config may name them
+    beside any set; `build_dataset` refuses a value that the chosen set does not take."""
     return _section_of(find(name) if ".py:" in name else None, name)
 
 
@@ -63,7 +56,7 @@ def _section_of(own: type[DataSet] | None, name: str) -> type[DataSection]:
 
 
 def build_dataset(name: str, split: str = "train", **fields: Any) -> Dataset:
-    """A data set by name.
+    """A data set by name: images (C, H, W) in [0, 1] or vectors (d,) in data units.
 
     Args:
         name: A file of the room `sets`, or `path/to/file.py:Name`.
@@ -72,9 +65,6 @@ def build_dataset(name: str, split: str = "train", **fields: Any) -> Dataset:
             resolution (shorter side resized to it, square crop), center_crop, n_channels (1 or 3),
             seed, held_out_share (part of a folder or table kept out of train, drawn from the seed)
             and max_train_samples (so many of train, drawn from the seed).
-
-    Returns:
-        Images (C, H, W) in [0, 1] or vectors (d,) in data units.
 
     Raises:
         ValueError: if the name, the split or a field is unknown or does not fit.
@@ -85,9 +75,8 @@ def build_dataset(name: str, split: str = "train", **fields: Any) -> Dataset:
     own = {key: given.pop(key) for key in options_of(build).keys() & given.keys()}
     for key in given.keys() - READING:
         takes = ", ".join(sorted(options_of(build)))
-        raise ValueError(
-            f"data.{key} does not apply to {name}" + (f" (it takes {takes})" if takes else "")
-        )
+        hint = f" (it takes {takes})" if takes else ""
+        raise ValueError(f"data.{key} does not apply to {name}{hint}")
     check_options(build, own, prefix="data")
     if given.get("n_channels", 1) not in (1, 3):
         raise ValueError(f"data.n_channels must be 1 (grey) or 3 (RGB), got {given['n_channels']}")

@@ -6,16 +6,8 @@ from torch.nn import functional as F
 
 
 def resize(x: Tensor, resolution: int) -> Tensor:
-    """Resize so that the shorter side has `resolution` pixels; the other keeps the proportion.
-
-    Bilinear with antialiasing, the same as Pillow's: shrinking averages instead of skipping pixels.
-
-    Args:
-        x: Images in [0, 1], shape (C, H, W) or (B, C, H, W), float.
-        resolution: Pixels of the shorter side.
-
-    Returns:
-        Images in [0, 1], shape (..., h, w) with min(h, w) = resolution.
+    """Images in [0, 1], (..., H, W), whose shorter side gets `resolution` pixels, proportions kept:
+    bilinear with antialiasing, the same as Pillow's; shrinking averages instead of skipping pixels.
     """
     height, width = x.shape[-2:]
     if min(height, width) == resolution:
@@ -56,18 +48,8 @@ def crop(x: Tensor, resolution: int, top: int, left: int) -> Tensor:
 
 
 def square(x: Tensor, resolution: int, top: int, left: int) -> Tensor:
-    """crop(resize(x, resolution), resolution, top, left), and only what is kept is enlarged.
-
-    So the memory is that of the square, however long a small image would get.
-
-    Args:
-        x: Images in [0, 1], shape (C, H, W) or (B, C, H, W), float.
-        resolution: Pixels of the shorter side after resizing, and of the square.
-        top, left: Where the square begins in the resized image.
-
-    Returns:
-        Images in [0, 1], shape (..., resolution, resolution).
-    """
+    """crop(resize(x, resolution), resolution, top, left), and only what is kept is enlarged: so the
+    memory is that of the square, however long a small image would get."""
     height, width = x.shape[-2:]
     if min(height, width) >= resolution:
         return crop(resize(x, resolution), resolution, top, left)
@@ -77,11 +59,9 @@ def square(x: Tensor, resolution: int, top: int, left: int) -> Tensor:
 
 
 def _enlarged(x: Tensor, axis: int, n: int, start: int, length: int) -> Tensor:
-    """Pixels start to start + length - 1 of an axis that is enlarged to n, bilinearly.
-
-    Pixel i of n lies at (i + 1/2) size / n - 1/2 of the image, between two of its pixels, whose
-    weights are 1 minus the distance; beyond the last pixel's middle there is that pixel alone.
-    """
+    """Pixels start to start + length - 1 of an axis that is enlarged to n, bilinearly. Pixel i of n
+    lies at (i + 1/2) size / n - 1/2 of the image, between two of its pixels, whose weights are 1
+    minus the distance; beyond the last pixel's middle there is that pixel alone."""
     size = x.shape[axis]
     place = (torch.arange(start, start + length, dtype=torch.float64) + 0.5) * size / n - 0.5
     place = place.clamp(0, size - 1)
@@ -93,15 +73,7 @@ def _enlarged(x: Tensor, axis: int, n: int, start: int, length: int) -> Tensor:
 
 
 def random_flip(x: Tensor, u: Tensor) -> Tensor:
-    """Mirror half of the images, left to right: those with u < 1/2.
-
-    Args:
-        x: Images, shape (B, C, H, W), any range.
-        u: Uniform numbers in [0, 1), shape (B,), drawn by the caller.
-
-    Returns:
-        Images, shape (B, C, H, W).
-    """
+    """Images (B, C, H, W), mirrored left to right where u (B,), uniform in [0, 1), is below 1/2."""
     return torch.where((u < 0.5).view(-1, 1, 1, 1), x.flip(-1), x)
 
 

@@ -1,8 +1,8 @@
 """Processes that read data, and what happens when one of them dies.
 
 torch raises an error from a signal handler, wherever the main thread is: in the middle of an
-optimiser's step too. Here it is raised where batches are waited for, and nowhere else; whoever asks
-for the next batch can then begin again, for which batches come next is known (`batches`).
+optimiser's step too. Here it is raised where batches are waited for; whoever asks for the next one
+can begin again, for which batches come next is known (`batches`).
 """
 
 import os
@@ -23,14 +23,7 @@ class WorkerLost(Exception):  # noqa: N818 - the state of a process
 
 
 class Waiting:
-    """Iterates over a loader; that a worker is gone is found out while it waits for a batch.
-
-    Args:
-        loader: With workers or without.
-
-    Raises:
-        WorkerLost: from `__next__`.
-    """
+    """Iterates over a loader; while it waits for a batch it may raise `WorkerLost`."""
 
     def __init__(self, loader: "DataLoader[Any]") -> None:
         self._batches, self._n_workers = iter(loader), loader.num_workers
@@ -56,14 +49,11 @@ class Waiting:
             self._waits = False
 
     def _is_lost(self, error: Exception) -> bool:
-        """Whether a worker is gone: torch says so, or a batch of its cannot be fetched any more.
-
-        What is raised inside a worker comes with "Caught ..." before it.
-        """
-        text = str(error)
+        """Whether torch says so, or a batch of a worker's cannot be fetched any more."""
         if isinstance(error, RuntimeError):
-            return "DataLoader worker (pid" in text
-        return self._n_workers > 0 and not text.startswith("Caught ")
+            return "DataLoader worker (pid" in str(error)
+        # what is raised inside a worker comes with "Caught ..." before it
+        return self._n_workers > 0 and not str(error).startswith("Caught ")
 
     def child_ended(self) -> None:
         """Some child process ended: a worker of this loader's, or another."""

@@ -6,7 +6,7 @@ from photographs import drawn_tiles
 from sklearn.datasets import load_digits
 
 from sparring.data.audit.detectors.holes import CERTAIN, ENOUGH, Holes, flat_quads, holes
-from sparring.data.audit.registry import detector_of
+from sparring.data.audit.registry import all_detectors
 from sparring.data.dirt.registry import make
 
 detector = Holes()
@@ -37,7 +37,7 @@ def judged(x):
 
 
 def test_the_kind_is_found_by_its_name_and_images_do_not_see_each_other():
-    assert isinstance(detector_of("missing_blocks"), Holes)
+    assert isinstance(all_detectors()["holes"], Holes)
     x = dirty(drawn_tiles(n=4), "missing_blocks", block_size=0.25, fill="contrast")
     alone = [detector.look(y[None])["evidence"] for y in x]
     assert torch.equal(detector.look(x)["evidence"], torch.cat(alone))

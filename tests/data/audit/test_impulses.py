@@ -14,7 +14,7 @@ from sparring.data.audit.detectors.impulses import (
     Impulses,
     log_likelihoods,
 )
-from sparring.data.audit.registry import detector_of, look
+from sparring.data.audit.registry import all_detectors, look
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.registry import make
 
@@ -35,7 +35,7 @@ def judged(x):
 
 
 def test_the_kind_is_found_by_its_name_and_its_statistics_are_per_image():
-    assert isinstance(detector_of("salt_and_pepper"), Impulses)
+    assert isinstance(all_detectors()["impulses"], Impulses)
     x = dirty(drawn_tiles(n=4), "salt_and_pepper", share=0.1)
     whole = look(x)["impulses.counts"]
     assert torch.equal(whole, torch.cat([look(y[None])["impulses.counts"] for y in x]))

@@ -11,11 +11,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from sparring.data.audit.detectors.jpeg import (
     Jpeg,
     Levels,
-    blocks,
     evidence,
     file_quality,
     forward,
-    jpeg_cell,
     luminance,
     moved_grids,
     put_back,
@@ -190,22 +188,6 @@ def test_zeros_are_no_evidence():
     smooth = torch.nn.functional.interpolate(coarse, (32, 32), mode="bicubic", align_corners=True)
     seen = Jpeg().look(eight_bits(0.2 + 0.6 * smooth.clamp(0, 1)))
     assert (seen["evidence"] < 0).all()
-
-
-@pytest.mark.parametrize("n_channels", [1, 3])
-@pytest.mark.parametrize("quality", [10, 40, 75])
-def test_the_cell_holds_the_true_coefficient(n_channels, quality):
-    x = eight_bits(0.25 + 0.5 * tiles(**SHARED, n_channels=n_channels))
-    true = forward(blocks(luminance(x).y))
-    decoded = dirty(x, "jpeg", quality=quality)
-    low, high = jpeg_cell(decoded, quality)
-    assert low.shape == (60, 4, 4, 8, 8)
-    assert torch.allclose(high - low, table_of(quality).float().expand_as(low), atol=1e-3)
-    outside = torch.maximum(low - true.reshape(low.shape), true.reshape(low.shape) - high)
-    assert outside.max() < (1.0 if n_channels == 1 else 3.0)
-    assert (outside > 0).float().mean() < 0.02
-    low, high = (each.reshape(true.shape) for each in jpeg_cell(decoded, quality - 5))
-    assert torch.maximum(low - true, true - high).max() > 4, "of another quality it does not"
 
 
 def test_a_quality_that_is_none_is_refused():

@@ -293,8 +293,6 @@ def test_an_image_is_dirty_from_two_changed_pixels_on():
 
 def test_the_folder_of_detectors_is_walked(monkeypatch):
     monkeypatch.undo()
-    for name, detector in registry.all_detectors().items():
-        assert not name.startswith("_")
-        for kind in detector.kinds:
-            assert registry.detector_of(kind) is detector
+    assert {"noise", "holes"} <= registry.all_detectors().keys()
+    assert not any(name.startswith("_") for name in registry.all_detectors())
     assert len(set(registry.kinds())) == len(registry.kinds())

@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits, load_sample_images
 
 from sparring.data.audit.detectors.outliers import MOST_Z, RATIO, SHARE, Outliers, _tail
-from sparring.data.audit.registry import detector_of
+from sparring.data.audit.registry import all_detectors
 from sparring.data.dirt.registry import make
 
 detector = Outliers()
@@ -49,7 +49,7 @@ def mixed(x, others):
 
 
 def test_the_kind_is_found_by_its_name_and_its_statistics_are_per_image():
-    assert isinstance(detector_of("outlier"), Outliers)
+    assert isinstance(all_detectors()["outliers"], Outliers)
     x = digits(3)
     for name, values in detector.look(x).items():
         alone = torch.cat([detector.look(each[None])[name] for each in x])

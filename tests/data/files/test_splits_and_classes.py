@@ -12,8 +12,8 @@ from PIL import Image
 
 from sparring.commands.contaminate.copies import contaminate
 from sparring.data.datasets import build_dataset
+from sparring.data.files.folder import split_name
 from sparring.data.files.hub import check_one_split, split_of
-from sparring.data.files.splits import split_name
 from sparring.support.errors import UserError
 
 GREY = itertools.count(1)

@@ -16,7 +16,7 @@ from shards import SIZES, N, add, numbers_of, png, write_parquet, write_tar, wri
 from sparring.data.batches import make_loader
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated, training_data
-from sparring.data.files import images
+from sparring.data.files import source
 from sparring.data.files.source import Columns
 from sparring.data.streams import addresses, tar_shards
 from sparring.data.streams.addresses import expand_braces
@@ -195,7 +195,7 @@ def test_contamination_follows_the_index_whoever_reads(fields):
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "N_HASHED_FILES", 1)  # of the others the index knows
+    monkeypatch.setattr(source, "N_HASHED_FILES", 1)  # of the others the index knows
     where = write_tars(tmp_path / "a", sizes=[3, 4])
     mark = build_dataset("webdataset", data_files=where).fingerprint()
     shutil.copytree(tmp_path / "a", tmp_path / "b")

@@ -9,7 +9,7 @@ from sparring.data.base import InMemory, Wrapper
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
 from sparring.data.trust.controls import Chosen, Denoised, clean_numbers, denoised
-from sparring.data.trust.trusted import ByTable, ByTruth, true_table
+from sparring.data.trust.trusted import ByTable, ByTruth
 from sparring.support.errors import UserError
 
 
@@ -37,7 +37,7 @@ class Named(Wrapper):
 
 def test_what_is_left_are_the_clean_images_numbered_anew():
     dirty = Named(digits(kind="gaussian", rate=0.9, sigma=0.2))
-    numbers = clean_numbers(true_table(dirty))
+    numbers = clean_numbers(ByTruth(dirty).table)
     left, whole = Chosen(dirty, numbers), dirty.read_all()
     batch = left.read_all()
     assert len(left) == len(dirty) // 10 + 1 == len(batch["x0"])  # 297 images
@@ -58,7 +58,7 @@ def test_a_class_of_which_nothing_is_left_is_absent():
 def test_nothing_left_and_streams_are_refused():
     dirty = digits(kind="gaussian", rate=1.0)
     with pytest.raises(UserError, match="no image of digits is called clean"):
-        Chosen(dirty, clean_numbers(true_table(dirty)))
+        Chosen(dirty, clean_numbers(ByTruth(dirty).table))
     dirty.sharding = object()  # pyright: ignore
     with pytest.raises(UserError, match="a stream is read as it is"):
         Chosen(dirty, np.arange(3))

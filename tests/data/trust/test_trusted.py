@@ -18,7 +18,6 @@ from sparring.data.trust.trusted import (
     ByTruth,
     Trusted,
     fingerprint_of,
-    true_table,
     trust_of,
 )
 
@@ -94,7 +93,7 @@ def test_the_truth_is_what_was_done():
     assert (~trust.seen[kinds["missing_blocks"]]).sum() == 16 * len(kinds["missing_blocks"])
     others = sorted(set(range(N)) - {*kinds["missing_blocks"], *kinds["salt_and_pepper"]})
     assert trust.seen[others].all()
-    table = true_table(dirty)
+    table = ByTruth(dirty).table
     assert {kind: np.flatnonzero(table.has(kind)).tolist() for kind in kinds} == kinds
 
 
@@ -117,7 +116,7 @@ def test_noise_that_leaves_the_range_was_not_clipped():
 def test_two_layers_of_dirt_on_one_sample_teach_nothing():
     once = contaminate(GREY, {"kind": "gaussian", "rate": 0.5})
     twice = contaminate(once, {"kind": "blur", "rate": 0.5})
-    table = true_table(twice)
+    table = ByTruth(twice).table
     both = (once.dirty & twice.dirty).numpy()
     assert both.any()
     assert np.array_equal(table.weight == 0, both)
@@ -209,7 +208,7 @@ def columns_of(table: Table) -> dict[str, object]:
 
 def test_a_batch_of_anybody_s_loader_is_told_what_a_data_set_s_is():
     dirty = mixed()
-    source = ByTable(true_table(dirty))
+    source = ByTable(ByTruth(dirty).table)
     expected = ModelRange(Trusted(dirty, source)).read_all()
     images, trust = sparring.trusted(
         ModelRange(dirty).read_all()["x0"], columns_of(consistent(source.table))

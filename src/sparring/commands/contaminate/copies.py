@@ -18,8 +18,8 @@ from ...data.datasets import build_dataset
 from ...data.dirt.contaminated import Contaminated, check_contamination
 from ...data.dirt.contaminated import contaminate as contaminated
 from ...data.dirt.manifest import write_manifest
+from ...data.files.folder import seeming_splits
 from ...data.files.listing import hidden
-from ...data.files.splits import seeming_splits
 from ...support.errors import UserError
 from ...support.home_folder import expanded_path
 from ..shared.files import check_place, whole_folder

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NoReturn
 
 import numpy as np
 import torch
@@ -21,57 +20,41 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ...diffusion.randomness import generator
 from ...support.cache import key_of
 from ...support.errors import UserError
-from ..base import Batch, Dataset, Wrapper
-from ..batches import as_it_is, last_line
+from ..base import Batch, Dataset, Wrapper, joined
+from ..batches import last_line, reader
 from ..streams.shards import READ_AHEAD
-from ..workers import Waiting, WorkerLost, worker_init
+from ..workers import Waiting, WorkerLost
 from .contract import Statistics
-from .judging import Hiding, Judge, fit, fit_hiding, joined, look
+from .judging import Hiding, Judge, fit, fit_hiding, look
 from .table import Table, clean_table
 
 N_SAMPLE, N_SAMPLE_STREAM = 8192, 2048
 """Images of a set, and of a stream, that decide the thresholds. Of a stream no others are read."""
-CHUNK, CHUNK_VALUES = 1024, 2**21
-"""Most images, and most values, to hold at once."""
-THUMB = 16
-"""Side of the thumbnails, in pixels, whose distance says whether two images are nearly alike."""
-NEAR = 0.02
-"""Largest rms difference of the thumbnails of near duplicates, [0, 1] scale."""
+CHUNK, CHUNK_VALUES = 1024, 2**21  # most images, and most values, to hold at once
+THUMB = 16  # side in pixels of the thumbnails whose distance says whether two images are alike
+NEAR = 0.02  # largest rms difference of the thumbnails of near duplicates, [0, 1] scale
 N_NEIGHBOURS, N_COMPONENTS = 16, 8
 BLANK = 1 / 255
 
 
 @dataclass
 class Audit:
-    """What was found. Arrays have a row per image that was looked at.
+    """What was found. Arrays have a row per image that was looked at."""
 
-    Attributes:
-        dataset: What was looked at.
-        judge: The thresholds, for other images of the set.
-        table: The dirt of each image; one that could not be read has weight 0.
-        is_readable: Whether each could be read, (n,), bool.
-        unreadable: Files that could not be read.
-        sizes: How many images have each (width, height) in the file.
-        digests: Of the pixels, (n,), bytes; empty where unreadable.
-        thumbs: Grey thumbnails, (n, d), uint8.
-        is_blank: Whether all pixels are alike, (n,).
-    """
-
-    dataset: Dataset
-    judge: Judge
-    table: Table
-    is_readable: np.ndarray
-    unreadable: list[str]
-    sizes: Counter[tuple[int, int]]
-    digests: np.ndarray
-    thumbs: np.ndarray
-    is_blank: np.ndarray
+    dataset: Dataset  # what was looked at
+    judge: Judge  # the thresholds, for other images of the set
+    table: Table  # the dirt of each image; one that could not be read has weight 0
+    is_readable: np.ndarray  # whether each could be read, (n,), bool
+    unreadable: list[str]  # files that could not be read
+    sizes: Counter[tuple[int, int]]  # how many images have each (width, height) in the file
+    digests: np.ndarray  # of the pixels, (n,), bytes; empty where unreadable
+    thumbs: np.ndarray  # grey thumbnails, (n, d), uint8
+    is_blank: np.ndarray  # whether all pixels are alike, (n,)
 
     @property
     def is_whole(self) -> bool:
@@ -88,15 +71,10 @@ class Audit:
 
     @cached_property
     def near_duplicates(self) -> list[list[int]]:
-        """Groups of images that look alike but are not equal, by their numbers in the data set.
-
-        Of equal images the first one stands for all.
-        """
-        rows = np.flatnonzero(self.is_readable)
+        """Groups of images that look alike, by their numbers; one stands for all that are equal."""
+        rows, index = np.flatnonzero(self.is_readable), self.table.index
         first = rows[np.sort(np.unique(self.digests[rows], return_index=True)[1])]
-        return [
-            self.table.index[first[group]].tolist() for group in near_groups(self.thumbs[first])
-        ]
+        return [index[first[group]].tolist() for group in near_groups(self.thumbs[first])]
 
 
 def audit_images(
@@ -107,40 +85,31 @@ def audit_images(
     *,
     whole_stream: bool = False,
 ) -> Audit:
-    """Look at every image once; of a stream at some.
-
-    Args:
-        dataset: Images, contaminated or not.
-        n_workers: Processes that read and look; 0 does it in this one.
-        n_sample: Images that decide the thresholds; None: `N_SAMPLE`, of a stream
-            `N_SAMPLE_STREAM`.
-        seed: Of the choice of these.
-        whole_stream: Whether to look at every image of a stream too.
-
-    Raises:
-        UserError: if the data cannot be read.
-    """
+    """Look at every image once; of a stream at a sample, unless `whole_stream`. `n_sample` images,
+    chosen by the seed, decide the thresholds (None: `N_SAMPLE`, or `N_SAMPLE_STREAM`). `n_workers`
+    processes read and look (0: this one). UserError if the data cannot be read."""
     sample = sample_of(dataset, n_sample, seed)
     others = np.delete(np.arange(len(dataset)), sample)
     if dataset.sharding is not None and not whole_stream:
         others = others[:0]
     looked_at = np.sort(np.concatenate([sample, others]))
     with tqdm(total=len(looked_at), unit="image", disable=None) as progress:
-        first = list(_looked(dataset, sample, None, n_workers, progress))
+        first = list(_looked(Looked(dataset, None), sample, n_workers, progress))
         index = np.concatenate([batch["index"] for batch in first])
         seen = joined([batch["seen"] for batch in first])
         hiding = fit_hiding(seen)
+        filled = Looked(dataset, hiding)
         again = index[hiding.rows(seen).numpy()]
         progress.total += len(again)
-        for batch in _looked(dataset, again, hiding, n_workers, progress):
+        for batch in _looked(filled, again, n_workers, progress):
             rows = torch.from_numpy(np.searchsorted(index, batch["index"]))
             for name, values in batch["seen"].items():
                 seen[name][rows] = values
-        audit = _empty(dataset, fit(seen, hiding), looked_at)
+        audit = _without_images(dataset, fit(seen, hiding), looked_at)
         for batch in first:
             _keep(audit, batch)
         _judge(audit, index, seen)
-        for batch in _looked(dataset, others, hiding, n_workers, progress):
+        for batch in _looked(filled, others, n_workers, progress):
             _keep(audit, batch)
             _judge(audit, batch["index"].numpy(), batch["seen"])
     audit.unreadable = list(dict.fromkeys(audit.unreadable))
@@ -148,10 +117,7 @@ def audit_images(
 
 
 def sample_of(dataset: Dataset, n_sample: int | None = None, seed: int = 0) -> np.ndarray:
-    """Numbers of the images that decide the thresholds, rising.
-
-    Those of a set are drawn; those of a stream are neighbours, some at each of many places.
-    """
+    """Numbers of the images that decide the thresholds, rising; of a stream some at many places."""
     n = len(dataset)
     if dataset.sharding is None:
         k = min(n, n_sample or N_SAMPLE)
@@ -164,14 +130,8 @@ def sample_of(dataset: Dataset, n_sample: int | None = None, seed: int = 0) -> n
 
 
 class Looked(Wrapper):
-    """Each image as what is seen of it, without its pixels; images that stand in for an unreadable
-    one are left out.
-
-    Args:
-        dataset: The images.
-        hiding: Fills what is hidden before the others look; None: they look at the images as they
-            are.
-    """
+    """Each image as what is seen of it, without its pixels, and without stand-ins for others.
+    Hidden pixels are filled by `hiding` before the others look; without it nothing is."""
 
     def __init__(self, dataset: Dataset, hiding: Hiding | None) -> None:
         super().__init__(dataset)
@@ -193,30 +153,13 @@ class Looked(Wrapper):
             "unreadable": batch["unreadable"],
         }
 
-    def fingerprint(self) -> str:
-        return self.dataset.fingerprint()
 
-
-def _looked(
-    dataset: Dataset,
-    index: np.ndarray,
-    hiding: Hiding | None,
-    n_workers: int,
-    progress: "tqdm[NoReturn]",
-) -> Iterator[Batch]:
+def _looked(dataset: Looked, index: np.ndarray, n_workers: int, progress: tqdm) -> Iterator[Batch]:
     """What is seen of these images, some at a time, in this order."""
     n = max(1, min(CHUNK, CHUNK_VALUES // int(np.prod(dataset.sample_shape))))
     chunks = [index[start : start + n].tolist() for start in range(0, len(index), n)]
-    loader = DataLoader(
-        Looked(dataset, hiding),
-        batch_sampler=chunks,
-        collate_fn=as_it_is,  # pyright: ignore[reportArgumentType]
-        num_workers=n_workers,
-        worker_init_fn=worker_init() if n_workers else None,
-        generator=generator("cpu", 0, "workers"),
-    )
     try:
-        for batch in Waiting(loader):
+        for batch in Waiting(reader(dataset, chunks, n_workers)):
             yield batch
             progress.update(batch["n_asked"])
     except WorkerLost as lost:
@@ -228,15 +171,13 @@ def _looked(
         raise type(error)(last_line(error)) from None
 
 
-def _empty(dataset: Dataset, judge: Judge, index: np.ndarray) -> Audit:
+def _without_images(dataset: Dataset, judge: Judge, index: np.ndarray) -> Audit:
     """An audit of these images, none of which could be read."""
     table, n = clean_table(index, judge.kinds), len(index)
     table.weight[:] = 0
-    n_thumb = thumbnails(torch.zeros(1, *dataset.sample_shape)).shape[1]
-    return Audit(
-        dataset, judge, table, np.zeros(n, bool), [], Counter(), np.zeros(n, "S32"),
-        np.zeros((n, n_thumb), np.uint8), np.zeros(n, bool),
-    )  # fmt: skip
+    thumbs = np.repeat(thumbnails(torch.zeros(1, *dataset.sample_shape)), n, 0)
+    no, digests = np.zeros(n, bool), np.zeros(n, "S32")
+    return Audit(dataset, judge, table, no, [], Counter(), digests, thumbs, no.copy())
 
 
 def _keep(audit: Audit, batch: Batch) -> None:
@@ -263,15 +204,9 @@ def thumbnails(x0: Tensor) -> np.ndarray:
 
 
 def near_groups(thumbs: np.ndarray, near: float = NEAR) -> list[list[int]]:
-    """Groups of rows that are linked by rms differences of at most `near`.
-
-    The distance in a few principal components is at most the whole one, so a tree over these finds
-    the candidates; of each row the nearest `N_NEIGHBOURS` are looked at.
-
-    Args:
-        thumbs: Thumbnails (n, d), uint8.
-        near: Largest rms difference, [0, 1] scale.
-    """
+    """Groups of thumbnails (n, d), uint8, that are linked by rms differences of at most `near`. The
+    distance in a few principal components is at most the whole one, so a tree over these finds the
+    candidates; of each row the nearest `N_NEIGHBOURS` are looked at."""
     n, d = thumbs.shape
     if n < 2:
         return []

@@ -1,4 +1,4 @@
-r"""What a detector of dirt is: it looks at single images, then at the set, then judges each image.
+"""What a detector of dirt is: it looks at single images, then at the set, then judges each image.
 
     seen = detector.look(x)              # statistics of each image, in any batch, worker or process
     rule = detector.fit(all_seen)        # once, from those of the set (of a stream: of a sample)
@@ -9,12 +9,10 @@ Images are (B, C, H, W) in [0, 1], multiples of 1/255 (what files hold) or float
 
 Columns that a rule may give, each (B,), float32:
 
-- a probability for each of the detector's kinds, under the name that `contamination.kind` gives to
-  that kind of dirt: gaussian, poisson_gaussian, correlated, jpeg, blur, enlarged, salt_and_pepper,
-  missing_blocks, watermark, outlier;
-- `sigma`: standard deviation of the noise where the image is black, [0, 1] scale; `slope`: its
-  variance is sigma^2 + slope * brightness; `correlation`: as of the kind correlated, pixels;
-- `quality` of the JPEG, 1 to 100; `blur_sigma`: standard deviation of the kernel, pixels.
+- a probability for each of the detector's kinds, under the name that `contamination.kind` gives it:
+  gaussian, poisson_gaussian, correlated, jpeg, blur, enlarged, salt_and_pepper, missing_blocks,
+  watermark, outlier;
+- sizes: `sigma`, `slope`, `correlation`, `quality` and `blur_sigma`, see `table.Table`.
 
 A detector sees the statistics of all detectors. Those that hide pixels come first and see only each
 other's: where they hide something, it is filled before the others look. One that must not take the
@@ -28,23 +26,15 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-Statistics = Mapping[str, Tensor]
-"""By `detector.statistic`: (B,) or (B, k), float32."""
+Statistics = Mapping[str, Tensor]  # by `detector.statistic`: (B,) or (B, k), float32
 Columns = dict[str, Tensor]
 
-HAS = 0.5
-"""An image has the kinds of dirt whose probability is above this."""
-SAID = "said."
-"""Begins the names of the statistics that are what earlier detectors said, by kind."""
+HAS = 0.5  # an image has the kinds of dirt whose probability is above this
+SAID = "said."  # begins the names of the statistics that are what earlier detectors said, by kind
 
 
 def said(seen: Statistics, kinds: Iterable[str]) -> Tensor:
-    """The largest probability that earlier detectors gave to one of these kinds, (B,).
-
-    Args:
-        seen: As a rule gets it.
-        kinds: One of which nobody said anything has probability 0.
-    """
+    """The largest probability that earlier detectors gave to one of these kinds, (B,); else 0."""
     found = [seen[SAID + kind] for kind in kinds if SAID + kind in seen]
     if not found:
         return torch.zeros(len(next(iter(seen.values()))))
@@ -60,16 +50,10 @@ class Rule(ABC):
 
 
 class Detector(ABC):
-    """Finds the dirt of some kinds.
+    """Finds the dirt of some kinds."""
 
-    Attributes:
-        kinds: What it gives a probability for.
-        after: Names of the detectors that judge an image before this one does; those that hide
-            pixels always do.
-    """
-
-    kinds: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()  # what it gives a probability for
+    after: tuple[str, ...] = ()  # detectors that judge before it, as those that hide pixels do
 
     @abstractmethod
     def look(self, x: Tensor) -> dict[str, Tensor]:
@@ -80,8 +64,5 @@ class Detector(ABC):
         """The rule for a set whose images, (n,) of them, have these statistics."""
 
     def hidden(self, x: Tensor, kind: str) -> Tensor | None:
-        """Pixels that say nothing in images (B, C, H, W) of this kind, (B, 1, H, W), bool.
-
-        None where the kind leaves no pixel without any information.
-        """
+        """Pixels that say nothing in images (B, C, H, W) of this kind, (B, 1, H, W), bool."""
         return None

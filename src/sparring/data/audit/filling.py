@@ -1,14 +1,12 @@
-r"""Hidden pixels filled from what is seen around them.
+"""Hidden pixels filled from what is seen around them.
 
     isolated:  the median of the seen ones among its eight neighbours
     the rest:  from near to far. With v the values and w = 1 where seen, 0 where hidden,
                v' = sum w v / sum w,  w' = 1 where any w is 1       (blocks of 2 x 2, repeated)
                v  = v where w = 1, else v' enlarged                 (on the way back)
 
-A pixel of a wide hole so gets the mean of the nearest seen region, the edges of the hole lead over
-into what is around, and a single dead pixel in a sharp edge takes no value that no neighbour has.
-A filled pixel says nothing new: training leaves its loss out, the network only needs an input that
-does not startle it.
+So a pixel of a wide hole gets the mean of the nearest seen region, and a single dead pixel in a
+sharp edge takes no value that no neighbour has. Training leaves the loss of a filled pixel out.
 
 Source: the median is that of impulse filters; the rest is pull and push after Gortler, Grzeszczuk,
 Szeliski and Cohen 1996 ("The Lumigraph"), with weights 0 and 1.
@@ -24,16 +22,8 @@ AROUND = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
 
 
 def filled(x: Tensor, hidden: Tensor) -> Tensor:
-    """Images whose hidden pixels look like what is around them.
-
-    Args:
-        x: Images (B, C, H, W), any range.
-        hidden: Pixels that say nothing, (B, 1, H, W), bool.
-
-    Returns:
-        (B, C, H, W): seen pixels as they are, hidden ones within the range of the image's seen
-        ones. An image of which nothing is seen stays as it is.
-    """
+    """Images (B, C, H, W) whose hidden pixels, (B, 1, H, W), bool, look like those around them.
+    They lie within the range of the image's seen ones. An image without any stays as it is."""
     some = (hidden.flatten(1).any(1) & ~hidden.flatten(1).all(1)).nonzero().flatten()
     if len(some) == 0:
         return x
@@ -44,10 +34,8 @@ def filled(x: Tensor, hidden: Tensor) -> Tensor:
 
 
 def neighbours(x: Tensor, row: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-    """What lies around pixels (row, i, j), (n,) each, of (B, C, H, W).
-
-    Returns:
-        The eight values (n, 8, C), and which of them lie in the image, (n, 8).
+    """The eight values (n, 8, C) around pixels (row, i, j), (n,) each, of images (B, C, H, W), and
+    which of them lie in the image, (n, 8).
     """
     height, width = x.shape[2:]
     step = torch.tensor(AROUND, device=x.device)
@@ -57,15 +45,8 @@ def neighbours(x: Tensor, row: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Te
 
 
 def median(values: Tensor, counted: Tensor) -> Tensor:
-    """The middle of those that count, of an even number the mean of the two in the middle.
-
-    Args:
-        values: (n, k, C).
-        counted: (n, k), bool, at least one in each row.
-
-    Returns:
-        (n, C).
-    """
+    """The middle, (n, C), of those values (n, k, C) that count, (n, k), at least one in each row.
+    Of an even number it is the mean of the two in the middle."""
     ordered = values.masked_fill(~counted[..., None], torch.inf).sort(1).values
     last = counted.sum(1) - 1
     rows = torch.arange(len(values), device=values.device)

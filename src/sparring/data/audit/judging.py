@@ -1,18 +1,14 @@
-r"""From images to rows of a table: the rules of all detectors, fitted once, judge any image.
+"""From images to rows of a table: the rules of all detectors, fitted once, judge any image.
 
     hiding = fit_hiding(look(sample))            # thresholds, from a bounded sample of the set
     judge = fit(hiding.look(sample), hiding)
     judge(x, index)                              # rows of a `Table`; of images seen on the fly too
 
-A judge is numbers alone: it is pickled, handed to workers and kept. It says of an image the same
-whoever asks, and in whatever batch.
-
-An image may have several kinds of dirt. Impulses pass for noise, and a hole for something that does
-not belong, so what hides pixels is found first, and the others look at the image with these pixels
-filled. The other detectors follow each other as they ask for (`Detector.after`), and each may read
-what the earlier ones said. A kind without its size says nothing that training could use, so its
-probability is at most 1/2 then; and a size counts only where the image has a kind of that size
-(`table.SIZES`).
+A judge is numbers alone, so it is pickled, handed to workers and kept. It says of an image the same
+whoever asks, and in whatever batch. Impulses pass for noise, and a hole for something that does not
+belong, so what hides pixels is found first, and the others look at the image with these pixels
+filled. A kind without its size says nothing that training could use, so its probability is at most
+1/2 then; and a size counts only where the image has a kind of that size (`table.SIZES`).
 """
 
 from collections.abc import Container, Mapping
@@ -27,21 +23,15 @@ from .contract import HAS, SAID, Columns, Rule, Statistics
 from .filling import filled
 from .table import NUMBERS, PROBABILITY, SIZES, Table, clean_table, consistent, rounded
 
-LEAST_SIDE = 8
-"""Pixels: nothing is looked for in smaller images."""
-IN_RANGE = "image.in_range"
-"""The statistic that is no detector's: 1 where no value of the image leaves [0, 1]."""
+LEAST_SIDE = 8  # pixels: nothing is looked for in smaller images
+IN_RANGE = "image.in_range"  # no detector's: 1 where no value of the image leaves [0, 1]
 
 
 @dataclass(frozen=True)
 class Hiding:
-    """Finds the images of which some pixels say nothing, and looks at what these leave.
+    """Finds the images of which some pixels say nothing, and looks at what these leave."""
 
-    Attributes:
-        rules: Of the detectors that hide pixels, by name.
-    """
-
-    rules: Mapping[str, Rule]
+    rules: Mapping[str, Rule]  # of the detectors that hide pixels, by name
 
     def columns(self, seen: Statistics) -> dict[str, Columns]:
         """What these rules say, by detector."""
@@ -50,13 +40,8 @@ class Hiding:
 
     def has(self, seen: Statistics) -> dict[str, Tensor]:
         """By kind, the images that have it, (B,), bool."""
-        kinds = registry.hiding_kinds()
-        return {
-            kind: p > HAS
-            for columns in self.columns(seen).values()
-            for kind, p in columns.items()
-            if kind in kinds
-        }
+        said = {kind: p for columns in self.columns(seen).values() for kind, p in columns.items()}
+        return {kind: p > HAS for kind, p in said.items() if kind in registry.hiding_kinds()}
 
     def rows(self, seen: Statistics) -> Tensor:
         """Images of which some pixels say nothing, (B,), bool."""
@@ -79,28 +64,19 @@ class Hiding:
 
 @dataclass(frozen=True)
 class Judge:
-    """Judges images one by one.
+    """Judges images one by one."""
 
-    Attributes:
-        hiding: What is taken out of an image before it is judged.
-        rules: Of the other detectors, by name, in the order in which they judge.
-        kinds: What all of them find, in the order of the table's columns.
-    """
-
-    hiding: Hiding
-    rules: Mapping[str, Rule]
-    kinds: tuple[str, ...]
+    hiding: Hiding  # what is taken out of an image before it is judged
+    rules: Mapping[str, Rule]  # of the other detectors, by name, in the order in which they judge
+    kinds: tuple[str, ...]  # what all of them find, in the order of the table's columns
 
     def __call__(self, x: Tensor, index: np.ndarray | Tensor) -> Table:
         """Rows of a table for images (B, C, H, W) in [0, 1] of these numbers (B,)."""
         return self.of(self.hiding.look(x), index)
 
     def of(self, seen: Statistics, index: np.ndarray | Tensor) -> Table:
-        """Rows of a table for images that `hiding` looked at.
-
-        Raises:
-            ValueError: where a rule gives something that no table can hold; the message names it.
-        """
+        """Rows of a table for images that `hiding` looked at. Where a rule gives something that no
+        table can hold, a ValueError names it."""
         table = clean_table(np.asarray(index), self.kinds)
         said = self.hiding.columns(seen)
         seen = with_words(seen, said)
@@ -127,18 +103,11 @@ class Judge:
 
 
 def look(x: Tensor, names: Container[str] | None = None) -> dict[str, Tensor]:
-    """What is seen of images (B, C, H, W) in [0, 1] as they are, (B,) or (B, k) each, float32.
-
-    Args:
-        x: The images.
-        names: Of the detectors that look; None: all.
-    """
+    """What these detectors (None: all) see of images (B, C, H, W) in [0, 1], as `registry.look`."""
     in_range = {IN_RANGE: ((x >= 0) & (x <= 1)).flatten(1).all(1).float()}
-    return (
-        in_range
-        if min(x.shape[2:]) < LEAST_SIDE
-        else {**registry.look(x.float(), names), **in_range}
-    )
+    if min(x.shape[2:]) < LEAST_SIDE:
+        return in_range
+    return {**registry.look(x.float(), names), **in_range}
 
 
 def fit_hiding(seen: Statistics) -> Hiding:
@@ -162,17 +131,8 @@ def fit(seen: Statistics, hiding: Hiding) -> Judge:
 
 def with_words(seen: Statistics, said: Mapping[str, Columns]) -> dict[str, Tensor]:
     """What was seen, and beside it the probabilities that detectors, by name, gave."""
-    return dict(seen) | {
-        SAID + kind: p
-        for columns in said.values()
-        for kind, p in columns.items()
-        if kind not in SIZES
-    }
-
-
-def joined(seen: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What was seen of all images, from what was seen of some at a time."""
-    return {name: torch.cat([some[name] for some in seen]) for name in seen[0]}
+    words = {kind: p for columns in said.values() for kind, p in columns.items()}
+    return dict(seen) | {SAID + kind: p for kind, p in words.items() if kind not in SIZES}
 
 
 def _detector(statistic: str) -> str:

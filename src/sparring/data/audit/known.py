@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ..base import READ_CHUNK, Dataset
-from ..dirt.contaminated import layers
+from ..dirt.contaminated import Contaminated, layers
 from ..transforms import to_uint8
 from .contract import HAS
 from .table import Table
@@ -29,16 +29,12 @@ def is_changed(dataset: Dataset, index: np.ndarray) -> np.ndarray:
 
 
 def compare(table: Table, dataset: Dataset) -> dict[str, Any] | None:
-    """What was done to the images of a table, and how what was found compares.
-
-    Args:
-        table: The audit's.
-        dataset: Contaminated, perhaps several times; None is returned for any other.
+    """What was done to the images of the audit's table, and how what was found compares.
 
     Returns:
-        `rate`, the share of dirty images; `called_dirty`, the share of the clean ones that have
-        some kind; `auc`, the probability that a dirty image's likeliest kind is likelier than a
-        clean one's; and `kinds`, by what was done:
+        None for data that are not contaminated, else `rate`, the share of dirty images;
+        `called_dirty`, the share of the clean ones that have some kind; `auc`, the probability that
+        a dirty image's likeliest kind is likelier than a clean one's; `kinds`, by what was done:
 
         - `n_images` and `rate`; `auc`, of these against the clean ones; `found`, the share that has
           this kind by the table; `called`, the share that has each other kind, where it has any;
@@ -49,57 +45,45 @@ def compare(table: Table, dataset: Dataset) -> dict[str, Any] | None:
     if not done:
         return None
     dirty = is_changed(dataset, table.index)
-    kinds, sigma = _done(table.index, dirty, dataset)
+    kinds, sigma = _done(table.index, dirty, done)
     p = np.stack(list(table.kinds.values()), 1) if table.kinds else np.zeros((len(table), 1))
     likeliest = p.max(1)
+    found: dict[str, dict[str, Any]] = {}
+    for kind, has in kinds.items():
+        called = {name: float(table.has(name)[has].mean()) for name in table.kinds}
+        some, sized = has & (likeliest > HAS), has & np.isfinite(sigma)
+        found[kind] = {
+            "n_images": int(has.sum()),
+            "rate": float(has.mean()),
+            "auc": _auc(likeliest, has, ~dirty),
+            "found": called.pop(kind, 0.0),
+            "called": {name: share for name, share in called.items() if share > 0},
+            "confused": float((~table.has(kind))[some].mean()) if some.any() else 0.0,
+        }
+        if sized.any():
+            off = np.square(table.sigma - sigma)[sized]
+            found[kind]["sigma_rmse"] = float(np.sqrt(off.mean()))
     return {
         "rate": float(dirty.mean()),
         "called_dirty": float((likeliest[~dirty] > HAS).mean()) if not dirty.all() else None,
         "auc": _auc(likeliest, dirty, ~dirty),
-        "kinds": {
-            kind: {
-                "n_images": int(has.sum()),
-                "rate": float(has.mean()),
-                "auc": _auc(likeliest, has, ~dirty),
-                **_of_kind(table, kind, has, likeliest),
-                **_of_sigma(table, has, sigma),
-            }
-            for kind, has in kinds.items()
-            if has.any()
-        },
+        "kinds": found,
     }
 
 
 def _done(
-    index: np.ndarray, dirty: np.ndarray, dataset: Dataset
+    index: np.ndarray, dirty: np.ndarray, done: list[Contaminated]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Which images have each kind, (n,) bool, and the size of their noise, (n,), nan for none."""
     kinds: dict[str, np.ndarray] = {}
     variance = np.full(len(index), np.nan)
-    for layer in layers(dataset):
+    for layer in done:
         for row in np.flatnonzero(dirty & layer.dirty[torch.from_numpy(index)].numpy()).tolist():
             details = layer.details(int(index[row]))
             kinds.setdefault(details["kind"], np.zeros(len(index), bool))[row] = True
             if isinstance(details.get("sigma"), float | int):
                 variance[row] = np.nan_to_num(variance[row]) + details["sigma"] ** 2
     return dict(sorted(kinds.items())), np.sqrt(variance)
-
-
-def _of_kind(table: Table, kind: str, has: np.ndarray, likeliest: np.ndarray) -> dict[str, Any]:
-    called = {name: float(table.has(name)[has].mean()) for name in table.kinds}
-    some, own = has & (likeliest > HAS), table.has(kind)
-    return {
-        "found": called.pop(kind, 0.0),
-        "called": {name: share for name, share in called.items() if share > 0},
-        "confused": float((~own)[some].mean()) if some.any() else 0.0,
-    }
-
-
-def _of_sigma(table: Table, has: np.ndarray, sigma: np.ndarray) -> dict[str, Any]:
-    rows = has & np.isfinite(sigma)
-    if not rows.any():
-        return {}
-    return {"sigma_rmse": float(np.sqrt(np.square(table.sigma - sigma)[rows].mean()))}
 
 
 def _auc(score: np.ndarray, these: np.ndarray, those: np.ndarray) -> float | None:

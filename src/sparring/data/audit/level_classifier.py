@@ -32,19 +32,14 @@ from ..transforms import to_model_range
 
 LEVELS = tuple(np.geomspace(0.1, 3.2, 11).round(3).tolist())
 """At which images are looked at: sigma_t / alpha_t, images in [-1, 1]."""
-N_DRAWS = 4
-"""Noises with which each image is looked at."""
-N_OTHERS = 4096
-"""Other images that it is trained on, at most."""
-LEAST_TRUSTED = 20
-"""Fewer say nothing."""
+N_DRAWS = 4  # noises with which each image is looked at
+N_OTHERS = 4096  # other images that it is trained on, at most
+LEAST_TRUSTED = 20  # fewer say nothing
 QUANTILE = 0.1
 LEAST_AUC = 0.6
 """Of trusted images held back against the others: below it nothing is wrong that it could see."""
-CHUNK = 256
-BLOCK = 8
-LEAST_ENERGY = 1e-4
-"""Of a coefficient, so that none has the logarithm of 0."""
+CHUNK, BLOCK = 256, 8
+LEAST_ENERGY = 1e-4  # of a coefficient, so that none has the logarithm of 0
 
 
 def features(x_t: Tensor) -> Tensor:
@@ -62,10 +57,8 @@ def features(x_t: Tensor) -> Tensor:
 
 
 def looked_at(x: Tensor, seed: int) -> np.ndarray:
-    """Features of images x (B, C, H, W) in [-1, 1], (k, draws, B, 79), k levels.
-
-    Every image meets the same noises, so an image's features hang on nothing but itself.
-    """
+    """Features of images x (B, C, H, W) in [-1, 1], (k, draws, B, 79), k levels. Every image meets
+    the same noises, so its features follow from itself alone."""
     rng = generator("cpu", seed, "levels")
     noises = torch.randn(N_DRAWS, *x.shape[1:], generator=rng)
     return np.stack([[features(x + s * n).numpy() for n in noises] for s in LEVELS])
@@ -77,12 +70,8 @@ def unknown_levels(
     """Noise level from which each of the other images may be used, (n,), float32.
 
     One half of the trusted images and of the others judges the other half, and the other way round.
-
-    Args:
-        dataset: Images in [0, 1].
-        trusted: Numbers of those that are clean, (m,), at least `LEAST_TRUSTED`.
-        others: Numbers of those about which the question is, (n,), at least two.
-        seed: Of the noise, and of the choice of others.
+    The images lie in [0, 1]; of the numbers, `trusted` (m,) are at least `LEAST_TRUSTED`, `others`
+    (n,) at least two.
 
     Returns:
         0 for an image that looks like a trusted one; the largest of `LEVELS` for one that never

@@ -1,10 +1,7 @@
-r"""The noise level from which an image may be used whose dirt is no noise.
+"""The noise level from which an image may be used whose dirt is no noise.
 
-    JPEG of quality   90     75     50     25     18
-    level s           0.63   0.81   1.03   1.27   1.40
-
-    blur, pixels      0.4    0.6    0.8    1.0
-    level s           0.22   1.38   1.93   2.84
+    JPEG of quality   90     75     50     25     18      blur, pixels   0.4    0.6    0.8    1.0
+    level s           0.63   0.81   1.03   1.27   1.40    level s        0.22   1.38   1.93   2.84
 
 s = sigma_t / alpha_t with images in [-1, 1]: noise of that size hides what compression or blur took
 away. Between and beyond these points ln s is a line in the logarithm of the JPEG's steps, which for
@@ -35,22 +32,16 @@ from .detectors.jpeg import scale_of
 
 JPEG = {90: 0.63, 75: 0.81, 50: 1.03, 25: 1.27, 18: 1.40}
 BLUR = {0.4: 0.22, 0.6: 1.38, 0.8: 1.93, 1.0: 2.84}
-N_ELEMENTS = 3072
-"""Of an image of CIFAR-10, 3x32x32, to which the points belong."""
+N_ELEMENTS = 3072  # of an image of CIFAR-10, 3x32x32, to which the points belong
 
 
 def level_of_jpeg(quality: np.ndarray, n_elements: int = N_ELEMENTS) -> np.ndarray:
-    """Level of JPEG images of this quality, 1 to 100, float32; 0 where it is 0, for no JPEG.
-
-    Args:
-        quality: (n,).
-        n_elements: Channels times height times width of the images.
-    """
+    """Level of JPEG images of this quality (n,), 1 to 100, float32; 0 where it is 0, for no JPEG.
+    `n_elements` are the channels times height times width of the images."""
     size = np.float32(min(1, n_elements / N_ELEMENTS) ** 0.5)
     points = {float(_steps(q)): level for q, level in JPEG.items()}
-    return size * np.where(
-        np.asarray(quality) > 0, _on_the_line(_steps(quality), points), np.float32(0)
-    )
+    level = _on_the_line(_steps(quality), points)
+    return size * np.where(np.asarray(quality) > 0, level, np.float32(0))
 
 
 def level_of_blur(blur_sigma: np.ndarray) -> np.ndarray:

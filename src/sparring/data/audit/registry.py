@@ -1,16 +1,14 @@
 """All detectors, found by walking their folder."""
 
-import importlib
-import inspect
 import pkgutil
 from collections.abc import Container, Mapping
 from functools import cache
 from graphlib import TopologicalSorter
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from ...support.user_code import class_of_module
 from . import detectors
 from .contract import Detector
 
@@ -19,7 +17,10 @@ from .contract import Detector
 def all_detectors() -> dict[str, Detector]:
     """The detectors by the names of their files, in the order of these."""
     names = sorted(module.name for module in pkgutil.iter_modules(detectors.__path__))
-    return {name: _in(_module(name)) for name in names if not name.startswith("_")}
+    classes: dict[str, type[Detector]] = {
+        name: class_of_module(detectors, name, Detector) for name in names if name[0] != "_"
+    }
+    return {name: detector() for name, detector in classes.items()}
 
 
 def kinds() -> tuple[str, ...]:
@@ -34,33 +35,20 @@ def in_order(names: Container[str]) -> list[str]:
     return list(TopologicalSorter(before).static_order())
 
 
-def detector_of(kind: str) -> Detector:
-    """The detector that finds a kind."""
-    (found,) = (each for each in all_detectors().values() if kind in each.kinds)
-    return found
-
-
 def hiding() -> dict[str, Detector]:
     """The detectors that say which pixels hold nothing."""
-    return {
-        name: detector
-        for name, detector in all_detectors().items()
-        if type(detector).hidden is not Detector.hidden
-    }
+    found = all_detectors().items()
+    return {name: one for name, one in found if type(one).hidden is not Detector.hidden}
 
 
 def hiding_kinds() -> set[str]:
-    """Kinds of dirt that leave pixels without any information, which their detectors find."""
+    """Kinds of dirt that leave pixels without any information."""
     return {kind for detector in hiding().values() for kind in detector.kinds}
 
 
 def hidden_pixels(x: Tensor, has: Mapping[str, Tensor]) -> Tensor:
-    """Pixels that say nothing, (B, 1, H, W), bool.
-
-    Args:
-        x: Images (B, C, H, W) in [0, 1].
-        has: By kind, those that have it, (B,), bool; kinds that hide nothing do not matter.
-    """
+    """Pixels that say nothing, (B, 1, H, W), bool, of images (B, C, H, W) in [0, 1]. `has` says by
+    kind which have it, (B,), bool; kinds that hide nothing do not matter."""
     hidden = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool)
     for detector in hiding().values():
         for kind in detector.kinds:
@@ -72,16 +60,9 @@ def hidden_pixels(x: Tensor, has: Mapping[str, Tensor]) -> Tensor:
 
 
 def look(x: Tensor, names: Container[str] | None = None) -> dict[str, Tensor]:
-    """What detectors see of images (B, C, H, W) in [0, 1]: by `detector.statistic`, float32.
-
-    Args:
-        x: The images.
-        names: Of the detectors; None: all.
-
-    Raises:
-        ValueError: where a detector gives a statistic of another number of images, or one that is
-            not finite; the message names it.
-    """
+    """What these detectors (None: all) see of images (B, C, H, W) in [0, 1], by
+    `detector.statistic`. Anything but finite float32 numbers of so many images is a ValueError that
+    names it."""
     seen = {
         f"{name}.{statistic}": values
         for name, detector in all_detectors().items()
@@ -95,18 +76,3 @@ def look(x: Tensor, names: Container[str] | None = None) -> dict[str, Tensor]:
                 f"{values.dtype} {list(values.shape)}"
             )
     return seen
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{detectors.__name__}.{name}")
-
-
-def _in(module: ModuleType) -> Detector:
-    (found,) = (
-        each
-        for each in vars(module).values()
-        if inspect.isclass(each)
-        and issubclass(each, Detector)
-        and each.__module__ == module.__name__
-    )
-    return found()

@@ -1,7 +1,4 @@
-"""What a table says of a whole set: a line per kind of dirt, and what to train with.
-
-for line in lines_of(table): print(line)    # gaussian: 900 images (90 %), sigma 0.05 to 0.35 ...
-"""
+"""What a table says of a whole set: a line per kind of dirt, and what to train with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,41 +16,28 @@ updates: distance 1.98 against 1.91), and 150 digits were not (11.8 against 3.0)
 
 @dataclass(frozen=True)
 class Found:
-    """A kind of dirt in a set.
+    """A kind of dirt in a set."""
 
-    Attributes:
-        kind: Its name, or `clean`.
-        n_images: Images that have it; one may have several kinds.
-        share: Of all images, in [0, 1].
-        sizes: `QUANTILES` of each size over these images, by the name of its column.
-    """
-
-    kind: str
-    n_images: int
-    share: float
-    sizes: dict[str, dict[str, float]] = field(default_factory=dict)
+    kind: str  # its name, or `clean`
+    n_images: int  # images that have it; one may have several kinds
+    share: float  # of all images, in [0, 1]
+    sizes: dict[str, dict[str, float]] = field(default_factory=dict)  # `QUANTILES`, by column
 
     def line(self) -> str:
         """`gaussian: 900 images (90 %), sigma 0.05 to 0.35, median 0.2`."""
-        words = [f"{self.kind}: {self.n_images} images ({_percent(self.share)})"]
+        decimals = ".0f" if self.share == 0 or self.share >= 0.1 else ".2g"
+        words = [f"{self.kind}: {self.n_images} images ({100 * self.share:{decimals}} %)"]
         for name, size in self.sizes.items():
-            low, median, high = (f"{size[key]:.3g}" for key in ("low", "median", "high"))
+            low, median, high = (f"{size[key]:.3g}" for key in QUANTILES)
             unit = " pixels" if name in ("blur_sigma", "correlation") else ""
-            words.append(
-                f"{name} {median}{unit}"
-                if low == high
-                else f"{name} {low} to {high}{unit}, median {median}"
-            )
+            several = f"{name} {low} to {high}{unit}, median {median}"
+            words.append(f"{name} {median}{unit}" if low == high else several)
         return ", ".join(words)
 
 
 def found_in(table: Table, rows: np.ndarray | None = None) -> list[Found]:
-    """The kinds that some images have, the commonest first, and last the clean images.
-
-    Args:
-        table: Of a set, or of a sample of it.
-        rows: The rows that count, (n,), bool; None: all.
-    """
+    """The kinds that some images have, the commonest first, and last the clean images. Of the rows
+    (n,), bool, that count; None: all."""
     rows = np.ones(len(table), bool) if rows is None else rows
     n, found = int(rows.sum()), []
     for kind in table.kinds:
@@ -77,17 +61,11 @@ def lines_of(table: Table) -> list[str]:
 
 
 def suggestion(found: Sequence[Found]) -> dict[str, Any]:
-    """How to train on such a set.
-
-    Returns:
-        `objective`, `overrides` for the command line, and `because`, sentences.
-    """
+    """How to train on such a set: `objective`, `overrides` for the command line, and `because`."""
     *dirt, clean = found
     if not dirt:
-        return {
-            "objective": "plain", "overrides": ["objective=plain"],
-            "because": ["no dirt was found"],
-        }  # fmt: skip
+        plain = {"objective": "plain", "overrides": ["objective=plain"]}
+        return {**plain, "because": ["no dirt was found"]}
     because = ["detail uses each image where its dirt is hidden"]
     if clean.n_images >= ENOUGH_CLEAN:
         because.append(
@@ -102,7 +80,3 @@ def suggestion(found: Sequence[Found]) -> dict[str, Any]:
     else:
         because.append("no image is clean, so the dirty ones have to teach")
     return {"objective": "detail", "overrides": ["objective=detail"], "because": because}
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share == 0 or share >= 0.1 else f"{100 * share:.2g} %"

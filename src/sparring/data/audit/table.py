@@ -18,7 +18,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +38,23 @@ SIZES: dict[str, tuple[str, ...]] = {
     "quality": ("jpeg",),
     "blur_sigma": ("blur", "enlarged"),
 }
-"""How much of a kind there is, and the kinds that it is a size of; see `contract` for the units."""
+"""How much of a kind there is, and the kinds that it is a size of; see `Table` for the units."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """What a cell may hold: a finite number in [low, high]; `default` where it is empty."""
+    """What a cell may hold: a finite number in [0, high]; `default` where it is empty."""
 
-    low: float = 0.0
     high: float = math.inf
     default: float = 0.0
     decimals: int = 5
 
     def allows(self, values: Any) -> bool:
         """Whether all of these values may stand in a cell."""
-        return bool(np.all(np.isfinite(values) & (self.low <= values) & (values <= self.high)))
+        return bool(np.all(np.isfinite(values) & (values >= 0) & (values <= self.high)))
 
     def words(self) -> str:
-        return f"a number in [{self.low:g}, {self.high:g}]".replace(", inf]", ", ...)")
+        return f"a number in [0, {self.high:g}]".replace(", inf]", ", ...)")
 
 
 PROBABILITY = Number(high=1)
@@ -74,43 +73,27 @@ YES, NO = ("1", "true", "yes"), ("0", "false", "no", "")
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What is known of n images. Arrays are (n,), float32 unless said otherwise.
+    """What is known of n images. Arrays are (n,), float32 unless said otherwise."""
 
-    Attributes:
-        index: Number of each image in its data set, int64, ascending; 0 to n - 1 for a whole set.
-        kinds: The probability of each kind of dirt, by its name in `contamination.kind`.
-        sigma: Standard deviation of the noise where the image is black, [0, 1] scale; 0: none.
-        slope: The noise's variance is sigma^2 + slope * brightness, [0, 1] scale.
-        correlation: Of neighbouring pixels' noise, as of the kind correlated, pixels.
-        quality: Of a JPEG, 1 to 100; 0: no JPEG.
-        blur_sigma: Standard deviation of the blur, pixels.
-        level: Noise level s = sigma_t / alpha_t, images in [-1, 1], from which the image may be
-            used for what its noise does not say: what compression or blur took away; 0: as these
-            ask.
-        weight: Of the image in training, in [0, 1]; 0 for one that teaches nothing.
-        clipped: Whether no value leaves [0, 1], as in a file of 8 bits, so that noise was cut off;
-            bool.
-    """
-
-    index: np.ndarray
-    kinds: dict[str, np.ndarray]
-    sigma: np.ndarray
-    slope: np.ndarray
-    correlation: np.ndarray
-    quality: np.ndarray
-    blur_sigma: np.ndarray
+    index: np.ndarray  # number of each image in its data set, int64, ascending
+    kinds: dict[str, np.ndarray]  # probabilities, by the kind's name in `contamination.kind`
+    sigma: np.ndarray  # standard deviation of the noise where the image is black, [0, 1] scale
+    slope: np.ndarray  # the noise's variance is sigma^2 + slope * brightness, [0, 1] scale
+    correlation: np.ndarray  # of neighbouring pixels' noise, as of the kind correlated, pixels
+    quality: np.ndarray  # of a JPEG, 1 to 100; 0: no JPEG
+    blur_sigma: np.ndarray  # standard deviation of the blur, pixels
+    # noise level s = sigma_t / alpha_t, images in [-1, 1], from which the image may be used for all
+    # but its noise: what compression or blur took away; 0: as these ask
     level: np.ndarray
-    weight: np.ndarray
-    clipped: np.ndarray
+    weight: np.ndarray  # of the image in training, in [0, 1]; 0 for one that teaches nothing
+    clipped: np.ndarray  # whether no value leaves [0, 1], so that noise was cut off, bool
 
     def __len__(self) -> int:
         return len(self.index)
 
     def has(self, kind: str) -> np.ndarray:
         """Whether each image has this kind of dirt, (n,), bool."""
-        if kind not in self.kinds:
-            return np.zeros(len(self), bool)
-        return self.kinds[kind] > HAS
+        return self.kinds[kind] > HAS if kind in self.kinds else np.zeros(len(self), bool)
 
     @property
     def is_clean(self) -> np.ndarray:
@@ -135,19 +118,12 @@ class Table:
 
 
 def clean_table(index: np.ndarray | int, kinds: Iterable[str] = ()) -> Table:
-    """A table in which every image is clean, to be filled in: its arrays are the caller's own.
-
-    Args:
-        index: Numbers of the images (n,), or how many there are.
-        kinds: Names of its columns of probabilities.
-    """
+    """A table to be filled in, of these images (n,), or so many, all of them clean."""
     index = np.arange(index) if isinstance(index, int) else np.asarray(index, np.int64)
     n = len(index)
     numbers = {name: np.full(n, one.default, np.float32) for name, one in NUMBERS.items()}
-    return Table(
-        index, {kind: np.zeros(n, np.float32) for kind in kinds}, **numbers,
-        clipped=np.ones(n, bool),
-    )  # fmt: skip
+    none = {kind: np.zeros(n, np.float32) for kind in kinds}
+    return Table(index, none, **numbers, clipped=np.ones(n, bool))
 
 
 def rounded(name: str, values: np.ndarray) -> np.ndarray:
@@ -157,51 +133,33 @@ def rounded(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def consistent(table: Table) -> Table:
-    """The table with every size at 0 where the image has no kind of that size.
-
-    A size for whose kinds the table has no column stays.
-    """
-    sizes = {name: getattr(table, name) for name in SIZES}
+    """The table with every size at 0 where the image has no kind of that size. A size for whose
+    kinds the table has no column stays."""
+    sizes = {}
     for name, kinds in SIZES.items():
-        mine = [kind for kind in kinds if kind in table.kinds]
-        if mine:
-            counts = np.any([table.has(kind) for kind in mine], 0)
-            sizes[name] = np.where(counts, sizes[name], np.float32(0))
-    rest = {name: getattr(table, name) for name in NUMBERS if name not in SIZES}
-    return Table(table.index, table.kinds, **sizes, **rest, clipped=table.clipped)
+        has = [table.has(kind) for kind in kinds if kind in table.kinds]
+        if has:
+            sizes[name] = np.where(np.any(has, 0), getattr(table, name), np.float32(0))
+    return replace(table, **sizes)
 
 
 def write_table(table: Table, dataset: Dataset, path: str | Path) -> None:
-    """Write a table as comma-separated values, UTF-8.
-
-    Args:
-        table: Of images of `dataset`.
-        dataset: Says where each image comes from.
-        path: The file; it appears when it is complete.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    path = Path(path)
-    with whole_file(path) as half, half.open("w", encoding="utf-8", newline="") as file:
+    """Write a table of images of a data set as comma-separated values, UTF-8, whole or never."""
+    with whole_file(Path(path)) as half, half.open("w", encoding="utf-8", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(["index", "source", *table.kinds, *NUMBERS, "clipped"])
         for row, index in enumerate(table.index.tolist()):
-            numbers = [_cell(name, getattr(table, name)[row]) for name in NUMBERS]
-            kinds = [_text(p[row]) for p in table.kinds.values()]
-            out.writerow(
-                [index, source_of(dataset, index), *kinds, *numbers, int(table.clipped[row])]
-            )
+            cells = [index, source_of(dataset, index)]
+            cells += [_text(p[row]) for p in table.kinds.values()]
+            for name, known in NUMBERS.items():  # sizes of 0 stay empty: the eye finds the others
+                value = getattr(table, name)[row]
+                cells.append("" if value == known.default == 0 else _text(value))
+            out.writerow([*cells, int(table.clipped[row])])
 
 
 def source_of(dataset: Dataset, index: int) -> str:
     """Where an image comes from, as text that any file can hold; empty where it has no name."""
     return (dataset.where(index) or "").encode("utf-8", "replace").decode().strip()
-
-
-def _cell(name: str, value: np.float32) -> str:
-    """A number as text; sizes that are 0 stay empty, so that the eye finds the others."""
-    return "" if value == 0 and NUMBERS[name].default == 0 else _text(value)
 
 
 def _text(value: np.float32) -> str:
@@ -211,19 +169,12 @@ def _text(value: np.float32) -> str:
 
 @dataclass
 class _Reader:
-    """Reads cells and knows where it is, for what it refuses.
-
-    Attributes:
-        path: The file.
-        columns: Names in the order of the file.
-        line: Of the row at hand, as an editor numbers it.
-        cells: Of the row at hand, by column, without the spaces around them.
-    """
+    """Reads cells and knows where it is, for what it refuses."""
 
     path: Path
-    columns: Sequence[str] = ()
-    line: int = 1
-    cells: Mapping[str, str] = field(default_factory=dict)
+    columns: Sequence[str] = ()  # in the order of the file
+    line: int = 1  # of the row at hand, as an editor numbers it
+    cells: Mapping[str, str] = field(default_factory=dict)  # of that row, without spaces around
 
     def refuse(self, what: str, column: str | None = None) -> UserError:
         place = f"{self.path}, line {self.line}"
@@ -240,41 +191,24 @@ class _Reader:
             value = np.float32(math.nan)
         if not allowed.allows(value):
             comma = "" if "," not in text else ": decimals come after a point"
-            raise self.refuse(
-                f"must be {allowed.words()} or empty, got {text!r:.60}{comma}", column
-            )
+            what = f"must be {allowed.words()} or empty, got {text!r:.60}{comma}"
+            raise self.refuse(what, column)
         return value + np.float32(0)  # -0 is 0
 
     def flag(self, column: str, default: bool) -> bool:
-        text = self.cells.get(column)
-        if text is None or text == "":
-            return default
-        if text.lower() not in YES + NO:
-            raise self.refuse(f"must be 1, 0 or empty, got {text!r:.60}", column)
-        return text.lower() in YES
-
-    def index(self, n: int) -> int:
-        text = self.cells["index"]
-        if not (text.isdecimal() and text.isascii() and int(text) < n):
-            raise self.refuse(
-                f"must be the number of an image, 0 to {n - 1}, got {text!r:.60}", "index"
-            )
-        return int(text)
+        text = self.cells.get(column, "").lower()
+        if text not in YES + NO:
+            raise self.refuse(f"must be 1, 0 or empty, got {self.cells[column]!r:.60}", column)
+        return default if text == "" else text in YES
 
 
 def read_table(path: str | Path, dataset: Dataset, *, whole: bool = True) -> Table:
-    """A table of every image of a data set, as `write_table` or a person wrote it.
+    """A table of every image of a data set, as `write_table` or a person wrote it, in UTF-8.
 
     Rows may come in any order; columns too, and all but `index` may be left out. A source, where
     one is given, has to be the image's own; the folder that all of them lie in may be another one.
-
-    Args:
-        path: Comma-separated values, UTF-8 or with a byte order mark.
-        dataset: The images it is about.
-        whole: Whether each of them needs a row; if not, the table is of those that have one.
-
-    Raises:
-        UserError: for whatever is wrong, with its line and column.
+    Unless `whole`, the table is of those images that have a row. Whatever is wrong is a UserError
+    with its line and column.
     """
     path, n = Path(path), len(dataset)
     lines = _rows(path)
@@ -288,12 +222,17 @@ def read_table(path: str | Path, dataset: Dataset, *, whole: bool = True) -> Tab
         if len(cells) != len(reader.columns):
             raise reader.refuse(f"must have {len(reader.columns)} cells, got {len(cells)}")
         reader.cells = dict(zip(reader.columns, cells, strict=True))
-        row = reader.index(n)
+        number = reader.cells["index"]
+        if not (number.isdecimal() and number.isascii() and int(number) < n):
+            what = f"must be the number of an image, 0 to {n - 1}, got {number!r:.60}"
+            raise reader.refuse(what, "index")
+        row = int(number)
         if seen[row]:
             raise reader.refuse(f"image {row} has a row above", "index")
         seen[row] = True
         source, own = reader.cells.get("source", ""), source_of(dataset, row)
-        if source and not _is_source(source, own, inside):
+        tail = own[len(inside) :]
+        if source and not (own and (source == tail or source.endswith(f"/{tail}"))):
             raise reader.refuse(
                 f"image {row} of {dataset.name} is {own or 'without a name'}, not {source!r:.200}: "
                 "the table is of other data, or its rows were shifted", "source",
@@ -336,11 +275,10 @@ def _header(reader: _Reader, columns: list[str]) -> list[str]:
     known = ["index", "source", *dirt, *NUMBERS, "clipped"]
     for name in columns:
         if name not in known:
-            separators = [mark for mark in (";", "\t") if mark in name]
-            hint = ": save it with commas between the cells" if separators else ""
-            raise reader.refuse(
-                f"there is no column {name!r:.60}{hint or did_you_mean(name, known)}"
-            )
+            hint = did_you_mean(name, known)
+            if ";" in name or "\t" in name:
+                hint = ": save it with commas between the cells"
+            raise reader.refuse(f"there is no column {name!r:.60}{hint}")
         if columns.count(name) > 1:
             raise reader.refuse(f"column {name} is there {columns.count(name)} times")
     if "index" not in columns:
@@ -367,12 +305,6 @@ def _common_folder(dataset: Dataset) -> str:
         while not place.startswith(common):
             common = common[: common.rfind("/", 0, -1) + 1]
     return common
-
-
-def _is_source(source: str, own: str, inside: str) -> bool:
-    """Whether a cell names the image's own place, but for the folder that all of them lie in."""
-    tail = own[len(inside) :]
-    return own != "" and (source == tail or source.endswith(f"/{tail}"))
 
 
 def as_record(table: Table, row: int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Dirt to practise on: data made dirty on purpose, and the record of what was done to which sample.
 
-contract        what a kind of dirt is: `Dirt`, and `Corruption` for one sample
-kinds           one file for each kind, under the kind's name in a config
+contract        what a kind of dirt is: `Dirt`, and `Corruption` for one sample; kinds has them
 options         how a kind checks its options, and draws those that are ranges
 registry        a kind by its name, or from a file of the user's
 contaminated    `Contaminated`, a data set of which some samples are dirty

@@ -1,4 +1,4 @@
-r"""Dirt as a table says that the images of a set have it, made on other images.
+"""Dirt as a table says that the images of a set have it, made on other images.
 
     dirty = AsMeasured(dataset, table, seed=0)
     dirty.made(samples, first=0)          # sample i gets what a random image of the set has
@@ -6,11 +6,10 @@ r"""Dirt as a table says that the images of a set have it, made on other images.
     y = round_255(put(jpeg_q(noise(blur(x)))))
 
 The image whose dirt a sample gets is dealt out in a random order of the set, so the mixture of many
-samples is the set's own. Blur, noise and JPEG are made anew by the kinds of `kinds`, from the
-table's sizes. Holes are put on as that image shows them, place and values: a detector finds
-the pixels. Impulses are made anew with the share that the image has, since it hides
-some of its own: a black one on black says nothing, and the sample may be bright there. With n found
-and f the image without them,
+samples is the set's own. Blur, noise and JPEG are made anew by the kinds of `kinds`. Holes are put
+on as that image shows them, place and values. Impulses are made anew with the share that the image
+has, since it hides some of its own: a black one on black says nothing, and the sample may be bright
+there. With n found and f the image without them,
 
     share = n / mean over pixels of 1/2 ([f can be told from black] + [f can be told from white])
 
@@ -38,28 +37,14 @@ from .kinds.jpeg import Jpeg
 from .kinds.poisson_gaussian import PoissonGaussian
 from .kinds.salt_and_pepper import SaltAndPepper
 
-IMPULSES = "salt_and_pepper"
-TOLD_APART = 0.25
-"""From an impulse, [0, 1] scale: a pixel this far from black shows a black one."""
-MAX_PHOTONS, MAX_QUALITY = 1e6, 95
-"""What the kinds take; beyond that there is nothing to be seen."""
+TOLD_APART = 0.25  # from an impulse, [0, 1] scale: a pixel this far from black shows a black one
+MAX_PHOTONS, MAX_QUALITY = 1e6, 95  # what the kinds take; beyond that there is nothing to be seen
 
 
 def corruptions(
-    sigma: float = 0.0,
-    slope: float = 0.0,
-    correlation: float = 0.0,
-    quality: float = 0.0,
-    blur_sigma: float = 0.0,
+    sigma: float, slope: float, correlation: float, quality: float, blur_sigma: float
 ) -> list[Corruption]:
-    """The kinds that make dirt of these sizes, in the order in which a file gets it.
-
-    Args:
-        sigma, slope: The noise's variance is sigma^2 + slope v at brightness v, [0, 1] scale.
-        correlation: Of the noise, pixels; with it there is no slope.
-        quality: Of the JPEG, 1 to 100.
-        blur_sigma: Standard deviation of the kernel, pixels.
-    """
+    """The kinds that make dirt of a table's sizes, in the order in which a file gets it."""
     found: list[Corruption] = []
     if blur_sigma > 0:
         found.append(Blur(blur_sigma))
@@ -75,19 +60,8 @@ def corruptions(
 
 
 class AsMeasured:
-    """Makes images dirty as those of a set are.
-
-    Args:
-        dataset: The dirty images, in [0, 1].
-        table: What is dirty in them.
-        seed: Of who gets what.
-
-    Attributes:
-        rows: Of the table, those whose dirt can be made, (m,).
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Makes images dirty as those of a set in [0, 1] are by its table; the seed says who gets what.
+    `rows` are those of the table whose dirt can be made, (m,); ValueError if there is none."""
 
     def __init__(self, dataset: Dataset, table: Table, seed: int = 0) -> None:
         self.dataset, self.table, self.seed = dataset, table, seed
@@ -102,35 +76,27 @@ class AsMeasured:
         return self.order[np.arange(first, first + n) % len(self.order)]
 
     def made(self, x: Tensor, first: int = 0) -> Tensor:
-        """Samples first, first + 1, ... made dirty.
-
-        Args:
-            x: Clean ones, (B, C, H, W) in [0, 1]; what lies outside is cut off.
-            first: Number of the first of them; a sample gets the same in any batch.
-
-        Returns:
-            (B, C, H, W), in 8 bits where the image is whose dirt it is.
-        """
-        rows = self.rows_of(first, len(x))
+        """Clean samples first, first + 1, ..., (B, C, H, W), cut off to [0, 1] and made dirty. They
+        are in 8 bits where the image is whose dirt it is; a sample gets the same in any batch."""
+        made, rows = [], self.rows_of(first, len(x))
         rngs = [generator("cpu", self.seed, "dirt made", first + i) for i in range(len(x))]
-        made = [
-            _with_sizes(image, self.table, row, rng)
-            for image, row, rng in zip(x.clamp(0, 1), rows, rngs, strict=True)
-        ]
+        for image, row, rng in zip(x.clamp(0, 1), rows, rngs, strict=True):
+            sizes = {name: float(getattr(self.table, name)[row]) for name in SIZES}
+            for corruption in corruptions(**sizes):
+                image = corruption.apply(image, rng, None)
+            made.append(image)
         for kind in sorted(hiding_kinds()):
             for i in np.flatnonzero(self.table.has(kind)[rows]):
                 shown = self.dataset[int(self.table.index[rows[i]])]["x0"]
                 hidden = hidden_pixels(shown[None], {kind: torch.tensor([True])})
-                if kind == IMPULSES:
+                if kind == "salt_and_pepper":
                     share = impulse_share(shown[None], hidden)[0].item()
                     made[i] = SaltAndPepper(share).apply(made[i], rngs[i], None)
                 else:
                     made[i] = torch.where(hidden[0], shown, made[i])
-        clipped = torch.from_numpy(self.table.clipped[rows])
-        out = torch.stack(made)
-        return torch.where(
-            clipped.view(-1, 1, 1, 1), transforms.to_float(transforms.to_uint8(out)), out
-        )
+        out, clipped = torch.stack(made), torch.from_numpy(self.table.clipped[rows])
+        in_8_bits = transforms.to_float(transforms.to_uint8(out))
+        return torch.where(clipped.view(-1, 1, 1, 1), in_8_bits, out)
 
 
 def can_be_made(table: Table) -> np.ndarray:
@@ -151,24 +117,11 @@ def can_be_made(table: Table) -> np.ndarray:
 
 
 def impulse_share(x: Tensor, hidden: Tensor) -> Tensor:
-    """Share of the pixels of images (B, C, H, W) that are impulses, (B,) in [0, 1].
-
-    Those that were found are made up for those that could not be, see above.
-
-    Args:
-        x: Images with impulses, [0, 1].
-        hidden: Where they are, as a detector finds them, (B, 1, H, W), bool.
-    """
+    """Share of the pixels of images (B, C, H, W) in [0, 1] that are impulses, (B,) in [0, 1]. Those
+    found, `hidden` (B, 1, H, W), bool, are made up for those that could not be, see above."""
     around = filled(x, hidden)
     shows_black = around.amax(1) > TOLD_APART
     shows_white = around.amin(1) < 1 - TOLD_APART
     found = hidden.double().mean((1, 2, 3))
     can_be_found = (shows_black.double() + shows_white.double()).mean((1, 2)) / 2
     return (found / can_be_found).clamp(max=1)  # a pixel shows at least one of the two
-
-
-def _with_sizes(x: Tensor, table: Table, row: int, rng: torch.Generator) -> Tensor:
-    """An image (C, H, W) with the blur, the noise and the JPEG of a row."""
-    for corruption in corruptions(**{name: float(getattr(table, name)[row]) for name in SIZES}):
-        x = corruption.apply(x, rng, None)
-    return x

@@ -7,9 +7,7 @@
 Which samples are dirty, and how, follows from (seed, index) alone: a sample is the same in every
 epoch, batch, worker and process. Of n samples exactly rate * n (rounded) are dirty, the first ones
 of a permutation of (seed, n): with one seed, those of a lower rate are among those of a higher, and
-get the same.
-
-Contamination acts on what the data set returns, at its final size: after resizing and cropping.
+get the same. Contamination acts on samples at their final size, after resizing and cropping.
 """
 
 import math
@@ -27,8 +25,7 @@ from .contract import Corruption, Dirt, Knowledge
 from .registry import make
 from .section import OF_THE_SET, ContaminationSection
 
-HOLD_NUMBERS = 2**24
-"""Sets in memory of at most so many values are contaminated once; others whenever they are read."""
+HOLD_NUMBERS = 2**24  # values of a set in memory that is contaminated once, not at each reading
 
 
 class Contaminated(Wrapper):
@@ -67,9 +64,7 @@ class Contaminated(Wrapper):
             )
         self.kind, self.rate, self.seed = kind, rate, seed
         self.clip = self.is_image if clip is None else clip
-        dirt = make(kind, options)
-        check_fits(dirt, self.is_image, dataset.name)
-        self.dirt = dirt.prepared(dataset, seed)
+        self.dirt = _fitting(kind, options, self.is_image, dataset.name).prepared(dataset, seed)
         self.layer = len(layers(dataset))
         n_dirty = math.floor(rate * len(dataset) + 0.5)
         rng = generator("cpu", seed, "contaminated", self.layer)
@@ -117,51 +112,35 @@ class Contaminated(Wrapper):
         x0, index, label = batch["x0"].clone(), batch["index"].tolist(), batch.get("label")
         for row in self.dirty[batch["index"]].nonzero().flatten().tolist():
             own_label = None if label is None else int(label[row])
-            x0[row] = self._corrupted(x0[row], index[row], own_label)
+            corruption, x = self.corruption(index[row]), x0[row]
+            dirty = corruption.apply(x, self._generator(index[row]), own_label)
+            if dirty.shape != x.shape or not dirty.isfinite().all():
+                raise ValueError(
+                    f"contamination kind {corruption.kind} made {list(dirty.shape)} of sample "
+                    f"{index[row]} of shape {list(x.shape)}, or values that are not finite"
+                )
+            x0[row] = dirty
         return transforms.to_float(transforms.to_uint8(x0)) if self.clip else x0
-
-    def _corrupted(self, x: Tensor, index: int, label: int | None) -> Tensor:
-        corruption = self.corruption(index)
-        dirty = corruption.apply(x, self._generator(index), label)
-        if dirty.shape != x.shape or not dirty.isfinite().all():
-            raise ValueError(
-                f"contamination kind {corruption.kind} made {list(dirty.shape)} of sample {index} "
-                f"of shape {list(x.shape)}, or values that are not finite"
-            )
-        return dirty
 
     def _hold(self) -> Tensor | None:
         inner = self.dataset
+        small = isinstance(inner, InMemory) and inner.x0.numel() <= HOLD_NUMBERS
         if isinstance(inner, Contaminated):
             small = inner.held is not None
-        else:
-            small = isinstance(inner, InMemory) and inner.x0.numel() <= HOLD_NUMBERS
         return self._contaminate(inner.read_all()) if small else None
 
 
 def training_data(
     data: Mapping[str, Any], contamination: Mapping[str, Any] | None = None
 ) -> ModelRange:
-    """What a model trains on: a data set, contaminated, in the model's range.
-
-    Args:
-        data: `name`, `split` and fields as in `build_dataset`.
-        contamination: `kind` and options as in `Contaminated`; None or kind none leaves the data
-            clean.
-
-    Returns:
-        Images about [-1, 1] or vectors in data units. `.dataset` is the contaminated set.
-    """
+    """What a model trains on: images about [-1, 1] or vectors in data units, contaminated. `data`
+    has `name`, `split` and fields as in `build_dataset`, `contamination` is as of `contaminate`.
+    `.dataset` is the contaminated set."""
     return ModelRange(contaminate(build_dataset(**data), contamination))
 
 
 def contaminate(dataset: Dataset, contamination: Mapping[str, Any] | None) -> Dataset:
-    """A data set with a config's `contamination`: kind none, or nothing, leaves it as it is.
-
-    Args:
-        dataset: Any data set.
-        contamination: As section contamination of a config; None means a default.
-    """
+    """A data set with a config's section contamination: kind none, or nothing, leaves it clean."""
     given = _given(contamination)
     if given.get("kind", "none") == "none":
         return dataset
@@ -172,28 +151,20 @@ def contaminate(dataset: Dataset, contamination: Mapping[str, Any] | None) -> Da
 def check_contamination(
     contamination: Mapping[str, Any] | None, is_image: bool | None = None
 ) -> None:
-    """Refuse what `contaminate` would refuse of kind and options, without any data.
-
-    Args:
-        contamination: As of `contaminate`.
-        is_image: What the data will be, where that is known.
-
-    Raises:
-        ValueError: that names the key.
-    """
+    """Refuse (ValueError, which names the key) what `contaminate` would refuse, without any data.
+    `is_image` says what the data will be, where that is known."""
     given = _given(contamination)
-    kind = given.get("kind", "none")
-    if kind != "none":
+    if given.get("kind", "none") != "none":
         options = {key: value for key, value in given.items() if key not in OF_THE_SET}
-        dirt = make(kind, options)
-        if is_image is not None:
-            check_fits(dirt, is_image, "the data set")
+        _fitting(given["kind"], options, is_image, "the data set")
 
 
-def check_fits(dirt: Dirt, is_image: bool, name: str) -> None:
-    """Refuse a kind for images where the data set of that name holds vectors."""
-    if dirt.images_only and not is_image:
-        raise ValueError(f"contamination kind {dirt.kind} needs images, and {name} holds vectors")
+def _fitting(kind: str, options: Mapping[str, Any], is_image: bool | None, name: str) -> Dirt:
+    """A kind, refused where it is for images and the data set of that name holds vectors."""
+    dirt = make(kind, options)
+    if dirt.images_only and is_image is False:
+        raise ValueError(f"contamination kind {kind} needs images, and {name} holds vectors")
+    return dirt
 
 
 def layers(dataset: Dataset) -> list[Contaminated]:

@@ -1,4 +1,4 @@
-r"""What a kind of dirt is.
+"""What a kind of dirt is.
 
     @dataclass
     class Rain(Corruption):
@@ -8,8 +8,7 @@ r"""What a kind of dirt is.
 
 In a config this is `contamination: {kind: path/to/rain.py:Rain, drops: 3}`. The options of a kind
 are the arguments of its constructor, kept as attributes of the same names; of a dataclass they are
-checked by their types (`options.checked`); those of
-`section.OF_THE_SET` are the data set's and cannot be options.
+checked by their types (`options.checked`). Those of `section.OF_THE_SET` are the data set's.
 
 A kind sees one sample, its label and a generator seeded for this sample alone, so the result cannot
 depend on batch, worker or process. Arithmetic is elementwise in a fixed order (no convolution, no
@@ -59,15 +58,10 @@ NOTHING = Knowledge(weight=0.0)
 
 
 class Dirt(ABC):
-    """What is done to the dirty samples of a data set. Abstract.
+    """What is done to the dirty samples of a data set. Abstract."""
 
-    Attributes:
-        kind: Its name in a config.
-        images_only: Whether it refuses vectors.
-    """
-
-    kind: str = ""
-    images_only: bool = True
+    kind: str = ""  # its name in a config
+    images_only: bool = True  # whether it refuses vectors
 
     def __post_init__(self) -> None:
         for name, (kind, _) in options_of(type(self)).items():
@@ -78,11 +72,8 @@ class Dirt(ABC):
         """What the dirty sample of this number gets; the dirty ones are counted from 0."""
 
     def prepared(self, dataset: Dataset, seed: int) -> Self:
-        """This kind with what it has to learn from the data it will make dirty, or to read first.
-
-        Raises:
-            UserError: if the data do not allow it.
-        """
+        """This kind with what it has to learn from the data it will make dirty, or to read first;
+        UserError if the data do not allow it."""
         return self
 
     def settings(self, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -109,15 +100,11 @@ class Corruption(Dirt):
         }
 
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
-        """What happened to a sample of this shape whose generator is `rng`, for the manifest.
-
-        It draws from `rng` in the order in which `apply` does: the options' values, or more.
-        """
+        """What happened to a sample of this shape whose generator is `rng`, for the manifest. It
+        draws from `rng` in the order in which `apply` does: the options' values, or more."""
         return {**self.settings(shape), **self.values(rng)}
 
     def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
-        """What is true of a sample of this shape whose generator is `rng`; draws as `describe`.
-
-        Of a kind that does not say, a sample teaches nothing.
-        """
+        """What is true of a sample of this shape whose generator is `rng`; draws as `describe`. Of
+        a kind that does not say, a sample teaches nothing."""
         return NOTHING

@@ -15,11 +15,8 @@ def manifest(dataset: Dataset) -> list[dict[str, Any]]:
     entries = []
     for layer in layers(dataset):
         for index in layer.dirty.nonzero().flatten().tolist():
-            where = layer.where(index)
-            entries.append(
-                {"index": index, **layer.details(index)}
-                | ({} if where is None else {"where": where})
-            )
+            place = {} if (where := layer.where(index)) is None else {"where": where}
+            entries.append({"index": index, **layer.details(index), **place})
     return sorted(entries, key=lambda entry: entry["index"])
 
 
@@ -36,19 +33,12 @@ def manifest_header(dataset: Dataset) -> dict[str, Any]:
 def write_manifest(
     dataset: Dataset, path: str | Path, files: Mapping[int, str] | None = None, **more: Any
 ) -> None:
-    """Write the manifest as JSON lines: the header, then a line per dirty sample.
-
-    Args:
-        dataset: Contaminated, and perhaps wrapped further.
-        path: The file to write.
-        files: For a copy on disk, the file of each sample; samples without one are left out.
-        more: Further entries of the header.
-    """
+    """Write the manifest as JSON lines: the header with `more` entries, then the dirty samples.
+    `files` are those of a copy on disk, by index; samples without one are left out."""
     entries = manifest(dataset)
     if files is not None:
-        entries = [
-            {**entry, "file": files[entry["index"]]} for entry in entries if entry["index"] in files
-        ]
+        mine = (entry for entry in entries if entry["index"] in files)
+        entries = [{**entry, "file": files[entry["index"]]} for entry in mine]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     records = [{**manifest_header(dataset), **more}, *entries]

@@ -49,16 +49,10 @@ def refuse(name: str, wanted: str, got: Any) -> WrongOption:
 
 
 def checked(name: str, kind: Any, value: Any) -> Any:
-    """The value of an option as its type has it; other types than those below are let through.
+    """The value of an option as its type has it, or the WrongOption that says what it must be.
 
-    Args:
-        name: Of the option.
-        kind: bool, a Literal of words, or float, int, Amount or WholeAmount, with Limits or
-            without; each `| None`.
-        value: What was given for it.
-
-    Raises:
-        WrongOption: that says what the option must be.
+    The types are bool, a Literal of words, or float, int, Amount or WholeAmount, with Limits or
+    without, each `| None`; others are let through.
     """
     limits = Limits()
     while get_origin(kind) is Annotated:
@@ -82,9 +76,8 @@ def _number(name: str, kind: Any, limits: Limits, value: Any) -> Any:
     is_whole, may_range = kind in (int, WholeAmount), kind in (Amount, WholeAmount)
     is_range = may_range and isinstance(value, list | tuple) and len(value) == 2
     ends: list[Any] = list(value) if is_range else [value]
-    if not all(_is_number(end, is_whole) and limits.hold(end) for end in ends) or (
-        ends != sorted(ends)
-    ):
+    are_numbers = all(_is_number(end, is_whole) and limits.hold(end) for end in ends)
+    if not are_numbers or ends[0] > ends[-1]:
         words = f"a {'whole ' if is_whole else ''}number{limits}"
         raise refuse(name, words + (", or a range [low, high] of such" if may_range else ""), value)
     ends = ends if is_whole else [float(end) for end in ends]

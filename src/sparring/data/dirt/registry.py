@@ -13,18 +13,9 @@ from .section import OF_THE_SET
 
 
 def make(kind: str, options: Mapping[str, Any], place: str = "contamination") -> Dirt:
-    """A kind with its options.
-
-    Args:
-        kind: A file of the room `kinds`, or `path/to/file.py:Name`.
-        options: By name; None means the kind's default.
-        place: Where it is said, for error messages.
-
-    Raises:
-        WrongOption: if there is no such kind or option, or the kind refuses a value; the message
-            begins with the place.
-        UserError: if the user's file cannot be read, or holds no kind.
-    """
+    """A kind, a file of the room `kinds` or `path/to/file.py:Name`, with its options by name. If
+    there is no such kind or option, or the kind refuses a value, a WrongOption begins with the
+    place; a user's file that cannot be read, or holds no kind, is a UserError."""
     build = find(kind, place)
     given = {key: value for key, value in options.items() if value is not None}
     known = options_of(build)

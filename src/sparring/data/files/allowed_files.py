@@ -1,11 +1,11 @@
 """What of a data set may be opened: plain files that lie in its folder, wherever links point."""
 
-import codecs
 import os
 import stat
 from pathlib import Path
 
 from ...support.errors import UserError
+from ...support.text_files import decoded
 
 MAX_FILE_BYTES = 2**30
 """Of an image file; as large as the most pixels that are decoded, at 8 bytes each, and some."""
@@ -21,15 +21,8 @@ def is_within(path: str | Path, root: str | Path) -> bool:
 
 
 def check_file(path: str, root: str | None = None) -> str:
-    """The path, if it may be opened; looked at before opening, which a pipe would not survive.
-
-    Args:
-        path: Of a file.
-        root: The folder in which it must lie, links followed; None: anywhere.
-
-    Raises:
-        Unreadable: if it leads out of the folder, is no plain file, or is larger than any image.
-    """
+    """The path, if it may be opened; looked at before opening, which a pipe would not survive. It
+    is Unreadable if it leads out of the folder `root`, is no plain file, or is too large."""
     try:
         if root is not None and not is_within(path, root):
             raise Unreadable("it leads out of the folder")
@@ -44,11 +37,8 @@ def check_file(path: str, root: str | None = None) -> str:
 
 
 def read_text(file: Path, root: Path) -> str:
-    """A text that belongs to the data, with the line ends that it has.
-
-    Raises:
-        UserError: if it leads out of the folder, or is no text (see `as_text`).
-    """
+    """A text that belongs to the data, with the line ends that it has; UserError if it leads out of
+    the folder, or is no text."""
     if not is_within(file, root):
         raise UserError(f"{file} is a link that leads out of '{root}': put a copy there instead")
     try:
@@ -58,15 +48,8 @@ def read_text(file: Path, root: Path) -> str:
 
 
 def as_text(content: bytes) -> str:
-    """Text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which is left out.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    marks = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    mark = next((one for one in marks if content.startswith(one)), None)
-    encoding = "utf-8-sig" if mark is None else "utf-32" if len(mark) == 4 else "utf-16"
-    text = content.decode(encoding)
+    """The text of a file, see `decoded`; ValueError if it is none."""
+    text = decoded(content)
     if "\0" in text:
         raise ValueError("it holds NUL bytes: save it in UTF-8")
     return text

@@ -26,9 +26,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # a Pillow that has not heard of AVIF
     READS_AVIF = bool(features.check("avif"))
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA") + (
-    ("AVIF",) if READS_AVIF else ()
-)
+AVIF = ("AVIF",) if READS_AVIF else ()
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA", *AVIF)
 """Those of `listing.EXTENSIONS`. Pillow knows more, and runs other programs for some (EPS)."""
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -52,21 +51,13 @@ TURNS = {
 
 
 class Header(NamedTuple):
-    """What the head of an image file says.
+    """What the head of an image file says."""
 
-    Attributes:
-        height, width: As stored, before the camera's orientation.
-        in_colour: Whether it has three channels.
-        is_several: Whether it holds more than one image, an animation's frames or a TIFF's pages (a
-            camera's second picture for depth or brightness does not count).
-        quantization: A JPEG's tables by number, 64 steps each; None of other files.
-    """
-
-    height: int
+    height: int  # as stored, before the camera's orientation
     width: int
-    in_colour: bool
-    is_several: bool
-    quantization: Mapping[int, Sequence[int]] | None
+    in_colour: bool  # has three channels
+    is_several: bool  # an animation's frames or a TIFF's pages, but no second picture for depth
+    quantization: Mapping[int, Sequence[int]] | None  # a JPEG's tables by number, 64 steps each
 
 
 def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
@@ -76,15 +67,9 @@ def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
     show white; CMYK, palette and other colour spaces become RGB; 16 bits per pixel keep their
     precision when grey (65535 is 1), floating-point pixels must lie in [0, 1].
 
-    Args:
-        file: Its path, or its content.
-        n_channels: 1 (grey: luma of RGB) or 3 (RGB: grey is repeated); None: as the file has it.
-
     Returns:
-        The image in [0, 1], shape (n_channels, H, W), float32.
-
-    Raises:
-        Unreadable: if it cannot be read as an image, or has more than MAX_PIXELS.
+        The image in [0, 1], (n_channels, H, W), float32: 1 is luma of RGB, 3 repeats grey; None: as
+        the file has it. Unreadable if it is no image, or has more than MAX_PIXELS.
     """
     with _opened(file) as image:
         x = _pixels(image)
@@ -92,13 +77,7 @@ def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
 
 
 def header(file: str | bytes) -> Header:
-    """What the head of an image file says.
-
-    Nothing is decoded: a file with a whole header may still prove broken.
-
-    Raises:
-        Unreadable: if it has no header of an image, or has more than MAX_PIXELS.
-    """
+    """What the head of an image file says; nothing is decoded, so it may still prove broken."""
     with _opened(file) as image:
         is_several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
         tables = getattr(image, "quantization", None)
@@ -118,11 +97,7 @@ def with_channels(x: Tensor, n_channels: int | None) -> Tensor:
 @contextmanager
 def _opened(file: str | bytes) -> Iterator[ImageFile]:
     """The image by its header, not yet decoded; Pillow's warnings about odd files are dropped.
-
-    Raises:
-        Unreadable: for whatever is raised here or by who decodes it, in words that do not change
-            from one reading to the next.
-    """
+    Whatever is raised here or by who decodes it becomes Unreadable, in words that do not change."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -141,34 +116,22 @@ def _opened(file: str | bytes) -> Iterator[ImageFile]:
 
 
 def _by_its_kind(file: str | bytes) -> ImageFile:
-    def open_as(*formats: str) -> ImageFile:
-        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats)
+    def content() -> Any:
+        return io.BytesIO(file) if isinstance(file, bytes) else file
 
     try:
-        return open_as(*FORMATS)
+        return Image.open(content(), formats=FORMATS)
     except UnidentifiedImageError:
-        if not _is_heif(file):
-            raise
-        _register_heif()
-        return open_as("HEIF")
-
-
-def _is_heif(file: str | bytes) -> bool:
-    if isinstance(file, bytes):
-        head = file[:12]
-    else:
-        with open(file, "rb") as stream:
+        with open(file, "rb") if isinstance(file, str) else content() as stream:
             head = stream.read(12)
-    return head[4:8] == b"ftyp" and head[8:] in HEIF_BRANDS
-
-
-def _register_heif() -> None:
-    """Let Pillow read HEIC, from the first such file on: most data need no such package."""
+        if head[4:8] != b"ftyp" or head[8:] not in HEIF_BRANDS:
+            raise
     try:
         import pillow_heif  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(f"a file in {HEIF_NEEDS}") from None
     pillow_heif.register_heif_opener()
+    return Image.open(content(), formats=("HEIF",))
 
 
 def _pixels(file: ImageFile) -> Tensor:
@@ -177,19 +140,24 @@ def _pixels(file: ImageFile) -> Tensor:
     white = _white(file)
     is_opaque = _has_no_alpha(file)
     image = _upright(file)
-    if is_opaque or (file.format == "BMP" and image.mode == "RGBA" and not _shows(image)):
+    if file.format == "BMP" and image.mode == "RGBA":
+        # programs write 0 where nothing is meant, and all readers take such an alpha for none
+        is_opaque = image.getchannel("A").getextrema() == (0, 0)
+    if is_opaque:
         image = image.convert(image.mode.removesuffix("A"))
     if image.mode not in GREY_MODES:
         return transforms.to_float(torch.from_numpy(_colours(image, packing)).permute(2, 0, 1))
+    shown = image
     if image.mode in ("LA", "La"):
-        shown = image.convert("RGBA")
-        paper = Image.new("RGBA", shown.size, "white")
-        values = np.array(Image.alpha_composite(paper, shown).convert("L"))
-    elif image.mode in ("1", "L"):
-        values = np.array(image.convert("L"))
-    else:
-        values = np.array(image)
-    return torch.from_numpy(_grey(image, values, packing, white))[None]
+        shown = _on_white(image).convert("L")
+    elif image.mode == "1":
+        shown = image.convert("L")
+    return torch.from_numpy(_grey(image, np.array(shown), packing, white))[None]
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    shown = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
 
 
 def _has_no_alpha(image: ImageFile) -> bool:
@@ -202,12 +170,6 @@ def _has_no_alpha(image: ImageFile) -> bool:
     (descriptor,) = stream.read(1)
     stream.seek(place)
     return descriptor & 15 == 0
-
-
-def _shows(image: Image.Image) -> bool:
-    """Whether alpha lets anything be seen. Programs write BMP files with 0 where nothing is meant,
-    and all readers take such an alpha for none."""
-    return image.getchannel("A").getextrema() != (0, 0)
 
 
 def _white(image: ImageFile) -> float:
@@ -251,16 +213,13 @@ def _colours(image: Image.Image, packing: str) -> np.ndarray:
         values[(values == [one & 255 for one in clear]).all(-1)] = 255
         return values
     if image.mode in ("PA", "RGBA", "RGBa") or clear is not None:
-        shown = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
+        image = _on_white(image)
     return np.array(image.convert("RGB"))
 
 
 def _upright(image: ImageFile) -> Image.Image:
-    """The image decoded, and turned as its camera held it.
-
-    Only the orientation of the EXIF block is read, so that nothing else in it needs to be whole.
-    """
+    """The image decoded, and turned as its camera held it. Only the orientation of the EXIF block
+    is read, so that nothing else in it needs to be whole."""
     if image.format == "TIFF":  # Pillow turns it while it decodes, and reads these tables as well
         exif = image.getexif()
         for table in (0x8769, 0x8825, 0xA005):

@@ -1,21 +1,23 @@
 """Captions of the images of a folder: of a table above them, or of a text file beside each."""
 
+import csv
+import io
+import json
 import os
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...support.errors import UserError
 from ..captions import Caption, caption_of, several_of
 from .allowed_files import read_text
-from .caption_tables import read_table
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-TEXTS = (".txt", ".caption")
-"""Endings of texts beside images."""
+SEPARATORS = (",", ";", "\t")  # of csv: the first with which its header has a field file_name
+TEXTS = (".txt", ".caption")  # endings of texts beside images
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".xlsx")
 """Endings of files that hold captions for other tools."""
 
@@ -24,18 +26,11 @@ BOXES = re.compile(r"(\s*\d+([ \t]+-?\d*\.?\d+(e-?\d+)?){4,}[ \t]*(\n|\r|$))+\s*
 
 
 class Row(NamedTuple):
-    """What a line of a table says of an image.
-
-    Attributes:
-        table: The file.
-        line: Of the file, from 1.
-        path: The image that it names, absolute.
-        caption: In the column of captions.
-    """
+    """What a line of a table says of an image."""
 
     table: Path
-    line: int
-    path: str
+    line: int  # of the file, from 1
+    path: str  # the image that it names, absolute
     caption: Caption
 
     @property
@@ -50,25 +45,16 @@ def folder_captions(
     remarks: list[str],
     about: Sequence[Path] = (),
 ) -> list[Caption] | None:
-    """The caption of each image of a folder, None if none has one.
+    """The caption of each image below a folder, None if none has one.
 
-    A table metadata.jsonl or metadata.csv describes the images of its folder and of those below;
-    without one, photo.txt or photo.caption describes photo.png (or photo.png.txt does).
-
-    Args:
-        paths: The images, below `root`.
-        root: The folder.
-        column: Of the tables; None: text.
-        remarks: What of tables and texts names no image, or is not read, is said here.
-        about: Files below that `is_about_captions`, wherever they lie.
-
-    Raises:
-        UserError: if a table or text cannot be read, two tables describe one image, or no table has
-            the column.
+    A table metadata.jsonl or metadata.csv describes the images of its folder and of those below, by
+    `file_name` relative to it and `column` (None: text); without one, photo.txt or photo.caption
+    describes photo.png (or photo.png.txt does). What names no image, or is not read, is said in the
+    remarks; `about` are files below that `is_about_captions`. If one cannot be read, two tables
+    describe one image, or no table has the column, that is a UserError.
     """
-    listing = {folder: _names_in(folder) for folder in _folders(paths, root)}
-    tables = [_table_in(folder, names) for folder, names in listing.items()]
-    tables = [table for table in tables if table is not None]
+    listing = {folder: sorted(os.listdir(folder)) for folder in _folders(paths, root)}
+    tables = [table for folder, names in listing.items() for table in _table_in(folder, names)]
     if not tables and column is not None:
         raise UserError(f"data.caption_column: folder '{root}' has no {' or '.join(METADATA)}")
     rows: list[Row] = []
@@ -109,6 +95,88 @@ def folder_captions(
     return _beside(paths, texts, root, remarks)
 
 
+def read_table(file: Path, root: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number of the line and content of each row of metadata.jsonl or metadata.csv below `root`.
+
+    Lines end at a line feed (or carriage return and line feed) and nowhere else; a caption in
+    quotes may hold either. An empty field of a csv table is null. What is no such table is a
+    UserError that names the line.
+    """
+    text = read_text(file, root)
+    return _csv_rows(file, text) if file.suffix.lower() == ".csv" else _json_rows(file, text)
+
+
+def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip(" \t\r"):
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=_Object)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", error)
+            raise UserError(f"{file} is not JSON lines: line {number}: {reason}") from error
+        if not isinstance(row, _Object):
+            raise UserError(
+                f"{file}, line {number}: every line must be an object with file_name and a caption"
+            )
+        if row.repeated:
+            raise UserError(f"{file}, line {number} says '{row.repeated[0]}' twice")
+        yield number, row
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that knows which of its keys came twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.repeated = _repeated([key for key, _ in pairs])
+
+
+def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    last = 0
+    hint = "put a caption that holds a comma or a line end in quotes"
+    try:
+        reader, header = _header(file, text)
+        last = reader.line_num
+        n_named = max(i for i, name in enumerate(header, start=1) if name)
+        for cells in reader:
+            line, last = last + 1, reader.line_num
+            if not any(cells):
+                continue
+            if len(cells) != len(header):
+                has = f"has {len(cells)} fields and the header {len(header)}"
+                raise UserError(f"{file}, line {line} {has}: {hint}")
+            if any(cells[n_named:]):
+                has = "has more fields than the header has names"
+                raise UserError(f"{file}, line {line} {has}: {hint}")
+            yield line, {name: cell or None for name, cell in zip(header, cells, strict=True)}
+    except csv.Error as error:
+        raise UserError(f"{file} is no table: from line {last + 1} on: {error}") from error
+
+
+def _header(file: Path, text: str) -> tuple[Any, list[str]]:
+    """A reader behind the header, and the names of the columns."""
+    names: list[str] = []
+    for separator in SEPARATORS:
+        lines = io.StringIO(text, newline="\n")  # else a lone carriage return would end a line
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+        try:
+            header = [name.strip() for name in next((cells for cells in reader if any(cells)), [])]
+        except csv.Error:  # names in quotes, and another separator
+            continue
+        names = names or header
+        if "file_name" in header:
+            if twice := _repeated([name for name in header if name]):
+                raise UserError(f"{file} has two columns '{twice[0]}'")
+            return reader, header
+    has = f"its first line must name the columns (it has {', '.join(names):.200})"
+    raise UserError(f"{file} has no file_name: {has}")
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return [name for name, n in Counter(names).items() if n > 1]
+
+
 def _folders(paths: Sequence[Path], root: Path) -> list[Path]:
     """The folders of the images and those above them, up to the root."""
     found: dict[Path, None] = {root: None}
@@ -119,20 +187,12 @@ def _folders(paths: Sequence[Path], root: Path) -> list[Path]:
     return sorted(found)
 
 
-def _names_in(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
-
-
-def _table_in(folder: Path, names: Sequence[str]) -> Path | None:
-    """The table of a folder.
-
-    Raises:
-        UserError: if it has two.
-    """
+def _table_in(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The table of a folder, if it has one; two are refused."""
     tables = [name for name in names if name.lower() in METADATA and (folder / name).is_file()]
     if len(tables) > 1:
         raise UserError(f"{folder} holds {' and '.join(tables)}: keep the one that is right")
-    return folder / tables[0] if tables else None
+    return [folder / name for name in tables]
 
 
 def _row(table: Path, line: int, row: dict[str, Any], column: str) -> Row:
@@ -179,37 +239,26 @@ def _matched(
     ):
         if those:
             name = os.path.relpath(those[0].path, those[0].table.parent)
-            remarks.append(f"{len(those)} row(s) of {_named(those)} {about}, the first '{name}'")
+            named = " and ".join(str(table) for table in dict.fromkeys(row.table for row in those))
+            remarks.append(f"{len(those)} row(s) of {named} {about}, the first '{name}'")
     return [_caption_of_rows(said.get(i, ())) for i in range(len(paths))]
 
 
-def _named(rows: Sequence[Row]) -> str:
-    return " and ".join(str(table) for table in dict.fromkeys(row.table for row in rows))
-
-
 def _caption_of_rows(rows: Sequence[Row]) -> Caption:
-    """All that the rows of one image say.
-
-    Raises:
-        UserError: if they are of two tables.
-    """
-    for row in rows[1:]:
+    """All that the rows of one image say; they are of one table."""
+    texts: list[str] = []
+    for row in rows:
         if row.table != rows[0].table:
             raise UserError(
                 f"{row.path} is described in {rows[0].where} and in {row.where}: keep one of them"
             )
-    return several_of([text for row in rows for text in _texts_of(row.caption)])
-
-
-def _texts_of(caption: Caption) -> tuple[str, ...]:
-    if isinstance(caption, tuple):
-        return caption
-    return () if caption is None else (caption,)
+        if row.caption is not None:
+            texts += [row.caption] if isinstance(row.caption, str) else row.caption
+    return several_of(texts)
 
 
 def _spelling(path: str) -> str:
-    """What names have in common that differ in capitals, in how accents are stored, or in / and
-    backslash."""
+    """What names have in common that differ in capitals, stored accents, or in / and backslash."""
     slashes = os.path.normpath(path.replace("\\", "/"))
     return unicodedata.normalize("NFC", slashes.casefold()).strip()
 
@@ -250,11 +299,7 @@ def _beside(
 def _texts_of_images(
     paths: Sequence[Path], texts: Sequence[Path], remarks: list[str]
 ) -> list[Path | None]:
-    """The text file of each image: photo.txt, photo.caption or photo.png.txt of photo.png.
-
-    Raises:
-        UserError: if an image has several.
-    """
+    """The text file of each image: photo.txt, photo.caption or photo.png.txt of photo.png."""
     found = _named_alike(paths, texts, lambda name: unicodedata.normalize("NFC", str(name)))
     used = {file for files in found for file in files}
     left = [file for file in texts if file not in used]
@@ -281,9 +326,5 @@ def _named_alike(
     known: dict[str, list[Path]] = defaultdict(list)
     for file in texts:
         known[spelt(file.with_suffix(""))].append(file)
-    return [
-        list(dict.fromkeys(
-            file for name in (path.with_suffix(""), path) for file in known.get(spelt(name), ())
-        ))
-        for path in paths
-    ]  # fmt: skip
+    both = [(known[spelt(path.with_suffix(""))], known[spelt(path)]) for path in paths]
+    return [list(dict.fromkeys(bare + whole)) for bare, whole in both]

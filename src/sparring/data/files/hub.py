@@ -26,16 +26,8 @@ def held_out_rank(split: str) -> int:
 
 
 def call_datasets(origin: str, work: Any, *args: Any, **options: Any) -> Any:
-    """Call one of the library's functions, by name or itself; what it says is said by us.
-
-    Args:
-        origin: What an error message calls the data.
-        work: Such as "load_dataset", or a method of one of its objects.
-        args, options: Its own.
-
-    Raises:
-        UserError: for whatever it raises.
-    """
+    """Call one of the library's functions, by name or itself; what it says is said by us. Whatever
+    it raises becomes a UserError; `origin` is what its message calls the data."""
     import datasets  # slow to import, needed for tables only
     from datasets import config
 
@@ -54,26 +46,16 @@ def call_datasets(origin: str, work: Any, *args: Any, **options: Any) -> Any:
 
 
 def listed(data_files: str | Sequence[str] | None, what: str) -> list[str]:
-    """data.data_files as a list.
-
-    Raises:
-        UserError: if there are none; `what` says what to name.
-    """
+    """data.data_files as a list; if there are none, UserError says to name `what`."""
     if not data_files:
         raise UserError(f"data.data_files is missing: name {what}")
     return [data_files] if isinstance(data_files, str) else list(data_files)
 
 
 def check_one_split(pattern: str, files: Sequence[str]) -> None:
-    """Refuse a pattern that stands for files of train and of another split: `data/*.parquet`.
-
-    Args:
-        pattern: With a star; files that are named one by one are meant.
-        files: What it stands for.
-
-    Raises:
-        UserError: if their names, or those of folders that they do not share, say so.
-    """
+    """Refuse a pattern that stands for files of train and of another split: `data/*.parquet`. Files
+    that are named one by one are meant. What tells are their names, or those of folders that they
+    do not share."""
     fixed = len(os.path.commonpath(files)) if files else 0
     known: dict[str, str] = {}
     for file in files:
@@ -92,11 +74,7 @@ def check_one_split(pattern: str, files: Sequence[str]) -> None:
 
 
 def parquet_files(data_files: str | Sequence[str] | None) -> list[str]:
-    """The paths and patterns of data.data_files; the files of this machine among them are parquet.
-
-    Raises:
-        UserError: if there are none, or a file only calls itself parquet.
-    """
+    """The paths and patterns of data.data_files; those of this machine must be parquet files."""
     given = listed(data_files, "the parquet files, for example data/*.parquet")
     patterns = [expanded(pattern) for pattern in given]
     for pattern in patterns:
@@ -124,11 +102,7 @@ def check_parquet(path: str) -> None:
 
 
 def checked_name(dataset_name: str | None) -> str:
-    """The name of a hub data set, or of a local folder in its format that holds no archive.
-
-    Raises:
-        UserError: if there is none, or the library would unpack something.
-    """
+    """The name of a hub data set, or of a local folder in its format that holds no archive."""
     if not dataset_name:
         raise UserError("data.dataset_name is missing: name a data set of the Hugging Face hub")
     folder = expanded_path(dataset_name)
@@ -150,11 +124,3 @@ def split_of(dataset_name: str, splits: Iterable[str], split: str, own_held_out:
             + ("; data.held_out_share cuts one from train" if split == "held_out" else "")
         )
     return name
-
-
-def caches() -> list[str]:
-    """Where the library keeps what it downloads."""
-    from datasets import config as datasets_config
-    from huggingface_hub import constants
-
-    return [str(datasets_config.HF_DATASETS_CACHE), constants.HF_HUB_CACHE]

@@ -24,8 +24,6 @@ HOLD_BYTES = 2**28
 """Images that already have their size, in 8 bits, are held in memory up to this many bytes; others
 are decoded when they are asked for, by the loader's workers."""
 
-N_HASHED_FILES = 64
-
 
 class SizesDiffer(UserError):  # noqa: N818 - the state of a data set
     """The images have no common size, and none was asked for."""
@@ -35,19 +33,14 @@ class ImageDataset(Dataset):
     """Images decoded from files, resized and cropped to one square size.
 
     Args:
-        name: See `Dataset`.
-        source: The files, at least one, and what is known of them.
+        name, source: See `Dataset`; the files, at least one, and what is known of them.
         resolution: Side in pixels: the shorter side is resized to it and a square is cropped. None:
-            all images must have one size, and keep it.
+            all images must have one size (else `SizesDiffer`), and keep it.
         center_crop: False: each square is cropped at a place drawn from (seed, position in the
             stream).
         n_channels: 1 or 3: every image is converted. None: 3 if any image looked at is in colour,
             else 1; then an image in colour that was not looked at counts as unreadable.
         seed: Of the random crops, and of the captions of images that have several.
-
-    Raises:
-        UserError: if no image is readable, or sizes differ and no resolution is given
-            (`SizesDiffer`).
     """
 
     is_image = True
@@ -86,7 +79,8 @@ class ImageDataset(Dataset):
             x0 = transforms.to_float(self.held[index])
             framing = torch.tensor([[*self.sample_shape[1:], 0, 0, 0]]).repeat(len(index), 1)
             for asked, used in zip(indices.tolist(), index.tolist(), strict=True):
-                unreadable += [self.files.where(i) for i in _between(asked, used, len(self))]
+                skipped = range(asked, asked + (used - asked) % len(self))  # around the end
+                unreadable += [self.files.where(i % len(self)) for i in skipped]
         else:
             read = [self._next_readable(i, unreadable) for i in indices.tolist()]
             index = torch.tensor([i for i, _ in read], dtype=torch.long)
@@ -100,10 +94,8 @@ class ImageDataset(Dataset):
         if self.labels is not None:
             batch["label"] = self.labels[index]
         if self.captions is not None:
-            batch["caption"] = [
-                drawn(self.captions[i], self.seed, position)
-                for i, position in zip(index.tolist(), positions.tolist(), strict=True)
-            ]
+            pairs = zip(index.tolist(), positions.tolist(), strict=True)
+            batch["caption"] = [drawn(self.captions[i], self.seed, place) for i, place in pairs]
         return batch
 
     def fingerprint(self) -> str:
@@ -112,13 +104,8 @@ class ImageDataset(Dataset):
             [] if self.labels is None else self.labels.tolist(), self.class_names,
             *([] if self.captions is None else [list(self.captions)]),
             *([self.seed] if any(isinstance(one, tuple) for one in self.captions or ()) else []),
-            *(self._raw(i) for i in self._hashed()),
+            *(self._raw(i) for i in self.files.probes()),
         )  # fmt: skip
-
-    def _hashed(self) -> list[int]:
-        """The files whose content is part of the fingerprint."""
-        n = len(self)
-        return sorted({i * n // N_HASHED_FILES for i in range(N_HASHED_FILES)})
 
     def where(self, index: int) -> str:
         return self.files.where(index)
@@ -145,12 +132,7 @@ class ImageDataset(Dataset):
         )
 
     def _read(self, index: int) -> Tensor:
-        """One image at its own size, with the data's channels, (C, H, W).
-
-        Raises:
-            Unreadable: if it cannot be read, would be larger than any image after resizing, or
-                would lose its colour though nobody asked for that.
-        """
+        """One image at its own size, with the data's channels, (C, H, W)."""
         image = decode(self.files.open(index))
         height, width = image.shape[1:]
         if self.resolution is not None and not fits(height, width, self.resolution):
@@ -201,11 +183,6 @@ class ImageDataset(Dataset):
                 return None, everyone
         good = everyone[readable]
         return held, good[torch.searchsorted(good, everyone) % len(good)]
-
-
-def _between(asked: int, used: int, n: int) -> list[int]:
-    """The indices skipped on the way from `asked` to `used`, around the end."""
-    return [(asked + step) % n for step in range((used - asked) % n)]
 
 
 def _size(shape: Sequence[int]) -> str:

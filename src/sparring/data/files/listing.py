@@ -11,7 +11,7 @@ from ...support.errors import UserError
 from ...support.terminal import one_line
 from .allowed_files import Unreadable, check_file, is_within
 from .decoding import HEIF_NEEDS, READS_AVIF
-from .own_output import made_here, remark_on, without_own, without_sheets
+from .own_output import SAMPLING, SHEETS, made_here
 
 HEIF = frozenset((".heic", ".heif", ".hif", ".heics", ".heifs"))
 AVIF = frozenset((".avif", ".avifs"))
@@ -30,35 +30,22 @@ SET_ASIDE = frozenset(
 )  # fmt: skip
 """Folders in which systems keep thumbnails, forks and what was thrown away, in any case."""
 
-RECORDS = frozenset(("manifest.jsonl", "sampling.json", "cleaning.json"))
-"""What this program writes beside images, and does not read as data."""
-NOT_FETCHED = ".icloud"
-"""Of files that still lie in Apple's cloud."""
-N_LOOKED_INTO = 64
-"""Files of no image's name whose first bytes are looked at."""
-N_NAMED = 12
-"""Kinds that a sentence names; the others are counted together."""
+RECORDS = frozenset(("manifest.jsonl", "sampling.json", "cleaning.json"))  # written here, no data
+NOT_FETCHED = ".icloud"  # of files that still lie in Apple's cloud
+N_LOOKED_INTO = 64  # files of no image's name whose first bytes are looked at
+N_NAMED = 12  # kinds that a sentence names; the others are counted together
 
 
 @dataclass
 class Listing:
-    """What lies below a folder.
+    """What lies below a folder."""
 
-    Attributes:
-        paths: The images.
-        kinds: Files that are left out, by their ending.
-        aside: Images that are hidden or lie in a folder of thumbnails, by what tells so.
-        misnamed: Some files left out that are images by their first bytes.
-        own: What this program has written there, see `own_output`, by its path.
-        others: Files that are neither read as images nor counted.
-    """
-
-    paths: list[Path] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)
-    kinds: Counter[str] = field(default_factory=Counter)
-    aside: Counter[str] = field(default_factory=Counter)
-    misnamed: list[str] = field(default_factory=list)
-    own: dict[str, str] = field(default_factory=dict)
+    paths: list[Path] = field(default_factory=list)  # the images
+    others: list[Path] = field(default_factory=list)  # neither read as images nor counted
+    kinds: Counter[str] = field(default_factory=Counter)  # files that are left out, by their ending
+    aside: Counter[str] = field(default_factory=Counter)  # hidden images, by what tells so
+    misnamed: list[str] = field(default_factory=list)  # some that are images by their first bytes
+    own: dict[str, str] = field(default_factory=dict)  # what this program wrote, by its path
 
     def remarks(self) -> list[str]:
         """What is left out, a sentence each."""
@@ -69,17 +56,18 @@ class Listing:
                 needs.append(HEIF_NEEDS)
             if self.kinds.keys() & AVIF:
                 needs.append("AVIF: pip install 'pillow>=11.3'")
+            n = self.kinds.total()
             said.append(
-                f"{_files(self.kinds.total())} left out, of kinds that are not read: "
+                f"{n} file{' is' if n == 1 else 's are'} left out, of kinds that are not read: "
                 + counted(self.kinds)
                 + (f" ({'; '.join(needs)})" if needs else "")
             )
         if self.misnamed:
             n, first = len(self.misnamed), self.misnamed[0]
+            are, them = ("is an image", "it") if n == 1 else ("are images", "them")
             said.append(
-                f"{n} of the files left out {'is an image' if n == 1 else 'are images'} by "
-                f"content: to have {'it' if n == 1 else 'them'} read, give "
-                f"{'it' if n == 1 else 'them'} the ending of an image ({first})"
+                f"{n} of the files left out {are} by content: to have {them} read, give {them} the "
+                f"ending of an image ({first})"
             )
         if self.aside:
             n = self.aside.total()
@@ -87,7 +75,15 @@ class Listing:
                 f"{n} image{' is' if n == 1 else 's are'} left out as hidden or as a system's "
                 f"thumbnail{'' if n == 1 else 's'}: {counted(self.aside)}"
             )
-        return [one_line(remark) for remark in (*said, *remark_on(self.own))]
+        if self.own:
+            found = [f"{path} (a {what})" for path, what in sorted(self.own.items())]
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            said.append(
+                "what sparring itself has written into the data is left out: "
+                f"{', '.join(found[:3])}{more}; a folder of it is read if data.train_data_dir "
+                "names it"
+            )
+        return [one_line(remark) for remark in said]
 
 
 def counted(kinds: Mapping[str, int]) -> str:
@@ -100,18 +96,15 @@ def counted(kinds: Mapping[str, int]) -> str:
 
 
 def images_below(root: Path, base: Path, leave: Callable[[str], bool]) -> Listing:
-    """The images below a folder, links followed, each folder once.
-
-    Args:
-        root: The folder.
-        base: Where links must stay.
-        leave: Whether a file of this name is something else that may be read: `others`.
-
-    Raises:
-        UserError: if a folder cannot be listed, or is a link that leads out of `base`.
-    """
+    """The images below a folder, links followed, each folder once. Links must stay in `base`;
+    `leave` says of a name whether it is something else that may be read: `others`. A folder that
+    cannot be listed, or leads out of `base`, is a UserError."""
     found, seen = Listing(), set()
-    for place, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from error
+
+    for place, folders, names in os.walk(root, followlinks=True, onerror=refuse):
         real = os.path.realpath(place)
         if not is_within(real, base):
             raise UserError(
@@ -124,10 +117,14 @@ def images_below(root: Path, base: Path, leave: Callable[[str], bool]) -> Listin
         seen.add(real)
         for name in filter(hidden, folders):
             found.aside[name] += _n_images(os.path.join(place, name))
-        shown = [name for name in folders if not hidden(name)]
-        folders[:] = without_own(place, shown, found.own)
-        for name in without_sheets(place, names, found.own):
-            _sort(found, place, name, base, leave)
+        made = {name: made_here(os.path.join(place, name)) for name in folders if not hidden(name)}
+        folders[:] = [name for name, what in made.items() if what is None]
+        sheets = SHEETS.intersection(names if SAMPLING in names else ())
+        made |= dict.fromkeys(sheets, "sheet of samples")
+        found.own |= {os.path.join(place, name): what for name, what in made.items() if what}
+        for name in names:
+            if name not in sheets:
+                _sort(found, place, name, base, leave)
     found.aside = +found.aside  # without the folders that hold none
     return found
 
@@ -136,11 +133,8 @@ def merged(listings: Iterable[Listing]) -> Listing:
     """What lies below several folders."""
     whole = Listing()
     for one in listings:
-        whole.paths += one.paths
-        whole.others += one.others
-        whole.kinds += one.kinds
-        whole.aside += one.aside
-        whole.misnamed += one.misnamed
+        for name in ("paths", "others", "kinds", "aside", "misnamed"):
+            setattr(whole, name, getattr(whole, name) + getattr(one, name))
         whole.own |= one.own
     return whole
 
@@ -200,11 +194,3 @@ def _holds_image(path: str, base: Path) -> bool:
         (head[:4], head[8:12]) == (b"RIFF", b"WEBP")
         or (READS_AVIF and head[4:12] in (b"ftypavif", b"ftypavis"))
     )
-
-
-def _refuse(error: OSError) -> None:
-    raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from error
-
-
-def _files(n: int) -> str:
-    return f"{n} file{' is' if n == 1 else 's are'}"

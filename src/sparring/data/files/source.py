@@ -12,6 +12,7 @@ from torch import Tensor
 from ..captions import Caption
 from .allowed_files import Unreadable, check_file, is_within
 
+N_HASHED_FILES = 64
 N_SURVEYED = 4096
 """Headers that are looked at before anything is decoded; of more files some, evenly spread."""
 
@@ -25,32 +26,32 @@ class Columns(NamedTuple):
 
 
 class Files(ABC):
-    """Where encoded images come from. Abstract.
+    """Where encoded images come from. Abstract."""
 
-    Attributes:
-        origin: What an error message calls the whole.
-    """
+    origin: str  # what an error message calls the whole
+    items: Sequence[Any] = ()  # what leads to each file
 
-    origin: str
-
-    @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.items)
 
     @abstractmethod
     def open(self, index: int) -> str | bytes:
-        """The path or the content of one file.
-
-        Raises:
-            Unreadable: if it must not be opened.
-        """
+        """The path or the content of one file; Unreadable if it must not be opened."""
 
     @abstractmethod
     def where(self, index: int) -> str:
         """The name of one file in reports."""
 
-    @abstractmethod
     def select(self, rows: Sequence[int]) -> "Files":
         """Some of the files, in this order."""
+        mine = copy(self)
+        mine.items = [self.items[row] for row in rows]
+        return mine
+
+    def probes(self) -> list[int]:
+        """Those whose content is part of a fingerprint."""
+        n = len(self)
+        return sorted({i * n // N_HASHED_FILES for i in range(N_HASHED_FILES)})
 
     def surveyed(self) -> list[int]:
         """Those that tell what the others are like, and whose headers are cheap to look at."""
@@ -62,36 +63,25 @@ class FolderFiles(Files):
     """Files of a folder, by path; those that links lead out of `root` are not opened."""
 
     def __init__(self, origin: str, paths: Sequence[str], root: str | None = None) -> None:
-        self.origin, self.paths, self.root = origin, list(paths), root
-
-    def __len__(self) -> int:
-        return len(self.paths)
+        self.origin, self.items, self.root = origin, paths, root
 
     def open(self, index: int) -> str:
-        return check_file(self.paths[index], self.root)
+        return check_file(self.items[index], self.root)
 
     def where(self, index: int) -> str:
-        return self.paths[index]
-
-    def select(self, rows: Sequence[int]) -> "FolderFiles":
-        return FolderFiles(self.origin, [self.paths[row] for row in rows], self.root)
+        return self.items[index]
 
 
 class TableFiles(Files):
-    """The image column of a Hugging Face table; a row is an image struct (bytes, path).
-
-    A path counts from one of the folders `roots` and must not lead out of it.
-    """
+    """The image column of a Hugging Face table; a row is an image struct (bytes, path). A path
+    counts from one of the folders `roots` and must not lead out of it."""
 
     def __init__(self, origin: str, table: Any, column: str, roots: Sequence[str]) -> None:
         self.origin, self.table, self.column, self.roots = origin, table, column, roots
-        self.rows: Sequence[int] = range(len(table))
-
-    def __len__(self) -> int:
-        return len(self.rows)
+        self.items = range(len(table))
 
     def open(self, index: int) -> str | bytes:
-        cell = self.table[self.rows[index]][self.column] or {}
+        cell = self.table[self.items[index]][self.column] or {}
         if cell.get("bytes") or not cell.get("path"):
             return cell.get("bytes") or b""
         for root in self.roots:
@@ -101,33 +91,19 @@ class TableFiles(Files):
         raise Unreadable(f"{cell['path']!r} is no file beside the data")
 
     def where(self, index: int) -> str:
-        return f"{self.origin}, row {self.rows[index]}"
-
-    def select(self, rows: Sequence[int]) -> "TableFiles":
-        mine = copy(self)
-        mine.rows = [self.rows[row] for row in rows]
-        return mine
+        return f"{self.origin}, row {self.items[index]}"
 
 
 @dataclass
 class Source:
-    """Files of one split with what is known of each.
+    """Files of one split with what is known of each."""
 
-    Attributes:
-        files: The images.
-        labels: Classes, shape (n,), or None.
-        class_names: Their names.
-        captions: Of each image, see `captions`; or None.
-        is_split: Whether these are already the split that was asked for.
-        remarks: See `Dataset.remarks`.
-    """
-
-    files: Files
-    labels: Tensor | None = None
-    class_names: Sequence[str] = ()
-    captions: list[Caption] | None = None
-    is_split: bool = False
-    remarks: list[str] = field(default_factory=list)
+    files: Files  # the images
+    labels: Tensor | None = None  # classes, shape (n,), or None
+    class_names: Sequence[str] = ()  # their names
+    captions: list[Caption] | None = None  # of each image, see `captions`; or None
+    is_split: bool = False  # whether these are already the split that was asked for
+    remarks: list[str] = field(default_factory=list)  # see `Dataset.remarks`
 
     def select(self, rows: Tensor) -> "Source":
         """Some of the files, in this order."""

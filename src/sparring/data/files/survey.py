@@ -15,29 +15,19 @@ from .allowed_files import Unreadable
 from .decoding import MAX_PIXELS, header
 from .source import Files
 
-ODD = 8
-"""A side so many times shorter than the median one is not what the images are like."""
+ODD = 8  # a side so many times shorter than the median one is not what the images are like
 
 
 @dataclass
 class Survey:
-    """What the headers of some files say.
+    """What the headers of some files say."""
 
-    Attributes:
-        n_files: How many files there are.
-        n_looked_at: How many were looked at.
-        sizes: (height, width) of those with a header, by their number.
-        colour: Numbers of those in colour.
-        several: Numbers of those that hold several images.
-        broken: Why the others have no header, by their number.
-    """
-
-    n_files: int
-    n_looked_at: int = 0
-    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
-    colour: set[int] = field(default_factory=set)
-    several: list[int] = field(default_factory=list)
-    broken: dict[int, str] = field(default_factory=dict)
+    n_files: int  # how many files there are
+    n_looked_at: int = 0  # how many were looked at
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # (height, width), by number
+    colour: set[int] = field(default_factory=set)  # numbers of those in colour
+    several: list[int] = field(default_factory=list)  # numbers of those that hold several images
+    broken: dict[int, str] = field(default_factory=dict)  # why others have no header, by number
 
     @property
     def n_channels(self) -> int | None:
@@ -47,13 +37,9 @@ class Survey:
         return 3 if self.colour else 1
 
     def remarks(self, files: Files, resolution: int | None, is_asked: bool) -> list[str]:
-        """What is read otherwise than one may expect, a sentence each.
-
-        Args:
-            files: Those of which this is the survey.
-            resolution: To which the shorter side is resized, None: it is not.
-            is_asked: Whether the number of channels was asked for.
-        """
+        """What is read otherwise than one may expect of these files, a sentence each. `resolution`
+        is what the shorter side is resized to (None: it is not); `is_asked` says whether the number
+        of channels was asked for."""
         said, n_grey = [], len(self.sizes) - len(self.colour)
         if self.broken:
             first = min(self.broken)
@@ -63,13 +49,12 @@ class Survey:
             )
         if self.several:
             said.append(
-                f"{self._of(len(self.several))} {_is(len(self.several))} made of several frames or "
-                f"pages, of which the first is read: {files.where(self.several[0])}"
+                f"{self._are(len(self.several))} made of several frames or pages, of which the "
+                f"first is read: {files.where(self.several[0])}"
             )
         if not is_asked and self.colour and n_grey:
             said.append(
-                f"{self._of(n_grey)} {_is(n_grey)} grey and others are in colour: all are read "
-                "with 3 channels"
+                f"{self._are(n_grey)} grey and others are in colour: all are read with 3 channels"
             )
         if not is_asked and self.n_channels == 1 and self.n_looked_at < self.n_files:
             said.append(
@@ -78,32 +63,30 @@ class Survey:
                 "set data.n_channels to 1 or 3 to say which"
             )
         if resolution is not None:
-            said += self._of_sizes(files, resolution)
+            long = [i for i, size in self.sizes.items() if not fits(*size, resolution)]
+            small = self.sizes.keys() - long
+            sides = [side for i in small if (side := min(self.sizes[i])) < resolution]
+            if sides:
+                said.append(
+                    f"{self._are(len(sides))} smaller than {resolution} pixels (the shortest side "
+                    f"is {min(sides)}) and enlarged to data.resolution={resolution}"
+                )
+            if long:
+                height, width = self.sizes[long[0]]
+                said.append(
+                    f"{self._are(len(long))} left out, too long: at data.resolution={resolution} "
+                    f"{files.where(long[0])} ({width}x{height}) would have more than "
+                    f"{MAX_PIXELS:,} pixels"
+                )
         return [one_line(remark) for remark in said]
-
-    def _of_sizes(self, files: Files, resolution: int) -> list[str]:
-        said = []
-        long = [i for i, size in self.sizes.items() if not fits(*size, resolution)]
-        small = [i for i in self.sizes if min(self.sizes[i]) < resolution and i not in set(long)]
-        if small:
-            least = min(min(self.sizes[i]) for i in small)
-            said.append(
-                f"{self._of(len(small))} {_is(len(small))} smaller than {resolution} pixels (the "
-                f"shortest side is {least}) and enlarged to data.resolution={resolution}"
-            )
-        if long:
-            height, width = self.sizes[long[0]]
-            said.append(
-                f"{self._of(len(long))} {_is(len(long))} left out, too long: at "
-                f"data.resolution={resolution} {files.where(long[0])} ({width}x{height}) would "
-                f"have more than {MAX_PIXELS:,} pixels"
-            )
-        return said
 
     def _of(self, n: int) -> str:
         if self.n_looked_at < self.n_files:
             return f"{n} of {self.n_looked_at} images looked at (there are {self.n_files})"
         return f"{n} of {self.n_files} images"
+
+    def _are(self, n: int) -> str:
+        return f"{self._of(n)} {'is' if n == 1 else 'are'}"
 
 
 def survey(files: Files, numbers: Iterable[int]) -> Survey:
@@ -135,7 +118,3 @@ def common_side(seen: Survey) -> int | None:
     """The shortest side of all images, but of the ODD ones, in pixels; None without an image."""
     sides = [min(size) for size in seen.sizes.values()]
     return min((side for side in sides if side * ODD >= median(sides)), default=None)
-
-
-def _is(n: int) -> str:
-    return "is" if n == 1 else "are"

@@ -15,11 +15,7 @@ def names() -> list[str]:
 
 
 def check_name(name: str) -> str:
-    """The name, if it is that of a data set or of a user's file.
-
-    Raises:
-        ValueError: that names the nearest one.
-    """
+    """The name, if it is that of a data set or of a user's file."""
     known = names()
     if name not in known and ".py:" not in name:
         hint = did_you_mean(name, [*known, "path/to/file.py:Name"])

@@ -35,9 +35,8 @@ class DigitsSubspace(DataSet):
             raise ValueError(f"n_components must be in 1..61 (the digits' rank), got {k}")
         for key in ("resolution", "n_channels"):
             if fields.get(key) not in (None, 8 if key == "resolution" else 1):
-                raise ValueError(
-                    f"data.{key} does not apply to digits_subspace: it would change the subspace"
-                )
+                why = "it would change the subspace"
+                raise ValueError(f"data.{key} does not apply to digits_subspace: {why}")
         x0, labels = digits_arrays()
         flat = x0.flatten(1).double()
         mean = flat.mean(0)

@@ -5,6 +5,7 @@ from typing import Any
 
 from ...options.value_types import Place, Word
 from ..data_set import Table, columns
+from ..files.hub import checked_name
 from ..files.source import Source
 from ..files.tables import huggingface
 from ..streams.table_shards import huggingface_stream
@@ -33,7 +34,6 @@ class Huggingface(Table):
 
     def source(self, split: str, fields: Mapping[str, Any]) -> Source:
         read = huggingface_stream if self.streaming else huggingface
-        return read(
-            self.dataset_name, self.dataset_config_name, split, columns(fields),
-            own_held_out=split == "held_out" and bool(fields.get("held_out_share")),
-        )  # fmt: skip
+        own_held_out = split == "held_out" and bool(fields.get("held_out_share"))
+        name = checked_name(self.dataset_name)
+        return read(name, self.dataset_config_name, split, columns(fields), own_held_out)

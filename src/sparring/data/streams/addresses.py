@@ -15,23 +15,18 @@ T = TypeVar("T")
 
 
 def found(pattern: str) -> list[str]:
-    """The shards that a path or URL with braces and stars stands for, in order.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """The shards, at least one, that a path or URL with braces and stars stands for, in order."""
     shards = []
     for one in expand_braces(pattern):
         if not re.search(r"\*" if "://" in one else r"[*?\[]", one):  # a URL may hold a query
             shards.append(one)
             continue
-        matches = sorted(
-            attempt(one, lambda fs, path: [fs.unstrip_protocol(p) for p in fs.glob(path)])
-        )
-        if not matches:
+        urls = attempt(one, lambda fs, path: [fs.unstrip_protocol(p) for p in fs.glob(path)])
+        if not urls:
             raise UserError(f"data.data_files: no file fits '{one}'")
-        check_one_split(one, [match.removeprefix("file://") for match in matches])
-        shards += [match.removeprefix("file://") for match in matches]
+        matches = [url.removeprefix("file://") for url in sorted(urls)]
+        check_one_split(one, matches)
+        shards += matches
     return shards
 
 
@@ -53,27 +48,20 @@ def expand_braces(pattern: str) -> Iterator[str]:
 
 
 def read_range(url: str, start: int, end: int) -> bytes:
-    """Bytes `start` to `end` - 1 of a file.
-
-    Raises:
-        UserError: if it is not there, is shorter, or its server sends no ranges.
-    """
+    """Bytes `start` to `end` - 1 of a file; UserError if it is not there, is shorter, or its server
+    sends no ranges."""
     content = attempt(url, lambda fs, path: fs.cat_file(path, start=start, end=end))
     if len(content) == end - start:
         return content
     if len(content) > end - start:
-        raise UserError(
-            f"{url}: the server sends whole files instead of ranges of bytes (HTTP Range)"
-        )
+        whole = "the server sends whole files instead of ranges of bytes (HTTP Range)"
+        raise UserError(f"{url}: {whole}")
     raise UserError(f"{url} has changed: it ends before byte {end}, which its index names")
 
 
 def attempt(url: str, work: Callable[[Any, str], T]) -> T:
-    """What `work` makes of the file system and the path; a network gets three chances.
-
-    Raises:
-        UserError: if the file is not there or cannot be read, or a package is missing.
-    """
+    """What `work` makes of the file system and the path; a network gets three chances. UserError if
+    the file is not there or cannot be read, or a package is missing."""
     for trial in range(N_TRIES):
         try:
             return work(*fsspec.core.url_to_fs(url))

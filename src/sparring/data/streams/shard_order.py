@@ -39,36 +39,23 @@ import torch
 from ...diffusion.randomness import generator
 from ...support.errors import UserError
 
-LANES = 128
-WINDOW = 32
+LANES, WINDOW = 128, 32
 
 
 class Sharding(NamedTuple):
-    """What a data set in shards says about itself, and how it wants to be shuffled.
+    """What a data set in shards says about itself, and how it wants to be shuffled."""
 
-    Attributes:
-        sizes: Samples of each shard.
-        n_lanes: L; None: B if B >= 128, else the largest multiple of B up to 128.
-        buffer: Samples held by all processes together: K = max(1, buffer // L); None: K = 32.
-    """
-
-    sizes: Sequence[int]
-    n_lanes: int | None = None
-    buffer: int | None = None
+    sizes: Sequence[int]  # samples of each shard
+    n_lanes: int | None = None  # L; None: B if B >= 128, else the largest multiple of B up to 128
+    buffer: int | None = None  # samples held by all: K = max(1, buffer // L); None: K = 32
 
 
 class Window(NamedTuple):
-    """What lies together of a lane.
-
-    Attributes:
-        lane: Number of the lane.
-        first: Its first place in the epoch's line.
-        ranges: The samples, as (first, last + 1) of each shard it touches, in the line's order.
-    """
+    """What lies together of a lane."""
 
     lane: int
-    first: int
-    ranges: tuple[tuple[int, int], ...]
+    first: int  # its first place in the epoch's line
+    ranges: tuple[tuple[int, int], ...]  # (first, last + 1) of each shard it touches, in order
 
 
 class Place(NamedTuple):
@@ -94,20 +81,12 @@ class Epoch:
 
 @dataclass
 class ShardOrder:
-    """Which sample stands at a position of the stream; see the module.
+    """Which sample stands at a position of the stream; see the module. L divides B or is a multiple
+    of it (UserError)."""
 
-    Args:
-        sharding: The shards, L and K.
-        seed: Of all permutations.
-        n_global: Size B of the global batch.
-
-    Raises:
-        UserError: if L neither divides B nor is a multiple of it.
-    """
-
-    sharding: Sharding
-    seed: int
-    n_global: int
+    sharding: Sharding  # the shards, L and K
+    seed: int  # of all permutations
+    n_global: int  # size B of the global batch
     _epochs: dict[int, Epoch] = field(default_factory=dict, repr=False)
     _orders: dict[int, tuple[tuple[int, int], list[int]]] = field(default_factory=dict, repr=False)
 
@@ -128,7 +107,12 @@ class ShardOrder:
 
     def index(self, position: int) -> int:
         place = self.place(position)
-        return self._sample(self._epoch(place.epoch), place.first + self._in_window(place))
+        key = (place.epoch, place.number)
+        if self._orders.get(place.lane, (None,))[0] != key:
+            rng = generator("cpu", self.seed, "window", place.epoch, place.lane, place.number)
+            self._orders[place.lane] = key, torch.randperm(place.size, generator=rng).tolist()
+        in_window = self._orders[place.lane][1][place.offset]
+        return self._sample(self._epoch(place.epoch), place.first + in_window)
 
     def window_of(self, position: int) -> Window:
         """The window that holds the sample of a position."""
@@ -184,11 +168,3 @@ class ShardOrder:
         """The sample at a place of the line."""
         number = bisect_right(epoch.line, place) - 1
         return self.starts[epoch.shards[number]] + place - epoch.line[number]
-
-    def _in_window(self, place: Place) -> int:
-        """Which sample of its window a position takes."""
-        key = (place.epoch, place.number)
-        if self._orders.get(place.lane, (None,))[0] != key:
-            rng = generator("cpu", self.seed, "window", place.epoch, place.lane, place.number)
-            self._orders[place.lane] = key, torch.randperm(place.size, generator=rng).tolist()
-        return self._orders[place.lane][1][place.offset]

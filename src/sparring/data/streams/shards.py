@@ -21,37 +21,24 @@ from torch import Tensor
 from ...support.cache import cache_folder, key_of
 from ...support.whole_files import whole_file
 from ..base import Batch, digest
-from ..files import images
 from ..files.images import ImageDataset
 from ..files.source import Files, Source
 from .shard_order import Sharding, ShardOrder, Window
 
-READ_AHEAD = 32
-"""Samples that are read at once where someone asks for one after the other, outside training."""
-
-N_PLACES = 8
-"""Where the data are looked at before training."""
+READ_AHEAD = 32  # samples read at once where one after the other is asked for, outside training
+N_PLACES = 8  # where the data are looked at before training
 
 
 class ShardFiles(Files):
     """Encoded images in shards. Abstract.
 
     Held are a window for each lane of the order that is followed, and outside of training a few
-    neighbours of the last sample that was asked for.
-
-    Args:
-        origin: See `Files`.
-        shards: Names of the shards.
-        sizes: Samples in each.
-        rows: Which of all samples are kept, rising; None: all.
+    neighbours of the last sample that was asked for. `sizes` are the samples in each shard, `rows`
+    those of all samples that are kept, rising (None: all).
     """
 
     def __init__(
-        self,
-        origin: str,
-        shards: Sequence[str],
-        sizes: Sequence[int],
-        rows: Tensor | None = None,
+        self, origin: str, shards: Sequence[str], sizes: Sequence[int], rows: Tensor | None = None
     ) -> None:
         self.origin, self.shards = origin, list(shards)
         self.ends = torch.tensor(list(accumulate(sizes)), dtype=torch.long)
@@ -84,11 +71,6 @@ class ShardFiles(Files):
     @abstractmethod
     def table(self) -> list[Any]:
         """What is known of the samples without reading them, for the fingerprint."""
-
-    def probes(self) -> list[int]:
-        """Samples whose content goes into the fingerprint."""
-        n = len(self)
-        return sorted({i * n // images.N_HASHED_FILES for i in range(images.N_HASHED_FILES)})
 
     def surveyed(self) -> list[int]:
         """A few neighbours in some places: the content has to be read for its header."""
@@ -125,14 +107,11 @@ class ShardFiles(Files):
 
 
 class ShardedImages(ImageDataset):
-    """Images in shards: an `ImageDataset` that is read in the order of `shard_order`.
-
-    Args:
-        name, source, ...: See `ImageDataset`.
-        n_lanes, buffer: See `Sharding`.
-    """
+    """Images in shards: an `ImageDataset` that is read in the order of `shard_order`, see
+    `Sharding`."""
 
     files: ShardFiles
+    sharding: Sharding
     order: ShardOrder | None = None
 
     def __init__(
@@ -145,8 +124,7 @@ class ShardedImages(ImageDataset):
         **options: Any,
     ) -> None:
         super().__init__(name, source, **options)
-        self.settings = n_lanes, buffer
-        self.sharding = Sharding(self.files.sizes, *self.settings)
+        self.sharding = Sharding(self.files.sizes, n_lanes, buffer)
 
     def following(self, order: ShardOrder) -> "ShardedImages":
         mine = copy.copy(self)
@@ -161,10 +139,7 @@ class ShardedImages(ImageDataset):
 
     def fingerprint(self) -> str:
         content = super().fingerprint(), self.files.sizes, self.files.table()
-        return digest(*content, *self.settings)  # a run must not resume in another order
-
-    def _hashed(self) -> list[int]:
-        return self.files.probes()
+        return digest(*content, *self.sharding[1:])  # a run must not resume in another order
 
     def _hold(self) -> tuple[None, Tensor]:
         return None, torch.arange(len(self))  # shards are not read whole at the start
@@ -176,10 +151,8 @@ def kept_in() -> Path:
 
 
 def remembered(key: Sequence[object], make: Callable[[], Any]) -> Any:
-    """What `make` gives (as JSON), kept in the cache folder under a key.
-
-    A folder that cannot be written, or a file that is not whole, costs the time to make it again.
-    """
+    """What `make` gives (as JSON), kept in the cache folder under a key. A folder that cannot be
+    written, or a file that is not whole, costs the time to make it again."""
     path = kept_in() / f"{key_of(*key)}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))

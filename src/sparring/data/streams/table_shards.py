@@ -2,11 +2,8 @@
 
 A stream has no places to jump to: what is read is what comes next. So each lane of the order goes
 on with a stream of its own shard, and a stream that is not there is opened at the shard's start
-and read up to the place. A parquet file counts as many shards, one per row group (datasets >= 5),
-so that this is one row group at most.
-
-How many rows each shard has, and their classes and captions, is found by one pass over these
-columns and kept in the cache folder.
+and read up to the place. A parquet file counts as many shards, one per row group (datasets >= 5).
+One pass finds how many rows each shard has, their classes and captions, kept in the cache folder.
 """
 
 import logging
@@ -16,37 +13,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...support.errors import UserError
-from ..files.columns import chosen, column_captions, described, encoded_images
-from ..files.hub import call_datasets, checked_name, parquet_files, split_of
+from ..files.hub import call_datasets, parquet_files, split_of
 from ..files.source import Columns, Source
+from ..files.tables import chosen, column_captions, described, encoded_images
 from .addresses import attempt, found
 from .shards import ShardFiles, kept_in, remembered
 
 log = logging.getLogger(__name__)
 
 VERSION = 2  # of what is kept: a change must raise it
-CHUNK = 32
-COUNT_CHUNK = 1000
+CHUNK, COUNT_CHUNK = 32, 1000
 
 
 class StreamFiles(ShardFiles):
-    """The image column of a Hugging Face `IterableDataset`.
-
-    Args:
-        origin: What an error message calls the whole.
-        stream: With the column of images only, in Arrow's format.
-        column: Its name.
-        sizes: Rows of each of the stream's shards.
-        has_paths: Whether a cell may name a file instead of holding the image.
-    """
+    """The image column of a Hugging Face `IterableDataset`, alone and in Arrow's format. `sizes`
+    are the rows of each of its shards; with `has_paths` a cell may name a file instead of holding
+    the image."""
 
     def __init__(
-        self,
-        origin: str,
-        stream: Any,
-        column: str,
-        sizes: Sequence[int],
-        has_paths: bool = False,
+        self, origin: str, stream: Any, column: str, sizes: Sequence[int], has_paths: bool = False
     ) -> None:
         shards = [f"{origin}, shard {number}" for number in range(len(sizes))]
         super().__init__(origin, shards, sizes)
@@ -76,7 +61,7 @@ class StreamFiles(ShardFiles):
         start = self._row(first)[1]
         row, cells = self.cursors.pop((shard, first), (0, None))
         if cells is None:
-            row, cells = 0, self._open(shard)
+            cells = self._open(shard)
         read = {}
         try:
             for index in range(first, last):
@@ -86,9 +71,8 @@ class StreamFiles(ShardFiles):
                 read[index] = self._content(next(cells).as_py())
                 row = wanted + 1
         except StopIteration:
-            raise UserError(
-                f"{self.shards[shard]} has changed: it has less than {row} rows"
-            ) from None
+            changed = f"{self.shards[shard]} has changed: it has less than {row} rows"
+            raise UserError(changed) from None
         if last < self.starts[shard + 1]:
             self.cursors[shard, last] = row, cells
         while len(self.cursors) > 2 * len(self.windows) + 2:  # left where other lanes go on
@@ -125,20 +109,14 @@ def parquet_stream(data_files: str | Sequence[str] | None, columns: Columns) -> 
 
 
 def huggingface_stream(
-    dataset_name: str | None,
-    dataset_config_name: str | None,
-    split: str,
-    columns: Columns,
-    own_held_out: bool = False,
+    name: str, config_name: str | None, split: str, columns: Columns, own_held_out: bool = False
 ) -> Source:
     """A hub data set as `tables.huggingface` reads it, without fetching it at the start."""
-    dataset_name = checked_name(dataset_name)
-    words = ("load_dataset_builder", dataset_name, dataset_config_name)
-    builder = call_datasets(dataset_name, *words)
-    splits = call_datasets(dataset_name, builder.as_streaming_dataset)
-    name = split_of(dataset_name, splits, split, own_held_out)
-    source = _source(f"data set '{dataset_name}'", builder, name, columns)
-    source.is_split = name != "train"
+    builder = call_datasets(name, "load_dataset_builder", name, config_name)
+    splits = call_datasets(name, builder.as_streaming_dataset)
+    which = split_of(name, splits, split, own_held_out)
+    source = _source(f"data set '{name}'", builder, which, columns)
+    source.is_split = which != "train"
     return source
 
 
@@ -181,20 +159,18 @@ def _count(origin: str, stream: Any, columns: Columns) -> dict[str, Any]:
     _, label, caption = columns
     read = list(dict.fromkeys(one for one in (label, caption) if one is not None))
     narrow = stream.select_columns(read or [columns.image]).with_format("arrow")
-    sizes: list[int] = []
-    labels: list[Any] = []
-    captions: list[Any] = []
+    kept: dict[str, list[Any]] = {"sizes": [], "labels": [], "captions": []}
     for number in range(stream.num_shards):
-        sizes.append(0)
+        kept["sizes"].append(0)
         shard = narrow.shard(num_shards=stream.num_shards, index=number)
         for chunk in shard.iter(batch_size=COUNT_CHUNK):
-            sizes[-1] += len(chunk)
+            kept["sizes"][-1] += len(chunk)
             if label is not None:
-                labels += map(_kept, chunk[label].to_pylist())
+                kept["labels"] += map(_kept, chunk[label].to_pylist())
             if caption is not None:
-                values = chunk[caption].to_pylist()
-                captions += column_captions(origin, caption, values, len(captions))
-    return {"sizes": sizes, "labels": labels, "captions": captions}
+                values, first = chunk[caption].to_pylist(), len(kept["captions"])
+                kept["captions"] += column_captions(origin, caption, values, first)
+    return kept
 
 
 def _kept(label: Any) -> Any:

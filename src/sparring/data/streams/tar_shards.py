@@ -2,10 +2,9 @@
 
     source = webdataset("shards/train-{000..019}.tar", Columns())
 
-A sample is the members whose names agree up to the first dot of the base name: `0001.jpg`,
-`0001.cls`, `0001.txt`; more on this in `tar_samples`. The index (name, place and size of each
-image, label, caption) is made once from the tar headers and kept in the cache folder; with it,
-samples that lie together are read by one request for a range of bytes.
+The index (name, place and size of each image, label, caption; see `tar_index`) is made once from
+the tar headers and kept in the cache folder; with it, samples that lie together are read by one
+request for a range of bytes.
 """
 
 import itertools
@@ -19,10 +18,10 @@ from torch import Tensor
 from ...support.errors import UserError
 from ..captions import caption_of
 from ..classes import named
+from ..files.folder import split_name
 from ..files.hub import TRAIN, listed
 from ..files.listing import EXTENSIONS
 from ..files.source import Columns, Source
-from ..files.splits import split_name
 from .addresses import attempt, found, read_range
 from .shards import ShardFiles, kept_in, remembered
 from .tar_index import ENTRY, UNREADABLE, make_index
@@ -30,18 +29,11 @@ from .tar_index import ENTRY, UNREADABLE, make_index
 log = logging.getLogger(__name__)
 
 VERSION = 2  # of the index: a change of what it holds must raise it
-GAP_BYTES = 2**18
-"""Samples so far apart or closer are read by one request."""
+GAP_BYTES = 2**18  # samples so far apart or closer are read by one request
 
 
 class TarFiles(ShardFiles):
-    """The images of tar files.
-
-    Args:
-        origin: What an error message calls the whole.
-        shards: URLs or paths.
-        index: Of each shard, see `make_index`.
-    """
+    """The images of tar files, of which `index` is what `make_index` says of each shard."""
 
     def __init__(self, origin: str, shards: Sequence[str], index: Sequence[dict[str, Any]]) -> None:
         super().__init__(origin, shards, [len(one["names"]) for one in index])
@@ -82,21 +74,15 @@ def webdataset(data_files: str | Sequence[str] | None, columns: Columns) -> Sour
         columns: The ending of the images' names (`jpg`, `left.png`; None: the first member of a
             sample that is an image by its ending), a key of the sample's `json` with an integer
             from 0 (None: the member `cls`), and one with a caption (None: the member `txt`).
-
-    Raises:
-        UserError: if a shard cannot be read, is packed, cut short or damaged, if no sample holds an
-            image, or only some hold a label.
     """
     patterns = listed(data_files, "the shards, for example shards/{000..019}.tar")
     shards = [shard for pattern in patterns for shard in found(pattern)]
     origin = ", ".join(patterns)
-    started = itertools.count()
+    started, n = itertools.count(), len(shards)
 
     def say() -> None:
         if next(started) == 0:
-            log.warning(
-                "reading the headers of %d shard(s), once; kept in %s", len(shards), kept_in()
-            )
+            log.warning("reading the headers of %d shard(s), once; kept in %s", n, kept_in())
 
     with ThreadPoolExecutor(8) as pool:
         index = list(pool.map(lambda shard: _index(shard, columns, say), shards))
@@ -120,21 +106,17 @@ def webdataset(data_files: str | Sequence[str] | None, columns: Columns) -> Sour
 
 def _index(shard: str, columns: Columns, say: Callable[[], None]) -> dict[str, Any]:
     info = attempt(shard, lambda fs, path: fs.info(path))
-    stamp = [
-        info.get(name) for name in ("ETag", "Last-Modified", "LastModified", "mtime", "created")
-    ]
-    known = ["tar", VERSION, sorted(EXTENSIONS)]
-    key = [*known, shard, info.get("size"), *map(str, stamp), *columns]
+    stamp = map(str, map(info.get, ("ETag", "Last-Modified", "LastModified", "mtime", "created")))
+    key = ["tar", VERSION, sorted(EXTENSIONS), shard, info.get("size"), *stamp, *columns]
+
+    def read(fs: Any, path: str) -> dict[str, Any]:
+        if info.get("partial") is False:
+            raise UserError(f"{shard}: the server sends no ranges of bytes (HTTP Range)")
+        with fs.open(path, "rb") as file:
+            return make_index(shard, file, columns)
 
     def make() -> dict[str, Any]:
         say()
-
-        def read(fs: Any, path: str) -> dict[str, Any]:
-            if info.get("partial") is False:
-                raise UserError(f"{shard}: the server sends no ranges of bytes (HTTP Range)")
-            with fs.open(path, "rb") as file:
-                return make_index(shard, file, columns)
-
         return attempt(shard, read)
 
     return remembered(key, make)

@@ -20,20 +20,12 @@ PATCH, DISTANCE, STRENGTH = 5, 6, 0.6
 """Of non-local means: side of the patches, how far they are looked for (pixels), and h / sigma. Of
 4 settings and of total variation the nearest to the clean images, on digits and Fashion-MNIST with
 clipped noise of 0.1 to 0.3."""
-HOLD_NUMBERS = 2**26
-"""Values of denoised images that a process keeps for the next time."""
+HOLD_NUMBERS = 2**26  # values of denoised images that a process keeps for the next time
 
 
 class Chosen(Wrapper):
-    """Some samples of a data set, numbered anew from 0.
-
-    Args:
-        dataset: Read in any order, no stream.
-        numbers: Of the samples, (n,), int64.
-
-    Raises:
-        UserError: if there are none, or the data are a stream.
-    """
+    """Some samples of a data set, by their numbers (n,), int64, numbered anew from 0. UserError if
+    there are none, or the data are a stream."""
 
     def __init__(self, dataset: Dataset, numbers: np.ndarray) -> None:
         super().__init__(dataset)
@@ -64,18 +56,11 @@ class Chosen(Wrapper):
 
 
 class Denoised(Wrapper):
-    """Images denoised by scikit-image: non-local means where they are noisy, by as much as is
-    known, and biharmonic inpainting where pixels say nothing. The rest stays.
+    """Images in [0, 1] denoised by scikit-image: non-local means where they are noisy, by as much
+    as is known, and biharmonic inpainting where pixels say nothing. The rest stays.
 
     Noise that depends on the brightness is taken for that of the image's mean. An image that comes
     again, to the bit, is not denoised again.
-
-    Args:
-        dataset: Images in [0, 1].
-        source: What is known of them.
-
-    Raises:
-        UserError: if scikit-image is not there.
 
     Source: Buades, Coll and Morel 2005 (non-local means).
     """
@@ -97,11 +82,10 @@ class Denoised(Wrapper):
         rows = self.source.rows(x, batch["index"])
         hidden = self.source.hidden(x, rows) if self.source.hides else None
         variance = rows.sigma**2 + rows.slope * x.flatten(1).mean(1).numpy()
-        images = []
-        for row, image in enumerate(x):
-            holes = None if hidden is None else hidden[row, 0]
-            images.append(self._denoised(image, float(variance[row]) ** 0.5, holes))
-        return {**batch, "x0": torch.stack(images)}
+        holes = [None] * len(x) if hidden is None else list(hidden[:, 0])
+        sigmas = [value**0.5 for value in variance.tolist()]
+        each = zip(x, sigmas, holes, strict=True)
+        return {**batch, "x0": torch.stack([self._denoised(*one) for one in each])}
 
     def _denoised(self, x: Tensor, sigma: float, holes: Tensor | None) -> Tensor:
         if sigma == 0 and (holes is None or not holes.any()):
@@ -119,13 +103,7 @@ class Denoised(Wrapper):
 
 
 def denoised(x: Tensor, sigma: float, holes: Tensor | None = None) -> Tensor:
-    """An image (C, H, W) in [0, 1] without its noise and its holes, within [0, 1].
-
-    Args:
-        x: The image.
-        sigma: Standard deviation of its noise; 0: there is none.
-        holes: Pixels that say nothing, (H, W), bool.
-    """
+    """An image (C, H, W) in [0, 1] without noise of this sigma and without holes (H, W), bool."""
     from skimage import restoration  # pyright: ignore[reportMissingImports]
 
     is_grey = len(x) == 1
@@ -142,11 +120,7 @@ def denoised(x: Tensor, sigma: float, holes: Tensor | None = None) -> Tensor:
 
 
 def check_any_order(dataset: Dataset) -> None:
-    """Refuse to take samples out of a stream.
-
-    Raises:
-        UserError: for a stream.
-    """
+    """Refuse to take samples out of a stream."""
     if dataset.sharding is not None:
         raise UserError(
             f"no image of {dataset.name} can be thrown away: a stream is read as it is; copy the "

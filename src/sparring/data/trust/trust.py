@@ -15,28 +15,18 @@ from torch import Tensor
 
 
 class Trust(NamedTuple):
-    """Per row of a batch; a tuple, so that loaders and accelerate move it like any tensor.
+    """Per row of a batch; a tuple, so that loaders and accelerate move it like any tensor."""
 
-    Attributes:
-        sigma: Standard deviation of the noise where the image is black, (B,); 0 for none.
-        slope: The noise's variance at an element of value v in [-1, 1] is
-            sigma^2 + slope (v + 1), (B,).
-        correlation: Of neighbouring pixels' noise, standard deviation of the blur that made it,
-            pixels, (B,); 0 for white noise. With correlation there is no slope.
-        clipped: Whether values at -1 and 1 are noisy values beyond that were cut off, (B,), bool.
-        level: Noise level s = sigma_t / alpha_t from which on the image may be used, (B,), 0 for a
-            clean one; what its noise asks beside that follows from the noise.
-        weight: Of the image in every loss, (B,), 0 for one that teaches nothing.
-        seen: Elements that say something, (B, 1, H, W), bool; None for all.
-    """
-
-    sigma: Tensor
-    slope: Tensor
+    sigma: Tensor  # standard deviation of the noise where the image is black, (B,); 0 for none
+    slope: Tensor  # at a value v in [-1, 1] the noise's variance is sigma^2 + slope (v + 1), (B,)
+    # standard deviation of the blur that made the noise, pixels, (B,): 0 for white, else no slope
     correlation: Tensor
-    clipped: Tensor
+    clipped: Tensor  # whether values at -1 and 1 are noisy ones that were cut off, (B,), bool
+    # noise level s = sigma_t / alpha_t from which on the image may be used, (B,), 0 for a clean
+    # one; what its noise asks beside that follows from the noise
     level: Tensor
-    weight: Tensor
-    seen: Tensor | None = None
+    weight: Tensor  # of the image in every loss, (B,), 0 for one that teaches nothing
+    seen: Tensor | None = None  # elements that say something, (B, 1, H, W), bool; None for all
 
     def rows(self, which: Tensor) -> "Trust":
         """Of some rows, by their numbers or by a mask."""

@@ -29,71 +29,49 @@ from ..audit.filling import filled
 from ..audit.judging import Judge
 from ..audit.levels import level_of_blur, level_of_jpeg
 from ..audit.registry import hidden_pixels, hiding_kinds
-from ..audit.table import NUMBERS, PROBABILITY, Table, clean_table, consistent
+from ..audit.table import NUMBERS, PROBABILITY, SIZES, Table, clean_table, consistent
 from ..base import Batch, Dataset, Wrapper, digest
 from ..dirt import kinds as known_kinds
-from ..dirt.contaminated import Contaminated, layers
+from ..dirt.contaminated import layers
 from ..dirt.contract import NOTHING, Knowledge
 from .trust import Trust
 
-SCALE = 2.0
-"""The model's units in one of the data's, of images."""
-ALIEN = ("outlier", "adversarial")
-"""Kinds of dirt of which nothing is left that training could use."""
+SCALE = 2.0  # the model's units in one of the data's, of images
+ALIEN = ("outlier", "adversarial")  # kinds of dirt of which nothing is left that training could use
 
 
 class Source(ABC):
-    """What is known of images.
+    """What is known of images."""
 
-    Attributes:
-        hides: Whether pixels of some image may say nothing.
-        table: What is known of the data set, or of the sample of it that was looked at.
-    """
+    hides: bool  # whether pixels of some image may say nothing
+    table: Table  # of the data set, or of the sample of it that was looked at
 
-    hides: bool
-    table: Table
-
-    @abstractmethod
     def rows(self, x: Tensor, index: Tensor) -> Table:
-        """What is known of images x (B, *), numbers index (B,) of the data set."""
+        """What is known of images x (B, *), numbers index (B,): by default the table's rows."""
+        return self.table.select(index.numpy())
 
-    @abstractmethod
     def hidden(self, x: Tensor, rows: Table) -> Tensor:
-        """Pixels of images (B, C, H, W) that say nothing, (B, 1, H, W), bool."""
+        """Pixels of images (B, C, H, W) that say nothing, (B, 1, H, W), bool: by what they show."""
+        return hidden_pixels(x, {kind: torch.from_numpy(rows.has(kind)) for kind in rows.kinds})
 
     @abstractmethod
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with what is known."""
 
 
-class _Found(Source):
-    """What was measured: which pixels are hidden is found in the image itself."""
-
-    def hidden(self, x: Tensor, rows: Table) -> Tensor:
-        return hidden_pixels(x, {kind: torch.from_numpy(rows.has(kind)) for kind in rows.kinds})
-
-
-class ByTable(_Found):
+class ByTable(Source):
     """A table with a row for every image of the data set, in their order."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
         self.hides = any(table.has(kind).any() for kind in hiding_kinds() & table.kinds.keys())
 
-    def rows(self, x: Tensor, index: Tensor) -> Table:
-        return self.table.select(index.numpy())
-
     def fingerprint(self) -> str:
         return fingerprint_of(self.table)
 
 
-class ByJudge(_Found):
-    """Rules that judge each image when it is read.
-
-    Args:
-        judge: The rules.
-        sample: The table of the sample that the rules were made from, which tells them apart.
-    """
+class ByJudge(Source):
+    """Rules that judge each image when it is read; the table of their sample tells them apart."""
 
     def __init__(self, judge: Judge, sample: Table) -> None:
         self.judge, self.table = judge, sample
@@ -107,29 +85,38 @@ class ByJudge(_Found):
 
 
 class ByTruth(Source):
-    """What contamination really did: no training but a control may know this.
-
-    Args:
-        dataset: Contaminated; one that is not is clean.
-    """
+    """What contamination really did: no training but a control may know this."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.layers = layers(dataset)
-        self.table, self.hides = _truth(self.layers, len(dataset))
-
-    def rows(self, x: Tensor, index: Tensor) -> Table:
-        return self.table.select(index.numpy())
+        self.layers, n = layers(dataset), len(dataset)
+        dirty = sum((layer.dirty.long() for layer in self.layers), torch.zeros(n, dtype=torch.long))
+        self.table, self.hides = clean_table(n), False
+        for index in dirty.nonzero().flatten().tolist():  # masks are large: one at a time
+            kind, known = self._what_was_done(index)
+            self.table.kinds.setdefault(kind, np.zeros(n, np.float32))[index] = 1
+            for name in (*SIZES, "weight"):
+                getattr(self.table, name)[index] = getattr(known, name)
+            self.hides = self.hides or known.hidden is not None
 
     def hidden(self, x: Tensor, rows: Table) -> Tensor:
         hidden = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool)
         for row, index in enumerate(rows.index.tolist()):
-            known = _what_was_done(self.layers, index)[1]
+            known = self._what_was_done(index)[1]
             if known.hidden is not None:
                 hidden[row, 0] = known.hidden
         return hidden
 
     def fingerprint(self) -> str:
         return digest("truth", fingerprint_of(self.table))
+
+    def _what_was_done(self, index: int) -> tuple[str, Knowledge]:
+        """The kind of a sample's dirt and what is true of it: of two layers, nobody says what is
+        left."""
+        mine = [layer for layer in self.layers if layer.dirty[index]]
+        if not mine:
+            return "", Knowledge()
+        known = mine[0].knowledge(index) if len(mine) == 1 else NOTHING
+        return mine[-1].corruption(index).kind, known
 
 
 class LevelsOnly(Source):
@@ -151,18 +138,12 @@ class LevelsOnly(Source):
 
 
 class Trusted(Wrapper):
-    """A data set whose batches say what each sample can teach; see above.
-
-    Args:
-        dataset: Images in [0, 1], or vectors, of which only the truth knows anything.
-        source: Who knows it.
-    """
+    """A data set, images in [0, 1] or vectors, whose batches say what each sample can teach."""
 
     def __init__(self, dataset: Dataset, source: Source) -> None:
         super().__init__(dataset)
         self.source = source
         self.scale = SCALE if dataset.is_image else 1.0
-        """Model's units in one of the data's."""
 
     def rows(self, indices: Tensor, positions: Tensor) -> Batch:
         batch = self.dataset.rows(indices, positions)
@@ -219,30 +200,23 @@ def trusted(images: Tensor, columns: Mapping[str, Any]) -> tuple[Tensor, Trust]:
 
 def _with_trust(x: Tensor, rows: Table, source: Source, *, is_image: bool) -> tuple[Tensor, Trust]:
     """Samples (B, *) on the data's scale, hidden pixels filled, and their trust."""
-    hidden, is_inside = None, torch.zeros(len(x), dtype=torch.bool)
-    if is_image:
-        if source.hides:
-            hidden = source.hidden(x, rows)
-            x = filled(x, hidden)
-        is_inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)
+    hidden = None
+    if is_image and source.hides:
+        hidden = source.hidden(x, rows)
+        x = filled(x, hidden)
+    is_inside = is_image & ((x >= 0) & (x <= 1)).flatten(1).all(1)
     return x, trust_of(rows, is_inside, hidden, SCALE if is_image else 1.0, x.shape[1:])
 
 
 def trust_of(
-    rows: Table,
-    is_inside: Tensor,
-    hidden: Tensor | None,
-    scale: float,
-    shape: Sequence[int],
+    rows: Table, is_inside: Tensor, hidden: Tensor | None, scale: float, shape: Sequence[int]
 ) -> Trust:
-    """Rows of a table as training takes them.
+    """Rows of a table, of samples of this shape and on their scale, as training takes them.
 
     Args:
-        rows: Of the samples, on their scale.
         is_inside: Whether no value of each leaves [0, 1], (B,), bool.
         hidden: (B, 1, H, W), bool; None for nothing.
         scale: Model's units in one of the data's: 2 for images.
-        shape: Of a sample.
     """
     sigma, slope = torch.from_numpy(rows.sigma), torch.from_numpy(rows.slope)
     return Trust(
@@ -257,8 +231,8 @@ def trust_of(
 
 
 def levels_besides_noise(rows: Table, shape: Sequence[int]) -> np.ndarray:
-    """Noise level from which each image of this shape may be used if it has no noise of its own,
-    (n,): what the table says, or, where it says none, what its JPEG and its blur ask."""
+    """Noise level from which each image of this shape may be used if it has no noise, (n,): what
+    the table says, or, where it says none, what its JPEG and its blur ask."""
     of_jpeg = level_of_jpeg(rows.quality, math.prod(shape))
     asked = np.maximum(of_jpeg, level_of_blur(rows.blur_sigma))
     return np.where(rows.level > 0, rows.level, asked)
@@ -283,35 +257,3 @@ def fingerprint_of(table: Table) -> str:
         for name, values in (value if isinstance(value, dict) else {field.name: value}).items():
             parts += [name, np.ascontiguousarray(values).tobytes()]
     return digest(*parts)
-
-
-def true_table(dataset: Dataset) -> Table:
-    """What contamination did to each sample of a data set, on the data's scale."""
-    return _truth(layers(dataset), len(dataset))[0]
-
-
-def _truth(done: Sequence[Contaminated], n: int) -> tuple[Table, bool]:
-    """The true table of n samples, and whether pixels of some say nothing."""
-    dirty = sum((layer.dirty.long() for layer in done), torch.zeros(n, dtype=torch.long))
-    which, hides = dirty.nonzero().flatten().tolist(), False
-    table = clean_table(n)
-    for index in which:  # masks are large: one at a time
-        kind, known = _what_was_done(done, index)
-        table.kinds.setdefault(kind, np.zeros(n, np.float32))[index] = 1
-        for name in ("sigma", "slope", "correlation", "quality", "blur_sigma", "weight"):
-            getattr(table, name)[index] = getattr(known, name)
-        hides = hides or known.hidden is not None
-    return table, hides
-
-
-def _what_was_done(done: Sequence[Contaminated], index: int) -> tuple[str, Knowledge]:
-    """The kind of a sample's dirt and what is true of it.
-
-    Where two layers of dirt lie on one sample, nobody says what both together leave of it, so it
-    teaches nothing.
-    """
-    mine = [layer for layer in done if layer.dirty[index]]
-    if not mine:
-        return "", Knowledge()
-    known = mine[0].knowledge(index) if len(mine) == 1 else NOTHING
-    return mine[-1].corruption(index).kind, known

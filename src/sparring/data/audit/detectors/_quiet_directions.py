@@ -1,12 +1,9 @@
 """Where a set of small images varies least, and what covariance its noise may have there.
 
-With the noise's covariance s^2 Sigma and w = B (z - mean) the coordinates in which Sigma is the
-identity and the set's covariance diagonal, var w_j = texture_j + s^2, quietest direction first.
-See `_small_noise`.
+B, z, texture and the laws are those of `_small_noise`.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +11,10 @@ from torch import Tensor
 
 from ...dirt.kinds.correlated import folded_kernel
 
-SHARE = 4
-"""A quarter of the directions is quiet."""
+SHARE = 4  # a quarter of the directions is quiet
 CAP = 0.05
 """Of the median noise's variance: what it adds to an image's own where the image is weighed."""
-SMALLEST = 1 / 255 / math.sqrt(12)
-"""Rounding to 8 bits."""
+SMALLEST = 1 / 255 / math.sqrt(12)  # rounding to 8 bits
 CORRELATIONS = tuple(0.4 + 0.05 * i for i in range(17))
 RATIOS = tuple(2.0 ** (i / 2) for i in range(2, 13))
 
@@ -45,13 +40,10 @@ class NoiseLaw:
 WHITE = NoiseLaw()
 
 
-def laws() -> Iterator[NoiseLaw]:
+def laws() -> list[NoiseLaw]:
     """Those among which the set's is looked for."""
-    yield WHITE
-    for ratio in RATIOS:
-        yield NoiseLaw("poisson_gaussian", ratio=ratio)
-    for correlation in CORRELATIONS:
-        yield NoiseLaw("correlated", correlation=correlation)
+    poisson = [NoiseLaw("poisson_gaussian", ratio=ratio) for ratio in RATIOS]
+    return [WHITE, *poisson, *(NoiseLaw("correlated", correlation=one) for one in CORRELATIONS)]
 
 
 def _circulant(correlation: float, side: int) -> Tensor:
@@ -78,19 +70,12 @@ def n_quiet(k: int) -> int:
 
 @dataclass(frozen=True)
 class Directions:
-    """Of one half of the set.
+    """Of one half of the set."""
 
-    Attributes:
-        mean: Of the images, (k,).
-        across: B, (k, k), the quietest direction first.
-        variance: Of un-clipped images in each direction, (k,).
-        texture: Of these without noise, (k,).
-    """
-
-    mean: Tensor
-    across: Tensor
-    variance: Tensor
-    texture: Tensor
+    mean: Tensor  # of the images, (k,)
+    across: Tensor  # B, (k, k), the quietest direction first
+    variance: Tensor  # of un-clipped images in each direction, (k,)
+    texture: Tensor  # of these without noise, (k,)
 
     def coordinates(self, z: Tensor) -> Tensor:
         """w of un-clipped images (B, k), (B, k)."""
@@ -101,10 +86,8 @@ Halves = tuple[Directions, Directions]
 
 
 def directions(z: Tensor, noise: Tensor, law: NoiseLaw, shape: tuple[int, ...]) -> Directions:
-    """Of un-clipped images (n, k); those of less noise, (n,), count for more.
-
-    An image's weight is 1 / (its noise's variance + a part of the median one).
-    """
+    """Of un-clipped images (n, k); those of less noise, (n,), count for more. An image's weight is
+    1 / (its noise's variance + a part of the median one)."""
     variance = noise.square()
     weights = 1 / (variance + CAP * variance.median() + SMALLEST**2)
     weights = (weights / weights.sum())[:, None]

@@ -1,4 +1,4 @@
-r"""Noise of images too small to have windows: it is looked for where the set's images vary least.
+"""Noise of images too small to have windows: it is looked for where the set's images vary least.
 
 A digit of 8x8 pixels is all edges, so nothing in one image tells noise from strokes. But digits
 have things in common. With the noise's covariance s_i^2 Sigma, s_i the image's own size, and
@@ -15,18 +15,16 @@ The law is that of the least ln(arithmetic mean / geometric mean) of the quiet v
 sphericity of Mauchly). If these differ even so, what looked like noise is texture, as in blurred
 images and in JPEGs. A slope is only seen where some pixels are brighter than others in most images.
 
-**Clipping.** A pixel at 0 is drawn again from its law given the image's other pixels, z normal of
-covariance B^-1 (texture + s_i^2) B^-T, cut off at 0; pixel by pixel, a few times over (Gibbs; the
-Tobit model's data augmentation). s_i is then the likeliest size, and at last its mean given those
-of the set. Who is noisy is seen without it: ln rms of the quiet w of the image as it is, and that
-of the quieter half's over the other's, are normal for clean images and for noisy ones, and so is
-the share of pixels at 0 and 1: noise takes a background away from its end, or half of it.
+**Clipping.** Pixels at 0 and 1 are drawn again (`_unclipping`). s_i is then the likeliest size, and
+at last its mean given those of the set. Who is noisy is seen without it: ln rms of the quiet w of
+the image as it is, and that of the quieter half's over the other's, are normal for clean images and
+for noisy ones, and so is the share of pixels at 0 and 1: noise takes a background away from its
+end, or half of it.
 
 Directions come from the half of the set to which an image does not belong (which half that is
 follows from its pixels), since a sample's own smallest variances are too small.
 
-Works on the [0, 1] scale. Source: ours; directions after Pyatykh, Hesser and Zheng 2013, Gibbs
-sampling of the Tobit model after Chib 1992.
+On the [0, 1] scale. Source: ours; directions after Pyatykh, Hesser and Zheng 2013.
 """
 
 import math
@@ -48,7 +46,7 @@ from ._quiet_directions import (
     unlikeness,
     whitening,
 )
-from ._small_unclipping import (
+from ._unclipping import (
     N_SWEEPS,
     SIZES,
     cut_off,
@@ -60,15 +58,13 @@ from ._small_unclipping import (
     turned,
 )
 
-N_TURNS, N_STEPS = 4, 40
-"""Of the fit, and of expectation maximisation."""
+N_TURNS, N_STEPS = 4, 40  # of the fit, and of expectation maximisation
 LEAST_IMAGES, MANY_IMAGES = 4, 6
 """Times the number of pixels: of fewer images no noise is found; of fewer noisy images only white
 noise, by the directions of the others."""
 LEAST_FOUND, N_LAW = 20, 2048
 """Noisy images without which there is no noise, and the most that decide the law."""
-LEAST_NOISE = 2.5 / 255
-"""Below it, rounding and texture are in the way."""
+LEAST_NOISE = 2.5 / 255  # below it, rounding and texture are in the way
 ENDS = (0.3, 0.3)
 CLEAN, NOISY = ((-4.0, 1.0), (-0.6, 0.4), ENDS), ((-2.0, 0.7), (-0.15, 0.35), ENDS)
 """Where the two laws start: level, homogeneity, share of pixels at the ends, mean and deviation
@@ -93,8 +89,7 @@ looks like a slope of 0.02."""
 
 def levels(pixels: Tensor, halves: Halves, side: Tensor | None = None) -> Tensor:
     """ln rms in the quiet directions, and in the quieter half of them over the other, (B, 2)."""
-    out, side = torch.zeros(len(pixels), 2), side_of(pixels) if side is None else side
-    out = out.to(pixels)
+    out, side = pixels.new_zeros(len(pixels), 2), side_of(pixels) if side is None else side
     m = n_quiet(pixels.shape[1])
     for own in (0, 1):
         w = halves[1 - own].coordinates(pixels[side == own])[:, :m]
@@ -104,15 +99,10 @@ def levels(pixels: Tensor, halves: Halves, side: Tensor | None = None) -> Tensor
     return out
 
 
-def at_ends(pixels: Tensor) -> Tensor:
-    """Share of the pixels of images (B, k) that are at 0 or 1, (B,)."""
-    return ((pixels == 0) | (pixels == 1)).to(pixels.dtype).mean(1)
-
-
 def features(pixels: Tensor, halves: Halves) -> Tensor:
-    """By which clean images and noisy ones (B, k) are told apart: both levels, and the share of
-    pixels at the ends, (B, 3)."""
-    return torch.cat([levels(pixels, halves), at_ends(pixels)[:, None]], 1)
+    """By which clean and noisy images (B, k) are told apart, (B, 3): levels, share at the ends."""
+    ends = ((pixels == 0) | (pixels == 1)).to(pixels.dtype).mean(1, keepdim=True)
+    return torch.cat([levels(pixels, halves), ends], 1)
 
 
 def law_of(
@@ -167,38 +157,24 @@ def is_white(pixels: Tensor, halves: Halves) -> bool:
     return unlike <= MOST_UNLIKE_FEW and variance >= LEAST_NOISE**2
 
 
-Law = tuple[float, float]
-"""Mean and deviation of a normal law."""
+Law = tuple[float, float]  # mean and deviation of a normal law
 
 
 @dataclass(frozen=True)
 class SmallNoiseRule(Rule):
-    """The mixture of a set of small images.
+    """The mixture of a set of small images."""
 
-    Attributes:
-        halves: Directions of both halves; None where there are too few images.
-        law: Of the noise.
-        laws: Of clean and of noisy images, of each of their features.
-        rate: Share of noisy images; 0 and 1 judge every image.
-        sizes: Share of each of SIZES among the noisy images.
-        scale: By which sizes are too large, since directions found from few images hold some of the
-            others' texture: from the set's mean s_i^2.
-    """
-
-    halves: Halves | None
-    law: NoiseLaw = WHITE
-    laws: tuple[tuple[Law, ...], ...] = (CLEAN, NOISY)
-    rate: float = 0.5
-    sizes: tuple[float, ...] = (1 / len(SIZES),) * len(SIZES)
+    halves: Halves | None  # directions of both halves; None where there are too few images
+    law: NoiseLaw = WHITE  # of the noise
+    laws: tuple[tuple[Law, ...], ...] = (CLEAN, NOISY)  # of each of their features
+    rate: float = 0.5  # share of noisy images; 0 and 1 judge every image
+    sizes: tuple[float, ...] = (1 / len(SIZES),) * len(SIZES)  # their shares of the noisy images
+    # sizes are too large by it, as directions found from few images hold some of others' texture
     scale: float = 1.0
 
     def posterior(self, seen: Tensor, most: float | None = None) -> Tensor:
-        """Probability that images of these features (B, 3) are noisy, (B,).
-
-        Args:
-            seen: See `features`.
-            most: Share of noisy images that this starts from, at most; see MOST_NOISY.
-        """
+        """Probability that images of these features (B, 3) are noisy, (B,). It starts from a share
+        of noisy images of `most` at most; None: see MOST_NOISY."""
         scores = []
         if self.rate in (0, 1):
             return torch.full((len(seen),), self.rate, dtype=torch.float64)
@@ -222,18 +198,16 @@ class SmallNoiseRule(Rule):
             return columns
         p = self.posterior(features(pixels, self.halves))
         has = (p > 0.5).float()
-        sigma = has * self.size(redrawn(pixels, self.halves)[1]).float()
+        mean_size = self.by_size(redrawn(pixels, self.halves)[1]) @ SIZES / self.scale
+        sigma = has * mean_size.float()
         return columns | {
             self.law.kind: p.float(), "sigma": sigma, "slope": self.law.ratio * sigma.square(),
             "correlation": self.law.correlation * has,
         }  # fmt: skip
 
-    def size(self, likely: Tensor) -> Tensor:
-        """Mean size of images of these likelihoods (B, n_sizes), given those of the set, (B,)."""
-        return self.by_size(likely) @ SIZES / self.scale
-
     def by_size(self, likely: Tensor) -> Tensor:
-        """Probability of each of SIZES, (B, n_sizes)."""
+        """Probability of each of SIZES for images of these likelihoods, (B, n_sizes), given the
+        set's."""
         return (likely + torch.tensor(self.sizes, dtype=torch.float64).log()).softmax(1)
 
 
@@ -247,11 +221,8 @@ def fit_small(pixels: Tensor, shape: tuple[int, ...]) -> SmallNoiseRule:
     z, noise, law, simulated = pixels, torch.ones(n, dtype=torch.float64), WHITE, None
     likely, has = torch.zeros(n, len(SIZES)), torch.ones(n, dtype=torch.bool)
     for turn in range(N_TURNS):
-        first, second = (side == own for own in (0, 1))
-        halves = (
-            directions(z[first], noise[first], law, shape),
-            directions(z[second], noise[second], law, shape),
-        )
+        own, other = ((z[side == half], noise[side == half]) for half in (0, 1))
+        halves = directions(*own, law, shape), directions(*other, law, shape)
         rule = replace(rule, halves=halves, law=law)
         found = features(pixels, halves)
         rule = mixture(found, rule, simulated)
@@ -282,40 +253,35 @@ def fit_small(pixels: Tensor, shape: tuple[int, ...]) -> SmallNoiseRule:
 def mixture(found: Tensor, rule: SmallNoiseRule, simulated: Law | None) -> SmallNoiseRule:
     """The rule after expectation maximisation over images of these features (n, 3).
 
-    Args:
-        found: See `features`.
-        rule: Where it starts.
-        simulated: Law of the noisy images' level, where known; what is learned takes its place if
-            it is wider, as where images have sizes of their own. Before that, nobody knows what
-            the share at the ends says, nor where the images called noisy have more of it: weak
-            noise alone would look like clean images beside strong noise.
+    `simulated` is the law of the noisy images' level, where known; what is learned takes its place
+    if it is wider, as where images have sizes of their own. Before that, nobody knows what the
+    share at the ends says, nor where the images called noisy have more of it: weak noise alone
+    would look like clean images beside strong noise.
     """
     if rule.rate == 1:
         return rule
+    level, homogeneity, ends = found.unbind(1)
     for _ in range(N_STEPS):
         p = rule.posterior(found, 1.0)
-        level, homogeneity, ends = found.unbind(1)
-        mean, spread = _learned(level, 1 - p, CLEAN[0])
-        clean = (mean, min(spread, MOST_SPREAD)), _learned(homogeneity, 1 - p, CLEAN[1])
-        noisy = _learned(level, p, NOISY[0]), NOISY[1]
+        mean, spread = learned(level, 1 - p, CLEAN[0])
+        clean = (mean, min(spread, MOST_SPREAD)), learned(homogeneity, 1 - p, CLEAN[1])
+        noisy = learned(level, p, NOISY[0])
         of_ends = ENDS, ENDS
         if simulated is not None:
-            noisy = max(noisy[0], simulated, key=lambda law: law[1]), NOISY[1]
-            learned = [_learned(ends, q, ENDS, LEAST_SPREAD_OF_ENDS) for q in (1 - p, p)]
-            of_ends = learned if learned[0][0] > learned[1][0] else of_ends
-        learned_laws = (*clean, of_ends[0]), (*noisy, of_ends[1])
-        rule = replace(rule, laws=learned_laws, rate=float(p.mean()))
+            noisy = max(noisy, simulated, key=lambda law: law[1])
+            seen = [learned(ends, q, ENDS, LEAST_SPREAD_OF_ENDS) for q in (1 - p, p)]
+            of_ends = seen if seen[0][0] > seen[1][0] else of_ends
+        laws = (*clean, of_ends[0]), (noisy, NOISY[1], of_ends[1])
+        rule = replace(rule, laws=laws, rate=float(p.mean()))
     return rule
 
 
 def level_of_noise(
     pixels: Tensor, z: Tensor, size: Tensor, halves: Halves, law: NoiseLaw, shape: tuple[int, ...]
 ) -> Law:
-    """Of the level of images like these noisy ones (n, k), with new noise.
-
-    An image without noise is the mean of its law given the un-clipped one; s_i Sigma^(1/2) n is
-    added, and it is clipped where the image is.
-    """
+    """Of the level of images like these noisy ones (n, k), with new noise. An image without noise
+    is the mean of its law given the un-clipped one; s_i Sigma^(1/2) n is added, and it is clipped
+    where the image is."""
     made, side = pixels.clone(), side_of(pixels)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(2), dtype=z.dtype)
     for own in (0, 1):
@@ -330,8 +296,11 @@ def level_of_noise(
     return float(level.mean()), max(float(level.std()), LEAST_SPREAD)
 
 
-def _learned(x: Tensor, p: Tensor, start: Law, least: float = LEAST_SPREAD) -> Law:
-    total = float(p.sum()) + WORTH
-    mean = (float((p * x).sum()) + WORTH * start[0]) / total
-    variance = (float((p * (x - mean).square()).sum()) + WORTH * start[1] ** 2) / total
+def learned(
+    x: Tensor, p: Tensor, start: Law, least: float = LEAST_SPREAD, worth: float = WORTH
+) -> Law:
+    """Of x (B,) with weights p; the start is worth so many images."""
+    total = float(p.sum()) + worth
+    mean = (float((p * x).sum()) + worth * start[0]) / total
+    variance = (float((p * (x - mean).square()).sum()) + worth * start[1] ** 2) / total
     return mean, max(math.sqrt(variance), least)

@@ -11,11 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 N_BINS = 4
-LOW, MIDDLE, HIGH = 0.1, 0.5, 0.9
-"""Quantiles of the windows' energies."""
+LOW, MIDDLE, HIGH = 0.1, 0.5, 0.9  # quantiles of the windows' energies
 HUBER = 1.5
-SMALLEST = 1e-3
-"""A quarter of a grey level: no less is told apart."""
+SMALLEST = 1e-3  # a quarter of a grey level: no less is told apart
 
 
 def haar(x: Tensor, lag: int = 1) -> Tensor:
@@ -32,12 +30,8 @@ def tintless(x: Tensor) -> Tensor:
 
 
 def huber_scale(h: Tensor, start: Tensor | None = None) -> Tensor:
-    """s with mean of min((h / s)^2, HUBER^2) as for a normal variable of deviation s, (B,).
-
-    Args:
-        h: (B, *).
-        start: Where the search begins, (B,); by default the median over 0.6745.
-    """
+    """s, (B,), with mean of min((h / s)^2, HUBER^2) as for normal h (B, *) of deviation s. The
+    search begins at `start` (B,), by default the median over 0.6745."""
     inside = math.erf(HUBER / math.sqrt(2))
     density = math.exp(-(HUBER**2) / 2) / math.sqrt(2 * math.pi)
     expected = inside - 2 * HUBER * density + HUBER**2 * (1 - inside)
@@ -66,12 +60,9 @@ def far_lag(height: int, width: int) -> int:
 
 
 def windows(x: Tensor, first_only: bool = False) -> tuple[Tensor, Tensor]:
-    """Brightness and energies in windows half over each other, sorted into bins of brightness.
-
-    Returns:
-        Mean brightness of each bin, (B, N_BINS); energies (B, 3, N_BINS, n): of HH_1 of the
-        channels' differences, of HH_1 of the channels, of HH_far of the channels; or (B, 1, ...).
-    """
+    """Brightness and energies in windows half over each other, sorted into bins of brightness. Mean
+    brightness of each bin, (B, N_BINS); energies (B, 3, N_BINS, n): of HH_1 of the channels'
+    differences, of HH_1 of the channels, of HH_far of the channels; or (B, 1, ...)."""
     height, width = x.shape[2:]
     lag, side = far_lag(height, width), 8 if min(height, width) >= 64 else 4
 

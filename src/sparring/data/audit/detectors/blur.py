@@ -18,7 +18,6 @@ What JPEG emptied is no blur: the probability that an image is JPEG is taken off
 Source: ours; the power law of natural images after Field 1987.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -27,43 +26,36 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...dirt.kernel import gaussian_kernel
+from ...dirt.kinds.blur import mirrored_kernel
+from ...dirt.kinds.enlarged import width_of
 from ..contract import Columns, Detector, Rule, Statistics, said
-from .jpeg import luminance
+from .jpeg import cosines, luminance
 
 BETA, SPREAD = 2.4, 0.6
 """Of the exponent of clean images' power: clothes have 1.8, CIFAR-10 3.1, photographs 1.3 to 3."""
 WAVER, REACH = 0.35, 0.4
 """Standard deviation of gamma, nats, and how far it is alike, in ln of the frequency."""
-FLOOR = 1 / 12
-"""Power of rounding to whole grey levels."""
-LARGEST = 64
-"""Pixels of a side: larger images are looked at in tiles, at most N_TILES an axis."""
+FLOOR = 1 / 12  # power of rounding to whole grey levels
+LARGEST = 64  # pixels of a side: larger images are looked at in tiles, at most N_TILES an axis
 N_TILES = 3
 N_BANDS = 8
 ORDINARY = (0.0, 0.5, 0.6)
 SIZES = (0.75, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0)
 """Of blurs that are asked about, pixels; less than 0.7 is how sharp ordinary small images are."""
-ENLARGED = tuple(
-    (factor, name) for name in ("bicubic", "bilinear") for factor in (1.5, 2.0, 3.0, 4.0)
-)
+FACTORS = (1.5, 2.0, 3.0, 4.0)
+ENLARGED = tuple((factor, name) for name in ("bicubic", "bilinear") for factor in FACTORS)
 """Factors and Pillow's filters of enlargements that are asked about."""
 NOISY = (0.002, 0.02, 0.2)
 """White noise as a share of an image's power in the lowest band: no blur, whatever else it is."""
-PRIOR = 4.0
-"""Images in each of the groups clean, blurred, enlarged before the set was looked at."""
+PRIOR = 4.0  # images in each of the groups clean, blurred, enlarged before the set was looked at
 N_ROUNDS = 50
 
 
 @dataclass(frozen=True)
 class BlurRule(Rule):
-    """Posterior of the hypotheses.
+    """Posterior of the hypotheses."""
 
-    Attributes:
-        shares: Of each hypothesis in the set.
-    """
-
-    shares: tuple[float, ...]
+    shares: tuple[float, ...]  # of each hypothesis in the set
 
     def __call__(self, seen: Statistics) -> Columns:
         p = posterior(seen["blur.nats"], torch.tensor(self.shares))
@@ -73,9 +65,7 @@ class BlurRule(Rule):
         dirty = p[:, GROUPS[0] :]
         width = (dirty @ WIDTHS) / dirty.sum(1).clamp(min=1e-12)
         found = torch.maximum(blur, enlarged) > 0.5
-        return {
-            "blur": blur, "enlarged": enlarged, "blur_sigma": torch.where(found, width, 0.0)
-        }  # fmt: skip
+        return {"blur": blur, "enlarged": enlarged, "blur_sigma": torch.where(found, width, 0.0)}
 
 
 class Blur(Detector):
@@ -105,14 +95,6 @@ def posterior(nats: Tensor, shares: Tensor) -> Tensor:
     return torch.softmax(nats + shares.log(), 1)
 
 
-def width_of(factor: float) -> float:
-    """The blur that halves the frequency at which an enlargement by this factor ends, pixels.
-
-    exp(-s^2 w^2 / 2) = 1/2  at  w = pi / factor
-    """
-    return factor * math.sqrt(2 * math.log(2)) / math.pi
-
-
 def tiles(y: Tensor, height: int, width: int) -> Tensor:
     """At most N_TILES x N_TILES parts of images (B, H, W), spread evenly, (B, n, height, width)."""
     starts = [
@@ -127,15 +109,9 @@ def tiles(y: Tensor, height: int, width: int) -> Tensor:
 
 
 def band_power(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean power in each band and the number of coefficients that it is the mean of.
-
-    Args:
-        y: Grey levels (B, n, H, W), sides of at least N_BANDS.
-
-    Returns:
-        (B, N_BANDS - 1), squared grey levels, and (N_BANDS - 1,); the lowest band, brightness and
-        shading, is left out.
-    """
+    """Mean power in each band and the number of coefficients that it is the mean of. Of grey levels
+    (B, n, H, W), sides of at least N_BANDS: (B, N_BANDS - 1), squared grey levels, and (N_BANDS -
+    1,); the lowest band, brightness and shading, is left out."""
     height, width = y.shape[2:]
     squares = (dct(height) @ y @ dct(width).T).square().mean(1)
     member = bands(height, width)
@@ -183,10 +159,8 @@ def templates(height: int, width: int) -> Tensor:
     ways = [(blurring(height, size), blurring(width, size)) for size in sizes]
     ways += [(enlarging(height, *how), enlarging(width, *how)) for how in ENLARGED]
     powers = []
-    for rows, columns in ways:
-        rows, columns = (
-            (dct(len(way)) @ way @ dct(len(way)).T).square() for way in (rows, columns)
-        )
+    for way in ways:
+        rows, columns = ((dct(len(one)) @ one @ dct(len(one)).T).square() for one in way)
         powers.append(rows @ clean @ columns.T)
     member = bands(height, width)
     power = torch.einsum("nij,kij->nk", torch.stack(powers), member) / member.sum((1, 2))
@@ -200,10 +174,8 @@ def blurring(n: int, size: float) -> Tensor:
     if size == 0:
         return torch.eye(n)
     out = torch.zeros(n, n)
-    offsets, weights = gaussian_kernel(size)
-    for k, weight in zip(offsets, weights, strict=True):
-        place = (torch.arange(n) + k) % (2 * n)
-        out[torch.arange(n), torch.minimum(place, 2 * n - 1 - place)] += weight
+    for weight, mirrored in mirrored_kernel(size, n):
+        out[torch.arange(n), mirrored] += weight
     return out
 
 
@@ -218,10 +190,7 @@ def enlarging(n: int, factor: float, name: str) -> Tensor:
 @cache
 def dct(n: int) -> Tensor:
     """The orthonormal DCT of n values as a matrix."""
-    k = torch.arange(n, dtype=torch.float64)
-    matrix = torch.cos(math.pi * (2 * k + 1) * k[:, None] / (2 * n)) * math.sqrt(2 / n)
-    matrix[0] /= math.sqrt(2)
-    return matrix.float()
+    return cosines(n).float()
 
 
 def grid(n: int) -> Tensor:

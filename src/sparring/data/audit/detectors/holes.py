@@ -28,18 +28,15 @@ from torch.nn import functional as F
 from ..contract import Columns, Detector, Rule, Statistics
 
 STEP, ENOUGH = 0.06, 0.7
-LEAST_SHARE = 1 / 12
-"""Of each side of the image that a hole takes at least; and two pixels."""
+LEAST_SHARE = 1 / 12  # of each side of the image that a hole takes at least; and two pixels
 LOOSE, MOST_LOOSE = 0.005, 0.1
 """Black or white quads outside rectangles, as a share of the image's, that make a background of
 these; and the share of images with one from which on a black or white rectangle says nothing."""
 CERTAIN = 1.0
 """Evidence at which a hole is as likely as none: 2 x 2 pixels in a corner of the image whose four
 neighbours all differ have 1.2."""
-DOUBT = 3.0
-"""What a black or white rectangle needs beyond that: nothing smaller than 3 x 3 counts."""
-N_POINTS = 8
-"""Points of each side of the line around that are looked at."""
+DOUBT = 3.0  # what a black or white rectangle needs beyond that: nothing smaller than 3 x 3 counts
+N_POINTS = 8  # points of each side of the line around that are looked at
 
 
 class Rectangles(NamedTuple):
@@ -59,13 +56,9 @@ class Rectangles(NamedTuple):
 
 @dataclass(frozen=True)
 class HoleRule(Rule):
-    """p = sigmoid(evidence - CERTAIN), of the strongest rectangle that counts.
+    """p = sigmoid(evidence - CERTAIN), of the strongest rectangle that counts."""
 
-    Attributes:
-        ends_count: Whether black and white ones do.
-    """
-
-    ends_count: bool
+    ends_count: bool  # whether black and white ones do
 
     def __call__(self, seen: Statistics) -> Columns:
         evidence, at_ends, _ = seen["holes.evidence"].unbind(1)
@@ -79,8 +72,8 @@ class Holes(Detector):
     kinds = ("missing_blocks",)
 
     def look(self, x: Tensor) -> dict[str, Tensor]:
-        """evidence: of the strongest grey or coloured rectangle, of the strongest black or white
-        one, 0 where there is none; and the share of loose black or white quads, (B, 3)."""
+        """evidence, (B, 3): of the strongest grey or coloured rectangle, of the strongest black or
+        white one, 0 where there is none; and the share of loose black or white quads."""
         found, evidence = holes(x)
         at_end = found.at_end()
         none = x.new_zeros(len(x))
@@ -117,8 +110,7 @@ def holes(x: Tensor) -> tuple[Rectangles, Tensor]:
 
 
 def flat_quads(x: Tensor) -> Tensor:
-    """Whether the pixel at each place, the one right, the one below and the one between these are
-    equal, (B, H - 1, W - 1)."""
+    """Whether a pixel, that to its right and the two below are equal, (B, H - 1, W - 1)."""
     across = (x[..., 1:] == x[..., :-1]).all(1)
     down = (x[..., 1:, :] == x[..., :-1, :]).all(1)
     return across[:, :-1] & across[:, 1:] & down[..., :-1]
@@ -161,12 +153,9 @@ def _loose(x: Tensor, found: Rectangles) -> Tensor:
 
 
 def _steps_around(x: Tensor, found: Rectangles) -> tuple[Tensor, Tensor]:
-    """What the line of pixels around differs by, in the channel that differs most.
-
-    Returns:
-        At N_POINTS evenly along each side, (n, 4, N_POINTS), and the sides' lengths in pixels,
-        (n, 4), 0 for a side outside the image.
-    """
+    """What the line of pixels around differs by, in the channel that differs most. At N_POINTS
+    evenly along each side, (n, 4, N_POINTS); and the sides' lengths in pixels, (n, 4), 0 for a side
+    outside the image."""
     image, top, left, height, width = (each[:, None] for each in found[:5])
     rows, columns = x.shape[2:]
     along = (torch.arange(N_POINTS, device=x.device) + 0.5) / N_POINTS

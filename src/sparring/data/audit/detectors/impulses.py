@@ -33,8 +33,7 @@ from torch.nn import functional as F
 
 from ..contract import Columns, Detector, Rule, Statistics
 
-GAP = 0.25
-"""[0, 1] scale: 0.15 finds as many impulses and twice the texture."""
+GAP = 0.25  # [0, 1] scale: 0.15 finds as many impulses and twice the texture
 UNLIKE = 1.0
 """0 calls a fifth of digits with light-dependent noise salt and pepper, 1 one in 150; 2 none, but
 finds 0.42 of the digits with impulses where 1 finds 0.50."""
@@ -42,22 +41,16 @@ SHARES = (0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 RATE, LEAST = 2e-4, 0.1
 """Lonely pixels at an end that mean nothing: among the places, and per image and colour. Clothes
 have 2e-4, photographs below 2e-5."""
-N_ROUNDS, PRIOR = 30, 8
-"""Of expectation maximisation, and the images that its start is worth."""
+N_ROUNDS, PRIOR = 30, 8  # of expectation maximisation, and the images that its start is worth
 SEEN_GAP = 0.1
-FAR = 9.0
-"""Beyond every distance: no neighbour."""
+FAR = 9.0  # beyond every distance: no neighbour
 
 
 @dataclass(frozen=True)
 class ImpulseRule(Rule):
-    """The mixture of the set.
+    """The mixture of the set."""
 
-    Attributes:
-        weights: Of each of SHARES among the images, sum 1.
-    """
-
-    weights: tuple[float, ...]
+    weights: tuple[float, ...]  # of each of SHARES among the images, sum 1
 
     def __call__(self, seen: Statistics) -> Columns:
         has_none = self.posterior(log_likelihoods(seen["impulses.counts"]))[:, 0]
@@ -105,11 +98,8 @@ class Impulses(Detector):
 
 
 def log_likelihoods(counts: Tensor) -> Tensor:
-    """ln of the counts' likelihood for each of SHARES, less what all have, (B, n_shares), float64.
-
-    Args:
-        counts: (B, 6), see Impulses.look.
-    """
+    """ln of the likelihood of counts (B, 6), see Impulses.look, for each of SHARES, (B, n_shares).
+    Less what all have; float64."""
     n, m, v = counts.double().reshape(-1, 2, 3).unbind(2)
     b = (RATE * v + m + LEAST)[..., None]
     more = v[..., None] * torch.tensor(SHARES, dtype=torch.float64) / 2

@@ -1,4 +1,4 @@
-r"""JPEG that was decoded and saved as something else, found by the comb in its 8x8 DCT.
+"""JPEG that was decoded and saved as something else, found by the comb in its 8x8 DCT.
 
 A JPEG file holds whole multiples of a table: each coefficient of a block is k Q. Decoding rounds
 pixels to 8 bits, which adds noise of known size, and cuts them to [0, 255]:
@@ -20,13 +20,12 @@ drown in the rounding. The evidence of the best quality needs no clean images to
 so a set may be all JPEG or none of it.
 
 First all qualities are tried on a few blocks, then the best of them on more; an image for which
-they all speak against a JPEG is given up early. A crop moves the grid:
-if the grid at the corner is not found, the one is tried whose blocks have the emptiest high
-frequencies.
+they all speak against a JPEG is given up early. A crop moves the grid: if the grid at the corner is
+not found, the one is tried whose blocks have the emptiest high frequencies.
 
-Scale of pixels and coefficients here: grey levels, 0 to 255; DCT orthonormal, as in the standard.
-Source: ours; after Fan and de Queiroz 2003 ("Identification of bitmap compression history"), who
-ask for the likeliest table too, without clipping.
+Pixels and coefficients are grey levels, 0 to 255; DCT orthonormal, as in the standard. Source:
+ours; after Fan and de Queiroz 2003 ("Identification of bitmap compression history"), who ask for
+the likeliest table too, without clipping.
 """
 
 import math
@@ -52,19 +51,14 @@ QUALITIES = range(1, 96)
 LUMA = (0.299, 0.587, 0.114)
 ROUNDING = {1: math.sqrt(1 / 12), 3: math.sqrt((1 + sum(w * w for w in LUMA)) / 12)}
 """s, by the number of channels; of colour the decoder rounds luminance, then each channel."""
-INEXACT = 1.15
-"""Of s: the integer arithmetic of encoders and decoders is not exact."""
-STRAY = 0.1
-"""Share of coefficients that may lie anywhere: cutting is never undone completely."""
-N_BLOCKS = 32
-"""Most blocks of an image that are looked at, the least cut ones."""
-N_TURNS = 4
-"""Times that cut pixels are put back."""
+INEXACT = 1.15  # of s: the integer arithmetic of encoders and decoders is not exact
+STRAY = 0.1  # share of coefficients that may lie anywhere: cutting is never undone completely
+N_BLOCKS = 32  # most blocks of an image that are looked at, the least cut ones
+N_TURNS = 4  # times that cut pixels are put back
 ROUNDS = ((3, 1, 24), (3, 3, 6), (N_BLOCKS, N_TURNS, 1))
 """How many of the least cut blocks are looked at, in how many turns, and how many of the best
 tables are kept: cheap looks at all tables first."""
-EMPTY = 1.0
-"""Grey levels: a coefficient below is empty."""
+EMPTY = 1.0  # grey levels: a coefficient below is empty
 EMPTIER = 0.15
 """By what share more empty than the mean grid a moved grid is worth a look; JPEG has 0.35 to 0.7
 (32x32), of clean images three in a hundred reach 0.17."""
@@ -127,12 +121,9 @@ class Jpeg(Detector):
 
 
 def table_of(quality: int) -> Tensor:
-    """The luminance table that libjpeg makes for a quality, (8, 8), grey levels.
+    """The luminance table that libjpeg makes for a quality, 1 to 100, (8, 8), grey levels.
 
     clip(floor((scale STANDARD + 50) / 100), 1, 255),  scale = 5000 // q below 50, 200 - 2 q from 50
-
-    Raises:
-        ValueError: if the quality is not in 1 to 100.
     """
     return ((scale_of(quality) * STANDARD + 50) // 100).clamp(1, 255)
 
@@ -149,10 +140,8 @@ def file_quality(image: object) -> int | None:
 
     The one whose standard table is nearest to the file's luminance table, in the mean of
     |ln(step / standard step)|: files of cameras and editors have tables of their own. It says how
-    the file was stored, and nothing of what resizing left of that.
-
-    Args:
-        image: As Pillow opened it, or its `decoding.Header`.
+    the file was stored, and nothing of what resizing left of that. `image` is as Pillow opened it,
+    or its `decoding.Header`.
     """
     tables: Mapping[int, Sequence[int]] | None = getattr(image, "quantization", None)
     if not tables or 0 not in tables:
@@ -162,42 +151,10 @@ def file_quality(image: object) -> int | None:
     return 1 + int(np.argmin(misfits))
 
 
-def jpeg_cell(x: Tensor, quality: int) -> tuple[Tensor, Tensor]:
-    """Where the coefficients were before they were rounded to the table.
-
-    low = (k - 1/2) Q,   high = (k + 1/2) Q,   k = nearest to c / Q, cut pixels put back
-
-    Of decoded images that were encoded at this quality on the grid at the corner. The encoder's
-    own rounding (of integer arithmetic, of luminance) puts a coefficient up to one grey level
-    outside, of colour three; there the cell is that of luminance. Where much of a block was cut,
-    k may be another than the file's.
-
-    Args:
-        x: Images (B, C, H, W) in [0, 1].
-        quality: 1 to 100.
-
-    Returns:
-        low and high, (B, H // 8, W // 8, 8, 8), grey levels, of the DCT of pixels less 128.
-    """
-    table = table_of(quality).flatten().float()
-    whole = put_back(luminance(x).each(blocks), table, N_TURNS)
-    k = (forward(whole) / table).round()
-    shape = len(x), x.shape[2] // 8, x.shape[3] // 8, 8, 8
-    return ((k - 0.5) * table).reshape(shape), ((k + 0.5) * table).reshape(shape)
-
-
 def luminance(x: Tensor) -> Levels:
-    """Grey levels of images in [0, 1] and what they may have been before they were cut.
-
+    """Grey levels (B, H, W) of images (B, C, H, W) in [0, 1], and what they may have been before.
     Luminance, or the mean of channels that are not three. It may have been anything below where a
-    channel is at 0, anything above where one is at 255.
-
-    Args:
-        x: (B, C, H, W).
-
-    Returns:
-        (B, H, W) each.
-    """
+    channel is at 0, anything above where one is at 255."""
     levels = 255 * x.float()
     weights = LUMA if x.shape[1] == 3 else (1 / x.shape[1],) * x.shape[1]
     y = (levels * torch.tensor(weights)[:, None, None]).sum(1)
@@ -216,10 +173,9 @@ def blocks(y: Tensor) -> Tensor:
 
 def shifted_blocks(y: Tensor, offsets: Tensor) -> Tensor:
     """The same on grids that begin at offsets (B, 2), in 0 to 7."""
-    height, width = ((side - 7) // 8 * 8 for side in y.shape[1:])
+    sides = ((side - 7) // 8 * 8 for side in y.shape[1:])
     rows, columns = (
-        offsets[:, 0, None] + torch.arange(height),
-        offsets[:, 1, None] + torch.arange(width),
+        start[:, None] + torch.arange(side) for start, side in zip(offsets.T, sides, strict=True)
     )
     return blocks(y[torch.arange(len(y))[:, None, None], rows[:, :, None], columns[:, None]])
 
@@ -237,14 +193,9 @@ def backward(coefficients: Tensor) -> Tensor:
 def moved_grids(y: Tensor) -> tuple[Tensor, Tensor]:
     """Of the 63 grids that do not begin at the corner the one with the most empty coefficients.
 
-    A block counts by its share of pixels that are not at 0 or 255; constant ones do not.
-
-    Args:
-        y: Grey levels (B, H, W), sides of at least 15; the middle 31 pixels are looked at.
-
-    Returns:
-        Offsets (B, 2), rows and columns, in 0 to 7, and by how much it is emptier than the mean
-        grid, (B,).
+    A block counts by its share of pixels that are not at 0 or 255; constant ones do not. Of grey
+    levels (B, H, W), sides of at least 15, the middle 31 pixels are looked at. Offsets (B, 2), rows
+    and columns, in 0 to 7, and by how much it is emptier than the mean grid, (B,).
     """
     sides = [min(side, 31) for side in y.shape[1:]]
     top, left = ((whole - part) // 16 * 8 for whole, part in zip(y.shape[1:], sides, strict=True))
@@ -261,15 +212,8 @@ def moved_grids(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def best_quality(pixels: Levels, spread: float) -> tuple[Tensor, Tensor]:
-    """The quality whose comb explains blocks (B, n, 64) best, and the evidence for it.
-
-    Args:
-        pixels: Of the blocks.
-        spread: s, grey levels.
-
-    Returns:
-        Evidence in nats and quality, (B,) each.
-    """
+    """Evidence, nats, (B,), for the quality, (B,), whose comb explains blocks (B, n, 64) best;
+    spread is s, grey levels."""
     uncut = (pixels.ceiling == pixels.floor).float().mean(2)
     weight = uncut * (pixels.y.amax(2) > pixels.y.amin(2))
     order = weight.argsort(dim=1, descending=True, stable=True)
@@ -306,13 +250,7 @@ def put_back(pixels: Levels, table: Tensor, n_turns: int) -> Tensor:
 
 
 def evidence(coefficients: Tensor, table: Tensor, spread: float) -> Tensor:
-    """Nats of each block for a table against a flat density in each of its cells, (...).
-
-    Args:
-        coefficients: (..., 64).
-        table: The same.
-        spread: s.
-    """
+    """Nats of blocks (..., 64) for a table (..., 64) against a flat density in its cells, (...)."""
     scaled = coefficients / table
     k = scaled.round()
     off = scaled.sub_(k).mul_(table / (spread * math.sqrt(2)))
@@ -334,14 +272,14 @@ def _by_grid(windows: Tensor) -> Tensor:
     return whole.unflatten(2, (-1, 8)).unflatten(1, (-1, 8)).sum((1, 3)).flatten(1)
 
 
-def _dct() -> Tensor:
-    """The orthonormal 8x8 DCT as a matrix (64, 64): coefficients = DCT @ pixels."""
-    n = torch.arange(8, dtype=torch.float64)
-    one = torch.cos(math.pi * (2 * n + 1) * n[:, None] / 16) / 2
-    one[0] /= math.sqrt(2)
-    return torch.kron(one, one).float()
+def cosines(n: int) -> Tensor:
+    """The orthonormal DCT of n values as a matrix, float64."""
+    k = torch.arange(n, dtype=torch.float64)
+    matrix = torch.cos(math.pi * (2 * k + 1) * k[:, None] / (2 * n)) * math.sqrt(2 / n)
+    matrix[0] /= math.sqrt(2)
+    return matrix
 
 
-DCT = _dct()
+DCT = torch.kron(cosines(8), cosines(8)).float()  # (64, 64): coefficients = DCT @ pixels
 HIGH = (torch.arange(8)[:, None] + torch.arange(8)).flatten() >= 8
 TABLES = torch.stack([table_of(quality) for quality in QUALITIES]).flatten(1).float()

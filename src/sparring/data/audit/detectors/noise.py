@@ -1,4 +1,4 @@
-r"""Noise of a camera or of a random generator: its size, its dependence on brightness, its grain.
+"""Noise of a camera or of a random generator: its size, its dependence on brightness, its grain.
 
     y = x + n,   var n = sigma^2 + slope * brightness,   n white or blurred by `correlation` pixels
 
@@ -8,11 +8,9 @@ r"""Noise of a camera or of a random generator: its size, its dependence on brig
     var HH_d = (1 - rho_d)^2 var n,   rho_d the noise's correlation at d pixels along an axis.
 
 Of colour images the differences of the channels (over sqrt 2) show less still. `white` is Huber's
-scale of HH_1: texture is rare and large.
-
-A pixel at 0 or 1 is a noisy value beyond (Tobit): it is drawn again from the normal around the
-blurred image, cut off at that end, with the scale found so far, a few times over. The draws are
-fixed for a shape, each with its mirror image, so an image looks the same in every batch.
+scale of HH_1: texture is rare and large. Pixels at 0 or 1 are un-clipped around the blurred image,
+with the scale found so far, a few times over. The draws are fixed for a shape, each with its mirror
+image, so an image looks the same in every batch.
 
 **Where is it?** Noise is everywhere, texture is not. Energies of HH are averaged over small
 windows, the windows sorted into `N_BINS` of brightness, and of each bin there is the low quantile
@@ -30,8 +28,7 @@ channels), by expectation maximisation. Each class is a normal law of each of th
 noise has of them is known, what clean images have is learned from the set. A blurred image has none
 of the fine detail by which a camera's noise is known, and is not called that.
 
-Works on the [0, 1] scale. Source: ours; HH after Donoho and Johnstone 1994, un-clipping after Chib
-1992 (data augmentation for the Tobit model).
+On the [0, 1] scale. Source: ours; HH after Donoho and Johnstone 1994, un-clipping after Chib 1992.
 """
 
 import math
@@ -41,7 +38,7 @@ import torch
 from torch import Tensor
 
 from ..contract import HAS, SAID, Columns, Detector, Rule, Statistics, said
-from ._small_noise import fit_small
+from ._small_noise import fit_small, learned
 from ._unclipping import ends, quantiles, unclipped
 from ._windows import (
     HIGH,
@@ -59,8 +56,7 @@ from ._windows import (
     windows,
 )
 
-N_ROUNDS = 3
-"""Of un-clipping; each overshoots a little more where the image is dark but not black."""
+N_ROUNDS = 3  # of un-clipping; each overshoots a little more where the image is dark but not black
 N_WINDOWS = 4
 """In a bin; with fewer (images below 12x12) they say nothing, and _small_noise looks instead."""
 Laws = dict[str, dict[str, tuple[float, float]]]
@@ -106,8 +102,7 @@ LEAST_RATE = {
 }  # fmt: skip
 """Share of the images below which a class is not believed: a few clean images always look like
 noise. Of a camera's images most are noisy, and many clean photographs look like them."""
-WORTH = 5.0
-"""Images that a start is worth."""
+WORTH = 5.0  # images that a start is worth
 MOST_NOISY = 0.5
 """Share of noisy images that a judgement starts from: never does the set alone condemn an image."""
 FEW = 0.02
@@ -142,8 +137,7 @@ class Noise(Detector):
             peaks: Of the channels' differences and of the channels, (B, 2).
             lag: The large d, pixels; 0 for images too small to be judged, (B,).
             is_colour: 1 or 0, (B,).
-            pixels: Of images that are too small, (B, C H W); of others none, (B, 0).
-            shape: (C, H, W), (B, 3).
+            pixels, shape: Of images that are too small, (B, C H W), else (B, 0); (C, H, W), (B, 3).
         """
         x = x.float()
         n_windows = windows(x[:1], first_only=True)[1].shape[3]
@@ -205,8 +199,8 @@ class Noise(Detector):
             shape = tuple(seen["noise.shape"][0].int().tolist())
             return fit_small(seen["noise.pixels"], shape)
         seen = {name: seen[name].double() for name in seen if name.startswith(("noise.", SAID))}
-        n, start = len(seen["noise.white"]), dict.fromkeys(CLASSES, 1 / len(CLASSES))
-        rule = NoiseRule({name: dict(START[name]) for name in CLASSES}, start, (0.0, 0.0), 0.0)
+        n, even = len(seen["noise.white"]), dict.fromkeys(CLASSES, 1 / len(CLASSES))
+        rule = NoiseRule({name: dict(START[name]) for name in CLASSES}, even, (0.0, 0.0), 0.0)
         p = rule.posterior(seen)
         bright = p * (features(seen, rule.law)["trend"] > LEAST_TREND)[:, None]
         rule = replace(rule, law=poisson_law(seen, bright[:, 1:].sum(1)))
@@ -222,7 +216,8 @@ class Noise(Detector):
                 own = p[:, CLASSES.index(name)]
                 for feature in of_class:
                     worth = WORTH + (FEW * n if name == "clean" else 0)
-                    mean, spread = learned(f[feature], own, START[name][feature], worth)
+                    start = START[name][feature]
+                    mean, spread = learned(f[feature], own, start, LEAST_SPREAD, worth)
                     least = LEAST_OF_CORRELATED.get(feature, mean) if name == "correlated" else mean
                     rule.laws[name][feature] = max(mean, least), spread
         clean = (p[:, 0] > 0.5).double()
@@ -236,11 +231,9 @@ class Noise(Detector):
 
 
 def features(seen: Statistics, law: tuple[float, float]) -> dict[str, Tensor]:
-    """The numbers that the mixture is of, (B,) each; see above.
-
-    Those that end in _c are of the channels, the others of their differences; level is the mean ln
-    floor, and those of the law are middle's level and trend above what the Poisson law predicts.
-    """
+    """The numbers that the mixture is of, (B,) each; see above. Those that end in _c are of the
+    channels, the others of their differences; level is the mean ln floor, and those of the law are
+    middle's level and trend above what the Poisson law predicts."""
     middle = _log(seen["noise.middle"])
     low, mid, far = seen["noise.channels"].unbind(1)
     level, trend = _log(seen["noise.floor"]).mean(1), middle[:, -1] - middle[:, 0]
@@ -252,14 +245,6 @@ def features(seen: Statistics, law: tuple[float, float]) -> dict[str, Tensor]:
         "level_of_law": (middle - predicted).mean(1),
         "trend_of_law": trend - (predicted[:, -1] - predicted[:, 0]),
     }  # fmt: skip
-
-
-def learned(x: Tensor, p: Tensor, start: tuple[float, float], worth: float) -> tuple[float, float]:
-    """Mean and deviation of x, (B,), with weights p; the start is worth so many images."""
-    total = float(p.sum()) + worth
-    mean = (float((p * x).sum()) + worth * start[0]) / total
-    variance = (float((p * (x - mean).square()).sum()) + worth * start[1] ** 2) / total
-    return mean, max(math.sqrt(variance), LEAST_SPREAD)
 
 
 def poisson_law(seen: Statistics, p: Tensor) -> tuple[float, float]:
@@ -290,19 +275,12 @@ def correlation_of(grain: Tensor, lag: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class NoiseRule(Rule):
-    """The mixture of the set.
+    """The mixture of the set."""
 
-    Attributes:
-        laws: Of the features.
-        weights: Of the classes, sum about 1; 0 where there are none; see MOST_NOISY.
-        law: (a, b) of the Poisson noise: its variance is a + b * brightness.
-        texture: Mean square that clean images have in HH_1.
-    """
-
-    laws: Laws
-    weights: dict[str, float]
-    law: tuple[float, float]
-    texture: float
+    laws: Laws  # of the features
+    weights: dict[str, float]  # of the classes, sum about 1; 0 where there are none; see MOST_NOISY
+    law: tuple[float, float]  # (a, b) of the Poisson noise: its variance is a + b * brightness
+    texture: float  # mean square that clean images have in HH_1
 
     def posterior(self, seen: Statistics) -> Tensor:
         """Probability of each class, (B, n_classes), float64."""

@@ -54,25 +54,17 @@ LEAST, LEAST_SPREAD = 1e-6, 1e-3
 
 @dataclass(frozen=True)
 class OutlierRule(Rule):
-    """Images that stand for the set, and where its tail begins.
+    """Images that stand for the set, and where its tail begins."""
 
-    Attributes:
-        mean, components: Of the descriptions, (d,) and (d, m).
-        references: Components of up to MAX_REFERENCES images, (n, m).
-        loneliness: ln d_k of each of these, (n,).
-        bells: Of the images without noise and of those with it: median of s, its standard
-            deviation above that, and z from which on an image is called an outlier, (2, 3).
-        roughness: Of the references without noise, at both scales, each ascending, (2, m).
-        usual: Median of s of those that are about as rough as each of these, (2, m).
-    """
-
-    mean: Tensor
-    components: Tensor
-    references: Tensor
-    loneliness: Tensor
+    mean: Tensor  # of the descriptions, (d,)
+    components: Tensor  # (d, m)
+    references: Tensor  # components of up to MAX_REFERENCES images, (n, m)
+    loneliness: Tensor  # ln d_k of each of these, (n,)
+    # of the images without noise and of those with it: median of s, its standard deviation above
+    # that, and z from which on an image is called an outlier, (2, 3)
     bells: Tensor
-    roughness: Tensor
-    usual: Tensor
+    roughness: Tensor  # of the references without noise, at both scales, each ascending, (2, m)
+    usual: Tensor  # median of s of those that are about as rough as each of these, (2, m)
 
     def __call__(self, seen: Statistics) -> Columns:
         threshold = self.bells[_group(seen), 2]

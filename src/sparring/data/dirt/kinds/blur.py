@@ -1,5 +1,7 @@
 """Images out of focus."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -7,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..contract import Corruption, Knowledge
-from ..kernel import gaussian_kernel
 from ..options import Amount, Limits, drawn
 
 
@@ -23,16 +24,29 @@ class Blur(Corruption):
     blur_sigma: Annotated[Amount, Limits(above=0)] = 1.0
 
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
-        offsets, weights = gaussian_kernel(drawn(self.blur_sigma, rng))
+        sigma = drawn(self.blur_sigma, rng)
         for axis in (1, 2):
-            n = x.shape[axis]
             blurred = torch.zeros_like(x)
-            for k, weight in zip(offsets, weights, strict=True):
-                place = (torch.arange(n) + k) % (2 * n)
-                mirrored = torch.minimum(place, 2 * n - 1 - place)
+            for weight, mirrored in mirrored_kernel(sigma, x.shape[axis]):
                 blurred += weight * x.index_select(axis, mirrored)
             x = blurred
         return x
 
     def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
         return Knowledge(**self.values(rng))
+
+
+def gaussian_kernel(sigma: float) -> tuple[range, list[float]]:
+    """Offsets, and weights that sum to 1, of a Gaussian cut at 4 standard deviations (pixels)."""
+    reach = math.ceil(4 * sigma)
+    offsets = range(-reach, reach + 1)
+    weights = [math.exp(-((k / sigma) ** 2) / 2) for k in offsets]
+    total = sum(weights)
+    return offsets, [weight / total for weight in weights]
+
+
+def mirrored_kernel(sigma: float, n: int) -> Iterator[tuple[float, Tensor]]:
+    """Each weight, and which of n pixels it is for at each of them, (n,), mirrored at the ends."""
+    for k, weight in zip(*gaussian_kernel(sigma), strict=True):
+        place = (torch.arange(n) + k) % (2 * n)
+        yield weight, torch.minimum(place, 2 * n - 1 - place)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ..contract import Corruption, Knowledge
-from ..kernel import gaussian_kernel
 from ..options import Amount, Limits, drawn
+from .blur import gaussian_kernel
 
 
 @dataclass

@@ -31,10 +31,9 @@ class Enlarged(Corruption):
         small = self._small(tuple(x.shape), rng)
         resampling = Image.Resampling[self.filter.upper()]
         channels = []
-        for channel in x.float().numpy():
-            whole = Image.fromarray(channel)
-            shrunk = whole.resize(small, resampling)
-            channels.append(np.array(shrunk.resize(whole.size, resampling)))
+        for channel in map(Image.fromarray, x.float().numpy()):
+            shrunk = channel.resize(small, resampling)
+            channels.append(np.array(shrunk.resize(channel.size, resampling)))
         return torch.from_numpy(np.stack(channels)).to(x.dtype)
 
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
@@ -42,19 +41,21 @@ class Enlarged(Corruption):
         return {"shrunk_to": [height, width], "filter": self.filter}
 
     def knowledge(self, shape: tuple[int, ...], rng: torch.Generator) -> Knowledge:
-        r"""The blur that halves what the small image could just hold.
-
-        exp(-2 pi^2 blur^2 nu^2) = 1/2 at nu = 1 / (2 f) cycles a pixel, f the mean factor of the
-        two sides:  blur = f sqrt(2 ln 2) / pi, and 0 at f = 1.
-        """
+        """The blur that halves what the small image could just hold, for the sides' mean factor."""
         width, height = self._small(shape, rng)
         factor = (shape[1] / height + shape[2] / width) / 2
-        return Knowledge(
-            blur_sigma=factor * math.sqrt(2 * math.log(2)) / math.pi if factor > 1 else 0.0
-        )
+        return Knowledge(blur_sigma=width_of(factor) if factor > 1 else 0.0)
 
     def _small(self, shape: tuple[int, ...], rng: torch.Generator) -> tuple[int, int]:
         """Width and height of the small image, pixels."""
         factor = drawn(self.factor, rng)
         height, width = (max(1, round(side / factor)) for side in shape[1:])
         return width, height
+
+
+def width_of(factor: float) -> float:
+    """The blur that halves the frequency at which an enlargement by this factor ends, pixels.
+
+    exp(-s^2 w^2 / 2) = 1/2  at  w = pi / factor
+    """
+    return factor * math.sqrt(2 * math.log(2)) / math.pi

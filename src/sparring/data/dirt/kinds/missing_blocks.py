@@ -36,11 +36,10 @@ class MissingBlocks(Corruption):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.fill, str):
-            if self.fill != "contrast":
-                raise refuse("fill", "a number or 'contrast'", self.fill)
-        else:
+        if not isinstance(self.fill, str):
             self.fill = checked("fill", float, self.fill)
+        elif self.fill != "contrast":
+            raise refuse("fill", "a number or 'contrast'", self.fill)
 
     def apply(self, x: Tensor, rng: torch.Generator, label: int | None) -> Tensor:
         out = x.clone()
@@ -61,12 +60,9 @@ class MissingBlocks(Corruption):
     def _blocks(self, shape: tuple[int, ...], rng: torch.Generator) -> list[list[int]]:
         """[top, left, height, width] of each, pixels."""
         sides = [max(1, round(self.block_size * side)) for side in shape[1:]]
+        rooms = [whole - side + 1 for whole, side in zip(shape[1:], sides, strict=True)]
         return [
-            [
-                int(torch.randint(whole - side + 1, (), generator=rng))
-                for whole, side in zip(shape[1:], sides, strict=True)
-            ]
-            + sides
+            [int(torch.randint(room, (), generator=rng)) for room in rooms] + sides
             for _ in range(self.n_blocks)
         ]
 

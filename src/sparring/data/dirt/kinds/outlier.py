@@ -70,7 +70,7 @@ class Outlier(Corruption):
             far = self.distance * (1 + torch.rand((), generator=rng))
             return far * direction / direction.norm()
         if self.others is not None:
-            return self.others[self._which(self.others, rng)]["x0"]
+            return self.others[_which(self.others, rng)]["x0"]
         if self.images is not None:
             raise ValueError("the outlier's images are read by prepared(...)")
         if self.outlier == "uniform":
@@ -90,22 +90,17 @@ class Outlier(Corruption):
     def describe(self, shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Any]:
         if self.others is None:
             return self.settings(shape)
-        index = self._which(self.others, rng)
+        index = _which(self.others, rng)
         where = self.others.where(index)
         return {"images": self.others.name, "image": index if where is None else where}
 
-    @staticmethod
-    def _which(others: Dataset, rng: torch.Generator) -> int:
-        return int(torch.randint(len(others), (), generator=rng))
+
+def _which(others: Dataset, rng: torch.Generator) -> int:
+    return int(torch.randint(len(others), (), generator=rng))
 
 
 def _other_images(words: Mapping[str, Any], like: Dataset) -> Dataset:
-    """The other set, at the size and with the channels of the data.
-
-    Raises:
-        ValueError: that names contamination.images.
-        UserError: for a key or value that section data would not take.
-    """
+    """The other set, at the size and with the channels of the data."""
     place = "contamination.images"
     if not like.is_image:
         raise ValueError(f"{place} replaces images, and {like.name} holds vectors")

@@ -81,11 +81,7 @@ class Watermark(Corruption):
 
 
 def drawn_text(text: Any) -> Image.Image:
-    """Coverage of each pixel by the text, 8 bits, cut to the text.
-
-    Raises:
-        WrongOption: if it is no text, shows nothing, or has characters that the font lacks.
-    """
+    """Coverage of each pixel by the text, 8 bits, cut to the text; refused if it shows nothing."""
     if not isinstance(text, str):
         raise refuse("text", "text", text)
     missing = _inked(NO_CHARACTER)
