@@ -5,7 +5,7 @@
 #   make lint      ruff                         make types      pyright
 #   make docs      the site, in build/site; a broken link, a missing anchor or a lost page fails
 #   make accessibility   axe-core on every page of the site (needs npm and Chromium; ARGS="report.html")
-#   make test-docs   the code blocks of tutorials and how-tos, with tiny budgets (minutes)
+#   make test-docs   the code blocks of tutorials and how-tos, and the notebooks, with tiny budgets (minutes)
 #   make package   the wheel and the source archive, in dist/, tried in a new environment
 #   make bench     the cost of a step of every objective, benchmarks/results/step_cost.json
 #   make bench-adt-memory   memory of adt by the number of trained calls, benchmarks/results/adt_memory.json
@@ -51,7 +51,7 @@ test-all: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not gpu and not docs" --timeout 3600 $(ARGS)
 
 test-docs: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m docs tests/test_pages.py --timeout 1200 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m docs tests/test_pages.py --timeout 1200 --durations 40 $(ARGS)
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -2,8 +2,10 @@
 
 `make test-docs` runs them; `make test` does not. Each page has a folder, in which lies what its
 reader would have: photos, runs, a config. A block below `<!-- not run: reason -->` is left out.
+Tutorials that are notebooks too are run as such, in an empty folder.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,8 +18,14 @@ import pytest
 from text_to_image import captioned_folder, stable_diffusion
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs/generate"))
+import notebooks  # type: ignore  # noqa: E402
+
 PAGES = [
-    page for room in ("tutorials", "how_to") for page in sorted((ROOT / "docs" / room).glob("*.md"))
+    page
+    for room in ("tutorials", "how_to")
+    for page in sorted((ROOT / "docs" / room).glob("*.md"))
+    if room == "how_to" or page.stem not in notebooks.NAMES
 ]
 TINY = {
     "train": [
@@ -32,7 +40,7 @@ TINY = {
         "evaluation.diagnostics_points=4", "evaluation.mismatch_samples=8",
     ],
     "attack": [
-        "attack.n_samples=4", "attack.n_seeds=1", "attack.n_attack_steps=1", "attack.radii=[0.1]",
+        "attack.n_samples=8", "attack.n_seeds=1", "attack.n_attack_steps=1", "attack.radii=[0.1]",
         "sampling.num_inference_steps=4",
     ],
 }  # fmt: skip
@@ -43,9 +51,8 @@ tiny = {tiny!r}
 name, *_ = words = sys.argv[1:]
 said = {{word.partition("=")[0] for word in words}}
 more = [] if "--dry-run" in words else tiny.get(name, [])
-if "digits" in words or "CONFIG.yaml" in words:
-    if name in ("train", "contaminate", "inspect") and not said & {{"data.name"}}:
-        more = [*more, "data.max_train_samples=48"]
+if name == "train" and {{"digits", "CONFIG.yaml"}} & set(words) and "data.name" not in said:
+    more = [*more, "data.max_train_samples=48"]
 if name == "train" and "text_to_image" in words:
     more = [*more, "data.resolution=16", "training.conditioning_dropout_prob=0"]
 if name == "sample" and not said & {{"--num-inference-steps", "--sweep"}}:
@@ -134,6 +141,7 @@ def belongings(tmp_path_factory):
     )
     for name in ("runs/robust", "runs/clean", "RUN"):
         shutil.copytree(folder / "runs/plain", folder / name)
+    (folder / "recipes").symlink_to(ROOT / "recipes")
     captioned_folder(folder / "captioned")
     (folder / "path/to").mkdir(parents=True)
     stable_diffusion(folder).rename(folder / "path/to/pipeline")
@@ -146,11 +154,12 @@ def test_the_commands_of_the_page_run(page, request, tmp_path):
     wanted = blocks(page)
     if not wanted:
         pytest.skip("no block of this page can run here")
-    if page.parent.name == "tutorials" and page.stem in ("first_run", "your_photos"):
-        env = environment(tmp_path)  # these make everything themselves
-    else:
-        shutil.copytree(request.getfixturevalue("belongings"), tmp_path, dirs_exist_ok=True)
-        env = environment(tmp_path)
+    makes_photos = any(" -o photos " in f"{block.text} " for block in wanted)
+    shutil.copytree(
+        request.getfixturevalue("belongings"), tmp_path, dirs_exist_ok=True, symlinks=True,
+        ignore=shutil.ignore_patterns("photos") if makes_photos else None,
+    )  # fmt: skip
+    env = environment(tmp_path)
     python = ""
     for block in wanted:
         if block.language == "bash":
@@ -160,3 +169,37 @@ def test_the_commands_of_the_page_run(page, request, tmp_path):
             (tmp_path / "blocks.py").write_text(python)
     if python:
         run(f"{sys.executable} blocks.py", tmp_path, env)
+
+
+@pytest.mark.docs
+@pytest.mark.parametrize("name", notebooks.NAMES)
+def test_the_notebook_runs_from_top_to_bottom(name, tmp_path):
+    """All but the cell that installs."""
+    client = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    book = nbformat.reads(notebooks.notebook(name), as_version=4)
+    nbformat.validate(book)
+    book.cells = [
+        cell for cell in book.cells if notebooks.INSTALL not in cell.metadata.get("tags", [])
+    ]
+    client.NotebookClient(
+        book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute(env=environment(tmp_path))
+
+
+def test_a_page_becomes_cells(monkeypatch, tmp_path):
+    (tmp_path / "tutorials").mkdir()
+    (tmp_path / "tutorials/one.md").write_text(
+        "# One\n\nSee [two](two.md), ![a\npicture](../three.png).\n\n```bash\na \\\n  b\n```\n\n"
+        "So:\n\n```\nan output\n```\n\n<!-- not run: why -->\n```python\nc\n```\n\n"
+        "```python\nd\n```\n"
+    )
+    monkeypatch.setattr(notebooks, "DOCS", tmp_path)
+    cells = json.loads(notebooks.notebook("one"))["cells"][2:]
+    assert [(cell["cell_type"], "".join(cell["source"])) for cell in cells] == [
+        ("markdown", "# One\n\nSee two, a\npicture."),
+        ("code", "%%bash -e\na \\\n  b"),
+        ("markdown", "So:\n\n```\nan output\n```\n\n```python\nc\n```"),
+        ("code", "d"),
+    ]

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import api_reference
 import cli_reference
 import config_reference
+import notebooks
 
 WRITTEN = {"config": config_reference, "cli": cli_reference, "api": api_reference}
 ROOT = Path(__file__).parents[2]
@@ -34,11 +35,15 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the pages of the reference, and one for each report that a benchmark has written."""
+    """Adds the pages of the reference, a page for each report that a benchmark has written, and the
+    notebooks."""
     for name, written in WRITTEN.items():
         if lost := written.undocumented():
             raise PluginError(f"nothing is said of {', '.join(lost)}")
         files.append(File.generated(config, f"reference/{name}.md", content=written.page()))
+    for name in notebooks.NAMES:
+        content = notebooks.notebook(name)
+        files.append(File.generated(config, f"tutorials/{name}.ipynb", content=content))
     for report in sorted((ROOT / REPORTS).glob("*.md")):
         place = f"results/benchmarks/{report.name}"
         text = report.read_text(encoding="utf-8")
@@ -58,7 +63,11 @@ def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Leads links that leave docs/ to the page that the site has instead."""
+    """Leads links that leave docs/ to the page that the site has instead, and a tutorial to its
+    notebook."""
+    folder, name = posixpath.split(posixpath.splitext(page.file.src_uri)[0])
+    if folder == "tutorials" and name in notebooks.NAMES:
+        markdown += f"\n\nThis page is also [a notebook]({name}.ipynb) that you can run.\n"
     here = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
 
     def rewritten(found: re.Match[str]) -> str:
