@@ -28,7 +28,8 @@ class Waiting:
     def __init__(self, loader: "DataLoader[Any]") -> None:
         self._batches, self._n_workers = iter(loader), loader.num_workers
         self._waits = self._something_ended = False
-        if loader.num_workers > 0 and threading.current_thread() is threading.main_thread():
+        in_main = threading.current_thread() is threading.main_thread()
+        if loader.num_workers > 0 and in_main and hasattr(signal, "SIGCHLD"):  # not on Windows
             _listen()
             _ALL.add(self)
 

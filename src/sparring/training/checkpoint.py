@@ -164,7 +164,8 @@ def _seal(folder: Path, sums: Mapping[str, dict[str, Any]]) -> None:
 def _sync(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
         return  # Windows has no handle to sync a folder through
-    handle = os.open(path, os.O_RDONLY)
+    # Windows syncs what is open for writing only
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
