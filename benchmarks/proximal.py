@@ -46,7 +46,7 @@ from sparring.data.audit.table import read_table
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate
 from sparring.data.dirt.kinds.blur import Blur
-from sparring.data.trust.trusted import true_table
+from sparring.data.trust.trusted import ByTruth
 from sparring.diffusion.randomness import generator
 from sparring.evaluation.metrics.frechet_distance import frechet_distance
 from sparring.evaluation.protocol import versions
@@ -155,7 +155,7 @@ def made(
     clean = contaminate(files, {"kind": "gaussian", "rate": 0})  # in 8 bits
     dirty, settings = contaminate(files, contamination), Settings(features, n_resamples=2)
     reference, seen = Reference(clean, settings), Reference(dirty, settings)
-    tables = {FIGURE: audit_images(dirty).table, TOLD: true_table(dirty)}
+    tables = {FIGURE: audit_images(dirty).table, TOLD: ByTruth(dirty).table}
     proximal = {figure: Proximal(seen, table) for figure, table in tables.items()}
     runs = {}
     for flaw, samples01 in flawed(clean.read_all(), dirty.read_all()["x0"]).items():
