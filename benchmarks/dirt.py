@@ -48,7 +48,7 @@ from sparring.commands.demo.side_by_side import (
     n_cores,
     work,
 )
-from sparring.commands.evaluate.plan import labels_of, plan_of
+from sparring.commands.evaluate.plan import plan_of
 from sparring.config.files import find
 from sparring.config.read import resolve
 from sparring.data.base import READ_CHUNK, Dataset
@@ -322,7 +322,7 @@ class Cell:
                     plan.model,
                     plan.n_samples,
                     plan.sampling,
-                    class_labels=labels_of(plan, plan.n_samples),
+                    class_labels=plan.labels(plan.n_samples),
                 )
             against = Comparison(plan.reference, None if copies else training, held_out)
             figures = measure(look(samples, against), against, plan.generation())

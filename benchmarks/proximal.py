@@ -40,7 +40,7 @@ from torch import Tensor
 
 from sparring.assembly.dirt_knowledge import KEPT
 from sparring.commands.demo.side_by_side import is_finished
-from sparring.commands.evaluate.plan import labels_of, plan_of
+from sparring.commands.evaluate.plan import plan_of
 from sparring.data.audit.audit import audit_images
 from sparring.data.audit.table import read_table
 from sparring.data.datasets import build_dataset
@@ -135,7 +135,7 @@ def measured(group: Group, table: Path, features: str, weights: str | None) -> d
             plan.model,
             row["n_samples"],
             plan.sampling,
-            class_labels=labels_of(plan, row["n_samples"]),
+            class_labels=plan.labels(row["n_samples"]),
         )
         samples01 = ((samples.cpu() + 1) / 2).clamp(0, 1)
         as_they_are = proximal.dirty.extractor(samples01)

@@ -3,8 +3,7 @@
 import pytest
 from torch import nn
 
-from sparring.assembly.network import check_network
-from sparring.assembly.network_sizes import check_sides, trial
+from sparring.assembly.network import check_network, check_sides, trial
 from sparring.commands.train.dry_run import dry_run_text
 from sparring.config.checks import check
 from sparring.diffusion.schedules import FlowSchedule, schedule_from_config

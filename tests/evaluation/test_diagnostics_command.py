@@ -82,7 +82,7 @@ def test_images_are_in_the_models_range(tmp_path, monkeypatch):
         seen.update(x0=x0, **words)
         return diagnostics(denoiser, x0, **words, n_times=2, n_path_steps=2)
 
-    monkeypatch.setattr("sparring.commands.evaluate.diagnostics.diagnostics", spy)
+    monkeypatch.setattr("sparring.commands.evaluate.studies.diagnostics", spy)
     result = evaluate_command([run], ASKED)
     x0 = points(build_dataset("digits", "all"))["x0"]
     torch.testing.assert_close(seen["x0"], 2 * x0 - 1)
@@ -100,7 +100,7 @@ def test_a_point_goes_with_its_class(tmp_path, monkeypatch):
         seen.update(words)
         return diagnostics(denoiser, x0, **words)
 
-    monkeypatch.setattr("sparring.commands.evaluate.diagnostics.diagnostics", spy)
+    monkeypatch.setattr("sparring.commands.evaluate.studies.diagnostics", spy)
     result = evaluate_command([run], ASKED)
     moons = build_dataset("two_moons", "all", n_points=60)
     assert seen["condition"]["class_labels"].tolist() == points(moons)["label"].tolist()

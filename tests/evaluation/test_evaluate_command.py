@@ -13,7 +13,7 @@ from PIL import Image
 from sparring.commands.evaluate import figures as command
 from sparring.commands.evaluate import plan as plan
 from sparring.commands.evaluate.figures import as_text, evaluate_command
-from sparring.commands.evaluate.mismatch import clean_data
+from sparring.commands.evaluate.studies import clean_data
 from sparring.data.datasets import build_dataset
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.schedules import schedule_from_config

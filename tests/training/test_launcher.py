@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from tiny_runs import tiny_settings
 
 from sparring.cli import main
-from sparring.commands.shared.device import default_device
+from sparring.commands.shared.options import default_device
 from sparring.commands.train.dry_run import dry_run_text
 from sparring.commands.train.run import train_command
 from sparring.config.read import dump, resolve

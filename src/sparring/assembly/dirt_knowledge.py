@@ -1,7 +1,5 @@
 """What training is told of its images: from `objective.dirt` and `data.trusted` to a data set.
 
-dataset = with_knowledge(config, build_dataset(config), run)    # batches carry `trust`
-
     objective       its training data
     oracle          each sample with what was really done to it
     detail          each image with what the table says of it
@@ -29,14 +27,7 @@ from ..data.audit.judging import Judge
 from ..data.audit.level_classifier import LEAST_TRUSTED, unknown_levels
 from ..data.audit.registry import hiding_kinds
 from ..data.audit.summary import lines_of
-from ..data.audit.table import (
-    Table,
-    clean_table,
-    consistent,
-    read_table,
-    rounded,
-    write_table,
-)
+from ..data.audit.table import Table, clean_table, consistent, read_table, rounded, write_table
 from ..data.base import Dataset, ModelRange
 from ..data.datasets import build_dataset
 from ..data.trust.controls import Chosen, Denoised, check_any_order, clean_numbers
@@ -60,12 +51,7 @@ def with_knowledge(
 ) -> ModelRange:
     """The training data as the objective takes them; all processes call it together.
 
-    Args:
-        config: The run.
-        dataset: As `build_dataset` made it.
-        run: Its folder; a resumed run finds its table there.
-        is_latent: Whether the model sees latents of the images, of which only levels and weights
-            can be told.
+    A resumed run finds its table in its folder. Of latents only levels and weights can be told.
 
     Raises:
         UserError: if the table does not fit the data, or the data do not fit what is asked.
@@ -112,11 +98,8 @@ def dirt_of(config: RunConfig) -> str | None:
 
 
 def words_of(config: RunConfig) -> list[str]:
-    """How training will know what is wrong with which sample, for a run that is only looked at.
-
-    Raises:
-        UserError: if the table is not there, or the run would refuse data.trusted.
-    """
+    """How training will know what is wrong with which sample, for a run that is only looked at;
+    refused as the run would be."""
     dirt = dirt_of(config)
     if TRUTH in (config.objective.method.told_of_dirt, dirt):
         return ["what was really done to each sample"]
@@ -158,56 +141,53 @@ def _source(config: RunConfig, images: Dataset, run: RunFolder, dirt: str) -> By
             _audited(config, images) if dirt == AUTO else (read_table(dirt, images), None)
         )
         if trusted is not None:
-            if dirt == AUTO:
-                table = calibrated(table, trusted)
-            call_clean(table, trusted)
+            table = calibrated(table, trusted) if dirt == AUTO else table
+            clean = clean_table(trusted, table.kinds)
+            clean.clipped[:] = table.clipped[trusted]
+            table.put(trusted, clean)
             if dirt == AUTO:
                 give_levels(table, trusted, images, config.training.seed)
     for line in lines_of(table):
-        echo(f"sparring: dirt: {line}", err=True)
+        _say(line)
     keep(table, images, run)
     return ByTable(table) if judge is None else ByJudge(judge, table)
 
 
 def _audited(config: RunConfig, images: Dataset) -> tuple[Table, Judge | None]:
     """What an audit finds in the images, and of a stream the thresholds for all of it."""
-    echo("sparring: dirt: the images are looked at before training", err=True)
+    _say("the images are looked at before training")
     audit = audit_images(images, config.data.dataloader_num_workers)
     if audit.is_whole:
         return audit.table, None
     n_seen, n = len(audit.table), len(images)
-    echo(f"sparring: dirt: {n_seen} of {n} images of the stream say how all are judged", err=True)
+    _say(f"{n_seen} of {n} images of the stream say how all are judged")
     return audit.table, audit.judge
 
 
 def give_levels(table: Table, trusted: np.ndarray, images: Dataset, seed: int) -> None:
-    """Where no statistic knows what is wrong: levels from the difference to trusted images.
-
-    Args:
-        table: Of the whole data set; its column of levels is filled in.
-        trusted: Numbers of the images that are clean.
-        images: The data set.
-        seed: Of the comparison's noise.
-    """
+    """Where no statistic knows what is wrong: levels from the difference to trusted images, filled
+    into the table of the whole data set; the seed is that of the comparison's noise."""
     unknown = np.setdiff1d(table.index[table.is_clean], trusted)
     if len(trusted) < LEAST_TRUSTED or len(unknown) < LEAST_TRUSTED:
-        echo(
-            f"sparring: dirt: {len(trusted)} trusted images are compared with the {len(unknown)} "
-            f"others without known dirt only if there are {LEAST_TRUSTED} of each",
-            err=True,
+        _say(
+            f"{len(trusted)} trusted images are compared with the {len(unknown)} others without "
+            f"known dirt only if there are {LEAST_TRUSTED} of each"
         )
         return
     levels = unknown_levels(images, trusted, unknown, seed)
     if levels is None:
-        echo("sparring: dirt: the images without known dirt look like trusted ones", err=True)
+        _say("the images without known dirt look like trusted ones")
         return
     table.level[unknown] = rounded("level", levels)
     n_odd, median = int((levels > 0).sum()), float(np.median(levels[levels > 0]))
-    echo(
-        f"sparring: dirt: {n_odd} of {len(unknown)} images without known dirt differ from trusted "
-        f"ones, and are used from a noise level on, median {median:.2g}",
-        err=True,
+    _say(
+        f"{n_odd} of {len(unknown)} images without known dirt differ from trusted ones, and are "
+        f"used from a noise level on, median {median:.2g}"
     )
+
+
+def _say(line: str) -> None:
+    echo(f"sparring: dirt: {line}", err=True)
 
 
 def _kept(run: RunFolder) -> Path | None:
@@ -219,11 +199,7 @@ def _kept(run: RunFolder) -> Path | None:
 
 
 def keep(table: Table, dataset: Dataset, run: RunFolder) -> None:
-    """Writes the table among what the run says of its data.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
+    """Writes the table among what the run says of its data."""
     run.check()  # an audit may take minutes
     path = run.path / KEPT
     try:
@@ -252,7 +228,13 @@ def trusted_numbers(config: RunConfig, images: Dataset) -> np.ndarray:
                 f"data.trusted names image {max(said)}, and {images.name} has 0 to {n - 1}"
             )
         return np.unique(np.asarray(said, np.int64))
-    theirs = {key_of(x) for x in trusted_images(config, images).read_all()["x0"]}
+    channels, height, width = images.sample_shape
+    read_as = {"n_channels": channels, "resolution": height if height == width else None}
+    try:
+        folder = build_dataset("image_folder", "all", train_data_dir=said, **read_as)
+    except (UserError, ValueError) as error:
+        raise UserError(f"data.trusted: {error}") from error
+    theirs = {key_of(x) for x in folder.read_all()["x0"]}
     found = [
         i
         for batch in images.chunks()
@@ -267,28 +249,11 @@ def trusted_numbers(config: RunConfig, images: Dataset) -> np.ndarray:
     return np.asarray(found, np.int64)
 
 
-def trusted_images(config: RunConfig, like: Dataset) -> Dataset:
-    """The images of the folder `data.trusted`, read as the data are."""
-    channels, height, width = like.sample_shape
-    resolution = height if height == width else None
-    try:
-        return build_dataset(
-            "image_folder", "all", train_data_dir=config.data.trusted, n_channels=channels,
-            resolution=resolution,
-        )  # fmt: skip
-    except (UserError, ValueError) as error:
-        raise UserError(f"data.trusted: {error}") from error
-
-
 def calibrated(table: Table, trusted: np.ndarray) -> Table:
     """An audit's table in which no kind is found in more than `FALSE_ALARMS` of trusted images.
 
     An image whose probability of a kind is no higher than that of all but so many of the trusted
-    ones does not have it.
-
-    Args:
-        table: Of the whole data set.
-        trusted: Numbers of the images that are clean.
+    ones, given by their numbers in the whole data set, does not have it.
     """
     kinds = {}
     for kind, p in table.kinds.items():
@@ -297,21 +262,9 @@ def calibrated(table: Table, trusted: np.ndarray) -> Table:
     return consistent(replace(table, kinds=kinds))
 
 
-def call_clean(table: Table, numbers: np.ndarray) -> None:
-    """Corrects a table of a whole data set: these images are clean."""
-    clean = clean_table(numbers, table.kinds)
-    clean.clipped[:] = table.clipped[numbers]
-    table.put(numbers, clean)
-
-
 def _as_latents(source: Source, is_latent: bool, *, is_asked: bool) -> Source:
-    """Of what is known, what can be told of latents: levels and weights.
-
-    Args:
-        source: Who knows the images.
-        is_latent: Whether the model sees latents.
-        is_asked: Whether the user said more: then that is refused.
-    """
+    """Of what is known, what can be told of latents: levels and weights. What the user asked for
+    beyond that is refused."""
     if not is_latent:
         return source
     table = source.table
@@ -324,9 +277,8 @@ def _as_latents(source: Source, is_latent: bool, *, is_asked: bool) -> Source:
             f"{n_hidden} hidden pixels: neither is so in latents; set objective.dirt=none"
         )
     if (n_noisy or n_hidden) and PartialState().is_main_process:
-        echo(
-            f"sparring: dirt: noise ({n_noisy} images) and hidden pixels ({n_hidden}) are not told "
-            "to a latent model, levels and weights are",
-            err=True,
+        _say(
+            f"noise ({n_noisy} images) and hidden pixels ({n_hidden}) are not told to a latent "
+            "model, levels and weights are"
         )
     return LevelsOnly(source)

@@ -1,25 +1,20 @@
 """From settings to who judges the samples of an objective: eye, heads, the optimiser's numbers."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from ..adversarial.backbones import DinoBackbone, label_backbone, load_dino
-from ..adversarial.discriminators import Discriminator, DiscriminatorSection, Heads
+from ..adversarial.backbones import label_backbone, load_dino
+from ..adversarial.discriminators import Discriminator, Heads
 from ..adversarial.eyes import ImageEye, LatentEye
 from ..config.schema import RunConfig
 from ..data.base import ModelRange
 from ..diffusion.randomness import derive_seed
 from ..models.lora import lora_config, merge_lora
+from ..models.pretrained import Model
 from ..support.errors import UserError, one_line_errors
 from ..training.settings import TrainSettings
-
-if TYPE_CHECKING:
-    from ..models.pretrained import Model
 
 
 def build_discriminator(
@@ -27,11 +22,8 @@ def build_discriminator(
 ) -> tuple[Discriminator, TrainSettings] | None:
     """Who judges the samples, with the numbers of its optimiser; None where nobody is asked for.
 
-    Args:
-        config: The run.
-        model: Who learns, before it does.
-        dataset: What features=labels is trained on.
-        kept_in: Where these features are kept, for a resumed run.
+    The model is as it is before it learns. features=labels is trained on the data set, and kept in
+    a file for a resumed run.
 
     Raises:
         UserError: if a feature network cannot be had, or does not go with the data.
@@ -46,15 +38,13 @@ def build_discriminator(
         if own.features == "denoiser":
             eye, channels = _latent_eye(model, own.blocks)
         else:
-            eye = ImageEye(
-                label_backbone(dataset, own.blocks, kept_in)
-                if own.features == "labels"
-                else _dino(own, dataset),
-                own.augment,
-                shared=own.reading != "pooled",
-                vae=model.vae,
-                reconstructed=own.real == "reconstruction",
-            )
+            if own.features == "labels":
+                backbone = label_backbone(dataset, own.blocks, kept_in)
+            else:
+                backbone = load_dino(own.features, own.blocks, own.side)
+                _check_sides(own.features, backbone.patch, dataset)
+            how = {"shared": own.reading != "pooled", "reconstructed": own.real == "reconstruction"}
+            eye = ImageEye(backbone, own.augment, vae=model.vae, **how)
             channels = eye.channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.training.seed, "discriminator"))
@@ -66,19 +56,13 @@ def build_discriminator(
     return discriminator, config.training.model_copy(update=numbers)
 
 
-def _dino(own: DiscriminatorSection, dataset: ModelRange) -> DinoBackbone:
-    """The DINOv2 of objective.discriminator.
-
-    Raises:
-        UserError: if it cannot be had, or the images are smaller than one of its patches.
-    """
-    dino, (height, width) = load_dino(own.features, own.blocks, own.side), dataset.sample_shape[1:]
-    if min(height, width) < dino.patch:
+def _check_sides(features: str, patch: int, dataset: ModelRange) -> None:
+    height, width = dataset.sample_shape[1:]
+    if min(height, width) < patch:
         raise UserError(
-            f"objective.discriminator.features {own.features} looks at patches of {dino.patch} "
-            f"pixels, and the images are {width}x{height}: take labels or denoiser"
+            f"objective.discriminator.features {features} looks at patches of {patch} pixels, and "
+            f"the images are {width}x{height}: take labels or denoiser"
         )
-    return dino
 
 
 def _latent_eye(model: Model, blocks: list[int] | None) -> tuple[LatentEye, list[int]]:

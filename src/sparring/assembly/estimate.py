@@ -75,11 +75,8 @@ _DINO = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
 
 
 def estimate(config: RunConfig, objective: Objective) -> list[str]:
-    """Lines on network calls and memory of one update, for the summary of a dry run.
-
-    Of pretrained models that are neither here nor known the memory cannot be told; what a config
-    describes itself is told by `memory_from_scratch`.
-    """
+    """Lines on network calls and memory of one update, for the summary of a dry run; the memory of
+    what a config describes itself is told by `memory_from_scratch`."""
     calls = objective.network_calls()
     lines = [] if calls is None else [f"network calls {calls}"]
     name = config.model.pretrained_model_name_or_path
@@ -94,25 +91,16 @@ def estimate(config: RunConfig, objective: Objective) -> list[str]:
 def memory_from_scratch(
     config: RunConfig, network: nn.Module, shape: tuple[int, ...], objective: Objective
 ) -> str:
-    r"""The estimate of one update's peak memory of a network that a config describes, in words.
+    r"""The estimate of one update's peak memory of a network on "meta" for samples of a shape, in
+    words; where it cannot be called with a sample and a time, why.
 
     weights (4 bytes each, a teacher's as well) + gradients (4) + AdamW (8) + average (4)
     + what autograd keeps of one sample x samples of a micro-batch x graphs alive at once
-
-    Args:
-        config: The run.
-        network: Without memory, on the device "meta".
-        shape: Of a sample.
-        objective: Says how many graphs are alive, `Objective.n_graphs`.
-
-    Returns:
-        The line; where the network cannot be called with a sample and a time, why.
     """
     training = config.training
     known: Any = network
-    if training.gradient_checkpointing and getattr(
-        known, "_supports_gradient_checkpointing", False
-    ):
+    can_checkpoint = getattr(known, "_supports_gradient_checkpointing", False)
+    if training.gradient_checkpointing and can_checkpoint:
         known.enable_gradient_checkpointing()
     arguments = inspect.signature(network.forward).parameters
     with torch.device("meta"):
@@ -149,27 +137,24 @@ def parts_of(name: str) -> dict[str, Any] | None:
     component = next((one for one in ("unet", "transformer") if (folder / one).is_dir()), None)
     if component is None or not (folder / "vae" / "config.json").is_file():
         return None
-    files = [*folder.glob("text_encoder*/*.safetensors")]
-    return {
-        "network": json.loads((folder / component / "config.json").read_text(encoding="utf-8")),
-        "vae": json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8")),
-        "text": sum(file.stat().st_size for file in files) // 4,
-    }
+    network, vae = (
+        json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+        for part in (component, "vae")
+    )
+    n_bytes = sum(file.stat().st_size for file in folder.glob("text_encoder*/*.safetensors"))
+    return {"network": network, "vae": vae, "text": n_bytes // 4}
 
 
 def memory_of(config: RunConfig, parts: Mapping[str, Any], objective: Objective) -> str:
     """The estimate of one update's peak memory, in words."""
-    training = config.training
+    training, lora = config.training, config.model.lora
     own = config.objective.discriminator if objective.needs_discriminator else None
-    low = training.mixed_precision != "no"
-    active = 2 if low else 4
+    active = 2 if training.mixed_precision != "no" else 4
     rows = training.train_batch_size
     with FakeTensorMode(allow_non_fake_inputs=True):
         network, vae = _build(parts["network"]), _build(parts["vae"])
         n_all = _count(network)
-        n_learned = (
-            n_all if config.model.lora is None else _as_with_lora(network, config.model.lora)
-        )
+        n_learned = n_all if lora is None else _as_with_lora(network, lora)
         if training.gradient_checkpointing:
             network.enable_gradient_checkpointing()
             vae.enable_gradient_checkpointing()
@@ -177,18 +162,14 @@ def memory_of(config: RunConfig, parts: Mapping[str, Any], objective: Objective)
         side = config.data.resolution or factor * network.config.sample_size
         latent = torch.randn(1, network.config.in_channels, side // factor, side // factor)
         kept = rows * objective.n_graphs * _saved(lambda: _call(network, latent))
-        judged, n_eye = 0, 0
-        if own is not None:
-            judged, n_eye = _judged(own, vae, network, latent)
+        judged, n_eye = (0, 0) if own is None else _judged(own, vae, network, latent)
     if own is not None:
         by_dino, n_dino = _seen_by_dino(own)
         judged = min(rows, objective.rows_at_once) * (judged + by_dino)
         n_eye += n_dino
-    spared = config.model.lora is not None and training.mixed_precision == "bf16"
-    frozen = 0 if config.model.lora is None else n_all
-    weights = (
-        4 * n_learned + (2 if spared else 4) * (frozen + _count(vae) + parts["text"]) + 4 * n_eye
-    )
+    n_frozen = (0 if lora is None else n_all) + _count(vae) + parts["text"]
+    spared = lora is not None and training.mixed_precision == "bf16"
+    weights = 4 * (n_learned + n_eye) + (2 if spared else 4) * n_frozen
     learning = (4 + 8 + 4 * training.use_ema) * n_learned
     total = weights + learning + active * max(kept, judged)
     of_eye = f", decoder and discriminator {active * judged / GB:.1f} (not both)" if judged else ""

@@ -1,25 +1,34 @@
-"""The network and the scheduler that a config describes, and whether the network takes the data."""
+"""The network and the scheduler that a config describes, and whether the network takes the data.
 
-from __future__ import annotations
+A U-Net halves the sides once a level and a transformer cuts them into patches; a side that does not
+come out even ends in a traceback of shapes, or in samples of another size. So the network is built
+on torch's device "meta", called once, and its answer must have the shape of the data.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config.schema import RunConfig
+from ..diffusion.denoiser import Denoiser
 from ..diffusion.parametrization import DIFFUSERS_KINDS
 from ..diffusion.randomness import derive_seed
 from ..diffusion.schedules import Schedule, check_numbers
-from ..support.errors import UserError, did_you_mean, one_line_errors
+from ..support.errors import UserError, did_you_mean, nearest, one_line_errors
 from ..support.user_code import load_from_file
-from .network_sizes import check_sides, trial
 
 Shape = tuple[int, ...]
+Trial = Callable[[Shape], str | UserError | None]
+"""Shape of a sample -> why the network does not take it; None: it does."""
 MOST_PARAMETERS_TRIED = 2**24
 """Of a network that is built once more with memory, only to see whether it takes a size."""
+N_ALIKE = 6
+"""Sizes that are tried before a reason that does not change is believed."""
+_STEPS = (*range(2, 17), 20, 24, 28, 32, 48, 64, 96, 128)
+"""Of what sides may have to be multiples."""
 _OF_DIFFUSERS = ("_diffusers_version", "_name_or_path", "_use_default_values", "_commit_hash")
 """What diffusers writes into its config files beside the arguments."""
 
@@ -27,41 +36,30 @@ _OF_DIFFUSERS = ("_diffusers_version", "_name_or_path", "_use_default_values", "
 def build_network(config: RunConfig, sample_shape: Shape, num_classes: int | None) -> nn.Module:
     """The network of `model.network`; what it leaves out and the data know is filled in.
 
-    Weights follow from training.seed.
-
-    Args:
-        config: The run.
-        sample_shape: (C, H, W) of an image or (d,) of a vector.
-        num_classes: Classes of the data, used where model.class_conditional is true.
+    Weights follow from training.seed. Shape is (C, H, W) of an image or (d,) of a vector; classes
+    are those of the data, used where model.class_conditional is true.
 
     Raises:
         UserError: for an unknown class or argument (the nearest one is named), or a number of
             channels that is not the data's.
     """
-    words = dict(config.model.network or {})
-    name = words.pop("_class_name")
-    words = _own_words(words)
+    name, words = _name_and_words(config.model.network)
     build = _network_class(name)
     known = _arguments(build)
     if known is not None:
-        for key in words:
-            if key not in known:
-                raise UserError(f"unknown key 'model.network.{key}'{did_you_mean(key, known)}")
+        _check_known("model.network", words, known)
         for key, value in _from_data(config, sample_shape, num_classes).items():
             if key in known and words.get(key) is None:
                 words[key] = value
     _check_sizes(words, config, sample_shape, num_classes)
     if name == "DiTTransformer2DModel" and len({*sample_shape[1:]}) > 1:
-        _, height, width = sample_shape
         raise UserError(
-            f"model.network: {name} makes square images, the data are {width}x{height}: set "
-            "data.resolution"
+            f"model.network: {name} makes square images, the data are {_x(sample_shape[:0:-1])}: "
+            "set data.resolution"
         )
     # whatever a class of diffusers, or the user's own, makes of wrong arguments
-    with (
-        one_line_errors(f"model.network ({name})", (Exception,)),
-        torch.random.fork_rng(devices=[]),
-    ):
+    place = one_line_errors(f"model.network ({name})", (Exception,))
+    with place, torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.training.seed, "weights"))
         return build(**words)
 
@@ -89,7 +87,7 @@ def check_network(
         trial(build, schedule, kind, condition, n_outputs, device) for device in ("meta", "cpu")
     )
     real = real if n_parameters <= MOST_PARAMETERS_TRIED else None
-    name = (config.model.network or {})["_class_name"]
+    name, _ = _name_and_words(config.model.network)
     check_sides(meta, real, sample_shape, f"model.network ({name})")
 
 
@@ -101,14 +99,10 @@ def scheduler_config(config: RunConfig) -> dict[str, Any]:
     """
     import diffusers
 
-    words = dict(config.model.scheduler or {})
-    name = words.pop("_class_name")
+    name, words = _name_and_words(config.model.scheduler)
     build = getattr(diffusers, name)
     known = _arguments(build) or []
-    words = _own_words(words)
-    for key in words:
-        if key not in known:
-            raise UserError(f"unknown key 'model.scheduler.{key}'{did_you_mean(key, known)}")
+    _check_known("model.scheduler", words, known)
     if config.model.prediction_type in DIFFUSERS_KINDS and "prediction_type" in known:
         words["prediction_type"] = config.model.prediction_type
     if config.model.learned_variance and "variance_type" in known:
@@ -125,20 +119,25 @@ def _network_class(name: str) -> Callable[..., nn.Module]:
 
     if ".py:" in name:
         return load_from_file(name, "model.network")
+    known = [one for one in dir(diffusers) if one.endswith("Model")]
     own = getattr(networks, name, None)
-    if inspect.isclass(own) and issubclass(own, nn.Module):
-        return own
-    found = getattr(diffusers, name, None) if name in dir(diffusers) else None
-    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
-        known = ["MLP", *(one for one in dir(diffusers) if one.endswith("Model"))]
-        hint = did_you_mean(name, known)
-        hint = hint if "did you mean" in hint else " (a model class of diffusers, or MLP)"
-        raise UserError(f"model.network._class_name: unknown network {name!r}{hint}")
-    return found
+    for found in (own, getattr(diffusers, name, None) if name in dir(diffusers) else None):
+        if inspect.isclass(found) and issubclass(found, nn.Module):
+            return found
+    hint = nearest(name, ["MLP", *known]) or " (a model class of diffusers, or MLP)"
+    raise UserError(f"model.network._class_name: unknown network {name!r}{hint}")
 
 
-def _own_words(words: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in words.items() if key not in _OF_DIFFUSERS}
+def _name_and_words(described: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """The class and the arguments of a network or scheduler."""
+    words = {key: value for key, value in (described or {}).items() if key not in _OF_DIFFUSERS}
+    return words.pop("_class_name"), words
+
+
+def _check_known(place: str, words: Mapping[str, Any], known: list[str]) -> None:
+    for key in words:
+        if key not in known:
+            raise UserError(f"unknown key '{place}.{key}'{did_you_mean(key, known)}")
 
 
 def _from_data(config: RunConfig, shape: Shape, num_classes: int | None) -> dict[str, Any]:
@@ -161,11 +160,11 @@ def _check_sizes(
 ) -> None:
     """The sizes that a config states must be the data's."""
     expected = _from_data(config, shape, num_classes)
+    doubled = ", and a learned variance doubles them" if config.model.learned_variance else ""
     told = {
         "dim": f"the data have {shape[0]} dimensions",
         "in_channels": f"the images have {shape[0]} channel(s)",
-        "out_channels": f"the images have {shape[0]} channel(s)"
-        + (", and a learned variance doubles them" if config.model.learned_variance else ""),
+        "out_channels": f"the images have {shape[0]} channel(s){doubled}",
     }
     for key, reason in told.items():
         if words.get(key) is not None and words[key] != expected.get(key, words[key]):
@@ -187,10 +186,9 @@ def _check_sizes(
 def _arguments(build: Callable[..., Any]) -> list[str] | None:
     """Names of the arguments, None where any name is taken."""
     parameters = inspect.signature(build).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        own = inspect.isclass(build) and not hasattr(build, "ignore_for_config")
-        return None if own else [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-    return [parameter.name for parameter in parameters]
+    named = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+    takes_any = inspect.isclass(build) and not hasattr(build, "ignore_for_config")
+    return None if len(named) < len(parameters) and takes_any else named
 
 
 def _plain(value: Any) -> Any:
@@ -200,3 +198,107 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+# Sizes
+
+
+def trial(
+    build: Callable[[Shape], nn.Module],
+    schedule: Schedule,
+    kind: str,
+    condition: Mapping[str, Tensor],
+    n_outputs: int = 1,
+    device: str = "meta",
+) -> Trial:
+    """One call, as training makes it, of a network that is built for the occasion.
+
+    The condition has one row; `n_outputs` is 2 for a learned variance, whose output has twice the
+    channels. The device is "meta", or "cpu" for networks that look at numbers.
+    """
+
+    def answer(shape: Shape) -> str | UserError | None:
+        expected = (1, n_outputs * shape[0], *shape[1:])
+        t = schedule.times(torch.tensor([0.5])).to(device)
+        own = {name: value.to(device) for name, value in condition.items()}
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device(device):
+                denoiser = Denoiser(build(shape).eval(), schedule, kind)
+                came = tuple(denoiser.output(torch.zeros(1, *shape), t, **own).shape)
+        except UserError as error:  # its constructor does not take such a side, or anything else
+            return error
+        except Exception as error:  # whatever a network makes of a shape
+            return " ".join(str(error).split()) or type(error).__name__
+        return None if came == expected else f"it answers with {_x(came[1:])}"
+
+    return answer
+
+
+def check_sides(meta: Trial, real: Trial | None, shape: Shape, place: str) -> None:
+    """Refuses samples that the network does not take, with the nearest that it does.
+
+    The call with memory has the last word where the network takes no other shape without. None: the
+    network is too large for that, and the answer without memory counts unless it is about the
+    missing memory.
+
+    Raises:
+        UserError: one line that begins with the network in words, `place`.
+    """
+    reason = meta(shape)
+    if reason is None:
+        return
+    near = near_shapes(meta, shape)
+    if not near and isinstance(reason, UserError):
+        raise reason
+    if not near and real is None and "meta" in str(reason).lower():
+        return
+    if not near and real is not None:
+        reason = real(shape)
+        if reason is None:
+            return
+        near = near_shapes(real, shape)
+    what = f"{'vectors' if len(shape) == 1 else 'images'} of {_x(shape[:0:-1] or shape)}"
+    if not near:
+        raise UserError(f"{place} does not take {what}: {reason}")
+    if all(len(set(one[1:])) == 1 for one in (shape, *near)):
+        words = "data.resolution " + " or ".join(str(one[-1]) for one in near)
+    else:
+        words = " or ".join(_x(one[:0:-1]) for one in near) + " (width x height)"
+    if isinstance(reason, UserError):
+        raise UserError(f"{reason}; the nearest that it takes: {words}")
+    raise UserError(f"{place} does not take {what}, which do not come out even: use {words}")
+
+
+def near_shapes(fits: Trial, shape: Shape) -> list[Shape]:
+    """The nearest smaller and larger shapes that fit, of sides that are multiples of one number.
+
+    A network that gives one and the same reason for `N_ALIKE` sizes does not mind the size.
+    """
+    if len(shape) != 3:
+        return []
+    found: list[Shape] = []
+    reasons: dict[Shape, str] = {}
+
+    def is_taken(one: Shape) -> bool:
+        if one not in reasons:
+            reasons[one] = str(fits(one) or "")
+        return not reasons[one]
+
+    for step in _STEPS:
+        below = tuple(side // step * step for side in shape[1:])
+        above = tuple(-(-side // step) * step for side in shape[1:])
+        pair = [(shape[0], *one) for one in (below, above) if min(one) > 0 and one != shape[1:]]
+        fitting = [one for one in pair if is_taken(one)]
+        if len(fitting) == 2 or (len(fitting) == 1 and not min(below)):
+            return fitting
+        found = found or fitting
+        if len(reasons) >= N_ALIKE and len(set(reasons.values())) == 1:
+            return []
+    if not found and shape[1] != shape[2]:
+        squares = [(shape[0], side, side) for side in sorted(shape[1:])]
+        found = [one for one in squares if is_taken(one)]
+    return found
+
+
+def _x(sides: Shape) -> str:
+    return "x".join(map(str, sides))

@@ -1,7 +1,5 @@
 """Trained models that a run starts from or learns from, and whether they go with its data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,8 +32,7 @@ def build_teacher(config: RunConfig, student: Model) -> Denoiser | None:
     model = load(name)
     model.resize(student.sample_shape)
     teacher, u = model.denoiser, torch.linspace(0.01, 0.99, 50)
-    schedules = (student.denoiser.schedule, teacher.schedule)
-    own, its = (schedule.ratio(schedule.times(u)) for schedule in schedules)
+    own, its = (one.schedule.ratio(one.schedule.times(u)) for one in (student.denoiser, teacher))
     if not torch.allclose(own, its):
         raise UserError(f"objective.teacher {name} was trained on another noise schedule")
     if teacher.boundary is not None:
@@ -53,6 +50,7 @@ def check_no_lora(name: str, found: Mapping[str, Any] | None) -> None:
 
 
 def pretrained_model(config: RunConfig, sample_shape: Shape, num_classes: int | None) -> Model:
+    """The model that a run starts from, as its config wants it; see `build.build_model`."""
     name = str(config.model.pretrained_model_name_or_path)
     model = load(name)
     if (found := lora_config(model.denoiser.network)) is not None:

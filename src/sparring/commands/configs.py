@@ -1,8 +1,6 @@
 """`sparring configs`: what comes with sparring to train, listed or printed."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -30,29 +28,20 @@ def configs(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None
       sparring configs smoothing_cifar10 row=p90_s02
     """
     if name is None:
-        options.answer({"configs": bundled()}, as_json, lambda all: as_text(all["configs"]))
-    else:
-        result = {"name": name, "yaml": one_config(name, overrides)}
-        options.answer(result, as_json, lambda one: one["yaml"])
+        options.answer({"configs": bundled()}, as_json, lambda all: _as_text(all["configs"]))
+        return
+    path = find(name)
+    yaml = path.read_text(encoding="utf-8")
+    if overrides:
+        raw, others, _ = chosen_row(path, overrides)
+        yaml = write_yaml(with_overrides(raw, others))
+    options.answer({"name": name, "yaml": yaml.rstrip()}, as_json, lambda one: one["yaml"])
 
 
-def as_text(configs: Mapping[str, Mapping[str, Any]]) -> str:
+def _as_text(configs: Mapping[str, Mapping[str, Any]]) -> str:
     """A line for each config, and one below it for each of its rows."""
     lines = []
     for name, of in configs.items():
         lines.append(f"{name:<24}{of['about']}")
         lines += [f"  row={row:<18}{about}" for row, about in of["rows"].items()]
     return "\n".join(lines)
-
-
-def one_config(name: str, overrides: Sequence[str] = ()) -> str:
-    """A config as it is written; with overrides, its settings with these on top.
-
-    Raises:
-        UserError: if there is none of that name, or no such row.
-    """
-    path = find(name)
-    if not overrides:
-        return path.read_text(encoding="utf-8").rstrip()
-    raw, others, _ = chosen_row(path, overrides)
-    return write_yaml(with_overrides(raw, others)).rstrip()

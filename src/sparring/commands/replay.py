@@ -37,14 +37,11 @@ def replay(run: str, as_json: bool) -> None:
 
 
 def replay_command(run: str | Path) -> dict[str, Any]:
-    """Take the stopped batch again with the weights that it met, and update nothing.
-
-    Args:
-        run: A run's folder.
+    """Take the stopped batch of a run's folder again with the weights that it met.
 
     Returns:
-        where (the place in the run), state (which weights are not finite, or None) and findings,
-        one per turn and micro-batch.
+        where (the place in the run), state (which weights are not finite, or None), findings, one
+        per turn and micro-batch, and all of it as text.
 
     Raises:
         UserError: if the run did not stop at a batch, or cannot be built again.
@@ -105,7 +102,6 @@ def _text(findings: list[Finding], turn: int, state: str | None) -> str:
             "earlier turn of the batch matters"
         )
     if turn > 0:
-        lines.append(
-            f"it stopped at turn {turn}: the updates of the turns before are in these weights"
-        )
+        before = "the updates of the turns before are in these weights"
+        lines.append(f"it stopped at turn {turn}: {before}")
     return "\n".join(lines)

@@ -1,8 +1,5 @@
 """`sparring report RUN [RUN ...] -o report.html`: runs side by side in one self-contained page."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +13,9 @@ from .shared.files import check_writable, claim_page, digest, replace_text, whic
 @click.command()
 @click.argument("runs", nargs=-1, type=options.PLACE, required=True, metavar="RUN...")
 @click.option(
-    "-o",
-    "--output",
-    type=options.PLACE,
-    default="report.html",
-    show_default=True,
+    "-o", "--output", type=options.PLACE, default="report.html", show_default=True,
     help="The page to write.",
-)
+)  # fmt: skip
 @options.overwrite
 @click.option("--title", help="Heading of the page; the runs' names by default.")
 @options.as_json
@@ -38,24 +31,15 @@ def report(
       sparring report runs/plain runs/robust -o report.html
     """
     result = report_command(list(runs), Path(output), title, overwrite=overwrite)
-    options.answer(result, as_json, _as_text)
-
-
-def _as_text(result: Mapping[str, Any]) -> str:
-    lines = [f"  {sentence}" for sentence in result["missing"]]
-    return "\n".join([result["headline"], *lines, f"Report: {result['output']}"])
+    missing = [f"  {sentence}" for sentence in result["missing"]]
+    text = "\n".join([result["headline"], *missing, f"Report: {result['output']}"])
+    options.answer(result, as_json, lambda _: text)
 
 
 def report_command(
     runs: list[str], output: Path, title: str | None = None, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Writes the comparison of finished (or unfinished) runs; it reads their folders only.
-
-    Args:
-        runs: Run folders, in the order of the page.
-        output: The HTML file; its folder is made. A page of the same runs is replaced.
-        title: The page's heading; the runs' names by default.
-        overwrite: Whether any other file may be replaced too.
 
     Returns:
         `output`, `runs` (the names on the page), `headline`, `missing` (one sentence each).

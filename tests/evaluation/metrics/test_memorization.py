@@ -4,7 +4,7 @@ import pytest
 import torch
 from measuring import evaluate
 
-from sparring.commands.evaluate.memorization import memorization_lines, pairs_picture
+from sparring.commands.evaluate.figures import memorization_lines, pairs_picture
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import contaminate

@@ -17,7 +17,7 @@ from test_evaluate_command import make_run, unet
 
 from sparring.assembly.dirt_knowledge import KEPT
 from sparring.commands.evaluate.figures import as_text, evaluate_command
-from sparring.commands.evaluate.proximal import own_table
+from sparring.commands.evaluate.plan import own_table
 from sparring.data.audit.table import clean_table, write_table
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset

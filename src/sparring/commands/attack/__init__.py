@@ -1,7 +1,5 @@
 """`sparring attack`: quality against the radius of an attack on the sampling path."""
 
-from __future__ import annotations
-
 import click
 
 from ..shared import options

@@ -5,15 +5,13 @@ attacker may do. Each run gets attacks/*.json, which `sparring report` draws; -o
 into one folder, with a page of its own, and is the way for models that are no runs.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -22,33 +20,18 @@ from ...config.checks import check_section
 from ...config.overrides import with_overrides
 from ...config.schema import AttackSection
 from ...evaluation.protocol import require_alike
-from ...evaluation.store.reference import Reference, Settings
 from ...evaluation.store.tensor_tables import Processes
 from ...evaluation.studies import robustness as curves
 from ...models.latents import decode
-from ...models.pretrained import load
+from ...models.pretrained import Model, load
 from ...sampling.images import grid
 from ...sampling.trajectory_attacks import Attack
 from ...support.errors import UserError, one_line_errors
 from ...support.terminal import printable
 from ..evaluate.figures import file_stem
-from ..evaluate.plan import SECTIONS, Plan, labels_of, plan_of
-from ..shared.device import default_device
-from ..shared.files import (
-    as_file_name,
-    check_outside,
-    check_writable,
-    claim_page,
-    digest,
-    folder_in,
-    replace_file,
-    replace_json,
-    replace_text,
-    with_key,
-)
-
-if TYPE_CHECKING:
-    from ...models.pretrained import Model
+from ..evaluate.plan import SECTIONS, Plan, References, plan_of
+from ..shared import files
+from ..shared.options import default_device
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +47,7 @@ def attack_command(
     overwrite: bool = False,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Attack models and measure what is left of their quality.
-
-    Args:
-        models: Runs, pipeline folders or hub names.
-        overrides: `key=value` each, of sections attack, data, sampling and evaluation.
-        output_dir: Where the files go; None: the `attacks/` folder of each run.
-        overwrite: Whether the page in output_dir may replace one of other attacks.
-        device: Where to sample; None: a GPU if there is one.
+    """Attack models and measure what is left of their quality, as the command's options say.
 
     Returns:
         {"models": {MODEL: curves and protocol}}, as in the JSON files.
@@ -82,20 +58,19 @@ def attack_command(
     device = device or default_device()
     section, others = _section(overrides)
     names = list(dict.fromkeys(models))
-    references: dict[tuple[str, Settings], Reference] = {}
+    references: References = {}
     words = [*others, f"evaluation.n_samples={section.n_samples}"]
     plans = [plan_of(name, words, device, Processes(), references) for name in names]
-    folders = {name: folder_in(name, FOLDER, output_dir) for name in names}
+    folders, stems = {}, {}
     for plan in plans:
-        folder = folders[plan.name]
-        if folder is not None:
-            check_outside(folder, getattr(plan.config.data, "train_data_dir", None))
-        check_writable(folder)
+        images = getattr(plan.config.data, "train_data_dir", None)
+        folders[plan.name] = files.results_folder(plan.name, FOLDER, output_dir, images)
+        prefix = "" if output_dir is None else files.as_file_name(plan.name) + "-"
+        stems[plan.name] = prefix + file_stem(plan.sampler, plan.config, overrides)
     require_alike({plan.name: plan.protocol() for plan in plans})
-    stems = {plan.name: _stem(plan, overrides, output_dir is not None) for plan in plans}
-    key = digest(*stems.values())
+    key = files.digest(*stems.values())
     if output_dir is not None:
-        claim_page(Path(output_dir) / PAGE, key, overwrite=overwrite)
+        files.claim_page(Path(output_dir) / PAGE, key, overwrite=overwrite)
     source = None if section.transfer_from is None else load(section.transfer_from, device=device)
     for plan in plans:
         trial = _trial(section, plan, source)
@@ -105,14 +80,21 @@ def attack_command(
     for plan in plans:
         result = _curves(plan, section, source) | {"model": plan.name}
         result["command"] = shlex.join(["sparring", "attack", plan.name, *overrides])
-        _write(plan, result, section, source, folders[plan.name], stems[plan.name])
+        if (folder := folders[plan.name]) is None:
+            log.warning("%s is no run folder: its curves are printed only (give -o)", plan.name)
+        else:
+            path = folder / f"{stems[plan.name]}.json"
+            if plan.reference.dataset.is_image:
+                result["picture"] = _draw(path.with_suffix(".png"), plan, section, source)
+            files.replace_json(path, result)
+            log.info("wrote %s", path)
         results[plan.name] = result
     if output_dir is not None:
         from ...report.attacks import render_page
 
         page = Path(output_dir) / PAGE
         html = render_page([Path(output_dir) / f"{stem}.json" for stem in stems.values()])
-        replace_text(page, with_key(html, key))
+        files.replace_text(page, files.with_key(html, key))
         log.info("wrote %s", page)
     return {"models": results}
 
@@ -126,7 +108,7 @@ def as_text(result: Mapping[str, Any]) -> str:
         lines.append(f"{name}: {quality} by radius ({protocol['attack']['norm']}, noise units)")
         lines.append("  " + f"{'':<22}" + "".join(f"{point['radius']:>18.4g}" for point in points))
         for curve in one["curves"]:
-            cells = [_cell(point, quality) for point in curve["points"]]
+            cells = [_cell(point[quality], point[f"{quality}_std"]) for point in curve["points"]]
             lines.append(f"  {curve['name']:<22}" + "".join(f"{cell:>18}" for cell in cells))
         if (floor := one.get(f"{quality}_of_reference")) is not None:
             lines.append(f"  the reference itself, {protocol['n_fake']} images: {floor:.4g}")
@@ -138,9 +120,8 @@ def as_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(point: Mapping[str, Any], quality: str) -> str:
-    spread = point[f"{quality}_std"]
-    return f"{point[quality]:.4g}" + ("" if spread is None else f" ± {spread:.2g}")
+def _cell(mean: float, spread: float | None) -> str:
+    return f"{mean:.4g}" + ("" if spread is None else f" ± {spread:.2g}")
 
 
 def _section(overrides: Sequence[str]) -> tuple[AttackSection, list[str]]:
@@ -186,15 +167,13 @@ def _attack(section: AttackSection, plan: Plan) -> Attack:
 
 def _trial(section: AttackSection, plan: Plan, source: Model | None) -> curves.Trial:
     """What section attack asks for."""
-    return curves.Trial(
-        _attack(section, plan), section.radii, section.n_samples, section.n_seeds,
-        section.corruptions, source,
-    )  # fmt: skip
+    attack, n = _attack(section, plan), section.n_samples
+    return curves.Trial(attack, section.radii, n, section.n_seeds, section.corruptions, source)
 
 
 def _words(plan: Plan, n: int) -> dict[str, Any]:
     """What `sample` is told."""
-    return {**vars(plan.sampling), "class_labels": labels_of(plan, n)}
+    return {**vars(plan.sampling), "class_labels": plan.labels(n)}
 
 
 def _curves(plan: Plan, section: AttackSection, source: Model | None) -> dict[str, Any]:
@@ -226,47 +205,13 @@ def _images(plan: Plan) -> curves.Images:
     return (lambda samples: samples) if vae is None else (lambda samples: decode(vae, samples))
 
 
-# --- Files -----------------------------------------------------------------------------------
-
-
-def _stem(plan: Plan, overrides: Sequence[str], is_shared: bool) -> str:
-    """The name of a model's files: after the settings, in a shared folder after the model too."""
-    stem = file_stem(plan.sampler, plan.config, overrides)
-    return f"{as_file_name(plan.name)}-{stem}" if is_shared else stem
-
-
-def _write(
-    plan: Plan,
-    result: dict[str, Any],
-    section: AttackSection,
-    source: Model | None,
-    folder: Path | None,
-    stem: str,
-) -> None:
-    """The curves as JSON and, of images, what happens on the way as a picture."""
-    if folder is None:
-        log.warning("%s is no run folder: its curves are printed only (give -o)", plan.name)
-        return
-    picture = _picture(plan, section, source)
-    if picture is not None:
-        replace_file(folder / f"{stem}.png", lambda temporary: picture.save(temporary, "PNG"))
-        result["picture"] = {
-            "file": f"{stem}.png",
-            "radius": max(section.radii),
-            "n": min(N_SHOWN, section.n_samples),
-        }
-    replace_json(folder / f"{stem}.json", result)
-    log.info("wrote %s", folder / f"{stem}.json")
-
-
-def _picture(plan: Plan, section: AttackSection, source: Model | None) -> Any:
+def _draw(path: Path, plan: Plan, section: AttackSection, source: Model | None) -> dict[str, Any]:
     """Estimates of x0 on the way, a pair of rows a sample: unattacked, at the largest radius."""
-    if not plan.reference.dataset.is_image:
-        return None
-    n = min(N_SHOWN, section.n_samples)
+    n, radius = min(N_SHOWN, section.n_samples), max(section.radii)
     words, images = _words(plan, n), _images(plan)
-    move = curves.attack_at(_attack(section, plan), max(section.radii), source, n, words)
+    move = curves.attack_at(_attack(section, plan), radius, source, n, words)
     clean = curves.on_the_way(plan.model, None, n, words, images)
     attacked = curves.on_the_way(plan.model, move, n, words, images)
     pairs = torch.stack([clean, attacked], 1).flatten(0, 2)
-    return grid(pairs, n_columns=clean.shape[1], min_side=32)
+    files.replace_png(path, grid(pairs, n_columns=clean.shape[1], min_side=32))
+    return {"file": path.name, "radius": radius, "n": n}

@@ -1,7 +1,5 @@
 """`sparring clean`: clean images of their noise with a model, or measure how well models do it."""
 
-from __future__ import annotations
-
 import shlex
 from typing import Any
 
@@ -36,14 +34,9 @@ from ..shared.data_words import sections_of
 @options.device
 @options.as_json
 def clean(
-    data: str,
-    models: tuple[str, ...],
-    output_dir: str | None,
-    sigma: str | None,
-    noise: str | None,
-    as_json: bool,
-    **given: Any,
-) -> None:
+    data: str, models: tuple[str, ...], output_dir: str | None, sigma: str | None,
+    noise: str | None, as_json: bool, **given: Any,
+) -> None:  # fmt: skip
     """Clean noisy images with a model. With --levels, measure how well models do it.
 
     DATA is what `sparring inspect` takes. Each image is handed to MODEL at the time whose noise is
@@ -110,11 +103,7 @@ def _sizes(text: str, option: str = "--levels", most: int | None = None) -> list
         sizes = [float(word) for word in text.split(",")]
     except ValueError:
         sizes = []
-    if (
-        not sizes
-        or not all(0 <= size < float("inf") for size in sizes)
-        or len(sizes) > (most or 99)
-    ):
+    if not 0 < len(sizes) <= (most or 99) or not all(0 <= one < float("inf") for one in sizes):
         said = "sizes of noise such as 0.1,0.2,0.4" if most is None else "a number >= 0, or auto"
         raise UserError(f"{option} takes {said}, got {text!r}")
     return sizes

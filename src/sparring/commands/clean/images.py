@@ -5,12 +5,10 @@ noise is given, or `auto`: found as `sparring inspect` finds it, each image's ow
 noise are left as they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,17 +21,15 @@ from ...data.base import READ_CHUNK, Batch, Dataset
 from ...data.datasets import build_dataset
 from ...data.dirt.contaminated import check_contamination, contaminate
 from ...evaluation.protocol import versions
-from ...models.pretrained import load
+from ...models.pretrained import Model, load
+from ...report.cleaning import render
 from ...sampling.clean import clean, matching_time
 from ...sampling.images import grid
 from ...support.errors import UserError
 from ...support.home_folder import expanded_path
 from ..contaminate.copies import place_of, write_captions, write_image
-from ..shared.device import default_device
 from ..shared.files import check_place, replace_json, replace_text, whole_folder
-
-if TYPE_CHECKING:
-    from ...models.pretrained import Model
+from ..shared.options import default_device
 
 Sections = tuple[Mapping[str, Any], Mapping[str, Any]]
 """Section data, as `build_dataset` takes it, and section contamination."""
@@ -42,14 +38,8 @@ N_SHOWN = 32
 
 @dataclass(frozen=True)
 class Cleaner:
-    """A model and how it cleans, for images in [0, 1].
-
-    Attributes:
-        model: What cleans.
-        n_steps, eta, seed: As in `sampling.clean`.
-        purify: As there, but on the [0, 1] scale.
-        batch_size: Images per call of the network.
-    """
+    """A model and how it cleans images in [0, 1]: as in `sampling.clean`, but purify is on that
+    scale."""
 
     model: Model
     n_steps: int = 1
@@ -59,11 +49,7 @@ class Cleaner:
     batch_size: int = 256
 
     def check(self, data: Dataset) -> None:
-        """Refuse data that the model cannot clean.
-
-        Raises:
-            UserError: for vectors, latent models, other shapes and unknown classes.
-        """
+        """Refuse data that the model cannot clean: vectors, other shapes and unknown classes."""
         model, name = self.model, self.model.source
         if not data.is_image:
             raise UserError(f"clean works on images, and {data.name} holds vectors")
@@ -111,18 +97,10 @@ class Cleaner:
             null: Any = self.model.denoiser.null_condition["class_labels"]
             condition["class_labels"] = torch.full((len(sigma),), null)
         cleaned = clean(
-            self.model,
-            transforms.to_model_range(batch["x0"]),
-            2 * sigma,
-            n_steps=self.n_steps,
-            eta=self.eta,
-            purify=2 * self.purify,
-            clip_sample=True,
-            condition=condition,
-            seed=self.seed,
-            index=batch["index"],
-            batch_size=self.batch_size,
-        )
+            self.model, transforms.to_model_range(batch["x0"]), 2 * sigma, n_steps=self.n_steps,
+            eta=self.eta, purify=2 * self.purify, clip_sample=True, condition=condition,
+            seed=self.seed, index=batch["index"], batch_size=self.batch_size,
+        )  # fmt: skip
         return transforms.from_model_range(cleaned).clamp(0, 1).float()
 
     def time(self, sigma: float) -> float | None:
@@ -154,14 +132,8 @@ def clean_command(
 ) -> dict[str, Any]:
     """Clean a set of images: OUT/images in the tree and the formats of the input.
 
-    Args:
-        sections: `data`, and `contamination`: what is done to them first, for trying.
-        model: A run, a pipeline folder or a hub name.
-        output_dir: A folder that is empty or not there; it appears when it is complete.
-        sigma: Noise of the images, [0, 1] scale, or "auto".
-        say: Takes the lines for the user.
-        device: Where to run; None: a GPU if there is one.
-        options: n_steps, eta, purify, seed and batch_size of `Cleaner`.
+    Contamination is done to them first, for trying. Sigma is their noise on the [0, 1] scale, or
+    "auto"; the options are those of `Cleaner`. OUT appears when it is complete.
 
     Returns:
         What OUT/cleaning.json holds, and output_dir.
@@ -184,7 +156,8 @@ def clean_command(
             "protocol": cleaner.protocol(dataset) | {"versions": versions()},
         }  # fmt: skip
         result |= _write(dataset, cleaner, noise, partial, data.get("train_data_dir"))
-        _write_page(result, partial)
+        replace_json(partial / "cleaning.json", result)
+        replace_text(partial / "index.html", render(result, partial))
     say(
         f"{result['n_cleaned']} of {result['n_images']} images were cleaned, the others are as "
         f"they were: {out}/images; what each got: {out}/cleaning.json"
@@ -253,10 +226,3 @@ def _write(
         "skipped": list(skipped),
         "images": records,
     }
-
-
-def _write_page(result: Mapping[str, Any], folder: Path) -> None:
-    from ...report.cleaning import render
-
-    replace_json(folder / "cleaning.json", result)
-    replace_text(folder / "index.html", render(result, folder))

@@ -3,8 +3,6 @@
 DATA is clean. It gets Gaussian noise of each level, all images of it, and every model cleans it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -21,21 +19,11 @@ from ...evaluation.networks.extractors import make_extractor
 from ...evaluation.protocol import versions
 from ...evaluation.studies.cleaning import cleaning_figures
 from ...models.pretrained import load
+from ...report.cleaning import render_levels
 from ...sampling.images import grid
 from ...support.errors import UserError
-from ..shared.device import default_device
-from ..shared.files import (
-    KEY,
-    as_word,
-    check_outside,
-    check_writable,
-    claim,
-    digest,
-    folder_in,
-    replace_json,
-    replace_text,
-    which,
-)
+from ..shared import files
+from ..shared.options import default_device
 from .images import Cleaner, Sections, noise_of_each
 
 FILES = ("report.json", "index.html", "level-*.png")
@@ -44,21 +32,13 @@ N_SHOWN = 12
 
 @dataclass(frozen=True)
 class Trial:
-    """What models are tried with.
+    """What models are tried with."""
 
-    Attributes:
-        levels: Sizes of the noise, [0, 1] scale.
-        sigma: What the models are told: None the level, "auto" what is estimated, or a number.
-        n_images: At most so many images, a random subset of the data.
-        extractor: Of the features, see `evaluation.features`.
-        n_resamples: Halves behind each interval.
-    """
-
-    levels: list[float]
-    sigma: float | str | None = None
-    n_images: int = 1000
+    levels: list[float]  # sizes of the noise, [0, 1] scale
+    sigma: float | str | None = None  # what models are told: the level, "auto" or a number
+    n_images: int = 1000  # at most so many, a random subset of the data
     extractor: str | None = None
-    n_resamples: int = 10
+    n_resamples: int = 10  # halves behind each interval
 
 
 def levels_command(
@@ -74,17 +54,10 @@ def levels_command(
 ) -> dict[str, Any]:
     """Noise of known sizes on clean images, and what each model makes of it.
 
-    Args:
-        sections: `data`, clean, and `contamination`: its `seed` is the noise's, its `clip` says
-            whether images are clipped to 8 bits, as they are in files; its kind is none.
-        models: Runs, pipeline folders or hub names.
-        trial: What they are tried with.
-        output_dir: Where report.json, index.html and pictures go. None: cleaning-*.json into the
-            `evaluation/` folder of each run.
-        device: Where to run; None: a GPU if there is one.
-        command: For the record.
-        overwrite: Whether figures of other models or settings in output_dir may be replaced.
-        options: n_steps, eta, purify, seed and batch_size of `Cleaner`.
+    The kind of contamination is none, its `seed` is the noise's, and its `clip` says whether images
+    are clipped to 8 bits, as they are in files. report.json, index.html and pictures go to the
+    output folder; without one, cleaning-*.json into the `evaluation/` folder of each run. The
+    command is for the record; the options are those of `Cleaner`.
 
     Returns:
         {"levels": [...], "noisy": [figures...], "models": {name: [figures...]}, "skipped",
@@ -102,10 +75,14 @@ def levels_command(
     cleaners = {name: Cleaner(load(name, device), **options) for name in names}
     for cleaner in cleaners.values():
         cleaner.check(dataset)
-    folders = _folders(names, output_dir, data)
-    key = digest(*sections, *astuple(trial), {**options, "batch_size": None}, *map(which, names))
-    if output_dir is not None:
-        claim(folders[""], key, FILES, "report.json", overwrite=overwrite)
+    folders = {}
+    for name in names if output_dir is None else [""]:  # "": all of them into one
+        images = data.get("train_data_dir")
+        folders[name] = files.results_folder(name, "evaluation", output_dir, images)
+    asked = (*astuple(trial), {**options, "batch_size": None})
+    key = files.digest(*sections, *asked, *map(files.which, names))
+    if (shared := folders.get("")) is not None:
+        files.claim(shared, key, FILES, "report.json", overwrite=overwrite)
     features = make_extractor(trial.extractor, build_dataset(**{**data, "split": "all"}), device)
     seed = int(contamination.get("seed") or 0)
     random = generator("cpu", seed, "images to clean")
@@ -124,9 +101,8 @@ def levels_command(
         batch = joined(list(noisy.chunks(index.tolist())))
         cleaned = [cleaner(batch, told[index], noisy) for cleaner in cleaners.values()]
         before = batch["x0"].clamp(0, 1)
-        for images, rows_of in zip(
-            [before, *cleaned], [noisy_figures, *found.values()], strict=True
-        ):
+        tried = zip([before, *cleaned], [noisy_figures, *found.values()], strict=True)
+        for images, rows_of in tried:
             figures = cleaning_figures(
                 images, clean_images, features(images), of_clean, trial.n_resamples, seed
             )
@@ -143,10 +119,11 @@ def levels_command(
     }  # fmt: skip
     result = {
         "levels": trial.levels, "noisy": noisy_figures, "models": found,
-        "skipped": skipped, "protocol": protocol, "command": command, KEY: key,
+        "skipped": skipped, "protocol": protocol, "command": command, files.KEY: key,
     }  # fmt: skip
     for name, folder in folders.items():
-        _write(result, name, folder, pictures)
+        if folder is not None:
+            _write(result, name, folder, pictures)
     return result
 
 
@@ -159,20 +136,6 @@ def _read(dataset: Dataset, rows: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     return images, index, list(dict.fromkeys(batch["unreadable"]))
 
 
-def _folders(
-    names: Sequence[str], output_dir: str | Path | None, data: Mapping[str, Any]
-) -> dict[str, Path]:
-    """Where the results go: all of them into one folder (""), or each into its own run's."""
-    asked = {name: folder_in(name, "evaluation", output_dir) for name in names}
-    if output_dir is not None:
-        asked = {"": Path(output_dir)}
-    folders = {name: folder for name, folder in asked.items() if folder is not None}
-    for folder in folders.values():
-        check_outside(folder, data.get("train_data_dir"))
-        check_writable(folder)
-    return folders
-
-
 def _write(result: Mapping[str, Any], name: str, folder: Path, pictures: list[Tensor]) -> None:
     """Everything with its page into a folder, or one model's figures into its run's."""
     if name:
@@ -182,27 +145,23 @@ def _write(result: Mapping[str, Any], name: str, folder: Path, pictures: list[Te
         words += [f"told-{protocol['told']}"] * (protocol["told"] != "the level")
         words += [f"seed{protocol['noise_seed']}"]
         own = {**result, "models": {name: result["models"][name]}}
-        stem = "-".join([as_word("-".join(map(str, words)), 120), result[KEY]])
-        replace_json(folder / f"cleaning-{stem}.json", own)
+        stem = f"{files.as_word('-'.join(map(str, words)), 120)}-{result[files.KEY]}"
+        files.replace_json(folder / f"cleaning-{stem}.json", own)
         return
-    from ...report.cleaning import render_levels
-
     for level, images in zip(result["levels"], pictures, strict=True):
         n_rows = 2 + len(result["models"])
         picture = grid(2 * images - 1, len(images) // n_rows)
         picture.save(folder / f"level-{level:g}.png")
-    replace_json(folder / "report.json", result)
-    replace_text(folder / "index.html", render_levels(result, folder))
+    files.replace_json(folder / "report.json", result)
+    files.replace_text(folder / "index.html", render_levels(result, folder))
 
 
 def as_text(result: Mapping[str, Any]) -> str:
     """A table for a terminal: a line for each model, PSNR and feature distance by level."""
     lines = []
+    levels = "".join(f"{level:>10.3g}" for level in result["levels"])
     for key, words in (("psnr", "PSNR, dB"), ("feature_distance", "feature distance")):
-        lines.append(
-            f"  {words + ' at noise':<36}"
-            + "".join(f"{level:>10.3g}" for level in result["levels"])
-        )
+        lines.append(f"  {words + ' at noise':<36}{levels}")
         for name, figures in {"noisy": result["noisy"], **result["models"]}.items():
             lines.append(f"  {name:<36}" + "".join(f"{one[key]:>10.4g}" for one in figures))
     protocol = result["protocol"]

@@ -1,7 +1,5 @@
 """`sparring contaminate`: a dirty copy of a data set."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click
@@ -54,10 +52,8 @@ def contaminate(
 
 def _beside(data: str) -> str:
     """Where the copy of a data set goes: a folder in this one, and never within the data."""
-    place = Path(data)
-    if place.is_dir():
-        place = place.resolve()
-        if Path.cwd().is_relative_to(place):
-            raise UserError(f"{data} is where you are: name another folder with -o for the copy")
+    place = Path(data).resolve() if Path(data).is_dir() else Path(data)
+    if place.is_dir() and Path.cwd().is_relative_to(place):
+        raise UserError(f"{data} is where you are: name another folder with -o for the copy")
     is_file = place.suffix.lower() in (".parquet", ".tar", ".yaml", ".yml")
     return f"{place.stem if is_file else place.name}-contaminated"

@@ -31,20 +31,13 @@ def contaminate(
     output_dir: str | Path,
     say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
-    """Write a dirty copy of a data set: 8-bit PNG files in class folders, and manifest.jsonl.
-
-    Captions, wherever they come from, go into metadata.jsonl, in which the copy's are found.
+    """Write a dirty copy of a data set: 8-bit PNG files in class folders, manifest.jsonl, and of
+    captions, wherever they come from, metadata.jsonl.
 
     Eight bits hold nothing outside [0, 1], so the copy is clipped, whatever `clip` was; the
     manifest says so (`clip: true`). Read back it is what training with the same contamination sees
-    by default. Unreadable images are left out and listed in the manifest's
-    header. The copy appears under its name when it is complete; an interrupted one leaves nothing.
-
-    Args:
-        data: `name`, `split` and fields as in `build_dataset`.
-        contamination: `kind` and fields as in `Contaminated`.
-        output_dir: A folder that is empty or not there.
-        say: Takes the lines for the user.
+    by default. Unreadable images are left out and listed in the manifest's header. The copy appears
+    under its name when it is complete; an interrupted one leaves nothing.
 
     Returns:
         output_dir, manifest, n_images, n_dirty, n_unreadable, unreadable, clip and
@@ -117,22 +110,17 @@ def _write(dataset: Contaminated, folder: Path, root: str | None) -> dict[str, A
 def write_captions(
     captions: Sequence[Caption] | None, files: Mapping[int, str], path: Path
 ) -> None:
-    """The captions of the images as a table that an image folder reads; nothing without any.
-
-    Args:
-        captions: Of each image.
-        files: The names of those that were written, by index.
-        path: Of the table.
-    """
+    """The captions of the images that were written, by index, as a table that an image folder
+    reads; nothing without any."""
     said = {name: captions[i] for i, name in files.items()} if captions is not None else {}
     several = any(isinstance(one, tuple) for one in said.values())
-    with path.open("w", encoding="utf-8") as table:
-        for name, caption in said.items():
-            if caption is not None:
-                text = [caption] if several and isinstance(caption, str) else caption
-                table.write(json.dumps({"file_name": name, "text": text}) + "\n")
-    if not path.stat().st_size:
-        path.unlink()
+    lines = []
+    for name, caption in said.items():
+        if caption is not None:
+            text = [caption] if several and isinstance(caption, str) else caption
+            lines.append(json.dumps({"file_name": name, "text": text}) + "\n")
+    if lines:
+        path.write_text("".join(lines), encoding="utf-8")
 
 
 def file_name(
@@ -152,7 +140,7 @@ def place_of(dataset: Dataset, index: int, label: int | None, root: str | None) 
     where = dataset.where(index)
     if root is not None and where is not None:
         return Path(where).relative_to(expanded_path(root))
-    folder = "" if label is None else as_folder(dataset, label)
+    folder = "" if label is None else _folders(tuple(dataset.class_names))[label]
     return Path(folder) / f"{_number(dataset, index)}.png"
 
 
@@ -160,13 +148,9 @@ def _number(dataset: Dataset, index: int) -> str:
     return str(index).zfill(len(str(len(dataset) - 1)))
 
 
-def as_folder(dataset: Dataset, label: int) -> str:
-    """A class's name as that of a folder, which no other class has."""
-    return _folders(tuple(dataset.class_names))[label]
-
-
 @functools.lru_cache(maxsize=1)
 def _folders(class_names: tuple[str, ...]) -> list[str]:
+    """Each class's name as that of a folder, which no other class has."""
     folders: list[str] = []
     splits = seeming_splits(class_names)
     for number, name in enumerate(class_names):

@@ -1,7 +1,5 @@
 """`sparring evaluate`: sample models and measure the samples."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

@@ -9,8 +9,6 @@ Samples are drawn and looked at in parts, which are kept: see evaluation.parts f
 for, and sweep.py for many samplers at once.
 """
 
-from __future__ import annotations
-
 import logging
 import shlex
 import time
@@ -20,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from ...config.schema import RunConfig
-from ...evaluation.evaluate import look, measure, prepare
+from ...data.base import Dataset
+from ...evaluation.evaluate import look, measure, prepare, thumbs
 from ...evaluation.protocol import require_alike
 from ...evaluation.store.cached_figures import code_key, kept_or_measured
-from ...evaluation.store.reference import Reference, Settings
+from ...evaluation.store.reference import Reference
 from ...evaluation.store.statistics import claims_of
 from ...evaluation.store.tensor_tables import Parts, Processes, prune
 from ...models.latents import decode
@@ -37,27 +37,24 @@ from ...sampling.schedulers import name_in_files
 from ...support.cache import cache_folder, key_of
 from ...support.errors import UserError, one_line_errors
 from ...support.terminal import printable
-from ..shared.device import default_device
-from ..shared.files import (
-    as_file_name,
-    check_outside,
-    check_writable,
-    folder_in,
-    replace_file,
-    replace_json,
-    told_in_words,
-)
-from .diagnostics import diagnostics_lines, field_diagnostics
-from .memorization import KEYS, memorization_lines, pairs_picture
-from .mismatch import mismatch_curves, mismatch_lines
-from .plan import Plan, kept_folder, labels_of, plan_of
-from .proximal import proximal_of
-from .sweep import combinations, sweep_lines, sweep_picture
+from ..shared import files
+from ..shared.options import default_device
+from .plan import Plan, References, kept_folder, plan_of, proximal_of
+from .studies import diagnostics_lines, field_diagnostics, mismatch_curves, mismatch_lines
+from .sweep import sweep_lines, sweep_picture
 
 log = logging.getLogger(__name__)
 
 N_IN_GRID = 64
 FOLDER = "evaluation"
+COPIES = ("memorization", "memorization_of_dirty")
+"""Figures of copies of training images, and of these as contaminated."""
+SHARES = {
+    "near_duplicates": "as near as the nearest 1 % of these",
+    "within_5_percent": "as near as the nearest 5 %",
+    "within_a_third": "d1 < d2 / 3",
+    "authentic": "authentic (AuthPct)",
+}
 
 
 def evaluate_command(
@@ -70,19 +67,10 @@ def evaluate_command(
     overwrite: bool = False,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Sample and measure models.
+    """Sample and measure models, as the command's options say.
 
     The files are named after sampler, steps, seed and what else is overridden, in `output_dir`
     after the model too: the same command replaces its own results, and no others.
-
-    Args:
-        models: Runs, pipeline folders or hub names.
-        overrides: `key=value` each, of sections data, sampling and evaluation.
-        output_dir: Where the files go; None: the `evaluation/` folder of each run.
-        allow_unlike_sampling: Also put figures of different samplers or steps side by side.
-        save_reference: File for the reference's features and statistics, see evaluation.statistics.
-        overwrite: Whether that file may replace one of another reference.
-        device: Where to sample; None: a GPU if there is one.
 
     Returns:
         The figures and their protocol for one model, {"models": {MODEL: figures}} for several; {}
@@ -96,18 +84,17 @@ def evaluate_command(
     names = list(dict.fromkeys(models))
     if not names:
         raise UserError("name at least one model: a run, a pipeline folder or a hub name")
-    references: dict[tuple[str, Settings], Reference] = {}
+    references: References = {}
     plans = [plan_of(name, overrides, device, processes, references) for name in names]
     plans = [
         replace(plan, against=replace(plan.against, proximal=proximal_of(plan, references)))
         for plan in plans
     ]
+    folders = {}
     for plan in plans:
-        folder = folder_in(plan.name, FOLDER, output_dir)
-        if folder is not None:
-            check_outside(folder, getattr(plan.config.data, "train_data_dir", None))
-        check_writable(folder)
-        if folder is None:
+        images = getattr(plan.config.data, "train_data_dir", None)
+        folders[plan.name] = files.results_folder(plan.name, FOLDER, output_dir, images)
+        if folders[plan.name] is None:
             log.warning("%s is no run folder: its figures are printed only (give -o)", plan.name)
     require_alike(
         {plan.name: plan.protocol() for plan in plans}, sampling=not allow_unlike_sampling
@@ -122,9 +109,15 @@ def evaluate_command(
     results = {}
     for plan in plans:
         figures, parts = _measure(plan, overrides)
-        _write(plan, figures, parts, overrides, output_dir)
+        if (folder := folders[plan.name]) is not None:
+            prefix = "" if output_dir is None else files.as_file_name(plan.name) + "-"
+            stem = file_stem(plan.sampler, plan.config, overrides)
+            _write(plan, figures, parts, folder / f"{prefix}{stem}.json")
         results[plan.name] = figures
     return results[names[0]] if len(names) == 1 else {"models": results}
+
+
+# In words
 
 
 def as_text(result: Mapping[str, Any]) -> str:
@@ -158,6 +151,20 @@ def as_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def memorization_lines(result: Mapping[str, Any]) -> list[str]:
+    """The verdict on copies, then each share beside that of the images that calibrate it."""
+    lines = []
+    for found in (result[key] for key in COPIES if key in result):
+        lines.append(f"  {found['verdict']}")
+        for name, words in ((name, words) for name, words in SHARES.items() if name in found):
+            low, high = found[f"{name}_interval"]
+            lines.append(
+                f"    {words:<34}{found[name]:>10.4g}   [{low:.4g}, {high:.4g}]   "
+                f"of {found['calibration']}: {found[f'{name}_of_calibration']:.4g}"
+            )
+    return lines
+
+
 def _asked_for(protocol: Mapping[str, Any]) -> str:
     """Guidance and prompts in words, where there are any."""
     guidance = protocol.get("guidance", 1)
@@ -170,9 +177,12 @@ def _asked_for(protocol: Mapping[str, Any]) -> str:
     return f"{words}, prompts: {prompts}"
 
 
+# Sample and measure
+
+
 def _measure(plan: Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Parts]:
     evaluation = plan.config.evaluation
-    for cell in _cells(plan):
+    for cell in plan.cells:
         _samples(cell, range(1))  # one that cannot be is found now, not when the others are done
     parts = _draw(plan)
     sampled = time.perf_counter()
@@ -182,21 +192,11 @@ def _measure(plan: Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Part
         figures["sweep"] = _sweep(plan, figures)
     swept = time.perf_counter()
     if evaluation.mismatch:
-        labels = labels_of(plan, evaluation.mismatch_samples)
         with one_line_errors(f"{plan.name}: evaluation.mismatch", (ValueError,)):
-            figures["mismatch"] = mismatch_curves(
-                plan.model,
-                plan.reference,
-                evaluation,
-                plan.sampling,
-                labels,
-                figures["protocol"],
-            )
+            figures["mismatch"] = mismatch_curves(plan, figures["protocol"])
         figures["mismatch_seconds"] = round(time.perf_counter() - swept, 3)
     if evaluation.diagnostics:
-        figures["diagnostics"] = field_diagnostics(
-            plan.model, plan.reference, evaluation, plan.device
-        )
+        figures["diagnostics"] = field_diagnostics(plan)
     figures |= {
         "model": plan.name,
         "command": shlex.join(["sparring", "evaluate", plan.name, *overrides]),
@@ -211,23 +211,15 @@ def _help(plan: Plan) -> None:
     order of the first, for which it waits as that one waits for it."""
     _draw(plan)
     prepare(plan.against)
-    for cell in _cells(plan):
+    for cell in plan.cells:
         if not _kept_figures(cell).is_file():
             _draw(cell)
-
-
-def _cells(plan: Plan) -> list[Plan]:
-    """The plan of each combination of a sweep."""
-    sweep, sampling = plan.config.evaluation.sweep, plan.config.sampling
-    if sweep is None:
-        return []
-    return [plan.with_sampling(one) for one in combinations(sweep, sampling)]
 
 
 def _sweep(plan: Plan, own: dict[str, Any]) -> list[dict[str, Any]]:
     """The evaluation of each combination; that of the model's own settings is made already."""
     found, own = [], dict(own)
-    for cell in _cells(plan):
+    for cell in plan.cells:
         if cell.generation() == plan.generation():
             found.append(own)
             continue
@@ -251,8 +243,7 @@ def _draw(plan: Plan) -> Parts:
     """What the figures need of the samples, drawn and looked at part by part."""
     parts = Parts(plan.n_samples, plan.config.sampling.batch_size, plan.kept, plan.processes)
     is_hidden = None if plan.processes.is_main else True
-    what = printable(f"sampling {plan.name}, {plan.how}")
-    said = plan.captions
+    what, said = printable(f"sampling {plan.name}, {plan.how}"), plan.captions
     with tqdm(total=plan.n_samples, desc=what, unit="", disable=is_hidden) as bar:
 
         def part(rows: range) -> dict[str, Tensor]:
@@ -260,29 +251,21 @@ def _draw(plan: Plan) -> Parts:
             samples = _samples(plan, rows)
             seconds = time.perf_counter() - started
             captions = said and said[rows.start : rows.stop]
-            seen = look(samples, plan.against, rows.start, captions)
-            return seen | {
+            return look(samples, plan.against, rows.start, captions) | {
                 "shown": samples[: max(0, N_IN_GRID - rows.start)],
                 "seconds": torch.tensor([seconds], dtype=torch.float64),
             }
 
-        def on_part(rows: range) -> None:
-            bar.update(len(rows))
-
-        parts.compute(part, on_part)
+        parts.compute(part, lambda rows: bar.update(len(rows)))
     return parts
 
 
 def _samples(plan: Plan, rows: range) -> Tensor:
     """These samples of the plan, images of a latent model."""
-    labels = labels_of(plan, rows.stop)
+    labels = plan.labels(rows.stop)
+    own = None if labels is None else labels[rows.start :]
     with one_line_errors(f"{plan.name}, {plan.how}", (ValueError, TypeError)):
-        samples = sample(
-            plan.model,
-            rows,
-            plan.sampling,
-            class_labels=None if labels is None else labels[rows.start :],
-        ).cpu()
+        samples = sample(plan.model, rows, plan.sampling, class_labels=own).cpu()
     return samples if plan.model.vae is None else decode(plan.model.vae, samples)
 
 
@@ -292,10 +275,11 @@ def _figures(plan: Plan, parts: Parts) -> dict[str, Any]:
     return measure(seen, plan.against, plan.generation())
 
 
-# --- Files -----------------------------------------------------------------------------------
+# Files
 
 
 def write_reference(reference: Reference, path: Path, *, overwrite: bool) -> None:
+    """Features and statistics of the reference, see evaluation.statistics."""
     if path.suffix != ".safetensors":
         raise UserError(f"--save-reference {path} must end in .safetensors")
     if path.exists() and not overwrite and claims_of(path) != reference.claims():
@@ -303,47 +287,38 @@ def write_reference(reference: Reference, path: Path, *, overwrite: bool) -> Non
             f"--save-reference {path} is there and is no file of this reference: choose another "
             "name, or replace it with --overwrite"
         )
-    check_writable(path.parent)
-    replace_file(path, reference.save)
+    files.check_writable(path.parent)
+    files.replace_file(path, reference.save)
     log.info("wrote %s", path)
 
 
-def _write(
-    plan: Plan,
-    figures: Mapping[str, Any],
-    parts: Parts,
-    overrides: Sequence[str],
-    output_dir: str | Path | None,
-) -> None:
-    folder = folder_in(plan.name, FOLDER, output_dir)
-    if folder is None:
-        return
-    prefix = "" if output_dir is None else as_file_name(plan.name) + "-"
-    path = folder / f"{prefix}{file_stem(plan.sampler, plan.config, overrides)}.json"
-    replace_json(path, figures)
+def _write(plan: Plan, figures: Mapping[str, Any], parts: Parts, path: Path) -> None:
+    """The figures as JSON, and pictures beside them, named after it."""
+    files.replace_json(path, figures)
     if "sweep" in figures:
         drawn = sweep_picture(figures["sweep"], plan.name)
-        replace_file(
-            path.with_suffix(".png"), lambda temporary: drawn.savefig(temporary, format="png")
-        )
+        files.replace_file(path.with_suffix(".png"), lambda half: drawn.savefig(half, format="png"))
     shown = parts.read("shown")
     if shown.ndim == 4 and shown.shape[1] in (1, 3):
-        picture = grid(shown)
-        place = path.with_name(f"{path.stem}-grid.png")
-        replace_file(place, lambda temporary: picture.save(temporary, "PNG"))
-        _write_copies(plan, figures, parts, path)
+        files.replace_png(path.with_name(f"{path.stem}-grid.png"), grid(shown))
+        sets = (plan.against.training, plan.against.dirty)
+        for key, training in zip(COPIES, sets, strict=True):
+            if key in figures and training is not None:
+                alike = figures[key]["pairs"]
+                copies = parts.pick("thumbs", [pair["sample"] for pair in alike])
+                picture = pairs_picture(copies, training, alike)
+                files.replace_png(path.with_name(f"{path.stem}-{key}.png"), picture)
     log.info("wrote %s", path)
 
 
-def _write_copies(plan: Plan, figures: Mapping[str, Any], parts: Parts, path: Path) -> None:
-    """Pictures of the samples most like training images, beside these, named after the figures."""
-    for key, training in zip(KEYS, (plan.against.training, plan.against.dirty), strict=True):
-        if key in figures and training is not None:
-            alike = figures[key]["pairs"]
-            copies = parts.pick("thumbs", [pair["sample"] for pair in alike])
-            pairs = pairs_picture(copies, training, alike)
-            name = f"{path.stem}-{key}.png"
-            replace_file(path.with_name(name), lambda temporary: pairs.save(temporary, "PNG"))  # noqa: B023
+def pairs_picture(
+    copies: Tensor, training: Dataset, pairs: Sequence[Mapping[str, Any]]
+) -> Image.Image:
+    """The samples most like training images: a row for each of `memorization(...)["pairs"]`, the
+    `thumbs` (N, C, h, w) of the sample at the left, the training image at the right."""
+    originals = training.__getitems__([pair["training"] for pair in pairs])["x0"]
+    both = torch.stack([copies, thumbs(originals.float().clamp(0, 1))], 1).flatten(0, 1)
+    return grid(both.float() / 127.5 - 1, n_columns=2)
 
 
 def file_stem(sampler: str, config: RunConfig, overrides: Sequence[str]) -> str:
@@ -356,4 +331,4 @@ def file_stem(sampler: str, config: RunConfig, overrides: Sequence[str]) -> str:
     told = {key: value for key, _, value in (one.partition("=") for one in overrides)}
     for key in ("sampling.scheduler", "sampling.num_inference_steps", "sampling.seed"):
         told.pop(key, None)
-    return stem + told_in_words(told)
+    return stem + files.told_in_words(told)

@@ -3,46 +3,46 @@
 `plan_of` is where `sparring evaluate` and `sparring attack` begin.
 """
 
-from __future__ import annotations
-
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from ...assembly.dirt_knowledge import KEPT
 from ...config.checks import check
 from ...config.overrides import with_overrides
-from ...config.schema import RunConfig, SamplingSection
+from ...config.schema import EvaluationSection, RunConfig, SamplingSection
+from ...data.audit.table import read_table
 from ...data.base import Dataset, digest
 from ...data.datasets import build_dataset
 from ...data.dirt.contaminated import contaminate
+from ...data.section import DataSection
 from ...evaluation.evaluate import check_count, looks, protocol_of
 from ...evaluation.networks.judges import Judges
 from ...evaluation.store.cached_figures import code_key, model_key
 from ...evaluation.store.comparison import Comparison
+from ...evaluation.store.proximal import Proximal
 from ...evaluation.store.reference import Reference, Settings
 from ...evaluation.store.tensor_tables import Processes
-from ...models.pretrained import load
+from ...models.pretrained import Model, load
+from ...models.text import PIPELINES
 from ...sampling.sample import check_sampling, describe_sampling
 from ...sampling.schedulers import default_sampler
 from ...sampling.settings import Sampling
 from ...support.cache import cache_folder, key_of
 from ...support.errors import UserError, one_line_errors
-from .diagnostics import check_diagnostics
-from .mismatch import check_mismatch
-from .reference import check_alike, check_prompts, reading
 from .sweep import combinations
-
-if TYPE_CHECKING:
-    from ...models.pretrained import Model
 
 log = logging.getLogger(__name__)
 
 SECTIONS = ("data", "sampling", "evaluation")
+References = dict[tuple[str, Settings], Reference]
+"""Those that are read already, by the fingerprint of their data and how they measure."""
 
 
 @dataclass(frozen=True)
@@ -64,24 +64,20 @@ class Plan:
 
     @property
     def sampler(self) -> str:
-        chosen = self.config.sampling.scheduler
-        return chosen or default_sampler(self.model.denoiser)
+        return self.config.sampling.scheduler or default_sampler(self.model.denoiser)
 
     @property
     def how(self) -> str:
         """Sampler, steps and guidance in words."""
-        sampling = self.config.sampling
-        guidance = sampling.guidance_scale
-        words = f"{self.sampler} {sampling.num_inference_steps} steps"
+        guidance = self.config.sampling.guidance_scale
+        words = f"{self.sampler} {self.config.sampling.num_inference_steps} steps"
         return words if guidance == 1 else f"{words}, guidance {guidance:g}"
 
     @property
     def kept(self) -> Path:
         """Where the features of the samples are, under all that decides them."""
-        decides = [
-            self.key, code_key(), looks(self.against), self.generation(), self.settings(),
-        ]  # fmt: skip
-        return kept_folder() / key_of(*decides)
+        looked_at = (self.key, code_key(), looks(self.against))
+        return kept_folder() / key_of(*looked_at, self.generation(), self.settings())
 
     def settings(self) -> dict[str, Any]:
         """All of section sampling that decides a sample."""
@@ -93,12 +89,23 @@ class Plan:
         """What `sample` is told besides the number of samples and the labels."""
         return replace(self.config.sampling.settings, scheduler=self.sampler, prompts=self.prompts)
 
-    def with_sampling(self, sampling: SamplingSection) -> Plan:
-        """The same model and reference with another section sampling."""
+    @property
+    def cells(self) -> list[Self]:
+        """The plan of each combination of a sweep: the same model and reference."""
+        sweep, sampling = self.config.evaluation.sweep, self.config.sampling
+        return [] if sweep is None else list(map(self._sampled, combinations(sweep, sampling)))
+
+    def _sampled(self, sampling: SamplingSection) -> Self:
         return replace(self, config=self.config.model_copy(update={"sampling": sampling}))
 
+    def labels(self, n: int) -> Tensor | None:
+        """Classes of the first n samples: those of the reference in its random order; None where it
+        has none."""
+        labels = self.reference.labels if self._has_labels else None
+        return None if labels is None else labels[torch.arange(n) % len(labels)]
+
     @property
-    def labels_from_reference(self) -> bool:
+    def _has_labels(self) -> bool:
         return self.model.has_classes_of(self.reference.dataset)
 
     @property
@@ -107,10 +114,6 @@ class Plan:
         if self.model.text is None:
             return self.config.sampling.prompts  # which sample refuses
         return self.config.sampling.prompts or self.reference.captions or None
-
-    @property
-    def prompts_from_reference(self) -> bool:
-        return self.config.sampling.prompts is None and bool(self.prompts)
 
     @property
     def captions(self) -> list[str] | None:
@@ -122,12 +125,13 @@ class Plan:
 
     def generation(self) -> dict[str, Any]:
         """The half of the protocol that says how the samples were drawn."""
-        sampling, denoiser = self.config.sampling, self.model.denoiser
+        sampling, denoiser, prompts = self.config.sampling, self.model.denoiser, self.prompts
         with one_line_errors(f"{self.name}, {self.how}", (ValueError,)):
             clips = describe_sampling(self.model, self.sampling)["clip_sample"]
         dtype = next((p.dtype for p in denoiser.parameters()), torch.float32)
-        labels = "as in the reference" if self.labels_from_reference else "each in turn"
-        prompts = "as in the reference" if self.prompts_from_reference else self.prompts
+        labels = "as in the reference" if self._has_labels else "each in turn"
+        if sampling.prompts is None and prompts:
+            prompts = "as in the reference"
         captions = self.captions
         return {
             "sampler": self.sampler,
@@ -152,56 +156,53 @@ class Plan:
 
 
 def plan_of(
-    name: str,
-    overrides: Sequence[str],
-    device: str,
-    processes: Processes,
-    references: dict[tuple[str, Settings], Reference],
+    name: str, overrides: Sequence[str], device: str, processes: Processes, references: References
 ) -> Plan:
+    """The plan of a model, which shares its reference with those before it.
+
+    Raises:
+        UserError: for what cannot be sampled, or measured against this reference.
+    """
     model = load(name, device=device)
     config = _config(name, model, overrides)
     evaluation = config.evaluation
     dataset = _dataset(config, evaluation.reference)
-    settings = Settings(
-        extractor=evaluation.extractor,
-        n_resamples=evaluation.n_resamples,
-        seed=evaluation.seed,
-        k=evaluation.k,
-        device=device,
-        weights=evaluation.weights,
-        statistics=evaluation.statistics,
-        judges=Judges(**{f.name: getattr(evaluation, f.name) for f in fields(Judges)}),
-        memorization_extractor=evaluation.memorization_extractor,
-        lpips_weights=evaluation.lpips_weights,
-        metrics=tuple(evaluation.metrics),
-    )
-    key = (dataset.fingerprint(), settings)
-    read_as = reading(config.data, dataset)
-    kept = {"kept": kept_folder(), "processes": processes}
+    told = _named_in(evaluation, Settings)
+    told["metrics"] = tuple(evaluation.metrics)
+    settings = Settings(**told, judges=Judges(**_named_in(evaluation, Judges)), device=device)
     reference = references.setdefault(
-        key, Reference(dataset, settings, evaluation.reference, read_as, **kept)
-    )
+        (dataset.fingerprint(), settings),
+        Reference(
+            dataset, settings, evaluation.reference, _reading(config.data, dataset),
+            kept=kept_folder(), processes=processes,
+        ),
+    )  # fmt: skip
     n_samples = evaluation.n_samples or len(reference)
-    check_mismatch(name, model, evaluation)
-    check_diagnostics(name, model, evaluation)
-    check_alike(name, model, dataset)
-    check_prompts(name, model)
+    _check_studies(name, model, evaluation)
+    _check_alike(name, model, dataset)
+    _check_text(name, model)
     check_count(n_samples, dataset, settings)
     against = Comparison(reference, *_training_sets(name, model, dataset))
     plan = Plan(name, model, config, against, n_samples, device, processes, model_key(model))
     if reference.panel is not None:
         reference.panel.check(plan.captions)
-    _check_samplers(plan)
+    for cell in (plan, *plan.cells):
+        with one_line_errors(f"{name}, {cell.how}", (ValueError, TypeError)):
+            check_sampling(model, cell.sampling)
     return plan
 
 
-def _check_samplers(plan: Plan) -> None:
-    """That of the section sampling, and those of a sweep."""
-    sweep = plan.config.evaluation.sweep
-    cells = [] if sweep is None else combinations(sweep, plan.config.sampling)
-    for cell in (plan, *(plan.with_sampling(one) for one in cells)):
-        with one_line_errors(f"{plan.name}, {cell.how}", (ValueError, TypeError)):
-            check_sampling(plan.model, cell.sampling)
+def _named_in(evaluation: EvaluationSection, kind: type[Any]) -> dict[str, Any]:
+    """Of the section, what a dataclass has a field of the same name for."""
+    names = [field.name for field in fields(kind) if field.name in type(evaluation).model_fields]
+    return {name: getattr(evaluation, name) for name in names}
+
+
+def kept_folder() -> Path:
+    return cache_folder() / "features"
+
+
+# Config and data
 
 
 def _config(name: str, model: Model, overrides: Sequence[str]) -> RunConfig:
@@ -224,7 +225,7 @@ def _config(name: str, model: Model, overrides: Sequence[str]) -> RunConfig:
             f"{name} has no config.yaml that says what it was trained on: name the reference data, "
             "such as data.name=digits"
         )
-    return check(with_overrides(_without_objective(raw), overrides), f"{name}", overrides)
+    return check(with_overrides(_without_objective(raw), overrides), name, overrides)
 
 
 def _without_objective(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,9 +235,8 @@ def _without_objective(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _dataset(config: RunConfig, split: str) -> Dataset:
     """A split of the config's data, clean and in [0, 1]."""
-    fields = config.data.model_dump(exclude_none=True) | {"split": split}
     try:
-        return build_dataset(**fields)
+        return build_dataset(**config.data.model_dump(exclude_none=True) | {"split": split})
     except ValueError as error:
         raise UserError(f"data: {error}") from error
 
@@ -264,11 +264,106 @@ def _training_sets(
     return training, held_out, dirty
 
 
-def labels_of(plan: Plan, n: int) -> Tensor | None:
-    """Classes of the samples: those of the reference, in a random order; None where it has none."""
-    labels = plan.reference.labels if plan.labels_from_reference else None
-    return None if labels is None else labels[torch.arange(n) % len(labels)]
+def _reading(section: DataSection, data: Dataset) -> str | None:
+    """How the reference's images were read, for the protocol: their size, and what was asked."""
+    if not data.is_image:
+        return None
+    n_channels, height, width = data.sample_shape
+    words = [f"{width}x{height}, {n_channels} channel{'s' * (n_channels > 1)}"]
+    if section.resolution is not None:
+        words.append(f"shorter side resized to {section.resolution}")
+        words.append("cropped to the middle" if section.center_crop else "cropped at random")
+    if section.n_channels is not None:
+        words.append("grey repeated as RGB" if n_channels == 3 else "RGB read as its luma")
+    return ", ".join(words)
 
 
-def kept_folder() -> Path:
-    return cache_folder() / "features"
+# Whether it can be measured, asked before anything is sampled
+
+
+def _check_studies(name: str, model: Model, evaluation: EvaluationSection) -> None:
+    """Refuse mismatch of latents, and diagnostics of what has no field that could be looked at."""
+    if evaluation.mismatch and model.vae is not None:
+        raise UserError(
+            f"{name} samples latents and the reference holds images: leave out evaluation.mismatch,"
+            " or call sparring.evaluation.studies.mismatch.mismatch with latents"
+        )
+    if evaluation.diagnostics and (model.vae is not None or model.text is not None):
+        raise UserError(
+            f"{name} works on latents and the reference holds images: leave out evaluation."
+            "diagnostics, or call sparring.evaluation.studies.diagnostics.diagnostics with them"
+        )
+    if evaluation.diagnostics and model.denoiser.boundary is not None:
+        raise UserError(
+            f"{name} is a consistency model, which jumps: leave out evaluation.diagnostics"
+        )
+
+
+def _check_alike(name: str, model: Model, data: Dataset) -> None:
+    """Refuse a reference of another shape than the model's samples (of latents, the decoded ones),
+    with the settings which read the images at the model's size."""
+    made, given = model.data_shape, tuple(data.sample_shape)
+    if made == given:
+        return
+    if len(made) != 3 or len(given) != 3:
+        advice = "name the model's own data, such as data.name=digits"
+    else:
+        settings = [f"data.resolution={min(made[1:])}"] * (made[1:] != given[1:])
+        settings += [f"data.n_channels={made[0]}"] * (made[0] != given[0])
+        advice = f"read the reference at the model's size, {' '.join(settings)}, or name other data"
+    raise UserError(f"{name} makes samples of shape {made} but {data.name} has {given}: {advice}")
+
+
+def _check_text(name: str, model: Model) -> None:
+    """Refuse a text-to-image pipeline whose text encoders are not known."""
+    if model.text is not None or model.parts is None:
+        return
+    index = json.loads((model.parts / "model_index.json").read_text(encoding="utf-8"))
+    if any((index.get(part) or [None])[0] is not None for part in ("text_encoder", "tokenizer")):
+        raise UserError(
+            f"{name} is a {index.get('_class_name')}, whose prompts sparring cannot encode (it can "
+            f"for {', '.join(PIPELINES)})"
+        )
+
+
+# Choosing between models without a clean image, see evaluation/store/proximal.py
+
+
+def proximal_of(plan: Plan, references: References) -> Proximal | None:
+    """What evaluation.proximal asks for: the model's training images and the table of their dirt.
+
+    Raises:
+        UserError: if there is no table, or none of these images.
+    """
+    wanted = plan.config.evaluation.proximal
+    if wanted is None:
+        return None
+    dirty = plan.against.dirty or plan.against.training
+    if dirty is None:
+        raise UserError(
+            f"{plan.name}: evaluation.proximal compares with the images that a run was trained on: "
+            "leave it out for vectors, for models that are no run, and where samples are measured "
+            "at another size"
+        )
+    place = own_table(plan.name) if wanted == "auto" else wanted
+    table = read_table(place, dirty, whole=dirty.sharding is None)  # of a stream: some images
+    unasked = {"statistics": None, "memorization_extractor": None, "metrics": ()}
+    settings = replace(plan.reference.settings, judges=Judges(), **unasked)
+    reference = references.setdefault(
+        (dirty.fingerprint(), settings),
+        Reference(dirty, settings, "train", kept=plan.reference.kept, processes=plan.processes),
+    )
+    with one_line_errors(f"{plan.name}: evaluation.proximal", (ValueError,)):
+        return Proximal(reference, table)
+
+
+def own_table(name: str) -> Path:
+    """The table of a run, or of the run that a checkpoint is of."""
+    place = Path(name)
+    for run in (place, *place.resolve().parents[:2]):
+        if (run / KEPT).is_file():
+            return run / KEPT
+    raise UserError(
+        f"{name} has no {KEPT} that says how dirty its training images are: make one with "
+        "`sparring inspect DATA -o FOLDER`, look at it, and set evaluation.proximal=FOLDER/dirt.csv"
+    )

@@ -7,20 +7,16 @@ the other settings as in section sampling. Each is kept in the cache when it is 
 that was stopped goes on where it was.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
 
 from ...config.schema import SamplingSection, SweepSection
+from ...evaluation.metrics.registry import all_figures
 from ...report.plots import LOG_FROM_RATIO
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-SHOWN = ("frechet_distance", "empty_pixel_rms", "sliced_wasserstein", "off_manifold_rms")
-"""Figures that are printed and drawn for each combination."""
 
 Line = tuple[str, float]
 """Sampler and guidance: what one line of a figure keeps while the steps change."""
@@ -29,13 +25,17 @@ Line = tuple[str, float]
 def combinations(sweep: SweepSection, sampling: SamplingSection) -> list[SamplingSection]:
     """A sampling section for each combination; the number of steps changes fastest."""
     names = ("scheduler", "guidance_scale", "num_inference_steps")
-    lists = [
-        list(dict.fromkeys(getattr(sweep, name) or [getattr(sampling, name)])) for name in names
-    ]
+    lists = [dict.fromkeys(getattr(sweep, name) or [getattr(sampling, name)]) for name in names]
     return [
         sampling.model_copy(update=dict(zip(names, values, strict=True)))
         for values in itertools.product(*lists)
     ]
+
+
+def shown() -> list[str]:
+    """Figures that are printed and drawn for each combination: those that metrics say are drawn."""
+    drawn = [figure for figure in all_figures().values() if figure.drawn]
+    return [figure.key for figure in sorted(drawn, key=lambda one: one.drawn)]
 
 
 def lines_of(
@@ -43,15 +43,12 @@ def lines_of(
 ) -> dict[Line, dict[int, Mapping[str, Any]]]:
     """The evaluations that have a figure, by sampler and guidance, and by steps in rising order."""
     found: dict[Line, dict[int, Mapping[str, Any]]] = {}
-    for one in sorted(sweep, key=lambda one: one["protocol"]["steps"]):
-        protocol = one["protocol"]
+    for one in sweep:
         if name in one:
+            protocol = one["protocol"]
             line = (protocol["sampler"], protocol["guidance"])
             found.setdefault(line, {})[protocol["steps"]] = one
-    order = dict.fromkeys(
-        (one["protocol"]["sampler"], one["protocol"]["guidance"]) for one in sweep
-    )
-    return {line: found[line] for line in order if line in found}
+    return {line: dict(sorted(cells.items())) for line, cells in found.items()}
 
 
 def line_names(lines: Sequence[Line]) -> list[str]:
@@ -63,7 +60,7 @@ def line_names(lines: Sequence[Line]) -> list[str]:
 def sweep_lines(sweep: Sequence[Mapping[str, Any]]) -> list[str]:
     """A table for a terminal: each main figure, a row for each line, a column for each count."""
     rows = []
-    for name in SHOWN:
+    for name in shown():
         lines = lines_of(sweep, name)
         counts = sorted({count for line in lines.values() for count in line})
         if lines:
@@ -77,27 +74,17 @@ def sweep_lines(sweep: Sequence[Mapping[str, Any]]) -> list[str]:
 def sweep_picture(sweep: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """Each main figure against the steps: a line with 95 % intervals for each sampler and guidance,
     and the floor of the reference itself."""
-    from matplotlib.figure import Figure
-
-    names = [name for name in SHOWN if lines_of(sweep, name)]
+    names = [name for name in shown() if lines_of(sweep, name)]
     figure = Figure(figsize=(5.2 * len(names), 4), layout="constrained")
     figure.suptitle(title)
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        lines = lines_of(sweep, name)
-        floor = None
+        lines, floor = lines_of(sweep, name), None
         for label, line in zip(line_names(list(lines)), lines.values(), strict=True):
-            counts, values = list(line), [one[name] for one in line.values()]
-            ends = [
-                one.get(f"{name}_interval", [value] * 2)
-                for one, value in zip(line.values(), values, strict=True)
-            ]
-            bars = [
-                [abs(value - end[i]) for value, end in zip(values, ends, strict=True)]
-                for i in (0, 1)
-            ]
-            axis.errorbar(
-                counts, values, yerr=bars, marker="o", markersize=3, capsize=2, label=label
-            )
+            values = [one[name] for one in line.values()]
+            ends = [one.get(f"{name}_interval", [one[name]] * 2) for one in line.values()]
+            bars = np.abs(np.transpose(ends) - values)
+            marks = {"marker": "o", "markersize": 3, "capsize": 2}
+            axis.errorbar(list(line), values, yerr=bars, label=label, **marks)
             floor = next((one.get(f"{name}_of_reference") for one in line.values()), floor)
         if floor is not None:
             axis.axhline(floor, color="grey", linestyle=":", label="the reference itself")

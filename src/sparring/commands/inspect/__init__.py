@@ -1,7 +1,5 @@
 """`sparring inspect`: what a set of images holds, and which of them are dirty."""
 
-from __future__ import annotations
-
 import click
 
 from ...support.errors import one_line_errors

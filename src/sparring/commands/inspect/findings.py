@@ -1,7 +1,5 @@
 """`sparring inspect`: what images a set holds, which are dirty, and what to train them with."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -27,18 +25,11 @@ from ...data.files.decoding import header
 from ...data.files.images import ImageDataset, SizesDiffer
 from ...data.files.survey import common_side, survey
 from ...data.trust.trusted import levels_besides_noise, weights_of
+from ...report.audit import render
+from ...sampling.images import grid
 from ...support.cache import key_of
 from ...support.errors import UserError
-from ..shared.files import (
-    KEY,
-    check_outside,
-    check_writable,
-    claim,
-    digest,
-    made_by,
-    replace_json,
-    replace_text,
-)
+from ..shared import files
 
 Seen = TypeVar("Seen")
 TABLE = "dirt.csv"
@@ -60,35 +51,26 @@ def inspect_command(
     """Audit a data set as training would read it.
 
     Images that differ in size are read at the smallest side there is (but of odd ones, see
-    `survey.ODD`), unless data.resolution says otherwise.
-
-    Args:
-        data: `name`, `split` and fields as in `build_dataset`.
-        contamination: `kind` and fields as in `Contaminated`; kind none leaves the data as they
-            are. What is found is compared with what was done.
-        output_dir: Where report.json, dirt.csv, examples of each kind and index.html go; None:
-            nowhere.
-        say: Takes the lines for the user while it works.
-        overwrite: Whether the report of other data, or a table that somebody corrected, may be
-            replaced there.
-        with_images: Whether the result has `images`, a record of each.
+    `survey.ODD`), unless data.resolution says otherwise. What is found is compared with what
+    contamination did. report.json, dirt.csv, examples of each kind and index.html go to the output
+    folder; `overwrite` also replaces a table that somebody corrected there.
 
     Returns:
         The content of report.json: data, contamination, n_images, n_looked_at, n_readable,
         unreadable, remarks, sizes, jpeg_files, looked_at, duplicates, near_duplicates, n_blank,
         found (a record per kind, clean last), sigma_histogram, suggestion, known (None for data
         that nobody contaminated here), version, made_by and table_digest; beside it output_dir and,
-        if asked for, images.
+        if asked for, images, a record of each.
 
     Raises:
         UserError: if the data are no images or cannot be read, or the folder cannot be written.
     """
-    key = digest("inspect", data, contamination)
+    key = files.digest("inspect", data, contamination)
     out = None if output_dir is None else Path(output_dir)
     if out is not None:
-        check_outside(out, data.get("train_data_dir"))
-        check_writable(out)
-        claim(out, key, FILES, "report.json", overwrite=overwrite)
+        files.check_outside(out, data.get("train_data_dir"))
+        files.check_writable(out)
+        files.claim(out, key, FILES, "report.json", overwrite=overwrite)
         if not overwrite:
             _check_uncorrected(out)
     n_workers = data.get("dataloader_num_workers") or 0
@@ -96,7 +78,7 @@ def inspect_command(
         lambda images: audit_images(images, n_workers), data, contamination, say
     )
     result = summary(audit) | {"data": dict(data), "contamination": dict(contamination)}
-    result[KEY] = key
+    result[files.KEY] = key
     if out is not None:
         try:
             _write(out, audit, result)
@@ -107,13 +89,9 @@ def inspect_command(
 
 
 def _check_uncorrected(out: Path) -> None:
-    """Refuse to replace a table that somebody corrected.
-
-    Raises:
-        UserError: that names it, and --overwrite.
-    """
+    """Refuse to replace a table that somebody corrected."""
     table, record = out / TABLE, out / "report.json"
-    if not table.is_file() or made_by(record) is None:
+    if not table.is_file() or files.made_by(record) is None:
         return
     written = json.loads(record.read_text(encoding="utf-8")).get("table_digest")
     if written != key_of(table.read_bytes()):
@@ -194,12 +172,9 @@ def summary(audit: Audit) -> dict[str, Any]:
 
 def remarks_on(height: int, width: int) -> list[str]:
     """What cannot be looked for in images of this size."""
-    if min(height, width) >= LEAST_SIDE:
-        return []
-    return [
-        f"images of {width}x{height} pixels are too small for dirt to be found: {LEAST_SIDE} a "
-        "side are needed"
-    ]
+    words = f"are too small for dirt to be found: {LEAST_SIDE} a side are needed"
+    is_small = min(height, width) < LEAST_SIDE
+    return [f"images of {width}x{height} pixels {words}"] * is_small
 
 
 def jpeg_files(dataset: Dataset) -> dict[str, Any] | None:
@@ -212,11 +187,11 @@ def jpeg_files(dataset: Dataset) -> dict[str, Any] | None:
         source = source.dataset
     if not isinstance(source, ImageDataset):
         return None
-    files, quality = copy(source.files), []  # so that streams opened here are closed again
-    looked_at = files.surveyed()
+    opened, quality = copy(source.files), []  # so that streams opened here are closed again
+    looked_at = opened.surveyed()
     for i in looked_at:
         with suppress(Unreadable):
-            quality.append(file_quality(header(files.open(i))))
+            quality.append(file_quality(header(opened.open(i))))
     known = [one for one in quality if one is not None]
     if not known:
         return None
@@ -255,9 +230,6 @@ def images_of(audit: Audit) -> list[dict[str, Any]]:
 
 
 def _write(out: Path, audit: Audit, result: dict[str, Any]) -> None:
-    from ...report.audit import render
-    from ...sampling.images import grid
-
     write_table(audit.table, audit.dataset, out / TABLE)
     result["table_digest"] = key_of((out / TABLE).read_bytes())
     folder = out / "examples"
@@ -267,8 +239,8 @@ def _write(out: Path, audit: Audit, result: dict[str, Any]) -> None:
     for kind, index in examples_of(audit).items():
         x0 = audit.dataset.__getitems__(index.tolist())["x0"]
         grid(2 * x0 - 1, 8).save(folder / f"{kind}.png")
-    replace_json(out / "report.json", result)
-    replace_text(out / "index.html", render(result, out))
+    files.replace_json(out / "report.json", result)
+    files.replace_text(out / "index.html", render(result, out))
 
 
 def examples_of(audit: Audit) -> dict[str, np.ndarray]:
@@ -278,7 +250,8 @@ def examples_of(audit: Audit) -> dict[str, np.ndarray]:
     threshold is.
     """
     table = audit.table
-    clean = (table.is_clean & audit.is_readable, -_likeliest(table.kinds, len(table)))
+    likeliest = np.max([np.zeros(len(table), np.float32), *table.kinds.values()], 0)
+    clean = (table.is_clean & audit.is_readable, -likeliest)
     groups = {kind: (table.has(kind) & audit.is_readable, p) for kind, p in table.kinds.items()}
     examples = {}
     for kind, (has, certain) in {**groups, "clean": clean}.items():
@@ -288,11 +261,6 @@ def examples_of(audit: Audit) -> dict[str, np.ndarray]:
             n = min(N_SHOWN, len(rows))
             examples[kind] = table.index[order[np.arange(n) * len(rows) // n]]
     return examples
-
-
-def _likeliest(kinds: Mapping[str, np.ndarray], n: int) -> np.ndarray:
-    """The probability of each image's likeliest kind, (n,)."""
-    return np.max([np.zeros(n, np.float32), *kinds.values()], 0)
 
 
 def as_text(result: Mapping[str, Any]) -> str:
@@ -362,9 +330,8 @@ def _known_lines(known: Mapping[str, Any]) -> list[str]:
         clean = f"; of the clean ones {100 * known['called_dirty']:.1f} % are called dirty"
     lines = [f"known: {100 * known['rate']:.1f} % of the images are dirty{clean}"]
     for kind, one in known["kinds"].items():
-        words = [
-            f"  {kind} on {100 * one['rate']:.1f} %, of which {100 * one['found']:.1f} % found"
-        ]
+        rate, found = 100 * one["rate"], 100 * one["found"]
+        words = [f"  {kind} on {rate:.1f} %, of which {found:.1f} % found"]
         if one["auc"] is not None:
             words.append(f"told from clean ones with probability {one['auc']:.3f}")
         if "sigma_rmse" in one:

@@ -1,7 +1,5 @@
 """`sparring sample`: samples of a model as files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,12 +66,8 @@ def sample(model: str, overrides: tuple[str, ...], as_json: bool, **given: Any) 
 
 
 def asked_for(overrides: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What of section sampling was asked for: by options, and by `sampling.key=value`, checked.
-
-    Args:
-        overrides: Which win.
-        given: Options, those of the section by its keys; None was not given.
-    """
+    """What of section sampling was asked for, checked: by options, given by the section's keys, and
+    by `sampling.key=value`, which wins."""
     for override in overrides:
         if not override.startswith("sampling."):
             raise UserError(f"override {override!r}: sample takes sampling.* only")

@@ -1,7 +1,5 @@
 """`sparring sample MODEL`: samples to files, with the protocol that made them."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
@@ -29,15 +27,13 @@ from ...sampling.settings import Sampling
 from ...sampling.steps import Steps
 from ...support.errors import UserError, one_line_errors
 from ...support.terminal import echo
-from ..shared.device import default_device
 from ..shared.files import KEY, as_file_name, as_word, claim, digest, made_by, told_in_words, which
+from ..shared.options import default_device
 
 FILES = ("grid.png", "sweep.png", "samples.safetensors", "samples.csv", "scatter.png")
 """What there may be besides the protocol and numbered images."""
-N_SHOWN = 64
-N_SWEPT = 8
-N_NAMES_SHOWN = 20
-"""Of a model's classes, where one is asked for that it does not have."""
+N_SHOWN, N_SWEPT = 64, 8
+N_NAMES_SHOWN = 20  # of a model's classes, where one is asked for that it does not have
 
 
 def sample_command(
@@ -59,16 +55,14 @@ def sample_command(
 
     Args:
         model: A run, a pipeline folder or a hub name.
-        output_dir: Where to; None: evaluation/samples in a run, samples/<name> for other models,
-            each with what is asked for otherwise than in the run's own section in its name.
-        class_labels: Classes to draw by name or number, repeated in turn; None: in turn every class
-            that the model was trained on.
+        output_dir: None: evaluation/samples in a run, samples/<name> for other models, each with
+            what is asked for otherwise than in the run's own section in its name.
+        class_labels: Repeated in turn; None: every class that the model was trained on.
         sweep: Numbers of steps; sweep.png then shows the first samples, a row for each of them.
         device: None: a GPU if there is one.
         overwrite: Whether other samples in the folder may be replaced.
         given: Keys of section `sampling` that are not to be the run's own; None: as there. Of a
-            text-to-image model `prompts` are shown once each, unless `n_images` says otherwise
-            (then in turn).
+            text-to-image model `prompts` are shown once each, unless `n_images` says otherwise.
 
     Returns:
         {"output", "n_images", "files", "protocol", "seconds"}.
@@ -119,13 +113,15 @@ def sample_command(
             bar.update(n - bar.n)
             rows = [_first(loaded, labels, n, one) for one in cells]
             protocol = describe_sampling(loaded, sampling)
+    drawn = None if labels is None else sorted(set(labels.tolist()))
+    names = list(loaded.class_names)
     protocol = {
         "model": model,
         "source": loaded.source,
         KEY: key,
         "n_images": n,
-        "class_labels": None if labels is None else sorted(set(labels.tolist())),
-        "class_names": _names(labels, loaded),
+        "class_labels": drawn,
+        "class_names": [names[label] for label in drawn] if drawn and names else None,
         **protocol,
         "versions": {"sparring": __version__, "torch": torch.__version__},
     }
@@ -169,13 +165,9 @@ def _labels(given: Sequence[int | str] | None, n: int, model: Model, name: str) 
 def class_of(said: str, model: Model, name: str) -> int:
     """The number of a class that is called by its name, or by its number where names are words.
 
-    Args:
-        said: What the user typed.
-        model: With classes.
-        name: What an error message calls it.
-
     Raises:
-        UserError: if there is no such class, or no sample of it was trained on.
+        UserError: that calls the model by its name, if there is no such class, or no sample of it
+            was trained on.
     """
     names = [str(one) for one in model.class_names]
     by_number = {str(i): i for i in range(model.num_classes or 0)}
@@ -195,20 +187,13 @@ def class_of(said: str, model: Model, name: str) -> int:
     return known[said]
 
 
-def _names(labels: Tensor | None, model: Model) -> list[str] | None:
-    if labels is None or not model.class_names:
-        return None
-    names = list(model.class_names)
-    return [names[label] for label in sorted(set(labels.tolist()))]
-
-
 def _folder(name: str, output_dir: str | Path | None, told: Mapping[str, Any]) -> Path:
     """Where the samples go; what differs from the run's own section is in the name."""
     if output_dir is not None:
         return Path(output_dir)
-    if (Path(name) / "config.yaml").is_file():
-        return Path(name) / "evaluation" / f"samples{told_in_words(told)}"
-    return Path("samples") / f"{as_file_name(name)}{told_in_words(told)}"
+    is_run = (Path(name) / "config.yaml").is_file()
+    place = Path(name, "evaluation", "samples") if is_run else Path("samples", as_file_name(name))
+    return place.with_name(f"{place.name}{told_in_words(told)}")
 
 
 def make_room(folder: Path, key: str, overwrite: bool) -> None:

@@ -1,7 +1,5 @@
 """DATA of `sparring contaminate`, `inspect` and `clean`, in the words of a config's sections."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +24,11 @@ def _is_bundled(name: str) -> bool:
 def sections_of(
     data: str, overrides: Sequence[str], kind: str, command: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Sections data and contamination.
+    """Sections data and contamination, with overrides of these two.
 
-    Args:
-        data: A folder of images, a parquet file or pattern, tar shards, a bundled set such as
-            digits, a config file, or the name of a data set on the hub.
-        overrides: `key=value` of these two sections.
-        kind: Of contamination, where a config or an override does not say it.
-        command: Who asks, for error messages.
+    DATA is a folder of images, a parquet file or pattern, tar shards, a bundled set such as digits,
+    a config file, or the name of a data set on the hub. The kind of contamination is said where a
+    config or an override does not say it; the command is who asks, for error messages.
     """
     data = expanded(data)
     raw: dict[str, Any] = {"contamination": {"kind": kind}}

@@ -7,15 +7,13 @@ page, samples in a folder) carry a key of what made them; where it is another on
 refused unless --overwrite is given.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,11 @@ from ...support.errors import UserError
 from ...support.home_folder import expanded_path
 from ...support.whole_files import whole_file
 
+# Write
 
-def check_writable(folder: Path | None) -> None:
+
+def check_writable(folder: Path) -> None:
     """Make the folder, and fail now rather than after an hour of sampling."""
-    if folder is None:
-        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-test-{os.getpid()}"
@@ -41,7 +39,7 @@ def check_writable(folder: Path | None) -> None:
         ) from error
 
 
-def replace_file(path: Path, write: Any) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write under another name and rename: a reader never sees half a file."""
     try:
         with whole_file(path) as half:
@@ -60,12 +58,77 @@ def replace_json(path: Path, result: Mapping[str, Any]) -> None:
     replace_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
-def folder_in(name: str, inner: str, output_dir: str | Path | None) -> Path | None:
-    """Where a model's results go: output_dir, else a folder of the run; None for what is no run."""
-    if output_dir is not None:
-        return Path(output_dir)
-    run = Path(name)
-    return run / inner if (run / "config.yaml").is_file() else None
+def replace_png(path: Path, picture: Any) -> None:
+    """The same of an image of PIL."""
+    replace_file(path, lambda half: picture.save(half, "PNG"))
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `out` when it is complete, and is removed when it is not."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"cannot write to {out.parent}: {error.strerror}") from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        partial.replace(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+# Places and names
+
+
+def results_folder(
+    name: str, inner: str, output_dir: str | Path | None, train_data_dir: str | None
+) -> Path | None:
+    """Where a model's results go: output_dir, else a folder of the run; None for what is no run.
+
+    Raises:
+        UserError: if it cannot be written, or lies in the folder of images.
+    """
+    folder = Path(name) / inner if output_dir is None else Path(output_dir)
+    if output_dir is None and not (Path(name) / "config.yaml").is_file():
+        return None
+    check_outside(folder, train_data_dir)
+    check_writable(folder)
+    return folder
+
+
+def check_place(out: Path, data: Mapping[str, Any]) -> None:
+    """Refuse a folder for a copy of data that is there with something in it, or inside the data."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose another output folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(
+            f"folder {out} is not empty: choose another output folder, or empty it first"
+        )
+    check_outside(out, data.get("train_data_dir"))
+
+
+def check_outside(out: Path, train_data_dir: str | None) -> None:
+    """Refuse to write among the images, but into a run that lies there: nobody reads that as data.
+
+    Links are followed.
+    """
+    if not train_data_dir:
+        return
+    folder = os.path.realpath(expanded_path(train_data_dir))
+    between = [
+        place
+        for place in (out, *out.absolute().parents)
+        if Path(os.path.realpath(place)).is_relative_to(folder)
+    ]
+    is_in_run = any(
+        made_here(str(place)) == "run" and not place.samefile(folder) for place in between
+    )
+    if out in between and not is_in_run:
+        raise UserError(f"{out} lies inside the data ({train_data_dir}): choose another place")
 
 
 def digest(*parts: Any) -> str:
@@ -92,16 +155,15 @@ def as_file_name(model: str) -> str:
 
 
 def told_in_words(told: Mapping[str, Any]) -> str:
-    """Settings as part of a file's name, `-n_samples-20-1a2b3c4d`; empty where there are none.
-
-    Args:
-        told: By dotted key; their order does not matter.
-    """
+    """Settings by dotted key as part of a file's name, `-n_samples-20-1a2b3c4d`, in any order;
+    empty where there are none."""
     if not told:
         return ""
     words = (f"{key.rpartition('.')[2]}-{told[key]}" for key in sorted(told))
     return f"-{as_word('-'.join(words))}-{digest(dict(told))}"
 
+
+# Whose a file is
 
 KEY = "made_by"
 """In a JSON file, the key of the command and settings that made it and the files beside it."""
@@ -110,17 +172,9 @@ KEY = "made_by"
 def claim(
     folder: Path, key: str, names: Iterable[str], record: str, *, overwrite: bool = False
 ) -> None:
-    """Refuse a folder in which files of these names are another command's.
+    """Refuse a folder in which files of these names or patterns are another command's.
 
-    Args:
-        folder: Where they are to be written.
-        key: Of this command and its settings.
-        names: Of the files, or patterns of names.
-        record: The JSON file among them that holds the key.
-        overwrite: Whether they may be replaced.
-
-    Raises:
-        UserError: that names a file, and --overwrite.
+    The JSON file `record` among them holds the key of the command and settings that made them.
     """
     there = sorted(path for name in (*names, record) for path in folder.glob(name))
     if there and not overwrite and made_by(folder / record) != key:
@@ -138,11 +192,7 @@ def made_by(record: Path) -> str | None:
 
 
 def claim_page(page: Path, key: str, *, overwrite: bool = False) -> None:
-    """The same of a page by itself, in which `with_key` put the key.
-
-    Raises:
-        UserError: that names it, and --overwrite.
-    """
+    """The same of a page by itself, in which `with_key` put the key."""
     if overwrite or not page.is_file():
         return
     try:
@@ -167,55 +217,3 @@ def _refuse(path: Path) -> None:
         f"{path} is there and was made by another command or with other settings: choose another "
         "-o, or replace it with --overwrite"
     )
-
-
-def lies_inside(out: Path, folder: Path) -> bool:
-    """Whether `out`, once it is there, lies in the folder, whatever links lead to it."""
-    return Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder))
-
-
-def check_place(out: Path, data: Mapping[str, Any]) -> None:
-    """Refuse a folder for a copy of data that is there with something in it, or inside the data."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: choose another output folder")
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(
-            f"folder {out} is not empty: choose another output folder, or empty it first"
-        )
-    check_outside(out, data.get("train_data_dir"))
-
-
-def check_outside(out: Path, train_data_dir: str | None) -> None:
-    """Refuse to write among the images, but into a run that lies there: nobody reads that as data.
-
-    Raises:
-        UserError: if `out` lies in the folder of images.
-    """
-    folder = expanded_path(train_data_dir or out)
-    if not train_data_dir or not lies_inside(out, folder):
-        return
-    between = [place for place in (out, *out.absolute().parents) if lies_inside(place, folder)]
-    if not any(made_here(str(place)) == "run" and not place.samefile(folder) for place in between):
-        raise UserError(f"{out} lies inside the data ({train_data_dir}): choose another place")
-
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `out` when it is complete, and is removed when it is not.
-
-    Raises:
-        UserError: where it cannot be written.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"cannot write to {out.parent}: {error.strerror}") from error
-    try:
-        yield partial
-        partial.chmod(0o755)
-        partial.replace(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -1,9 +1,8 @@
 """Options and arguments that several commands take, and how an answer is printed."""
 
-from __future__ import annotations
-
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,17 +46,23 @@ def output_dir(help: str) -> Callable[[Any], Any]:
 
 
 def models_and_overrides(words: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Words that name models, and those that are `key=value` and no files.
-
-    Raises:
-        click.UsageError: if no model is named.
-    """
+    """Words that name models, and those that are `key=value` and no files."""
     names, settings = [], []
     for word in words:
         (settings if "=" in word and not Path(word).exists() else names).append(word)
     if not names:
         raise click.UsageError("Missing argument 'MODEL'", click.get_current_context())
     return names, settings
+
+
+def default_device() -> str:
+    """A GPU of this process's own, if there is one and accelerate is not told to use none."""
+    import torch
+
+    from ...training.launcher import on_cpu
+
+    use_gpu = torch.cuda.is_available() and not on_cpu()
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if use_gpu else "cpu"
 
 
 def answer(

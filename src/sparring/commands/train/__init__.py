@@ -1,7 +1,5 @@
 """`sparring train`: the run that a config describes."""
 
-from __future__ import annotations
-
 import sys
 
 import click

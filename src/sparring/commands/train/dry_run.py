@@ -1,28 +1,28 @@
 """What a run would do, said before it is begun: nothing is downloaded, trained or written."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
 
-import torch
-
-from ...assembly.build import build_dataset, build_objective, check_samplers
+from ...assembly.build import (
+    build_dataset,
+    build_objective,
+    check_samplers,
+    model_from_scratch,
+    named,
+)
 from ...assembly.dirt_knowledge import words_of
 from ...assembly.estimate import estimate, memory_from_scratch, parts_of
-from ...assembly.network import Shape, build_network, check_network, scheduler_config
+from ...assembly.network import Shape
 from ...assembly.pretrained import check_no_lora
 from ...config.read import dump
 from ...config.schema import RunConfig
 from ...data.datasets import find
 from ...data.dirt.contaminated import check_contamination
 from ...data.dirt.section import ContaminationSection
-from ...diffusion.denoiser import Denoiser
 from ...diffusion.schedules import kind_from_config, schedule_from_config
 from ...models.folder import DESCRIPTION
 from ...models.latents import check_multiple
-from ...models.pretrained import Model
 from ...sampling.known_answer import check_sampler
 from ...sampling.settings import Sampling
 from ...support.errors import UserError, one_line_errors
@@ -31,51 +31,42 @@ from .run import check_places
 
 
 def dry_run_text(config: RunConfig) -> str:
-    """The resolved run as YAML, below a summary in comments; nothing is downloaded or written.
+    """The resolved run as YAML, below a summary in comments.
 
     Raises:
         UserError: for what the network, the scheduler or the objective refuse.
     """
     config = as_launched(config)
     check_places(config)
-    training = config.training
-    lines = [f"run folder    {training.output_dir}"]
-    if config.model.pretrained_model_name_or_path is None:
+    training, contamination = config.training, config.contamination
+    name, lora = config.model.pretrained_model_name_or_path, config.model.lora
+    if name is None:
         shape, num_classes = _shape_of(config)
-        with torch.device("meta"):
-            network = build_network(config, shape, num_classes)
-        n_parameters = sum(parameter.numel() for parameter in network.parameters())
-        scheduler = scheduler_config(config)
-        with one_line_errors("model.scheduler", (Exception,)):
-            schedule, kind = schedule_from_config(scheduler), kind_from_config(scheduler)
+        model = model_from_scratch(config, shape, num_classes, device="meta")
         with one_line_errors("contamination"):
-            check_contamination(config.contamination.model_dump(), is_image=len(shape) > 1)
-        check_network(config, shape, num_classes, schedule, kind)
-        lines.append(f"network       {type(network).__name__}, {n_parameters:,} parameters")
-        lines.append(f"samples       {' x '.join(map(str, shape))}")
-        objective = build_objective(config, schedule)
-        denoiser = Denoiser(network, schedule, kind, boundary=objective.boundary)
-        check_samplers(config, Model(denoiser, scheduler, shape, num_classes, config.data.name))
+            check_contamination(contamination.model_dump(), is_image=len(shape) > 1)
+        objective = build_objective(config, model.denoiser.schedule)
+        model.denoiser.boundary = objective.boundary
+        check_samplers(config, model)
+        network = model.denoiser.network
+        n_parameters = sum(parameter.numel() for parameter in network.parameters())
+        lines = [f"network       {type(network).__name__}, {n_parameters:,} parameters"]
+        lines += [f"samples       {' x '.join(map(str, shape))}"]
         needs = [f"memory        {memory_from_scratch(config, network, shape, objective)}"]
     else:
-        name, lora = config.model.pretrained_model_name_or_path, config.model.lora
         learns = "" if lora is None else f", LoRA of rank {lora.rank}"
-        lines.append(f"network       from {name}" + _where_it_is(name) + learns)
+        lines, needs = [f"network       from {name}{_where_it_is(name)}{learns}"], []
         assumed = schedule_from_config({"_class_name": "DDPMScheduler"})
         objective = build_objective(config, assumed)
         _check_pretrained(config, Path(name), objective.boundary)
-        needs = []
         with one_line_errors("contamination"):
-            check_contamination(config.contamination.model_dump())
+            check_contamination(contamination.model_dump())
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     n_global = training.train_batch_size * training.gradient_accumulation_steps * n_processes
     n_updates, n_batches = objective.n_updates, objective.n_batches(training.max_train_steps)
-    contamination = config.contamination
-    dirty = "clean" if contamination.kind == "none" else (
-        f"{100 * contamination.rate:g} % {contamination.kind}"
-    )  # fmt: skip
+    dirty = f"{100 * contamination.rate:g} % {contamination.kind}"
     lines += [
-        f"data          {config.data.name}, {dirty}",
+        f"data          {config.data.name}, {'clean' if contamination.kind == 'none' else dirty}",
         f"objective     {config.objective.name}"
         + (f", {n_updates} updates to a batch" if n_updates > 1 else ""),
         *(f"dirt          {words}" for words in words_of(config)),
@@ -84,7 +75,8 @@ def dry_run_text(config: RunConfig) -> str:
         *estimate(config, objective),
         *needs,
     ]
-    return "".join(f"# {line}\n" for line in lines) + "\n" + dump(config).rstrip()
+    summary = "".join(f"# {line}\n" for line in [f"run folder    {training.output_dir}", *lines])
+    return f"{summary}\n{dump(config).rstrip()}"
 
 
 def _check_pretrained(config: RunConfig, folder: Path, boundary: str | None) -> None:
@@ -98,36 +90,29 @@ def _check_pretrained(config: RunConfig, folder: Path, boundary: str | None) -> 
     if config.model.lora is not None and description.is_file():
         check_no_lora(str(folder), json.loads(description.read_text(encoding="utf-8")).get("lora"))
     file = folder / "scheduler" / "scheduler_config.json"
-    if not file.is_file():
-        return
-    scheduler = json.loads(file.read_text(encoding="utf-8"))
-    sampling = config.sampling
-    try:
-        chosen = Sampling(sampling.scheduler, sampling.num_inference_steps)
-        check_sampler(chosen, scheduler, kind_from_config(scheduler), boundary=boundary)
-    except (UserError, ValueError) as error:
-        raise UserError(f"sampling: {error}") from error
+    if file.is_file():
+        scheduler = json.loads(file.read_text(encoding="utf-8"))
+        with named("sampling"):
+            chosen = Sampling(config.sampling.scheduler, config.sampling.num_inference_steps)
+            check_sampler(chosen, scheduler, kind_from_config(scheduler), boundary=boundary)
 
 
 def _shape_of(config: RunConfig) -> tuple[Shape, int | None]:
     """Shape and classes of the data: as configured, or read: bundled ones and folders that say no
     size."""
     words = config.model.network or {}
+    conditional = config.model.class_conditional
     side = config.data.resolution or words.get("sample_size")
     folder = getattr(config.data, "train_data_dir", None)
     if find(config.data.name).is_bundled or (side is None and folder and Path(folder).is_dir()):
-        clean = config.model_copy(deep=True)
-        clean.contamination = ContaminationSection()
+        clean = config.model_copy(update={"contamination": ContaminationSection()})
         dataset = build_dataset(clean)
-        conditional = config.model.class_conditional
         return dataset.sample_shape, dataset.num_classes if conditional else None
-    n_channels = config.data.n_channels or words.get("in_channels", 3)
     if not isinstance(side, int):
         raise UserError("data.resolution is missing: say to which size the images are resized")
-    drops = config.training.conditioning_dropout_prob > 0
-    n_labels = words.get("num_class_embeds")
-    num_classes = n_labels - drops if n_labels and config.model.class_conditional else None
-    return (n_channels, side, side), num_classes
+    n_channels = config.data.n_channels or words.get("in_channels", 3)
+    drops, n_labels = config.training.conditioning_dropout_prob > 0, words.get("num_class_embeds")
+    return (n_channels, side, side), n_labels - drops if n_labels and conditional else None
 
 
 def _where_it_is(name: str) -> str:

@@ -1,7 +1,5 @@
 """From settings to a finished run."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,16 +32,7 @@ from ...objectives import Objective
 from ...support.cache import TensorCache
 from ...support.errors import UserError, one_line_errors
 from ...support.terminal import echo
-from ...training import (
-    ConditionFn,
-    Feed,
-    Hooks,
-    RunFolder,
-    Trained,
-    TrainSettings,
-    open_run,
-    train,
-)
+from ...training import ConditionFn, Feed, Hooks, RunFolder, Trained, TrainSettings, open_run, train
 from ...training.launcher import as_launched, asked_for
 from ...training.settings import START, start_of
 from ..shared.files import replace_text
@@ -51,10 +40,7 @@ from .run_files import base_of, describe_data, grid_writer, push, save_model, sh
 
 
 def train_command(config: RunConfig) -> dict[str, Any]:
-    """Train, and leave the run folder.
-
-    Returns:
-        What training.json holds.
+    """Train, and leave the run folder; what training.json holds.
 
     Raises:
         UserError: one line that says what to change.
@@ -92,7 +78,8 @@ def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[s
     known, objective.teaching_levels = known_lines(dataset), levels_in(dataset)
     encode, cached = _latent_encoder(config, model, dataset)
     run.check()  # it may have taken minutes
-    if PartialState().is_main_process:
+    is_main = PartialState().is_main_process
+    if is_main:
         describe_run(run.path, describe(model, base_of(model, config)))
         replace_text(run.path / "config.yaml", dump(_as_kept(config)))
         if run.is_new:
@@ -112,11 +99,11 @@ def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[s
         ),
     )
     summary = train(trained, feed, settings, run, hooks, config.model_dump(mode="json"))
-    if PartialState().is_main_process:
+    if is_main:
         if config.training.push_to_hub:
             push(run.path, str(config.training.hub_model_id or run.path.name))
-        seconds = summary["train_seconds"]
-        echo(f"Trained {summary['n_steps']} steps in {seconds / 60:.1f} min: {run.path}")
+        minutes = summary["train_seconds"] / 60
+        echo(f"Trained {summary['n_steps']} steps in {minutes:.1f} min: {run.path}")
         echo(f"Next: sparring evaluate {run.path}")
     return summary
 
@@ -190,22 +177,17 @@ def _latent_encoder(
             "data.latents_cache keeps what is seen again, and random crops never are: set "
             "data.center_crop to true, or data.latents_cache to null"
         )
-    for part in (model.vae, model.text):
-        if part is not None:
-            part.to(PartialState().device)
     cache = None if folder is None else TensorCache(folder)
+    model.vae.to(PartialState().device)
     if model.text is not None:
+        model.text.to(PartialState().device)
         model.text.cache = cache
     encoder = LatentEncoder(model.vae, sample=config.data.latents == "sample", cache=cache)
     return encoder, dataset if cache is None else Digests(dataset)
 
 
 def _say_what_is_cut(text: TextEncoder, dataset: ModelRange, prompts: Sequence[str]) -> None:
-    """On stderr and among the data's remarks, before training: which texts are not seen whole.
-
-    Raises:
-        UserError: for a prompt that is no text.
-    """
+    """On stderr and among the data's remarks, before training: which texts are not seen whole."""
     check_prompts(prompts)
     if not PartialState().is_main_process:
         return

@@ -1,7 +1,5 @@
 """What a run's folder holds beside the loop's own: its data in words, grids, the finished model."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -26,8 +24,7 @@ from ...support.terminal import echo
 from ..shared.files import replace_text
 
 N_SHOWN = 64
-N_CAPTIONS_SHOWN = 8
-"""Of the training data, in the grids of a text-to-image model without sampling.prompts."""
+N_CAPTIONS_SHOWN = 8  # in the grids of a text-to-image model without sampling.prompts
 
 
 def describe_data(dataset: ModelRange, folder: Path) -> None:
@@ -82,11 +79,8 @@ def base_of(model: Model, config: RunConfig) -> str | None:
 
 def save_model(model: Model, folder: Path, config: RunConfig, known: Sequence[str]) -> None:
     """The finished model at the run's root, with its card, which says what is known of the data."""
-    info, base = (
-        json.loads((folder / "run.json").read_text(encoding="utf-8")),
-        base_of(model, config),
-    )
-    command = info["command"]
+    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    command, base = info["command"], base_of(model, config)
     card = model_card(
         folder.name,
         describe(model, base),
