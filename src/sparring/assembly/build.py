@@ -41,9 +41,6 @@ def build_model(config: RunConfig, sample_shape: Shape, num_classes: int | None)
     """The model to train, with the parts around it that are not trained: VAE and text encoder.
 
     Shape and classes are those of the data; a latent model's own shape is that of their latents.
-
-    Raises:
-        UserError: if the config, the data and a pretrained model do not go together.
     """
     if not config.model.class_conditional:
         num_classes = None
@@ -79,9 +76,6 @@ def build_objective(config: RunConfig, schedule: Schedule, model: Model | None =
     """The objective with its leaves and its sampler of times.
 
     Without the model that learns, it is good for looking at, not for training.
-
-    Raises:
-        UserError: for a value or a run that it refuses.
     """
     training, section = config.training, config.objective
     with one_line_errors(f"training.timestep_sampling {training.timestep_sampling}"):
@@ -122,12 +116,7 @@ OF_TIMES = ("mean", "std", "history", "uniform_prob")
 
 
 def make_student(model: Model, objective: Objective) -> None:
-    """What the objective asks of the network: boundary, input for the guidance scale.
-
-    Raises:
-        UserError: if the network cannot be told the guidance scale, or if the pipeline that a
-            latent model is saved in could not draw it.
-    """
+    """What the objective asks of the network: boundary, input for the guidance scale."""
     model.denoiser.boundary = objective.boundary
     if objective.boundary == "ddim" and model.vae is not None:
         raise UserError(
@@ -185,9 +174,6 @@ def spare_memory(config: RunConfig, model: Model, teacher: Denoiser | None) -> N
     are computed again on the way back. With LoRA and mixed_precision bf16 all that never learns is
     held in bfloat16: the base's weights, the VAE, the text encoders and the teacher. LoRA's own
     weights stay float32; so does everything under fp16, where XL's VAE would overflow.
-
-    Raises:
-        UserError: if the network knows no gradient checkpointing.
     """
     network: Any = model.denoiser.network
     vae: Any = model.vae

@@ -52,9 +52,6 @@ def with_knowledge(
     """The training data as the objective takes them; all processes call it together.
 
     A resumed run finds its table in its folder. Of latents only levels and weights can be told.
-
-    Raises:
-        UserError: if the table does not fit the data, or the data do not fit what is asked.
     """
     name, images = config.objective.name, dataset.dataset
     told = config.objective.method.told_of_dirt
@@ -82,11 +79,7 @@ def with_knowledge(
 
 
 def dirt_of(config: RunConfig) -> str | None:
-    """`objective.dirt`: auto, none, truth or a file; None where there is no such setting.
-
-    Raises:
-        UserError: if data.trusted is to correct what nobody measures.
-    """
+    """`objective.dirt`: auto, none, truth or a file; None where there is no such setting."""
     dirt = getattr(config.objective, "dirt", None)
     if config.data.trusted is not None and dirt in (None, NONE, TRUTH):
         raise UserError(
@@ -210,11 +203,7 @@ def keep(table: Table, dataset: Dataset, run: RunFolder) -> None:
 
 
 def trusted_numbers(config: RunConfig, images: Dataset) -> np.ndarray:
-    """Numbers of the images of `data.trusted`, (n,), int64: those said, or equal to the folder's.
-
-    Raises:
-        UserError: for a number that no image has, or a folder of which no image is in the data.
-    """
+    """Numbers of the images of `data.trusted`, (n,): those said, or equal to the folder's."""
     said, n = config.data.trusted, len(images)
     if images.sharding is not None:
         raise UserError(

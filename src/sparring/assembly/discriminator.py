@@ -24,9 +24,6 @@ def build_discriminator(
 
     The model is as it is before it learns. features=labels is trained on the data set, and kept in
     a file for a resumed run.
-
-    Raises:
-        UserError: if a feature network cannot be had, or does not go with the data.
     """
     section = config.objective
     if not section.method.needs_discriminator:

@@ -134,15 +134,13 @@ def parts_of(name: str) -> dict[str, Any] | None:
     folder = Path(name)
     if not (folder / "model_index.json").is_file():
         return KNOWN.get(name)
-    component = next((one for one in ("unet", "transformer") if (folder / one).is_dir()), None)
-    if component is None or not (folder / "vae" / "config.json").is_file():
+    files = {"network": "unet" if (folder / "unet").is_dir() else "transformer", "vae": "vae"}
+    files = {part: folder / inner / "config.json" for part, inner in files.items()}
+    if not all(file.is_file() for file in files.values()):
         return None
-    network, vae = (
-        json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
-        for part in (component, "vae")
-    )
     n_bytes = sum(file.stat().st_size for file in folder.glob("text_encoder*/*.safetensors"))
-    return {"network": network, "vae": vae, "text": n_bytes // 4}
+    read = {part: json.loads(file.read_text(encoding="utf-8")) for part, file in files.items()}
+    return read | {"text": n_bytes // 4}
 
 
 def memory_of(config: RunConfig, parts: Mapping[str, Any], objective: Objective) -> str:
@@ -205,12 +203,10 @@ def _seen_by_dino(own: DiscriminatorSection) -> tuple[int, int]:
         return 0, 0
     from transformers import AutoConfig, AutoModel, Dinov2Config
 
-    name = own.features
-    if (Path(name) / "config.json").is_file():
-        config = AutoConfig.from_pretrained(name)
+    if (Path(own.features) / "config.json").is_file():
+        config = AutoConfig.from_pretrained(own.features)
     else:
-        size = next((one for one in _DINO if one in name), "small")
-        width, depth, heads = _DINO[size]
+        width, depth, heads = _DINO[next((one for one in _DINO if one in own.features), "small")]
         words = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
         config = Dinov2Config(**words, patch_size=14, image_size=518)  # pyright: ignore
     with torch.device("meta"):

@@ -38,10 +38,6 @@ def build_network(config: RunConfig, sample_shape: Shape, num_classes: int | Non
 
     Weights follow from training.seed. Shape is (C, H, W) of an image or (d,) of a vector; classes
     are those of the data, used where model.class_conditional is true.
-
-    Raises:
-        UserError: for an unknown class or argument (the nearest one is named), or a number of
-            channels that is not the data's.
     """
     name, words = _name_and_words(config.model.network)
     build = _network_class(name)
@@ -67,11 +63,7 @@ def build_network(config: RunConfig, sample_shape: Shape, num_classes: int | Non
 def check_network(
     config: RunConfig, sample_shape: Shape, num_classes: int | None, schedule: Schedule, kind: str
 ) -> None:
-    """Refuses samples that the network of `model.network` does not take, before anything starts.
-
-    Raises:
-        UserError: one line with the nearest sizes that it takes.
-    """
+    """Refuses samples that the network of `model.network` does not take, before anything starts."""
     condition = {} if num_classes is None else {"class_labels": torch.zeros(1, dtype=torch.long)}
     n_outputs = 2 if config.model.learned_variance else 1
 
@@ -92,11 +84,7 @@ def check_network(
 
 
 def scheduler_config(config: RunConfig) -> dict[str, Any]:
-    """`model.scheduler` with every value written out, as diffusers saves it.
-
-    Raises:
-        UserError: for an argument that the scheduler's class does not have; the nearest is named.
-    """
+    """`model.scheduler` with every value written out, as diffusers saves it."""
     import diffusers
 
     name, words = _name_and_words(config.model.scheduler)
@@ -240,9 +228,6 @@ def check_sides(meta: Trial, real: Trial | None, shape: Shape, place: str) -> No
     The call with memory has the last word where the network takes no other shape without. None: the
     network is too large for that, and the answer without memory counts unless it is about the
     missing memory.
-
-    Raises:
-        UserError: one line that begins with the network in words, `place`.
     """
     reason = meta(shape)
     if reason is None:

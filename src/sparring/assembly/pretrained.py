@@ -16,11 +16,7 @@ from .network import Shape
 
 
 def build_teacher(config: RunConfig, student: Model) -> Denoiser | None:
-    """The teacher of `objective.teacher`, by default the model that the student starts from.
-
-    Raises:
-        UserError: if an objective that needs one is told none, or it does not go with the student.
-    """
+    """The teacher of `objective.teacher`, by default the model that the student starts from."""
     if not config.objective.method.needs_teacher:
         return None
     name = config.objective.teacher or config.model.pretrained_model_name_or_path

@@ -2,6 +2,7 @@
 
 A command is the module or package here that is called like it, and in it the click command of that
 name; `shared` is what several use. `--help` reads them all, so torch is imported inside functions.
+What cannot be done is a `UserError`, one line that says what to change.
 """
 
 import pkgutil

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -31,49 +31,35 @@ def replay(run: str, as_json: bool) -> None:
     Example:
       sparring replay runs/digits
     """
-    result = replay_command(run)
-    text = result.pop("text")
-    options.answer(result, as_json, lambda _: text)
-
-
-def replay_command(run: str | Path) -> dict[str, Any]:
-    """Take the stopped batch of a run's folder again with the weights that it met.
-
-    Returns:
-        where (the place in the run), state (which weights are not finite, or None), findings, one
-        per turn and micro-batch, and all of it as text.
-
-    Raises:
-        UserError: if the run did not stop at a batch, or cannot be built again.
-    """
     from ..assembly.build import build_dataset
+    from ..training import replay as stopped_batch
     from ..training.checkpoint import Checkpoint
     from ..training.processes import distributed, make_accelerator, process_state
-    from ..training.replay import FOLDER, read_address, replay
     from ..training.roles import restore, roles
     from ..training.stopping import not_finite_state
     from .train.run import trained_of
 
     folder = Path(run)
-    address = read_address(folder)
+    address = stopped_batch.read_address(folder)
     if process_state().num_processes > 1:
         raise UserError("sparring replay looks at all rows by itself: start one process")
     config = resolve(folder / "config.yaml")
     _, trained = trained_of(config, build_dataset(config), folder)
     accelerator = make_accelerator(config.training, folder)
     nets, players = roles(trained, config.training, accelerator)
-    stopped = Checkpoint(folder / FOLDER / f"checkpoint-{address.step}")
-    restore(stopped, players, trained.objective)
+    place = folder / stopped_batch.FOLDER / f"checkpoint-{address.step}"
+    restore(Checkpoint(place), players, trained.objective)
     with distributed(nets, players, accelerator, compiled=False):
-        findings = list(replay(folder, address, trained.objective, nets, players, accelerator))
+        again = (folder, address, trained.objective, nets, players, accelerator)
+        findings = list(stopped_batch.replay(*again))
     state = not_finite_state(players)
-    return {
+    result = {
         "run": str(folder),
         "where": asdict(address),
         "state": state,
         "findings": [asdict(finding) for finding in findings],
-        "text": _text(findings, address.turn, state),
     }
+    options.answer(result, as_json, lambda _: _text(findings, address.turn, state))
 
 
 def _text(findings: list[Finding], turn: int, state: str | None) -> str:

@@ -43,9 +43,6 @@ def report_command(
 
     Returns:
         `output`, `runs` (the names on the page), `headline`, `missing` (one sentence each).
-
-    Raises:
-        UserError: a folder is no run, a file of it cannot be read, or `output` cannot be written.
     """
     from ..report.html import render
     from ..report.runs import missing, read_runs

@@ -5,12 +5,9 @@ from pathlib import Path
 
 from .errors import UserError
 
-MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's does
-    codecs.BOM_UTF32_LE: "utf-32-le",
-    codecs.BOM_UTF32_BE: "utf-32-be",
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
+MARKS = {  # UTF-32's begins as UTF-16's does
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
 }
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -21,10 +18,8 @@ def decoded(content: bytes) -> str:
     Raises:
         UnicodeDecodeError: if it is not.
     """
-    for mark, encoding in MARKS.items():
-        if content.startswith(mark):
-            return content[len(mark) :].decode(encoding)
-    return content.decode("utf-8")
+    encoding = next((name for name, marks in MARKS.items() if content.startswith(marks)), None)
+    return content.decode(encoding or "utf-8-sig")
 
 
 def lines_of(text: str) -> list[str]:

@@ -51,9 +51,6 @@ def attack_command(
 
     Returns:
         {"models": {MODEL: curves and protocol}}, as in the JSON files.
-
-    Raises:
-        UserError: for anything that keeps the curves from being made or compared.
     """
     device = device or default_device()
     section, others = _section(overrides)

@@ -137,9 +137,6 @@ def clean_command(
 
     Returns:
         What OUT/cleaning.json holds, and output_dir.
-
-    Raises:
-        UserError: for data, a model or a folder that do not do.
     """
     out, (data, contamination) = expanded_path(output_dir), sections
     check_place(out, data)
@@ -172,9 +169,6 @@ def noise_of_each(dataset: Dataset, sigma: float | str) -> tuple[Tensor, dict[st
 
     "auto" is the image's own noise as the audit finds it, that of a grey pixel where it depends on
     the brightness: sqrt(sigma^2 + slope / 2).
-
-    Raises:
-        UserError: where no noise is found.
     """
     if sigma != "auto":
         return torch.full((len(dataset),), float(sigma), dtype=torch.float64), None

@@ -62,9 +62,6 @@ def levels_command(
     Returns:
         {"levels": [...], "noisy": [figures...], "models": {name: [figures...]}, "skipped",
         "protocol", "command"}, the figures of each level in each list.
-
-    Raises:
-        UserError: for data, models or levels that do not do.
     """
     data, contamination = sections
     if contamination.get("kind", "none") != "none":

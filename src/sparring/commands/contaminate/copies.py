@@ -42,10 +42,6 @@ def contaminate(
     Returns:
         output_dir, manifest, n_images, n_dirty, n_unreadable, unreadable, clip and
         clipped_values_share (of the dirty images' values, those that clipping moved).
-
-    Raises:
-        UserError: if the data are not images, the folder is not empty or lies inside the data, it
-            cannot be written, or no contamination is chosen.
     """
     out = expanded_path(output_dir)
     check_place(out, data)

@@ -75,9 +75,6 @@ def evaluate_command(
     Returns:
         The figures and their protocol for one model, {"models": {MODEL: figures}} for several; {}
         in all processes but the first.
-
-    Raises:
-        UserError: for anything that keeps the figures from being made or compared.
     """
     processes = Processes.started()
     device = device or default_device()

@@ -41,6 +41,8 @@ from .sweep import combinations
 log = logging.getLogger(__name__)
 
 SECTIONS = ("data", "sampling", "evaluation")
+RECORDED = ("eta", "eps_scale", "stop_ratio", "grid_power", "ratios")
+"""Of section sampling, what a protocol holds as it is."""
 References = dict[tuple[str, Settings], Reference]
 """Those that are read already, by the fingerprint of their data and how they measure."""
 
@@ -137,11 +139,7 @@ class Plan:
             "sampler": self.sampler,
             "steps": sampling.num_inference_steps,
             "guidance": sampling.guidance_scale,
-            "eta": sampling.eta,
-            "eps_scale": sampling.eps_scale,
-            "stop_ratio": sampling.stop_ratio,
-            "grid_power": sampling.grid_power,
-            "ratios": sampling.ratios,
+            **{name: getattr(sampling, name) for name in RECORDED},
             "clip_sample": clips,
             "precision": str(dtype).removeprefix("torch."),
             "class_labels": labels if self.model.num_classes else None,
@@ -158,11 +156,7 @@ class Plan:
 def plan_of(
     name: str, overrides: Sequence[str], device: str, processes: Processes, references: References
 ) -> Plan:
-    """The plan of a model, which shares its reference with those before it.
-
-    Raises:
-        UserError: for what cannot be sampled, or measured against this reference.
-    """
+    """The plan of a model, which shares its reference with those before it."""
     model = load(name, device=device)
     config = _config(name, model, overrides)
     evaluation = config.evaluation
@@ -330,11 +324,7 @@ def _check_text(name: str, model: Model) -> None:
 
 
 def proximal_of(plan: Plan, references: References) -> Proximal | None:
-    """What evaluation.proximal asks for: the model's training images and the table of their dirt.
-
-    Raises:
-        UserError: if there is no table, or none of these images.
-    """
+    """What evaluation.proximal asks for: the training images and the table of their dirt."""
     wanted = plan.config.evaluation.proximal
     if wanted is None:
         return None

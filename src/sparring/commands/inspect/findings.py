@@ -61,9 +61,6 @@ def inspect_command(
         found (a record per kind, clean last), sigma_histogram, suggestion, known (None for data
         that nobody contaminated here), version, made_by and table_digest; beside it output_dir and,
         if asked for, images, a record of each.
-
-    Raises:
-        UserError: if the data are no images or cannot be read, or the folder cannot be written.
     """
     key = files.digest("inspect", data, contamination)
     out = None if output_dir is None else Path(output_dir)
@@ -119,11 +116,7 @@ def at_one_size(
 
 
 def dataset_of(data: Mapping[str, Any], contamination: Mapping[str, Any]) -> Dataset:
-    """The images of these sections.
-
-    Raises:
-        UserError: if they are none.
-    """
+    """The images of these sections."""
     check_contamination(contamination)
     source = build_dataset(**data)
     if not source.is_image:

@@ -66,9 +66,6 @@ def sample_command(
 
     Returns:
         {"output", "n_images", "files", "protocol", "seconds"}.
-
-    Raises:
-        UserError: one line that says what to change.
     """
     device = device or default_device()
     loaded = load(model, device=device)
@@ -163,12 +160,7 @@ def _labels(given: Sequence[int | str] | None, n: int, model: Model, name: str) 
 
 
 def class_of(said: str, model: Model, name: str) -> int:
-    """The number of a class that is called by its name, or by its number where names are words.
-
-    Raises:
-        UserError: that calls the model by its name, if there is no such class, or no sample of it
-            was trained on.
-    """
+    """The number of a class that is called by its name, or by its number where names are words."""
     names = [str(one) for one in model.class_names]
     by_number = {str(i): i for i in range(model.num_classes or 0)}
     known = {one: i for i, one in enumerate(names)}

@@ -87,11 +87,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 def results_folder(
     name: str, inner: str, output_dir: str | Path | None, train_data_dir: str | None
 ) -> Path | None:
-    """Where a model's results go: output_dir, else a folder of the run; None for what is no run.
-
-    Raises:
-        UserError: if it cannot be written, or lies in the folder of images.
-    """
+    """Where a model's results go: output_dir, else a folder of the run; None for what is no run."""
     folder = Path(name) / inner if output_dir is None else Path(output_dir)
     if output_dir is None and not (Path(name) / "config.yaml").is_file():
         return None

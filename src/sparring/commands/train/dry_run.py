@@ -31,11 +31,7 @@ from .run import check_places
 
 
 def dry_run_text(config: RunConfig) -> str:
-    """The resolved run as YAML, below a summary in comments.
-
-    Raises:
-        UserError: for what the network, the scheduler or the objective refuse.
-    """
+    """The resolved run as YAML, below a summary in comments."""
     config = as_launched(config)
     check_places(config)
     training, contamination = config.training, config.contamination

@@ -40,11 +40,7 @@ from .run_files import base_of, describe_data, grid_writer, push, save_model, sh
 
 
 def train_command(config: RunConfig) -> dict[str, Any]:
-    """Train, and leave the run folder; what training.json holds.
-
-    Raises:
-        UserError: one line that says what to change.
-    """
+    """Train, and leave the run folder; what training.json holds."""
     config = as_launched(config)
     if (asked := asked_for()) and os.environ.get("RANK", "0") == "0":
         words = ", ".join(f"training.{name}={value}" for name, value in asked.items())
@@ -109,11 +105,7 @@ def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[s
 
 
 def trained_of(config: RunConfig, dataset: ModelRange, run_dir: Path) -> tuple[Model, Trained]:
-    """The model, and all that the loop trains it with.
-
-    Raises:
-        UserError: if they do not go together.
-    """
+    """The model, and all that the loop trains it with."""
     model = build_model(config, dataset.sample_shape, dataset.num_classes)
     objective = build_objective(config, model.denoiser.schedule, model)
     make_student(model, objective)
