@@ -37,6 +37,7 @@ from ..support.cache import key_of
 from ..support.errors import UserError
 from ..support.shared_errors import on_main_for_long
 from ..support.terminal import echo
+from ..support.whole_files import written
 from ..training import RunFolder
 
 KEPT = Path("data/dirt.csv")
@@ -195,11 +196,9 @@ def keep(table: Table, dataset: Dataset, run: RunFolder) -> None:
     """Writes the table among what the run says of its data."""
     run.check()  # an audit may take minutes
     path = run.path / KEPT
-    try:
+    with written(f"{path}:"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(table, dataset, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def trusted_numbers(config: RunConfig, images: Dataset) -> np.ndarray:

@@ -12,9 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from .errors import UserError
 from .home_folder import expanded_path
-from .whole_files import whole_file
+from .whole_files import whole_file, written
 
 
 class TensorCache:
@@ -53,14 +52,9 @@ class TensorCache:
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
     def _write(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
-        try:
-            with whole_file(file) as half:
-                half.write_bytes(save({name: _plain(one) for name, one in tensors.items()}))
-        except OSError as error:
-            raise UserError(
-                f"data.latents_cache: {self.folder} cannot be written ({error.strerror}): name "
-                "another folder, or null to encode anew in every epoch"
-            ) from error
+        advice = ": name another folder, or null to encode anew in every epoch"
+        with written(f"data.latents_cache: {self.folder}", advice), whole_file(file) as half:
+            half.write_bytes(save({name: _plain(one) for name, one in tensors.items()}))
 
 
 def cache_folder() -> Path:

@@ -8,6 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import UserError
+
+
+@contextmanager
+def written(place: object, advice: str = "") -> Iterator[None]:
+    """What a disk refuses becomes one line that names the place, and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{place} cannot be written ({error.strerror or error}){advice}") from error
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 N_SHOWN = 4
 FOLDER, PAGE = "attacks", "attack.html"
+AS_SAID = ("kind", "norm", "aim", "n_expectation", "seed")
+"""Of section attack, what an `Attack` takes as it is."""
 
 
 def attack_command(
@@ -69,20 +71,21 @@ def attack_command(
     if output_dir is not None:
         files.claim_page(Path(output_dir) / PAGE, key, overwrite=overwrite)
     source = None if section.transfer_from is None else load(section.transfer_from, device=device)
+    trials = {plan.name: _trial(section, plan, source) for plan in plans}
     for plan in plans:
-        trial = _trial(section, plan, source)
         with one_line_errors(f"{plan.name}: attack", (ValueError,)):
-            curves.rehearse(plan.model, trial, **_words(plan, 2))
+            curves.rehearse(plan.model, trials[plan.name], **_words(plan, 2))
     results = {}
     for plan in plans:
-        result = _curves(plan, section, source) | {"model": plan.name}
+        trial = trials[plan.name]
+        result = _curves(plan, trial, section) | {"model": plan.name}
         result["command"] = shlex.join(["sparring", "attack", plan.name, *overrides])
         if (folder := folders[plan.name]) is None:
             log.warning("%s is no run folder: its curves are printed only (give -o)", plan.name)
         else:
             path = folder / f"{stems[plan.name]}.json"
             if plan.reference.dataset.is_image:
-                result["picture"] = _draw(path.with_suffix(".png"), plan, section, source)
+                result["picture"] = _draw(path.with_suffix(".png"), plan, trial)
             files.replace_json(path, result)
             log.info("wrote %s", path)
         results[plan.name] = result
@@ -138,9 +141,9 @@ def _section(overrides: Sequence[str]) -> tuple[AttackSection, list[str]]:
     return check_section(AttackSection, raw, "attack", own), others
 
 
-def _attack(section: AttackSection, plan: Plan) -> Attack:
-    """The attack without a radius."""
-    features = None
+def _trial(section: AttackSection, plan: Plan, source: Model | None) -> curves.Trial:
+    """What section attack asks for."""
+    features, n = None, section.n_samples
     with one_line_errors(f"{plan.name}: attack", (ValueError,)):
         if section.aim == "features":
             if plan.model.vae is not None or not plan.reference.dataset.is_image:
@@ -148,23 +151,14 @@ def _attack(section: AttackSection, plan: Plan) -> Attack:
             extractor = plan.reference.extractor
             curves.check_differentiable(extractor, plan.reference.dataset.sample_shape)
             features = curves.feature_map(extractor)
-        return Attack(
+        attack = Attack(
             radius=min(section.radii),
-            kind=section.kind,
-            norm=section.norm,
-            aim=section.aim,
             where=section.where if isinstance(section.where, str) else tuple(section.where),
             n_attack_steps=(section.n_attack_steps or 10) if section.kind == "pgd" else 1,
             n_path_steps=None if section.n_path_steps == "all" else section.n_path_steps,
-            n_expectation=section.n_expectation,
-            seed=section.seed,
             features=features,
+            **{name: getattr(section, name) for name in AS_SAID},
         )
-
-
-def _trial(section: AttackSection, plan: Plan, source: Model | None) -> curves.Trial:
-    """What section attack asks for."""
-    attack, n = _attack(section, plan), section.n_samples
     return curves.Trial(attack, section.radii, n, section.n_seeds, section.corruptions, source)
 
 
@@ -173,21 +167,14 @@ def _words(plan: Plan, n: int) -> dict[str, Any]:
     return {**vars(plan.sampling), "class_labels": plan.labels(n)}
 
 
-def _curves(plan: Plan, section: AttackSection, source: Model | None) -> dict[str, Any]:
-    started, trial = time.perf_counter(), _trial(section, plan, source)
-    what = printable(f"attacking {plan.name}")
+def _curves(plan: Plan, trial: curves.Trial, section: AttackSection) -> dict[str, Any]:
+    started, what = time.perf_counter(), printable(f"attacking {plan.name}")
     with (
         tqdm(total=trial.n_runs, desc=what, unit="run", disable=None) as bar,
         one_line_errors(f"{plan.name}: attack", (ValueError,)),
     ):
-        found = curves.robustness(
-            plan.model,
-            plan.reference,
-            trial,
-            sampling=_words(plan, section.n_samples),
-            images=_images(plan),
-            on_run=bar.update,
-        )
+        drawn = {"sampling": _words(plan, trial.n), "images": _images(plan)}
+        found = curves.robustness(plan.model, plan.reference, trial, **drawn, on_run=bar.update)
     told = trial.described() | {"transfer_from": section.transfer_from}
     protocol = plan.protocol()
     protocol["seeds"] |= {"attack": section.seed}
@@ -199,14 +186,14 @@ def _curves(plan: Plan, section: AttackSection, source: Model | None) -> dict[st
 
 def _images(plan: Plan) -> curves.Images:
     vae = plan.model.vae
-    return (lambda samples: samples) if vae is None else (lambda samples: decode(vae, samples))
+    return lambda samples: samples if vae is None else decode(vae, samples)
 
 
-def _draw(path: Path, plan: Plan, section: AttackSection, source: Model | None) -> dict[str, Any]:
+def _draw(path: Path, plan: Plan, trial: curves.Trial) -> dict[str, Any]:
     """Estimates of x0 on the way, a pair of rows a sample: unattacked, at the largest radius."""
-    n, radius = min(N_SHOWN, section.n_samples), max(section.radii)
+    n, radius = min(N_SHOWN, trial.n), max(trial.radii)
     words, images = _words(plan, n), _images(plan)
-    move = curves.attack_at(_attack(section, plan), radius, source, n, words)
+    move = curves.attack_at(trial.attack, radius, trial.source, n, words)
     clean = curves.on_the_way(plan.model, None, n, words, images)
     attacked = curves.on_the_way(plan.model, move, n, words, images)
     pairs = torch.stack([clean, attacked], 1).flatten(0, 2)

@@ -29,6 +29,7 @@ from ...report.audit import render
 from ...sampling.images import grid
 from ...support.cache import key_of
 from ...support.errors import UserError
+from ...support.whole_files import written
 from ..shared import files
 
 Seen = TypeVar("Seen")
@@ -77,10 +78,8 @@ def inspect_command(
     result = summary(audit) | {"data": dict(data), "contamination": dict(contamination)}
     result[files.KEY] = key
     if out is not None:
-        try:
+        with written(out):
             _write(out, audit, result)
-        except OSError as error:
-            raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
     result["output_dir"] = None if out is None else str(out)
     return result | ({"images": images_of(audit)} if with_images else {})
 

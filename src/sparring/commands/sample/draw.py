@@ -27,6 +27,7 @@ from ...sampling.settings import Sampling
 from ...sampling.steps import Steps
 from ...support.errors import UserError, one_line_errors
 from ...support.terminal import echo
+from ...support.whole_files import written
 from ..shared.files import KEY, as_file_name, as_word, claim, digest, made_by, told_in_words, which
 from ..shared.options import default_device
 
@@ -190,7 +191,7 @@ def _folder(name: str, output_dir: str | Path | None, told: Mapping[str, Any]) -
 
 def make_room(folder: Path, key: str, overwrite: bool) -> None:
     """Make the folder; take away what an earlier call left there, never anything else."""
-    try:
+    with written(folder, ": choose another folder with -o"):
         folder.mkdir(parents=True, exist_ok=True)
         images = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS]
         if images and not (folder / SAMPLING).is_file():
@@ -203,10 +204,6 @@ def make_room(folder: Path, key: str, overwrite: bool) -> None:
         for path in [*old, *(folder / name for name in FILES)]:
             path.unlink(missing_ok=True)
         (folder / SAMPLING).write_text(json.dumps({KEY: key}) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror}): choose another folder with -o"
-        ) from error
 
 
 def _write(

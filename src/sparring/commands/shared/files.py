@@ -21,31 +21,24 @@ from typing import Any
 from ...data.files.own_output import made_here
 from ...support.errors import UserError
 from ...support.home_folder import expanded_path
-from ...support.whole_files import whole_file
+from ...support.whole_files import whole_file, written
 
 # Write
 
 
 def check_writable(folder: Path) -> None:
     """Make the folder, and fail now rather than after an hour of sampling."""
-    try:
+    with written(folder, ": choose another folder with -o"):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-test-{os.getpid()}"
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror}): choose another folder with -o"
-        ) from error
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write under another name and rename: a reader never sees half a file."""
-    try:
-        with whole_file(path) as half:
-            write(half)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror})") from error
+    with written(path), whole_file(path) as half:
+        write(half)
 
 
 def replace_text(path: Path, text: str) -> None:
