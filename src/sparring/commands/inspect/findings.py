@@ -25,8 +25,6 @@ from ...data.files.decoding import header
 from ...data.files.images import ImageDataset, SizesDiffer
 from ...data.files.survey import common_side, survey
 from ...data.trust.trusted import levels_besides_noise, weights_of
-from ...report.audit import render
-from ...sampling.images import grid
 from ...support.cache import key_of
 from ...support.errors import UserError
 from ...support.whole_files import written
@@ -222,6 +220,9 @@ def images_of(audit: Audit) -> list[dict[str, Any]]:
 
 
 def _write(out: Path, audit: Audit, result: dict[str, Any]) -> None:
+    from ...report.audit import render  # which loads diffusers
+    from ...sampling.images import grid
+
     write_table(audit.table, audit.dataset, out / TABLE)
     result["table_digest"] = key_of((out / TABLE).read_bytes())
     folder = out / "examples"
