@@ -14,12 +14,11 @@ from markupsafe import Markup
 
 from .. import __version__
 from ..evaluation.metrics.registry import all_figures
-from ..support.errors import UserError
 from . import tables
 from .page import N_STYLES, Picture, read_picture, template
 from .plots import Curve, line_chart
 from .ranking import comparable, side_by_side
-from .runs import Run, newest, short_names
+from .runs import Run, newest, read_file, short_names
 from .wording import show
 
 
@@ -179,10 +178,7 @@ def read_attack(path: Path, name: str | None = None, style: int = 0) -> Attacked
     Raises:
         UserError: where the file cannot be read.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it or make it again") from error
+    data = read_file(path, json.loads)
     if not isinstance(data, dict) or not {"curves", "quality", "protocol"} <= data.keys():
         return None
     return Attacked(name or data["model"], style, path, data)

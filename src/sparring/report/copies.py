@@ -94,9 +94,8 @@ def distance_chart(figures: Mapping[str, Any], style: int, name: str) -> Markup:
     space = figures.get("extractor", "")
     parts.append(plots.axis_words(f"distance to the nearest training image ({space})", "share, %"))
     label = f"Distance of the samples of {name} to their nearest training image"
-    return plots.drawing(
-        "".join(parts), label, plots.page_numbers("distance", [(name, style, points)])
-    )
+    curve = {"name": name, "style": style, "points": points}
+    return plots.drawing("".join(parts), label, plots.page_numbers("distance", [curve]))
 
 
 def _steps(x_axis: Axis, y_axis: Axis, edges: Sequence[float], shares: Sequence[float]) -> str:

@@ -257,17 +257,16 @@ Point = list[float | str]
 """[x on the drawing, y on it, x, y], and what it says of itself where that is not its y."""
 
 
-def page_numbers(x: str, curves: Sequence[tuple[str, int, Sequence[Point]]]) -> Markup:
+def page_numbers(x: str, curves: Sequence[Mapping[str, Any]]) -> Markup:
     """The attributes from which page.js tells a drawing's numbers: what the x axis is; name, style
     and points of each curve."""
-    listed = [{"name": name, "style": style, "points": p} for name, style, p in curves]
-    text = json.dumps(listed, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(curves, separators=(",", ":"), ensure_ascii=False)
     return Markup(f'data-x="{escape(x)}" data-curves="{escape(text)}"')
 
 
 def _numbers(
     drawn: Sequence[tuple[Curve, Stretches]], x_axis: Axis, y_axis: Axis
-) -> list[tuple[str, int, list[Point]]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     curves = []
     for curve, s in drawn:
         places = zip(x_axis(s.steps), y_axis(s.mean), s.steps, s.mean, strict=True)
@@ -277,7 +276,7 @@ def _numbers(
         ]
         for point, note in zip(points, curve.notes, strict=False):  # all have one, or none
             point.append(note)
-        curves.append((curve.name, curve.style, points))
+        curves.append({"name": curve.name, "style": curve.style, "points": points})
     return curves
 
 

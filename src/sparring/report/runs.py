@@ -208,7 +208,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows: dict[int, dict[str, Any]] = {}
-    for line in _read(path, lines_of):
+    for line in read_file(path, lines_of):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -227,8 +227,7 @@ def read_manifest_header(path: Path) -> dict[str, Any] | None:
     """The manifest's first line: what was done to the data. None where nothing was recorded."""
     if not path.is_file():
         return None
-    lines = [line for line in _read(path, lines_of) if line]
-    header = _read_text(lines[0], path, json.loads) if lines else {}
+    header = read_file(path, lambda text: json.loads(next(filter(None, lines_of(text)), "{}")))
     return header if isinstance(header, dict) else {}
 
 
@@ -277,23 +276,20 @@ def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file; empty where there is no file."""
     if not path.is_file():
         return {}
-    content = _read(path, json.loads)
+    content = read_file(path, json.loads)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object; remove the file or make it again")
     return content
 
 
-def _read(path: Path, parse: Callable[[str], Any]) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    return _read_text(text, path, parse)
+def read_file(path: Path, parse: Callable[[str], Any]) -> Any:
+    """What a file of text holds.
 
-
-def _read_text(text: str, path: Path, parse: Callable[[str], Any]) -> Any:
+    Raises:
+        UserError: where it cannot be read or parsed.
+    """
     try:
-        return parse(text)
-    except (ValueError, RecursionError) as error:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read ({reason}); remove it or make it again") from error

@@ -15,6 +15,7 @@ from .runs import Evaluation, Run, is_number
 from .wording import show, show_value
 
 N_SHOWN = 2  # figures of one sweep that are drawn
+N_STEPS = "number of steps"  # a column beside the figures, which no figure is called
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ def _charts(name: str, found: Sequence[tuple[str, Evaluation]]) -> list[Sweep]:
         key, label = figure.key, figure.label
         curves = []
         for i, (line, by_steps) in enumerate(lines.items()):
-            every = [by_steps[n].numbers | {"steps": n} for n in counts if n in by_steps]
+            every = [by_steps[n].numbers | {N_STEPS: n} for n in counts if n in by_steps]
             if rows := [row for row in every if key in row]:
-                curves.append(Curve.of(line, (i + 1) % N_STYLES, rows, "steps", key))
+                curves.append(Curve.of(line, (i + 1) % N_STYLES, rows, N_STEPS, key))
         floors = [cell.numbers.get(f"{key}_of_reference") for cell in cells]
         floor = max((value for value in floors if is_number(value)), default=None)
         chart = Chart.of(
