@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,8 +71,8 @@ class Block:
     line: int
 
 
-def blocks(page: Path) -> list[Block]:
-    """The bash and Python blocks that are to be run."""
+def blocks(page: Path, languages: Collection[str] = ("bash", "python")) -> list[Block]:
+    """The blocks of these languages, but for those that are not to be run."""
     found: list[Block] = []
     lines = page.read_text().splitlines()
     start = None
@@ -83,7 +84,7 @@ def blocks(page: Path) -> list[Block]:
             continue
         above = next((one for one in reversed(lines[:start]) if one.strip()), "")
         language = lines[start].removeprefix("```").strip()
-        if language in ("bash", "python") and not above.startswith("<!-- not run:"):
+        if language in languages and not above.startswith("<!-- not run:"):
             found.append(Block(language, "\n".join(lines[start + 1 : number]), start + 2))
         start = None
     return found
@@ -174,7 +175,7 @@ def test_the_commands_of_the_page_run(page, request, tmp_path):
 @pytest.mark.docs
 @pytest.mark.parametrize("name", notebooks.NAMES)
 def test_the_notebook_runs_from_top_to_bottom(name, tmp_path):
-    """All but the cell that installs."""
+    """All but the cell that installs; and it prints what its page shows as printed."""
     client = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
@@ -186,6 +187,11 @@ def test_the_notebook_runs_from_top_to_bottom(name, tmp_path):
     client.NotebookClient(
         book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute(env=environment(tmp_path))
+    printed = "".join(
+        out.get("text", "") for cell in book.cells for out in cell.get("outputs", [])
+    ).splitlines()
+    shown = blocks(ROOT / "docs/tutorials" / f"{name}.md", {""})
+    assert [line for one in shown for line in one.text.splitlines() if line not in printed] == []
 
 
 def test_a_page_becomes_cells(monkeypatch, tmp_path):
