@@ -165,7 +165,7 @@ def test_eps_prediction_with_zero_terminal_snr():
         (["train"], "Missing argument 'CONFIG'"),
         (["trian", "x"], "No such command 'trian' - did you mean 'sparring train'?"),
         (["train", PLANE, "--dryrun"], "No such option"),
-        (["train", CONFIGS], "is a folder; name a YAML file"),
+        (["train", CONFIGS], f"data.name=image_folder data.train_data_dir={CONFIGS}"),
         (["train", PLANE, "seed"], "is not key=value"),
         (["train", PLANE, "contamination.kind=jpeg"], "needs images"),
         (["train", PLANE, "contamination.kind=jpeg", "--dry-run"], "needs images"),
@@ -182,7 +182,10 @@ def test_eps_prediction_with_zero_terminal_snr():
         (["train", DIGITS, "model.network={_class_name: UNet3DModle}"], "unknown network"),
         (["train", DIGITS, "model.network.layers_per_blok=1"], "did you mean 'layers_per_block'?"),
         (["train", DIGITS, "model.network.down_block_types=[Nothing]"], "model.network"),
-        (["train", DIGITS, "data.train_data_dir=x"], "does not apply to digits"),
+        (
+            ["train", DIGITS, "data.train_data_dir=x"],
+            "does not apply to digits: it goes with data.name=image_folder",
+        ),
         (["train", PLANE, "training.mixed_precision=fp16"], "needs a GPU"),
         (["train", PLANE, "objective=nowhere.py:Mine"], "no file nowhere.py"),
         (["train", PLANE, "training.timestep_sampling=loss_second_moment",
@@ -196,6 +199,7 @@ def test_eps_prediction_with_zero_terminal_snr():
         (["evaluate", "data.name=digits"], "Missing argument 'MODEL'"),
         (["evaluate", "./nowhere"], "no model at ./nowhere"),
         (["report", "./nowhere"], "nowhere"),
+        (["inspect", "my/photos"], "cannot load my/photos (no folder here, so a name on the hub)"),
         (["contaminate", "./nowhere"], "no folder './nowhere'"),
         (["contaminate", "plane"], "contaminate writes images"),
         (["contaminate", "digits", "--kind", "jpge"], "did you mean 'jpeg'?"),
@@ -212,6 +216,13 @@ def test_eps_prediction_with_zero_terminal_snr():
 )  # fmt: skip
 def test_each_is_one_line(words, said):
     assert said in refusal(*words)
+
+
+def test_a_folder_of_runs_is_no_run_and_they_are_named(tmp_path):
+    for name in ("plain", "robust"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.yaml").write_text("{}")
+    assert refusal("report", "runs").endswith("sparring report runs/plain runs/robust")
 
 
 def test_adversarial_tuning_of_what_it_does_not_fit():

@@ -77,7 +77,7 @@ def main(context: click.Context) -> None:
 
     \b
     Begin here:
-      sparring demo                                          see it work, in minutes
+      sparring demo --quick                                  see it work, in two minutes
     Then take images of your own:
       sparring inspect photos -o photos-report               which are dirty, and how?
       sparring train digits objective=detail data.name=image_folder \\

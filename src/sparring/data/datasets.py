@@ -74,8 +74,11 @@ def build_dataset(name: str, split: str = "train", **fields: Any) -> Dataset:
     given = {key: value for key, value in fields.items() if value is not None}
     own = {key: given.pop(key) for key in options_of(build).keys() & given.keys()}
     for key in given.keys() - READING:
+        others = [one for one in sets.names() if key in options_of(find(one))]
         takes = ", ".join(sorted(options_of(build)))
         hint = f" (it takes {takes})" if takes else ""
+        if others:
+            hint += f": it goes with data.name={' or '.join(others)}"
         raise ValueError(f"data.{key} does not apply to {name}{hint}")
     check_options(build, own, prefix="data")
     if given.get("n_channels", 1) not in (1, 3):

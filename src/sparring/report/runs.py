@@ -179,8 +179,9 @@ def read_run(argument: str, folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise UserError(f"{argument}: no such run folder; give folders that `sparring train` wrote")
     if not (folder / "config.yaml").is_file():
-        raise UserError(f"{argument}: not a run (it has no config.yaml); give folders that "
-                        "`sparring train` wrote")  # fmt: skip
+        inner = sorted(str(one.parent) for one in folder.glob("*/config.yaml"))
+        advice = f"sparring report {shlex.join(inner)}" if inner else "`sparring train` writes them"
+        raise UserError(f"{argument}: not a run (it has no config.yaml); give its runs: {advice}")
     config = read_yaml(folder / "config.yaml")
     found = [Evaluation(path, read_object(path)) for path in newest(folder / "evaluation", "*")]
     evaluations = [one for one in found if one.numbers]

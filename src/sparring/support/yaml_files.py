@@ -224,7 +224,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _text(path: Path) -> str:
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
-        raise UserError(f"config {path} is a folder; name a YAML file")
+        raise UserError(
+            f"config {path} is a folder; name a YAML file. For images in it: sparring train digits "
+            f"objective=detail data.name=image_folder data.train_data_dir={path}"
+        )
     if not stat.S_ISREG(mode):  # opening a pipe would wait for whoever writes into it
         raise UserError(f"config {path} is no file: name a YAML file")
     with path.open("rb") as file:

@@ -133,7 +133,9 @@ def _plan(output_dir: Path, seed: int, overrides: list[str], quick: bool) -> dic
     try:
         (output_dir / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write in {output_dir} ({error.strerror})") from error
+        raise UserError(
+            f"cannot write in {output_dir} ({error.strerror}): choose another --output-dir"
+        ) from error
     _dirt(config_path, seed, overrides)
     of_runs = [one for one in overrides if not one.startswith("contamination.")]
     photos = ["data.name=image_folder", f"data.train_data_dir={output_dir / PHOTOS}"]

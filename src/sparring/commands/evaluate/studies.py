@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ...diffusion.randomness import generator
 from ...evaluation.networks.extractors import image_batches
@@ -25,7 +26,8 @@ def mismatch_curves(plan: Plan, protocol: Mapping[str, Any]) -> list[dict[str, A
     extractor = reference.extractor if reference.dataset.is_image else None
     clean, labels = clean_data(reference), plan.labels(evaluation.mismatch_samples)
     curves = []
-    for n in dict.fromkeys(evaluation.mismatch_steps or [plan.sampling.num_inference_steps]):
+    steps = dict.fromkeys(evaluation.mismatch_steps or [plan.sampling.num_inference_steps])
+    for n in tqdm(list(steps), desc="mismatch", unit="curve", disable=None):
         sampling = replace(plan.sampling, num_inference_steps=n)
         told = {"extractor": extractor, "class_labels": labels}
         curve = mismatch(plan.model, clean, sampling, counts, **told)

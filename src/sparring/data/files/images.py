@@ -149,7 +149,7 @@ class ImageDataset(Dataset):
                 raise SizesDiffer(
                     f"images of {self.files.origin} differ in size ({where} is "
                     f"{_size(image.shape)}, the first {_size(self.sample_shape)}): "
-                    "set data.resolution"
+                    f"set data.resolution={min(self.sample_shape[1:])} or so"
                 )
             return image, [height, width, 0, 0, 0]
         tall, wide = transforms.resized(height, width, self.resolution)

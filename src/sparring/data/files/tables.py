@@ -32,10 +32,11 @@ def huggingface(
     from datasets import config
     from huggingface_hub import constants
 
-    splits = call_datasets(name, "load_dataset", name, config_name)
+    folder = expanded_path(name)
+    named = name if folder.exists() else f"{name} (no folder here, so a name on the hub)"
+    splits = call_datasets(named, "load_dataset", name, config_name)
     which = split_of(name, splits, split, own_held_out)
     train = splits["train"] if which != "train" and "train" in splits else None
-    folder = expanded_path(name)
     caches = [str(config.HF_DATASETS_CACHE), constants.HF_HUB_CACHE]  # of what was downloaded
     roots = [str(folder)] if folder.is_dir() else caches
     source = _source(f"data set '{name}'", splits[which], columns, roots, train)

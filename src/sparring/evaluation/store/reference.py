@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ...data.base import Dataset
 from ...data.captions import first_of
 from ...diffusion.randomness import generator
 from ...support.cache import key_of
 from ...support.errors import UserError
+from ...support.terminal import printable
 from ..networks.extractors import Extractor, image_batches, make_extractor
 from ..networks.inception import EXTRACTORS as INCEPTION
 from ..networks.judges import Judges, Panel
@@ -160,7 +162,11 @@ class Reference:
         )  # fmt: skip
         folder = None if self.kept is None else self.kept / key
         parts = Parts(len(rows), PART, folder, self.processes)
-        parts.compute(lambda part: read(rows[part.start : part.stop]))
+        said = printable(f"reading {data.name}")
+        with tqdm(total=len(rows), desc=said, unit="image", disable=None, leave=False) as bar:
+            parts.compute(
+                lambda part: read(rows[part.start : part.stop]), lambda part: bar.update(len(part))
+            )
         return parts
 
     @property
