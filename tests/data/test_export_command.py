@@ -11,7 +11,7 @@ from PIL import Image
 
 import sparring
 from sparring.cli import main
-from sparring.commands.export.folders import as_text, export_command
+from sparring.commands.export.folders import NEVER, as_text, export_command
 from sparring.commands.inspect.findings import inspect_command
 from sparring.data.audit.table import read_table
 from sparring.data.base import ModelRange
@@ -76,7 +76,7 @@ def test_every_readable_image_has_its_file_and_its_line(photos, table, tmp_path)
         assert (out / "images" / name).is_symlink()
     jpeg_of_64 = 1.03 * (64 / 3072) ** 0.5
     levels = [line["least_level"] for line in lines.values()]
-    assert levels == pytest.approx([0, 0.2, 0.5, 0, jpeg_of_64, 0], abs=1e-4)
+    assert levels == pytest.approx([0, 0.2, 0.5, NEVER, jpeg_of_64, 0], abs=1e-4)
     assert [line["weight"] for line in lines.values()] == [1, 1, 0.25, 0, 1, 1]
     assert [line["is_clean"] for line in lines.values()] == [1, 0, 0, 0, 0, 1]
     assert [line["text"] for line in lines.values()] == ["a grey square", "", "", "", "another", ""]
@@ -99,6 +99,16 @@ def test_a_level_chooses_those_that_may_be_used_from_it_on(photos, table, tmp_pa
     ]  # fmt: skip
     assert result["n_from_level"] == 4
     assert "4 images that may be used from noise level 0.2 on" in as_text(result)
+
+
+def test_no_level_hides_holes_from_a_trainer_that_cannot_leave_them_out(photos, tmp_path):
+    table = tmp_path / "dirt.csv"
+    rows = [f"{i},{0.9 * (i == 1)},{0.4 * (i == 2)}" for i in range(7)]
+    table.write_text("\n".join(["index,missing_blocks,salt_and_pepper", *rows]) + "\n")
+    result = exported(photos, table, tmp_path / "out", from_level=2.0)
+    levels = [line["least_level"] for line in lines_of(tmp_path / "out")]
+    assert levels == [0, NEVER, 0, 0, 0, 0]
+    assert result["n_from_level"] == 5
 
 
 def test_hugging_face_reads_it_and_training_is_told_what_ours_is(photos, table, tmp_path):

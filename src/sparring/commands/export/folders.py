@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from ... import __version__
 from ...data.audit.audit import audit_images
+from ...data.audit.registry import hiding_kinds
 from ...data.audit.table import Table, as_record, read_table, rounded
 from ...data.base import READ_CHUNK, Dataset
 from ...data.captions import Caption
@@ -34,6 +36,9 @@ from ...support.home_folder import expanded_path
 from ..contaminate.copies import file_name, place_of, write_image
 from ..inspect.findings import at_one_size
 from ..shared.files import check_place, whole_folder
+
+NEVER = 1000.0
+"""A noise level above those of all schedules; a number, because loaders take no null for one."""
 
 
 class Known(NamedTuple):
@@ -94,7 +99,7 @@ def export_command(
     weight = weights_of(known.table)
     folders = {"clean": known.table.is_clean}
     if from_level is not None:
-        folders[f"from-{from_level:g}"] = (level <= from_level) & (weight > 0)
+        folders[f"from-{from_level:g}"] = level <= from_level
     is_file = contamination.get("kind") == "none" and data.get("train_data_dir") is not None
     with whole_folder(out) as partial:
         put = _Put(copy=copy)
@@ -131,10 +136,12 @@ def _told(images: Dataset, dirt: str) -> Known:
     """By a table; the images are read to see whether they can be."""
     _check_no_stream(images)
     table, is_readable = read_table(dirt, images), np.zeros(len(images), bool)
-    for start in range(0, len(images), READ_CHUNK):
-        asked = torch.arange(start, min(start + READ_CHUNK, len(images)))
-        used = images.__getitems__(asked.tolist())["index"]
-        is_readable[asked.numpy()] = (used == asked).numpy()
+    with tqdm(total=len(images), unit="image", disable=None) as progress:
+        for start in range(0, len(images), READ_CHUNK):
+            asked = torch.arange(start, min(start + READ_CHUNK, len(images)))
+            used = images.__getitems__(asked.tolist())["index"]
+            is_readable[asked.numpy()] = (used == asked).numpy()
+            progress.update(len(asked))
     return Known(images, table, is_readable)
 
 
@@ -147,11 +154,17 @@ def _check_no_stream(images: Dataset) -> None:
 
 
 def least_levels(known: Known) -> np.ndarray:
-    """Noise level sigma_t / alpha_t from which each image may be used, (n,); 0 for clean ones."""
-    shape = known.images.sample_shape
-    inside = torch.ones(len(known.table), dtype=torch.bool)
-    trust = trust_of(known.table, inside, None, SCALE, shape)
-    return torch.maximum(largest_deviation(trust, *shape[1:]), trust.level).numpy()
+    """Noise level sigma_t / alpha_t from which each image may be used, (n,); 0 for clean ones.
+
+    `NEVER` for images of no weight, and for those with holes or dead pixels: the library leaves
+    such pixels out of the loss, and other trainers cannot.
+    """
+    table, shape = known.table, known.images.sample_shape
+    inside = torch.ones(len(table), dtype=torch.bool)
+    trust = trust_of(table, inside, None, SCALE, shape)
+    level = torch.maximum(largest_deviation(trust, *shape[1:]), trust.level).numpy()
+    is_useless = np.any([trust.weight.numpy() == 0, *map(table.has, hiding_kinds())], 0)
+    return np.where(is_useless, np.float32(NEVER), level)
 
 
 class _Put:
