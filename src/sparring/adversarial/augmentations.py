@@ -6,10 +6,9 @@ r"""Differentiable augmentation of what a discriminator sees, from numbers that 
     zoom         by a factor in [0.8, 1.25]
     cutout       a square of half the side becomes zero
 
-Real and fake images are treated alike, so a generator cannot learn the augmentation itself.
-
-Source: Zhao et al. 2020, "Differentiable augmentation for data-efficient GAN training" (color,
-translation, cutout with its ranges); flip and zoom are ours.
+Real and fake images are treated alike, so a generator cannot learn the augmentation itself. Source:
+Zhao et al. 2020, "Differentiable augmentation for data-efficient GAN training" (color, translation,
+cutout with its ranges); flip and zoom are ours.
 """
 
 from collections.abc import Collection
@@ -30,15 +29,10 @@ USUAL: tuple[Policy, ...] = ("color", "translation", "cutout")
 
 @dataclass(frozen=True)
 class Look:
-    """Uniform numbers in [0, 1) that decide how each image is shown.
+    """Uniform numbers in [0, 1) that decide how each image is shown."""
 
-    Attributes:
-        colour: Brightness, saturation, contrast, (B, 3).
-        place: Flip, translation in x and y, zoom, centre of the cutout in x and y, (B, 6).
-    """
-
-    colour: Tensor
-    place: Tensor
+    colour: Tensor  # brightness, saturation, contrast, (B, 3)
+    place: Tensor  # flip, translation in x and y, zoom, centre of the cutout in x and y, (B, 6)
 
     def __getitem__(self, rows: slice) -> "Look":
         return Look(self.colour[rows], self.place[rows])
@@ -54,13 +48,8 @@ def draw_looks(rng: StepRandom, *, shared: bool) -> tuple[Look, Look]:
 
 
 def augment(images: Tensor, look: Look, policy: Collection[str]) -> Tensor:
-    """Images (B, C, H, W) in about [-1, 1] as a discriminator is to see them.
-
-    Args:
-        images: Gradients flow through.
-        look: The numbers drawn for these images.
-        policy: Which of POLICIES; applied in their order above.
-    """
+    """Images (B, C, H, W) in about [-1, 1] as a discriminator is to see them, differentiable.
+    `policy` says which of POLICIES are applied, in their order above."""
     if "color" in policy:
         images = _colour(images, *look.colour.to(images).unbind(1))
     if {"flip", "translation", "zoom"} & set(policy):
@@ -93,10 +82,8 @@ def _move(images: Tensor, place: Tensor, policy: Collection[str]) -> Tensor:
 
 
 def _cut_out(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    height, width = images.shape[2:]
-    rows = (torch.arange(height, device=images.device) + 0.5) / height
-    columns = (torch.arange(width, device=images.device) + 0.5) / width
-    inside_y = (rows - y[:, None]).abs() < 0.25
-    inside_x = (columns - x[:, None]).abs() < 0.25
-    hole = inside_y[:, None, :, None] & inside_x[:, None, None, :]
-    return images * ~hole
+    inside_y, inside_x = (
+        ((torch.arange(n, device=images.device) + 0.5) / n - centre[:, None]).abs() < 0.25
+        for n, centre in zip(images.shape[2:], (y, x), strict=True)
+    )
+    return images * ~(inside_y[:, None, :, None] & inside_x[:, None, None, :])

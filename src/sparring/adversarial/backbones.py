@@ -22,18 +22,12 @@ N_STEPS, BATCH_SIZE, N_IMAGES = 800, 64, 20_000
 
 
 class DinoBackbone(nn.Module):
-    """Patch tokens of chosen blocks of a DINOv2, as maps.
+    """Patch tokens of chosen blocks of a DINOv2, `dino_model`'s, as maps.
 
     Images are resized so that their sides become about `side` pixels and multiples of the patch,
-    and normalised by ImageNet's mean and spread, as tensors: gradients flow through.
-
-    Args:
-        model: `Dinov2Model` or `Dinov2WithRegistersModel` of transformers.
-        blocks: Counted from 1; 0 is the embedding. None: four, evenly spaced, the last one too.
-        side: Of the resized image, in pixels.
-
-    Raises:
-        ValueError: for blocks it does not have, or a side smaller than a patch.
+    and normalised by ImageNet's mean and spread, as tensors: gradients flow through. Blocks are
+    counted from 1; 0 is the embedding. None: four, evenly spaced, the last one too. Raises
+    ValueError for blocks it does not have, or a side smaller than a patch.
 
     Source: Oquab et al. 2023; which blocks ADT takes is not known, four as in ADD.
     """
@@ -41,12 +35,9 @@ class DinoBackbone(nn.Module):
     def __init__(self, model: Any, blocks: Sequence[int] | None = None, side: int = 224) -> None:
         super().__init__()
         depth, self.patch = model.config.num_hidden_layers, model.config.patch_size
-        n_taken = min(4, depth)
-        self.blocks = (
-            [round(depth * (i + 1) / n_taken) for i in range(n_taken)]
-            if blocks is None
-            else list(blocks)
-        )
+        n = min(4, depth)
+        four = [round(depth * (i + 1) / n) for i in range(n)]
+        self.blocks = four if blocks is None else list(blocks)
         if not self.blocks or not set(self.blocks) <= set(range(depth + 1)):
             raise ValueError(f"blocks must be of 0 to {depth}, got {blocks}")
         if side < self.patch:
@@ -79,11 +70,7 @@ class DinoBackbone(nn.Module):
 
 
 def load_dino(name: str, blocks: Sequence[int] | None, side: int) -> DinoBackbone:
-    """A DINOv2 from a folder or the hub; safetensors only.
-
-    Raises:
-        UserError: if transformers is missing, or the name is of no DINOv2.
-    """
+    """See `dino_model`, which raises the errors, and `DinoBackbone`."""
     option = "objective.discriminator.features"
     model = dino_model(name, option, "name a DINOv2, denoiser or labels")
     try:
@@ -93,15 +80,10 @@ def load_dino(name: str, blocks: Sequence[int] | None, side: int) -> DinoBackbon
 
 
 def dino_model(name: str, option: str, advice: str) -> Any:
-    """A Dinov2Model of transformers, float32, from a folder or the hub; safetensors only.
+    """Dinov2Model or Dinov2WithRegistersModel of transformers, float32, from a folder or the hub.
 
-    Args:
-        name: Of the folder or the hub.
-        option: Which setting names it, and what to do where it is another model: for messages.
-        advice: See option.
-
-    Raises:
-        UserError: if transformers is missing, or the name is of no DINOv2.
+    Safetensors only. `option` is the setting that names it. Raises UserError if transformers is
+    missing, or the name is of no DINOv2, with the advice.
     """
     try:
         from transformers import AutoConfig, AutoModel
@@ -116,9 +98,8 @@ def dino_model(name: str, option: str, advice: str) -> Any:
         with no_progress_bar():
             model = AutoModel.from_pretrained(name, use_safetensors=True, local_files_only=cached)
     except (OSError, ValueError) as error:
-        reason = "there is no such folder, and the hub cannot be reached"
-        if not cached:
-            reason = str(error).strip().splitlines()[0]
+        unreachable = "there is no such folder, and the hub cannot be reached"
+        reason = unreachable if cached else str(error).strip().splitlines()[0]
         raise UserError(f"{place} cannot be loaded: {reason}") from error
     return model.float()
 
@@ -126,15 +107,8 @@ def dino_model(name: str, option: str, advice: str) -> Any:
 class LabelBackbone(nn.Module):
     """A small residual network, trained to tell a data set's classes: for images of a few pixels.
 
-    Maps: 16 channels at full size (1), 32 at half (2), 64 at a quarter (3).
-
-    Args:
-        n_channels: Of the images.
-        num_classes: Of the data.
-        blocks: Which maps; None: all.
-
-    Raises:
-        ValueError: for maps it does not have.
+    Maps: 16 channels at full size (1), 32 at half (2), 64 at a quarter (3); `blocks` says which,
+    None: all. Raises ValueError for maps it does not have.
 
     Source: ours; DINOv2 needs images of at least a hundred pixels a side.
     """
@@ -163,12 +137,11 @@ class LabelBackbone(nn.Module):
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """All three, of images (B, C, H, W) in about [-1, 1]."""
-        maps, hidden = [], images
+        maps = [images]
         for enter, refine in zip(self.enter, self.refine, strict=True):
-            hidden = enter(hidden)
-            hidden = hidden + refine(hidden)
-            maps.append(hidden)
-        return maps
+            hidden = enter(maps[-1])
+            maps.append(hidden + refine(hidden))
+        return maps[1:]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """The chosen ones."""
@@ -186,16 +159,9 @@ def label_backbone(
     """A `LabelBackbone` trained on a data set's images and labels, 800 AdamW steps of 64.
 
     Its weights follow from the data, to the bit on one CPU thread: every run looks through the same
-    eyes, whatever its seed.
-
-    Args:
-        dataset: In the model's range.
-        blocks: Which maps it gives.
-        kept_in: A safetensors file that is read if it is there and written otherwise, so that a
-            resumed run looks through the same eyes.
-
-    Raises:
-        UserError: if the data have no labels, or it has no such maps.
+    eyes, whatever its seed. The data are in the model's range. `kept_in` is a safetensors file that
+    is read if it is there and written otherwise, so that a resumed run has the same eyes too.
+    Raises UserError if the data have no labels, or it has no such maps.
     """
     if not dataset.num_classes:
         raise UserError(
@@ -210,19 +176,16 @@ def label_backbone(
             raise UserError(f"objective.discriminator.{error}") from error
         if kept_in is not None and kept_in.is_file():
             network.load_state_dict(load_file(kept_in))
-        else:
-            _fit(network, dataset)
-            if kept_in is not None:
-                with whole_file(kept_in) as half:
-                    save_file(network.state_dict(), half)
+            return network.requires_grad_(False).eval()
+        rng = generator("cpu", "label backbone batches")
+        chosen = torch.randperm(len(dataset), generator=rng)[:N_IMAGES].tolist()
+        batch = dataset.__getitems__(chosen)
+        images, labels = batch["x0"].float(), batch["label"]
+        learning = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05)
+        rate = torch.optim.lr_scheduler.CosineAnnealingLR(learning, N_STEPS)
+        counts = {"n_steps": N_STEPS, "batch_size": BATCH_SIZE}
+        fit_labels(network.logits, rate, images, labels, rng, **counts)
+        if kept_in is not None:
+            with whole_file(kept_in) as half:
+                save_file(network.state_dict(), half)
     return network.requires_grad_(False).eval()
-
-
-def _fit(network: LabelBackbone, dataset: Dataset) -> None:
-    rng = generator("cpu", "label backbone batches")
-    chosen = torch.randperm(len(dataset), generator=rng)[:N_IMAGES].tolist()
-    batch = dataset.__getitems__(chosen)
-    images, labels = batch["x0"].float(), batch["label"]
-    learning = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05)
-    rate = torch.optim.lr_scheduler.CosineAnnealingLR(learning, N_STEPS)
-    fit_labels(network.logits, rate, images, labels, rng, n_steps=N_STEPS, batch_size=BATCH_SIZE)

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
 
-MEMORY = 0.99
-"""Of the running means of the balance, per micro-batch."""
-WON = 0.02
-"""A side has won when the overlap of the scores stays this close to 0 or 1."""
+MEMORY = 0.99  # of the running means of the balance, per micro-batch
+WON = 0.02  # a side has won when the overlap of the scores stays this close to 0 or 1
 
 
 class Balance:
@@ -21,9 +19,9 @@ class Balance:
     real, fake: Mean scores of the pairs.
     overlap: P(a fake pair scores above a real one), 1/2 where the two cannot be told apart, 0 where
         the discriminator tells them all, 1 where it is wrong about all.
-    early, middle, late: Norm of the weights' gradient from the last trained call in that third of
-        the path that was looked at, in one step of ten (times the loss scale under fp16): that of
-        the own rows, and only where each process holds whole weights.
+    early, middle, late: Norm of the weights' gradient from the last trained call looked at in that
+        third of the path, in one step of ten (times the loss scale under fp16): of the own rows,
+        and only where each process holds whole weights.
     """
 
     names = ("real", "fake", "overlap", "early", "middle", "late")
@@ -39,7 +37,12 @@ class Balance:
     @torch.no_grad()
     def see(self, scores: Tensor) -> None:
         """Scores of the real and the fake pairs, (2, B); to be called by all processes together."""
-        real, fake = _of_all(scores.float())
+        scores = scores.float()
+        if dist.is_initialized() and dist.get_world_size() > 1:  # an overlap is one of all pairs
+            parts = [torch.empty_like(scores) for _ in range(dist.get_world_size())]
+            dist.all_gather(parts, scores.contiguous())
+            scores = torch.cat(parts, 1)
+        real, fake = scores
         over = (fake[:, None] > real).float().mean() + (fake[:, None] == real).float().mean() / 2
         now = torch.stack([real.mean(), fake.mean(), over])
         self.means = self.means.to(now)
@@ -56,32 +59,31 @@ class Balance:
         told, self.warned = bool(self.warned), torch.tensor(won)
         if not won or told:
             return []
+        who = "model deceives the discriminator"
+        advice = "raise discriminator_steps or its learning rate, or lower objective.weight"
         if overlap < WON:
-            return [
-                "the discriminator tells every fake (overlap of the scores "
-                f"{overlap:.3f}): lower its learning rate, raise r1, or augment more"
-            ]
-        return [
-            f"the model deceives the discriminator (overlap of the scores {overlap:.3f}): raise "
-            "discriminator_steps or its learning rate, or lower objective.weight"
-        ]
+            who = "discriminator tells every fake"
+            advice = "lower its learning rate, raise r1, or augment more"
+        return [f"the {who} (overlap of the scores {overlap:.3f}): {advice}"]
 
     def found(self) -> dict[str, float]:
         """The numbers that there are, by name."""
-        numbers = self.means.tolist()
-        found = dict(zip(self.names[:3], numbers[:3], strict=True)) if int(self.n_seen) else {}
-        looked_at = zip(self.names[3:], numbers[3:], strict=True)
-        found |= {name: value for name, value in looked_at if value > 0}
-        return {f"balance/{name}": value for name, value in found.items()}
+        numbers = enumerate(zip(self.names, self.means.tolist(), strict=True))
+        any_seen = int(self.n_seen) > 0
+        return {
+            f"balance/{name}": value
+            for i, (name, value) in numbers
+            if (any_seen if i < 3 else value > 0)
+        }
 
     def watch(self, denoiser: Denoiser, third: int) -> None:
         """The gradients of the weights that arrive from here on are of a call in that third."""
         self.unwatch()
         self._third = third
-        learned = [one for one in denoiser.network.parameters() if one.requires_grad]
         self._handles = [
             one.register_hook(lambda grad: self._squares.append(grad.float().square().sum()))
-            for one in learned
+            for one in denoiser.network.parameters()
+            if one.requires_grad
         ]
 
     def unwatch(self) -> None:
@@ -100,12 +102,3 @@ class Balance:
         """Takes back what `state_dict` gave."""
         self.means, self.n_seen = state["balance"].clone(), state["balance_n"].clone()
         self.warned = state["balance_warned"].clone()
-
-
-def _of_all(scores: Tensor) -> Tensor:
-    """The scores of all processes, (2, B of all): an overlap is one of all pairs."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return scores
-    parts = [torch.empty_like(scores) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, scores.contiguous())
-    return torch.cat(parts, 1)

@@ -37,10 +37,7 @@ from .eyes import Maps
 Reading = Literal["patches", "predictor", "pooled", "unpaired"]
 READINGS = get_args(Reading)
 LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "hinge": (
-        lambda real, fake: F.relu(1 - real) + F.relu(1 + fake),
-        lambda real, fake: -fake,
-    ),
+    "hinge": (lambda real, fake: F.relu(1 - real) + F.relu(1 + fake), lambda real, fake: -fake),
     "non_saturating": (
         lambda real, fake: F.softplus(-real) + F.softplus(fake),
         lambda real, fake: F.softplus(-fake),
@@ -58,13 +55,7 @@ Jolicoeur-Martineau 2018.
 
 
 class Head(nn.Module):
-    """h_i: channels normalised at each place, 1x1, a residual 3x3, 1x1.
-
-    Args:
-        n_in: Channels of the feature map.
-        width: Of the hidden layers.
-        n_out: Channels of the result.
-    """
+    """h_i: channels normalised at each place, 1x1, a residual 3x3 of `width` channels, 1x1."""
 
     def __init__(self, n_in: int, width: int, n_out: int) -> None:
         super().__init__()
@@ -82,13 +73,7 @@ class Head(nn.Module):
 
 
 class Heads(nn.Module):
-    """All that learns of a discriminator.
-
-    Args:
-        channels: Of each feature map.
-        reading: One of READINGS.
-        width: Of the heads, and of what is compared.
-    """
+    """All that learns of a discriminator: a head of `width` on each map of so many channels."""
 
     def __init__(
         self, channels: Sequence[int], reading: Reading = "patches", width: Count = 64
@@ -107,13 +92,12 @@ class Heads(nn.Module):
     def forward(self, u: Maps, y: Maps, penalised: bool = False) -> tuple[Tensor, Tensor]:
         """Scores D(u, y), and R1 on what the heads read of u.
 
-        R1 = sum over i of ||d mean(D) / dF_i(u)||^2
+        R1 = sum over i of ||d mean(D) / dF_i(u)||^2,   zero if not `penalised`
 
         Args:
             u: Feature maps of the images to be judged, (B, C_i, h_i, w_i) each.
             y: Those of what they are compared with; not read by "unpaired". With fewer rows than u,
                 u is several such batches, one after the other, all compared with y.
-            penalised: Whether R1 is wanted; otherwise it is zero.
 
         Returns:
             Scores, (B, n), n = 1 but for "unpaired", where each place of each map has one, and R1,
@@ -135,33 +119,22 @@ class Heads(nn.Module):
         if self.reading == "unpaired":
             return torch.cat([one.flatten(1) for one in z], 1)
         n_batches = len(u[0]) // len(y[0])
-        against = [
-            head(one).repeat(n_batches, 1, 1, 1) for head, one in zip(self.heads, y, strict=True)
-        ]
+        heads = zip(self.heads, y, strict=True)
+        against = [head(one).repeat(n_batches, 1, 1, 1) for head, one in heads]
         if self.reading == "predictor":
             z = [predict(one) for predict, one in zip(self.predictors, z, strict=True)]
             against = [one.detach() for one in against]
         if self.reading == "pooled":
             z, against = ([one.mean((2, 3), keepdim=True) for one in own] for own in (z, against))
-        alike = [
-            F.cosine_similarity(a, b).flatten(1).mean(1) for a, b in zip(z, against, strict=True)
-        ]
+        pairs = zip(z, against, strict=True)
+        alike = [F.cosine_similarity(a, b).flatten(1).mean(1) for a, b in pairs]
         mean = torch.stack(alike, 1).mean(1, keepdim=True)
         return self.log_scale.exp() * (mean - self.centre)
 
 
 class Discriminator(nn.Module):
-    """An eye that is frozen and heads that learn.
-
-    Args:
-        eye: `ImageEye`, `LatentEye` or another module with their methods.
-        heads: On its feature maps.
-        loss: One of LOSSES.
-        r1: Weight gamma of the penalty, gamma / 2 R1 of real pairs.
-
-    Raises:
-        ValueError: for an unknown loss or a negative weight.
-    """
+    """An eye that is frozen (`ImageEye`, `LatentEye`) and heads that learn on its feature maps.
+    `r1` is the weight gamma of the penalty, gamma / 2 R1 of real pairs."""
 
     def __init__(
         self,
@@ -179,9 +152,7 @@ class Discriminator(nn.Module):
 
     def generator_loss(self, fake: Maps, real: Maps, real_again: Maps) -> Tensor:
         """What the generator is to lower, (B,); the arguments are those of `loss`.
-
-        The bare heads are asked: they take no gradient and send none to other processes.
-        """
+        The bare heads are asked: they take no gradient and send none to other processes."""
         heads = unwrapped(self.network)
         with frozen(heads):
             score, _ = heads(fake, real)
@@ -194,16 +165,12 @@ class Discriminator(nn.Module):
     def loss(self, fake: Maps, real: Maps, real_again: Maps) -> tuple[dict[str, Tensor], Tensor]:
         """The discriminator's terms, (B,) each, and the mean scores of real and fake, (2, B).
 
-        Args:
-            fake: Maps of the generated image under look a.
-            real: Of the real image under look b.
-            real_again: Of the real image under look a.
+        `fake` are maps of the generated image under look a, `real_again` of the real one under look
+        a, `real` of that under look b.
         """
         n = len(real[0])
         scores, penalty = self.network(
-            [torch.cat(both) for both in zip(real_again, fake, strict=True)],
-            real,
-            self.r1 > 0,
+            [torch.cat(both) for both in zip(real_again, fake, strict=True)], real, self.r1 > 0
         )
         of_real, of_fake = scores[:n], scores[n:]
         terms = {"discriminator": self._of_discriminator(of_real, of_fake).mean(1)}
@@ -212,10 +179,8 @@ class Discriminator(nn.Module):
         return terms, torch.stack([of_real.detach().mean(1), of_fake.detach().mean(1)])
 
 
-_REST = {
-    **{name: options_of(Heads)[name] for name in ("reading", "width")},
-    **{name: options_of(Discriminator)[name] for name in ("loss", "r1")},
-}
+_OPTIONS = options_of(Heads) | options_of(Discriminator)
+_REST = {name: _OPTIONS[name] for name in ("reading", "width", "loss", "r1")}
 
 
 class DiscriminatorSection(section_of(_REST, "Discriminator")):

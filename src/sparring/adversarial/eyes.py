@@ -25,8 +25,8 @@ class ImageEye(nn.Module):
     Args:
         backbone: Images (B, C, H, W) in about [-1, 1] -> feature maps; has `channels`, theirs.
         policy: Augmentations, of `augmentations.POLICIES`.
-        shared: Whether both images of a pair are moved alike. Where places are compared they must
-            be; the colours always differ.
+        shared: Whether both images of a pair are moved alike, as where places are compared; the
+            colours always differ.
         vae: The decoder of a latent model, frozen; None for a model of images.
         reconstructed: Whether the real image also went through the decoder.
 
@@ -36,7 +36,7 @@ class ImageEye(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Any,
         policy: Sequence[str] = USUAL,
         *,
         shared: bool = True,
@@ -44,17 +44,12 @@ class ImageEye(nn.Module):
         reconstructed: bool = False,
     ) -> None:
         super().__init__()
-        for name in policy:
-            if name not in POLICIES:
-                raise ValueError(f"augment must be of {', '.join(POLICIES)}, got {name!r}")
+        if unknown := [name for name in policy if name not in POLICIES]:
+            raise ValueError(f"augment must be of {', '.join(POLICIES)}, got {unknown[0]!r}")
+        self.channels: list[int] = backbone.channels
         self.backbone, self.policy, self.shared = backbone, tuple(policy), shared
         self.vae, self.reconstructed = vae, reconstructed
         self.requires_grad_(False).eval()
-
-    @property
-    def channels(self) -> list[int]:
-        """Of the feature maps."""
-        return self.backbone.channels  # pyright: ignore[reportReturnType]
 
     def draw(self, rng: StepRandom, like: Tensor) -> tuple[Look, Look]:
         """Two looks at the own rows; `like` is a sample of the model, (B, *)."""
@@ -81,16 +76,10 @@ class ImageEye(nn.Module):
 class LatentEye(nn.Module):
     """Sees samples of the model as the model itself does: no decoder, no other network.
 
-    A frozen copy of the denoiser reads x + noise at a drawn time; its blocks' outputs are the
-    feature maps. The two looks share the time and differ in the noise.
-
-    Args:
-        denoiser: A copy of the model as it was before training; it is frozen.
-        blocks: Which of its blocks, None for all: of a U-Net the down blocks and the middle one,
-            of a transformer its blocks.
-
-    Raises:
-        ValueError: for blocks that the network does not have.
+    A copy of the denoiser as it was before training, frozen, reads x + noise at a drawn time; the
+    outputs of its blocks are the feature maps: of a U-Net the down blocks and the middle one, of a
+    transformer its blocks; None for all. The two looks share the time and differ in the noise.
+    Raises ValueError for blocks that the network does not have.
 
     Source: after LADD (Sauer et al. 2024), whose noise is logit-normal and whose features are a
     transformer's; uniform times are ours.
@@ -102,12 +91,11 @@ class LatentEye(nn.Module):
         self.requires_grad_(False).eval()
         network: Any = unwrapped(denoiser.network)
         found = _blocks(network)
-        chosen = list(range(len(found))) if blocks is None else list(blocks)
-        if not chosen or not set(chosen) <= set(range(len(found))):
+        self._chosen = list(range(len(found)) if blocks is None else blocks)
+        if not self._chosen or not set(self._chosen) <= set(range(len(found))):
             raise ValueError(f"blocks must be of 0 to {len(found) - 1}, got {blocks}")
         self._seen: dict[int, Tensor] = {}
-        self._chosen = chosen
-        for number in chosen:
+        for number in self._chosen:
             found[number].register_forward_hook(self._catch(number))
 
     def _catch(self, number: int) -> Callable[..., None]:
@@ -133,20 +121,17 @@ class LatentEye(nn.Module):
         return tuple((u, rng.normal(f"eye {name}", like.shape[1:])) for name in ("a", "b"))
 
     def prepare(self, x: Tensor) -> Tensor:
-        """The model's samples as they are."""
         return x
 
     def real(self, x0: Tensor, image: Tensor) -> Tensor:
-        """x0 as the model sees it."""
         return x0
 
     def forward(self, seen: Tensor, look: tuple[Tensor, Tensor], condition: dict[str, Any]) -> Maps:
         """Feature maps of x + noise, (B, C_i, h_i, w_i) each."""
         u, eps = look
-        schedule = self.denoiser.schedule
-        t = schedule.times(u.to(seen.device))
-        alpha, sigma = schedule.at(t, like=seen)
-        self.denoiser(add_noise(seen, eps.to(seen), alpha, sigma), t, **condition)
+        t = self.denoiser.schedule.times(u.to(seen.device))
+        x_t = add_noise(seen, eps.to(seen), *self.denoiser.schedule.at(t, like=seen))
+        self.denoiser(x_t, t, **condition)
         maps = [_as_map(self._seen[number], seen) for number in self._chosen]
         self._seen.clear()  # they would keep their graph
         return maps

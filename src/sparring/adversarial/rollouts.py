@@ -21,30 +21,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..diffusion.noising import add_noise
 from ..diffusion.parametrization import KINDS, Pair
 from ..diffusion.schedules import EDMSchedule, Schedule, kind_from_config
 from ..diffusion.solver_steps import restate, step_coefficients, time_grid
 
-_TOLERANCE = 1e-4
-"""Of the check that a step is linear; schedulers compute in float32."""
+_TOLERANCE = 1e-4  # of the check that a step is linear; schedulers compute in float32
 _NOT_FROM_THE_MIDDLE = ("PNDMScheduler", "LMSDiscreteScheduler")
 """Their first steps need a history that only the beginning of the path can give."""
+
+_NOT_LINEAR = "cannot be trained through: its steps are not linear in the network's answers"
 
 PairOf = Callable[[Tensor, Tensor], Pair]
 """A parametrisation's two numbers as a function of (alpha, sigma); see `Denoiser.pair`."""
 
 
 class Walk(ABC):
-    """A rollout under way, in the precision of the sample it began with.
+    """A rollout under way, in the precision of the sample it began with."""
 
-    Attributes:
-        x_t: What the network is to see next, alpha_t x0 + sigma_t eps, (B, *); after the last step
-            the sample.
-    """
-
-    x_t: Tensor
+    x_t: Tensor  # what the network is to see next, (B, *); after the last step the sample
 
     @abstractmethod
     def step(self, output: Tensor) -> None:
@@ -52,30 +49,19 @@ class Walk(ABC):
 
 
 class Path(ABC):
-    """The network calls of a sampler, numbered from noise (0) to data.
+    """The network calls of a sampler, numbered from noise (0) to data."""
 
-    Attributes:
-        schedule: The model's.
-        times: Of the calls, as the model receives them, (n_calls,).
-        starts: Calls that a rollout may begin with: where the sampler holds a sample of one time
-            and no half-done step.
-    """
-
-    schedule: Schedule
-    times: Tensor
-    starts: tuple[int, ...]
+    schedule: Schedule  # the model's
+    times: Tensor  # of the calls, as the model receives them, (n_calls,)
+    starts: tuple[int, ...]  # where a rollout may begin: no step is half done
 
     @property
     def n_calls(self) -> int:
-        """Calls of the network from noise to data."""
         return len(self.times)
 
     def begin(self, start: int, x0: Tensor, eps: Tensor) -> Tensor:
-        """x_t at call `start`, (B, *): alpha x0 + sigma eps, and pure noise at the first call.
-
-        There real sampling knows nothing of x0, while alpha x0 would still show its mean where the
-        schedule's terminal signal-to-noise ratio is not zero.
-        """
+        """x_t at call `start`, (B, *): alpha x0 + sigma eps, and pure noise at the first call,
+        where real sampling knows nothing of x0 and alpha x0 might still show its mean."""
         alpha, sigma = self.schedule.at(self.times[start].expand(len(x0)), like=x0)
         if start > 0:
             return add_noise(x0, eps, alpha, sigma)
@@ -85,13 +71,7 @@ class Path(ABC):
     def walk(
         self, start: int, x_t: Tensor, generators: Sequence[torch.Generator] | None = None
     ) -> Walk:
-        """A rollout from x_t at call `start`.
-
-        Args:
-            start: One of `starts`.
-            x_t: As `begin` gives it, (B, *).
-            generators: Of the noise of stochastic steps, one a row.
-        """
+        """A rollout from x_t (B, *) at call `start`; generators, one a row, of stochastic steps."""
 
     @abstractmethod
     def coefficients(self, start: int) -> Tensor:
@@ -99,19 +79,13 @@ class Path(ABC):
 
         W[i, j] = d(what the network sees at call start + i) / d(answer at call start + j), zero for
         j >= i; the last row is that of the sample.
-
-        Args:
-            start: One of `starts`.
         """
 
     def weights(self, kind: str, start: int, pair: PairOf) -> Tensor:
         """w_k of every call from `start` on, (n,), float64.
 
-        Args:
-            kind: "native": W_end,k; "unit": its sign over the calls of the path; "x0_balanced":
-                d x0_hat_k / d o_k over them.
-            start: One of `starts`.
-            pair: The network's two numbers.
+        "native": W_end,k; "unit": its sign over the calls of the path; "x0_balanced": d x0_hat_k /
+        d o_k over them, for the network's two numbers.
         """
         native = self.coefficients(start)[-1]
         if kind == "native":
@@ -139,12 +113,7 @@ def trained_calls(calls: range, most: int, how: str, rng: torch.Generator) -> tu
 class OneStepPath(Path):
     r"""DDIM without noise, which for flow is Euler: x_s = A x_t + B o at every step.
 
-    W_end,k = B_k prod_{j > k} A_j
-
-    Args:
-        schedule: The model's.
-        pair: The network's two numbers.
-        n_steps: Of the sampler, each one call.
+    W_end,k = B_k prod_{j > k} A_j,   each of the n_steps one call
 
     Source: Song et al. 2021, eq. 12; the weights are ours (chain rule on it).
     """
@@ -153,11 +122,8 @@ class OneStepPath(Path):
         self.schedule, self.times = schedule, time_grid(schedule, n_steps)
         self.starts = tuple(range(n_steps))
         alpha, sigma = schedule.alpha(self.times), schedule.sigma(self.times)
-        after = (
-            torch.cat([alpha[1:], alpha.new_ones(1)]),
-            torch.cat([sigma[1:], sigma.new_zeros(1)]),
-        )
-        a, b = step_coefficients(pair(alpha, sigma), alpha, sigma, *after)
+        alpha_s, sigma_s = F.pad(alpha[1:], (0, 1), value=1), F.pad(sigma[1:], (0, 1))
+        a, b = step_coefficients(pair(alpha, sigma), alpha, sigma, alpha_s, sigma_s)
         self._a, self._b = torch.as_tensor(a), torch.as_tensor(b)
 
     def walk(
@@ -185,40 +151,21 @@ class _OneStepWalk(Walk):
 
 
 class SchedulerPath(Path):
-    """The path of a diffusers scheduler, whose step is run and, for the numbers W, probed.
+    """The path of a diffusers scheduler, which is copied, run and, for the numbers W, probed.
 
-    Args:
-        scheduler: Of the model's family; it is copied.
-        schedule: The model's.
-        pair: The network's two numbers.
-        n_steps: Of the sampler; Heun and KDPM2 make two calls a step.
-
-    What the network says is restated in the kind that the scheduler's config asks for.
-
-    Raises:
-        ValueError: if its step is not linear (clip_sample, thresholding) or cannot begin in the
-            middle of the path.
+    It is of the model's family; Heun and KDPM2 make two calls a step. What the network says is
+    restated in the kind that the scheduler's config asks for. Raises ValueError if its step is not
+    linear (clip_sample, thresholding) or cannot begin in the middle of the path.
     """
 
-    def __init__(
-        self,
-        scheduler: Any,
-        schedule: Schedule,
-        pair: PairOf,
-        n_steps: int,
-    ) -> None:
+    def __init__(self, scheduler: Any, schedule: Schedule, pair: PairOf, n_steps: int) -> None:
         name, config = type(scheduler).__name__, scheduler.config
         for word in ("clip_sample", "thresholding"):
             if config.get(word):
-                raise ValueError(
-                    f"{name} with {word}=True cannot be trained through: its steps are not linear "
-                    f"in the network's answers. Set {word}=False"
-                )
+                raise ValueError(f"{name} with {word}=True {_NOT_LINEAR}. Set {word}=False")
         if name in _NOT_FROM_THE_MIDDLE:
-            raise ValueError(
-                f"{name} cannot begin in the middle of its path: take ddim, euler, heun, "
-                "dpmsolver++ or unipc"
-            )
+            advice = "take ddim, euler, heun, dpmsolver++ or unipc"
+            raise ValueError(f"{name} cannot begin in the middle of its path: {advice}")
         self.schedule, self.pair = schedule, pair
         self.spoken = KINDS.get(kind_from_config(config), pair)  # EDM: the network's own
         self.scheduler = copy.deepcopy(scheduler)
@@ -234,15 +181,9 @@ class SchedulerPath(Path):
 
     def coefficients(self, start: int) -> Tensor:
         """By one run on the zero vector, the unit vectors and a mixture, side by side as rows.
-
-        Raises:
-            ValueError: if the answer to the mixture is not the mixture of the answers.
-        """
-        if start not in self._found:
-            self._found[start] = self._probe(start)
-        return self._found[start]
-
-    def _probe(self, start: int) -> Tensor:
+        Raises ValueError if the answer to the mixture is not the mixture of the answers."""
+        if start in self._found:
+            return self._found[start]
         n = self.n_calls - start
         mixed = torch.linspace(-1, 2, n)[None]
         answers = torch.cat([torch.zeros(1, n), torch.eye(n), mixed]).double()
@@ -257,31 +198,22 @@ class SchedulerPath(Path):
         w = responses[:, 1:] - responses[:, :1]
         w, answer = w[:, :-1], w[:, -1]
         if not torch.allclose(answer, w @ mixed[0].double(), rtol=_TOLERANCE, atol=_TOLERANCE):
-            raise ValueError(
-                f"{type(self.scheduler).__name__} cannot be trained through: its steps are not "
-                "linear in the network's answers"
-            )
+            raise ValueError(f"{type(self.scheduler).__name__} {_NOT_LINEAR}")
+        self._found[start] = w
         return w
 
 
 class _SchedulerWalk(Walk):
     """Holds x in the scheduler's own scale, which for Euler and its kin is x_t / alpha_t."""
 
-    def __init__(
-        self,
-        path: SchedulerPath,
-        start: int,
-        x_t: Tensor,
-        generators: Sequence[torch.Generator] | None,
-    ) -> None:
+    def __init__(self, path: SchedulerPath, start: int, x_t: Tensor, generators: Any) -> None:
         self._path, self._call = path, start
         self._scheduler = copy.deepcopy(path.scheduler)
         if hasattr(self._scheduler, "set_begin_index"):
             self._scheduler.set_begin_index(start)
         accepted = inspect.signature(self._scheduler.step).parameters
-        self._extra = (
-            {"generator": generators and list(generators)} if "generator" in accepted else {}
-        )
+        words = {"generator": generators and list(generators)}
+        self._extra = words if "generator" in accepted else {}
         self.x_t = x_t
         self._x = x_t / self._read(torch.ones_like(x_t[:1]))
 

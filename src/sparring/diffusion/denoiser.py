@@ -1,8 +1,4 @@
-"""`Denoiser`: any network as an estimate of the data and of the noise.
-
-It wraps a diffusers model (UNet2DModel, UNet2DConditionModel, DiT, SD3 and other transformers) or
-any `nn.Module` called as `network(x, t, **condition)`, and answers in any parametrisation.
-"""
+"""`Denoiser`: any network as an estimate of the data and of the noise, in any parametrisation."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +19,8 @@ class Denoiser(nn.Module):
     `denoiser(x_t, t, **condition)` gives a `Prediction`: ask it for `.x0`, `.eps`, `.v`.
 
     Args:
-        network: Takes (x, t, **condition); t keeps its dtype. A diffusers model or a module.
+        network: A diffusers model (UNet2DModel, UNet2DConditionModel, DiT, SD3 and other
+            transformers) or a module called as network(x, t, **condition); t keeps its dtype.
         schedule: Says what alpha and sigma are at t.
         kind: What the network predicts: "eps", "x0", "v", "flow", "edm" or "edm_v".
         learned_variance: Whether the output has twice the channels, the second half being the
@@ -31,7 +28,7 @@ class Denoiser(nn.Module):
         null_condition: What an unconditional row is given, by the network's argument names:
             a number (the null class) or a tensor (1, ...), for guidance and label dropout.
         boundary: For a consistency model, how its function is made of the network's answer, see
-            `paths.Jump`; None for a diffusion model.
+            `Jump`; None for a diffusion model.
 
     Raises:
         ValueError: for an unknown kind, eps with a zero terminal SNR, or EDM preconditioning on
@@ -63,13 +60,8 @@ class Denoiser(nn.Module):
         self._is_diffusers = "return_dict" in inspect.signature(network.forward).parameters
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Any) -> Prediction:
-        """What the network says about x_t.
-
-        Args:
-            x_t: Noisy sample, (B, *).
-            t: Times as the model receives them, (B,).
-            condition: The network's further arguments, such as class_labels (B,).
-        """
+        """What the network says about x_t (B, *) at t (B,), times as the model receives them;
+        `condition` are its further arguments, such as class_labels (B,)."""
         alpha, sigma = self.schedule.at(t, like=x_t)
         output = self.output(self.schedule.input_scale(sigma) * x_t, t, **condition)
         variance = None
@@ -96,10 +88,8 @@ class Denoiser(nn.Module):
     def drop_condition(self, condition: Mapping[str, Any], dropped: Tensor) -> dict[str, Any]:
         """The condition with the null condition in the rows where `dropped` (B,) is true.
 
-        What a nested null condition does not name stays, such as the sizes that XL is told.
-
-        Raises:
-            ValueError: if the denoiser has no null condition for one of the names.
+        What a nested null condition does not name stays, such as the sizes that XL is told. Raises
+        ValueError if the denoiser has no null condition for one of the names.
         """
         missing = [name for name in condition if name not in self.null_condition]
         if missing:
@@ -109,17 +99,15 @@ class Denoiser(nn.Module):
             null = torch.as_tensor(null, device=value.device).to(value.dtype)
             return torch.where(column(dropped.to(value.device), value), null, value)
 
-        return {
-            name: {
-                key: swap(own, self.null_condition[name][key])
-                if key in self.null_condition[name]
-                else own
-                for key, own in value.items()
-            }
-            if isinstance(value, Mapping)
-            else swap(value, self.null_condition[name])
-            for name, value in condition.items()
-        }
+        found: dict[str, Any] = {}
+        for name, value in condition.items():
+            null = self.null_condition[name]
+            found[name] = (
+                {key: swap(own, null[key]) if key in null else own for key, own in value.items()}
+                if isinstance(value, Mapping)
+                else swap(value, null)
+            )
+        return found
 
     def bind(
         self, t: Tensor, condition: Mapping[str, Any], rows: Tensor | None = None
@@ -156,13 +144,9 @@ def frozen(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards every submodule is in the mode it was in."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
+    with dropout_of(module) as switch:
+        switch(False)
         yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 @contextmanager
@@ -181,11 +165,8 @@ def dropout_of(module: nn.Module) -> Iterator[Callable[[bool], None]]:
 
 
 class SharedDropout:
-    """Several forward passes with one dropout mask, as if they were one.
-
-    The first pass runs from torch's current random state, the others start from that same state;
-    afterwards the generator stands where one pass leaves it.
-    """
+    """Several forward passes with one dropout mask, as if they were one: all start from torch's
+    random state at the first; afterwards the generator stands where one pass leaves it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

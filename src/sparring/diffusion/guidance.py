@@ -7,18 +7,13 @@ from torch import Tensor, nn
 
 from .denoiser import unwrapped
 
-DIM = 256
-"""time_cond_proj_dim of latent consistency models."""
+DIM = 256  # time_cond_proj_dim of latent consistency models
 
 
 def guidance_embedding(guidance: Tensor, dim: int) -> Tensor:
-    r"""The guidance scale as LCM's networks are told it, (B, dim).
+    r"""Guidance scales w (B,) as LCM's networks are told them, (B, dim), dim even.
 
     [sin(1000 (w - 1) f_i), cos(1000 (w - 1) f_i)],  f_i = 10000^{-i / (dim/2 - 1)}
-
-    Args:
-        guidance: Guidance scales w, (B,).
-        dim: The network's time_cond_proj_dim, even.
 
     Source: Luo et al. 2023; diffusers' `get_guidance_scale_embedding`.
     """
@@ -34,15 +29,8 @@ def guidance_dim(network: nn.Module) -> int | None:
 
 
 def with_guidance_embedding(network: nn.Module, dim: int = DIM) -> nn.Module:
-    """The same network with an input for the guidance scale, which counts for nothing yet.
-
-    Args:
-        network: A U-Net of diffusers.
-        dim: Its time_cond_proj_dim.
-
-    Raises:
-        ValueError: if its class has no such input.
-    """
+    """The same U-Net of diffusers with an input for the guidance scale, which counts for nothing
+    yet; `dim` is its time_cond_proj_dim. Raises ValueError if its class has no such input."""
     found: Any = network
     if "time_cond_proj_dim" not in getattr(found, "config", {}):
         raise ValueError(f"{type(network).__name__} cannot be told a guidance scale")

@@ -26,15 +26,9 @@ KINDS: dict[str, Callable[[Tensor, Tensor], Pair]] = {
     "x0": lambda alpha, sigma: (1.0, 0.0),
     "v": lambda alpha, sigma: (-sigma, alpha),
     "flow": lambda alpha, sigma: (-1.0, 1.0),
-}
-"""Name -> (a, b). v: Salimans & Ho 2022; flow: eps - x0, as in SD3 (rectified flow)."""
+}  # name -> (a, b). v: Salimans & Ho 2022; flow: eps - x0, as in SD3 (rectified flow).
 
-DIFFUSERS_KINDS = {
-    "epsilon": "eps",
-    "sample": "x0",
-    "v_prediction": "v",
-    "flow_prediction": "flow",
-}
+DIFFUSERS_KINDS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
 """diffusers' word for `prediction_type` -> ours."""
 
 
@@ -56,31 +50,21 @@ def edm_pair(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Pair:
 def column(values: Tensor | float, like: Tensor) -> Tensor:
     """Per-sample values (B,), or one number, shaped to multiply `like` of shape (B, *)."""
     values = torch.as_tensor(values, device=like.device)
-    return (
-        values.reshape(values.shape + (1,) * (like.ndim - values.ndim)) if values.ndim else values
-    )
+    ones = (1,) * (like.ndim - values.ndim) if values.ndim else ()
+    return values.reshape(values.shape + ones)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says about x_t, in whichever words are asked for.
+    """What a network says about x_t, in whichever words are asked for."""
 
-    Attributes:
-        x_t: Noisy sample, (B, *).
-        output: The network's output, (B, *), equal to a x0 + b eps.
-        alpha, sigma: Coefficients of x_t = alpha x0 + sigma eps, shaped (B, 1, ...).
-        a, b: The parametrisation's two numbers, (B, 1, ...) or numbers.
-        variance: Learned-range variance, the second half of the channels of a network with
-            learned sigma (Nichol & Dhariwal 2021), in about [-1, 1]; otherwise None.
-    """
-
-    x_t: Tensor
-    output: Tensor
-    alpha: Tensor
+    x_t: Tensor  # noisy sample, (B, *)
+    output: Tensor  # the network's, (B, *), equal to a x0 + b eps
+    alpha: Tensor  # of x_t = alpha x0 + sigma eps, (B, 1, ...)
     sigma: Tensor
-    a: Tensor | float
+    a: Tensor | float  # the parametrisation's two numbers, (B, 1, ...) or numbers
     b: Tensor | float
-    variance: Tensor | None = None
+    variance: Tensor | None = None  # learned range (Nichol & Dhariwal 2021), in about [-1, 1]
 
     def __getitem__(self, rows: slice) -> "Prediction":
         """What it says about some of the rows."""

@@ -2,16 +2,14 @@ r"""Every random number of a step follows from (seed, step, name, position in th
 
 A step is a global batch here; it makes one update of the model, or several, or none.
 
-A process never owns a random state: it asks for the rows it is responsible for, and any process
-asking for the same rows gets the same numbers. Hence a resumed run repeats itself, and the number
-of processes or micro-batches does not change the mathematics.
-
-Each name has a stream of its own, so a new draw in one place shifts no other. A stream is drawn for
-the whole global batch and then sliced: on the device that trains, this costs microseconds, and it
-lets every process see what all the others drew (the times of all rows, say) without a message.
+A process never owns a random state, so a resumed run repeats itself, and the number of processes or
+micro-batches changes nothing. Each name has a stream of its own, so a new draw in one place shifts
+no other. It is drawn for the whole global batch and then sliced: that costs microseconds, and lets
+every process see what the others drew (the times of all rows, say) without a message.
 """
 
 import hashlib
+from copy import copy
 from numbers import Number
 from typing import Any
 
@@ -20,16 +18,11 @@ from torch import Tensor
 
 
 def derive_seed(*key: Any) -> int:
-    """A 63-bit seed from a key, the same on every machine and in every run.
+    """A 63-bit seed from whole numbers and strings, the same on every machine and in every run.
 
     Numbers of equal value give equal seeds, whoever made them: 3, 3.0, np.int64(3), torch.tensor(3)
-    and True for 1. A text is its characters, also where its class is a subclass of str.
-
-    Args:
-        key: Whole numbers and strings; ("a", 1) and ("a1",) give different seeds.
-
-    Raises:
-        TypeError: for anything else, such as 0.5 or None.
+    and True for 1. A text is its characters, also where its class is a subclass of str; ("a", 1)
+    and ("a1",) give different seeds. Raises TypeError for anything else, such as 0.5 or None.
     """
     text = "\x1f".join(_word(part) for part in key)
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -63,8 +56,7 @@ class StepRandom:
         step: The number of the global batch.
         n_rows: Size of the global batch: rows of all processes and micro-batches.
         rows: The rows this call is responsible for; all of them by default.
-        device: Where the numbers are made and needed.
-        dtype: Their floating-point type.
+        device, dtype: Of the numbers.
         micro: Which of the step's micro-batches the rows are.
     """
 
@@ -84,12 +76,10 @@ class StepRandom:
 
     def on(self, device: torch.device | str) -> "StepRandom":
         """The same rows of the same step, with numbers made on another device.
-
-        Decisions (times, chosen rows) are drawn on the CPU, where looking at them costs no wait.
-        """
-        return StepRandom(
-            self.seed, self.step, self.n_rows, self.rows, device, self.dtype, self.micro
-        )
+        Decisions (times, chosen rows) are drawn on the CPU, where looking at them costs no wait."""
+        twin = copy(self)
+        twin.device = torch.device(device)
+        return twin
 
     def normal(self, name: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Standard normal numbers for the own rows, shape (n_own, *shape)."""

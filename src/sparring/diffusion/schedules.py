@@ -24,10 +24,8 @@ _TINY_ABAR = 2.0**-40
 
 
 class Schedule(ABC):
-    """alpha and sigma as functions of t. Immutable; results have t's shape and device.
-
-    They are float64 on the CPU and float32 elsewhere (`noising.wide`).
-    """
+    """alpha and sigma as functions of t. Immutable; results have t's shape and device, and are
+    float64 on the CPU and float32 elsewhere (`noising.wide`)."""
 
     n_train_timesteps: int
 
@@ -63,15 +61,10 @@ class Schedule(ABC):
 
 
 class VPSchedule(Schedule):
-    """The variance-preserving table of the DDPM family.
-
-    Args:
-        alphas_cumprod: abar_t for t = 0..T-1, in [0, 1], decreasing, shape (T,).
+    """The variance-preserving table of the DDPM family: `alphas_cumprod` is abar_t, t = 0..T-1.
 
     Between integers, ln(sigma/alpha) is interpolated linearly, as diffusers does in `_sigma_to_t`.
-
-    Raises:
-        ValueError: for fewer than two times, or abar that leaves [0, 1] or does not fall.
+    Raises ValueError for fewer than two times, or abar that leaves [0, 1] or does not fall.
     """
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
@@ -81,22 +74,16 @@ class VPSchedule(Schedule):
             raise ValueError(f"num_train_timesteps must be at least 2, got {len(abar)}")
         in_range = bool(((abar >= 0) & (abar < 1)).all())  # false for NaN too
         if not in_range or not (abar[1:] < abar[:-1]).all():
-            raise ValueError(
-                "the betas must lie in (0, 1) and the signal fall at every time: change "
-                "beta_start, beta_end or trained_betas"
-            )
+            advice = "change beta_start, beta_end or trained_betas"
+            raise ValueError(f"betas must lie in (0, 1) and the signal fall each time: {advice}")
         self.n_train_timesteps = len(alphas_cumprod)
+        self.zero_terminal_snr = bool(abar[-1] == 0)  # the last step holds no signal at all
         self._tables = {
             "alpha": abar.sqrt(),
             "sigma": (1 - abar).sqrt(),
             "log_ratio": (1 / abar.clamp(min=_TINY_ABAR) - 1).log() / 2,
         }
         self._on_device: dict[tuple[str, torch.device], Tensor] = {}
-
-    @property
-    def zero_terminal_snr(self) -> bool:
-        """Whether the last step holds no signal at all."""
-        return bool(self.alphas_cumprod[-1] == 0)
 
     def alpha(self, t: Tensor) -> Tensor:
         return self._lookup(t, "alpha")
@@ -116,21 +103,15 @@ class VPSchedule(Schedule):
 
     def _lookup(self, t: Tensor, what: str) -> Tensor:
         low = t.floor().long() if t.is_floating_point() else t
+        last = self.n_train_timesteps - 1
         # on a GPU the check would wait for the device, and indexing out of range stops there anyway
-        on_cpu = t.device.type == "cpu"
-        if (
-            on_cpu
-            and t.numel()
-            and (int(low.min()) < 0 or int(low.max()) >= self.n_train_timesteps)
-        ):
-            raise ValueError(
-                f"t must lie in [0, {self.n_train_timesteps - 1}], got {t.min()} to {t.max()}"
-            )
+        if t.device.type == "cpu" and t.numel() and (low.min() < 0 or low.max() > last):
+            raise ValueError(f"t must lie in [0, {last}], got {t.min()} to {t.max()}")
         exact = self._table(what, t.device)[low]
         if not t.is_floating_point():
             return exact
         knots = self._table("log_ratio", t.device)
-        high, share = (low + 1).clamp(max=self.n_train_timesteps - 1), wide(t) - low
+        high, share = (low + 1).clamp(max=last), wide(t) - low
         ratio = torch.lerp(knots[low], knots[high], share).exp()
         between = 1 / (1 + ratio**2).sqrt() * (1.0 if what == "alpha" else ratio)
         return torch.where(share == 0, exact, between)
@@ -194,10 +175,8 @@ class EDMSchedule(Schedule):
         n_train_timesteps: int = 1000,
     ) -> None:
         if not 0 < sigma_min < sigma_max or sigma_data <= 0:
-            raise ValueError(
-                "EDM needs 0 < sigma_min < sigma_max and sigma_data > 0, got "
-                f"{sigma_min}, {sigma_max}, {sigma_data}"
-            )
+            got = f"{sigma_min}, {sigma_max}, {sigma_data}"
+            raise ValueError(f"EDM needs 0 < sigma_min < sigma_max and sigma_data > 0, got {got}")
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
         self.n_train_timesteps = n_train_timesteps
 
@@ -227,38 +206,30 @@ _UNUSED_OF_FLOW = (
 
 
 def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
-    """The schedule of a diffusers scheduler, from its `.config` (or the dictionary of one).
+    """The schedule of a diffusers scheduler, from its `.config`, or scheduler_config.json's words.
 
-    Args:
-        config: `scheduler.config`, or what scheduler_config.json holds. Only what defines the
-            noise is read: the betas (or `trained_betas`), the flow shift, or EDM's sigmas.
-
-    Raises:
-        ValueError: if the config belongs to no schedule of these three families, holds a text for
-            a number, or pairs eps-prediction with a zero terminal SNR (alpha = 0 tells nothing of
-            x0 there).
+    Only what defines the noise is read: the betas (or `trained_betas`), the flow shift, or EDM's
+    sigmas. Raises ValueError if the config belongs to no schedule of these three families, holds a
+    text for a number, or pairs eps-prediction with a zero terminal SNR.
     """
     check_numbers(config)
+    n_steps = config.get("num_train_timesteps", 1000)
     if _is_flow(config):
         if config.get("use_dynamic_shifting"):
             raise ValueError("dynamic shifting depends on the image size: set shift and use that")
-        if str(config.get("_class_name", "")).startswith("FlowMatch"):
-            for word in _UNUSED_OF_FLOW:
-                if config.get(word):
-                    raise ValueError(
-                        f"{word} changes how a flow is sampled, and sparring would sample without: "
-                        "leave it out"
-                    )
-        shift = config.get("shift", config.get("flow_shift", 1.0))
-        return FlowSchedule(shift, config.get("num_train_timesteps", 1000))
-    if "sigma_data" in config or str(config.get("_class_name", "")).startswith("EDM"):
+        unused = [word for word in _UNUSED_OF_FLOW if config.get(word)]
+        if unused and _class_name(config).startswith("FlowMatch"):
+            raise ValueError(
+                f"{unused[0]} changes how a flow is sampled, and sparring would sample without: "
+                "leave it out"
+            )
+        return FlowSchedule(config.get("shift", config.get("flow_shift", 1.0)), n_steps)
+    if _is_edm(config):
         names = ("sigma_data", "sigma_min", "sigma_max")
-        return EDMSchedule(
-            **{name: config[name] for name in names if name in config},
-            n_train_timesteps=config.get("num_train_timesteps", 1000),
-        )
-    name = config.get("_class_name")
-    if not name and not {"beta_schedule", "beta_start", "trained_betas"} & set(config):
+        own = {name: config[name] for name in names if name in config}
+        return EDMSchedule(**own, n_train_timesteps=n_steps)
+    is_table = {"beta_schedule", "beta_start", "trained_betas"} & set(config)
+    if not is_table and not config.get("_class_name"):
         raise ValueError("this scheduler config holds neither betas, nor a flow shift, nor EDM")
     schedule = VPSchedule(_alphas_cumprod(config))
     if schedule.zero_terminal_snr and kind_from_config(config) == "eps":
@@ -271,33 +242,26 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
 
 def config_from_schedule(schedule: Schedule, kind: str) -> dict[str, Any]:
     """A training scheduler's config for a schedule that came without one."""
-    n_steps = {"num_train_timesteps": schedule.n_train_timesteps}
     if isinstance(schedule, VPSchedule):
-        words = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
-        return {
-            "_class_name": "DDPMScheduler",
-            **n_steps,
+        name, words = "DDPMScheduler", {kind: word for word, kind in DIFFUSERS_KINDS.items()}
+        own = {
             "trained_betas": betas_for(schedule.alphas_cumprod),
             "prediction_type": words["v" if kind == "flow" else kind],  # no VP scheduler says flow
         }
-    if isinstance(schedule, FlowSchedule):
-        name = "FlowMatchEulerDiscreteScheduler"
-        return {"_class_name": name, **n_steps, "shift": schedule.shift}
-    if isinstance(schedule, EDMSchedule):
-        return {
-            "_class_name": "EDMEulerScheduler",
-            **n_steps,
-            "sigma_data": schedule.sigma_data,
-            "sigma_min": schedule.sigma_min,
-            "sigma_max": schedule.sigma_max,
-            "prediction_type": "v_prediction" if kind == "edm_v" else "epsilon",
-        }
-    raise ValueError(f"no scheduler of diffusers follows {type(schedule).__name__}")
+    elif isinstance(schedule, FlowSchedule):
+        name, own = "FlowMatchEulerDiscreteScheduler", {"shift": schedule.shift}
+    elif isinstance(schedule, EDMSchedule):
+        name, words = "EDMEulerScheduler", ("sigma_data", "sigma_min", "sigma_max")
+        own = {word: getattr(schedule, word) for word in words}
+        own["prediction_type"] = "v_prediction" if kind == "edm_v" else "epsilon"
+    else:
+        raise ValueError(f"no scheduler of diffusers follows {type(schedule).__name__}")
+    return {"_class_name": name, "num_train_timesteps": schedule.n_train_timesteps, **own}
 
 
 def kind_from_config(config: Mapping[str, Any]) -> str:
     """The parametrisation a diffusers scheduler config stands for: eps, x0, v, flow, edm, edm_v."""
-    if "sigma_data" in config or str(config.get("_class_name", "")).startswith("EDM"):
+    if _is_edm(config):
         return "edm_v" if config.get("prediction_type") == "v_prediction" else "edm"
     if _is_flow(config):
         return "flow"
@@ -310,24 +274,18 @@ def kind_from_config(config: Mapping[str, Any]) -> str:
 
 def check_numbers(config: Mapping[str, Any]) -> None:
     """Refuse what torch would refuse in fifteen lines, or take as another number."""
-    for name, kinds, wanted in (
-        ("num_train_timesteps", (int,), "a whole number"),
-        *((name, (int, float), "a number") for name in ("beta_start", "beta_end", "shift",
-          "sigma_data", "sigma_min", "sigma_max")),
-    ):  # fmt: skip
-        value = config.get(name)
+    numbers = ("beta_start", "beta_end", "shift", "sigma_data", "sigma_min", "sigma_max")
+    for name in ("num_train_timesteps", *numbers):
+        value, kinds = config.get(name), (int, float) if name in numbers else int
         if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+            wanted = "a number" if name in numbers else "a whole number"
             raise ValueError(f"{name} must be {wanted}, got {value!r:.60}")
 
 
 def betas_of(config: Mapping[str, Any]) -> list[float]:
     """The betas of a config before any rescaling, as diffusers makes them."""
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    words = ("beta_start", "beta_end", "beta_schedule", "trained_betas")
-    chosen = {word: config[word] for word in words if config.get(word) is not None}
     n_steps = config.get("num_train_timesteps") or 1000
-    return DDPMScheduler(num_train_timesteps=n_steps, **chosen).betas.tolist()
+    return _table_of({**config, "rescale_betas_zero_snr": None}, n_steps).betas.tolist()
 
 
 def betas_for(alphas_cumprod: Tensor) -> list[float]:
@@ -337,31 +295,41 @@ def betas_for(alphas_cumprod: Tensor) -> list[float]:
     return (1 - abar / before).tolist()
 
 
+def _class_name(config: Mapping[str, Any]) -> str:
+    return str(config.get("_class_name", ""))
+
+
+def _is_edm(config: Mapping[str, Any]) -> bool:
+    return "sigma_data" in config or _class_name(config).startswith("EDM")
+
+
 def _is_flow(config: Mapping[str, Any]) -> bool:
     return (
-        str(config.get("_class_name", "")).startswith("FlowMatch")
+        _class_name(config).startswith("FlowMatch")
         or bool(config.get("use_flow_sigmas"))
         or config.get("prediction_type") == "flow_prediction"
         or ("shift" in config and "beta_schedule" not in config)
     )
 
 
-def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
+def _table_of(config: Mapping[str, Any], n_steps: int) -> Any:
+    """DDPMScheduler, which knows every beta schedule of diffusers; the rest is not read."""
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    # DDPMScheduler knows every beta schedule of the library; the rest of the config is not read
     words = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
     chosen = {word: config[word] for word in words if config.get(word) is not None}
+    return DDPMScheduler(num_train_timesteps=n_steps, **chosen)
+
+
+def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
     n_steps = config.get("num_train_timesteps", 1000)
-    if "trained_betas" in chosen:
-        n_betas = len(chosen["trained_betas"])
+    if config.get("trained_betas") is not None:
+        n_betas = len(config["trained_betas"])
         if config.get("num_train_timesteps", n_betas) != n_betas:
-            raise ValueError(
-                f"trained_betas are {n_betas} numbers and num_train_timesteps is {n_steps}: "
-                f"set it to {n_betas}"
-            )
+            unlike = f"{n_betas} numbers and num_train_timesteps is {n_steps}"
+            raise ValueError(f"trained_betas are {unlike}: set it to {n_betas}")
         n_steps = n_betas
     try:
-        return DDPMScheduler(num_train_timesteps=n_steps, **chosen).alphas_cumprod
+        return _table_of(config, n_steps).alphas_cumprod
     except NotImplementedError as error:
         raise ValueError(f"unknown beta_schedule {config.get('beta_schedule')!r}") from error

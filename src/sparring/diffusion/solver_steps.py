@@ -17,16 +17,13 @@ from .noising import on_device, wide
 from .parametrization import Pair, Prediction, column
 from .schedules import EDMSchedule, FlowSchedule, Schedule, VPSchedule
 
-_HIGHEST_RATIO = 80.0
-"""Of consistency models, as in Song et al. 2023: noise enough, where a schedule has no own end."""
+_HIGHEST_RATIO = 80.0  # of consistency models, as in Song et al. 2023: noise enough
 _LOWEST_RATIO = 0.002
 
 
 def step(prediction: Prediction, alpha_s: Tensor, sigma_s: Tensor) -> Tensor:
     """From x_t to x_s without noise: alpha_s x0_hat + sigma_s eps_hat, (B, *).
-
-    Source: DDIM (Song et al. 2021), eq. 12 with eta = 0; for flow this is the Euler step.
-    """
+    Source: DDIM (Song et al. 2021), eq. 12 with eta = 0; for flow this is the Euler step."""
     return alpha_s * prediction.x0 + sigma_s * prediction.eps
 
 
@@ -34,9 +31,7 @@ def step_coefficients(
     pair: Pair, alpha_t: Tensor, sigma_t: Tensor, alpha_s: Tensor, sigma_s: Tensor
 ) -> Pair:
     """(A, B) of x_s = A x_t + B output, for a network whose output is a x0 + b eps.
-
-    Source: ours (the 2x2 system of `parametrization` put into `step`).
-    """
+    Source: ours (the 2x2 system of `parametrization` put into `step`)."""
     a, b = pair
     det = a * sigma_t - b * alpha_t
     return (a * sigma_s - b * alpha_s) / det, (alpha_s * sigma_t - sigma_s * alpha_t) / det
@@ -45,11 +40,7 @@ def step_coefficients(
 def restate(pair: Pair, other: Pair, alpha: Tensor, sigma: Tensor) -> Pair:
     """(p, q) of other_output = p output + q x_t: the same estimate in the words of another kind.
 
-    Args:
-        pair: (a, b) of the output, a x0 + b eps.
-        other: (a, b) of the other output.
-        alpha, sigma: Coefficients of x_t.
-
+    `pair` and `other` are (a, b) of the outputs, a x0 + b eps; alpha and sigma are those of x_t.
     Source: ours (the 2x2 system of `parametrization`).
     """
     (a, b), (c, d) = pair, other
@@ -67,11 +58,8 @@ def heun(
 
     y' = y_t + (r_s - r_t) eps_hat(t);   y_s = y_t + (r_s - r_t) (eps_hat(t) + eps_hat(y', s)) / 2
 
-    Args:
-        predict: The denoiser as a function of (x, t).
-        prediction: What it says at t.
-        schedule: The denoiser's schedule; alpha must not vanish at t.
-        s: Times to go to, (B,).
+    `predict` is the denoiser as a function of (x, t), `prediction` what it says at t, where alpha
+    must not vanish; s (B,) are the times to go to.
 
     Source: Karras et al. 2022, algorithm 1 (without churn); there alpha = 1.
     """
@@ -84,9 +72,7 @@ def heun(
 
 def karras(first: Tensor | float, last: float, u: Tensor | float) -> Tensor:
     """Noise levels (first^{1/7} + u (last^{1/7} - first^{1/7}))^7, u in [0, 1]; one is a tensor.
-
-    Source: Karras et al. 2022, eq. 5 with rho = 7.
-    """
+    Source: Karras et al. 2022, eq. 5 with rho = 7."""
     root, end = first ** (1 / 7), last ** (1 / 7)
     return (root + u * (end - root)) ** 7  # pyright: ignore[reportReturnType]
 
@@ -119,14 +105,8 @@ class Jump:
              latent consistency models and of diffusers' LCMScheduler, for VP only. There x_t is
              not divided by alpha, which makes a difference at t = 0 only.
 
-    At the smallest time f(x_t, t) = x_t / alpha, to the bit.
-
-    Attributes:
-        schedule: The denoiser's.
-        boundary: "ddim" or "lcm".
-
-    Raises:
-        ValueError: for another boundary, or lcm on a schedule without integer times.
+    At the smallest time f(x_t, t) = x_t / alpha, to the bit. Raises ValueError for another
+    boundary, or lcm on a schedule without integer times.
     """
 
     schedule: Schedule
@@ -144,12 +124,6 @@ class Jump:
         low, _ = consistency_range(self.schedule)
         return self.schedule.time_of_ratio(torch.tensor(low, dtype=torch.float64))
 
-    @property
-    def last_time(self) -> Tensor:
-        """The largest time, where sampling starts; float64."""
-        _, high = consistency_range(self.schedule)
-        return self.schedule.time_of_ratio(torch.tensor(high, dtype=torch.float64))
-
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(c_skip, c_out) at t, (B,) each, as wide as the schedule's values."""
         if self.boundary == "lcm":
@@ -165,23 +139,17 @@ class Jump:
     def __call__(self, prediction: Prediction, t: Tensor) -> Tensor:
         """f(x_t, t), an estimate of x0, (B, *), from what the network says at t (B,)."""
         x_t = prediction.x_t
-        c_skip, c_out = (
-            column(c.to(x_t), x_t) for c in self.coefficients(on_device(t, x_t.device))
-        )
+        coefficients = self.coefficients(on_device(t, x_t.device))
+        c_skip, c_out = (column(c.to(x_t), x_t) for c in coefficients)
         return c_skip * (x_t / prediction.alpha) + c_out * prediction.x0
 
 
 def time_grid(schedule: Schedule, n_steps: int) -> Tensor:
-    """The times a sampler visits, from noise towards data, shape (n_steps,).
+    """The times of a sampler's n_steps network calls, from noise towards data, (n_steps,).
 
-    Args:
-        schedule: For VP the times are diffusers' DDIM grid of spacing "trailing" (Lin et al. 2024,
-            table 2); for flow diffusers' FlowMatchEuler grid (shift included); for EDM Karras'
-            grid with rho = 7.
-        n_steps: Number of network calls.
-
-    Raises:
-        ValueError: for more steps than the schedule has.
+    For VP these are diffusers' DDIM grid of spacing "trailing" (Lin et al. 2024, table 2), for flow
+    diffusers' FlowMatchEuler grid (shift included), for EDM Karras' grid with rho = 7. Raises
+    ValueError for more steps than the schedule has.
     """
     n_train = schedule.n_train_timesteps
     if not 0 < n_steps <= n_train:

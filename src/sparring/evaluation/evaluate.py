@@ -1,10 +1,6 @@
 """Measure samples of one model: every figure that the data allow.
 
-    evaluate(samples, Comparison(reference, training))
-    -> {"frechet_distance": 4.9, ..., "protocol": {...}}
-
-The figures are those of the metrics that suit what the samples are compared with. The result is
-plain JSON.
+`evaluate(samples, Comparison(reference, training))` gives {"frechet_distance": 4.9, ...}.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +27,7 @@ def evaluate(
     captions: Sequence[str] | None = None,
     generation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Every figure that the data allow, and the protocol.
+    """Every figure of the metrics that suit what samples are compared with, and the protocol.
 
     Args:
         samples: Samples (N, *sample_shape) in the model's range: images in [-1, 1], vectors in data
@@ -54,19 +50,11 @@ def evaluate(
 def look(
     samples: Tensor, against: Comparison, first: int = 0, captions: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
-    """What the figures need of samples, a row a sample; of many samples part by part.
+    """What each metric keeps of samples, a row a sample, and of images thumbs (N, C, h, w).
 
-    Args:
-        samples: Samples (N, *sample_shape) in the model's range.
-        against: What they will be compared with.
-        first: Number of the first of them.
-        captions: What each was to show (N,), for the judges.
-
-    Returns:
-        What each metric keeps, and of images thumbs (N, C, h, w) to be looked at.
-
-    Raises:
-        UserError: for samples that are not finite or shaped unlike the reference.
+    Many samples come part by part; `first` is the number of the first of them. For the other
+    arguments see `evaluate`. Raises UserError for samples that are not finite or shaped unlike the
+    reference.
     """
     data = against.reference.dataset
     check_samples(samples, data, first)
@@ -136,11 +124,7 @@ def looks(against: Comparison) -> dict[str, Any]:
 
 
 def check_samples(samples: Tensor, data: Dataset, first: int = 0) -> None:
-    """Refuse samples that cannot be measured.
-
-    Raises:
-        UserError: one line that says what is wrong with them.
-    """
+    """Refuse samples that cannot be measured, by a UserError."""
     if samples.ndim < 2 or tuple(samples.shape[1:]) != tuple(data.sample_shape):
         raise UserError(
             f"samples have shape {tuple(samples.shape[1:])} but {data.name} has "

@@ -3,11 +3,10 @@
 Sums are float64. Features are read in chunks: what is needed besides them does not grow with N.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ class Gaussian:
     covariance: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> Gaussian:
+    def of(cls, features: Tensor) -> Self:
         """The Gaussian with the features' mean and unbiased covariance; features (N, D), N >= 2."""
         features = checked(features, at_least=2)
         n, n_dims = features.shape
@@ -55,17 +54,10 @@ def roots(eigenvalues: Tensor) -> Tensor:
 def nearest(
     queries: Tensor, points: Tensor, k: int, own: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The k nearest points (N, D) of each query (M, D), in Euclidean distance.
+    """Euclidean distances (M, k), rising, float64, and rows (M, k) of each query's nearest points.
 
-    Args:
-        queries: (M, D).
-        points: (N, D), N >= k, or k + 1 with `own`.
-        k: How many, >= 1.
-        own: Row (M,) of each query among the points, which is not its neighbour; None: no query is
-            one of the points.
-
-    Returns:
-        Distances (M, k), rising, float64, and the rows (M, k) of the points.
+    Queries are (M, D), points (N, D); `own` (M,) is the row of each query among the points, which
+    is not its neighbour, None: no query is one of the points. N >= k, or k + 1 with `own`.
     """
     if k < 1:
         raise ValueError(f"k must be >= 1, got {k}")
@@ -92,18 +84,13 @@ def nearest(
 
 
 def checked(features: Tensor, at_least: int) -> Tensor:
-    """The features, if they are finite, (N, D), and N is at least so large.
-
-    Raises:
-        ValueError: if not.
-    """
+    """The features, if they are finite, (N, D), and N is so large; else a ValueError."""
     if features.ndim != 2:
         raise ValueError(f"features must have shape (N, D), got {tuple(features.shape)}")
     if len(features) < at_least:
         raise ValueError(f"needs at least {at_least} samples, got {len(features)}")
-    finite = torch.cat([chunk.isfinite().all(1) for chunk in features.split(BLOCK)])
-    if not finite.all():
-        n_bad = int((~finite).sum())
+    n_bad = sum(int((~chunk.isfinite().all(1)).sum()) for chunk in features.split(BLOCK))
+    if n_bad:
         raise ValueError(f"{n_bad} of {len(features)} feature rows are not finite")
     return features
 
@@ -111,11 +98,13 @@ def checked(features: Tensor, at_least: int) -> Tensor:
 def checked_pair(real: Tensor, fake: Tensor, at_least: int) -> tuple[Tensor, Tensor]:
     """Both `checked`, and of as many features."""
     real, fake = checked(real, at_least), checked(fake, at_least)
-    if real.shape[1] != fake.shape[1]:
-        raise ValueError(
-            f"real and fake features differ in size: {real.shape[1]} and {fake.shape[1]}"
-        )
+    check_alike(real.shape[1], fake.shape[1])
     return real, fake
+
+
+def check_alike(n_real: int, n_fake: int) -> None:
+    if n_real != n_fake:
+        raise ValueError(f"real and fake features differ in size: {n_real} and {n_fake}")
 
 
 def block_pairs(n: int, m: int) -> Iterator[tuple[slice, slice]]:

@@ -7,34 +7,19 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Figure:
-    """A number that a metric computes, and its words.
+    """A number that a metric computes, and its words."""
 
-    Attributes:
-        key: Its name in JSON files.
-        label: Its name on pages.
-        hint: What it says, in a few words.
-        unit: Of the number, "" without one.
-        better: Which values are: lower, higher, true (near to KEY_true); "" is not ranked.
-        format: How the number is written, such as ".1%"; "": about three significant digits.
-        beside: Whose figure KEY_of_reference is.
-        at: Dotted key of the number in JSON files, and of that of the reference, if not `key`.
-        drawn: Place among the figures that are drawn, from 1; 0: in tables only.
-        decides: Whether a page is led by the model that is best in it, if no figure drawn before
-            it decides.
-        is_noise: Whether it says how much noise is left in the samples.
-    """
-
-    key: str
-    label: str
-    hint: str = ""
+    key: str  # its name in JSON files
+    label: str  # its name on pages
+    hint: str = ""  # what it says, in a few words
     unit: str = ""
-    better: Literal["lower", "higher", "true", ""] = ""
-    format: str = ""
-    beside: str = "a resample of the reference itself"
-    at: tuple[str, str] | None = None
-    drawn: int = 0
-    decides: bool = False
-    is_noise: bool = False
+    better: Literal["lower", "higher", "true", ""] = ""  # true: near to KEY_true; "": not ranked
+    format: str = ""  # how the number is written, such as ".1%"; "": about three significant digits
+    beside: str = "a resample of the reference itself"  # whose figure KEY_of_reference is
+    at: tuple[str, str] | None = None  # dotted key of it and the reference's in JSON, if not `key`
+    drawn: int = 0  # place among the figures that are drawn, from 1; 0: in tables only
+    decides: bool = False  # the best in it leads a page, if no figure drawn before it decides
+    is_noise: bool = False  # whether it says how much noise is left in the samples
 
     @property
     def words(self) -> str:
@@ -49,17 +34,10 @@ class Figure:
         return self.label if is_proper else self.label[0].lower() + self.label[1:]
 
     def numbers(self, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """Of an evaluation that holds it in a figure of another name, by the key that it has and
-        its reference's."""
-        if self.at is None:
-            return {}
-        return {
-            f"{self.key}{end}": _at(figures, place)
-            for end, place in zip(("", "_of_reference"), self.at, strict=True)
-        }
-
-
-def _at(figures: Any, place: str) -> Any:
-    for key in place.split("."):
-        figures = figures.get(key) if isinstance(figures, Mapping) else None
-    return figures
+        """It and its reference's by their keys, where an evaluation holds them elsewhere, `at`."""
+        found: dict[str, Any] = {}
+        for key, place in zip((self.key, f"{self.key}_of_reference"), self.at or (), strict=False):
+            found[key] = figures
+            for word in place.split("."):
+                found[key] = found[key].get(word) if isinstance(found[key], Mapping) else None
+        return found

@@ -13,16 +13,11 @@ from ..diffusion.randomness import generator
 def half_samples(
     statistic: Callable[[Tensor], float], features: Tensor, n_resamples: int = 10, seed: int = 0
 ) -> Tensor:
-    """A statistic of random halves of the features, (n_resamples,), for `interval`.
-
-    Halves hold no sample twice: a bootstrap's copies would be each other's nearest neighbours, and
-    inflate a Frechet distance.
-    """
+    """A statistic of random halves of the features, (n_resamples,), for `interval`. A bootstrap's
+    copies would be each other's nearest neighbours, and inflate a Frechet distance."""
     random, half = generator("cpu", seed, "halves"), max(len(features) // 2, 1)
-    values = []
-    for _ in range(n_resamples):
-        rows = torch.randperm(len(features), generator=random)[:half].to(features.device)
-        values.append(statistic(features[rows]))
+    rows = (torch.randperm(len(features), generator=random)[:half] for _ in range(n_resamples))
+    values = [statistic(features[chosen]) for chosen in rows]
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -31,15 +26,10 @@ def interval(figure: float, resamples: Tensor, size: int = 1, n: int = 2) -> lis
 
     standard error = sqrt(size / (n - size)) * standard deviation over the resamples,
 
-    which is that standard deviation itself for halves. Only the spread of the resamples is used:
-    most figures are biased by the number of samples, so the resamples' mean lies elsewhere. The
-    interval says nothing about another training seed.
-
-    Args:
-        figure: The figure of all n samples.
-        resamples: The figure of subsets drawn without replacement, shape (R,), R >= 2.
-        size: Size of each subset; size and n may be given as a ratio.
-        n: Number of samples.
+    which is that standard deviation itself for halves. `resamples` (R,), R >= 2, are the figures of
+    subsets of `size` of all n samples, drawn without replacement; both may be given as a ratio.
+    Most figures are biased by the number of samples, so the resamples' mean lies elsewhere and only
+    their spread is used. The interval says nothing about another training seed.
 
     Source: Shao and Wu, "A general theory for jackknife variance estimation", 1989 (delete-d).
     """
@@ -56,8 +46,7 @@ def with_interval(
     n_resamples: int = 10,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """A figure of samples (N, *) and its `interval` over `half_samples`, under KEY and
-    KEY_interval."""
+    """KEY, a figure of samples (N, *), and KEY_interval, its `interval` over `half_samples`."""
     value = statistic(samples)
     halves = half_samples(statistic, samples, n_resamples, seed)
     return {key: value, f"{key}_interval": interval(value, halves)}

@@ -1,8 +1,7 @@
 r"""Ascents: each maximises gain(w), a function of the perturbation with one value per row.
 
-Only the gradient with respect to w is taken; whoever builds `gain` freezes the network
-(`denoiser.frozen`), so that no gradient is left in its weights. `power_iteration` needs none. A row
-whose gradient, or change, is zero or not finite stays where it is.
+Whoever builds `gain` freezes the network (`denoiser.frozen`), so that no gradient is left in its
+weights. A row whose gradient, or change, is zero or not finite stays where it is.
 """
 
 from collections.abc import Callable
@@ -13,8 +12,7 @@ from torch import Tensor
 from ..diffusion.parametrization import column
 from .balls import Ball, L2Ball
 
-Gain = Callable[[Tensor], Tensor]
-"""Takes w of shape (B, *), returns what is maximised, (B,)."""
+Gain = Callable[[Tensor], Tensor]  # takes w of shape (B, *), returns what is maximised, (B,)
 
 
 def value_and_gradient(gain: Gain, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,13 +29,8 @@ def pgd(
 ) -> Tensor:
     """Projected gradient ascent, w <- project(w + step * ascent(grad gain(w))); one step is FGSM.
 
-    Args:
-        gain: What is maximised.
-        start: Where the ascent begins, inside the ball, (B, *).
-        radius: The ball's radius, (B,), in w's units.
-        ball: The norm.
-        step: Length of a step in the ball's norm, (B,) or a number, in w's units.
-        n_steps: Number of steps.
+    `start` (B, *) lies in the ball; `radius` (B,) and `step`, the length of a step in the ball's
+    norm, (B,) or a number, are in w's units.
 
     Source: Madry et al. 2018, eq. 3; one step from a random start: Wong et al. 2020.
     """
@@ -60,11 +53,8 @@ def power_iteration(
     denoiser is (a score is a gradient), each turn is a power iteration, and two of them are an
     infinitely long step of L2 ascent on ||change(w)||^2, whose gradient is 2 K^T K w.
 
-    Args:
-        change: Takes w and gives what f changes by, (B, *); it is not differentiated.
-        start: A random direction, (B, *).
-        radius: rms of the result, (B,), in w's units.
-        n_iterations: Number of iterations, each one call of `change`.
+    Each iteration is one call of `change`, which is not differentiated; `start` (B, *) is a random
+    direction, `radius` (B,) the rms of the result, in w's units.
 
     Source: ours (see docs/explanation/smoothing.md); with gradients in Miyato et al. 2018 (VAT).
     """
@@ -78,12 +68,8 @@ def power_iteration(
 
 
 class Best:
-    """The point with the largest gain seen so far, row by row, and that gain.
-
-    Args:
-        w: The first point, (B, *).
-        value: Its gain, (B,); kept as `first_value`.
-    """
+    """The point w (B, *) with the largest gain seen so far, row by row, and that gain (B,).
+    That of the first point is kept as `first_value`."""
 
     def __init__(self, w: Tensor, value: Tensor) -> None:
         self.w, self.value, self.first_value = w.detach(), value.detach(), value.detach()
@@ -105,12 +91,8 @@ def strongest(gain: Gain, start: Tensor, radius: Tensor, ball: Ball, n_steps: in
     is FGSM's point for every n_steps. Then steps get shorter, so that the last ones settle. So FGSM
     (n_steps = 1) is never weaker than its start, and PGD never weaker than FGSM, in every row.
 
-    Args:
-        gain: What is maximised; the same function at every call, so that values compare.
-        start: A point of the ball, (B, *).
-        radius: (B,), in w's units.
-        ball: The norm.
-        n_steps: Gradients.
+    `gain` is the same function at every call, so that values compare; `start` (B, *) lies in the
+    ball, `radius` (B,) is in w's units, and n_steps gradients are taken.
 
     Source: Goodfellow et al. 2015; Madry et al. 2018; the best point as in Croce and Hein 2020; the
     lengths are ours.

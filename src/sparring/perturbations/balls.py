@@ -33,9 +33,7 @@ class Ball(ABC):
     @abstractmethod
     def ascent(self, gradient: Tensor) -> Tensor:
         """The direction of norm 1 along which a linear function grows most, (B, *).
-
-        Zero in rows where the gradient is zero or not finite: such a row is not moved.
-        """
+        Zero in rows where the gradient is zero or not finite: such a row is not moved."""
 
 
 class LinfBall(Ball):
@@ -82,10 +80,7 @@ class L2Ball(Ball):
 
     def climb(self, w: Tensor, gradient: Tensor, length: float, radius: float) -> Tensor:
         """w after one ascent step of ||step||_2 = length, back in the ball; detached, (B, *).
-
-        A gradient that comes for free with another backward pass is enough (Free-AT, Shafahi et
-        al. 2019).
-        """
+        A gradient of another backward pass is enough (Free-AT, Shafahi et al. 2019)."""
         rms = length / w[0].numel() ** 0.5
         return self.project(w.detach() + rms * self.ascent(gradient), radius)
 

@@ -21,9 +21,8 @@ class Radius:
     with beta uniform in [min_bias, max_bias].
 
     The paper says: the radius follows the noise scale with exponent rho = 2, has a minimum bias of
-    8/255 and a random bias so that it does not vanish at t = 0. It does not (in what could be read)
-    give the formula or beta's distribution: "power" and "power_sum" are two reconstructions, the
-    other two its ablations.
+    8/255 and a random bias so that it does not vanish at t = 0. It does not give the formula or
+    beta's distribution: "power" and "power_sum" are two reconstructions, the others its ablations.
 
     Attributes:
         schedule: One of the four above.
@@ -46,10 +45,9 @@ class Radius:
 
     def __post_init__(self) -> None:
         check_options(type(self), vars(self))
-        if self.min_bias > self.max_bias:
-            raise ValueError(
-                f"radius needs min_bias <= max_bias, got {self.min_bias} and {self.max_bias}"
-            )
+        low, high = self.min_bias, self.max_bias
+        if low > high:
+            raise ValueError(f"radius needs min_bias <= max_bias, got {low} and {high}")
 
     def __call__(self, sigma_t: Tensor, u: Tensor) -> Tensor:
         """The radius at sigma_t (B,), for u (B,) uniform in [0, 1), noise units, (B,)."""

@@ -14,16 +14,14 @@ Purification adds noise on the way, up to a level r above tau, and goes down fro
 It drowns what is not Gaussian noise (an attack, blocks of JPEG), and detail of the same size.
 
 Everything is in the model's range: images in [-1, 1], where noise is twice as large as on the
-[0, 1] scale. Source: denoising at the matching t as in Xiao et al. 2022 ("DensePure") and Carlini
-et al. 2023 ("(Certified!!) adversarial robustness for free!", section 3); purification: Nie et al.
-2022 ("DiffPure"), with the noise that is there already counted in (ours).
+[0, 1] scale. Source: Xiao et al. 2022 ("DensePure"), Carlini et al. 2023 ("(Certified!!)
+adversarial robustness for free!", section 3); purification: Nie et al. 2022 ("DiffPure"), with the
+noise that is there already counted in (ours).
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,28 +32,17 @@ from ..diffusion.parametrization import column
 from ..diffusion.randomness import generator
 from ..diffusion.schedules import Schedule
 from ..diffusion.solver_steps import Jump, consistency_range, karras
+from ..models.model import Model
 from ..options.sections import check_options
 from ..options.value_types import Count, NotNegative, Share
 from .sample import device_of, sample_dtype
 
-if TYPE_CHECKING:
-    from ..models.pretrained import Model
-
 
 def matching_time(schedule: Schedule, sigma: Tensor) -> Tensor:
-    """The t at which a clean image plus noise of size sigma is x_t / alpha_t.
+    """The t (B,) at which an image with noise of size sigma (B,), > 0, is x_t / alpha_t.
 
-    sigma_t / alpha_t = sigma
-
-    Args:
-        schedule: The model's.
-        sigma: Noise of the image, (B,), in the model's range, > 0.
-
-    Returns:
-        Times, (B,), float64, between the integers for VP.
-
-    Raises:
-        ValueError: where the schedule has no such time.
+    sigma_t / alpha_t = sigma;   t is float64, for VP between the integers. Raises ValueError where
+    the schedule has no such time.
     """
     t = schedule.time_of_ratio(sigma)
     missed = (schedule.ratio(t) / sigma.double() - 1).abs() > 1e-6
@@ -70,28 +57,15 @@ def matching_time(schedule: Schedule, sigma: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Cleaning:
-    """How images, or vectors, are cleaned.
+    """How images, or vectors, are cleaned."""
 
-    Attributes:
-        n_steps: Calls of the network. 1: x0_hat. More: noise levels from the image's own down to
-            the model's least (Karras' grid), then x0_hat.
-        eta: Noise of the steps between the calls, 0 deterministic, 1 as much as ancestral sampling;
-            no matter for one call.
-        purify: Noise level, in the model's range, up to which noise is added first; 0 adds none.
-        clip_sample: Clip each x0_hat to [-1, 1], the step's noise going with the clipped one.
-        seed: Sample i's noise (purification, eta) follows from (seed, index i).
-        batch_size: Samples per call of the network.
-
-    Raises:
-        ValueError: for a value of another type or out of range.
-    """
-
+    # network calls: from the image's own noise level to the least (Karras' grid), then x0_hat
     n_steps: Count = 1
-    eta: Share = 0.0
-    purify: NotNegative = 0.0
-    clip_sample: bool = False
-    seed: int = 0
-    batch_size: Count = 256
+    eta: Share = 0.0  # noise of the steps between, 0 deterministic, 1 as in ancestral sampling
+    purify: NotNegative = 0.0  # noise level, in the model's range, up to which noise is added first
+    clip_sample: bool = False  # each x0_hat to [-1, 1], the step's noise going with the clipped one
+    seed: int = 0  # sample i's noise (purification, eta) follows from (seed, index i)
+    batch_size: Count = 256  # samples per call of the network
 
     def __post_init__(self) -> None:
         check_options(type(self), vars(self))
@@ -107,7 +81,7 @@ def clean(
     index: Tensor | None = None,
     **words: Any,
 ) -> Tensor:
-    """Clean images, or vectors, of Gaussian noise of a known size.
+    """Clean images, or vectors, of Gaussian noise of a known size: estimates (N, *), on the CPU.
 
     A sample whose noise is below the least that the model knows (VP: its first time) is handed back
     as it is, unless it is purified.
@@ -116,13 +90,10 @@ def clean(
         model: What `sparring.load` returns, or a `Denoiser`.
         noisy: Samples (N, *) in the model's range, not clipped where they have not been.
         sigma: Standard deviation of their noise, (N,) or one number, in the model's range.
-        cleaning: How; by default as `Cleaning` says.
+        cleaning: How; None is `Cleaning()`.
         condition: Further arguments of the network, (N, ...) each.
         index: Numbers of the samples, (N,); None: 0 to N - 1.
         words: Fields of `Cleaning` that differ from `cleaning`: clean(model, y, 0.2, n_steps=4).
-
-    Returns:
-        Estimates of the clean samples, (N, *), on the CPU.
 
     Raises:
         ValueError: for noise larger than the model knows, or more than one step of a consistency

@@ -18,9 +18,7 @@ from .samplers.consistency import ConsistencyScheduler
 
 class ConsistencySampling:
     """Draws x0 = f(x_t, t) and goes back to less noise; see `ConsistencyScheduler`.
-
-    The saved scheduler says which noise the model was trained with; `kind` what it predicts.
-    """
+    The saved scheduler says which noise the model was trained with; `kind` what it predicts."""
 
     def _new_steps(self: Any) -> Any:
         words = dict(self.config)

@@ -8,17 +8,8 @@ from torch import Tensor
 
 
 def to_bytes(x: Tensor) -> np.ndarray:
-    """Images in [-1, 1] as bytes: clip((x + 1) / 2, 0, 1), rounded to 8 bits.
-
-    Args:
-        x: Images (B, C, H, W) with 1 or 3 channels, range [-1, 1]; what lies outside is clipped.
-
-    Returns:
-        (B, H, W, 3) or, for one channel, (B, H, W), uint8.
-
-    Raises:
-        ValueError: for another shape.
-    """
+    """Images (B, 1 or 3, H, W) in [-1, 1] as bytes: clip((x + 1) / 2, 0, 1), rounded to 8 bits.
+    (B, H, W, 3) or, for one channel, (B, H, W), uint8. Raises ValueError for another shape."""
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"images must be (B, 1 or 3, H, W), got {tuple(x.shape)}")
     bytes_ = ((x.detach().float().cpu() + 1) / 2).clamp(0, 1).mul(255).round().byte()
@@ -26,13 +17,7 @@ def to_bytes(x: Tensor) -> np.ndarray:
 
 
 def save_images(x: Tensor, folder: str | Path, first: int = 0) -> list[Path]:
-    """Write images (B, C, H, W) in [-1, 1] as 8-bit PNG files 00000.png, 00001.png, ...
-
-    Args:
-        x: Images, see `to_bytes`.
-        folder: Made if it is not there.
-        first: Number of the first file.
-    """
+    """Write images, see `to_bytes`, as PNG files 00000.png, 00001.png, ... from `first` on."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{first + i:05d}.png" for i in range(len(x))]
@@ -42,14 +27,8 @@ def save_images(x: Tensor, folder: str | Path, first: int = 0) -> list[Path]:
 
 
 def grid(x: Tensor, n_columns: int | None = None, min_side: int = 64) -> Image.Image:
-    """Images side by side, row by row, with a margin of a pixel or more.
-
-    Args:
-        x: Images (B, C, H, W) in [-1, 1], see `to_bytes`.
-        n_columns: Images per row; by default about as many as there are rows.
-        min_side: Images whose shorter side is less, in pixels, are enlarged by a whole factor
-            without smoothing, so that 8x8 digits can be seen.
-    """
+    """Images, see `to_bytes`, row by row with a margin; about as many rows as columns by default.
+    Those with a side below min_side pixels are enlarged by a whole factor without smoothing."""
     pixels = to_bytes(x)
     factor = max(1, -(-min_side // min(pixels.shape[1:3])))
     pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)

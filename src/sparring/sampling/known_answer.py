@@ -14,30 +14,27 @@ that add noise), in closed form, on the schedule's plain grid of as many steps,
 
     d <= FLOOR + FACTOR d_reference
 
-With one to five steps any first-order sampler is far off, d_reference is near 1, and only what
-explodes is refused; with fifty, d_reference is a few per cent. FLOOR, a tenth of the data's spread,
-is above what a schedule that ends at alpha = 0.07 (Stable Diffusion's) costs, below what is lost at
-alpha = 0.4. FACTOR leaves other samplers room where two to four steps cannot be exact. Both were
-set on a grid of every sampler, 1 to 1,000 steps, on linear, scaled, sigmoid, cosine and
-zero-terminal tables, flows of shift 1 to 12 and EDM: what is sound lies below (PNDM with three
-steps comes nearest, at 1.18), and what lies above has exploded or left its grid (Heun's 20 steps
-on cosine betas draw a spread of 1.1 where nothing is clipped).
+With one to five steps d_reference is near 1, and only what explodes is refused; with fifty it is a
+few per cent. FLOOR is above what a schedule that ends at alpha = 0.07 (Stable Diffusion's) costs,
+below what is lost at alpha = 0.4. Both were set on a grid of every sampler, 1 to 1,000 steps, on
+linear, scaled, sigmoid, cosine and zero-terminal tables, flows of shift 1 to 12 and EDM: what is
+sound lies below (PNDM with three steps comes nearest, at 1.18), and what lies above has exploded or
+left its grid (Heun's 20 steps on cosine betas draw a spread of 1.1 where nothing is clipped).
 
-What a user wants otherwise is left out of the comparison: eta, eps_scale, guidance, stop_ratio,
-grid_power, ratios and a learned variance. What is clipped is clipped at +-2, which the Gaussian
-does not feel. A consistency model is given the perfect consistency function instead,
-f(x_t) = M + S (x_t - alpha M) / sqrt(v), and must return M and S with any number of steps.
+eta, eps_scale, guidance, stop_ratio, grid_power, ratios and a learned variance are left out of the
+comparison. What is clipped is clipped at +-2, which the Gaussian does not feel. A consistency model
+is given the perfect consistency function instead, f(x_t) = M + S (x_t - alpha M) / sqrt(v), and
+must return M and S with any number of steps.
 """
-
-from __future__ import annotations
 
 import functools
 import json
 import logging
 import math
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -58,15 +55,12 @@ from .schedulers import default_sampler, make_scheduler
 from .settings import Sampling
 from .steps import Steps, integrate
 
-MEAN, SPREAD = 0.3, 0.5
-"""Of the Gaussian: pixels in [-1, 1] are about as wide."""
-FLOOR, FACTOR = 0.1, 1.2
-"""See above."""
+MEAN, SPREAD = 0.3, 0.5  # of the Gaussian: pixels in [-1, 1] are about as wide
+FLOOR, FACTOR = 0.1, 1.2  # see above
 _N = 2048
 _CLIPPED_AT = 2.0
 _OF_CONSISTENCY = ("consistency", "lcm", "LCMScheduler")
-_UNKNOWN = ("TCDScheduler",)
-"""Made for networks that a plain diffusion model cannot stand in for: they must run, no more."""
+_UNKNOWN = ("TCDScheduler",)  # no plain diffusion model stands in for its network: it must run
 
 
 class Drawn(NamedTuple):
@@ -91,78 +85,56 @@ def check_sampler(
     boundary: str | None = None,
     advice: str | None = None,
 ) -> None:
-    """Refuses a sampler that draws a known Gaussian wrongly.
+    """Refuses a sampler that draws a known Gaussian wrongly; milliseconds, once a configuration.
 
-    It costs some milliseconds, once for each configuration.
-
-    Args:
-        sampling: With a name or None for the scheduler; see `make_scheduler`, as the next two.
-        train_scheduler_config: Config of the training scheduler.
-        kind: What the model predicts.
-        boundary: Of a consistency model.
-        advice: What works instead; None: it is searched for.
-
-    Raises:
-        UserError: one line with what came out and what works instead.
+    For the arguments see `make_scheduler`; the scheduler has a name or is None. Raises UserError
+    with what came out and what works instead: `advice`, or what a search finds.
     """
     n_steps, options = sampling.num_inference_steps, sampling.scheduler_options or {}
-    asked = _Asked(
-        sampling.scheduler,
-        n_steps,
-        bool(sampling.clip_sample),
-        _as_json(options),
-        _as_json(train_scheduler_config),
-        kind,
-        boundary,
-    )
+    words = _as_json(options), _as_json(train_scheduler_config)
+    clips = bool(sampling.clip_sample)
+    asked = _Asked(sampling.scheduler, n_steps, clips, *words, kind, boundary)
     if _is_right(asked):
         return
     drawn = _drawn(asked)
     what = f"{n_steps} step{'s' * (n_steps > 1)} of {asked.sampler}"
     if options:
         what += " with " + ", ".join(f"{key}={value}" for key, value in options.items())
+    outcome = (
+        f"would draw mean {drawn.mean:.3g} and spread {drawn.spread:.3g} of data with "
+        f"{MEAN} and {SPREAD}"
+    )
     if drawn.problem:
         outcome = f"cannot be taken ({drawn.problem})"
-    else:
-        outcome = (
-            f"would draw mean {drawn.mean:.3g} and spread {drawn.spread:.3g} of data with "
-            f"{MEAN} and {SPREAD}"
-        )
     raise UserError(f"{what} {outcome}: {advice or _advice(asked)}")
 
 
 def check_ends_in_noise(schedule: Schedule) -> None:
     """Refuses a schedule whose last time still shows the data, where every sampler would go wrong.
-
-    Raises:
-        UserError: one line that says what to change.
-    """
-    alpha, sigma = _last(schedule)
-    off = _start_error(alpha, sigma, isinstance(schedule, EDMSchedule))
-    if off <= FLOOR:
+    Raises UserError: one line that says what to change."""
+    (alpha, *_), (sigma, *_) = _grid(schedule, 1)
+    gain = SPREAD / math.sqrt(alpha**2 * SPREAD**2 + sigma**2)  # of the whole path
+    started = math.hypot(sigma, 1) if isinstance(schedule, EDMSchedule) else 1.0
+    # d of exact integration from pure noise instead of from x_T
+    if math.hypot(gain * alpha * MEAN, gain * started - SPREAD) / SPREAD <= FLOOR:
         return
     if isinstance(schedule, EDMSchedule):
         raise UserError(
             f"model.scheduler.sigma_max is {schedule.sigma_max:g}: sampling starts from pure "
             "noise, and data in [-1, 1] still show through that much; take 10 or more"
         )
-    n = schedule.n_train_timesteps
     raise UserError(
-        f"model.scheduler does not end in noise: at the last of its {n} times x_t is still "
-        f"{alpha:.2g} times the image, and sampling starts from pure noise. Take "
-        "beta_schedule=squaredcos_cap_v2, a larger beta_end, or more num_train_timesteps"
+        f"model.scheduler does not end in noise: at the last of its {schedule.n_train_timesteps} "
+        f"times x_t is still {alpha:.2g} times the image, and sampling starts from pure noise. "
+        "Take beta_schedule=squaredcos_cap_v2, a larger beta_end, or more num_train_timesteps"
     )
 
 
 def draw(
-    sampling: Sampling,
-    train_scheduler_config: Mapping[str, Any],
-    kind: str,
-    boundary: str | None = None,
+    sampling: Sampling, config: Mapping[str, Any], kind: str, boundary: str | None = None
 ) -> Drawn:
     """Mean and spread of what a sampler draws of the Gaussian, from 2048 quantiles of its noise."""
-    name = sampling.scheduler
-    schedule = schedule_from_config(train_scheduler_config)
+    name, schedule = sampling.scheduler, schedule_from_config(config)
     if name in _OF_CONSISTENCY or (name is None and boundary is not None):
         boundary = boundary or "lcm"
         sampling = replace(sampling, clip_sample=False)  # its range is fixed, at +-1
@@ -173,8 +145,8 @@ def draw(
         raise UserError("eps-prediction says nothing of x0 at the start of a flow: use flow or v")
     try:
         with _quiet(), torch.no_grad():
-            config = {**train_scheduler_config, "clip_sample_range": _CLIPPED_AT}
-            scheduler = make_scheduler(sampling, config, kind, boundary=boundary)
+            clipping = {**config, "clip_sample_range": _CLIPPED_AT}
+            scheduler = make_scheduler(sampling, clipping, kind, boundary=boundary)
             scheduler.set_timesteps(sampling.num_inference_steps)
             levels = (torch.arange(_N, dtype=torch.float64) + 0.5) / _N
             noise = torch.special.ndtri(levels).float()[None]
@@ -186,32 +158,25 @@ def draw(
     except UserError:
         raise
     except Exception as error:  # whatever a scheduler of diffusers makes of numbers it cannot take
-        reason = " ".join(str(error).split())
-        return Drawn(
-            problem=f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-        )
+        words = (type(error).__name__, " ".join(str(error).split()))
+        return Drawn(problem=": ".join(filter(None, words)))
     return Drawn(x.mean().item(), x.std(correction=0).item())
 
 
 def reference_distance(schedule: Schedule, n_steps: int, stochastic: bool) -> float:
     """d of DDIM's step in closed form, started from x_T as it really is; eta = 1 if stochastic."""
-    alpha, sigma = _grid(schedule, n_steps)
-    variance = alpha[0] ** 2 * SPREAD**2 + sigma[0] ** 2
-    for i in range(n_steps):
-        after = (alpha[i + 1], sigma[i + 1]) if i + 1 < n_steps else (1.0, 0.0)
-        variance = _after(variance, (alpha[i], sigma[i]), after, stochastic)
+    levels = list(zip(*_grid(schedule, n_steps), strict=True))
+    alpha, sigma = levels[0]
+    variance = alpha**2 * SPREAD**2 + sigma**2
+    for (alpha, sigma), (alpha_s, sigma_s) in pairwise([*levels, (1.0, 0.0)]):
+        fresh = 0.0
+        if stochastic:
+            fresh = sigma_s**2 * max(0.0, 1 - (sigma_s * alpha / (alpha_s * sigma)) ** 2)
+        kept = math.sqrt(max(0.0, sigma_s**2 - fresh))
+        v = alpha**2 * SPREAD**2 + sigma**2
+        factor = (alpha_s * alpha * SPREAD**2 + kept * sigma) / v
+        variance = factor**2 * variance + fresh
     return abs(math.sqrt(variance) / SPREAD - 1)
-
-
-def _after(variance: Any, at: tuple[Any, Any], after: tuple[Any, Any], stochastic: bool) -> float:
-    (alpha, sigma), (alpha_s, sigma_s) = at, after
-    v = alpha**2 * SPREAD**2 + sigma**2
-    fresh = 0.0
-    if stochastic:
-        fresh = sigma_s**2 * max(0.0, 1 - (sigma_s * alpha / (alpha_s * sigma)) ** 2)
-    kept = math.sqrt(max(0.0, sigma_s**2 - fresh))
-    factor = (alpha_s * alpha * SPREAD**2 + kept * sigma) / v
-    return float(factor**2 * variance + fresh)
 
 
 def _grid(schedule: Schedule, n: int) -> tuple[list[float], list[float]]:
@@ -228,22 +193,6 @@ def _grid(schedule: Schedule, n: int) -> tuple[list[float], list[float]]:
     return schedule.alpha(t).tolist(), schedule.sigma(t).tolist()
 
 
-def _last(schedule: Schedule) -> tuple[float, float]:
-    if isinstance(schedule, FlowSchedule):
-        return 0.0, 1.0
-    if isinstance(schedule, EDMSchedule):
-        return 1.0, schedule.sigma_max
-    t = torch.tensor(schedule.n_train_timesteps - 1)
-    return schedule.alpha(t).item(), schedule.sigma(t).item()
-
-
-def _start_error(alpha: float, sigma: float, is_edm: bool) -> float:
-    """d of exact integration from pure noise instead of from x_T."""
-    gain = SPREAD / math.sqrt(alpha**2 * SPREAD**2 + sigma**2)  # of the whole path
-    started = math.hypot(sigma, 1) if is_edm else 1.0
-    return math.hypot(gain * alpha * MEAN, gain * started - SPREAD) / SPREAD
-
-
 class _Asked(NamedTuple):
     """A sampler's configuration, hashable."""
 
@@ -254,11 +203,6 @@ class _Asked(NamedTuple):
     config: str
     kind: str
     boundary: str | None
-
-    @property
-    def plain(self) -> _Asked:
-        """The same without options."""
-        return self._replace(options="{}", clip_sample=False)
 
     @property
     def sampler(self) -> str:
@@ -272,13 +216,10 @@ class _Asked(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def _drawn(asked: _Asked) -> Drawn:
-    sampling = Sampling(
-        asked.name,
-        asked.n_steps,
-        clip_sample=asked.clip_sample,
-        scheduler_options=json.loads(asked.options),
-    )
-    return draw(sampling, json.loads(asked.config), asked.kind, asked.boundary)
+    name, n_steps, clips, options, config, kind, boundary = asked
+    chosen = json.loads(options)
+    sampling = Sampling(name, n_steps, clip_sample=clips, scheduler_options=chosen)
+    return draw(sampling, json.loads(config), kind, boundary)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -300,22 +241,19 @@ def _advice(asked: _Asked) -> str:
     schedule = schedule_from_config(json.loads(asked.config))
     n, found = asked.n_steps, []
     most = schedule.n_train_timesteps if isinstance(schedule, VPSchedule) else 1000
-    options = json.loads(asked.options)
-    if options and _is_right(asked.plain):
+    options, plain = json.loads(asked.options), asked._replace(options="{}", clip_sample=False)
+    if options and _is_right(plain):
         found.append(f"leave {' and '.join(options)} out")
     for other in (n - 1, n + 1, 2 * n, n // 2, 4 * n, n // 4, most):
         if 1 < other <= most and other != n and _is_right(asked._replace(n_steps=other)):
             found.append(f"take {other} steps")
             break
-    names = ["ddim", "dpmsolver++", "flow_euler", "unipc", "euler_edm", None]
-    for name in (one for one in names if one != asked.name):
-        other = asked.plain._replace(name=name)
-        try:
-            if _is_right(other):
+    for name in ("ddim", "dpmsolver++", "flow_euler", "unipc", "euler_edm", None):
+        other = plain._replace(name=name)
+        with suppress(UserError):  # of another family
+            if name != asked.name and _is_right(other):
                 found.append(f"take {other.sampler}")
                 break
-        except UserError:  # of another family
-            continue
     return ", or ".join(found) or "no sampler is right on this schedule, change model.scheduler"
 
 

@@ -19,14 +19,12 @@ from diffusers.utils.torch_utils import randn_tensor
 class _SparringPipeline(DiffusionPipeline):
     """Class-conditional or unconditional sampling with any diffusers scheduler.
 
-    Args:
-        scheduler: Any diffusers scheduler of the model's family.
-        num_classes: Classes of a class-conditional model, otherwise None.
-        null_class: The label that stands for no class, for guidance, or None.
-        class_names: Of the classes, in their order; None or empty where nobody knows them.
-        absent_classes: Numbers of classes that were never trained on.
-        height, width: Of the samples; None: what the network's `sample_size` says.
-        kind, boundary: Of a consistency model, what it predicts and how its function is made of it.
+    num_classes: Classes of a class-conditional model, otherwise None.
+    null_class: The label that stands for no class, for guidance, or None.
+    class_names: Of the classes, in their order; None or empty where nobody knows them.
+    absent_classes: Numbers of classes that were never trained on.
+    height, width: Of the samples; None: what the network's `sample_size` says.
+    kind, boundary: Of a consistency model, what it predicts and how its function is made of it.
     """
 
     @torch.no_grad()
@@ -51,7 +49,6 @@ class _SparringPipeline(DiffusionPipeline):
             generator: One for the batch, or one per image.
             eta: Noise of DDIM's steps.
             output_type: "pil", "np" or "pt" ([0, 1]).
-            return_dict: Whether to return an `ImagePipelineOutput`.
         """
         model = getattr(self, str(self.model_cpu_offload_seq))  # unet or transformer
         device, config = self._execution_device, dict(self.config)
@@ -62,10 +59,8 @@ class _SparringPipeline(DiffusionPipeline):
                 known = [i for i in range(config["num_classes"]) if i not in absent]
                 class_labels = [known[i % len(known)] for i in range(batch_size)]
             elif not torch.is_tensor(class_labels):
-                names = config["class_names"] or ()
-                class_labels = [
-                    names.index(one) if isinstance(one, str) else one for one in class_labels
-                ]
+                names, asked = config["class_names"] or (), class_labels
+                class_labels = [names.index(one) if isinstance(one, str) else one for one in asked]
             labels = torch.as_tensor(class_labels, device=device, dtype=torch.long)
             batch_size = len(labels)
         if guidance_scale != 1.0:
@@ -74,9 +69,8 @@ class _SparringPipeline(DiffusionPipeline):
             null = torch.full_like(labels, config["null_class"])
         size = model.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
-        height, width = config["height"] or height, config["width"] or width
         channels = model.config.in_channels
-        shape = (batch_size, channels, height, width)
+        shape = (batch_size, channels, config["height"] or height, config["width"] or width)
 
         steps = self._new_steps()
         steps.set_timesteps(num_inference_steps, device=device)
@@ -89,13 +83,11 @@ class _SparringPipeline(DiffusionPipeline):
 
         x = randn_tensor(shape, generator=generator, device=device, dtype=model.dtype)
         x = x * getattr(steps, "init_noise_sigma", 1.0)
+        condition = {} if labels is None else {"class_labels": labels}
         bar: Any = self.progress_bar
         for t in bar(steps.timesteps):
-            scaled = x
-            if hasattr(steps, "scale_model_input"):
-                scaled = steps.scale_model_input(x, t)
+            scaled = steps.scale_model_input(x, t) if hasattr(steps, "scale_model_input") else x
             times = t.to(device).expand(batch_size)
-            condition = {} if labels is None else {"class_labels": labels}
             output = model(scaled, times, **condition, return_dict=False)[0]
             output, variance = output[:, :channels], output[:, channels:]
             if null is not None:

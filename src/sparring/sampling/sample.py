@@ -7,30 +7,28 @@ round differently for another batch size). torch's global random state is not to
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..diffusion.denoiser import Denoiser, evaluation_mode
+from ..diffusion.denoiser import evaluation_mode
 from ..diffusion.guidance import guidance_dim, guidance_embedding
 from ..diffusion.randomness import generator
 from ..diffusion.schedules import FlowSchedule, VPSchedule
+from ..models.model import Model
 from .known_answer import check_sampler
 from .schedulers import default_sampler, make_scheduler
 from .settings import Sampling
 from .steps import Move, Steps, dtype_of, integrate
-
-if TYPE_CHECKING:
-    from ..models.pretrained import Model
 
 OF_NAMED = ("clip_sample", "stop_ratio", "grid_power", "ratios", "scheduler_options")
 """Settings that make a scheduler of a name."""
 
 
 def sample(
-    model: "Model",
+    model: Model,
     n: int | range,
     sampling: Sampling | None = None,
     *,
@@ -46,7 +44,7 @@ def sample(
         n: Number of samples, or their numbers in a longer list: sample(model, range(4, 7)) draws
             the last three of sample(model, 7). What comes by row (class_labels, condition) is
             theirs alone.
-        sampling: How they are drawn; by default as `Sampling` says.
+        sampling: How they are drawn; None is `Sampling()`.
         class_labels: One class for all, or (n,). None for a class-conditional model: sample i gets
             class i mod num_classes (of the classes that it was trained on).
         condition: Further arguments of the network, (n, ...) each, or (1, ...) for all alike, such
@@ -57,9 +55,8 @@ def sample(
 
     Returns:
         Samples (n, *sample_shape) on the model's device, in the range of the training data
-        ([-1, 1] for images), float32 (float64 for a float64 network); nothing is clipped at the
-        end. Those of a latent model are latents: `sparring.models.latents.decode(model.vae,
-        samples)` makes images.
+        ([-1, 1] for images), float32 (float64 for a float64 network), not clipped. Those of a
+        latent model are latents: `sparring.models.latents.decode(model.vae, samples)` makes images.
 
     Raises:
         UserError: for an unknown sampler, one of another family, or one that would draw a Gaussian
@@ -107,40 +104,37 @@ def sample(
     return torch.cat(done)
 
 
-def describe_sampling(model: "Model", sampling: Sampling) -> dict[str, Any]:
+def describe_sampling(model: Model, sampling: Sampling) -> dict[str, Any]:
     """What `sample` does with these settings, for protocols: nothing is left to a default."""
     sampling = resolved(model, sampling)
     scheduler = _scheduler_for(model, sampling)
     options = {**(sampling.scheduler_options or {})}
     options.pop("timestep_spacing", None)
+    same = ("clip_sample", "guidance_scale", "eps_scale", "eta", "seed", "batch_size")
     return {
         "sampler": sampling.scheduler or default_sampler(model.denoiser),
         "scheduler": type(scheduler).__name__,
         "steps": sampling.num_inference_steps,
         "timestep_spacing": scheduler.config.get("timestep_spacing"),
-        "clip_sample": sampling.clip_sample,
-        "guidance_scale": sampling.guidance_scale,
-        "eps_scale": sampling.eps_scale,
-        "eta": sampling.eta,
-        "seed": sampling.seed,
-        "batch_size": sampling.batch_size,
+        **{key: getattr(sampling, key) for key in same},
         **({} if model.text is None else {"prompts": list(sampling.prompts or [""])}),
         "options": {key: getattr(sampling, key) for key in OF_NAMED[1:4]} | options,
     }
 
 
-def check_sampling(model: "Model", sampling: Sampling) -> None:
-    """What `sample` would refuse of a sampler, before anything is drawn or trained.
-
-    Args:
-        model: Whose network is not called, so it may be without memory.
-        sampling: What chooses no sampler (seed, batch_size, prompts) is not looked at.
-
-    Raises:
-        UserError, ValueError: as `sample` does.
-    """
+def check_sampling(model: Model, sampling: Sampling) -> None:
+    """Raises what `sample` would raise of a sampler, before anything is drawn or trained. Neither
+    the network is called nor looked at what chooses no sampler (seed, batch_size, prompts)."""
     denoiser = model.denoiser
-    _check(denoiser, sampling)
+    schedule, n_steps = denoiser.schedule, sampling.num_inference_steps
+    most, is_flow = schedule.n_train_timesteps, isinstance(schedule, FlowSchedule)
+    if isinstance(schedule, VPSchedule) and n_steps > most:
+        raise ValueError(f"num_inference_steps must be at most {most}, got {n_steps}")
+    ends_in_noise = is_flow or getattr(schedule, "zero_terminal_snr", False)
+    if sampling.eps_scale != 1.0 and ends_in_noise:
+        raise ValueError("eps_scale divides by alpha, 0 where this schedule starts: leave it at 1")
+    if is_flow and denoiser.kind == "eps":
+        raise ValueError("eps-prediction says nothing of x0 at the start of a flow: use flow or v")
     sampling = resolved(model, sampling)
     scheduler = _scheduler_for(model, sampling)  # refuses what does not go together
     if _is_by_name(sampling):
@@ -149,7 +143,7 @@ def check_sampling(model: "Model", sampling: Sampling) -> None:
     Steps(denoiser, scheduler, sampling)
 
 
-def resolved(model: "Model", sampling: Sampling) -> Sampling:
+def resolved(model: Model, sampling: Sampling) -> Sampling:
     """The settings with `clip_sample` decided; see there."""
     if sampling.clip_sample is not None or not _is_by_name(sampling):
         return sampling
@@ -165,41 +159,19 @@ def _is_by_name(sampling: Sampling) -> bool:
     return sampling.scheduler is None or isinstance(sampling.scheduler, str)
 
 
-def _scheduler_for(model: "Model", sampling: Sampling) -> Any:
+def _scheduler_for(model: Model, sampling: Sampling) -> Any:
     """A fresh scheduler: the named one, or an object's configuration without its state."""
-    denoiser = model.denoiser
     if _is_by_name(sampling):
-        return make_scheduler(
-            sampling,
-            model.scheduler_config,
-            denoiser.kind,
-            learned_variance=denoiser.learned_variance,
-            boundary=denoiser.boundary,
-        )
+        denoiser = model.denoiser
+        own = {word: getattr(denoiser, word) for word in ("kind", "learned_variance", "boundary")}
+        return make_scheduler(sampling, model.scheduler_config, **own)
     plain = Sampling()
     if any(getattr(sampling, key) != getattr(plain, key) for key in OF_NAMED):
         raise ValueError(f"a scheduler object is used as it is: leave out {', '.join(OF_NAMED)}")
     return type(sampling.scheduler).from_config(sampling.scheduler.config)
 
 
-def _check(denoiser: Denoiser, sampling: Sampling) -> None:
-    schedule, n_steps = denoiser.schedule, sampling.num_inference_steps
-    if isinstance(schedule, VPSchedule) and n_steps > schedule.n_train_timesteps:
-        raise ValueError(
-            f"num_inference_steps must be at most {schedule.n_train_timesteps}, got {n_steps}"
-        )
-    ends_in_noise = isinstance(schedule, FlowSchedule) or (
-        isinstance(schedule, VPSchedule) and schedule.zero_terminal_snr
-    )
-    if sampling.eps_scale != 1.0 and ends_in_noise:
-        raise ValueError(
-            "eps_scale divides by alpha, which is 0 where this schedule starts: leave it at 1"
-        )
-    if isinstance(schedule, FlowSchedule) and denoiser.kind == "eps":
-        raise ValueError("eps-prediction says nothing of x0 at the start of a flow: use flow or v")
-
-
-def _labels(class_labels: Tensor | int | None, own: range, model: "Model") -> Tensor | None:
+def _labels(class_labels: Tensor | int | None, own: range, model: Model) -> Tensor | None:
     num_classes = model.num_classes
     if class_labels is None:
         if num_classes is None:
@@ -209,15 +181,14 @@ def _labels(class_labels: Tensor | int | None, own: range, model: "Model") -> Te
     labels = torch.as_tensor(class_labels, dtype=torch.long).cpu()
     labels = labels.expand(len(own)) if labels.ndim == 0 else labels
     if labels.shape != (len(own),):
-        raise ValueError(
-            f"class_labels must be one class or ({len(own)},), got {tuple(labels.shape)}"
-        )
+        shape = tuple(labels.shape)
+        raise ValueError(f"class_labels must be one class or ({len(own)},), got {shape}")
     if num_classes is not None and not ((labels >= 0) & (labels < num_classes)).all():
         raise ValueError(f"class_labels must lie in [0, {num_classes - 1}]")
     return labels
 
 
-def _text(model: "Model", prompts: Sequence[str] | None, condition: Mapping[str, Any]) -> Any:
+def _text(model: Model, prompts: Sequence[str] | None, condition: Mapping[str, Any]) -> Any:
     """What encodes the prompts; None where a condition takes their place or nothing is asked."""
     if prompts is not None and not prompts:
         raise ValueError("prompts must not be empty; None is the empty prompt")

@@ -1,19 +1,16 @@
 r"""diffusers' samplers, built from the schedule a model was trained with.
 
-Three families share nothing but the interface: VP (DDPM's betas), flow matching and EDM. A name of
-`samplers` stands for one class per family; any class name of diffusers works too, and a class of
-the user's own file.
+A name of `samplers` stands for one class per family of schedules: VP (DDPM's betas), flow matching
+and EDM. Any class name of diffusers works too, and a class of the user's own file.
 
 What is chosen here, and why:
 
-- The betas are handed over number by number (`trained_betas`): values a config leaves at their
-  defaults are not carried over between classes, and the defaults differ (Heun's betas are not
-  DDPM's).
-- `timestep_spacing` is "trailing" with `steps_offset` 0, whatever the class's default and the
-  training config say. It starts at T - 1, where training ends, visits only integer times, and is
-  the one spacing that works for every class up to n = T: with "linspace" DDIM's steps and grid
-  disagree, and with "leading" DPM++ and UniPC start ever further from pure noise as n grows
-  (Lin et al. 2024 recommend it too).
+- The betas are handed over number by number (`trained_betas`): defaults are not carried over
+  between classes, and they differ (Heun's betas are not DDPM's).
+- `timestep_spacing` is "trailing" with `steps_offset` 0. It starts at T - 1, where training ends,
+  visits only integer times, and is the one spacing that works for every class up to n = T: with
+  "linspace" DDIM's steps and grid disagree, and with "leading" DPM++ and UniPC start ever further
+  from pure noise as n grows (Lin et al. 2024 recommend it too).
 - `clip_sample` is false unless asked for (DDIM's and DDPM's own default is true, which ruins
   anything outside [-1, 1]); `sample` asks for it on images.
 - A zero terminal SNR is carried over. Samplers that divide by alpha start at sigma/alpha = 2^12,
@@ -48,45 +45,20 @@ from ..support.user_code import load_from_file
 from . import samplers
 from .settings import Sampling
 
-_CONSISTENCY = {"ddim": "consistency", "lcm": "lcm"}
-"""Boundary of a consistency model -> the sampler it is made for."""
-OF_FEW = ("stop_ratio", "grid_power", "ratios")
-"""Settings that few samplers take."""
+_CONSISTENCY = {"ddim": "consistency", "lcm": "lcm"}  # boundary of a consistency model -> sampler
+OF_FEW = ("stop_ratio", "grid_power", "ratios")  # settings that few samplers take
 DEFAULTS = {"vp": "ddim", "flow": "flow_euler", "edm": "euler_edm"}
 
-# these classes know epsilon and v_prediction only; an x0-model speaks v to them (see `sample`)
-_NO_X0 = (
-    "EulerAncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "PNDMScheduler",
-)
-# these, and what is made of them, keep abar = 0 as it is
-_EXACT_AT_ZERO = (
-    "DDIMScheduler",
-    "DDIMParallelScheduler",
-    "DDPMScheduler",
-    "DDPMParallelScheduler",
-    "LCMScheduler",
-    "TCDScheduler",
-)
-# these, and what is made of them, round the times of noise levels that are none of the table's
-_CUTS_TIMES = (
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "SASolverScheduler",
-    "UniPCMultistepScheduler",
-)
-_OWN_LEVELS = (
-    "use_flow_sigmas",
-    "use_karras_sigmas",
-    "use_exponential_sigmas",
-    "use_beta_sigmas",
-    "use_lu_lambdas",
-)
-_FINEST_FLOW = 1000
-"""A flow's times are no table: the grid of a multistep sampler ends at 1 / 1000 for any T."""
+# Classes of diffusers without the word Scheduler, and what is made of them.
+# They know epsilon and v_prediction only; an x0-model speaks v to them (see `sample`).
+_NO_X0 = ("EulerAncestralDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "PNDM")
+# They keep abar = 0 as it is.
+_EXACT_AT_ZERO = ("DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "LCM", "TCD")
+# They round the times of noise levels that are none of the table's.
+_MULTISTEP = ("DEISMultistep", "DPMSolverMultistep", "UniPCMultistep")
+_CUTS_TIMES = (*_MULTISTEP, "DPMSolverSinglestep", "SASolver")
+_OWN_LEVELS = ("flow_sigmas", "karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas")
+_FINEST_FLOW = 1000  # a flow's grid of a multistep sampler ends at 1 / 1000 for any T
 _WORDS = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
 
 
@@ -94,9 +66,9 @@ _WORDS = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
 def _with_exact_times(cls: type) -> type:
     """A multistep sampler whose network is told the time at which its noise level lies.
 
-    diffusers cuts these times to integers where the levels are not a table's own: flow, Karras',
-    exponential and beta levels. The sampler then believes another noise than the network does, by
-    up to 1 / T of a flow, and of two levels at one time it takes the wrong one.
+    diffusers cuts these times to integers where the levels are not a table's own. The sampler then
+    believes another noise than the network does, by up to 1 / T of a flow, and of two levels at one
+    time it takes the wrong one.
     """
 
     class Exact(cls):
@@ -159,9 +131,8 @@ def make_scheduler(
     cls, chosen = _find(name, family)
     accepted = _parameters(cls)
     if sampling.clip_sample and "clip_sample" not in accepted:
-        raise ValueError(
-            f"sampler {name} cannot clip: choose ddim, ddpm or heun, or leave clip_sample out"
-        )
+        advice = "choose ddim, ddpm or heun, or leave clip_sample out"
+        raise ValueError(f"sampler {name} cannot clip: {advice}")
     unknown = [option for option in options if option not in accepted]
     if unknown:
         raise ValueError(f"{cls.__name__} has no option {', '.join(unknown)}")
@@ -171,18 +142,16 @@ def make_scheduler(
             own = [one for one in samplers.names() if one not in samplers.OF_DIFFUSERS]
             takers = [one for one in own if key in _takes(_class_in_file(one))]
             raise ValueError(f"{key} is a setting of {' and '.join(takers)}, not of {name}")
-    values = {
+    values: dict[str, Any] = {
         "train_scheduler_config": dict(train_scheduler_config),
         "boundary": boundary,
         "ratios": sampling.ratios,
-    }
-    if "train_scheduler_config" not in accepted:
-        values |= _of_schedule(train_scheduler_config, schedule, cls)
-    values |= {
         "clip_sample": bool(sampling.clip_sample),
         "timestep_spacing": "trailing",
         "steps_offset": 0,
     }
+    if "train_scheduler_config" not in accepted:
+        values |= _of_schedule(train_scheduler_config, schedule, cls)
     if family != "edm":
         values["prediction_type"] = _spoken(cls, kind, family)
     if cls.__name__.startswith("DDPM"):
@@ -191,7 +160,8 @@ def make_scheduler(
         values["variance_type"] = "learned_range" if learned_variance else fixed
     known = {key: value for key, value in values.items() if key in accepted}
     words = {**known, **chosen, **options}
-    cuts_times = _is_any(cls, _CUTS_TIMES) and any(words.get(one) for one in _OWN_LEVELS)
+    own_levels = any(words.get(f"use_{one}") for one in _OWN_LEVELS)
+    cuts_times = own_levels and _is_any(cls, _CUTS_TIMES)
     scheduler: Any = (_with_exact_times(cls) if cuts_times else cls)(**words)
     if cuts_times or settings:
         scheduler.schedule = schedule
@@ -216,10 +186,8 @@ def _find(name: str, family: str) -> tuple[type, dict[str, Any]]:
         return _own_class(name) if ".py:" in name else _class_of_diffusers(name), {}
     if family not in families_of(name):
         fitting = ", ".join(one for one in samplers.names() if family in families_of(one))
-        raise UserError(
-            f"sampler {name!r} does not go with this model's {family} schedule; "
-            f"choose one of {fitting}"
-        )
+        unlike = f"sampler {name!r} does not go with this model's {family} schedule"
+        raise UserError(f"{unlike}; choose one of {fitting}")
     if name in samplers.OF_DIFFUSERS:
         class_name, chosen = samplers.OF_DIFFUSERS[name][family]
         return getattr(diffusers, class_name), chosen
@@ -253,10 +221,8 @@ def _own_class(name: str) -> type:
     cls = load_from_file(name, "sampler")
     missing = [one for one in ("set_timesteps", "step", "config") if not hasattr(cls, one)]
     if not isinstance(cls, type) or missing:
-        raise UserError(
-            f"sampler {name} is no scheduler as of diffusers"
-            + (f": it has no {', '.join(missing)}" if missing else "")
-        )
+        why = f": it has no {', '.join(missing)}" if missing else ""
+        raise UserError(f"sampler {name} is no scheduler as of diffusers{why}")
     return cls
 
 
@@ -282,23 +248,19 @@ def _spoken(cls: type, kind: str, family: str) -> str:
 
 def _of_schedule(config: Mapping[str, Any], schedule: Schedule, cls: type) -> dict[str, Any]:
     """What a class of diffusers is told of the schedule that the model was trained with."""
-    accepted = _parameters(cls)
+    accepted, n_steps = _parameters(cls), schedule.n_train_timesteps
     if isinstance(schedule, VPSchedule):
         return _of_table(config, schedule, cls)
     if isinstance(schedule, FlowSchedule):
         if not {"shift", "use_flow_sigmas"} & set(accepted):
             raise UserError("this sampler cannot follow a flow schedule; try flow_euler")
-        cuts = _is_any(cls, _CUTS_TIMES)
-        return {
-            "num_train_timesteps": max(schedule.n_train_timesteps, _FINEST_FLOW * cuts),
-            "shift": schedule.shift,
-            "flow_shift": schedule.shift,
-            "use_flow_sigmas": True,
-        }
+        n_steps = max(n_steps, _FINEST_FLOW * _is_any(cls, _CUTS_TIMES))
+        shifts = dict.fromkeys(("shift", "flow_shift"), schedule.shift)
+        return {"num_train_timesteps": n_steps, **shifts, "use_flow_sigmas": True}
     if "sigma_data" not in accepted:
         raise UserError("this sampler knows no EDM preconditioning; try euler_edm")
     return {
-        "num_train_timesteps": schedule.n_train_timesteps,
+        "num_train_timesteps": n_steps,
         **{word: getattr(schedule, word) for word in ("sigma_data", "sigma_min", "sigma_max")},
         "prediction_type": config.get("prediction_type") or "epsilon",
         "sigma_schedule": config.get("sigma_schedule") or "karras",
@@ -332,7 +294,7 @@ def _takes(cls: type) -> set[str]:
 
 def _is_any(cls: type, names: Collection[str]) -> bool:
     """Whether a class, or one that it is made of, has one of these names."""
-    return any(one.__name__ in names for one in cls.__mro__)
+    return any(one.__name__.removesuffix("Scheduler") in names for one in cls.__mro__)
 
 
 def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:

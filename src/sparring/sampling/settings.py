@@ -93,5 +93,4 @@ class SamplingSection(section_of(_KEYS, "Sampling")):
 
     @property
     def settings(self) -> Sampling:
-        """The settings that these keys say."""
         return Sampling(**self.model_dump(exclude={"n_images"}))

@@ -4,8 +4,6 @@
 ahead, with gradients, to see where a move would lead.
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -33,13 +31,10 @@ class Steps:
         generators: Of the noise of stochastic steps, one a row.
         rows: Which samples these are, for whoever seeds by their numbers.
 
-    Attributes:
-        recomputes: Whether gradients cost a second forward pass instead of memory.
-
     `x` is the sample in the scheduler's own scale, (B, *), which it carries from step to step.
     """
 
-    recomputes: bool = False
+    recomputes: bool = False  # whether gradients cost a second forward pass instead of memory
 
     def __init__(
         self,
@@ -65,16 +60,15 @@ class Steps:
             if "eta" not in self._accepted:
                 raise ValueError(f"{type(scheduler).__name__} has no eta; eta goes with ddim")
             self._extra["eta"] = sampling.eta
-        self._keeps_variance = "learned" in str(scheduler.config.get("variance_type")) and type(
-            scheduler
-        ).__name__.startswith("DDPM")
+        is_ddpm = type(scheduler).__name__.startswith("DDPM")
+        self._keeps_variance = is_ddpm and "learned" in str(scheduler.config.get("variance_type"))
 
     @property
     def times(self) -> Tensor:
         """Times of the network's calls, from noise to data, (n_calls,)."""
         return self.scheduler.timesteps
 
-    def fork(self, generators: Sequence[torch.Generator] | None) -> Steps:
+    def fork(self, generators: Sequence[torch.Generator] | None) -> "Steps":
         """The same sampler at the same place, on its own from here on, with this noise to come."""
         twin = copy.copy(self)
         twin.scheduler, twin.generators = copy.deepcopy(self.scheduler), generators
@@ -96,7 +90,9 @@ class Steps:
         """x at the next call, or the sample after the last one, (B, *)."""
         output, variance = self._guided(x, call)
         if self.eps_scale != 1.0 or self._spoken != self.denoiser.kind:
-            output = self._restated(x, call, output)
+            prediction = self._stated(x, call, output, self._spoken)
+            is_said = self.eps_scale != 1.0 or self._spoken not in KINDS
+            output = prediction.output if is_said else prediction.to(self._spoken)
         if variance is not None and self._keeps_variance:
             output = torch.cat([output, variance], dim=1)
         extra = self._extra
@@ -140,28 +136,16 @@ class Steps:
         a, b = KINDS[kind](alpha, sigma) if kind in KINDS else own
         return Prediction(x_t, a * x0 + b * eps, alpha, sigma, a, b)
 
-    def _restated(self, x: Tensor, call: int, output: Tensor) -> Tensor:
-        """The output as a network of the scheduler's kind would give it."""
-        prediction = self._stated(x, call, output, self._spoken)
-        if self.eps_scale != 1.0 or self._spoken not in KINDS:
-            return prediction.output
-        return prediction.to(self._spoken)
 
-
-Move = Callable[[Steps, int, Tensor], Tensor]
-"""(steps, call, x) -> x: see `integrate`."""
+Move = Callable[[Steps, int, Tensor], Tensor]  # (steps, call, x) -> x: see `integrate`
 
 
 def integrate(steps: Steps, x: Tensor, move: Move | None = None) -> Tensor:
     """From the scheduler's initial noise x (B, *) to samples (B, *), through all its timesteps.
 
-    Args:
-        steps: At the start.
-        x: In the scheduler's own scale.
-        move: Called before each call of the network with the sampler, the number of the call and x;
-            what it returns takes the place of x. To watch, return x as it is: `steps.times[call]`
-            is the time and `steps.x_t(x, call)` what the network is to see, in the schedule's own
-            scale, alpha_t x0 + sigma_t eps, whatever scale the scheduler carries its samples in.
+    `move` is called before each call of the network with the sampler, the number of the call and x;
+    what it returns takes the place of x. To watch, return x as it is: `steps.times[call]` is the
+    time and `steps.x_t(x, call)` what the network is to see, whatever scale the scheduler carries.
     """
     for call in range(len(steps.times)):
         x = steps.step(x if move is None else move(steps, call, x), call)
@@ -175,16 +159,9 @@ def _unscaled(denoiser: Denoiser, x_in: Tensor, times: Tensor) -> Tensor:
 
 
 def _output(
-    denoiser: Denoiser,
-    x_in: Tensor,
-    times: Tensor,
-    condition: Mapping[str, Any],
-    recomputes: bool,
+    denoiser: Denoiser, x_in: Tensor, times: Tensor, condition: Mapping[str, Any], recomputes: bool
 ) -> Tensor:
-    """The network's output at its own precision, handed back at the sample's.
-
-    When it recomputes, its inner values are computed again on the way back.
-    """
+    """The network's output at its own precision, handed back at the sample's."""
     x = x_in.to(dtype_of(denoiser))
     if recomputes:
         words = {"use_reentrant": False, "preserve_rng_state": False, **condition}

@@ -3,9 +3,8 @@ r"""Attacks on the sampling path: x_t is moved before chosen calls of the networ
     x_t <- x_t + sigma_t w,   norm(w) <= radius,   w in noise units
 
 Paper 2 attacks "intermediate timesteps of the sampling trajectory", its reviewers ask for adaptive
-attacks and for expectation over the sampler's noise; the attacked times, the steps and the
-aim are not given by the paper and are options here. At each chosen call in turn the attacker
-sees where the sampler is, earlier moves included, and maximises one of
+attacks and for expectation over the sampler's noise; what it does not give is an option. At each
+chosen call the attacker sees where the sampler is, earlier moves included, and maximises one of
 
 | aim | maximises | asks |
 |---|---|---|
@@ -26,12 +25,11 @@ Samplers that compute x anew from their memory (the corrector of UniPC, Heun's s
 move only through what the network says about it.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -48,65 +46,47 @@ from ..perturbations import BALLS, L2Ball, strongest
 from ..perturbations.attacks import Gain
 from .steps import Steps
 
-Draw = Callable[[], list[torch.Generator] | None]
-"""Makes the generators of the sampler's noise to come, one a row, always from the same state."""
+Draw = Callable[[], list[torch.Generator] | None]  # of noise to come, always from the same state
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What the attacker may do.
+    """What the attacker may do; for `aim` see above.
 
-    Attributes:
-        radius: Of the ball, per element (see `perturbations.balls`), noise units; 0 is no attack.
-        kind: "random" is the control: a random corner of the cube, or a random point of the
-            sphere, as large as an attack can be. "fgsm" and "pgd" start there; see `strongest`.
-        norm: "linf" or "l2".
-        aim: See above.
-        where: Attacked calls: whole numbers count the calls from noise (0), other numbers are
-            shares of the path in [0, 1]; "all" is every call.
-        n_attack_steps: Gradients per attacked call; 1 for "fgsm".
-        n_path_steps: Calls of the network that the aim looks ahead; None: to the end.
-        n_expectation: Draws of the sampler's noise; None: the attacker knows the noise.
-        seed: Of the starts and draws: those of sample i follow from (seed, i, call).
-        features: Of "features": differentiable, from samples in the model's range to (B, D).
-
-    Raises:
-        ValueError: for a value out of range, or options that do not go together.
+    "random" is the control: a random corner of the cube, or a random point of the sphere, as large
+    as an attack can be. "fgsm" and "pgd" start there; see `strongest`. `where` names the attacked
+    calls: whole numbers count from noise (0), other numbers are shares of the path in [0, 1].
     """
 
+    # of the ball, per element (see `perturbations.balls`), noise units; 0 is no attack
     radius: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     kind: Literal["random", "fgsm", "pgd"] = "pgd"
     norm: Literal["linf", "l2"] = "linf"
     aim: Literal["final", "denoising", "features"] = "final"
-    where: tuple[int | float, ...] | str = (0.25, 0.5, 0.75)
-    n_attack_steps: Count = 10
-    n_path_steps: Count | None = 1
-    n_expectation: Count | None = None
-    seed: int = 0
-    features: Callable[[Tensor], Tensor] | None = None
+    where: tuple[int | float, ...] | str = (0.25, 0.5, 0.75)  # "all" is every call
+    n_attack_steps: Count = 10  # gradients per attacked call; 1 for "fgsm"
+    n_path_steps: Count | None = 1  # calls of the network that the aim looks ahead; None: all
+    n_expectation: Count | None = None  # draws of the sampler's noise; None: it is known
+    seed: int = 0  # the starts and draws of sample i follow from (seed, i, call)
+    features: Callable[[Tensor], Tensor] | None = None  # differentiable, to (B, D)
 
     def __post_init__(self) -> None:
         check_options(type(self), vars(self))
         if self.aim == "denoising" and self.n_path_steps != 1:
             raise ValueError("aim denoising looks at one call: leave n_path_steps at 1")
         if self.n_expectation is not None and self.n_path_steps == 1:
-            raise ValueError(
-                "n_expectation needs n_path_steps > 1: one call of the network has no noise"
-            )
+            raise ValueError("n_expectation needs n_path_steps > 1: one call has no noise")
         if (self.features is None) != (self.aim != "features"):
             raise ValueError("aim features and a function `features` go together")
 
 
 def calls_of(where: Sequence[int | float] | str, n_calls: int) -> list[int]:
     """Numbers of the attacked calls, rising; see `Attack.where`.
-
-    Raises:
-        ValueError: for a number outside the path.
-    """
-    if isinstance(where, str):
-        if where != "all":
-            raise ValueError(f"where must be all or a list of calls and shares, got {where!r}")
+    Raises ValueError for a number outside the path."""
+    if where == "all":
         return list(range(n_calls))
+    if isinstance(where, str):
+        raise ValueError(f"where must be all or a list of calls and shares, got {where!r}")
     calls = set()
     for one in where:
         is_share = isinstance(one, float)
@@ -120,13 +100,7 @@ def calls_of(where: Sequence[int | float] | str, n_calls: int) -> list[int]:
 
 
 class TrajectoryAttack:
-    """The attack as a `Move` of one `sample`: `sample(model, n, move=TrajectoryAttack(attack))`.
-
-    Attributes:
-        perturbations: Attacked call -> w of all samples, (n, *), on the CPU, once sampling is done.
-        gains: Attacked call -> (what is maximised, at the random start and at w), (n,) each; not of
-            "random", which does not look at it.
-    """
+    """The attack as a `Move` of one `sample`: `sample(model, n, move=TrajectoryAttack(attack))`."""
 
     def __init__(self, attack: Attack) -> None:
         self.attack, self.ball = attack, BALLS[attack.norm]
@@ -135,14 +109,14 @@ class TrajectoryAttack:
 
     @property
     def perturbations(self) -> dict[int, Tensor]:
+        """Attacked call -> w of all samples, (n, *), on the CPU, once sampling is done."""
         return {call: torch.cat(parts) for call, parts in self._w.items()}
 
     @property
     def gains(self) -> dict[int, tuple[Tensor, Tensor]]:
-        return {
-            call: (torch.cat([one[0] for one in parts]), torch.cat([one[1] for one in parts]))
-            for call, parts in self._gains.items()
-        }
+        """Attacked call -> what is maximised, at the start and at w, (n,) each; not of "random"."""
+        found = {call: zip(*parts, strict=True) for call, parts in self._gains.items()}
+        return {call: (torch.cat(start), torch.cat(w)) for call, (start, w) in found.items()}
 
     def __call__(self, steps: Steps, call: int, x: Tensor) -> Tensor:
         if self.attack.radius == 0:
@@ -191,8 +165,7 @@ class TrajectoryAttack:
 
             return missed
 
-        view = self.attack.features or _same
-        draws = self._draws(steps, call)
+        view, draws = self.attack.features or (lambda sample: sample), self._draws(steps, call)
         self._check_that_there_is_noise(steps, call, x, draws)
         unattacked = [view(self._end(self._twin, call, self._twin_x, draw)) for draw in draws]
 
@@ -215,16 +188,14 @@ class TrajectoryAttack:
         return ahead.step(x, last) if stop == last else ahead.prediction(x, stop).x0
 
     def _draws(self, steps: Steps, call: int) -> list[Draw]:
-        n = self.attack.n_expectation
-        if n is None:
-            own = _copies(steps.generators)
-            return [lambda: _copies(own)]
+        if self.attack.n_expectation is None:
+            return [partial(_copies, _copies(steps.generators))]
         key, rows = (self.attack.seed, "draw", call), steps.rows
 
-        def drawing(draw: int) -> Draw:
-            return lambda: [generator("cpu", *key, draw, row) for row in rows]
+        def drawn(draw: int) -> list[torch.Generator]:
+            return [generator("cpu", *key, draw, row) for row in rows]
 
-        return [drawing(draw) for draw in range(n)]
+        return [partial(drawn, draw) for draw in range(self.attack.n_expectation)]
 
     def _check_that_there_is_noise(
         self, steps: Steps, call: int, x: Tensor, draws: list[Draw]
@@ -242,15 +213,11 @@ class TrajectoryAttack:
             )
 
 
+@dataclass
 class Replay:
-    """Known perturbations as a `Move`: what an attack on one model does to another.
+    """Known perturbations as a `Move`: what an attack on one model does to another."""
 
-    Args:
-        perturbations: Call -> w of all samples, (n, *), noise units.
-    """
-
-    def __init__(self, perturbations: Mapping[int, Tensor]) -> None:
-        self.perturbations = perturbations
+    perturbations: Mapping[int, Tensor]  # call -> w of all samples, (n, *), noise units
 
     def __call__(self, steps: Steps, call: int, x: Tensor) -> Tensor:
         if call not in self.perturbations:
@@ -260,6 +227,7 @@ class Replay:
         return steps.moved(x, call, sigma * w)
 
 
+@dataclass
 class CorruptedStart:
     """A common corruption of the starting noise as a `Move`, of exactly the given size.
 
@@ -273,21 +241,19 @@ class CorruptedStart:
     | `block` | -z in a random square of half the side, else 0 | a part of it goes missing |
     | `impulse` | +-1 at random 5 % of the elements | spikes |
 
-    So a corruption is a point of the L2 ball, and needs no gradient and no model.
-
-    Args:
-        name: One of the above; `blur` and `block` are of images.
-        radius: rms of the change, noise units.
-        seed: The change of sample i follows from (seed, i).
-
-    Raises:
-        ValueError: for another name, or for vectors.
+    So a corruption is a point of the L2 ball, and needs no gradient and no model. `radius` is in
+    noise units; the change of sample i follows from (seed, i). Raises ValueError for another name,
+    or for `blur` and `block` of vectors.
     """
 
-    def __init__(self, name: str, radius: float, seed: int = 0) -> None:
-        if name not in CORRUPTIONS:
-            raise ValueError(f"corruption must be one of {', '.join(CORRUPTIONS)}, got {name!r}")
-        self.name, self.radius, self.seed = name, radius, seed
+    name: str
+    radius: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in CORRUPTIONS:
+            known = ", ".join(CORRUPTIONS)
+            raise ValueError(f"corruption must be one of {known}, got {self.name!r}")
 
     def __call__(self, steps: Steps, call: int, x: Tensor) -> Tensor:
         if call != 0 or self.radius == 0:
@@ -334,12 +300,7 @@ CORRUPTIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "blur": _blur,
     "block": _block,
     "impulse": _impulse,
-}
-"""Name -> the direction d, of one sample's noise z (C, H, W) or (d,)."""
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
+}  # name -> the direction d, of one sample's noise z (C, H, W) or (d,)
 
 
 def _copies(generators: Sequence[torch.Generator] | None) -> list[torch.Generator] | None:

@@ -5,7 +5,7 @@ import torch
 
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
-from sparring.evaluation.metrics.empty_pixels import empty_pixel_rms
+from sparring.evaluation.metrics.leftover_noise import empty_pixel_rms
 from sparring.evaluation.store.quiet_directions import quiet_directions, rms_of_others
 
 

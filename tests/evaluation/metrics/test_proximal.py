@@ -22,8 +22,7 @@ from sparring.data.audit.table import clean_table, write_table
 from sparring.data.base import InMemory
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated
-from sparring.evaluation.metrics.frechet_distance import frechet_distance
-from sparring.evaluation.metrics.proximal import ProximalDistance
+from sparring.evaluation.metrics.frechet_distance import ProximalDistance, frechet_distance
 from sparring.evaluation.store.comparison import Comparison
 from sparring.evaluation.store.proximal import Proximal
 from sparring.evaluation.store.reference import Reference, Settings

@@ -29,19 +29,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Batch:
-    """A part of the samples, in the forms that metrics look at.
+    """A part of the samples, in the forms that metrics look at."""
 
-    Attributes:
-        x0: Samples (N, *) in data units: images on the [0, 1] scale, neither clipped nor rounded.
-        against: What they are compared with.
-        first: Number of the first of them.
-        captions: What each was to show (N,), None where nobody said.
-    """
-
-    x0: Tensor
+    x0: Tensor  # (N, *) in data units: images on the [0, 1] scale, neither clipped nor rounded
     against: Comparison
-    first: int = 0
-    captions: Sequence[str] | None = None
+    first: int = 0  # number of the first of them
+    captions: Sequence[str] | None = None  # what each was to show (N,), None where nobody said
 
     @cached_property
     def images(self) -> Tensor:
@@ -61,19 +54,13 @@ class Batch:
 
 
 class Metric(ABC):
-    """A way to measure samples. Abstract.
+    """A way to measure samples. Abstract."""
 
-    Attributes:
-        figures: What it computes, as tables show it; the keys are those of `measure`.
-        looks_at: "features" or "images" of images, as in `Batch`; "x0" where the truth is known.
-        needs: Of the `Comparison`, by name, what it cannot do without: training, proximal, ...
-        place: Where its figures stand in tables, from the top. One's own come last.
-    """
-
-    figures: ClassVar[tuple[Figure, ...]] = ()
+    figures: ClassVar[tuple[Figure, ...]] = ()  # as tables show them; the keys are `measure`'s
+    # "features" or "images" of images, as in `Batch`; "x0" where the truth is known
     looks_at: ClassVar[Literal["features", "images", "x0"]] = "features"
-    needs: ClassVar[tuple[str, ...]] = ()
-    place: ClassVar[float] = float("inf")
+    needs: ClassVar[tuple[str, ...]] = ()  # of the `Comparison`, by name: training, proximal, ...
+    place: ClassVar[float] = float("inf")  # of its figures in tables; one's own come last
 
     def suits(self, against: Comparison) -> bool:
         """Whether it can measure samples that are compared with this."""
@@ -82,8 +69,7 @@ class Metric(ABC):
         return is_seen and all(getattr(against, need) is not None for need in self.needs)
 
     def prepare(self, against: Comparison) -> None:  # noqa: B027
-        """Read what several processes read together. They wait for each other, so all of them do
-        this in the order of the metrics."""
+        """Read what several processes read together, waiting for each other: metric by metric."""
 
     def look(self, batch: Batch) -> dict[str, Tensor]:
         """What is kept of a part of the samples, by name: a row a sample."""
@@ -91,12 +77,10 @@ class Metric(ABC):
 
     @abstractmethod
     def measure(self, seen: Mapping[str, Tensor], against: Comparison) -> Mapping[str, Any]:
-        """JSON-ready figures by key. Beside KEY may stand KEY_interval, the ends of its 95 %
-        interval; KEY_of_reference, what the reference itself would have; KEY_true.
+        """JSON-ready figures by key, of what `look` of all metrics kept of all samples.
 
-        Args:
-            seen: What `look` of all metrics kept of all samples.
-            against: What they are compared with.
+        Beside KEY may stand KEY_interval, the ends of its 95 % interval; KEY_of_reference, what the
+        reference itself would have; KEY_true.
         """
 
     def protocol(self, against: Comparison) -> dict[str, Any]:

@@ -20,7 +20,10 @@ from torch import Tensor
 from ..resampling import mean_of, with_interval
 from .base import Batch, Comparison, Figure, Metric, given
 
-PAIRS = "the reference's own images and captions"
+
+def _figure(key: str, label: str, hint: str = "do people prefer it") -> tuple[Figure]:
+    pairs = "the reference's own images and captions"
+    return (Figure(key, label, hint, better="higher", beside=pairs),)
 
 
 class CaptionScore(Metric):
@@ -56,32 +59,25 @@ class ClipScore(CaptionScore):
     """Source: Hessel et al., "CLIPScore", 2021. See `judges.clip_score`."""
 
     option, place = "clip", 60
-    figures = (
-        Figure("clip_score", "CLIP score", "do image and caption agree", better="higher",
-               beside=PAIRS),
-    )  # fmt: skip
+    figures = _figure("clip_score", "CLIP score", "do image and caption agree")
 
 
 class PickScore(CaptionScore):
     """Source: Kirstain et al., "Pick-a-Pic", 2023."""
 
     option, place = "pick_score", 61
-    figures = (
-        Figure("pick_score", "PickScore", "do people prefer it", better="higher", beside=PAIRS),
-    )
+    figures = _figure("pick_score", "PickScore")
 
 
 class HPS(CaptionScore):
     """Source: Wu et al., "Human Preference Score v2", 2023."""
 
     option, place = "hps", 62
-    figures = (Figure("hps", "HPS v2", "do people prefer it", better="higher", beside=PAIRS),)
+    figures = _figure("hps", "HPS v2")
 
 
 class AestheticScore(CaptionScore):
     """Source: Schuhmann, improved-aesthetic-predictor, 2022."""
 
     option, place = "aesthetic", 63
-    figures = (
-        Figure("aesthetic", "Aesthetic score", "rating of 1 to 10", better="higher", beside=PAIRS),
-    )
+    figures = _figure("aesthetic", "Aesthetic score", "rating of 1 to 10")

@@ -25,9 +25,7 @@ SCALE = 1000.0
 class CMMD(Metric):
     """Of images, with evaluation.clip; needs no captions."""
 
-    looks_at = "images"
-    needs = ("panel",)
-    place = 50
+    looks_at, needs, place = "images", ("panel",), 50
     figures = (Figure("cmmd", "CMMD", "distance as CLIP sees it", better="lower"),)
 
     def suits(self, against: Comparison) -> bool:
@@ -45,14 +43,10 @@ class CMMD(Metric):
 
 
 def cmmd(real: Tensor, fake: Tensor) -> float:
-    r"""1,000 times the squared maximum mean discrepancy with a Gaussian kernel of bandwidth 10.
+    r"""1,000 times the squared maximum mean discrepancy of unit vectors, real (N, D), fake (M, D).
 
     Both sums take i = j in, as in the reference code, so d >= 0, and sets of one distribution have
     about 1000 (1 - mean k) (1/N + 1/M): compare only figures with the same N and M.
-
-    Args:
-        real: Unit vectors (N, D) of the reference.
-        fake: Unit vectors (M, D) of the samples.
 
     Source: Jayasumana et al., "Rethinking FID", 2024, section 4; the estimator is that of their
     code (Gretton et al. 2012, eq. 5), the paper writes the unbiased one, without i = j.
@@ -76,9 +70,8 @@ def cmmd_figures(
     for row in halves:
         row[torch.randperm(m, generator=random)[: max(m // 2, 1)]] = 1
     weights = _weights(n, torch.cat([torch.ones(1, m), halves, torch.zeros(1, m)]))
-    figure, *of_halves, of_real = (
-        SCALE * _quadratic(torch.cat([real, fake]), weights)
-    ).tolist()  # fmt: skip
+    figures = SCALE * _quadratic(torch.cat([real, fake]), weights)
+    figure, *of_halves, of_real = figures.tolist()
     return {
         "cmmd": figure,
         "cmmd_interval": interval(figure, torch.tensor(of_halves)),

@@ -1,12 +1,9 @@
-r"""Errors of samples from a flat manifold that is known, in data units.
-
-A sample x is mean + basis^T u + r with r orthogonal to the basis:
+r"""Errors of samples x = mean + basis^T u + r, r off the basis, of a known plane, in data units:
 
     off_manifold_rms = sqrt(mean over samples and off-manifold directions of r_i^2)   best: 0
     in_manifold_std  = sqrt(mean over in-manifold directions of var u_i)       best: the true one
 
-A denoiser that removes the noise and the variability with it shows in the second number.
-Source: ours.
+A denoiser that removes the noise and the variability with it shows in the second number (ours).
 """
 
 import math
@@ -24,8 +21,7 @@ from .base import Comparison, Figure, Metric
 class FlatManifold(Metric):
     """Of vectors and images in a known subspace."""
 
-    looks_at = "x0"
-    place = 120
+    looks_at, place = "x0", 120
     figures = (
         Figure(
             "off_manifold_rms", "Distance off the manifold", "rms per direction, 0 is exact",
@@ -54,9 +50,7 @@ class FlatManifold(Metric):
 
 def flat_manifold_errors(samples: Tensor, truth: LinearTruth) -> dict[str, float]:
     """off_manifold_rms, in_manifold_std and in_manifold_std_true of samples (N, *), N >= 2.
-
-    A manifold that fills its space has no direction off it, and 0 for the first.
-    """
+    A manifold that fills its space has no direction off it, and 0 for the first."""
     # Exact projections: the truth's basis is float32, so its own methods would leave 1e-7.
     basis = torch.linalg.qr(truth.basis.double().T).Q
     centred = samples.flatten(1).double() - truth.mean.double().flatten()

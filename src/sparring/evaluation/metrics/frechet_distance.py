@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 
 from ...diffusion.randomness import generator
-from ..feature_sets import Gaussian, checked, roots
+from ..feature_sets import Gaussian, check_alike, checked, roots
 from ..resampling import with_interval
 from ..store.reference import Settings
-from .base import Comparison, Figure, Metric
+from .base import Batch, Comparison, Figure, Metric, given
 
 log = logging.getLogger(__name__)
 
 
 class FrechetDistance(Metric):
-    """Beside it what a resample of the reference reaches, and what half of it does; of few images
-    also the extrapolated distance."""
+    """Beside what a resample of the reference and half of it reach; of few images extrapolated."""
 
     place = 10
     figures = (
@@ -51,13 +50,38 @@ class FrechetDistance(Metric):
                 "the same number of images; frechet_distance_infinity is extrapolated (and too low "
                 "below %d images)", n, n_enough, 4 * n_dims,
             )  # fmt: skip
-        halves = frechet_distance_of_halves(real, settings.n_resamples, settings.seed)
+        seed = settings.seed
+        halves = frechet_distance_of_halves(real, settings.n_resamples, seed)
         figures = frechet_figures("frechet_distance", real, fake, settings)
         figures["frechet_distance_of_halves"] = halves
         if n < n_enough:
-            distance = frechet_distance_infinity(Gaussian.of(real), fake, seed=settings.seed)
-            figures["frechet_distance_infinity"] = distance
+            figures["frechet_distance_infinity"] = frechet_distance_infinity(real, fake, seed=seed)
         return figures
+
+
+class ProximalDistance(Metric):
+    """Of samples made dirty, to the dirty training images; see `store.proximal`."""
+
+    looks_at, needs, place = "images", ("proximal",), 20
+    figures = (
+        Figure("proximal_distance", "Proximal distance",
+               "samples made dirty, to the dirty training images", better="lower"),
+    )  # fmt: skip
+
+    def prepare(self, against: Comparison) -> None:
+        _ = given(against.proximal).features
+
+    def look(self, batch: Batch) -> dict[str, Tensor]:
+        proximal = given(batch.against.proximal)
+        return {"proximal_features": proximal.look(batch.images, batch.first)}
+
+    def measure(self, seen: Mapping[str, Tensor], against: Comparison) -> dict[str, Any]:
+        proximal = given(against.proximal)
+        fake, settings = seen["proximal_features"], proximal.dirty.settings
+        return frechet_figures("proximal_distance", proximal.features, fake, settings)
+
+    def protocol(self, against: Comparison) -> dict[str, Any]:
+        return given(against.proximal).protocol()
 
 
 def frechet_figures(key: str, real: Tensor, fake: Tensor, settings: Settings) -> dict[str, Any]:
@@ -76,24 +100,14 @@ def frechet_distance(real: Tensor | Gaussian, fake: Tensor | Gaussian) -> float:
     1/N + 1/M: compare only figures with the same N and M, and beside them the distance of a
     resample of the real set itself (`frechet_distance_of_resamples`).
 
-    Args:
-        real: Features (N, D), N >= 2, or their `Gaussian` (faster where it is used again).
-        fake: Features (M, D), M >= 2, or their `Gaussian`.
-
-    Returns:
-        The distance, >= 0, in squared units of the features.
-
-    Raises:
-        ValueError: for non-finite features, too few of them, or unlike D.
+    Features are (N, D) and (M, D), N, M >= 2, or their `Gaussian` (faster where it is used again).
+    d >= 0, in squared units of the features. Raises ValueError for non-finite features, too few of
+    them, or unlike D.
 
     Source: Heusel et al., "GANs trained by a two time-scale update rule", 2017, eq. 6.
     """
-    first = real if isinstance(real, Gaussian) else Gaussian.of(real)
-    second = fake if isinstance(fake, Gaussian) else Gaussian.of(fake)
-    if first.mean.shape != second.mean.shape:
-        raise ValueError(
-            f"real and fake features differ in size: {len(first.mean)} and {len(second.mean)}"
-        )
+    first, second = (one if isinstance(one, Gaussian) else Gaussian.of(one) for one in (real, fake))
+    check_alike(len(first.mean), len(second.mean))
     product = first.root @ second.covariance @ first.root
     trace_of_root = roots(torch.linalg.eigvalsh(product)).sum()
     distance = (first.mean - second.mean).square().sum()
@@ -104,32 +118,23 @@ def frechet_distance(real: Tensor | Gaussian, fake: Tensor | Gaussian) -> float:
 def frechet_distance_of_resamples(
     real: Tensor, n_fake: int, n_resamples: int = 10, seed: int = 0
 ) -> Tensor:
-    """Frechet distances between the real set and resamples of itself, (n_resamples,).
-
-    Each resample draws `n_fake` features with replacement from `real`. This is what a generator
-    that repeats the reference perfectly would reach with as many samples: the floor at this N, M.
-
-    Source: ours.
-    """
+    """Frechet distances between the real set and resamples of itself, (n_resamples,): the floor of
+    a generator that repeats the reference perfectly with `n_fake` samples. Source: ours."""
     real = checked(real, at_least=2)
     whole, random = Gaussian.of(real), generator("cpu", seed, "resamples of the reference")
-    distances = []
-    for _ in range(n_resamples):
-        rows = torch.randint(len(real), (n_fake,), generator=random).to(real.device)
-        distances.append(frechet_distance(whole, real[rows]))
+    rows = (torch.randint(len(real), (n_fake,), generator=random) for _ in range(n_resamples))
+    distances = [frechet_distance(whole, real[chosen]) for chosen in rows]
     return torch.tensor(distances, dtype=torch.float64)
 
 
 def frechet_distance_of_halves(real: Tensor, n_splits: int = 10, seed: int = 0) -> float:
-    """Mean Frechet distance between two random halves of the real set: what unseen real images of
-    half the number would score. Source: ours."""
+    """Mean Frechet distance between two random halves of the real set, as of unseen real images."""
     real = checked(real, at_least=4)
-    random, half = generator("cpu", seed, "halves"), len(real) // 2
-    distances = []
+    random, half, total = generator("cpu", seed, "halves"), len(real) // 2, 0.0
     for _ in range(n_splits):
-        order = torch.randperm(len(real), generator=random).to(real.device)
-        distances.append(frechet_distance(real[order[:half]], real[order[half : 2 * half]]))
-    return sum(distances) / n_splits
+        first, second, *_ = torch.randperm(len(real), generator=random).split(half)
+        total += frechet_distance(real[first], real[second])
+    return total / n_splits
 
 
 def frechet_distance_infinity(
@@ -141,13 +146,8 @@ def frechet_distance_infinity(
 
     Use it beside a distance of few samples: d(M) grows as M falls, d_inf much less. It scatters
     more than d(M), may be negative, is too low where M < 4 D (for D = 64 Gaussian features by 7 %
-    at M = 4 D, by 27 % at M = 2 D), and keeps the bias of the real set's own number.
-
-    Args:
-        real: Features (N, D), or their `Gaussian`; all are used at each n.
-        fake: Features (M, D), M >= 8.
-        n_points: Sizes of subset, evenly spaced.
-        seed: Of the subsets.
+    at M = 4 D, by 27 % at M = 2 D), and keeps the bias of the real set's own number. `real` (N, D),
+    or its `Gaussian`, is used whole at each of the n_points sizes of `fake` (M, D), M >= 8.
 
     Source: Chong and Forsyth, "Effectively unbiased FID and Inception Score and where to find
     them", 2020, section 4. Differs from it in: sizes start at M/2 and not at 5,000, so that it fits
@@ -156,9 +156,7 @@ def frechet_distance_infinity(
     fake, random = checked(fake, at_least=8), generator("cpu", seed, "infinity")
     whole = real if isinstance(real, Gaussian) else Gaussian.of(real)
     sizes = np.linspace(len(fake) // 2, len(fake), n_points).astype(int)
-    distances = []
-    for n in sizes:
-        rows = torch.randperm(len(fake), generator=random)[:n].to(fake.device)
-        distances.append(frechet_distance(whole, fake[rows]))
+    rows = (torch.randperm(len(fake), generator=random)[:n] for n in sizes)
+    distances = [frechet_distance(whole, fake[chosen]) for chosen in rows]
     _, d_inf = np.polyfit(1 / sizes, distances, 1)
     return float(d_inf)

@@ -31,9 +31,8 @@ class InceptionScore(Metric):
 
     def measure(self, seen: Mapping[str, Tensor], against: Comparison) -> dict[str, Any]:
         reference, fake = against.reference, seen["features"]
-        real, logits, seed = (
-            reference.features, given(reference.extractor.logits), reference.settings.seed,
-        )  # fmt: skip
+        real, logits = reference.features, given(reference.extractor.logits)
+        seed = reference.settings.seed
         n_splits = min(N_SPLITS, len(real), len(fake))
         mean, deviation = inception_score(logits(fake), n_splits, seed)
         return {
@@ -49,12 +48,8 @@ def inception_score(
     r"""Inception Score: mean and standard deviation over equal parts of the samples.
 
     Between 1 and the number of classes; it never looks at real images, and is biased downwards by
-    small parts.
-
-    Args:
-        logits: (N, n_classes), N >= n_splits, without the layer's bias as in the original code.
-        n_splits: Parts.
-        seed: Of the random order in which the samples fall into parts; None: as they come.
+    small parts. Logits (N, n_classes), N >= n_splits, are without the layer's bias as in the
+    original code; samples fall into parts in random order, without a seed as they come.
 
     Source: Salimans et al., "Improved techniques for training GANs", 2016, section 4.
     """

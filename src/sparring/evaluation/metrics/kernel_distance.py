@@ -42,9 +42,7 @@ class KernelDistance(Metric):
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
     r"""Unbiased squared maximum mean discrepancy with k(x, y) = (x . y / D + 1)^3.
 
-    Args:
-        real: Features (N, D), N >= 2.
-        fake: Features (M, D), M >= 2.
+    Features (N, D) and (M, D), N, M >= 2.
 
     Source: Binkowski et al., "Demystifying MMD GANs", 2018, eq. 4 and section 4.
     """
@@ -89,9 +87,8 @@ def kernel_distance_of_subsets(
     random = generator("cpu", seed, "kernel distance")
     distances = []
     for _ in range(n_subsets):
-        of_real = torch.randperm(len(real), generator=random)[:size].to(real.device)
-        of_fake = torch.randperm(len(fake), generator=random)[:size].to(fake.device)
-        distances.append(kernel_distance(real[of_real], fake[of_fake]))
+        sets = (one[torch.randperm(len(one), generator=random)[:size]] for one in (real, fake))
+        distances.append(kernel_distance(*sets))
     return torch.tensor(distances, dtype=torch.float64)
 
 
@@ -105,15 +102,10 @@ def gaussian_mmd(real: Tensor, fake: Tensor, bandwidth: float | None = None) -> 
 
     k(x, y) = sum over h in (b/2, b, 2b) of exp(-|x - y|^2 / (2 h^2))
 
-    It is positive in expectation for all unequal distributions; between 0 and 6.
-
-    Args:
-        real: Samples (N, D), N >= 2.
-        fake: Samples (M, D), M >= 2.
-        bandwidth: b, in the samples' units; None: the median distance between two real samples.
-
-    Raises:
-        ValueError: where the bandwidth is not positive: half of the real samples are one point.
+    It is positive in expectation for all unequal distributions; between 0 and 6. Samples (N, D) and
+    (M, D), N, M >= 2; the bandwidth b is in their units, None: the median distance between two real
+    ones. Raises ValueError where the bandwidth is not positive: half of the real samples are one
+    point.
 
     Source: Gretton et al., 2012, section 8. Differs from it in: the median is that of the real
     samples, not of both, so that one kernel measures all fakes.
@@ -138,9 +130,7 @@ def gaussian_mmd(real: Tensor, fake: Tensor, bandwidth: float | None = None) -> 
 
 def median_distance(points: Tensor) -> float:
     """The median Euclidean distance between two different points of (N, D).
-
-    Of more than `MAX_FOR_MEDIAN` points, at most so many evenly spaced ones are asked.
-    """
+    Of more than `MAX_FOR_MEDIAN` points, at most so many evenly spaced ones are asked."""
     points = checked(points, at_least=2)
     some = points[:: -(-len(points) // MAX_FOR_MEDIAN)]
     return torch.pdist(some.double()).median().item()

@@ -20,9 +20,7 @@ BATCH_SIZE = 32
 class LpipsDiversity(Metric):
     """Of the first 2,000 samples, where LPIPS has weights."""
 
-    looks_at = "images"
-    needs = ("lpips",)
-    place = 90
+    looks_at, needs, place = "images", ("lpips",), 90
     figures = (
         Figure("lpips_diversity", "LPIPS diversity", "between samples; noise raises it too"),
     )
@@ -54,13 +52,9 @@ def diversity_figures(
 def lpips_diversity(samples01: Tensor, network: LPIPS, seed: int = 0) -> dict[str, Any]:
     r"""Mean LPIPS over random pairs of samples, and its 95 % interval.
 
-    Each sample is in one pair at most, so that the distances are independent and their spread gives
-    the interval; at most 1,000 pairs. Compare it with that of real images.
-
-    Args:
-        samples01: (N, C, H, W), clipped to [0, 1]; N >= 4.
-        network: See `load_lpips`.
-        seed: Of the pairs.
+    Each sample (N, C, H, W), N >= 4, clipped to [0, 1], is in one pair at most, so that the
+    distances are independent and their spread gives the interval; at most 1,000 pairs. Compare it
+    with that of real images.
 
     Source: Zhu et al., "Toward multimodal image-to-image translation", 2017, section 5.2, on
     pairs of independent samples.

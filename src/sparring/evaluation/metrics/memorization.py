@@ -1,11 +1,7 @@
 r"""Does a model copy its training images? Distances to the nearest of them, and what they mean.
 
-    originals = Originals(training, held_out, extractor)
-    found = originals.neighbours(extractor(samples01.clamp(0, 1)))
-    memorization(found, originals)                               # {"near_duplicates": 0.97, ...}
-
-A small distance alone says nothing: in a dense set every new image lies near some old one. Held-out
-images, which the model never saw, say how near new images come by themselves:
+In a dense set every new image lies near some old one. Held-out images, which the model never saw,
+say how near new images come by themselves:
 
 | figure | a sample counts if | source |
 |---|---|---|
@@ -16,13 +12,14 @@ images, which the model never saw, say how near new images come by themselves:
 
 d1, d2: distance of a sample to its nearest and second nearest training image; r: distance of that
 nearest one to its own nearest other training image. Of a model that copies nothing 1 % are near
-duplicates, more where its samples keep to the middle of the data (a held-out image may be odd, a
-sample seldom is); beside every share stands that of the held-out images themselves. Training
-images that occur twice have d1 = d2 and r = 0: only the quantiles find copies of those.
+duplicates, more where its samples keep to the middle of the data; beside every share stands that of
+the held-out images. Training images that occur twice have d1 = d2 and r = 0: only the quantiles
+find copies of those.
 """
 
 import logging
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -37,32 +34,30 @@ log = logging.getLogger(__name__)
 N_PAIRS = 24  # most copied images that are shown
 N_BINS = 40  # of the distribution
 QUANTILES = {"near_duplicates": 0.01, "within_5_percent": 0.05}
-FLAGGED_FROM = 0.1
-"""Share of near duplicates, at the lower end of its interval, from which a model is flagged."""
-CALIBRATING = "images that calibrate it"
+FLAGGED_FROM = 0.1  # share of near duplicates, at the lower end of its interval
+
+
+def _figure(key: str, label: str, hint: str, at: str, other: str = "_of_calibration") -> Figure:
+    places = at.format(""), at.format(other)
+    return Figure(key, label, hint, beside="images that calibrate it", at=places)
 
 
 class Memorization(Metric):
-    """Copies of clean training images, and of dirty ones with their noise, which only pixels are
-    sure to show."""
+    """Copies of clean training images, and of dirty ones with their noise, which pixels show."""
 
-    needs = ("training",)
-    place = 80
+    needs, place = ("training",), 80
     figures = (
-        Figure(
+        _figure(
             "nearest_training_distance", "Distance to nearest training image",
-            "median; near 0 means copies", beside=CALIBRATING,
-            at=("nearest_training_distance.median", "nearest_training_distance.calibration_median"),
+            "median; near 0 means copies", "nearest_training_distance.{}median", "calibration_",
         ),
-        Figure(
+        _figure(
             "near_duplicates", "Near duplicates of training images",
-            "share; as near as the nearest 1 % of held-out ones", beside=CALIBRATING,
-            at=("memorization.near_duplicates", "memorization.near_duplicates_of_calibration"),
+            "share; as near as the nearest 1 % of held-out ones", "memorization.near_duplicates{}",
         ),
-        Figure(
+        _figure(
             "authentic", "Authentic samples", "AuthPct; few where training images are copied",
-            beside=CALIBRATING,
-            at=("memorization.authentic", "memorization.authentic_of_calibration"),
+            "memorization.authentic{}",
         ),
     )  # fmt: skip
 
@@ -84,19 +79,15 @@ class Memorization(Metric):
             n_training = len(given(against.training))
             log.info("%d training images are too few to look for copies of them", n_training)
             return {}
-        n, seed = settings.n_resamples, settings.seed
-        found = {name: one.neighbours(seen[name]) for name, one in sets.items()}
-        main = "memorization_features" if "memorization_features" in sets else "features"
+        how = settings.n_resamples, settings.seed
+        pairs = {name: (one.neighbours(seen[name]), one) for name, one in sets.items()}
+        main = pairs.get("memorization_features", pairs["features"])
         figures = {
-            "nearest_training_distance": distance_figures(
-                found["features"], sets["features"], n, seed
-            ),
-            "memorization": memorization(found[main], sets[main], n, seed),
+            "nearest_training_distance": distance_figures(*pairs["features"], *how),
+            "memorization": memorization(*main, *how),
         }
-        if "pixels" in sets:
-            figures["memorization_of_dirty"] = memorization(
-                found["pixels"], sets["pixels"], n, seed
-            )
+        if "pixels" in pairs:
+            figures["memorization_of_dirty"] = memorization(*pairs["pixels"], *how)
         return figures
 
 
@@ -107,13 +98,7 @@ def memorization(
 
     Quantiles for which there are too few calibrating images (less than one lies below) are left
     out. So is `authentic` where the training images are dirty: a clean sample is nearer to a dirty
-    image than another dirty one is.
-
-    Args:
-        found: `originals.neighbours` of the samples' features.
-        originals: The training images, and what calibrates.
-        n_resamples: Resamples behind each interval.
-        seed: Of the resamples.
+    image than another dirty one is. `found` is `originals.neighbours` of the samples' features.
 
     Returns:
         `near_duplicates` and the other shares of the table above, each with its `..._interval` and
@@ -167,23 +152,19 @@ def _verdict(figures: dict[str, Any], main: str, is_flagged: bool, originals: Or
         than = "held-out images are" if originals.held_out else "training images to another one"
         share = f"{100 * QUANTILES[main]:g} %"
         nearer = f"as near to one of {figures['n_train']:,} as the nearest {share} of {than}"
-    said = f"{what}: {100 * figures[main]:.1f} % of the samples ({low:.1f} to {high:.1f} %) are"
-    said = f"{said} {nearer}"
+    rest = ""
     if not originals.held_out:
-        said = f"{said} (there are no held-out images, which would calibrate better)"
+        rest = " (there are no held-out images, which would calibrate better)"
     elif originals.n_repeated:
-        said = f"{said} ({originals.n_repeated} held-out images are training images too: left out)"
-    return said
+        rest = f" ({originals.n_repeated} held-out images are training images too: left out)"
+    share = f"{100 * figures[main]:.1f} % of the samples ({low:.1f} to {high:.1f} %)"
+    return f"{what}: {share} are {nearer}{rest}"
 
 
 def distance_figures(
     found: Neighbours, originals: Originals, n_resamples: int = 10, seed: int = 0
 ) -> dict[str, Any]:
-    """Distance of samples to their nearest training image, in feature space: mean and median.
-
-    A model that copies is nearer to its training images than unseen images are: compare with the
-    calibration's.
-    """
+    """Distance of samples to their nearest training image, in feature space: mean and median."""
     nearest, calibration = found.nearest, originals.calibration.nearest
     return with_interval("mean", mean_of, nearest, n_resamples, seed) | {
         "median": nearest.median().item(),
@@ -204,11 +185,7 @@ def histogram(samples: Tensor, calibration: Tensor, n_bins: int = N_BINS) -> dic
         place = torch.bucketize(of, edges[1:-1], right=True)
         return (torch.bincount(place, minlength=n_bins) / len(of)).tolist()
 
-    return {
-        "edges": edges.tolist(),
-        "samples": shares(samples),
-        "calibration": shares(calibration),
-    }
+    return {"edges": edges.tolist(), "samples": shares(samples), "calibration": shares(calibration)}
 
 
 def most_copied(
@@ -216,22 +193,14 @@ def most_copied(
 ) -> list[dict[str, Any]]:
     """The training images with the nearest samples, each with the nearest of these, by distance.
 
-    Args:
-        found: Neighbours of the samples.
-        originals: Where they were found.
-        threshold: Below it a sample is a near duplicate; None: not known.
-        n_pairs: At most so many.
-
-    Returns:
-        For each pair: number of the `sample`, index and file of the `training` image, d1, d2, and
-        how many samples are near duplicates of it.
+    For each pair: number of the `sample`, index and file of the `training` image, d1, d2, and how
+    many samples are near duplicates of it, which lie below the threshold if there is one.
     """
-    pairs, seen = [], set()
+    nearest: dict[int, int] = {}
     for sample in found.nearest.argsort().tolist():
-        row = int(found.index[sample])
-        if row in seen:
-            continue
-        seen.add(row)
+        nearest.setdefault(int(found.index[sample]), sample)
+    pairs = []
+    for row, sample in islice(nearest.items(), n_pairs):
         copies = (found.index == row) & (found.nearest <= (threshold or 0.0))
         index = int(originals.indices[row])
         pairs.append({
@@ -242,6 +211,4 @@ def most_copied(
             "second_distance": found.second[sample].item(),
             "n_near_duplicates": None if threshold is None else int(copies.sum()),
         })  # fmt: skip
-        if len(pairs) == n_pairs:
-            break
     return pairs

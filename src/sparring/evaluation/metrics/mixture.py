@@ -13,8 +13,7 @@ from .base import Comparison, Metric
 class Mixture(Metric):
     """A list of numbers each, a number a mode: no row in a table."""
 
-    looks_at = "x0"
-    place = 140
+    looks_at, place = "x0", 140
 
     def suits(self, against: Comparison) -> bool:
         return isinstance(against.reference.dataset.truth, MixtureTruth)
@@ -26,10 +25,7 @@ class Mixture(Metric):
 
 def mixture_errors(samples: Tensor, truth: MixtureTruth) -> dict[str, Any]:
     """Share and spread of each mode (samples count for the nearest centre), beside the true ones.
-
-    `mode_std` is the rms over directions of the standard deviation around the mode's own mean; null
-    for a mode with fewer than two samples.
-    """
+    `mode_std`: rms over directions of the deviation from the mode's mean, null of one sample."""
     samples, means = samples.double(), truth.means.double()
     closest = torch.cdist(samples, means).argmin(1)
     shares, spreads = [], []

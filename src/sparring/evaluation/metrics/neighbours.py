@@ -70,14 +70,8 @@ def neighbour_radii(points: Tensor, k: int) -> Tensor:
 def precision_recall_density_coverage(
     real: Tensor, fake: Tensor, k: int = 5, real_radii: Tensor | None = None
 ) -> dict[str, float]:
-    """The four figures from one look at all distances.
-
-    Args:
-        real: Features (N, D), N > k.
-        fake: Features (M, D), M > k.
-        k: Which neighbour the balls reach to.
-        real_radii: `neighbour_radii(real, k)` where they are known already.
-    """
+    """The four figures from one look at all distances of features (N, D) and (M, D), N, M > k.
+    `real_radii` are `neighbour_radii(real, k)` where they are known already."""
     real, fake = checked_pair(real, fake, at_least=1)
     real_radii = neighbour_radii(real, k) if real_radii is None else real_radii
     fake_radii = neighbour_radii(fake, k)

@@ -23,8 +23,7 @@ class SlicedWasserstein(Metric):
     """To as many fresh clean samples of the known truth; the floor is that of two clean sets, what
     a perfect generator has with this number of samples."""
 
-    looks_at = "x0"
-    place = 130
+    looks_at, place = "x0", 130
     figures = (
         Figure(
             "sliced_wasserstein", "Sliced Wasserstein distance", "lower is better", better="lower",
@@ -61,15 +60,8 @@ def sliced_wasserstein(
 
     The integral is a mean over max(N, M) levels u; the smaller set's quantile function is
     interpolated linearly between its sorted values. For N = M this is the exact W1 of the two sets.
-
-    Args:
-        real: Samples (N, D), data units.
-        fake: Samples (M, D); M may differ from N.
-        n_projections: Number of directions.
-        seed: Seed of the directions.
-
-    Returns:
-        The distance, >= 0, data units. Finite samples leave a floor of about the spread / sqrt(N).
+    Samples (N, D) and (M, D) and the distance are in data units; finite samples leave a floor of
+    about the spread / sqrt(N).
 
     Source: Bonneel et al., "Sliced and Radon Wasserstein barycenters", 2015, with p = 1.
     """
@@ -94,27 +86,20 @@ def directions(dim: int, n_projections: int, seed: int = 0) -> Tensor:
 
 def wasserstein_of_shadows(real: Tensor, fake: Tensor) -> float:
     """Mean over columns of the Wasserstein-1 distance between the columns of (N, P) and (M, P).
-
-    With shadows `x @ directions(...).T` this is `sliced_wasserstein`, for whoever keeps the shadows
-    and not the samples.
-    """
+    With shadows `x @ directions(...).T` this is `sliced_wasserstein`."""
     real, fake = checked_pair(real, fake, at_least=1)
     n_levels = max(len(real), len(fake))
-    of_real = _quantiles(_sorted(real.T), n_levels)
-    of_fake = _quantiles(_sorted(fake.T), n_levels)
+    of_real, of_fake = (_quantiles(one.T, n_levels) for one in (real, fake))
     return (of_real - of_fake).abs().mean().item()
 
 
-def _sorted(rows: Tensor) -> Tensor:
-    """Rows (P, N), each in rising order."""
-    if rows.device.type == "cpu":  # numpy's sort takes a third of torch's time
-        return torch.from_numpy(np.sort(rows.contiguous().numpy(), axis=1))
-    return rows.sort(1).values
-
-
-def _quantiles(ordered: Tensor, n_levels: int) -> Tensor:
-    """Values at levels (j + 1/2) / n_levels of sorted rows (P, N), whose own levels are
+def _quantiles(rows: Tensor, n_levels: int) -> Tensor:
+    """Values at levels (j + 1/2) / n_levels of rows (P, N), whose own levels, once sorted, are
     (i + 1/2) / N; linear in between, constant beyond the ends."""
+    if rows.device.type == "cpu":  # numpy's sort takes a third of torch's time
+        ordered = torch.from_numpy(np.sort(rows.contiguous().numpy(), axis=1))
+    else:
+        ordered = rows.sort(1).values
     n = ordered.shape[1]
     if n == n_levels:
         return ordered

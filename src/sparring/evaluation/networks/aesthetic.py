@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...support.errors import UserError
 from ...support.home_folder import expanded_path
-from .weights import read_published
+from .weights import existing, read_published
 
 PLACE = "evaluation.aesthetic"
 PUBLISHED = {
@@ -26,16 +26,11 @@ PUBLISHED = {
         " (ava+logos-l14-linearMSE.pth)",
 }  # fmt: skip
 """SHA-256 of the files that are read with pickle's format."""
-LAYERS = (0, 2, 4, 6, 7)
-"""Places of the linear layers in the published `layers`; the others are dropouts."""
+LAYERS = (0, 2, 4, 6, 7)  # places of the linear layers in `layers`; the others are dropouts
 
 
 class Aesthetic(nn.Module):
-    """The predictor.
-
-    Args:
-        sizes: Number of inputs and of each layer's outputs, six numbers; the last is 1.
-    """
+    """The predictor with so many inputs and outputs of each layer, six numbers; the last is 1."""
 
     def __init__(self, sizes: tuple[int, ...] = (768, 1024, 128, 64, 16, 1)) -> None:
         super().__init__()
@@ -54,23 +49,11 @@ class Aesthetic(nn.Module):
 
 
 def load_aesthetic(name: str) -> Aesthetic:
-    """The predictor from a published .pth file, known by its checksum, or from safetensors.
-
-    Args:
-        name: The file; safetensors hold the same names, `layers.0.weight` to `layers.7.bias`, and
-            any width.
-
-    Returns:
-        In float64, on the CPU.
-
-    Raises:
-        UserError: for a file that is not there or holds something else.
-    """
-    path = expanded_path(name)
-    if not path.is_file():
-        raise UserError(f"{PLACE}: there is no file {path}")
+    """The predictor, float64, from a published .pth file, known by its checksum, or safetensors of
+    any width with the same names. Raises UserError for a file without one."""
+    path = existing(expanded_path(name), PLACE)
+    is_plain = path.suffix == ".safetensors"
     try:
-        is_plain = path.suffix == ".safetensors"
         state = load_file(path) if is_plain else read_published(path, PUBLISHED, PLACE)
         sizes = [state[f"layers.{place}.weight"].shape for place in LAYERS]
         head = Aesthetic((sizes[0][1], *(size[0] for size in sizes)))

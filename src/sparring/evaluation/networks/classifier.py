@@ -1,9 +1,8 @@
 """The small classifier whose penultimate layer gives the features of the extractor `classifier`.
 
 It is trained once on the clean labelled reference, on one CPU thread with a fixed seed, so that
-the same data give the same weights on the same machine, and kept as safetensors in $SPARRING_CACHE
-(`~/.cache/sparring` by default) under the data's fingerprint. A fifth of the images is held out;
-the accuracy on them says what the features are worth and goes into the protocol.
+the same data give the same weights on the same machine, and kept in $SPARRING_CACHE. The accuracy
+on a fifth that is held out says what the features are worth and goes into the protocol.
 """
 
 import logging
@@ -29,9 +28,7 @@ MAX_SIDE = 32  # larger images are averaged down to this many pixels
 N_FEATURES = 64
 N_STEPS = 600
 BATCH_SIZE = 64
-LEARNING_RATE = 2e-3
 MAX_IMAGES = 20_000  # a random subset is enough, and bounds memory
-HELD_OUT_SHARE = 0.2
 
 
 class Classifier(nn.Module):
@@ -64,10 +61,7 @@ def _block(n_in: int, n_out: int, stride: int) -> list[nn.Module]:
 
 def get_classifier(reference: Dataset) -> tuple[Classifier, float]:
     """The classifier of a labelled clean data set and its held-out accuracy, perhaps cached.
-
-    A cache that cannot be read is trained again; one that cannot be written costs the next call
-    the training. Both are said in the log.
-    """
+    A cache that cannot be read or written costs a training, and is said in the log."""
     path = cache_folder() / f"classifier-v{VERSION}-{reference.fingerprint()}.safetensors"
     if path.is_file():
         try:
@@ -84,30 +78,24 @@ def get_classifier(reference: Dataset) -> tuple[Classifier, float]:
 
 def train_classifier(reference: Dataset) -> tuple[Classifier, float]:
     """Train on four fifths of (at most 20,000 of) the images; return it and the rest's accuracy.
-
-    600 AdamW steps of batch 64 with a cosine schedule: about 2 s on one core for 8x8 images.
-    """
+    600 AdamW steps of batch 64 with a cosine schedule: about 2 s on one core for 8x8 images."""
     order = torch.randperm(len(reference), generator=generator("cpu", SEED, "classifier rows"))
-    images, labels = _load(reference, order[:MAX_IMAGES].tolist())
-    n_held_out = max(1, round(HELD_OUT_SHARE * len(images)))
+    rows = order[:MAX_IMAGES].tolist()  # unreadable images stay out
+    batches = [(shrink(one["x0"].float()), one["label"]) for one in reference.chunks(rows, 256)]
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    n_held_out = max(1, round(0.2 * len(images)))
     held_out, train = slice(0, n_held_out), slice(n_held_out, None)
-    n_channels, *sides = reference.sample_shape
     log.info("training the feature classifier on %d images of %s", len(images), reference.name)
 
     with one_thread():  # the order of a sum, hence the weights, depends on their number
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(SEED, "classifier weights"))
-            network = Classifier(n_channels, max(sides), reference.num_classes or 0)
-        learning = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-        fit_labels(
-            network,
-            torch.optim.lr_scheduler.CosineAnnealingLR(learning, N_STEPS),
-            images[train],
-            labels[train],
-            generator("cpu", SEED, "classifier batches"),
-            n_steps=N_STEPS,
-            batch_size=BATCH_SIZE,
-        )
+            network = _untrained(reference)
+        learning = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
+        rate = torch.optim.lr_scheduler.CosineAnnealingLR(learning, N_STEPS)
+        rng = generator("cpu", SEED, "classifier batches")
+        counts = {"n_steps": N_STEPS, "batch_size": BATCH_SIZE}
+        fit_labels(network, rate, images[train], labels[train], rng, **counts)
         with torch.no_grad():
             guesses = torch.cat([network(part).argmax(1) for part in images[held_out].split(256)])
     accuracy = (guesses == labels[held_out]).double().mean().item()
@@ -115,13 +103,9 @@ def train_classifier(reference: Dataset) -> tuple[Classifier, float]:
     return network.eval(), accuracy
 
 
-def _load(reference: Dataset, rows: list[int]) -> tuple[Tensor, Tensor]:
-    """Images (N, C, h, w), averaged down already, and labels (N,); unreadable ones stay out."""
-    images, labels = [], []
-    for batch in reference.chunks(rows, 256):
-        images.append(shrink(batch["x0"].float()))
-        labels.append(batch["label"])
-    return torch.cat(images), torch.cat(labels)
+def _untrained(reference: Dataset) -> Classifier:
+    n_channels, *sides = reference.sample_shape
+    return Classifier(n_channels, max(sides), reference.num_classes or 0)
 
 
 def shrink(images: Tensor) -> Tensor:
@@ -134,8 +118,7 @@ def shrink(images: Tensor) -> Tensor:
 
 
 def _read(path: Path, reference: Dataset) -> tuple[Classifier, float]:
-    n_channels, *sides = reference.sample_shape
-    network = Classifier(n_channels, max(sides), reference.num_classes or 0)
+    network = _untrained(reference)
     network.load_state_dict(safetensors.torch.load_file(path))
     with safetensors.safe_open(path, framework="pt") as file:
         accuracy = float(file.metadata()["held_out_accuracy"])

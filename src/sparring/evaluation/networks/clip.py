@@ -1,8 +1,5 @@
 r"""CLIP as a judge: images and captions as unit vectors of one space.
 
-    judge = load_clip("openai/clip-vit-large-patch14")
-    cosine = (judge.images(images01) * judge.captions(captions)).sum(1)
-
 Any `CLIPModel` of transformers serves: CLIP itself, PickScore, and HPS v2 once `open_clip` has
 given its weights transformers' names. Images are made ready here, with torch alone.
 
@@ -28,15 +25,9 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 BATCH_SIZE = 32
 
 
-# --- Images ----------------------------------------------------------------------------------
-
-
 def crop_to(images: Tensor, side: int) -> Tensor:
-    """The middle square (B, C, side, side) of images (B, C, H, W) whose short side is made `side`.
-
-    Images in [0, 1] are rounded to 8 bits, as if they came from PNG files, and resized as PIL does
-    it: first the width, then the height, each rounded and clipped.
-    """
+    """The middle square (B, C, side, side) of images (B, C, H, W) whose short side is made `side`,
+    rounded to 8 bits and resized as by PIL: width, then height, each rounded and clipped."""
     height, width = images.shape[-2:]
     short = min(height, width)
     rows, columns = side * height // short, side * width // short
@@ -52,9 +43,7 @@ def _rounded(images: Tensor) -> Tensor:
 
 def pad_to(images: Tensor, side: int) -> Tensor:
     """Images (B, C, H, W) whose long side is made `side`, between black bars, (B, C, side, side).
-
-    Nothing is rounded or clipped. Source: HPSv2's code, transform.py (ResizeMaxSize).
-    """
+    Nothing is rounded or clipped. Source: HPSv2's code, transform.py (ResizeMaxSize)."""
     scale = side / max(images.shape[-2:])
     height, width = (round(scale * n) for n in images.shape[-2:])
     images = _resize(images, (height, width))
@@ -71,31 +60,15 @@ def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 FITS: dict[str, tuple[Callable[[Tensor, int], Tensor], str]] = {
     "crop": (crop_to, "8 bits, short side to {} pixels (bicubic, antialiased), centre crop"),
     "pad": (pad_to, "long side to {} pixels (bicubic, antialiased), black bars"),
-}
-"""How an image becomes a square -> (the function, the same in words)."""
-
-
-# --- The model -------------------------------------------------------------------------------
+}  # how an image becomes a square -> (the function, the same in words)
 
 
 class Clip:
-    """A CLIP that embeds images and captions as unit vectors, in float32 batch by batch.
-
-    Args:
-        model: `CLIPModel` of transformers.
-        tokenizer: Its tokenizer.
-        name: As the user named it.
-        fit: How an image becomes a square, one of FITS.
-        device: Where the model is held and called.
-    """
+    """A `CLIPModel` that embeds images and captions as unit vectors, in float32 batch by batch.
+    `name` is what the user called it, `fit` how an image becomes a square, one of FITS."""
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        name: str,
-        fit: str = "crop",
-        device: torch.device | str = "cpu",
+        self, model: Any, tokenizer: Any, name: str, fit: str, device: torch.device | str
     ) -> None:
         self.model = model.float().eval().requires_grad_(False).to(device)
         self.tokenizer, self.name, self.device = tokenizer, name, device
@@ -128,13 +101,17 @@ class Clip:
                 found.append(_unit(self.model.get_image_features(pixel_values=pixels)))
         return torch.cat(found)
 
+    @torch.no_grad()
     def captions(self, captions: Sequence[str]) -> Tensor:
-        """Unit vectors (N, D), float64 on the CPU. What a caption was before, it is again: each is
-        encoded once."""
+        """Unit vectors (N, D), float64 on the CPU; each caption is encoded once."""
+        how: Any = {"padding": True, "truncation": True, "max_length": self.n_tokens}
         new = list(dict.fromkeys(one for one in captions if one not in self._known))
         for start in range(0, len(new), BATCH_SIZE):
             batch = new[start : start + BATCH_SIZE]
-            self._known.update(zip(batch, self._encode(batch).float(), strict=True))
+            ids = self.tokenizer(batch, **how, return_tensors="pt").to(self.device)
+            words = {"input_ids": ids.input_ids, "attention_mask": ids.attention_mask}
+            found = _unit(self.model.get_text_features(**words)).float()
+            self._known.update(zip(batch, found, strict=True))
         return torch.stack([self._known[one] for one in captions]).double()
 
     def n_cut(self, captions: Sequence[str]) -> int:
@@ -143,17 +120,6 @@ class Clip:
             return 0
         ids = self.tokenizer(list(captions), truncation=False, verbose=False).input_ids
         return sum(len(row) > self.n_tokens for row in ids)
-
-    @torch.no_grad()
-    def _encode(self, captions: list[str]) -> Tensor:
-        words = self.tokenizer(
-            captions, padding=True, truncation=True, max_length=self.n_tokens, return_tensors="pt"
-        ).to(self.device)
-        return _unit(
-            self.model.get_text_features(
-                input_ids=words.input_ids, attention_mask=words.attention_mask
-            )
-        )
 
 
 def _unit(features: Any) -> Tensor:
@@ -171,18 +137,11 @@ def load_clip(
     device: torch.device | str = "cpu",
     name: str | None = None,
 ) -> Clip:
-    """A CLIP from a folder or the hub; safetensors only.
+    """A CLIP from `source`, a folder or a name on the hub; safetensors only.
 
-    Args:
-        source: Folder, or name on the hub.
-        place: What errors call it.
-        tokenizer: Folder or hub name of its tokenizer; None: it has its own.
-        fit: One of FITS.
-        device: Where the model is held and called.
-        name: As the user named it; None: as `source`.
-
-    Raises:
-        UserError: if transformers is missing, or the name is of no whole CLIP.
+    Errors call it `place`. A `tokenizer` of its own needs no name; `name` is what the user called
+    the model, None: as `source`. For `fit` see FITS. Raises UserError if transformers is missing,
+    or the name is of no whole CLIP.
     """
     try:
         from transformers import AutoConfig, CLIPModel, CLIPTokenizer
@@ -191,15 +150,13 @@ def load_clip(
     name, words_from = name or source, tokenizer or source
     asked = f"{place} {name}"
     cached = (Path(source).is_dir() and Path(words_from).is_dir()) or not hub_answers()
-    at = source
+    at, how = source, dict[str, Any](use_safetensors=True, output_loading_info=True)
     try:
         kind = AutoConfig.from_pretrained(source, local_files_only=cached).model_type
         if kind != "clip":
             raise UserError(f"{asked} is a {kind}: name a CLIPModel of transformers")
         with no_progress_bar():
-            loaded: Any = CLIPModel.from_pretrained(
-                source, use_safetensors=True, local_files_only=cached, output_loading_info=True
-            )
+            loaded: Any = CLIPModel.from_pretrained(source, local_files_only=cached, **how)
         at = words_from
         words = CLIPTokenizer.from_pretrained(at, local_files_only=cached)
     except (OSError, ValueError) as error:

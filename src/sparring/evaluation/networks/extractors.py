@@ -5,7 +5,7 @@
 | `classifier` | layer before the classes (64) of a small CNN trained on the reference | labels |
 | `pixels` | the image itself, flattened | no labels; small images |
 | `inception`, or `inception-768`, -192, -64 | Inception-v3, see inception.py | FID, KID, IS |
-| `dinov2` | class token of a DINOv2, see dino.py | FD-DINOv2 |
+| `dinov2` | class token of a DINOv2, see `ClassToken` | FD-DINOv2 |
 | `path/to/file.py:function` | what the module returned by `function()` gives | a known network |
 
 Every extractor takes images (B, C, H, W) in [0, 1] and gives features (B, D). Figures of different
@@ -20,70 +20,55 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...adversarial.backbones import IMAGENET_MEAN, IMAGENET_STD, dino_model
 from ...data.base import Dataset
+from ...diffusion.noising import precise
 from ...support.errors import UserError
 from ...support.home_folder import expanded
 from ...support.user_code import load_from_file
+from ...support.whole_files import sha256_of
 from .classifier import MAX_SIDE, get_classifier
-from .dino import PUBLISHED, load_class_token
-from .dino import SIDE as DINO_SIDE
 from .inception import BATCH_SIZE, EXTRACTORS, SIDE
 from .inception_weights import load_inception
 
-N_ENOUGH = 10_000
-"""Images that FID needs at least, by its authors (Heusel et al., 2017)."""
+DINO, DINO_SIDE = "facebook/dinov2-large", 224
+N_ENOUGH = 10_000  # images that FID needs at least, by its authors (Heusel et al., 2017)
 
 
 @dataclass(frozen=True)
 class Extractor:
     """A named map from images (B, C, H, W) in [0, 1] to features (B, D).
+    What it does to the size and the values of an image is said in words, for the protocol."""
 
-    Attributes:
-        name: As the user named it.
-        function: The map itself, one batch at a time.
-        checksum: Of its weights (or of its code, where there are none).
-        resize: What it does to the size of an image, in words, for the protocol.
-        range: What it does to the values of an image, in words, for the protocol.
-        details: More for the protocol, such as the classifier's held-out accuracy.
-        logits: Logits (N, n_classes) from features, where the Inception Score is defined.
-        n_enough: With fewer images a Frechet distance is warned of, and extrapolated.
-        batch_size: Images at once.
-    """
-
-    name: str
-    function: Callable[[Tensor], Tensor]
-    checksum: str
-    resize: str = "none"
-    range: str = "[0, 1], clipped, not rounded"
-    details: dict[str, Any] = field(default_factory=dict)
-    logits: Callable[[Tensor], Tensor] | None = None
-    n_enough: int = 0
+    name: str  # as the user named it
+    function: Callable[[Tensor], Tensor]  # the map itself, one batch at a time
+    checksum: str  # of its weights, or of its code where there are none
+    resize: str = "none"  # what it does to the size of an image, in words, for the protocol
+    range: str = "[0, 1], clipped, not rounded"  # and to its values
+    details: dict[str, Any] = field(default_factory=dict)  # more for the protocol
+    logits: Callable[[Tensor], Tensor] | None = None  # (N, n_classes) from features
+    n_enough: int = 0  # with fewer images a Frechet distance is warned of, and extrapolated
     batch_size: int = 256
 
     @torch.no_grad()
     def __call__(self, images: Tensor, batch_size: int | None = None) -> Tensor:
-        """Features (N, D) on the CPU of images (N, C, H, W) in [0, 1], batch by batch.
-
-        Their precision is float32, or float64 where the function answers in that.
-
-        Raises:
-            ValueError: where the function does not answer (B, C, H, W) with (B, D).
-        """
+        """Features (N, D) on the CPU, float32 or float64, of images (N, C, H, W) in [0, 1].
+        Raises ValueError where the function does not answer (B, C, H, W) with (B, D)."""
         batches = images.split(batch_size or self.batch_size)
         return torch.cat([self._features(batch) for batch in batches])
 
     def _features(self, images: Tensor) -> Tensor:
         features = self.function(images)
-        expected = f"extractor {self.name} must map images (B, C, H, W) to features (B, D)"
-        if not isinstance(features, Tensor):
-            raise ValueError(f"{expected}; it returned {type(features).__name__}")
-        if features.ndim != 2 or len(features) != len(images):
-            raise ValueError(
-                f"{expected}; for {tuple(images.shape)} it returned {tuple(features.shape)}"
-            )
-        return features.cpu() if features.dtype == torch.float64 else features.float().cpu()
+        got = f"it returned {type(features).__name__}"
+        if isinstance(features, Tensor):
+            if features.ndim == 2 and len(features) == len(images):
+                return precise(features).cpu()
+            got = f"for {tuple(images.shape)} it returned {tuple(features.shape)}"
+        what = "must map images (B, C, H, W) to features (B, D)"
+        raise ValueError(f"extractor {self.name} {what}; {got}")
 
 
 def make_extractor(
@@ -95,11 +80,9 @@ def make_extractor(
     """The extractor of that name; the classifier is trained on `reference`, or read from the cache.
 
     Args:
-        name: `classifier`, `pixels`, `inception` (-768, -192, -64), `dinov2` or
-            `path/to/file.py:function`; None: `classifier` where the reference has labels, else
-            `pixels`.
+        name: See the table above; None: `classifier` where the reference has labels, else `pixels`.
         reference: Clean images in [0, 1], labelled for `classifier`.
-        device: Where the features are computed (training is always on the CPU, see classifier.py).
+        device: Where the features are computed; training is always on the CPU.
         weights: Of Inception, a file; None: from the cache or the public address. Of DINOv2, a
             folder or hub name; None: the published one.
 
@@ -170,15 +153,43 @@ def _inception(name: str, device: torch.device | str, weights: str | None) -> Ex
     )
 
 
+class ClassToken(nn.Module):
+    """Images (B, 1 or 3, H, W) in [0, 1] to the class token (B, D) of a DINOv2, `dino_model`'s.
+
+    Resized as tensors with antialiasing and rounded to 8 bits before and after, as PIL does; PIL
+    rounds its weights too, so single pixels differ by a grey level.
+
+    Source: Stein et al., "Exposing flaws of generative model evaluation metrics", 2023, who found
+    it nearer to what people see than Inception's features; theirs is `DINO` at this size.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = (255 * images.expand(-1, 3, -1, -1)).round()
+        if tuple(x.shape[2:]) != (DINO_SIDE, DINO_SIDE):
+            x = F.interpolate(x, (DINO_SIDE, DINO_SIDE), mode="bicubic", antialias=True)
+            x = x.round().clamp(0, 255)
+        return self.model((x / 255 - self.mean) / self.std).pooler_output
+
+
 def _dinov2(device: torch.device | str, weights: str | None) -> Extractor:
-    network = load_class_token(weights).to(device)
+    name = weights or DINO
+    model = dino_model(name, "evaluation.extractor=dinov2: weights", "name a DINOv2")
+    network = ClassToken(model).requires_grad_(False).eval().to(device)
     return Extractor(
         "dinov2",
         lambda images: network(images.to(device, torch.float32)),
         checksum=checksum(network),
         resize=f"bicubic, antialiased, to {DINO_SIDE} x {DINO_SIDE} pixels",
         range="[0, 1], clipped, rounded to 8 bits",
-        details={"frechet_distance_is": f"FD-DINOv2 with {weights or PUBLISHED}"},
+        details={"frechet_distance_is": f"FD-DINOv2 with {name}"},
         n_enough=N_ENOUGH,
         batch_size=BATCH_SIZE,
     )
@@ -189,19 +200,18 @@ def _from_file(name: str, device: torch.device | str) -> Extractor:
     make = load_from_file(name, "extractor")
     if not callable(make):
         raise UserError(f"extractor {name}: {path} has no function {attribute!r}")
-    if any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-           for p in inspect.signature(make).parameters.values()):  # fmt: skip
+    try:
+        inspect.signature(make).bind()
+    except TypeError as error:
         raise UserError(
             f"extractor {name}: {attribute}() must take no arguments and return the module that "
             "maps images in [0, 1] to features"
-        )
+        ) from error
     network = make()
     if not callable(network):
-        raise UserError(
-            f"extractor {name}: {attribute}() must return a module or function, "
-            f"it returned {type(network).__name__}"
-        )
-    code = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        got = f"a module or function, it returned {type(network).__name__}"
+        raise UserError(f"extractor {name}: {attribute}() must return {got}")
+    code = sha256_of(Path(path))[:16]
     if not isinstance(network, nn.Module):
         function = cast(Callable[[Tensor], Tensor], network)
         return Extractor(name, function, checksum=code, resize="by the extractor")
@@ -230,12 +240,9 @@ def image_batches(
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Images (B, C, H, W) in [0, 1] and labels (B,) of a data set at `indices`, batch by batch.
 
-    An unreadable image is left out, not replaced by its neighbour: every image counts once.
-
-    Images with a known truth (digits_subspace) may leave [0, 1] a little.
-
-    Raises:
-        ValueError: for images outside [0, 1], such as those of a contaminated or scaled data set.
+    An unreadable image is left out, not replaced by its neighbour: every image counts once. Raises
+    ValueError for images outside [0, 1], such as those of a contaminated or scaled data set; those
+    with a known truth (digits_subspace) may leave it a little.
     """
     for batch in dataset.chunks(indices, batch_size):
         images = batch["x0"].float()

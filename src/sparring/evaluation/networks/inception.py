@@ -1,7 +1,5 @@
 r"""Inception-v3 of 2015-12-05, whose features FID, KID and the Inception Score are defined on.
 
-    features = load_inception(2048)(images)      # (B, 3, H, W) in [0, 1]  ->  (B, 2048)
-
 | extractor | features | spatial mean after | what its Frechet distance is called |
 |---|---|---|---|
 | `inception` | 2048 | `Mixed_7c` | FID |
@@ -31,28 +29,13 @@ BATCH_SIZE = 32  # 299 x 299 needs about 10 MiB an image
 
 
 class Conv(nn.Conv2d):
-    """ReLU(convolution + bias): the bias is that of the batch norm which was folded in.
-
-    Args:
-        n_in: Channels.
-        n_out: Channels.
-        height: Of the filter.
-        width: Of the filter; None: as its height.
-        stride: 1 keeps the size of the picture by padding, 2 halves it without padding.
-        keeps_size: False: no padding at stride 1 either.
-    """
+    """ReLU(convolution + bias) with a filter of these sides: height, and width if it is another.
+    Stride 1 keeps the size by padding unless `keeps_size` is false, 2 halves it without padding."""
 
     def __init__(
-        self,
-        n_in: int,
-        n_out: int,
-        height: int,
-        width: int | None = None,
-        *,
-        stride: int = 1,
-        keeps_size: bool = True,
+        self, n_in: int, n_out: int, *sides: int, stride: int = 1, keeps_size: bool = True
     ) -> None:
-        width = height if width is None else width
+        height, width = sides[0], sides[-1]
         padding = (height // 2, width // 2) if keeps_size and stride == 1 else (0, 0)
         super().__init__(n_in, n_out, (height, width), stride, padding)
 
@@ -63,11 +46,9 @@ class Conv(nn.Conv2d):
 class Mixed(nn.Module):
     """Paths of layers side by side, whose results are concatenated over channels.
 
-    Args:
-        layers: Of each `Conv`, by its name in the public file: channels in and out, height, width
-            (as the height) and stride (1).
-        paths: Names of the layers of each path, and of `POOLS`; a common beginning is computed
-            once.
+    Each `Conv` has its name in the public file and is given by channels in and out, height, width
+    (as the height) and stride (1). A path names its layers and `POOLS`; a common beginning is
+    computed once.
     """
 
     def __init__(self, layers: Mapping[str, tuple[int, ...]], *paths: str) -> None:
@@ -174,11 +155,8 @@ EXTRACTORS = {"inception": 2048} | {f"inception-{n}": n for n in (768, 192, 64)}
 
 
 class InceptionV3(nn.Module):
-    """The network up to the stage whose spatial mean has that many features.
-
-    Args:
-        n_features: 64, 192, 768 or 2048; only with 2048 there are classes (`logits_unbiased`).
-    """
+    """The network up to the stage whose spatial mean has that many features: 64, 192, 768 or 2048.
+    Only with 2048 there are classes (`logits_unbiased`)."""
 
     def __init__(self, n_features: int = 2048) -> None:
         super().__init__()
@@ -192,11 +170,7 @@ class InceptionV3(nn.Module):
         self.fc = nn.Linear(2048, N_LOGITS) if n_features == 2048 else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (B, n_features) of images (B, 1 or 3, H, W) in [0, 1]; grey becomes RGB.
-
-        Raises:
-            ValueError: for another number of channels.
-        """
+        """Features (B, n_features) of images (B, 1 or 3, H, W) in [0, 1]; grey becomes RGB."""
         if images.shape[1] not in (1, 3):
             raise ValueError(f"Inception takes 1 or 3 channels, got {images.shape[1]}")
         images = images.expand(-1, 3, -1, -1)
@@ -206,8 +180,7 @@ class InceptionV3(nn.Module):
         return x.mean((2, 3))
 
     def logits_unbiased(self, features: Tensor) -> Tensor:
-        """Logits (B, 1008) in float64, without the bias, which the Inception Score leaves out, of
-        features (B, 2048)."""
+        """Logits (B, 1008), float64, of features (B, 2048), without bias as for Inception Score."""
         if self.fc is None:
             raise ValueError(f"{self.n_features} features have no classes: use 2048")
         weight = self.fc.weight.to(features.device, torch.float64)
@@ -221,11 +194,8 @@ def resize_tf1(images: Tensor, side: int = SIDE) -> Tensor:
     p = i n / side,   lo = floor p,   hi = min(lo + 1, n - 1)
 
     Output pixel i is read at i n / side, not at (i + 1/2) n / side - 1/2: the picture moves by up
-    to half a pixel. There is no smoothing before shrinking, so large images alias.
-
-    Args:
-        images: (B, C, H, W) float, any range.
-        side: Pixels of the result.
+    to half a pixel. There is no smoothing before shrinking, so large images alias. Images are
+    (B, C, H, W), float, of any range.
 
     Source: tf.image.resize_bilinear of TensorFlow 1, resize_bilinear_op.cc. Equal to the bit to
     torch-fidelity's `interpolate_bilinear_2d_like_tensorflow1x`.

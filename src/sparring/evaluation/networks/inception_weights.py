@@ -11,6 +11,7 @@ import tempfile
 import urllib.request
 from collections.abc import Mapping
 from http.client import HTTPException
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from ...support.cache import cache_folder
 from ...support.errors import UserError
 from ...support.home_folder import expanded_path
 from .inception import EXTRACTORS, LAST_STAGE, STAGES, InceptionV3
-from .weights import read_published, read_weights, write_weights
+from .weights import existing, read_published, read_weights, write_weights
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +39,9 @@ TIMEOUT_SECONDS = 30
 def load_inception(n_features: int = 2048, weights: str | Path | None = None) -> InceptionV3:
     """The network with the public weights, in evaluation mode, float32, on the CPU.
 
-    Args:
-        n_features: 64, 192, 768 or 2048.
-        weights: The public file, or safetensors with its names (whole or up to some layer); None:
-            from $SPARRING_CACHE or the public address.
-
-    Raises:
-        UserError: for a file that is not there, not what it should be, or ends too early.
+    `weights` is the public file, or safetensors with its names (whole or up to some layer); None:
+    from $SPARRING_CACHE or the public address. Raises UserError for a file that is not there, not
+    what it should be, or ends too early.
     """
     path = _safetensors_of(expanded_path(weights)) if weights else public_weights()
     again = "; delete it to have it made anew" if path == converted_path() else ""
@@ -85,28 +82,20 @@ def network_of(n_features: int, state: Mapping[str, Tensor], path: Path) -> Ince
 
 
 def last_stage(state: Mapping[str, Tensor]) -> str | None:
-    """The last stage up to which no (folded) weight is missing, `fc` of a whole file; None without
-    the first."""
+    """The last stage up to which no weight is missing, `fc` of a whole file; None without any."""
     with torch.device("meta"):  # names only
         whole = InceptionV3().state_dict()
-    last = None
-    for stage in [*STAGES, "fc"]:
-        weights = {name for name in whole if name.startswith(f"{stage}.")}
-        if not weights <= state.keys():
-            break
-        last = stage
-    return last
+    missing = {name.partition(".")[0] for name in whole.keys() - state.keys()}
+    reached = list(takewhile(lambda stage: stage not in missing, [*STAGES, "fc"]))
+    return reached[-1] if reached else None
 
 
 def _largest(last: str) -> str:
     """The extractor with most features among those that need no layer behind `last`."""
-    order = [*STAGES, "fc"]
-    reached = [
-        name
-        for name, n in EXTRACTORS.items()
-        if order.index("fc" if n == 2048 else LAST_STAGE[n]) <= order.index(last)
-    ]
-    return reached[0] if reached else "classifier or pixels"
+    order, stages = [*STAGES, "fc"], LAST_STAGE | {2048: "fc"}
+    reached = order[: order.index(last) + 1]
+    found = (name for name, n in EXTRACTORS.items() if stages[n] in reached)
+    return next(found, "classifier or pixels")
 
 
 def fold(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -114,11 +103,8 @@ def fold(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     w' = w s,   b' = beta - mean s,   s = gamma / sqrt(var + 1e-3)
 
-    Args:
-        state: `NAME.conv.weight`, `NAME.bn.{weight, bias, running_mean, running_var}`, ...
-
-    Returns:
-        `NAME.weight` and `NAME.bias`, float32 (computed in float64).
+    `NAME.conv.weight` and `NAME.bn.{weight, bias, running_mean, running_var}` become `NAME.weight`
+    and `NAME.bias`, float32 (computed in float64).
     """
     folded = {key: value for key, value in state.items() if not {"conv", "bn"} & {*key.split(".")}}
     for key in state:
@@ -164,10 +150,8 @@ def _safetensors_of(path: Path) -> Path:
     """The file itself if it is safetensors; the public .pth file is converted into the cache."""
     if path.suffix == ".safetensors":
         return path
-    if not path.is_file():
-        raise UserError(f"{PLACE}: there is no file {path}")
     try:
-        return _convert(path, str(path))
+        return _convert(existing(path, PLACE), str(path))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{PLACE}: {path} cannot be converted ({error})") from error
 

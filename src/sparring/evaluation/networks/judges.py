@@ -4,7 +4,7 @@ A score is NaN where an image has no caption.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,11 +21,7 @@ from .open_clip import load_hps
 
 log = logging.getLogger(__name__)
 
-AESTHETIC_SIDE = 224
-"""Pixels that the published predictor's CLIP is shown."""
-
-
-# --- Scores of one sample --------------------------------------------------------------------
+AESTHETIC_SIDE = 224  # pixels that the published predictor's CLIP is shown
 
 
 def clip_score(images: Tensor, captions: Tensor) -> Tensor:
@@ -39,38 +35,24 @@ def clip_score(images: Tensor, captions: Tensor) -> Tensor:
 
 def pick_score(images: Tensor, captions: Tensor, scale: float) -> Tensor:
     """scale * cos of unit vectors (N, D), shape (N,), with the scale that the model learned.
-
-    Source: Kirstain et al., "Pick-a-Pic", 2023, eq. 1.
-    """
+    Source: Kirstain et al., "Pick-a-Pic", 2023, eq. 1."""
     return scale * (images * captions).sum(1)
 
 
 def hps(images: Tensor, captions: Tensor) -> Tensor:
     """100 cos of unit vectors (N, D), shape (N,), as the benchmark of its code prints it.
-
-    Source: Wu et al., "Human Preference Score v2", 2023; evaluation.py of HPSv2.
-    """
+    Source: Wu et al., "Human Preference Score v2", 2023; evaluation.py of HPSv2."""
     return 100 * (images * captions).sum(1)
-
-
-# --- The judges ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Judges:
-    """Which models judge, by folder, file or hub name; None: that one does not.
+    """Which models judge, by folder, file or hub name; None: that one does not."""
 
-    Attributes:
-        clip: Of `clip_score` and `cmmd`.
-        pick_score: A CLIPModel, PickScore_v1.
-        hps: See `open_clip.load_hps`.
-        aesthetic: A file, see `aesthetic.load_aesthetic`; it reads what `clip` gives.
-    """
-
-    clip: str | None = None
-    pick_score: str | None = None
-    hps: str | None = None
-    aesthetic: str | None = None
+    clip: str | None = None  # of `clip_score` and `cmmd`
+    pick_score: str | None = None  # a CLIPModel, PickScore_v1
+    hps: str | None = None  # see `open_clip.load_hps`
+    aesthetic: str | None = None  # see `aesthetic.load_aesthetic`; it reads what `clip` gives
 
     def __post_init__(self) -> None:
         if self.aesthetic is not None and self.clip is None:
@@ -89,28 +71,19 @@ Readings = dict[str, Tensor]
 """What judges say of images: their scores (N,) by figure, and `embeddings` (N, D) of clip."""
 
 
+@dataclass(eq=False)
 class Panel:
     """The judges of one reference; its own images and captions are read once.
+    Raises UserError for data that are no colour images."""
 
-    Args:
-        judges: Which.
-        dataset: Clean data, colour images in [0, 1], with captions or without.
-        rows: Of the data that are the reference.
-        device: Where the judges are held and called.
+    judges: Judges
+    dataset: Dataset  # clean colour images in [0, 1], with captions or without
+    rows: Sequence[int]  # those that are the reference
+    device: torch.device | str = "cpu"
 
-    Raises:
-        UserError: for data that are no colour images.
-    """
-
-    def __init__(
-        self,
-        judges: Judges,
-        dataset: Dataset,
-        rows: Sequence[int],
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.judges, self.dataset, self.rows, self.device = judges, dataset, rows, device
-        options = ", ".join(f"evaluation.{option}" for option in judges.named)
+    def __post_init__(self) -> None:
+        dataset, named = self.dataset, self.judges.named
+        options = ", ".join(f"evaluation.{option}" for option in named)
         if not dataset.is_image:
             raise UserError(f"{options} judges images, {dataset.name} has none")
         if dataset.sample_shape[0] != 3:
@@ -122,15 +95,13 @@ class Panel:
     @cached_property
     def clips(self) -> dict[str, Clip]:
         """The models that embed images and captions, by option."""
-        make: dict[str, Callable[[str], Clip]] = {
-            "clip": lambda name: load_clip(name, device=self.device),
-            "pick_score": lambda name: load_clip(
-                name, "evaluation.pick_score", device=self.device
-            ),
-            "hps": lambda name: load_hps(name, self.device),
-        }  # fmt: skip
         named = self.judges.named
-        return {option: load(named[option]) for option, load in make.items() if option in named}
+        found = {
+            option: load_clip(named[option], f"evaluation.{option}", device=self.device)
+            for option in ("clip", "pick_score")
+            if option in named
+        }
+        return found | ({"hps": load_hps(named["hps"], self.device)} if "hps" in named else {})
 
     @cached_property
     def aesthetic(self) -> Aesthetic | None:
@@ -152,11 +123,8 @@ class Panel:
         return head
 
     def check(self, captions: Sequence[str] | None) -> None:
-        """Load the judges; refuse samples without the captions they need, warn of long ones.
-
-        Raises:
-            UserError: for judges that cannot be loaded, or that need captions where there are none.
-        """
+        """Load the judges; refuse samples without the captions they need, warn of long ones. Raises
+        UserError for judges that cannot be loaded, or that need captions where there are none."""
         needy = [option for option in ("pick_score", "hps") if option in self.judges.named]
         if needy and not captions:
             raise UserError(
@@ -186,8 +154,13 @@ class Panel:
         """What each judge says of images (N, 3, H, W) in [0, 1] and their captions (N,)."""
         found: Readings = {}
         captions = captions or [None] * len(images)
+        rows = [i for i, caption in enumerate(captions) if caption is not None]
+        words = [caption for caption in captions if caption is not None]
         for option, judge in self.clips.items():
-            seen, said = judge.images(images), _embedded(judge, captions)
+            seen = judge.images(images)
+            said = torch.full((len(captions), judge.width), float("nan"), dtype=torch.float64)
+            if rows:
+                said[rows] = judge.captions(words)
             if option == "clip":
                 found["embeddings"] = seen
                 found["clip_score"] = clip_score(seen, said)
@@ -203,15 +176,6 @@ class Panel:
     def reference(self) -> Readings:
         """`read` of the reference's own images and captions."""
         return joined([self.read(*batch) for batch in captioned(self.dataset, self.rows)])
-
-
-def _embedded(judge: Clip, captions: Sequence[str | None]) -> Tensor:
-    """Unit vectors (N, D) of the captions, NaN where there is none."""
-    rows = [i for i, caption in enumerate(captions) if caption is not None]
-    found = torch.full((len(captions), judge.width), float("nan"), dtype=torch.float64)
-    if rows:
-        found[rows] = judge.captions([caption for caption in captions if caption is not None])
-    return found
 
 
 def joined(readings: Sequence[Mapping[str, Tensor]]) -> Readings:

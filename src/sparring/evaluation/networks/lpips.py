@@ -1,8 +1,5 @@
 r"""LPIPS: how unlike two images look.
 
-    network = load_lpips("alexnet-owt-7be5be79.pth")        # alex.pth lies beside it
-    network(x, y)                                           # (B,), images in [0, 1]
-
     LPIPS(x, y) = sum_l mean_hw sum_c w_lc (f_l(x) - f_l(y))^2_c,   f_l of unit length over channels
 
 f_l are the five activations of AlexNet or of VGG-16 before each change of size, w_l >= 0 was fitted
@@ -36,23 +33,13 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 @dataclass(frozen=True)
 class Net:
-    """A trunk's layers and the public files.
+    """A trunk's layers and the public files."""
 
-    Attributes:
-        layers: (channels, filter, stride, padding) of a convolution with its ReLU, or "pool".
-        taps: Numbers, from 0, of the convolutions whose activations are compared.
-        pool: (window, stride) of the maxima.
-        files: Public names with the start of their SHA-256, as torch.hub checks it.
-    """
-
+    # (channels, filter, stride, padding) of a convolution with its ReLU, or "pool"
     layers: tuple[tuple[int, int, int, int] | str, ...]
-    taps: tuple[int, ...]
-    pool: tuple[int, int]
-    files: dict[str, str]
-
-
-def _vgg(n_out: int, n: int) -> tuple[tuple[int, int, int, int], ...]:
-    return ((n_out, 3, 1, 1),) * n
+    taps: tuple[int, ...]  # numbers, from 0, of the convolutions whose activations are compared
+    pool: tuple[int, int]  # (window, stride) of the maxima
+    files: dict[str, str]  # public names with the start of their SHA-256, as torch.hub checks it
 
 
 NETS = {
@@ -63,23 +50,16 @@ NETS = {
         {"alexnet-owt-7be5be79.pth": "7be5be79", "alex.pth": "df73285e"},
     ),
     "vgg": Net(
-        (*_vgg(64, 2), "pool", *_vgg(128, 2), "pool", *_vgg(256, 3), "pool", *_vgg(512, 3), "pool",
-         *_vgg(512, 3)),
+        (*[(64, 3, 1, 1)] * 2, "pool", *[(128, 3, 1, 1)] * 2, "pool", *[(256, 3, 1, 1)] * 3, "pool",
+         *[(512, 3, 1, 1)] * 3, "pool", *[(512, 3, 1, 1)] * 3),
         (1, 3, 6, 9, 12), (2, 2),
         {"vgg16-397923af.pth": "397923af", "vgg.pth": "a78928a0"},
     ),
 }  # fmt: skip
 
 
-# --- Network ---------------------------------------------------------------------------------
-
-
 class LPIPS(nn.Module):
-    """The distance with the weights' own names: `features.3.weight`, `lin0.model.1.weight`.
-
-    Args:
-        name: "alex" or "vgg".
-    """
+    """The distance on "alex" or "vgg", with the weights' own names: `lin0.model.1.weight`."""
 
     def __init__(self, name: str = "alex") -> None:
         super().__init__()
@@ -143,31 +123,23 @@ def enlarge(images: Tensor) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
-# --- Weights ---------------------------------------------------------------------------------
-
-
 def find_lpips(weights: str | None) -> LPIPS | None:
     """The network with the named weights, else with those in the cache, AlexNet's first."""
-    if weights is not None:
-        return load_lpips(weights)
-    cached = [path for name in NETS if (path := converted_path(name)).is_file()]
-    return load_lpips(cached[0]) if cached else None
+    cached = (path for path in map(converted_path, NETS) if path.is_file())
+    found = weights if weights is not None else next(cached, None)
+    return None if found is None else load_lpips(found)
 
 
 def load_lpips(weights: str | Path) -> LPIPS:
     """The network with its weights, in evaluation mode, float32, on the CPU.
 
-    Args:
-        weights: The trunk's public file, with that of the linear layers beside it
-            (`alexnet-owt-7be5be79.pth` and `alex.pth`, or `vgg16-397923af.pth` and `vgg.pth`); or
-            safetensors that hold both under their own names.
-
-    Raises:
-        UserError: for a file that is not there, or not what it should be.
+    `weights` is the trunk's public file, with that of the linear layers beside it
+    (`alexnet-owt-7be5be79.pth` and `alex.pth`, or `vgg16-397923af.pth` and `vgg.pth`); or
+    safetensors that hold both under their own names. Raises UserError for a file that is not there,
+    or not what it should be.
     """
     path = expanded_path(weights)
-    if path.suffix != ".safetensors":
-        path = _converted(path)
+    path = path if path.suffix == ".safetensors" else _converted(path)
     state = read_weights(path, PLACE)
     name = "vgg" if "features.28.weight" in state else "alex"
     network = LPIPS(name)
@@ -176,10 +148,8 @@ def load_lpips(weights: str | Path) -> LPIPS:
         if key not in state:
             raise UserError(f"{PLACE}: {path} lacks {key} of LPIPS on {name}")
         if state[key].shape != value.shape:
-            raise UserError(
-                f"{PLACE}: {path}: {key} has shape {tuple(state[key].shape)} "
-                f"instead of {tuple(value.shape)}"
-            )
+            shapes = f"{tuple(state[key].shape)} instead of {tuple(value.shape)}"
+            raise UserError(f"{PLACE}: {path}: {key} has shape {shapes}")
     network.load_state_dict({key: state[key].float() for key in expected})
     return network.requires_grad_(False).eval()
 
@@ -203,10 +173,8 @@ def _converted(trunk: Path) -> Path:
         try:
             state |= read_published(trunk.with_name(file), {start: ""}, PLACE)
         except OSError as error:
-            raise UserError(
-                f"{PLACE}: {trunk.with_name(file)} cannot be read ({error.strerror}); it must lie "
-                "beside the other public file"
-            ) from error
+            why = f"({error.strerror}); it must lie beside the other public file"
+            raise UserError(f"{PLACE}: {trunk.with_name(file)} cannot be read {why}") from error
     path = converted_path(name)
     try:
         write_weights(path, {key: state[key].float() for key in LPIPS(name).state_dict()})

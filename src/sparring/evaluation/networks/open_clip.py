@@ -1,7 +1,5 @@
 r"""HPS v2: weights of open_clip's ViT-H-14 under the names of transformers' CLIPModel.
 
-    model = from_open_clip(torch.load("HPS_v2.1_compressed.pt", weights_only=True)["state_dict"])
-
 | open_clip | transformers |
 |---|---|
 | `visual.conv1`, `visual.ln_pre` | `vision_model.embeddings.patch_embedding`, `.pre_layrnorm` |
@@ -34,12 +32,12 @@ from ...support.errors import UserError
 from ...support.home_folder import expanded_path
 from ...support.whole_files import sha256_of
 from .clip import Clip, load_clip
+from .weights import existing
 
 log = logging.getLogger(__name__)
 
 PLACE = "evaluation.hps"
-N_HEADS = 16
-"""Of both towers of ViT-H-14; the weights alone do not tell."""
+N_HEADS = 16  # of both towers of ViT-H-14; the weights alone do not tell
 TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 WHOLE = {
     "logit_scale": "logit_scale",
@@ -55,10 +53,7 @@ WHOLE = {
     "ln_final.weight": "text_model.final_layer_norm.weight",
     "ln_final.bias": "text_model.final_layer_norm.bias",
 }
-TURNED = {
-    "visual.proj": "visual_projection.weight",
-    "text_projection": "text_projection.weight",
-}
+TURNED = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
 TOWERS = {
     "visual.transformer.resblocks.": "vision_model.encoder.layers.",
     "transformer.resblocks.": "text_model.encoder.layers.",
@@ -74,10 +69,7 @@ LAYERS = {
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of open_clip's CLIP under transformers' names.
-
-    Raises:
-        KeyError: for a name that is not of a ViT with a text transformer.
-    """
+    Raises KeyError for a name that is not of a ViT with a text transformer."""
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         if name == "attn_mask":  # a constant, which old files hold
@@ -114,37 +106,27 @@ def config_of(state: Mapping[str, Tensor], n_heads: int = N_HEADS) -> Any:
             "hidden_act": "gelu",
         }
 
-    vision, text = TOWERS
+    vision, text = map(tower, TOWERS)
     patch = state["visual.conv1.weight"].shape[-1]
-    n_places, n_words = (
-        len(state[name]) for name in ("visual.positional_embedding", "token_embedding.weight")
-    )
+    side = patch * math.isqrt(len(state["visual.positional_embedding"]) - 1)
+    n_words = len(state["token_embedding.weight"])
+    text |= {
+        "vocab_size": n_words,
+        "max_position_embeddings": len(state["positional_embedding"]),
+        "bos_token_id": n_words - 2,  # open_clip's marks are its last two tokens
+        "eos_token_id": n_words - 1,
+        "pad_token_id": n_words - 1,
+    }
     return CLIPConfig(
         projection_dim=state["visual.proj"].shape[1],
-        vision_config=tower(vision)
-        | {"patch_size": patch, "image_size": patch * math.isqrt(n_places - 1)},
-        text_config=tower(text)
-        | {
-            "vocab_size": n_words,
-            "max_position_embeddings": len(state["positional_embedding"]),
-            "bos_token_id": n_words - 2,  # open_clip's marks are its last two tokens
-            "eos_token_id": n_words - 1,
-            "pad_token_id": n_words - 1,
-        },
+        vision_config=vision | {"patch_size": patch, "image_size": side},
+        text_config=text,
     )
 
 
 def from_open_clip(state: Mapping[str, Tensor], n_heads: int = N_HEADS) -> Any:
-    """The `CLIPModel` of weights under open_clip's names.
-
-    Args:
-        state: Of open_clip's `CLIP` with a plain ViT, such as ViT-H-14; any number type.
-        n_heads: Of both towers; open_clip's weights do not tell.
-
-    Raises:
-        KeyError: for a weight that is missing, or that such a model does not have.
-        RuntimeError: for one of another shape.
-    """
+    """The `CLIPModel` of weights of open_clip's `CLIP` with a plain ViT, such as ViT-H-14. Raises
+    KeyError for a weight that is missing or unknown, RuntimeError for one of another shape."""
     from transformers import CLIPModel
 
     model: Any = CLIPModel(config_of(state, n_heads))
@@ -160,22 +142,16 @@ def from_open_clip(state: Mapping[str, Tensor], n_heads: int = N_HEADS) -> Any:
 def load_hps(name: str, device: torch.device | str = "cpu") -> Clip:
     """HPS v2 or v2.1, to be shown whole images between black bars as in its own code.
 
-    Args:
-        name: open_clip's weights, a .pt file (read with weights_only=True) or safetensors; or the
-            folder or hub name of a CLIPModel that they were converted to. The tokenizer of a file
-            lies beside it (vocab.json, merges.txt), or comes from the hub.
-        device: Where the model is held and called.
-
-    Raises:
-        UserError: for a file that is not there or holds something else.
+    `name` is open_clip's weights, a .pt file (read with weights_only=True) or safetensors; or the
+    folder or hub name of a CLIPModel that they were converted to. The tokenizer of a file lies
+    beside it (vocab.json, merges.txt), or comes from the hub. Raises UserError for a file that is
+    not there or holds something else.
     """
     path = expanded_path(name)
     if path.suffix not in (".pt", ".pth", ".bin", ".safetensors"):
         return load_clip(name, PLACE, fit="pad", device=device)
-    if not path.is_file():
-        raise UserError(f"{PLACE}: there is no file {path}")
+    folder = str(_converted(existing(path, PLACE)))
     beside = str(path.parent) if (path.parent / "vocab.json").is_file() else TOKENIZER
-    folder = str(_converted(path))
     return load_clip(folder, PLACE, tokenizer=beside, fit="pad", device=device, name=name)
 
 
@@ -196,10 +172,8 @@ def _converted(path: Path) -> Path:
     except ImportError as error:
         raise UserError(f"{PLACE} needs transformers: pip install 'sparring[text]'") from error
     except KeyError as error:
-        raise UserError(
-            f"{PLACE}: {path} is not open_clip's ViT-H-14 ({error} is missing or unknown): "
-            "name HPS_v2.1_compressed.pt"
-        ) from error
+        wrong = f"{path} is not open_clip's ViT-H-14 ({error} is missing or unknown)"
+        raise UserError(f"{PLACE}: {wrong}: name HPS_v2.1_compressed.pt") from error
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError,
             safetensors.SafetensorError) as error:  # fmt: skip
         reason = str(error).strip().partition("\n")[0]

@@ -13,17 +13,19 @@ from ...support.errors import UserError
 from ...support.whole_files import sha256_of, whole_file
 
 
+def existing(path: Path, place: str) -> Path:
+    """The path of a file, or a UserError that names the option `place`."""
+    if not path.is_file():
+        raise UserError(f"{place}: there is no file {path}")
+    return path
+
+
 def read_published(path: Path, sums: Mapping[str, str], place: str, name: object = None) -> Any:
     """What a .pth file holds, if its SHA-256 begins as one of these.
 
-    Args:
-        path: The file.
-        sums: Those of the published files, or their first digits -> more words on the file.
-        place: The option that names it, for messages.
-        name: How it is called there; None: by its path.
-
-    Raises:
-        UserError: for any other file, which is not read.
+    `sums` are those of the published files, or their first digits -> more words on the file. In
+    messages the option `place` names the file, as `name` or by its path. Raises UserError for any
+    other file, which is not read.
     """
     found = sha256_of(path)
     if not found.startswith(tuple(sums)):
@@ -36,15 +38,9 @@ def read_published(path: Path, sums: Mapping[str, str], place: str, name: object
 
 
 def read_weights(path: Path, place: str, advice: str = "") -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        UserError: if it is not there, or cannot be read; with the advice.
-    """
+    """The tensors of a safetensors file; a UserError with the advice if it cannot be read."""
     try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{place}: there is no file {path}") from None
+        return safetensors.torch.load_file(existing(path, place))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{place}: {path} cannot be read ({error}){advice}") from error
 
@@ -52,11 +48,7 @@ def read_weights(path: Path, place: str, advice: str = "") -> dict[str, Tensor]:
 def write_weights(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """A safetensors file that is whole or not there.
-
-    Raises:
-        OSError, SafetensorError: if it cannot be written.
-    """
+    """A safetensors file that is whole or not there; raises OSError or SafetensorError."""
     with whole_file(path) as half:
         own = {name: value.contiguous() for name, value in tensors.items()}
         safetensors.torch.save_file(own, half, metadata)

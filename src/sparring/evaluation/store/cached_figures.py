@@ -5,25 +5,21 @@ data, the versions and the code of this package: what is found is what would be 
 folder may be deleted at any time.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from ...models.model import Model
 from ...support.cache import fingerprint, key_of
 from ...support.whole_files import whole_file
 from ..protocol import versions
-
-if TYPE_CHECKING:
-    from ...models.pretrained import Model
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +33,8 @@ def model_key(model: Model) -> str:
     ]  # fmt: skip
     encoders = [] if model.text is None else list(model.text.encoders)
     networks = [part for part in (denoiser.network, model.vae, *encoders) if part is not None]
-    null = [
-        part if isinstance(part, Tensor | bytes) else str(part)
-        for part in tree_leaves(denoiser.null_condition)
-    ]
+    leaves = tree_leaves(denoiser.null_condition)
+    null = [part if isinstance(part, Tensor | bytes) else str(part) for part in leaves]
     code = inspect.getsourcefile(type(denoiser.network).forward)  # it may be the user's own
     source = Path(code).read_bytes() if code is not None else b""
     return key_of(words, *map(fingerprint, networks), *null, source)

@@ -12,48 +12,31 @@ from .reference import Reference
 
 @dataclass(frozen=True)
 class Comparison:
-    """What samples are compared with; the sets besides the reference are images, or None.
+    """What samples are compared with; the sets besides the reference are images, or None."""
 
-    Attributes:
-        reference: Clean data, read once for several models.
-        training: Clean training images, of which samples may be copies.
-        held_out: Clean images that training never saw; they calibrate the distance to the nearest
-            training image. Without them each training image's distance to its nearest other one
-            does.
-        dirty: The training images as the model saw them, where they were contaminated: a model may
-            copy them with their noise.
-        proximal: The dirty training images and their table, for `proximal_distance`.
-    """
-
-    reference: Reference
-    training: Dataset | None = None
-    held_out: Dataset | None = None
-    dirty: Dataset | None = None
-    proximal: Proximal | None = None
+    reference: Reference  # clean data, read once for several models
+    training: Dataset | None = None  # clean training images, of which samples may be copies
+    held_out: Dataset | None = None  # that training never saw: they calibrate, see `Originals`
+    dirty: Dataset | None = None  # as the model saw them: it may copy them with their noise
+    proximal: Proximal | None = None  # the dirty ones and their table, for `proximal_distance`
 
     @property
     def panel(self) -> Panel | None:
-        """The judges of captioned samples."""
         return self.reference.panel
 
     @property
     def lpips(self) -> LPIPS | None:
-        """The network behind lpips_diversity."""
         return self.reference.lpips
 
     def originals(self) -> dict[str, Originals]:
-        """What the samples may be copies of, by the name of the features in which they are
-        compared; nothing of too few images."""
-        training, reference = self.training, self.reference
+        """What samples may be copies of, by the features compared; nothing of too few images."""
+        training, held_out, reference = self.training, self.held_out, self.reference
         if training is None or len(training) < N_ORIGINALS:
             return {}
-        found = {"features": reference.originals(training, self.held_out, reference.extractor)}
-        if reference.memorization_extractor is not reference.extractor:
-            found["memorization_features"] = reference.originals(
-                training, self.held_out, reference.memorization_extractor
-            )
+        main, other = reference.extractor, reference.memorization_extractor
+        found = {"features": reference.originals(training, held_out, main)}
+        if other is not main:
+            found["memorization_features"] = reference.originals(training, held_out, other)
         if self.dirty is not None:
-            found["pixels"] = reference.originals(
-                self.dirty, self.held_out, small_pixels(), clean=training
-            )
+            found["pixels"] = reference.originals(self.dirty, held_out, small_pixels(), training)
         return found

@@ -38,41 +38,43 @@ def two_nearest(queries: Tensor, points: Tensor, own: Tensor | None = None) -> N
     return Neighbours(first, second, rows[:, 0])
 
 
-Read = Callable[[Dataset, Extractor, Sequence[int]], tuple[Tensor, Tensor]]
-"""Features (N, D) and indices (N,) of a data set's images at some rows."""
+def read_features(
+    data: Dataset, extractor: Extractor, rows: Sequence[int], batch_size: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Features (N, D), float32, and indices (N,) of the readable images, clipped to [0, 1]."""
+    features, indices = [], []
+    for batch in data.chunks(rows, batch_size):
+        features.append(extractor(batch["x0"].float().clamp(0, 1)).float())
+        indices.append(batch["index"])
+    return torch.cat(features), torch.cat(indices)
 
 
+@dataclass(eq=False)
 class Originals:
     """Training images that samples may be copies of; read once for any number of models.
 
-    Args:
-        training: Images, about [0, 1]; what lies outside is clipped, as samples are.
-        held_out: Images that training never saw; None or none: each training image stands in, among
-            the others.
-        extractor: What gives the features that are compared.
-        rows: Which training images; None: all.
-        clean: The same images before they were contaminated, which then stand in; None: `training`
-            is clean.
-        read: `read_features`, or what does the same and keeps it.
-
-    Raises:
-        ValueError: for fewer than 3 training images.
+    Without held-out images, which training never saw, each training image stands in, among the
+    others; of dirty ones `clean` does, the same images before they were contaminated.
     """
 
-    def __init__(
-        self,
-        training: Dataset,
-        held_out: Dataset | None,
-        extractor: Extractor,
-        rows: Sequence[int] | None = None,
-        clean: Dataset | None = None,
-        read: Read | None = None,
-    ) -> None:
-        self.training, self.held_out, self.extractor = training, held_out, extractor
-        self.clean, self.read = clean, read or read_features
-        self.rows = list(range(len(training)) if rows is None else rows)
+    training: Dataset  # images, about [0, 1]; what lies outside is clipped, as samples are
+    held_out: Dataset | None
+    extractor: Extractor  # what gives the features that are compared
+    rows: Sequence[int] = ()  # which training images; (): all
+    clean: Dataset | None = None
+    # or what does the same and keeps it
+    read: Callable[[Dataset, Extractor, Sequence[int]], tuple[Tensor, Tensor]] = read_features
+
+    def __post_init__(self) -> None:
+        self.rows = self.rows or range(len(self.training))
         if len(self.rows) < N_ORIGINALS:
             raise ValueError(f"needs at least {N_ORIGINALS} training images, got {len(self.rows)}")
+
+    @property
+    def source(self) -> str:
+        """What calibrates the distances, in words."""
+        others = "each training image and its nearest other one"
+        return "held-out images" if self.held_out else others
 
     @cached_property
     def _read(self) -> tuple[Tensor, Tensor]:
@@ -88,17 +90,8 @@ class Originals:
         """Each one's index (N,) in the data set: unreadable images are left out."""
         return self._read[1]
 
-    @property
-    def source(self) -> str:
-        """What calibrates the distances, in words."""
-        if self.held_out:
-            return "held-out images"
-        return "each training image and its nearest other one"
-
     def prepare(self) -> None:
-        """Read the training images, then what calibrates: processes that share the reading wait for
-        each other, so all must read in this order."""
-        _ = self.features
+        """Read the training images, then what calibrates: in this order, as processes wait."""
         _ = self._calibrated
 
     def neighbours(self, features: Tensor) -> Neighbours:
@@ -107,20 +100,19 @@ class Originals:
 
     @cached_property
     def _calibrated(self) -> tuple[Neighbours, int]:
-        features = self.features
+        features, own = self.features, None
         if self.held_out:
-            rows = range(len(self.held_out))
-            features, _ = self.read(self.held_out, self.extractor, rows)
-            found = two_nearest(features, self.features)
+            features, _ = self.read(self.held_out, self.extractor, range(len(self.held_out)))
         else:
+            own = torch.arange(len(features))
             if self.clean is not None:
                 features, _ = self.read(self.clean, self.extractor, self.indices.tolist())
-            found = two_nearest(features, self.features, torch.arange(len(features)))
+        found = two_nearest(features, self.features, own)
         differs = found.nearest > SAME * features.double().norm(dim=1)
         if not differs.any():
             return found, 0
-        kept = Neighbours(found.nearest[differs], found.second[differs], found.index[differs])
-        return kept, int((~differs).sum())
+        kept = (one[differs] for one in (found.nearest, found.second, found.index))
+        return Neighbours(*kept), int((~differs).sum())
 
     @property
     def calibration(self) -> Neighbours:
@@ -159,14 +151,3 @@ def small_pixels() -> Extractor:
         checksum="none",
         resize=f"area to at most {MAX_SIDE} pixels",
     )
-
-
-def read_features(
-    data: Dataset, extractor: Extractor, rows: Sequence[int], batch_size: int = 256
-) -> tuple[Tensor, Tensor]:
-    """Features (N, D), float32, and indices (N,) of the readable images, clipped to [0, 1]."""
-    features, indices = [], []
-    for batch in data.chunks(rows, batch_size):
-        features.append(extractor(batch["x0"].float().clamp(0, 1)).float())
-        indices.append(batch["index"])
-    return torch.cat(features), torch.cat(indices)

@@ -2,10 +2,9 @@ r"""Choosing without clean images: samples made dirty, against the dirty images.
 
     d = Frechet distance of the features of {dirt_i(sample_i)} and of the training images
 
-Whoever has no clean image can still compare runs and checkpoints. Their samples are made dirty as
-the training images were found to be (`data.dirt.as_measured`), so a model of the clean images gets
-the very law of the dirty ones: d is 0 but for the bias of finite sets. Whatever else a model draws,
-noise that it learned too, stands out beside them.
+Samples are made dirty as the training images were found to be (`data.dirt.as_measured`), so a model
+of the clean images gets the very law of the dirty ones: d is 0 but for the bias of finite sets.
+Whatever else a model draws, noise that it learned too, stands out beside them.
 
 Nothing clean enters: the extractor `classifier` is trained on the dirty images, others know no data
 set. Images whose dirt cannot be made, such as outliers, are left out on both sides. Two figures
@@ -33,15 +32,8 @@ log = logging.getLogger(__name__)
 
 
 class Proximal:
-    """The dirty images of a set, and samples made like them.
-
-    Args:
-        dirty: The training images as they are, in the `Reference` that reads them.
-        table: What is dirty in them.
-
-    Raises:
-        ValueError: if the dirt of no image can be made.
-    """
+    """The dirty images of a set, in the `Reference` that reads them, and samples made like them.
+    `table` says what is dirty in them. Raises ValueError if the dirt of no image can be made."""
 
     def __init__(self, dirty: Reference, table: Table) -> None:
         self.dirty, self.table = dirty, table
@@ -54,8 +46,7 @@ class Proximal:
             )  # fmt: skip
 
     def look(self, samples01: Tensor, first: int = 0) -> Tensor:
-        """Features (N, D) of samples (N, C, H, W), made dirty; `first` is the number of the first
-        of them."""
+        """Features (N, D) of samples (N, C, H, W), made dirty, numbered from `first` on."""
         return self.dirty.extractor(self.dirt.made(samples01, first).clamp(0, 1))
 
     @cached_property
@@ -72,11 +63,5 @@ class Proximal:
     def protocol(self) -> dict[str, str]:
         """What must be alike for two distances to be compared."""
         extractor = self.dirty.extractor
-        return {
-            "proximal": digest(
-                self.dirty.dataset.fingerprint(),
-                fingerprint_of(self.table),
-                extractor.name,
-                extractor.checksum,
-            )
-        }
+        sets = self.dirty.dataset.fingerprint(), fingerprint_of(self.table)
+        return {"proximal": digest(*sets, extractor.name, extractor.checksum)}

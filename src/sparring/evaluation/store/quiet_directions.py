@@ -2,11 +2,10 @@ r"""Directions in which the images of a set vary least: what they have there is 
 
     m principal directions u_j of least variance, of whole small images or of patches of large ones
 
-They are learned from one half of the data and used on other images: the smallest variances of a
-sample are smaller than they should be.
-
-Works on the [0, 1] scale. Source: ours; the directions after Pyatykh, Hesser and Zheng 2013 ("Image
-noise level estimation by principal component analysis"), who take the smallest variance itself.
+They are learned from one half of the data and used on other images, on the [0, 1] scale: the
+smallest variances of a sample are smaller than they should be. Source: ours; the directions after
+Pyatykh, Hesser and Zheng 2013 ("Image noise level estimation by principal component analysis"), who
+take the smallest variance itself.
 """
 
 from collections.abc import Sequence
@@ -19,32 +18,23 @@ from torch import Tensor
 from ...data.base import Dataset
 from ...diffusion.randomness import generator
 
-MAX_VALUES = 1024
-"""Whole images of so many values have principal directions of their own; larger ones are cut."""
+MAX_VALUES = 1024  # whole images of so many values have directions of their own
 PATCH_SIDES = (8, 4)
 MAX_DIRECTIONS = 64
 ROWS_PER_VALUE, MAX_ROWS = 4, 8192
 """Least number of images or patches in a half per value of theirs, and the most that count."""
 LEAST_IMAGES = 32
-MAX_OTHERS = 2000
-"""Images of the other half whose own rms in the directions is taken."""
+MAX_OTHERS = 2000  # images of the other half whose own rms in the directions is taken
 
 
 @dataclass(frozen=True)
 class Directions:
-    """Quiet directions of one half of a data set.
+    """Quiet directions of one half of a data set."""
 
-    Attributes:
-        patch: Height and width of what has principal directions; the whole image if it is small.
-        mean: Of the patches, (k,).
-        directions: (k, m), quietest first.
-        others: Numbers of the images of the other half, rising.
-    """
-
-    patch: tuple[int, int]
-    mean: Tensor
-    directions: Tensor
-    others: Tensor
+    patch: tuple[int, int]  # sides of what has directions; the whole image if it is small
+    mean: Tensor  # of the patches, (k,)
+    directions: Tensor  # (k, m), quietest first
+    others: Tensor  # numbers of the images of the other half, rising
 
     def squares(self, x: Tensor) -> Tensor:
         """Mean square of each image (B, C, H, W) over its patches and all directions, (B,)."""
@@ -53,12 +43,7 @@ class Directions:
 
 
 def quiet_directions(dataset: Dataset, seed: int = 0) -> Directions | None:
-    """The directions in which a data set's images vary least, None where there are too few images.
-
-    Args:
-        dataset: Images.
-        seed: Of the division in halves and of the images that are looked at.
-    """
+    """The directions in which a data set's images vary least, None where these are too few."""
     n, shape = len(dataset), dataset.sample_shape
     patch = _patch(n, shape)
     if patch is None:
@@ -88,11 +73,8 @@ def _patch(n: int, shape: Sequence[int]) -> tuple[int, int] | None:
     sides = [(side, side) for side in PATCH_SIDES if side <= min(height, width)]
     for h, w in [(height, width), *sides]:
         n_values, n_rows = channels * h * w, n // 2 * (height // h) * (width // w)
-        if (
-            n >= LEAST_IMAGES
-            and 4 <= n_values <= MAX_VALUES
-            and n_rows >= ROWS_PER_VALUE * n_values
-        ):
+        are_enough = n >= LEAST_IMAGES and n_rows >= ROWS_PER_VALUE * n_values
+        if are_enough and 4 <= n_values <= MAX_VALUES:
             return h, w
     return None
 

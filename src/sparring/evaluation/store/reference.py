@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,79 +32,49 @@ log = logging.getLogger(__name__)
 
 N_COMPUTED_AGAIN = 16
 PART = 256  # images of a data set that are held at once
-EMPTY_SHARE = 0.97
-"""Share of the images in which an empty pixel is exactly 0."""
+EMPTY_SHARE = 0.97  # share of the images in which an empty pixel is exactly 0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure.
+    """How to measure."""
 
-    Attributes:
-        extractor: `classifier`, `pixels`, `inception` or `path/to/file.py:function`, see
-            `features`; None: `classifier` where the reference has labels, else `pixels`.
-        weights: File of the Inception weights; None: from the cache or the public address.
-        statistics: File of saved features of the reference, checked before use; None: they are
-            computed.
-        n_resamples: Resamples behind each interval and each floor; at least 2.
-        seed: Of subsets, resamples, directions and fresh samples.
-        k: Neighbours that make the balls of precision, recall, density and coverage.
-        max_reference: A larger reference is replaced by a random subset of this size.
-        device: Where features are computed.
-        judges: Models that judge captioned samples.
-        memorization_extractor: In whose features copies of training images are looked for; None:
-            in `extractor`'s.
-        lpips_weights: Of LPIPS, a file; None: from the cache, or no figure.
-        metrics: Of the user's own, `path/to/file.py:Name` each.
-    """
-
-    extractor: str | None = None
-    n_resamples: int = 10
-    seed: int = 0
-    k: int = 5
-    max_reference: int = 50_000
-    device: str = "cpu"
-    weights: str | None = None
-    statistics: str | None = None
-    judges: Judges = field(default_factory=Judges)
+    extractor: str | None = None  # see `make_extractor`
+    n_resamples: int = 10  # behind each interval and each floor; at least 2
+    seed: int = 0  # of subsets, resamples, directions and fresh samples
+    k: int = 5  # neighbours that make the balls of precision, recall, density and coverage
+    max_reference: int = 50_000  # a larger reference is replaced by a random subset of this size
+    device: str = "cpu"  # where features are computed
+    weights: str | None = None  # file of the Inception weights; None: the cache or public address
+    statistics: str | None = None  # file of the reference's saved features, checked before use
+    judges: Judges = field(default_factory=Judges)  # of captioned samples
+    # in whose features copies of training images are looked for; None: in `extractor`'s
     memorization_extractor: str | None = None
-    lpips_weights: str | None = None
-    metrics: tuple[str, ...] = ()
+    lpips_weights: str | None = None  # a file; None: from the cache, or no figure
+    metrics: tuple[str, ...] = ()  # of the user's own, `path/to/file.py:Name` each
 
     def __post_init__(self) -> None:
         if self.n_resamples < 2:
             raise UserError(f"evaluation.n_resamples must be >= 2, got {self.n_resamples}")
 
 
+@dataclass(eq=False)
 class Reference:
-    """Clean reference data read once: features and empty pixels, for any number of models.
+    """Clean reference data read once: features and empty pixels, for any number of models."""
 
-    Args:
-        dataset: Clean data, images in [0, 1] (not `ModelRange`, not contaminated).
-        settings: How to measure.
-        split: What the data set's split is called, for the protocol.
-        read_as: Size and channels of its images and what made them so, for the protocol.
-        kept: Folder of features that are kept; None: they are held in memory.
-        processes: Who shares the reading; several need `kept`.
-    """
+    dataset: Dataset  # images in [0, 1] (not `ModelRange`, not contaminated)
+    settings: Settings
+    split: str = "not said"  # what the data set's split is called, for the protocol
+    read_as: str | None = None  # size and channels and what made them so, for the protocol
+    _: KW_ONLY
+    kept: Path | None = None  # folder of features, which several processes need; None: in memory
+    processes: Processes = field(default_factory=Processes)  # who shares the reading
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        settings: Settings,
-        split: str = "not said",
-        read_as: str | None = None,
-        *,
-        kept: Path | None = None,
-        processes: Processes | None = None,
-    ) -> None:
-        self.dataset, self.settings, self.split, self.read_as = dataset, settings, split, read_as
-        self.kept, self.processes = kept, processes or Processes()
+    def __post_init__(self) -> None:
         self._originals: dict[tuple[str | None, ...], Originals] = {}
-        if not dataset.is_image and dataset.truth is None:
-            raise UserError(
-                f"{dataset.name} has neither images nor a known truth: nothing to compare with"
-            )
+        if not self.dataset.is_image and self.dataset.truth is None:
+            name = self.dataset.name
+            raise UserError(f"{name} has neither images nor a known truth to compare with")
 
     def __len__(self) -> int:
         return min(len(self.dataset), self.settings.max_reference)
@@ -117,19 +87,24 @@ class Reference:
     @cached_property
     def panel(self) -> Panel | None:
         """The judges of captioned samples, None where none is named."""
-        settings = self.settings
-        if not settings.judges.named:
+        judges = self.settings.judges
+        if not judges.named:
             return None
-        rows = _rows(self.dataset, settings)
-        return Panel(settings.judges, self.dataset, rows, settings.device)
+        return Panel(judges, self.dataset, self._rows_of(self.dataset), self.settings.device)
 
     @cached_property
     def _read(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        if self.settings.statistics is not None:
-            return self._load(self.settings.statistics)
-        parts = self._parts
-        labels = self._labels if self.dataset.num_classes else None
-        return parts.read("features"), self.empty_pixels, labels
+        """Features, empty pixels and labels, perhaps as `save` wrote them for these data; of these
+        the first rows are computed again."""
+        path = self.settings.statistics
+        if path is None:
+            labels = self._labels if self.dataset.num_classes else None
+            return self._parts.read("features"), self.empty_pixels, labels
+        features, is_empty, labels = load_statistics(path, self.claims())
+        rows = self._rows_of(self.dataset)[:N_COMPUTED_AGAIN]
+        images, _ = next(image_batches(self.dataset, rows))
+        check_features(path, features[: len(images)], self.extractor(images.clamp(0, 1)))
+        return features, is_empty, labels
 
     @cached_property
     def _parts(self) -> Parts:
@@ -145,7 +120,7 @@ class Reference:
             }
             return found if labels is None else found | {"labels": labels}
 
-        return self._in_parts(data, extractor, _rows(data, self.settings), read, "images")
+        return self._in_parts(data, extractor, self._rows_of(data), read, "images")
 
     def _in_parts(
         self,
@@ -174,23 +149,10 @@ class Reference:
         return torch.device(self.settings.device).type
 
     def save(self, path: str | Path) -> None:
-        """Write features, statistics and labels, with what they were computed from.
-
-        Raises:
-            UserError: for data that are no images.
-        """
+        """Write features, statistics and labels of images, with what they were computed from."""
         if not self.dataset.is_image:
             raise UserError(f"{self.dataset.name} has no images: it needs no saved statistics")
-        features, is_empty, labels = self._read
-        save_statistics(path, features, is_empty, labels, self.claims())
-
-    def _load(self, path: str) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What `save` wrote, if it is of these data; the first rows are computed again."""
-        features, is_empty, labels = load_statistics(path, self.claims())
-        rows = _rows(self.dataset, self.settings)[:N_COMPUTED_AGAIN]
-        images, _ = next(image_batches(self.dataset, rows))
-        check_features(path, features[: len(images)], self.extractor(images.clamp(0, 1)))
-        return features, is_empty, labels
+        save_statistics(path, *self._read, self.claims())
 
     def claims(self) -> dict[str, Any]:
         """What decides the features: the protocol's share of it, and which rows were read."""
@@ -228,10 +190,8 @@ class Reference:
         sets = (training, held_out, clean)
         key = (extractor.name, *(one.fingerprint() if one else None for one in sets))
         if key not in self._originals:
-            rows = _rows(training, self.settings)
-            self._originals[key] = Originals(
-                training, held_out, extractor, rows, clean, read=self.features_of
-            )
+            how = extractor, self._rows_of(training), clean, self.features_of
+            self._originals[key] = Originals(training, held_out, *how)
         return self._originals[key]
 
     def features_of(
@@ -264,14 +224,11 @@ class Reference:
 
     @cached_property
     def captions(self) -> list[str]:
-        """Captions in a random order, without the images that have none; [] without captions.
-
-        Of an image with several captions it is the first.
-        """
+        """Captions in a random order, the first of each image that has any."""
         captions = self.dataset.captions
         if captions is None:
             return []
-        rows = torch.tensor(_rows(self.dataset, self.settings))
+        rows = torch.tensor(self._rows_of(self.dataset))
         random = generator("cpu", self.settings.seed, "captions")
         order = rows[torch.randperm(len(rows), generator=random)].tolist()
         found = (first_of(captions[i]) for i in order)
@@ -302,34 +259,34 @@ class Reference:
 
     def protocol(self, n_fake: int) -> dict[str, Any]:
         """What decides the measurement, besides what each metric adds."""
-        protocol: dict[str, Any] = {
+        of_images: dict[str, Any] = {}
+        if self.dataset.is_image:
+            extractor = self.extractor
+            of_images = {
+                **({} if self.read_as is None else {"read_as": self.read_as}),
+                "resize": extractor.resize,
+                "range": extractor.range,
+                "extractor": extractor.name,
+                "extractor_checksum": extractor.checksum,
+                **extractor.details,
+                "memorization_extractor": self.memorization_extractor.name,
+            }
+        return {
             "data": self.dataset.name,
             "data_fingerprint": self.dataset.fingerprint(),
             "split": self.split,
             "n_real": len(self),
             "n_fake": n_fake,
-        }
-        if self.dataset.is_image:
-            protocol |= {
-                **({} if self.read_as is None else {"read_as": self.read_as}),
-                "resize": self.extractor.resize,
-                "range": self.extractor.range,
-                "extractor": self.extractor.name,
-                "extractor_checksum": self.extractor.checksum,
-                **self.extractor.details,
-                "memorization_extractor": self.memorization_extractor.name,
-            }
-        return protocol | {
+            **of_images,
             "n_resamples": self.settings.n_resamples,
             "seeds": {"evaluation": self.settings.seed},
             "versions": versions(),
         }
 
-
-def _rows(data: Dataset, settings: Settings) -> list[int]:
-    """All rows, or a seeded subset of a data set with more than `max_reference`."""
-    if len(data) <= settings.max_reference:
-        return list(range(len(data)))
-    random = generator("cpu", settings.seed, "reference rows")
-    chosen = torch.randperm(len(data), generator=random)[: settings.max_reference]
-    return chosen.sort().values.tolist()
+    def _rows_of(self, data: Dataset) -> list[int]:
+        """All rows, or a seeded subset of a data set with more than `max_reference`."""
+        most = self.settings.max_reference
+        if len(data) <= most:
+            return list(range(len(data)))
+        random = generator("cpu", self.settings.seed, "reference rows")
+        return torch.randperm(len(data), generator=random)[:most].sort().values.tolist()

@@ -5,9 +5,8 @@
 
 The file holds the features, their mean `mu` and covariance `sigma` (pytorch-fid's names), the
 labels, the empty pixels, and its claims: data and their fingerprint, rows, extractor and its
-checksum, resize. A file whose claims differ from what is asked for is refused with the difference
-named; then the first rows are computed again and compared. Statistics of other programs make no
-such claims and are not read.
+checksum, resize. A file whose claims differ from what is asked for is refused; then the first rows
+are computed again and compared. Statistics of other programs make no claims and are not read.
 """
 
 import json
@@ -26,8 +25,7 @@ CLAIMS = (
     "data", "data_fingerprint", "split", "n_real",
     "resize", "range", "extractor", "extractor_checksum",
 )  # fmt: skip
-TOLERANCE = 1e-2
-"""Relative difference of features that are computed again: another device differs by 1e-3."""
+TOLERANCE = 1e-2  # relative, of features computed again: another device differs by 1e-3
 
 
 def save_statistics(
@@ -38,19 +36,11 @@ def save_statistics(
     claims: Mapping[str, Any],
 ) -> None:
     """Write features (N, D), empty pixels (C, H, W), labels (N,) and the claims as safetensors."""
-    gaussian = Gaussian.of(features)
-    tensors = {
-        "features": features,
-        "mu": gaussian.mean,
-        "sigma": gaussian.covariance,
-        "is_empty": is_empty,
-        **({} if labels is None else {"labels": labels}),
-    }
-    save_file(
-        {name: value.contiguous() for name, value in tensors.items()},
-        path,
-        metadata={"claims": json.dumps(dict(claims))},
-    )
+    whole = Gaussian.of(features)
+    tensors = {"features": features, "mu": whole.mean, "sigma": whole.covariance}
+    tensors |= {"is_empty": is_empty} | ({} if labels is None else {"labels": labels})
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    save_file(tensors, path, {"claims": json.dumps(dict(claims))})
 
 
 def claims_of(path: str | Path) -> dict[str, Any] | None:
@@ -71,10 +61,7 @@ def load_statistics(
     path: str | Path, claims: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Features (N, D), empty pixels and labels of a file that makes these claims.
-
-    Raises:
-        UserError: for a file that cannot be read, or is of other data or another extractor.
-    """
+    Raises UserError for a file that cannot be read, or is of other data or another extractor."""
     place = f"evaluation.statistics: {path}"
     if not Path(path).is_file():
         raise UserError(f"{place} is no file: make it with --save-reference")
@@ -94,14 +81,9 @@ def load_statistics(
 
 
 def check_features(path: str | Path, saved: Tensor, computed: Tensor) -> None:
-    """Refuse saved features (n, D) that differ from those computed again.
-
-    Raises:
-        UserError: naming the relative difference, |saved - computed| / |computed|.
-    """
-    if saved.shape != computed.shape:
-        difference = f"{tuple(saved.shape)} and not {tuple(computed.shape)}"
-    else:
+    """Refuse saved features (n, D) that differ, by |saved - computed| / |computed|."""
+    difference = f"{tuple(saved.shape)} and not {tuple(computed.shape)}"
+    if saved.shape == computed.shape:
         relative = (saved - computed).norm() / computed.norm().clamp(min=1e-12)
         if relative <= TOLERANCE:
             return

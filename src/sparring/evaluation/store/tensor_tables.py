@@ -4,12 +4,9 @@
     parts.compute(lambda rows: {"features": ...})       # what is there is not computed again
     parts.read("features")                              # (n_rows, D)
 
-The parts are the same whatever the number of processes: process i of P computes the parts i, i + P,
-... A computation that was stopped goes on, and no process holds more than a part. Processes meet in
-the folder alone, which all of them must see: who reads waits for the files of the others.
+Process i of P computes the parts i, i + P, ... A computation that was stopped goes on. Processes
+meet in the folder alone, which all of them must see: who reads waits for the files of the others.
 """
-
-from __future__ import annotations
 
 import logging
 import os
@@ -18,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,8 +28,7 @@ from ...support.whole_files import whole_file
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.1
-MAX_CACHE_BYTES = 20 * 2**30
-"""More than this, and the folders that were used longest ago go."""
+MAX_CACHE_BYTES = 20 * 2**30  # more than this, and the folders that were used longest ago go
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Processes:
     count: int = 1
 
     @classmethod
-    def started(cls) -> Processes:
+    def started(cls) -> Self:
         """As `torchrun` and `accelerate launch` say in the environment."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
@@ -52,21 +49,10 @@ class Processes:
 
 
 class Parts:
-    """See above.
-
-    Args:
-        n_rows: Rows in all.
-        size: Rows of a part.
-        folder: Of the files, for these values alone; None: they are held in memory.
-        processes: Who shares the work.
-    """
+    """See above: n_rows in all, `size` a part, in a folder of these values alone or in memory."""
 
     def __init__(
-        self,
-        n_rows: int,
-        size: int,
-        folder: Path | None = None,
-        processes: Processes | None = None,
+        self, n_rows: int, size: int, folder: Path | None = None, processes: Processes | None = None
     ) -> None:
         self.ranges = [range(i, min(i + size, n_rows)) for i in range(0, n_rows, size)]
         self.folder, self.processes = folder, processes or Processes()
@@ -79,12 +65,9 @@ class Parts:
     ) -> None:
         """Compute this process's parts that are not there.
 
-        Args:
-            values: The tensors of some rows, by name. They must follow from the rows alone.
-            on_part: Called for each part that is there, for a progress bar.
-
-        Raises:
-            UserError: if several processes have no folder to meet in.
+        `values` gives the tensors of some rows, by name, which must follow from the rows alone;
+        `on_part` is called for each part that is there, for a progress bar. Raises UserError if
+        several processes have no folder to meet in.
         """
         for rows in self.ranges[self.processes.index :: self.processes.count]:
             if not self._is_there(rows):
@@ -99,12 +82,11 @@ class Parts:
                 if self.processes.count == 1:
                     raise FileNotFoundError(f"{self._file(rows)} is not computed")
                 time.sleep(WAIT_SECONDS)
-        lengths, first = zip(*(self._shape(rows, name) for rows in self.ranges), strict=True)
-        found = torch.empty(sum(lengths), *first[0].shape[1:], dtype=first[0].dtype)
-        start = 0
-        for rows, length in zip(self.ranges, lengths, strict=True):
-            found[start : start + length] = self._value(rows, name)
-            start += length
+        lengths = [len(self._value(rows, name)) for rows in self.ranges]
+        first = self._value(self.ranges[0], name)
+        found = first.new_empty(sum(lengths), *first.shape[1:])  # one part at a time beside it
+        for rows, place in zip(self.ranges, found.split(lengths), strict=True):
+            place.copy_(self._value(rows, name))
         return found
 
     def pick(self, name: str, rows: Sequence[int]) -> Tensor:
@@ -138,11 +120,6 @@ class Parts:
         except (OSError, SafetensorError):
             return False
 
-    def _shape(self, rows: range, name: str) -> tuple[int, Tensor]:
-        """Rows of one part, and an empty tensor of its kind."""
-        value = self._value(rows, name)
-        return len(value), value[:0]
-
     def _value(self, rows: range, name: str) -> Tensor:
         if rows in self.held:
             return self.held[rows][name]
@@ -155,10 +132,8 @@ class Parts:
             return
         try:
             # two names may share memory, which the format refuses
-            own = {
-                name: value.clone(memory_format=torch.contiguous_format)
-                for name, value in tensors.items()
-            }
+            how = torch.contiguous_format
+            own = {name: value.clone(memory_format=how) for name, value in tensors.items()}
             with whole_file(self._file(rows)) as half:
                 save_file(own, half)
         except (OSError, SafetensorError) as error:

@@ -7,15 +7,13 @@ r"""How near cleaned images are to the clean ones they came from: PSNR and a dis
 | `frechet_distance` | of the features of all cleaned and all clean images | 0 |
 
 `psnr` rewards the posterior mean and is blind to how an image looks. `feature_distance` sees
-whether the same thing is shown: 0 is the image itself, 1 any other image of the set.
+whether the same thing is shown: 0 is the image itself, 1 any other image of the set (ours).
 `frechet_distance` sees whether the set looks clean, and is left out where images are too few.
-
-Source: PSNR as everywhere; `feature_distance` ours.
 """
 
-import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,8 +31,7 @@ FIGURES = {
         FrechetDistance.figures[0],
     )
 }
-LEAST_MSE = 1e-10
-"""An image that is exact has 100 dB rather than infinitely many."""
+LEAST_MSE = 1e-10  # an image that is exact has 100 dB rather than infinitely many
 
 
 def psnr(images01: Tensor, clean01: Tensor) -> Tensor:
@@ -45,11 +42,7 @@ def psnr(images01: Tensor, clean01: Tensor) -> Tensor:
 
 def feature_distance(features: Tensor, of_clean: Tensor) -> float:
     """sqrt(mean ||phi_i - phi(clean_i)||^2) / sqrt(E ||phi(clean_i) - phi(clean_j)||^2).
-
-    Args:
-        features: Of the cleaned images, (N, D).
-        of_clean: Of the clean image of each, (N, D), N >= 2.
-    """
+    Of features of the cleaned images and of the clean image of each, (N, D), N >= 2."""
     error = (features - of_clean).square().sum(1).mean()
     two_others = 2 * of_clean.var(0).sum()
     return (error / two_others.clamp(min=torch.finfo(of_clean.dtype).tiny)).sqrt().item()
@@ -63,15 +56,8 @@ def cleaning_figures(
     n_resamples: int = 10,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The figures above with 95 % intervals over halves of the images.
-
-    Args:
-        images01: Cleaned (or noisy) images (N, C, H, W), [0, 1] scale, clipped.
-        clean01: The clean image of each, (N, C, H, W).
-        features, of_clean: Of both, (N, D).
-        n_resamples: Halves behind each interval.
-        seed: Of the halves.
-    """
+    """The figures above with 95 % intervals over halves of the images, of cleaned (or noisy) images
+    (N, C, H, W) in [0, 1] and the clean image of each, and the features of both, (N, D)."""
     figures = with_interval("psnr", mean_of, psnr(images01, clean01), n_resamples, seed)
     figures |= with_interval(
         "feature_distance",
@@ -80,8 +66,4 @@ def cleaning_figures(
     )  # fmt: skip
     if len(features) > features.shape[1]:
         figures["frechet_distance"] = frechet_distance(of_clean, features)
-    return {name: value for name, value in figures.items() if _is_finite(value)}
-
-
-def _is_finite(value: float | list[float]) -> bool:
-    return all(map(math.isfinite, value if isinstance(value, list) else [value]))
+    return {name: value for name, value in figures.items() if np.isfinite(value).all()}

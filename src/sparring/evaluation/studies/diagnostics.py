@@ -8,16 +8,15 @@ r"""The denoiser as a field: how equivariant, how steep, how straight, and how n
 | `straightness` | no | distance from start to end over the length of the path |
 
 **Equivariance.** A denoiser that takes omega, an isotropic perturbation in noise units, for noise
-answers with eps(x_t) + omega; the error is 0. One that takes it for data answers eps(x_t); the
-error is 1. The denoiser of clean data lies between, by how much of omega lies along the data: for
-N(mu, s^2) it is alpha^2 s^2 / (alpha^2 s^2 + sigma^2) at every omega. omega has a uniform direction
-and an rms uniform in `RADII`, the training radius of `detail`.
+answers with eps(x_t) + omega, error 0; for data, with eps(x_t), error 1. That of clean data lies
+between, by how much of omega lies along the data: for N(mu, s^2) it is alpha^2 s^2 / (alpha^2 s^2 +
+sigma^2). omega has a uniform direction and an rms uniform in `RADII`, the radius of `detail`.
 
 **Lipschitz.** Power iteration on J^T J, J = d x0_hat / d x_t at each point; a lower bound that is
 near after `N_ITERATIONS`. For N(mu, s^2): alpha s^2 / (alpha^2 s^2 + sigma^2). Times alpha it does
 not depend on the schedule.
 
-**Straightness.** Of the deterministic path from noise to data (`paths.step`), in the coordinates
+**Straightness.** Of the deterministic path from noise to data (`step`), in the coordinates
 
     z = x_t / (alpha_t + sigma_t) = (1 - tau) x0 + tau eps,    tau = sigma_t / (alpha_t + sigma_t),
 
@@ -26,8 +25,7 @@ what they are: ||z_end - z_start|| / sum_k ||z_k+1 - z_k||, 1 for a straight pat
 
 Figures per t are means over points x_t = alpha_t x0 + sigma_t eps of clean data, with quartiles.
 Source: the equivariance error is that of Briglia et al., ICLR 2026 (paper 2), relative; straight
-paths after Liu et al. 2022 ("Flow straight and fast"), who integrate ||(z_1 - z_0) - dz/dtau||^2
-instead; the rest ours.
+paths after Liu et al. 2022, who integrate ||(z_1 - z_0) - dz/dtau||^2 instead; the rest ours.
 """
 
 import math
@@ -59,12 +57,10 @@ FIGURES = {
 RADII = (0.3, 1.0)
 N_ITERATIONS = 20
 N_TIMES = 12
-RATIOS = (0.02, 20.0)
-"""Noise levels sigma/alpha that are looked at, as far as the schedule has them."""
+RATIOS = (0.02, 20.0)  # noise levels sigma/alpha looked at, as far as the schedule has them
 N_PATH_STEPS = 100
 ARROW_RATIOS = (0.1, 0.5, 2.0)
-N_ARROWS = 15
-"""Arrows in a row of the grid."""
+N_ARROWS = 15  # arrows in a row of the grid
 
 Condition = Mapping[str, Tensor]
 
@@ -150,13 +146,7 @@ def equivariance_error(
     denoiser: Denoiser, x_t: Tensor, t: Tensor, omega: Tensor, condition: Condition | None = None
 ) -> Tensor:
     """||eps(x_t + sigma omega) - eps(x_t) - omega|| / ||omega||, (B,).
-
-    Args:
-        denoiser: The field.
-        x_t, t: Points (B, *) and times (B,).
-        omega: Perturbations in noise units, (B, *), not 0.
-        condition: The network's further arguments.
-    """
+    At points x_t (B, *) and times t (B,), for perturbations omega (B, *) in noise units, not 0."""
     _, sigma = denoiser.schedule.at(t, like=x_t)
     model = denoiser.bind(t, condition or {})
     residual = model(x_t + sigma * omega).eps - model(x_t).eps - omega
@@ -171,14 +161,9 @@ def lipschitz(
     condition: Condition | None = None,
     n_iterations: int = N_ITERATIONS,
 ) -> Tensor:
-    """Largest singular value of d x0_hat / d x_t at each point, (B,), by power iteration.
+    """Largest singular value of d x0_hat / d x_t at each point x_t (B, *) and time t (B,), (B,).
 
-    Args:
-        denoiser: The field.
-        x_t, t: Points (B, *) and times (B,).
-        start: Where the iteration starts, (B, *), not 0.
-        condition: The network's further arguments.
-        n_iterations: Products with J^T J; more come nearer, from below.
+    By power iteration from `start` (B, *), not 0; more products with J^T J come nearer, from below.
     """
     model = denoiser.bind(t, condition or {})
     # math: the other attentions have no second derivative; rows do not see each other, so the
@@ -205,13 +190,7 @@ def straightness(
     denoiser: Denoiser, noise: Tensor, n_steps: int, condition: Condition | None = None
 ) -> Tensor:
     """||z_end - z_start|| / sum ||z_k+1 - z_k|| of the path from each noise, (B,), in (0, 1].
-
-    Args:
-        denoiser: The field.
-        noise: Unit noise, (B, *), where the paths start.
-        n_steps: Calls of the network.
-        condition: The network's further arguments.
-    """
+    The paths start at unit noise (B, *) and take n_steps calls of the network."""
     schedule = denoiser.schedule
     _, high = consistency_range(schedule)  # beyond it nothing but noise: eps says nothing of x0
     last = schedule.time_of_ratio(torch.tensor(high, dtype=torch.float64))
@@ -246,9 +225,7 @@ def score_error(denoiser: Denoiser, x_t: Tensor, t: Tensor, truth: Truth) -> flo
 @torch.no_grad()
 def arrows(denoiser: Denoiser, truth: Truth, ratio: float) -> dict[str, Any]:
     """True and learned sigma * score, which is -eps, on a grid of the plane at one noise level.
-
-    The grid is that of x_t / sqrt(alpha^2 + sigma^2) in [-1.8, 1.8]^2.
-    """
+    The grid is that of x_t / sqrt(alpha^2 + sigma^2) in [-1.8, 1.8]^2."""
     schedule = denoiser.schedule
     t = schedule.time_of_ratio(torch.tensor(ratio, dtype=torch.float64))
     alpha, sigma = schedule.alpha(t).item(), schedule.sigma(t).item()
@@ -271,8 +248,5 @@ def _rounded(values: Tensor) -> list[list[float]]:
 def _spread(name: str, values: Tensor) -> dict[str, Any]:
     """Mean and quartiles over points (B,)."""
     values = values.cpu().double()
-    quarter = torch.tensor([0.25, 0.75], dtype=torch.float64)
-    return {
-        name: values.mean().item(),
-        f"{name}_quartiles": torch.quantile(values, quarter).tolist(),
-    }
+    quartiles = torch.quantile(values, torch.tensor([0.25, 0.75], dtype=torch.float64))
+    return {name: values.mean().item(), f"{name}_quartiles": quartiles.tolist()}

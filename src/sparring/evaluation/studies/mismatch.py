@@ -11,9 +11,8 @@ with clean x0 and fresh eps, beside its floor, the same distance between two set
 of the same size. Everything that moves the sampler off q counts: the network's error, few steps,
 clipping, guidance, and dirty training data.
 
-The scale. All distances but the feature distance look at x_t / sqrt(alpha_t^2 + sigma_t^2): x_t
-itself for VP, and for every schedule a function of sigma/alpha alone, so that VP, flow and EDM
-compare. x_t itself would grow with EDM's sigma up to 80, x_t / alpha_t with everyone's.
+All distances but the feature distance look at x_t / sqrt(alpha_t^2 + sigma_t^2): x_t itself for VP,
+and for every schedule a function of sigma/alpha alone, so that VP, flow and EDM compare.
 
 | data | figure | asks |
 |---|---|---|
@@ -22,28 +21,25 @@ compare. x_t itself would grow with EDM's sigma up to 80, x_t / alpha_t with eve
 | images | `frechet_distance` | of an extractor's features, only where sigma/alpha <= 1: |
 
 an extractor that was trained on clean images sees little in noise. (1,000 digits of classes 0 to 4
-against 1,000 of all: 26 floors at sigma/alpha 0.05, 24 at 0.5, 7 at 1, 3 at 2, 1.2 at 5, and no
-order among milder faults from 1 on.) The pixels' distance is weaker at low noise, about 3 floors
-there, but falls evenly, and is the one to read at all t.
+against 1,000 of all: 26 floors at sigma/alpha 0.05, 24 at 0.5, 7 at 1, 3 at 2, 1.2 at 5.) The
+pixels' distance is weaker at low noise, about 3 floors there, but is the one to read at all t.
 
-What the sampler adds by its steps is part of it: a perfect denoiser in few steps is off q too, and
-a trained one may be nearer to q than that where two errors cancel. `recipes/mismatch_exact.py` has
-the perfect denoiser's curves.
+A perfect denoiser in few steps is off q too (`recipes/mismatch_exact.py`), and a trained one may be
+nearer to q than that where two errors cancel.
 """
-
-from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...diffusion.randomness import derive_seed, generator
+from ...models.model import Model
 from ...sampling.sample import sample
 from ...sampling.settings import Sampling
 from ...sampling.steps import Steps
@@ -53,9 +49,6 @@ from ..metrics.sliced_wasserstein import directions, wasserstein_of_shadows
 from ..networks.extractors import Extractor
 from ..protocol import versions
 from ..resampling import half_samples, interval
-
-if TYPE_CHECKING:
-    from ...models.pretrained import Model
 
 N_PROJECTIONS = 100
 MAX_FOR_MMD = 1000  # its cost grows with the square
@@ -68,40 +61,25 @@ CleanData = Tensor | Callable[[int, int], Tensor]
 
 @dataclass(frozen=True)
 class Distance:
-    """One way to compare two sets of x_t.
+    """One way to compare two sets of x_t."""
 
-    Attributes:
-        name: The figure's name.
-        view: (x_t, alpha_t, sigma_t) -> what is looked at, (B, D); only that is kept.
-        between: (real, fake) -> the distance between two views.
-        max_rows: Rows that take part.
-        max_ratio: Not measured above this sigma/alpha.
-    """
-
-    name: str
+    name: str  # the figure's
+    # (x_t, alpha_t, sigma_t) -> what is looked at, (B, D); only that is kept
     view: Callable[[Tensor, Tensor, Tensor], Tensor]
-    between: Callable[[Tensor, Tensor], float]
-    max_rows: int | None = None
-    max_ratio: float = math.inf
+    between: Callable[[Tensor, Tensor], float]  # (real, fake) -> the distance between two views
+    max_rows: int | None = None  # that take part
+    max_ratio: float = math.inf  # not measured above this sigma/alpha
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many of what, and from which seed.
+    """How many of what, and from which seed."""
 
-    Attributes:
-        n: Trajectories, and samples in each set of q(x_t); at least 4.
-        n_resamples: Pairs of sets behind each distance and each floor, halves of the trajectories
-            behind each interval; at least 2.
-        max_times: At most about so many steps are measured, evenly among all, the last included
-            (a sampler that calls the network twice a step is measured at both).
-        seed: Of q's sets, the directions and the halves.
-    """
-
-    n: int = 2048
+    n: int = 2048  # trajectories, and samples in each set of q(x_t); at least 4
+    # pairs of sets behind each distance and floor, halves behind each interval; at least 2
     n_resamples: int = 10
-    max_times: int = 20
-    seed: int = 0
+    max_times: int = 20  # at most about so many steps are measured, evenly, the last included
+    seed: int = 0  # of q's sets, the directions and the halves
 
     def __post_init__(self) -> None:
         if self.n < 4 or self.n_resamples < 2 or self.max_times < 1:
@@ -122,13 +100,7 @@ def mismatch(
 ) -> dict[str, Any]:
     """The curve of a model and a sampler: distance to q(x_t) and floor at each visited time.
 
-    Args:
-        model: What `sparring.sample` takes.
-        reference_x0: Clean data in the model's range; see `CleanData`.
-        sampling: How it is sampled.
-        counts: How much is measured.
-        extractor: For images; without it only their pixels are compared.
-        class_labels: See `sparring.sample`.
+    The clean data are in the model's range. Images without an extractor are compared by pixels.
 
     Returns:
         JSON-ready. `times`: for each measured call in order t, alpha, sigma, ratio = sigma/alpha
@@ -136,9 +108,6 @@ def mismatch(
         trajectories' sampling noise), NAME_of_reference (the floor) and
         NAME_of_reference_interval (where 95 % of single pairs of sets of q fall). `mean`: the same
         figures averaged over the times, without intervals. `protocol`: how it was measured.
-
-    Raises:
-        ValueError: what `sample` raises.
 
     Source: ours, after the claim of Wang et al., ICLR 2025 (arXiv 2502.17099).
     """
@@ -151,25 +120,26 @@ def mismatch(
     times = []
     for i, (t, views) in met.items():
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        sets = [
-            _q(
-                _draw(reference_x0, counts.n, q_seed), alpha, sigma, q_seed,
-                [distance for distance in distances if distance.name in views],
-            )
-            for q_seed in (derive_seed(seed, "q", i, r) for r in range(n_resamples + 1))
-        ]  # fmt: skip
+        here = [distance for distance in distances if distance.name in views]
+        sets = []
+        for r in range(n_resamples + 1):
+            q_seed = derive_seed(seed, "q", i, r)
+            x0 = _draw(reference_x0, counts.n, q_seed)
+            eps = torch.randn(x0.shape, generator=generator("cpu", q_seed, "eps"))
+            x_t = (alpha * x0 + sigma * eps).float()
+            sets.append([one.view(x_t[: one.max_rows], alpha, sigma).cpu() for one in here])
         row: dict[str, Any] = {
             "t": t.item(), "alpha": alpha.item(), "sigma": sigma.item(),
             "ratio": (sigma / alpha).item() if alpha > 0 else None,
         }  # fmt: skip
-        for distance in distances:
-            if distance.name in views:
-                real = [one[distance.name] for one in sets]
-                row |= _figures(distance, real, views[distance.name], n_resamples, seed)
+        for distance, *real in zip(here, *sets, strict=True):
+            row |= _figures(distance, real, views[distance.name], n_resamples, seed)
         times.append(row)
+    keys = [key for d in distances for key in (d.name, f"{d.name}_of_reference")]
+    curves = {key: [row[key] for row in times if key in row] for key in keys}
     return {
         "times": times,
-        "mean": _means(times, distances),
+        "mean": {key: sum(curve) / len(curve) for key, curve in curves.items() if curve},
         "protocol": {
             "steps": sampling.num_inference_steps,
             "n_fake": counts.n,
@@ -200,8 +170,8 @@ def distances_for(
             # the noisy image at its own contrast, which is what a clean one may be recognised by
             return extractor((x_t / alpha / 2 + 0.5).clamp(0, 1))
 
-        between = frechet_distance
-        found.append(Distance("frechet_distance", features, between, max_ratio=MAX_FEATURE_RATIO))
+        name = "frechet_distance"
+        found.append(Distance(name, features, frechet_distance, max_ratio=MAX_FEATURE_RATIO))
     return found
 
 
@@ -241,15 +211,6 @@ def _meet(
     }
 
 
-def _q(
-    x0: Tensor, alpha: Tensor, sigma: Tensor, seed: int, distances: list[Distance]
-) -> dict[str, Tensor]:
-    """The views of samples of q(x_t) made of clean ones (n, *): name -> (n, D)."""
-    eps = torch.randn(x0.shape, generator=generator("cpu", seed, "eps"))
-    x_t = (alpha * x0 + sigma * eps).float()
-    return {one.name: one.view(x_t[: one.max_rows], alpha, sigma).cpu() for one in distances}
-
-
 def _draw(reference_x0: CleanData, n: int, seed: int) -> Tensor:
     if not isinstance(reference_x0, Tensor):
         return reference_x0(n, seed)
@@ -272,10 +233,3 @@ def _figures(
         f"{name}_of_reference": floor,
         f"{name}_of_reference_interval": [floor - spread, floor + spread],
     }
-
-
-def _means(times: list[dict[str, Any]], distances: list[Distance]) -> dict[str, float]:
-    """Each distance and floor averaged over the times at which it was measured."""
-    keys = [key for d in distances for key in (d.name, f"{d.name}_of_reference")]
-    found = {key: [row[key] for row in times if key in row] for key in keys}
-    return {key: sum(values) / len(values) for key, values in found.items() if values}

@@ -7,8 +7,7 @@ under random noise of the same size (the control), and, where asked for, from co
 noise. A curve has a point for each radius with the mean over the seeds and their spread, which is
 of sampling and attack, not of training.
 
-Read an attack against its control: what random noise of that size does as well is no effect of the
-attack. Quality and shift are two things: a sample may be pushed far to become another good sample.
+Read an attack against its control. A sample may be pushed far to become another good sample.
 
 | figure | asks |
 |---|---|
@@ -18,67 +17,46 @@ attack. Quality and shift are two things: a sample may be pushed far to become a
 | `shift_rms` | how far is each sample from the unattacked one of the same noise, model's range |
 | `gain`, `gain_at_start` | what the attack maximises, at w and at its random start; means |
 
-The Frechet distance of few samples is too high, for all radii alike; its floor is that of as many
-images of the reference.
+The Frechet distance of few samples is too high, for all radii alike.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...data.analytic import LinearTruth
 from ...diffusion.noising import wide
+from ...models.model import Model
 from ...sampling.sample import sample
 from ...sampling.steps import Move, Steps
-from ...sampling.trajectory_attacks import (
-    Attack,
-    CorruptedStart,
-    Replay,
-    TrajectoryAttack,
-)
+from ...sampling.trajectory_attacks import Attack, CorruptedStart, Replay, TrajectoryAttack
 from ..feature_sets import Gaussian
-from ..metrics.empty_pixels import empty_pixel_rms
 from ..metrics.flat_manifold import flat_manifold_errors
 from ..metrics.frechet_distance import frechet_distance, frechet_distance_of_resamples
+from ..metrics.leftover_noise import empty_pixel_rms
 from ..metrics.sliced_wasserstein import fresh_sets, sliced_wasserstein
 from ..networks.extractors import Extractor
 from ..store.reference import Reference
 
-if TYPE_CHECKING:
-    from ...models.pretrained import Model
-
-LEADING = ("frechet_distance", "sliced_wasserstein")
-"""The figure that is drawn, the first of these that the data allow."""
+LEADING = ("frechet_distance", "sliced_wasserstein")  # the first of these is drawn
 N_PATH_COLUMNS = 6
 
-Images = Callable[[Tensor], Tensor]
-"""From a model's samples to what is measured: decodes latents."""
+Images = Callable[[Tensor], Tensor]  # from a model's samples to what is measured: decodes latents
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is done to a model, and how often.
+    """What is done to a model, and how often."""
 
-    Attributes:
-        attack: Its radius is not used; its seed is that of the first repetition.
-        radii: > 0, noise units; 0 is added.
-        n: Samples of each repetition.
-        n_seeds: Repetitions: sampling and attack with seeds s, s + 1, ...
-        corruptions: Of the starting noise, see `CorruptedStart`.
-        source: The model that the attacker has; None: the attacked one itself. Perturbations found
-            on it are replayed on the attacked one (transfer).
-    """
-
-    attack: Attack
-    radii: Sequence[float]
-    n: int = 256
-    n_seeds: int = 3
-    corruptions: Sequence[str] = ()
+    attack: Attack  # its radius is not used; its seed is that of the first repetition
+    radii: Sequence[float]  # > 0, noise units; 0 is added
+    n: int = 256  # samples of each repetition
+    n_seeds: int = 3  # repetitions: sampling and attack with seeds s, s + 1, ...
+    corruptions: Sequence[str] = ()  # of the starting noise, see `CorruptedStart`
+    # which the attacker has, and whose perturbations are replayed; None: the attacked one itself
     source: Model | None = None
 
     @property
@@ -98,8 +76,7 @@ class Trial:
         """The attack's half of the protocol."""
         attack = self.attack
         told = ("kind", "norm", "aim", "n_attack_steps", "n_path_steps", "n_expectation")
-        if attack.kind == "random":  # which looks at nothing
-            told = ("kind", "norm")
+        told = told[:2] if attack.kind == "random" else told  # which looks at nothing
         where = attack.where if isinstance(attack.where, str) else list(attack.where)
         how_often = {"n_seeds": self.n_seeds, "corruptions": list(self.corruptions)}
         return {key: getattr(attack, key) for key in told} | {"where": where} | how_often
@@ -116,21 +93,13 @@ def robustness(
 ) -> dict[str, Any]:
     """The curves of one model.
 
-    Args:
-        model: What is attacked.
-        reference: Clean data.
-        trial: How.
-        sampling: Further arguments of `sample`: scheduler, seed, num_inference_steps, ...
-        images: Decodes latents.
-        on_run: Called after each run of the sampler.
+    `sampling` are further arguments of `sample`: scheduler, seed, ...; `images` decodes latents;
+    `on_run` is called after each run of the sampler.
 
     Returns:
         JSON-ready: `curves`, each with name, kind ("attack", "control", "corruption") and
         `points` of {"radius", FIGURE, FIGURE_std (None for one seed), FIGURE_of_seeds}; `quality`,
         the leading figure; `QUALITY_of_reference`, its floor.
-
-    Raises:
-        ValueError: what `Attack`, `TrajectoryAttack` and `sample` raise.
     """
     words = dict(sampling or {})
     first_seed, radii, n = words.pop("seed", 0), sorted({0.0, *trial.radii}), trial.n
@@ -141,6 +110,8 @@ def robustness(
     real = Gaussian.of(reference.features) if reference.dataset.is_image else None
     for j in range(trial.n_seeds):
         own = replace(trial.attack, seed=trial.attack.seed + j)
+        # random noise of the same size at the same calls: the attack's own random starts
+        control = Attack(0.0, "random", own.norm, where=own.where, seed=own.seed)
         words["seed"] = first_seed + j
         clean = sample(model, n, **words)
         unattacked = _figures(clean, clean, reference, real, images)
@@ -151,7 +122,7 @@ def robustness(
                 if kind == "corruption":
                     move = CorruptedStart(name.removeprefix("start "), radius, own.seed)
                 elif kind == "control":
-                    move = attack_at(control_of(own), radius, None, n, words)
+                    move = attack_at(control, radius, None, n, words)
                 else:
                     move = attack_at(own, radius, trial.source, n, words)
                 samples = sample(model, n, move=move, **words)
@@ -176,44 +147,30 @@ def robustness(
 
 
 def rehearse(model: Model, trial: Trial, **words: Any) -> None:
-    """Attack two samples, so that what cannot work says so before anything long begins.
-
-    Raises:
-        ValueError: what `TrajectoryAttack` and `sample` raise, or for models whose calls differ.
-    """
+    """Attack two samples, so that what cannot work says so before anything long begins."""
     source = trial.source
     for one in filter(None, (model, source)):
         sample(one, 2, move=TrajectoryAttack(trial.attack), **words)
     if source is not None and source.sample_shape != model.sample_shape:
-        raise ValueError(
-            f"{source.source} makes samples of shape {tuple(source.sample_shape)}, not "
-            f"{tuple(model.sample_shape)}: its attack cannot be transferred"
-        )
+        shapes = f"{tuple(source.sample_shape)}, not {tuple(model.sample_shape)}"
+        wrong = f"{source.source} makes samples of shape {shapes}"
+        raise ValueError(f"{wrong}: its attack cannot be transferred")
 
 
 def feature_map(extractor: Extractor) -> Callable[[Tensor], Tensor]:
     """An extractor as a function of samples in [-1, 1] that gradients pass through."""
-
-    def features(x: Tensor) -> Tensor:
-        return extractor.function(((x + 1) / 2).clamp(0, 1))
-
-    return features
+    return lambda x: extractor.function(((x + 1) / 2).clamp(0, 1))
 
 
 def check_differentiable(extractor: Extractor, sample_shape: tuple[int, ...]) -> None:
     """Refuse an extractor whose features do not follow small changes of an image.
-
-    Raises:
-        ValueError: for one that rounds its input, or computes without gradients.
-    """
+    Raises ValueError for one that rounds its input, or computes without gradients."""
     x = torch.rand(2, *sample_shape, generator=torch.Generator().manual_seed(0)) - 0.5
     with torch.enable_grad():
         x.requires_grad_(True)
         y = feature_map(extractor)(x)
-        follows = y.requires_grad
-        if follows:
-            (gradient,) = torch.autograd.grad(wide(y).square().sum(), x)
-            follows = bool(gradient.any())
+        value = wide(y).square().sum()
+        follows = y.requires_grad and bool(torch.autograd.grad(value, x)[0].any())
     if not follows:
         raise ValueError(
             f"the features of extractor {extractor.name} do not follow a small change of the image "
@@ -225,11 +182,8 @@ def check_differentiable(extractor: Extractor, sample_shape: tuple[int, ...]) ->
 def on_the_way(
     model: Model, move: Move | None, n: int, sampling: Mapping[str, Any], images: Images
 ) -> Tensor:
-    """The model's estimates of x0 at calls evenly along the path, and the sample last.
-
-    Returns:
-        (n, columns, *sample_shape), decoded.
-    """
+    """The model's estimates of x0 at calls evenly along the path, and the sample last, decoded:
+    (n, columns, *sample_shape)."""
     seen: list[Tensor] = []
 
     def watch(steps: Steps, call: int, x: Tensor) -> Tensor:
@@ -255,11 +209,6 @@ def attack_at(
     return Replay(found.perturbations)
 
 
-def control_of(attack: Attack) -> Attack:
-    """Random noise of the same size at the same calls: the attack's own random starts."""
-    return Attack(attack.radius, "random", attack.norm, where=attack.where, seed=attack.seed)
-
-
 def _figures(
     samples: Tensor, clean: Tensor, reference: Reference, real: Gaussian | None, images: Images
 ) -> dict[str, float]:
@@ -269,9 +218,8 @@ def _figures(
     measured = images(samples).float().cpu()
     if real is not None:
         samples01 = (measured + 1) / 2
-        found["frechet_distance"] = frechet_distance(
-            real, reference.extractor(samples01.clamp(0, 1))
-        )
+        features = reference.extractor(samples01.clamp(0, 1))
+        found["frechet_distance"] = frechet_distance(real, features)
         if reference.empty_pixels.any():
             found["empty_pixel_rms"] = empty_pixel_rms(samples01, reference.empty_pixels) or 0.0
     if data.truth is not None:
@@ -286,11 +234,8 @@ def _figures(
 def _gains(move: Move) -> dict[str, float]:
     if not isinstance(move, TrajectoryAttack) or not move.gains:
         return {}
-    pairs = list(move.gains.values())
-    return {
-        key: torch.stack([pair[i] for pair in pairs]).mean().item()
-        for i, key in enumerate(("gain_at_start", "gain"))
-    }
+    at_start, at_w = (torch.stack(each) for each in zip(*move.gains.values(), strict=True))
+    return {"gain_at_start": at_start.mean().item(), "gain": at_w.mean().item()}
 
 
 def _over_seeds(rows: list[dict[str, float]]) -> dict[str, Any]:

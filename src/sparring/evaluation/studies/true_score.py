@@ -20,8 +20,7 @@ from torch import Tensor
 from ...data.analytic import MixtureTruth, PlaneTruth, SwissRollTruth, Truth, TwoMoonsTruth
 
 N_NODES = 4096
-LEAST_RATIO = 0.01
-"""sigma/alpha below which a curve's points would show."""
+LEAST_RATIO = 0.01  # sigma/alpha below which a curve's points would show
 
 
 def has_true_score(truth: Truth | None) -> bool:
@@ -32,10 +31,7 @@ def has_true_score(truth: Truth | None) -> bool:
 
 def log_density(truth: Truth, x: Tensor, alpha: float, sigma: float) -> Tensor:
     """log q_t(x), shape (n,), nats, of points x (n, d), float64.
-
-    Raises:
-        ValueError: for data without a closed form, or sigma/alpha too small for a curve.
-    """
+    Raises ValueError for data without a closed form, or sigma/alpha too small for a curve."""
     x = x.double()
     if isinstance(truth, PlaneTruth):
         inside, off = _plane_coordinates(truth, x, alpha)
@@ -50,22 +46,19 @@ def log_density(truth: Truth, x: Tensor, alpha: float, sigma: float) -> Tensor:
 
 
 def true_score(truth: Truth, x: Tensor, alpha: float, sigma: float) -> Tensor:
-    """grad log q_t(x), (n, d), float64, of points x (n, d).
+    """grad log q_t(x), (n, d), float64, of points x (n, d); raises as `log_density`.
 
     Gaussians: (sum_k w_k centre_k - x) / variance, w_k the share of Gaussian k at x. Plane: per
     coordinate u in it (phi(a) - phi(b)) / (sigma (Phi(a) - Phi(b))), a, b = (u +- alpha) / sigma.
-
-    Raises:
-        ValueError: as `log_density`.
     """
     x = x.double()
     if isinstance(truth, PlaneTruth):
         inside, off = _plane_coordinates(truth, x, alpha)
-        density = [
-            torch.exp(-(((inside + side * alpha) / sigma) ** 2) / 2) / math.sqrt(2 * math.pi)
-            for side in (1, -1)
-        ]
-        along = (density[0] - density[1]) / (sigma * _plane_mass(inside, alpha, sigma))
+        above, below = (
+            torch.exp(-(((inside + end) / sigma) ** 2) / 2) / math.sqrt(2 * math.pi)
+            for end in (alpha, -alpha)
+        )
+        along = (above - below) / (sigma * _plane_mass(inside, alpha, sigma))
         return along @ _basis(truth) - off / sigma**2
     centres, variance = _gaussians(truth, alpha, sigma)
     share = torch.softmax(-_squared_distances(x, centres) / (2 * variance), 1)

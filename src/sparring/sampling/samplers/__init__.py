@@ -1,8 +1,8 @@
 """The samplers: diffusers' by our names, and files NAME.py that hold the one class called NAME.
 
-A sampler is a class that steps as diffusers' schedulers do (`set_timesteps`, `step`, `config`).
-Its constructor takes what it wants of what `make_scheduler` knows, by name, such as
-`trained_betas`, `clip_sample`, or `train_scheduler_config`, which holds everything. Its attributes:
+A sampler steps as diffusers' schedulers do (`set_timesteps`, `step`, `config`). Its constructor
+takes by name what it wants of what `make_scheduler` knows, such as `trained_betas`, `clip_sample`,
+or `train_scheduler_config`, which holds everything. Its attributes:
 
     families    of the schedules that it follows: "vp", "flow", "edm"; a user's own may leave it out
     settings    of `Sampling`, that are set on it, with its `schedule`, once it is made
@@ -40,8 +40,7 @@ OF_DIFFUSERS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "flow_euler": {"flow": ("FlowMatchEulerDiscreteScheduler", {})},
     "flow_heun": {"flow": ("FlowMatchHeunDiscreteScheduler", {})},
     "euler_edm": {"edm": ("EDMEulerScheduler", {})},
-}
-"""Name -> family -> (class of diffusers, options)."""
+}  # name -> family -> (class of diffusers, options)
 
 
 def names() -> list[str]:

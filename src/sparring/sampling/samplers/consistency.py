@@ -16,8 +16,7 @@ from ...diffusion.parametrization import Prediction
 from ...diffusion.schedules import Schedule, schedule_from_config
 from ...diffusion.solver_steps import Jump, consistency_range, karras
 
-MIDDLE = 0.8
-"""Noise level of the second step."""
+MIDDLE = 0.8  # noise level of the second step
 
 
 class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
@@ -25,8 +24,7 @@ class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
 
         x0 = f(x_t, t);   x_s = alpha_s x0 + sigma_s z,  z fresh;   the last x0 is the sample
 
-    It takes the network's answer as an estimate of x0 (`sample` restates it) and works for VP, flow
-    and EDM schedules.
+    It takes the network's answer as an estimate of x0 (`sample` restates it).
 
     Args:
         train_scheduler_config: Config of the scheduler that the model was trained with.
@@ -63,10 +61,8 @@ class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
         if ratios is not None:
             falling = all(a > b for a, b in pairwise(ratios))
             if not ratios or not falling or not self.low <= ratios[-1] <= ratios[0] <= self.high:
-                raise ValueError(
-                    f"ratios must fall and lie in [{self.low:.3g}, {self.high:.3g}], "
-                    f"got {list(ratios)}"
-                )
+                levels = f"[{self.low:.3g}, {self.high:.3g}]"
+                raise ValueError(f"ratios must fall and lie in {levels}, got {list(ratios)}")
         self.timesteps = torch.empty(0)
 
     @property
@@ -99,15 +95,8 @@ class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
         generator: Any = None,
         return_dict: bool = True,
     ) -> Any:
-        """One step.
-
-        Args:
-            model_output: The network's estimate of x0, (B, *).
-            timestep: One of `timesteps`.
-            sample: x_t, (B, *).
-            generator: One, or one per row.
-            return_dict: Whether to return diffusers' output object.
-        """
+        """One step from the sample x_t (B, *) at one of `timesteps`.
+        `model_output` is the network's estimate of x0, (B, *); `generator` one, or one per row."""
         times = timestep.expand(len(sample))
         alpha, sigma = self.schedule.at(times, like=sample)
         x0 = self.jump(Prediction(sample, model_output, alpha, sigma, 1.0, 0.0), times)
@@ -118,6 +107,4 @@ class ConsistencyScheduler(SchedulerMixin, ConfigMixin):
             noise = randn_tensor(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
             alpha, sigma = self.schedule.at(self.timesteps[index + 1].expand(len(x0)), like=x0)
             x_s = alpha * x0 + sigma * noise
-        if not return_dict:
-            return (x_s, x0)
-        return DDIMSchedulerOutput(prev_sample=x_s, pred_original_sample=x0)
+        return DDIMSchedulerOutput(x_s, x0) if return_dict else (x_s, x0)

@@ -38,13 +38,9 @@ class GridDDIMScheduler(DDIMScheduler):
             times = (last + (first - last) * u**self.grid_power).round().long()
             rest = last + torch.arange(n).flip(0)  # no time twice
             self.timesteps = torch.maximum(times, rest).to(self.timesteps.device)
-        own = {
-            "num_train_timesteps": n,
-            "trained_betas": [0.5] * n,
-            "rescale_betas_zero_snr": False,
-        }
         given = {key: value for key, value in self.config.items() if not key.startswith("_")}
-        self._respaced = DDIMScheduler(**{**given, **own})
+        given |= {"num_train_timesteps": n, "trained_betas": [0.5] * n}
+        self._respaced = DDIMScheduler(**{**given, "rescale_betas_zero_snr": False})
         self._respaced.set_timesteps(n)
         self._respaced.alphas_cumprod = self.alphas_cumprod[self.timesteps.cpu().flip(0)]
 
@@ -54,9 +50,8 @@ class GridDDIMScheduler(DDIMScheduler):
         ends = torch.tensor([0, self.config["num_train_timesteps"] - 1])
         lowest, highest = self.schedule.ratio(ends).tolist()
         if not lowest <= self.stop_ratio < highest:
-            raise ValueError(
-                f"stop_ratio must lie in [{lowest:.3g}, {highest:.3g}), got {self.stop_ratio}"
-            )
+            levels = f"[{lowest:.3g}, {highest:.3g})"
+            raise ValueError(f"stop_ratio must lie in {levels}, got {self.stop_ratio}")
         ratio = torch.tensor(self.stop_ratio, dtype=torch.float64)
         return int(self.schedule.time_of_ratio(ratio).round())
 
