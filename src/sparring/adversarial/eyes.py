@@ -81,8 +81,7 @@ class LatentEye(nn.Module):
     transformer its blocks; None for all. The two looks share the time and differ in the noise.
     Raises ValueError for blocks that the network does not have.
 
-    Source: after LADD (Sauer et al. 2024), whose noise is logit-normal and whose features are a
-    transformer's; uniform times are ours.
+    Source: after LADD (Sauer et al. 2024), of a transformer with logit-normal noise.
     """
 
     def __init__(self, denoiser: Denoiser, blocks: Sequence[int] | None = None) -> None:

@@ -59,9 +59,7 @@ def heun(
     y' = y_t + (r_s - r_t) eps_hat(t);   y_s = y_t + (r_s - r_t) (eps_hat(t) + eps_hat(y', s)) / 2
 
     `predict` is the denoiser as a function of (x, t), `prediction` what it says at t, where alpha
-    must not vanish; s (B,) are the times to go to.
-
-    Source: Karras et al. 2022, algorithm 1 (without churn); there alpha = 1.
+    must not vanish. Source: Karras et al. 2022, algorithm 1 (without churn); there alpha = 1.
     """
     alpha_s, sigma_s = schedule.at(s, like=prediction.x_t)
     gap = sigma_s / alpha_s - prediction.sigma / prediction.alpha

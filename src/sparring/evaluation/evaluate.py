@@ -30,8 +30,7 @@ def evaluate(
     """Every figure of the metrics that suit what samples are compared with, and the protocol.
 
     Args:
-        samples: Samples (N, *sample_shape) in the model's range: images in [-1, 1], vectors in data
-            units.
+        samples: (N, *sample_shape) in the model's range: images in [-1, 1], vectors in data units.
         against: What they are compared with.
         captions: What each sample was to show (N,), for `Settings.judges`.
         generation: How the samples were drawn, for the protocol: sampler, steps, guidance, seeds...

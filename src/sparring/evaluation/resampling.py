@@ -27,9 +27,8 @@ def interval(figure: float, resamples: Tensor, size: int = 1, n: int = 2) -> lis
     standard error = sqrt(size / (n - size)) * standard deviation over the resamples,
 
     which is that standard deviation itself for halves. `resamples` (R,), R >= 2, are the figures of
-    subsets of `size` of all n samples, drawn without replacement; both may be given as a ratio.
-    Most figures are biased by the number of samples, so the resamples' mean lies elsewhere and only
-    their spread is used. The interval says nothing about another training seed.
+    subsets of `size` of all n samples, drawn without replacement; the two may be a ratio. Only
+    their spread is used: their mean is biased. It says nothing about another training seed.
 
     Source: Shao and Wu, "A general theory for jackknife variance estimation", 1989 (delete-d).
     """

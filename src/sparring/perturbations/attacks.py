@@ -94,8 +94,7 @@ def strongest(gain: Gain, start: Tensor, radius: Tensor, ball: Ball, n_steps: in
     `gain` is the same function at every call, so that values compare; `start` (B, *) lies in the
     ball, `radius` (B,) is in w's units, and n_steps gradients are taken.
 
-    Source: Goodfellow et al. 2015; Madry et al. 2018; the best point as in Croce and Hein 2020; the
-    lengths are ours.
+    Source: Goodfellow et al. 2015; Madry et al. 2018; Croce and Hein 2020; the lengths are ours.
     """
     w = start.detach()
     value, gradient = value_and_gradient(gain, w)

@@ -2,10 +2,9 @@ r"""Cleaning images of one's own: a noisy image is an x_t whose noise is there a
 
     y = x0 + tau n,   n ~ N(0, I),   is   x_t / alpha_t   at the t where sigma_t / alpha_t = tau,
 
-so alpha_t y is handed to the network as it is and no noise is added. One call gives the posterior
-mean x0_hat = E[x0 | y], of all answers the one with the least squared error, and a smooth one.
-Going down from t in more calls (DDIM; `eta` = 1 draws at random) gives an image that looks like the
-data, at a larger error.
+so alpha_t y is handed to the network as it is. One call gives the posterior mean x0_hat =
+E[x0 | y], the answer of least squared error, and a smooth one. Going down from t in more calls
+(DDIM; `eta` = 1 draws at random) gives an image that looks like the data, at a larger error.
 
 Purification adds noise on the way, up to a level r above tau, and goes down from there:
 

@@ -49,8 +49,7 @@ def sample(
             class i mod num_classes (of the classes that it was trained on).
         condition: Further arguments of the network, (n, ...) each, or (1, ...) for all alike, such
             as encoder_hidden_states.
-        move: See `integrate`; called for each batch in turn. The way to watch the path, and in for
-            attacks (`trajectory_attacks`).
+        move: See `integrate`; called for each batch in turn. Attacks are such (`TrajectoryAttack`).
         words: Fields of `Sampling` that differ from `sampling`: sample(model, 16, seed=1).
 
     Returns:

@@ -150,8 +150,7 @@ def frechet_distance_infinity(
     or its `Gaussian`, is used whole at each of the n_points sizes of `fake` (M, D), M >= 8.
 
     Source: Chong and Forsyth, "Effectively unbiased FID and Inception Score and where to find
-    them", 2020, section 4. Differs from it in: sizes start at M/2 and not at 5,000, so that it fits
-    few samples; independent noise, not Sobol sequences.
+    them", 2020, section 4. Differs from it in: sizes from M/2 and not 5,000; no Sobol sequences.
     """
     fake, random = checked(fake, at_least=8), generator("cpu", seed, "infinity")
     whole = real if isinstance(real, Gaussian) else Gaussian.of(real)

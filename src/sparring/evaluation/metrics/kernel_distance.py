@@ -76,11 +76,9 @@ def kernel_distance_of_subsets(
 ) -> Tensor:
     """Kernel distances of random subsets (without replacement) of both sets, (n_subsets,).
 
-    Their mean is the usual figure and is unbiased as well; the cost grows with n_subsets and no
-    longer with N * M. Smaller sets lower `subset_size` to half their own size (`subset_size_for`),
-    so that the subsets differ and their spread gives an `interval`.
-
-    Source: Binkowski et al., 2018, section 4.
+    Their mean is the usual figure and is unbiased as well, at a cost that does not grow with N * M.
+    Smaller sets lower `subset_size` to half their own (`subset_size_for`), so that the subsets
+    differ and their spread gives an `interval`. Source: Binkowski et al., 2018, section 4.
     """
     real, fake = checked_pair(real, fake, at_least=2)
     size = subset_size_for(len(real), len(fake), subset_size)
@@ -104,8 +102,7 @@ def gaussian_mmd(real: Tensor, fake: Tensor, bandwidth: float | None = None) -> 
 
     It is positive in expectation for all unequal distributions; between 0 and 6. Samples (N, D) and
     (M, D), N, M >= 2; the bandwidth b is in their units, None: the median distance between two real
-    ones. Raises ValueError where the bandwidth is not positive: half of the real samples are one
-    point.
+    ones. Raises ValueError where it is not positive: half of the real samples are one point.
 
     Source: Gretton et al., 2012, section 8. Differs from it in: the median is that of the real
     samples, not of both, so that one kernel measures all fakes.

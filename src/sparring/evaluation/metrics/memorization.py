@@ -103,8 +103,7 @@ def memorization(
     Returns:
         `near_duplicates` and the other shares of the table above, each with its `..._interval` and
         `..._of_calibration`; `thresholds` of the distance by share; the `histogram` of both
-        distributions; the `pairs` most alike; `is_flagged`: the lower end of the share of near
-        duplicates is above a tenth; and the `verdict` in words.
+        distributions; the `pairs` most alike; `is_flagged`, see `FLAGGED_FROM`; the `verdict`.
     """
     known = originals.calibration
     figures: dict[str, Any] = {

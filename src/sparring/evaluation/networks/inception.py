@@ -193,9 +193,8 @@ def resize_tf1(images: Tensor, side: int = SIDE) -> Tensor:
     out[i] = x[lo] + (x[hi] - x[lo]) (p - lo)
     p = i n / side,   lo = floor p,   hi = min(lo + 1, n - 1)
 
-    Output pixel i is read at i n / side, not at (i + 1/2) n / side - 1/2: the picture moves by up
-    to half a pixel. There is no smoothing before shrinking, so large images alias. Images are
-    (B, C, H, W), float, of any range.
+    Output pixel i is read at i n / side, not at (i + 1/2) n / side - 1/2: pictures (B, C, H, W)
+    move by up to half a pixel. There is no smoothing before shrinking, so large ones alias.
 
     Source: tf.image.resize_bilinear of TensorFlow 1, resize_bilinear_op.cc. Equal to the bit to
     torch-fidelity's `interpolate_bilinear_2d_like_tensorflow1x`.

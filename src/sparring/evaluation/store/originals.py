@@ -51,17 +51,13 @@ def read_features(
 
 @dataclass(eq=False)
 class Originals:
-    """Training images that samples may be copies of; read once for any number of models.
-
-    Without held-out images, which training never saw, each training image stands in, among the
-    others; of dirty ones `clean` does, the same images before they were contaminated.
-    """
+    """Training images that samples may be copies of; read once for any number of models."""
 
     training: Dataset  # images, about [0, 1]; what lies outside is clipped, as samples are
-    held_out: Dataset | None
+    held_out: Dataset | None  # that training never saw; without, each training image stands in
     extractor: Extractor  # what gives the features that are compared
     rows: Sequence[int] = ()  # which training images; (): all
-    clean: Dataset | None = None
+    clean: Dataset | None = None  # dirty images before they were contaminated, which stand in
     # or what does the same and keeps it
     read: Callable[[Dataset, Extractor, Sequence[int]], tuple[Tensor, Tensor]] = read_features
 

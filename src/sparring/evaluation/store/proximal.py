@@ -11,8 +11,7 @@ set. Images whose dirt cannot be made, such as outliers, are left out on both si
 compare only with the same table: the protocol holds its digest.
 
 Source: Chen et al., "Denoising score distillation", 2025 (arXiv 2503.07578), who call it proximal
-FID. Differs from it in: the dirt is any mixture that a table says, where they know the noise; the
-features are any extractor's.
+FID. Differs from it in: the dirt is any mixture that a table says; the features any extractor's.
 """
 
 import logging

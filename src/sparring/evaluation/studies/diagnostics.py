@@ -75,10 +75,9 @@ def diagnostics(
     n_path_steps: int = N_PATH_STEPS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """All figures of a denoiser.
+    """All figures of a denoiser in evaluation mode.
 
     Args:
-        denoiser: In evaluation mode.
         x0: Clean data in the model's range, (N, *), on the denoiser's device: the points.
         condition: The network's further arguments, (N, ...) each.
         truth: What is known about the data, for the score; only where the model's range is that of

@@ -107,7 +107,7 @@ def mismatch(
         (null where alpha is 0) and, for each distance, NAME, NAME_interval (95 %, of the
         trajectories' sampling noise), NAME_of_reference (the floor) and
         NAME_of_reference_interval (where 95 % of single pairs of sets of q fall). `mean`: the same
-        figures averaged over the times, without intervals. `protocol`: how it was measured.
+        averaged over the times, without intervals. `protocol`.
 
     Source: ours, after the claim of Wang et al., ICLR 2025 (arXiv 2502.17099).
     """

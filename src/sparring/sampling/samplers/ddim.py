@@ -17,8 +17,7 @@ class GridDDIMScheduler(DDIMScheduler):
 
     With a `stop_ratio` the grid goes from T - 1 to the time of that noise level, and the last step
     is to the x0 that the model sees there: what happens at lower noise is left out. A `grid_power`
-    p above 1 makes it denser towards the data: t = last + (T - 1 - last) u^p, u from 1 to 0 in even
-    steps.
+    p above 1 makes it denser towards the data: t = last + (T - 1 - last) u^p, u evenly from 1 to 0.
     """
 
     families = ("vp",)
