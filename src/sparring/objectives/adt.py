@@ -216,19 +216,18 @@ class ADT(Objective):
 
     def guided(self, denoiser: Denoiser, told: dict[str, Any]) -> Answer:
         """The network's answer to (x_t, t), t (), with guidance, (B, *)."""
-        w = self.guidance_scale
+        w, null = self.guidance_scale, {}
         if w != 1.0 and not told:
             raise ValueError("guidance_scale needs a condition: classes or captions")
-        if w == 1.0:
-            return lambda x_t, t: (
-                denoiser(x_t, on_device(t, x_t.device).expand(len(x_t)), **told).output
-            )
-        everyone = torch.ones(len(tree_leaves(told)[0]), dtype=torch.bool)
-        null = denoiser.drop_condition(told, everyone)
+        if w != 1.0:
+            everyone = torch.ones(len(tree_leaves(told)[0]), dtype=torch.bool)
+            null = denoiser.drop_condition(told, everyone)
 
         def answer(x_t: Tensor, t: Tensor) -> Tensor:
             times = on_device(t, x_t.device).expand(len(x_t))
             conditional = denoiser(x_t, times, **told).output
+            if w == 1.0:
+                return conditional
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.cfg_grad == "both"):
                 unconditional = denoiser(x_t, times, **null).output
             return unconditional + w * (conditional - unconditional)
