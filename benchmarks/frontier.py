@@ -1,0 +1,452 @@
+r"""What adversarial training buys: attacks, few steps, memorisation: `make bench-frontier`.
+
+    python benchmarks/frontier.py --only attack/digits/plain --seeds 0 --slots 2
+
+What is trained and measured stands in frontier.yaml. Rows are added to results/frontier.json as
+runs end; what is there is not run again, a run that was interrupted goes on, and --report writes
+results/frontier.md from the rows alone.
+
+**attack.** Robustness is bounded by the data: the exact denoiser moves too. Two of them are
+attacked like a learned model, through all steps of the sampler:
+
+    exact           x0_hat(x, t) = sum_i p_i x0_i,   p = softmax(-||x - alpha x0_i||^2 / 2 sigma^2)
+    exact_gaussian  x0_hat(x, t) = m + alpha C (alpha^2 C + sigma^2)^-1 (x - alpha m)
+
+with the training images x0_i, their mean m and covariance C. The attack on features sees another
+network than the one that measures: a classifier of the same form from other weights and batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import torch
+import yaml
+from dirt import commit_of
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparring.commands.demo.side_by_side import (
+    Run,
+    how_to_go_on,
+    is_finished,
+    minutes,
+    n_cores,
+    work,
+)
+from sparring.commands.evaluate.plan import Plan, labels_of, plan_of
+from sparring.config.files import find
+from sparring.config.read import resolve
+from sparring.data.base import Dataset
+from sparring.data.classifier import fit_labels, one_thread
+from sparring.diffusion.denoiser import Denoiser
+from sparring.diffusion.randomness import generator
+from sparring.diffusion.schedules import Schedule
+from sparring.evaluation.evaluate import look, measure
+from sparring.evaluation.feature_sets import Gaussian
+from sparring.evaluation.metrics.frechet_distance import frechet_distance
+from sparring.evaluation.networks.classifier import Classifier, shrink
+from sparring.evaluation.protocol import versions
+from sparring.evaluation.store.tensor_tables import Processes
+from sparring.evaluation.studies.robustness import control_of
+from sparring.models.model import Model
+from sparring.sampling.sample import sample
+from sparring.sampling.trajectory_attacks import Attack, TrajectoryAttack
+from sparring.support.errors import UserError
+
+HERE = Path(__file__).resolve().parent
+KEY = (
+    "question", "data", "method", "setting", "seed", "n_train", "sampler", "steps", "attack",
+    "radius",
+)  # fmt: skip
+"""What tells two rows apart."""
+
+
+# --- Exact denoisers -------------------------------------------------------------------------
+
+
+class Exact(nn.Module):
+    """E[x0 | x_t] where the data are known, as a network that answers with x0.
+
+    Args:
+        schedule: Says what alpha and sigma are at t.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def forward(self, x: Tensor, t: Tensor, **_: Any) -> Tensor:
+        alpha, sigma = (one.double() for one in self.schedule.at(t.expand(len(x)), like=x))
+        x0 = self.x0(x.double().flatten(1), alpha.flatten(1), sigma.flatten(1))
+        return x0.to(x.dtype).view_as(x)
+
+
+class Empirical(Exact):
+    """Of images (N, *), each as likely as another."""
+
+    def __init__(self, schedule: Schedule, images: Tensor) -> None:
+        super().__init__(schedule)
+        self.register_buffer("images", images.double().flatten(1))
+
+    def x0(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        # ||x - alpha x0||^2 without what is alike for all images
+        product = x @ self.images.T
+        distance = alpha**2 * self.images.square().sum(1) - 2 * alpha * product
+        return torch.softmax(-distance / (2 * sigma**2), 1) @ self.images
+
+
+class GaussianTruth(Exact):
+    """Of a normal law with mean (d,) and covariance (d, d)."""
+
+    def __init__(self, schedule: Schedule, mean: Tensor, covariance: Tensor) -> None:
+        super().__init__(schedule)
+        values, vectors = torch.linalg.eigh(covariance.double())
+        self.register_buffer("mean", mean.double())
+        self.register_buffer("values", values.clamp(min=0))
+        self.register_buffer("vectors", vectors)
+
+    def x0(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        gain = alpha * self.values / (alpha**2 * self.values + sigma**2)
+        return self.mean + ((x - alpha * self.mean) @ self.vectors * gain) @ self.vectors.T
+
+
+def exact_model(kind: str, like: Model, images: Tensor) -> Model:
+    """The exact denoiser of images in the model's range, with the model's schedule and sampler."""
+    schedule, flat = like.denoiser.schedule, images.double().flatten(1)
+    network = (
+        Empirical(schedule, images)
+        if kind == "empirical"
+        else GaussianTruth(schedule, flat.mean(0), flat.T.cov())
+    )
+    return replace(like, denoiser=Denoiser(network, schedule, "x0"), num_classes=None)
+
+
+def images_of(dataset: Dataset) -> Tensor:
+    """All images in [-1, 1]."""
+    return 2 * torch.cat([batch["x0"].float() for batch in dataset.chunks()]) - 1
+
+
+def other_eye(dataset: Dataset) -> nn.Module:
+    """The classifier that attackers look through: trained as the one that measures, from other
+    weights and batches; takes samples in [-1, 1]."""
+    labels = torch.cat([batch["label"] for batch in dataset.chunks()])
+    images = shrink((images_of(dataset) + 1) / 2)
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = Classifier(images.shape[1], max(images.shape[2:]), dataset.num_classes or 0)
+        learning = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(learning, 600)
+        rng = generator("cpu", 1, "another eye")
+        fit_labels(network, cosine, images, labels, rng, n_steps=600, batch_size=64)
+    return network.eval().requires_grad_(False)
+
+
+# --- The table -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Table:
+    """frontier.yaml, and where the runs lie."""
+
+    raw: Mapping[str, Any]
+    root: Path
+
+    def cells(self, only: str, seeds: Sequence[int] | None) -> list[Cell]:
+        """All cells whose name holds `only`, seed by seed."""
+        found = [
+            Cell(self, question, data, method, setting, seed, n_train)
+            for question, own in self.raw["questions"].items()
+            for data in own["data"]
+            for n_train in own.get("n_train", [None])
+            for method, how in own["methods"].items()
+            for setting in _settings(how)
+            for seed in own["seeds"]
+            if seeds is None or seed in seeds
+        ]
+        found = [cell for cell in found if only in cell.name]
+        if not found:
+            raise UserError(f"nothing is called {only}, with these seeds")
+        return sorted(found, key=lambda cell: cell.seed)
+
+
+def _settings(how: Mapping[str, Any]) -> list[str]:
+    """The overrides of a sweep, "" where there is none."""
+    swept = how.get("sweep", {})
+    return [f"{key}={value}" for key, values in swept.items() for value in values] or [""]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method with one setting and seed, for one question."""
+
+    table: Table
+    question: str
+    data: str
+    method: str
+    setting: str
+    seed: int
+    n_train: int | None
+
+    @property
+    def own(self) -> Mapping[str, Any]:
+        return self.table.raw["questions"][self.question]
+
+    @property
+    def how(self) -> Mapping[str, Any]:
+        return self.own["methods"][self.method]
+
+    @property
+    def name(self) -> str:
+        parts = [self.question, self.data, self.method, self.setting]
+        parts += [] if self.n_train is None else [f"{self.n_train}-images"]
+        return "/".join(part for part in parts if part)
+
+    @property
+    def folder(self) -> Path:
+        return self.table.root / self.name / f"seed-{self.seed}"
+
+    @property
+    def base(self) -> Cell | None:
+        """The run that this one begins with."""
+        return replace(self, method="base", setting="") if "base" in self.own else None
+
+    @property
+    def words(self) -> list[str]:
+        """What the run's config is told."""
+        own, data = self.own, self.table.raw["data"][self.data]
+        if self.method == "base":
+            words = own["base"]
+        else:
+            words = [*own.get("words", []), *self.how["words"], *filter(None, [self.setting])]
+            base = "" if self.base is None else str(self.base.folder)
+            words = [word.replace("$BASE", base) for word in words]
+        if self.n_train is not None:
+            words = [*words, f"data.max_train_samples={self.n_train}"]
+        return [
+            *data["words"], *words, f"training.seed={self.seed}", "training.report_to=none",
+            f"training.output_dir={self.folder}", "training.validation_steps=null",
+        ]  # fmt: skip
+
+    @property
+    def config(self) -> str:
+        return self.table.raw["data"][self.data]["config"]
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["sparring", "train", f"configs/{self.config}", *self.words])
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is something to train: an exact denoiser is not."""
+        return self.method == "base" or "exact" not in self.how
+
+    @property
+    def measured(self) -> Path:
+        return self.folder / "frontier.json"
+
+    def run(self, again: Sequence[str]) -> Run:
+        """What is left to do; `again` is this program's command line for one cell."""
+        commands, n_steps = [], 1
+        if self.is_trained:
+            file = find(self.config)
+            config = resolve(file, self.words)
+            n_steps = config.training.max_train_steps
+            how = how_to_go_on(self.folder, config, "run", "--runs")
+            commands = [[sys.executable, "-m", "sparring", "train", str(file), *self.words, *how]]
+        n_done = int(bool(commands) and is_finished(self.folder))
+        if self.method != "base":
+            commands += [[*again, "--measure", self.name, "--seeds", str(self.seed)]]
+            n_done += self.measured.is_file()
+        title, log = f"{self.name}, seed {self.seed}", self.folder.parent / f"{self.seed}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return Run(title, title, self.folder, log, commands, n_steps, stage=n_done)
+
+    # Measure
+
+    def measure(self) -> None:
+        """Write the figures of this cell."""
+        run = self if self.is_trained else replace(self, method="plain", setting="")
+        words = [
+            "evaluation.reference=all",
+            f"evaluation.n_samples={self.own['measure']['n_samples']}",
+        ]
+        plan = plan_of(str(run.folder), words, "cpu", Processes.started(), {})
+        if not self.is_trained:
+            training = plan.against.training
+            assert training is not None
+            model = exact_model(self.how["exact"], plan.model, images_of(training))
+            plan = replace(plan, model=model)
+        rows = list(getattr(self, f"_{self.question}")(plan))
+        self.measured.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(rows, indent=2) + "\n"
+        self.measured.write_text(text, encoding="utf-8")
+
+    def _row(self, n_samples: int, began: float, **figures: Any) -> dict[str, Any]:
+        row = dict.fromkeys(
+            ("sampler", "attack", "radius", "attacked_distance", "near_duplicates", "shift_rms")
+        )
+        told = {"data": self.data, "question": self.question, "method": self.method}
+        told |= {"setting": self.setting, "seed": self.seed, "n_train": self.n_train}
+        seconds = round(time.perf_counter() - began, 1)
+        end = {"n_samples": n_samples, "seconds": seconds, "versions": versions()}
+        return told | row | figures | end | {"commit": commit_of(HERE), "command": self.command}
+
+    def _attack(self, plan: Plan) -> Iterator[dict[str, Any]]:
+        own, n = self.own["measure"], plan.n_samples
+        real = Gaussian.of(plan.reference.features)
+
+        def distance(samples: Tensor) -> float:
+            return frechet_distance(real, plan.reference.extractor((samples.clamp(-1, 1) + 1) / 2))
+
+        eye = other_eye(plan.reference.dataset)
+        features = lambda x: eye.features(((x + 1) / 2).clamp(0, 1))  # noqa: E731
+        for steps in own["steps"]:
+            words = {"sampling": plan.sampling, "class_labels": labels_of(plan, n)}
+            words |= {"num_inference_steps": steps}
+            began = time.perf_counter()
+            unattacked = sample(plan.model, n, **words)
+            figures = {"steps": steps, "frechet_distance": distance(unattacked)}
+            yield self._row(n, began, **figures)
+            for name, options in own["attacks"].items():
+                for radius in own["radii"]:
+                    began = time.perf_counter()
+                    seen = {"features": features} if options.get("aim") == "features" else {}
+                    attack = Attack(radius=radius, seed=self.seed, **options, **seen)
+                    if attack.kind == "random":
+                        attack = control_of(attack)
+                    samples = sample(plan.model, n, move=TrajectoryAttack(attack), **words)
+                    shift = functional.mse_loss(samples, unattacked).sqrt().item()
+                    yield self._row(
+                        n, began, **figures, attack=name, radius=radius, shift_rms=shift,
+                        attacked_distance=distance(samples),
+                    )  # fmt: skip
+
+    def _few_steps(self, plan: Plan) -> Iterator[dict[str, Any]]:
+        own = self.own["measure"]
+        for sampler in own["samplers"]:
+            for steps in own["steps"]:
+                began = time.perf_counter()
+                section = {"scheduler": sampler, "num_inference_steps": steps}
+                one = plan.with_sampling(plan.config.sampling.model_copy(update=section))
+                figures = measure(look(_samples(one), one.against), one.against, one.generation())
+                found = {"sampler": sampler, "steps": steps}
+                found |= {"frechet_distance": figures["frechet_distance"]}
+                yield self._row(plan.n_samples, began, **found)
+
+    def _memorization(self, plan: Plan) -> Iterator[dict[str, Any]]:
+        began = time.perf_counter()
+        figures = measure(look(_samples(plan), plan.against), plan.against, plan.generation())
+        copies = figures["memorization"]
+        yield self._row(
+            plan.n_samples, began, steps=plan.config.sampling.num_inference_steps,
+            frechet_distance=figures["frechet_distance"],
+            near_duplicates=copies["near_duplicates"],
+            near_duplicates_of_held_out=copies["near_duplicates_of_calibration"],
+        )  # fmt: skip
+
+
+def _samples(plan: Plan) -> Tensor:
+    n = plan.n_samples
+    return sample(plan.model, n, plan.sampling, class_labels=labels_of(plan, n))
+
+
+# --- Rows ------------------------------------------------------------------------------------
+
+
+def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in KEY)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+
+
+def add_rows(path: Path, cells: Sequence[Cell]) -> None:
+    """Put the rows of what is measured into the file, in place of those of the same runs."""
+    rows = {key_of(row): row for row in read_rows(path)}
+    before = dict(rows)
+    for cell in cells:
+        if cell.measured.is_file():
+            found = json.loads(cell.measured.read_text(encoding="utf-8"))
+            rows |= {key_of(row): row for row in found}
+    if rows != before:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        all_ = sorted(rows.values(), key=lambda row: tuple(map(_sortable, key_of(row))))
+        part.write_text(json.dumps({"rows": all_}, indent=2) + "\n", encoding="utf-8")
+        part.replace(path)
+
+
+def _sortable(value: Any) -> tuple[str, Any]:
+    return type(value).__name__, "" if value is None else value
+
+
+def run_all(cells: Sequence[Cell], again: Sequence[str], n_slots: int, path: Path) -> None:
+    """Run cells, and what they begin with before them."""
+    there = {key_of(row)[:6] for row in read_rows(path)}
+    left = [
+        cell
+        for cell in cells
+        if (cell.question, cell.data, cell.method, cell.setting, cell.seed, cell.n_train)
+        not in there
+    ]
+    needed = [cell.base for cell in left]
+    needed += [replace(cell, method="plain", setting="") for cell in left if not cell.is_trained]
+    first = {str(cell.folder): cell for cell in needed if cell is not None}
+    for stage in (first, {str(cell.folder): cell for cell in left}):
+        runs = [cell.run(again) for cell in stage.values()]
+        runs = [run for run in runs if not run.is_done]
+
+        def progress(stage: Mapping[str, Cell] = stage, runs: Sequence[Run] = runs) -> str:
+            add_rows(path, list(stage.values()))
+            at = (f"{run.name} ({run.step}/{run.n_steps})" for run in runs if run.process)
+            seconds = sum(run.seconds_left(0.06) for run in runs) / n_slots
+            n_left = sum(not run.is_done for run in runs)
+            return f"  {n_left} left, about {minutes(seconds)}: {', '.join(at)}"
+
+        try:
+            work(runs, n_slots, progress, finish_first=True)
+        finally:
+            add_rows(path, [cell for cell in stage.values() if cell.method != "base"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of real data")
+    parser.add_argument("--runs", type=Path, default=Path("runs/frontier"))
+    parser.add_argument("--only", default="", help="cells whose name holds this")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--slots", type=int, default=n_cores())
+    parser.add_argument("-o", "--out", type=Path, default=HERE / "results" / "frontier.json")
+    parser.add_argument("--list", action="store_true", help="name the cells and stop")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    text = (HERE / "frontier.yaml").read_text(encoding="utf-8")
+    raw = yaml.safe_load(Template(text).safe_substitute(DATA=words.data.resolve()))
+    table = Table(raw, words.runs.resolve())
+    if words.measure is not None:
+        cells = table.cells(words.measure, words.seeds)
+        next(cell for cell in cells if cell.name == words.measure).measure()
+        return
+    cells = table.cells(words.only, words.seeds)
+    if words.list:
+        print("\n".join(f"{cell.name}, seed {cell.seed}" for cell in cells))
+        return
+    again = [sys.executable, __file__, "--data", str(words.data), "--runs", str(words.runs)]
+    run_all(cells, again, words.slots, words.out)
+
+
+if __name__ == "__main__":
+    main()
