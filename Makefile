@@ -17,6 +17,8 @@
 #   make bench-security   thousands of wrong configs, command lines and images (minutes)
 #   make bench-quality   methods x data x seeds, benchmarks/results/quality_cpu.json (a day; ARGS="--only digits")
 #   make bench-dirt      dirt in files x methods x seeds, benchmarks/results/dirt.json (ARGS="--data FOLDER --only digits")
+#   make bench-frontier  what adversarial training buys, benchmarks/results/frontier.json (ARGS="--data FOLDER --only attack")
+#   make bench-peers     our training beside its bare network and beside other loops, benchmarks/results/peers.json
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -24,7 +26,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo docs accessibility test test-all test-docs test-gpu test-kernels package lint format types bench bench-adt-memory bench-audit bench-security bench-quality bench-dirt bench-faults bench-lock bench-soak audit clean
+.PHONY: setup demo docs accessibility test test-all test-docs test-gpu test-kernels package lint format types bench bench-adt-memory bench-audit bench-security bench-quality bench-dirt bench-frontier bench-peers bench-faults bench-lock bench-soak audit clean
 
 setup: $(INSTALLED)
 
@@ -112,6 +114,13 @@ bench-quality: $(INSTALLED)
 
 bench-dirt: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/dirt.py --readme README.md $(ARGS)
+
+bench-frontier: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/frontier.py $(ARGS)
+	$(BIN)/python benchmarks/frontier.py --report
+
+bench-peers: $(INSTALLED)
+	$(BIN)/python benchmarks/peers.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +44,7 @@ from sparring.commands.demo.side_by_side import (
     n_cores,
     work,
 )
-from sparring.commands.evaluate.plan import Plan, labels_of, plan_of
+from sparring.commands.evaluate.plan import Plan, plan_of
 from sparring.config.files import find
 from sparring.config.read import resolve
 from sparring.data.base import Dataset
@@ -311,7 +312,7 @@ class Cell:
         eye = other_eye(plan.reference.dataset)
         features = lambda x: eye.features(((x + 1) / 2).clamp(0, 1))  # noqa: E731
         for steps in own["steps"]:
-            words = {"sampling": plan.sampling, "class_labels": labels_of(plan, n)}
+            words = {"sampling": plan.sampling, "class_labels": plan.labels(n)}
             words |= {"num_inference_steps": steps}
             began = time.perf_counter()
             unattacked = sample(plan.model, n, **words)
@@ -357,7 +358,7 @@ class Cell:
 
 def _samples(plan: Plan) -> Tensor:
     n = plan.n_samples
-    return sample(plan.model, n, plan.sampling, class_labels=labels_of(plan, n))
+    return sample(plan.model, n, plan.sampling, class_labels=plan.labels(n))
 
 
 # --- Rows ------------------------------------------------------------------------------------
@@ -420,6 +421,67 @@ def run_all(cells: Sequence[Cell], again: Sequence[str], n_slots: int, path: Pat
             add_rows(path, [cell for cell in stage.values() if cell.method != "base"])
 
 
+# --- Report ----------------------------------------------------------------------------------
+
+
+def report(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table for each question and data set: settings down, what was measured across."""
+    parts = [_HEAD]
+    for question, data in dict.fromkeys((row["question"], row["data"]) for row in rows):
+        own = [row for row in rows if (row["question"], row["data"]) == (question, data)]
+        cells: dict[str, dict[str, list[float]]] = {}
+        for row in own:
+            for column, value in _figures(row):
+                cells.setdefault(_setting(row), {}).setdefault(column, []).append(value)
+        columns = list(dict.fromkeys(name for found in cells.values() for name in found))
+        n_samples = sorted({row["n_samples"] for row in own})
+        samples = " or ".join(map(str, n_samples))
+        parts += [f"## {question}, {data}\n", f"{samples} samples each.\n"]
+        parts += [
+            f"| |{'|'.join(f' {name} ' for name in columns)}|",
+            "|---" * (len(columns) + 1) + "|",
+        ]
+        for setting, found in cells.items():
+            values = (f" {_mean(found[name])} " if name in found else " " for name in columns)
+            parts.append(f"| {setting} |{'|'.join(values)}|")
+        parts.append("")
+    return "\n".join(parts)
+
+
+_HEAD = """# What adversarial training buys
+
+Written by `python benchmarks/frontier.py --report` from `frontier.json`, whose rows hold the
+command of each run. A figure is a Frechet distance on the classifier's features unless its column
+says otherwise, the mean and standard deviation over seeds, or of one seed where there is no
+deviation. A radius is in noise units. `exact` is the denoiser that knows the training images
+themselves, `exact_gaussian` the one of a normal law with their mean and covariance.
+"""
+
+
+def _figures(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Column and value of all that a row measured."""
+    if row["attack"] is not None:
+        yield f"{row['attack']} {row['radius']:g}", row["attacked_distance"]
+        yield f"shift rms, {row['attack']} {row['radius']:g}", row["shift_rms"]
+    elif row["near_duplicates"] is not None:
+        yield "distance", row["frechet_distance"]
+        yield "near duplicates, %", 100 * row["near_duplicates"]
+    else:
+        sampler = f"{row['sampler']}, " if row["sampler"] else ""
+        yield f"{sampler}{row['steps']} steps", row["frechet_distance"]
+
+
+def _setting(row: Mapping[str, Any]) -> str:
+    n_train = f", {row['n_train']} images" if row["n_train"] else ""
+    setting = f" `{row['setting'].removeprefix('objective.')}`" if row["setting"] else ""
+    return f"`{row['method']}`{setting}{n_train}"
+
+
+def _mean(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3g}{spread}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -432,7 +494,12 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=HERE / "results" / "frontier.json")
     parser.add_argument("--list", action="store_true", help="name the cells and stop")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--report", action="store_true", help="write frontier.md and stop")
     words = parser.parse_args()
+    if words.report:
+        page = words.out.with_suffix(".md")
+        page.write_text(report(read_rows(words.out)), encoding="utf-8")
+        return
     text = (HERE / "frontier.yaml").read_text(encoding="utf-8")
     raw = yaml.safe_load(Template(text).safe_substitute(DATA=words.data.resolve()))
     table = Table(raw, words.runs.resolve())
