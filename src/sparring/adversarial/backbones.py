@@ -81,10 +81,8 @@ def load_dino(name: str, blocks: Sequence[int] | None, side: int) -> DinoBackbon
 
 def dino_model(name: str, option: str, advice: str) -> Any:
     """Dinov2Model or Dinov2WithRegistersModel of transformers, float32, from a folder or the hub.
-
     Safetensors only. `option` is the setting that names it. Raises UserError if transformers is
-    missing, or the name is of no DINOv2, with the advice.
-    """
+    missing, or the name is of no DINOv2, with the advice."""
     try:
         from transformers import AutoConfig, AutoModel
     except ImportError as error:

@@ -164,10 +164,8 @@ class Discriminator(nn.Module):
 
     def loss(self, fake: Maps, real: Maps, real_again: Maps) -> tuple[dict[str, Tensor], Tensor]:
         """The discriminator's terms, (B,) each, and the mean scores of real and fake, (2, B).
-
         `fake` are maps of the generated image under look a, `real_again` of the real one under look
-        a, `real` of that under look b.
-        """
+        a, `real` of that under look b."""
         n = len(real[0])
         scores, penalty = self.network(
             [torch.cat(both) for both in zip(real_again, fake, strict=True)], real, self.r1 > 0

@@ -76,17 +76,13 @@ class Path(ABC):
     @abstractmethod
     def coefficients(self, start: int) -> Tensor:
         """W of the calls from `start` on, (n + 1, n) for n of them, float64.
-
         W[i, j] = d(what the network sees at call start + i) / d(answer at call start + j), zero for
-        j >= i; the last row is that of the sample.
-        """
+        j >= i; the last row is that of the sample."""
 
     def weights(self, kind: str, start: int, pair: PairOf) -> Tensor:
         """w_k of every call from `start` on, (n,), float64.
-
         "native": W_end,k; "unit": its sign over the calls of the path; "x0_balanced": d x0_hat_k /
-        d o_k over them, for the network's two numbers.
-        """
+        d o_k over them, for the network's two numbers."""
         native = self.coefficients(start)[-1]
         if kind == "native":
             return native

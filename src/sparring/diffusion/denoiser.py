@@ -87,10 +87,8 @@ class Denoiser(nn.Module):
 
     def drop_condition(self, condition: Mapping[str, Any], dropped: Tensor) -> dict[str, Any]:
         """The condition with the null condition in the rows where `dropped` (B,) is true.
-
         What a nested null condition does not name stays, such as the sizes that XL is told. Raises
-        ValueError if the denoiser has no null condition for one of the names.
-        """
+        ValueError if the denoiser has no null condition for one of the names."""
         missing = [name for name in condition if name not in self.null_condition]
         if missing:
             raise ValueError(f"no null_condition for {', '.join(missing)}: label dropout needs one")

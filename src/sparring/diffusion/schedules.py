@@ -62,10 +62,8 @@ class Schedule(ABC):
 
 class VPSchedule(Schedule):
     """The variance-preserving table of the DDPM family: `alphas_cumprod` is abar_t, t = 0..T-1.
-
     Between integers, ln(sigma/alpha) is interpolated linearly, as diffusers does in `_sigma_to_t`.
-    Raises ValueError for fewer than two times, or abar that leaves [0, 1] or does not fall.
-    """
+    Raises ValueError for fewer than two times, or abar that leaves [0, 1] or does not fall."""
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
         self.alphas_cumprod = alphas_cumprod.detach().to("cpu", torch.float64)

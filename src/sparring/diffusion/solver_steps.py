@@ -39,10 +39,8 @@ def step_coefficients(
 
 def restate(pair: Pair, other: Pair, alpha: Tensor, sigma: Tensor) -> Pair:
     """(p, q) of other_output = p output + q x_t: the same estimate in the words of another kind.
-
     `pair` and `other` are (a, b) of the outputs, a x0 + b eps; alpha and sigma are those of x_t.
-    Source: ours (the 2x2 system of `parametrization`).
-    """
+    Source: ours (the 2x2 system of `parametrization`)."""
     (a, b), (c, d) = pair, other
     det = a * sigma - b * alpha
     return (c * sigma - d * alpha) / det, (a * d - b * c) / det
@@ -77,10 +75,8 @@ def karras(first: Tensor | float, last: float, u: Tensor | float) -> Tensor:
 
 def consistency_range(schedule: Schedule) -> tuple[float, float]:
     """Smallest and largest noise level sigma / alpha of a consistency model of this schedule.
-
     A VP table's first entry and EDM's sigma_min and sigma_max; 0.002 and 80 (Song et al. 2023)
-    where the schedule ends in the data or in pure noise, and 80 at most for VP.
-    """
+    where the schedule ends in the data or in pure noise, and 80 at most for VP."""
     if isinstance(schedule, EDMSchedule):
         return schedule.sigma_min, schedule.sigma_max
     if isinstance(schedule, VPSchedule):

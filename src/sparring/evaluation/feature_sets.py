@@ -55,10 +55,8 @@ def nearest(
     queries: Tensor, points: Tensor, k: int, own: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Euclidean distances (M, k), rising, float64, and rows (M, k) of each query's nearest points.
-
     Queries are (M, D), points (N, D); `own` (M,) is the row of each query among the points, which
-    is not its neighbour, None: no query is one of the points. N >= k, or k + 1 with `own`.
-    """
+    is not its neighbour, None: no query is one of the points. N >= k, or k + 1 with `own`."""
     if k < 1:
         raise ValueError(f"k must be >= 1, got {k}")
     queries, points = checked(queries, 0), checked(points, k + (own is not None))

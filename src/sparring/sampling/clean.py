@@ -39,10 +39,8 @@ from .sample import device_of, sample_dtype
 
 def matching_time(schedule: Schedule, sigma: Tensor) -> Tensor:
     """The t (B,) at which an image with noise of size sigma (B,), > 0, is x_t / alpha_t.
-
     sigma_t / alpha_t = sigma;   t is float64, for VP between the integers. Raises ValueError where
-    the schedule has no such time.
-    """
+    the schedule has no such time."""
     t = schedule.time_of_ratio(sigma)
     missed = (schedule.ratio(t) / sigma.double() - 1).abs() > 1e-6
     if missed.any():

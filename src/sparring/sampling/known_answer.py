@@ -86,10 +86,8 @@ def check_sampler(
     advice: str | None = None,
 ) -> None:
     """Refuses a sampler that draws a known Gaussian wrongly; milliseconds, once a configuration.
-
     For the arguments see `make_scheduler`; the scheduler has a name or is None. Raises UserError
-    with what came out and what works instead: `advice`, or what a search finds.
-    """
+    with what came out and what works instead: `advice`, or what a search finds."""
     n_steps, options = sampling.num_inference_steps, sampling.scheduler_options or {}
     words = _as_json(options), _as_json(train_scheduler_config)
     clips = bool(sampling.clip_sample)

@@ -78,10 +78,8 @@ class Metric(ABC):
     @abstractmethod
     def measure(self, seen: Mapping[str, Tensor], against: Comparison) -> Mapping[str, Any]:
         """JSON-ready figures by key, of what `look` of all metrics kept of all samples.
-
         Beside KEY may stand KEY_interval, the ends of its 95 % interval; KEY_of_reference, what the
-        reference itself would have; KEY_true.
-        """
+        reference itself would have; KEY_true."""
 
     def protocol(self, against: Comparison) -> dict[str, Any]:
         """What must be alike for two figures to be compared, besides reference and features."""

@@ -191,10 +191,8 @@ def most_copied(
     found: Neighbours, originals: Originals, threshold: float | None, n_pairs: int = N_PAIRS
 ) -> list[dict[str, Any]]:
     """The training images with the nearest samples, each with the nearest of these, by distance.
-
     For each pair: number of the `sample`, index and file of the `training` image, d1, d2, and how
-    many samples are near duplicates of it, which lie below the threshold if there is one.
-    """
+    many samples are near duplicates of it, which lie below the threshold if there is one."""
     nearest: dict[int, int] = {}
     for sample in found.nearest.argsort().tolist():
         nearest.setdefault(int(found.index[sample]), sample)

@@ -26,10 +26,8 @@ AESTHETIC_SIDE = 224  # pixels that the published predictor's CLIP is shown
 
 def clip_score(images: Tensor, captions: Tensor) -> Tensor:
     """100 max(cos, 0) of unit vectors (N, D), shape (N,), between 0 and 100.
-
     Source: Hessel et al., "CLIPScore", 2021, eq. 1. Differs from it in: the factor is 100 and not
-    2.5, and captions have no prefix, as in torchmetrics and in papers on text-to-image models.
-    """
+    2.5, and captions have no prefix, as in torchmetrics and in papers on text-to-image models."""
     return 100 * (images * captions).sum(1).clamp(min=0)
 
 

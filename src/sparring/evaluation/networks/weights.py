@@ -22,10 +22,8 @@ def existing(path: Path, place: str) -> Path:
 
 def read_published(path: Path, sums: Mapping[str, str], place: str, name: object = None) -> Any:
     """What a .pth file holds, if its SHA-256 begins as one of these.
-
     `sums` are those of the published files, or their first digits -> more words on the file. The
-    option `place` names it, as `name` or by its path. Raises UserError for any other file.
-    """
+    option `place` names it, as `name` or by its path. Raises UserError for any other file."""
     found = sha256_of(path)
     if not found.startswith(tuple(sums)):
         known = " or ".join(f"{digits[:8]}...{called}" for digits, called in sums.items())
