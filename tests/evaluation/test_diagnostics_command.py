@@ -141,7 +141,7 @@ def test_the_report_draws_what_was_measured(mixture_run, tmp_path):
     assert drawn[0].title == "mixture, sigma/alpha 0.1"
     assert drawn[0].svg.count('class="line-0 arrow"') == 1
     assert "nan" not in drawn[0].svg
-    found = runs[0].evaluations[0].diagnostics
+    found = runs[0].evaluations[0].figures["diagnostics"]
     assert f"mixture {found['straightness']:.3f}" in straightness_of(runs)
     report_command([mixture_run, other], tmp_path / "report.html", None)
     page = (tmp_path / "report.html").read_text()
