@@ -100,8 +100,7 @@ class Heads(nn.Module):
                 u is several such batches, one after the other, all compared with y.
 
         Returns:
-            Scores, (B, n), n = 1 but for "unpaired", where each place of each map has one, and R1,
-            (B,).
+            Scores, (B, 1), of "unpaired" (B, n), one at each place of each map, and R1, (B,).
 
         Source: R1: Mescheder et al. 2018; on head inputs rather than pixels as in ADD (Sauer et
         al. 2023), where a fused attention could not be differentiated twice.

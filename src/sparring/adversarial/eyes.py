@@ -1,7 +1,7 @@
 """What a discriminator looks through: a frozen network whose feature maps it reads.
 
-An eye draws its looks beforehand (`draw`), says what is looked at of the model's samples and of the
-data (`prepare`, `real`), and gives feature maps of that under a look.
+An eye draws its looks beforehand (`draw`), says what is looked at of samples and of the data
+(`prepare`, `real`), and gives feature maps of that under a look.
 """
 
 from collections.abc import Callable, Sequence

@@ -125,10 +125,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter requires a gradient inside: an attack costs no weight gradients.
-
-    Under torch.compile this is what saves them: the compiled backward has no path to the weights.
-    """
+    """No parameter requires a gradient inside: no weight gradients, under torch.compile neither."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)

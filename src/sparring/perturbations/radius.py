@@ -31,9 +31,6 @@ class Radius:
         max_bias: Largest bias, noise units. Not given by the paper.
         scale: Factor of "sigma", or the value of "constant".
 
-    Raises:
-        ValueError: if a number is out of range.
-
     Source: paper 2 (ICLR 2026), radius r_beta(t); formula reconstructed.
     """
 

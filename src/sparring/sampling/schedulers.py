@@ -65,11 +65,8 @@ _WORDS = {kind: word for word, kind in DIFFUSERS_KINDS.items()}
 @functools.cache
 def _with_exact_times(cls: type) -> type:
     """A multistep sampler whose network is told the time at which its noise level lies.
-
-    diffusers cuts these times to integers where the levels are not a table's own. The sampler then
-    believes another noise than the network does, by up to 1 / T of a flow, and of two levels at one
-    time it takes the wrong one.
-    """
+    diffusers cuts these times to integers where the levels are not a table's own: the network
+    believes another noise, and of two levels at one time the sampler takes the wrong one."""
 
     class Exact(cls):
         schedule: Schedule

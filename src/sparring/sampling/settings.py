@@ -54,9 +54,6 @@ class Sampling:
         seed: Sample i follows from (seed, i).
         scheduler_options: Further arguments of the sampler's class, such as
             {"use_karras_sigmas": True} or {"timestep_spacing": "leading"}.
-
-    Raises:
-        ValueError: for a value of another type or out of range.
     """
 
     scheduler: Any = None

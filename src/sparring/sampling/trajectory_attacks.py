@@ -17,12 +17,11 @@ of x0 of the last one, which is the sample where they reach the end of the path.
 all of them (None) is the adaptive attack, which differentiates through the sampler's steps with
 their clipping. `denoising` is (alpha_t/sigma_t)^2 times the squared shift of the estimate of x0.
 
-The sampler's noise to come: by default the attacker knows it, which is the strongest attack. With
-`n_expectation` he does not, and maximises the mean over that many draws of his own (expectation
-over transformation, Athalye et al. 2018); the draws are fixed during a call, so values compare.
-
-Samplers that compute x anew from their memory (the corrector of UniPC, Heun's second call) feel a
-move only through what the network says about it.
+By default the attacker knows the sampler's noise to come, which is the strongest attack. With
+`n_expectation` he maximises the mean over that many draws of his own (expectation over
+transformation, Athalye et al. 2018), which are fixed during a call. Samplers that compute x anew
+from their memory (the corrector of UniPC, Heun's second call) feel a move only through what the
+network says about it.
 """
 
 import math

@@ -7,9 +7,8 @@ r"""Scores of captioned samples, from judges that the user names.
 | `hps` | `evaluation.hps`, HPS v2 or v2.1 | 100 cos(image, caption) |
 | `aesthetic` | `evaluation.aesthetic`, reading `clip` | see aesthetic.py; needs no captions |
 
-Each is a mean over samples; NaN, where an image has no caption, is left out. Beside it stands the
-same mean over the reference's own images and captions, which is what real pairs score and no upper
-bound: preference models like what they were trained to like.
+Each is a mean over samples that have a caption. Beside it stands the same mean over the reference's
+own images and captions, no upper bound: preference models like what they were trained to like.
 """
 
 from collections.abc import Mapping

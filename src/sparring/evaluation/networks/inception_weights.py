@@ -1,8 +1,8 @@
 r"""The public weights of Inception-v3, which are no part of this package.
 
 The file (95 MB) comes from `evaluation.weights=PATH`, from $SPARRING_CACHE, or from its public
-address; its checksum is verified before it is read, and it is kept as safetensors with batch norm
-folded in. A safetensors file that ends earlier serves the features up to where it ends.
+address; it is verified by its checksum and kept as safetensors with batch norm folded in. A
+safetensors file that ends earlier serves the features up to where it ends.
 """
 
 import logging

@@ -3,9 +3,8 @@ r"""LPIPS: how unlike two images look.
     LPIPS(x, y) = sum_l mean_hw sum_c w_lc (f_l(x) - f_l(y))^2_c,   f_l of unit length over channels
 
 f_l are the five activations of AlexNet or of VGG-16 before each change of size, w_l >= 0 was fitted
-to people's judgements. Two public files hold them; neither is part of this package. They are named
-by `evaluation.lpips_weights` or found in $SPARRING_CACHE: their checksums are verified before they
-are read, and both are kept there as one safetensors file.
+to people's judgements. Two public files hold them, named by `evaluation.lpips_weights` and verified
+by their checksums before they are read; both are kept in $SPARRING_CACHE as one safetensors file.
 
 Source: Zhang et al., "The unreasonable effectiveness of deep features as a perceptual metric",
 2018, eq. 1, version 0.1 of the authors' code. Differs from it in: images below 64 pixels are

@@ -13,8 +13,7 @@ between, by how much of omega lies along the data: for N(mu, s^2) it is alpha^2 
 sigma^2). omega has a uniform direction and an rms uniform in `RADII`, the radius of `detail`.
 
 **Lipschitz.** Power iteration on J^T J, J = d x0_hat / d x_t at each point; a lower bound that is
-near after `N_ITERATIONS`. For N(mu, s^2): alpha s^2 / (alpha^2 s^2 + sigma^2). Times alpha it does
-not depend on the schedule.
+near after `N_ITERATIONS`. For N(mu, s^2): alpha s^2 / (alpha^2 s^2 + sigma^2).
 
 **Straightness.** Of the deterministic path from noise to data (`step`), in the coordinates
 

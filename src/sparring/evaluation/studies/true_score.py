@@ -8,8 +8,7 @@ r"""The true score of noised data, where the density of x_t is known in closed f
 | `PlaneTruth` | along it a difference of normal distributions, off it N(0, sigma^2) | yes |
 | `TwoMoonsTruth`, `SwissRollTruth`, dim = 2 | N(0, sigma^2) along the curve | by quadrature |
 
-The quadrature has 4,096 points a curve, 0.0015 apart at most, and is exact to rounding where
-sigma/alpha >= `LEAST_RATIO`. Source: textbook formulas.
+The quadrature has 4,096 points a curve, and is exact to rounding from `LEAST_RATIO` on.
 """
 
 import math
