@@ -3,7 +3,9 @@
 import difflib
 import importlib
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,6 +67,23 @@ def test_a_twin_trains_and_images_of_no_weight_teach_nothing(name, digits, tmp_p
         assert losses == [0.0] * 6
     images = sparring.sample(sparring.load(str(tmp_path / "run")), 2, num_inference_steps=2)
     assert images.shape == (2, 1, 8, 8)
+
+
+@pytest.mark.slow
+def test_two_processes_train_in_a_loop_of_accelerate(tmp_path):
+    """Each with batches of its own, whose rows are all that its losses ask for."""
+    images = exported(tmp_path, 1, {"name": "digits", "max_train_samples": 48}, 48)
+    words = [images, tmp_path / "run", "--num_epochs=3", "--train_batch_size=8"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT / "recipes")])
+    told = subprocess.run(
+        [*launch, ROOT / "recipes/accelerate_loop.py", *words],
+        env=environment, text=True, capture_output=True,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr[-3000:]
+    saved = sparring.load(str(tmp_path / "run"))
+    assert sparring.sample(saved, 2, num_inference_steps=2).shape == (2, 1, 8, 8)
 
 
 @pytest.mark.parametrize("weight", [1, 0])
