@@ -7,10 +7,8 @@ from typing import Any
 
 from .. import __version__
 from ..data.audit.summary import Found
-from .page import Bar, Bars, read_picture, template
+from .page import read_picture, template
 from .plots import Curve, line_chart
-
-N_ROWS = 50
 
 
 def render(result: Mapping[str, Any], folder: Path) -> str:
@@ -27,11 +25,6 @@ def render(result: Mapping[str, Any], folder: Path) -> str:
         if one.n_images > 0
     ]
     *dirt, clean = found
-    bars = [
-        Bar(one.kind, int(one is not clean), f"{100 * one.share:.1f} %", round(100 * one.share, 2),
-            (), one is clean)
-        for one in found
-    ]  # fmt: skip
     finding = "No dirt was found."
     if dirt:
         finding = f"{100 * (1 - clean.share):.0f} % of the images are not clean"
@@ -45,6 +38,6 @@ def render(result: Mapping[str, Any], folder: Path) -> str:
             y_label="images", title="Noisy images by the size of their noise",
         )  # fmt: skip
     return template("audit.html").render(
-        result=result, finding=finding, mixture=Bars("Share of the images", bars),
-        examples=examples, chart=chart, n_rows=N_ROWS, version=__version__,
+        result=result, finding=finding, found=found, examples=examples, chart=chart, n_rows=50,
+        version=__version__,
     )  # fmt: skip

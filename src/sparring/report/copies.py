@@ -15,14 +15,12 @@ from .plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis
 from .runs import Evaluation, Run, is_number
 from .wording import show
 
-KEYS = ("memorization", "memorization_of_dirty")
-
 
 def copies_of(runs: Sequence[Run], styles: Mapping[str, int]) -> list[dict[str, Any]]:
     """Of each run, its newest evaluation that looked for copies; clean images before dirty ones."""
     found = []
     for run in runs:
-        for key in KEYS:
+        for key in ("memorization", "memorization_of_dirty"):
             looked = (one for one in run.evaluations if isinstance(one.figures.get(key), dict))
             if (newest := next(looked, None)) is not None:
                 found.append(_copies(run, styles[run.name], newest, key))

@@ -12,7 +12,7 @@ from .attacks import attack_groups
 from .charts import arrow_charts, cleaning_charts, diagnostics_charts, straightness_of
 from .copies import copies_of
 from .finding import Finding, find
-from .page import N_STYLES, Bar, Bars, read_picture, template
+from .page import N_STYLES, read_picture, template
 from .plots import Chart, Curve
 from .ranking import Group
 from .runs import Run, is_number, missing
@@ -163,8 +163,9 @@ def noise_note(runs: Sequence[Run]) -> str:
 
 def bars_of(
     group: Group, figure: Figure, ranked: Sequence[str], styles: dict[str, int]
-) -> Bars | None:  # fmt: skip
-    """A figure of all runs of a group as bars from 0; None where no run has it."""
+) -> dict[str, Any] | None:  # fmt: skip
+    """A figure of all runs of a group as bars from 0, in percent of the longest, with the ends of
+    its interval and the reference's own figure (`floor`); None where no run has it."""
     key = figure.key
     values = {name: v for name in group.members if (v := group.value(name, key)) is not None}
     floors = [f for name in values if (f := group.value(name, f"{key}_of_reference")) is not None]
@@ -178,13 +179,13 @@ def bars_of(
         return round(100 * max(value, 0.0) / longest, 2)
 
     bars = [
-        Bar(name, styles[name], show(value), percent(value),
-            [percent(end) for end in group.interval(name, key) or ()], name == best)
+        {"name": name, "style": styles[name], "text": show(value), "width": percent(value),
+         "interval": [percent(end) for end in group.interval(name, key) or ()],
+         "is_best": name == best}
         for name, value in values.items()
     ]  # fmt: skip
-    floor = floors[0] if floors else None
-    label, where = f"{figure.label}, {figure.words}", None if floor is None else percent(floor)
-    return Bars(label, bars, where, show(floor))
+    floor = {"floor": percent(floors[0]), "floor_text": show(floors[0])} if floors else {}
+    return {"label": f"{figure.label}, {figure.words}", "bars": bars, "floor": None} | floor
 
 
 def charts_of(runs: Sequence[Run], styles: dict[str, int]) -> list[Chart]:

@@ -1,10 +1,9 @@
-"""What all pages share: their templates, the one script, bars, pictures."""
+"""What all pages share: their templates, the one script, pictures."""
 
 import base64
 import hashlib
 import re
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,26 +15,6 @@ from .runs import PNG_SIGNATURE
 
 N_STYLES = 8  # line styles and colours in style.css; 0 is the baseline's, 1 the leader's
 PIXELATED_UP_TO = 640  # pixels of width: smaller pictures are enlarged with hard edges
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One run's figure as shares of the longest bar, in percent."""
-
-    name: str
-    style: int
-    text: str
-    width: float
-    interval: Sequence[float]  # its ends, or none
-    is_best: bool
-
-
-@dataclass(frozen=True)
-class Bars:
-    label: str
-    bars: list[Bar]
-    floor: float | None = None  # the reference's own figure, percent of the longest bar
-    floor_text: str = ""
 
 
 def template(name: str) -> Template:

@@ -253,13 +253,9 @@ def _y_range(drawn: Sequence[tuple[Curve, Stretches]]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-Point = list[float | str]
-"""[x on the drawing, y on it, x, y], and what it says of itself where that is not its y."""
-
-
 def page_numbers(x: str, curves: Sequence[Mapping[str, Any]]) -> Markup:
     """The attributes from which page.js tells a drawing's numbers: what the x axis is; name, style
-    and points of each curve."""
+    and points of each curve, a point as [x, y on the drawing, x, y, what it says if not its y]."""
     text = json.dumps(curves, separators=(",", ":"), ensure_ascii=False)
     return Markup(f'data-x="{escape(x)}" data-curves="{escape(text)}"')
 
@@ -270,7 +266,7 @@ def _numbers(
     curves = []
     for curve, s in drawn:
         places = zip(x_axis(s.steps), y_axis(s.mean), s.steps, s.mean, strict=True)
-        points: list[Point] = [
+        points: list[list[Any]] = [
             [round(a, 1), round(b, 1), float(f"{x:.6g}"), float(f"{y:.4g}")]
             for a, b, x, y in places
         ]

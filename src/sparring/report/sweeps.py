@@ -14,7 +14,6 @@ from .ranking import comparable, side_by_side
 from .runs import Evaluation, Run, is_number
 from .wording import show, show_value
 
-N_SHOWN = 2  # figures of one sweep that are drawn
 N_STEPS = "number of steps"  # a column beside the figures, which no figure is called
 
 
@@ -68,7 +67,7 @@ def _charts(name: str, found: Sequence[tuple[str, Evaluation]]) -> list[Sweep]:
     counts = sorted({count for line in lines.values() for count in line})
     columns = [f"{n} step{'s' * (n != 1)}" for n in counts]
     sweeps = []
-    for figure in drawn[:N_SHOWN]:
+    for figure in drawn[:2]:
         key, label = figure.key, figure.label
         curves = []
         for i, (line, by_steps) in enumerate(lines.items()):
