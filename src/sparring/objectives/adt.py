@@ -63,7 +63,8 @@ class ADTDraws(Draws):
 
 
 class ADT(Objective):
-    r"""Adversarial diffusion tuning; see the module's text.
+    r"""Adversarial diffusion tuning: a discriminator judges what the model draws (see the module).
+    Take it for a trained model that draws badly in few steps, not to train from nothing.
 
     Args:
         num_inference_steps: Of the sampler in training.

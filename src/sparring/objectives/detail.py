@@ -42,7 +42,8 @@ from .times import all_rows
 
 
 class Detail(Objective):
-    r"""Denoising of the data's own noise, and the relative equivariance error below it.
+    r"""Denoising of the data's own noise, and the relative equivariance error below it. Take it
+    when images are dirty and few are clean; on clean ones it is plain training.
 
     Args:
         lam: Weight of R, dimensionless. Larger removes more noise and, in the end, variability.

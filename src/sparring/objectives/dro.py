@@ -62,7 +62,8 @@ class _Robust(Objective):
 
 
 class FreeAT(_Robust):
-    r"""K passes over one batch, each an update of the weights and an ascent of delta for free.
+    r"""K passes over one batch, each an update of the weights and an ascent of delta for free. Take
+    it when samples drift from the data, not when images are dirty or a better solver mends it.
 
         delta = 0
         K times:  backward of mse(eps(x_t + delta), eps + delta / sigma), for weights and delta
@@ -117,7 +118,8 @@ class PGDDraws(Draws):
 
 
 class PGDTraining(_Robust):
-    r"""The expensive alternative: find delta by projected gradient ascent, then take one step.
+    r"""The expensive alternative to `dro`: find delta by projected gradient ascent, then take one
+    step. Take it to see what a stronger attack would give, not for a long run.
 
     Args:
         n_steps: Ascent steps, each one forward and one backward that updates nothing.

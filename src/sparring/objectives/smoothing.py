@@ -159,13 +159,14 @@ class Smoothing(Objective):
 
 
 class SmoothingRandom(Smoothing):
-    """omega is uniform in the Linf ball."""
+    """omega is uniform in the Linf ball. Take it as the control of `smoothing_adversarial`."""
 
     name = "smoothing_random"
 
 
 class SmoothingAdversarial(Smoothing):
-    r"""omega climbs the invariance gap from a random start, projected: FGSM, or more steps.
+    r"""omega climbs the invariance gap from a random start, projected: FGSM, or more steps. Take it
+    to compare with the paper; against dirt take `detail`, which keeps more variety.
 
     Args:
         step_size: Length of an ascent step relative to the radius (the paper does not say;
