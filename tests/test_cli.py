@@ -13,7 +13,8 @@ from PIL import Image
 from sparring import __version__, commands
 from sparring.cli import main
 from sparring.commands.demo.side_by_side import EVALUATION_SECONDS, Run
-from sparring.commands.demo.story import time_left, write_photos
+from sparring.commands.demo.story import _plan, time_left, write_photos
+from sparring.config.read import resolve
 from sparring.data.dirt.manifest import read_manifest
 from sparring.support.errors import UserError
 
@@ -85,6 +86,22 @@ def test_the_demo_estimates_thetime_left(tmp_path):
     left = time_left([robust, plain, clean], 2)
     assert left == max(100 + EVALUATION_SECONDS, 50 + 100 + 2 * EVALUATION_SECONDS)
     assert time_left([one("plain", 2, 100, 1.0, None)], 1) == 0
+
+
+def test_the_short_demo_does_less_and_the_users_words_win(tmp_path):
+    def plan(place, words, quick):
+        run = _plan(tmp_path / place, 0, words, quick)["robust"]
+        train, evaluate, attack = (one[3:] for one in run.commands)
+        assert (train[0], evaluate[0], attack[0]) == ("train", "evaluate", "attack")
+        return run.n_steps, resolve(train[1], train[2:]).sampling.num_inference_steps, attack
+
+    long, short = plan("a", [], False), plan("b", [], True)
+    assert short[0] < long[0] / 3
+    assert short[1] < long[1]
+    assert "attack.radii=[0.2]" in short[2]
+    assert "attack.radii=[0.2]" not in long[2]
+    own = plan("c", ["training.max_train_steps=7", "sampling.num_inference_steps=3"], True)
+    assert own[:2] == (7, 3)
 
 
 def test_the_demos_files_are_written_once_with_noise_of_mixed_sizes(tmp_path):

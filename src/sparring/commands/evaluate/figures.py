@@ -127,12 +127,12 @@ def as_text(result: Mapping[str, Any]) -> str:
             value, name = value["median"], "nearest_training_distance (median)"
         if not isinstance(value, int | float) or name.endswith(("_of_reference", "_of_halves")):
             continue
-        line = f"  {name:<36}{value:>10.4g}"
-        if low_high := result.get(f"{name}_interval"):
-            line += f"   [{low_high[0]:.4g}, {low_high[1]:.4g}]"
+        low_high = result.get(f"{name}_interval")
+        between = f"[{low_high[0]:.4g}, {low_high[1]:.4g}]" if low_high else ""
+        line = f"  {name:<36}{value:>10.4g}   {between:<20}"
         if (floor := result.get(f"{name}_of_reference")) is not None:
             line += f"   the reference itself: {floor:.4g}"
-        lines.append(line)
+        lines.append(line.rstrip())
     lines += memorization_lines(result)
     lines += sweep_lines(result.get("sweep", []))
     lines += mismatch_lines(result.get("mismatch", []))
