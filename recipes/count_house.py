@@ -18,7 +18,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "sparring"
 LONG_FILE, LONG_SIGNATURE = 400, 8
-LOOP = ("training/loop.py", "_train")
+LOOP = ("training/loop.py", "train")
 OF_DIFFUSERS = ("Pipeline", "Scheduler")
 """A method of a class with this in its own or a base's name has diffusers' signature."""
 

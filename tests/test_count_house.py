@@ -14,7 +14,7 @@ def test_the_counts_of_a_small_house(tmp_path):
         (tmp_path / room).mkdir()
         (tmp_path / room / "__init__.py").write_text("")
     (tmp_path / "cli.py").write_text("x = 1\n" * 401)
-    loop = "def _train(a):\n    def inner(b):\n        return b\n    return inner(a)\n"
+    loop = "def train(a):\n    def inner(b):\n        return b\n    return inner(a)\n"
     (tmp_path / "training" / "loop.py").write_text(loop)
     constructor = f"class Mine:\n    def __init__(self, {EIGHT}): ...\n"
     (tmp_path / "objectives" / "mine.py").write_text(
