@@ -37,9 +37,6 @@ def find(name: str | Path) -> Path:
     """The file of a config: a path, or the name of one that comes with sparring.
 
     `.yaml` may be left out, and `configs/` may stand before the name.
-
-    Raises:
-        UserError: for a word that names nothing.
     """
     path = expanded_path(name)
     places = [path, Path(f"{path}.yaml")]
@@ -100,9 +97,6 @@ def chosen_row(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any
     Returns:
         The settings, the other overrides, and a name for a run of them: that of the file, and of
         the row that was asked for.
-
-    Raises:
-        UserError: one line that lists the rows, where none or an unknown one is named.
     """
     raw, place = read_config(path), f"config {path}"
     rows, own = raw.pop("rows", None), raw.pop("row", None)

@@ -22,9 +22,6 @@ def resolve(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     The file may be the name of one that comes with sparring; later overrides win, and `row=NAME`
     names a row of a file that is a table.
-
-    Raises:
-        UserError: one line that names the file or override, the key and what is allowed there.
     """
     path = find(path)
     raw, overrides, name = chosen_row(path, overrides)

@@ -1,5 +1,7 @@
 """`sparring attack`: quality against the radius of an attack on the sampling path."""
 
+from typing import Any
+
 import click
 
 from ..shared import options
@@ -11,13 +13,7 @@ from ..shared import options
 @options.overwrite
 @options.device
 @options.as_json
-def attack(
-    models: tuple[str, ...],
-    output_dir: str | None,
-    overwrite: bool,
-    device: str | None,
-    as_json: bool,
-) -> None:
+def attack(models: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Attack the sampling path of models.
 
     The result is quality against the radius of the attack. MODEL is a run, a pipeline folder or a
@@ -38,5 +34,4 @@ def attack(
     names, overrides = options.models_and_overrides(models)
     from .curves import as_text, attack_command
 
-    result = attack_command(names, overrides, output_dir, overwrite=overwrite, device=device)
-    options.answer(result, as_json, as_text)
+    options.answer(attack_command(names, overrides, **given), as_json, as_text)

@@ -1,8 +1,7 @@
 """`sparring attack MODEL [MODEL ...] [KEY=VALUE ...]`: quality against radius under attack.
 
 Models, reference and sampling are those of `sparring evaluate`; section attack says what the
-attacker may do. Each run gets attacks/*.json, which `sparring report` draws; -o puts everything
-into one folder, with a page of its own, and is the way for models that are no runs.
+attacker may do. Each run gets attacks/*.json; -o puts all into one folder, with a page.
 """
 
 import logging

@@ -1,8 +1,7 @@
 """`sparring clean DATA MODEL -o OUT`: clean one's own images with a diffusion model.
 
-Each image is handed to the model at the t whose noise is the image's own (see sampling.clean). The
-noise is given, or `auto`: found as `sparring inspect` finds it, each image's own; images without
-noise are left as they are.
+Each image is handed to the model at the t whose noise is the image's own (see sampling.clean): a
+given one, or found as `sparring inspect` finds it; images without noise are left as they are.
 """
 
 from collections.abc import Callable, Mapping
@@ -61,11 +60,9 @@ class Cleaner:
         if tuple(model.sample_shape) != tuple(data.sample_shape):
             advice = ""
             if len(model.sample_shape) == 3:
-                channels, height, width = model.sample_shape
-                advice = (
-                    f": set data.resolution={min(height, width)} and data.n_channels={channels} "
-                    "(shrinking an image shrinks its noise)"
-                )
+                n, *sides = model.sample_shape
+                advice = f": set data.resolution={min(sides)} and data.n_channels={n} (shrinking "
+                advice += "an image shrinks its noise)"
             raise UserError(
                 f"{name} knows samples of shape {tuple(model.sample_shape)}, {data.name} has "
                 f"{tuple(data.sample_shape)}{advice}"
@@ -214,9 +211,6 @@ def _write(
     write_captions(dataset.captions, names, folder / "images" / "metadata.jsonl")
     for name, images in (("before", before), ("after", after)):
         grid(2 * torch.stack(images) - 1, 8).save(folder / f"{name}.png")
-    return {
-        "n_images": len(records),
-        "n_cleaned": sum(record["t"] is not None for record in records),
-        "skipped": list(skipped),
-        "images": records,
-    }
+    n_cleaned = sum(record["t"] is not None for record in records)
+    counts = {"n_images": len(records), "n_cleaned": n_cleaned}
+    return counts | {"skipped": list(skipped), "images": records}

@@ -1,12 +1,8 @@
 """`sparring evaluate MODEL [MODEL ...] [KEY=VALUE ...]`: sample models and measure the samples.
 
-The reference is clean, whatever the model was trained on. It is the data of the model's own run
-(split evaluation.reference) or that of `data.*` overrides; sections sampling and evaluation come
-from the run too, and are overridden the same way. Models whose figures could not be compared are
-refused before anything is sampled.
-
-Samples are drawn and looked at in parts, which are kept: see evaluation.parts for what that is good
-for, and sweep.py for many samplers at once.
+The reference is clean, whatever the model was trained on: the data of the model's own run (split
+evaluation.reference) or those of `data.*` overrides. Models whose figures could not be compared are
+refused before anything is sampled. Samples are drawn and looked at in parts, which are kept.
 """
 
 import logging

@@ -176,7 +176,7 @@ def plan_of(
     _check_alike(name, model, dataset)
     _check_text(name, model)
     check_count(n_samples, dataset, settings)
-    against = Comparison(reference, *_training_sets(name, model, dataset))
+    against = _comparison(name, model, reference)
     plan = Plan(name, model, config, against, n_samples, device, processes, model_key(model))
     if reference.panel is not None:
         reference.panel.check(plan.captions)
@@ -235,27 +235,24 @@ def _dataset(config: RunConfig, split: str) -> Dataset:
         raise UserError(f"data: {error}") from error
 
 
-def _training_sets(
-    name: str, model: Model, reference: Dataset
-) -> tuple[Dataset | None, Dataset | None, Dataset | None]:
-    """The clean training images of the model's own run, its held-out ones, and the training images
-    as contaminated; None for what there is not."""
-    if model.run_config is None or not reference.is_image:
-        return None, None, None
+def _comparison(name: str, model: Model, reference: Reference) -> Comparison:
+    """The reference, and where there are any the clean training images of the model's own run, its
+    held-out ones, and the training images as contaminated."""
+    data, held_out = reference.dataset, None
+    if model.run_config is None or not data.is_image:
+        return Comparison(reference)
     own = check(_without_objective(model.run_config), name)
     training = _dataset(own, own.data.split)
-    if training.sample_shape != reference.sample_shape:
-        return None, None, None
+    if training.sample_shape != data.sample_shape:
+        return Comparison(reference)
     contaminated = contaminate(training, own.contamination.model_dump())
     dirty = None if contaminated is training else contaminated
-    if own.data.split != "train":  # of which held_out is a part, or nobody knows
-        return training, None, dirty
-    try:
-        held_out = _dataset(own, "held_out")
-    except UserError as error:
-        log.info("no held-out images calibrate the distance to training images: %s", error)
-        return training, None, dirty
-    return training, held_out, dirty
+    if own.data.split == "train":  # of others held_out is a part, or nobody knows
+        try:
+            held_out = _dataset(own, "held_out")
+        except UserError as error:
+            log.info("no held-out images calibrate the distance to training images: %s", error)
+    return Comparison(reference, training, held_out, dirty)
 
 
 def _reading(section: DataSection, data: Dataset) -> str | None:

@@ -2,9 +2,8 @@
 
     evaluation.sweep="{scheduler: [ddim, dpmsolver++], num_inference_steps: [5, 10, 50]}"
 
-A sweep is a list of evaluations, each with its own protocol: all combinations of what is listed,
-the other settings as in section sampling. Each is kept in the cache when it is done, so a sweep
-that was stopped goes on where it was.
+A sweep is a list of evaluations, each with its own protocol: all combinations of what is listed.
+Each is kept in the cache when it is done, so a sweep that was stopped goes on where it was.
 """
 
 import itertools

@@ -1,10 +1,8 @@
-"""What commands write: the place is tried first, no reader sees half a file or folder, and what
-another command wrote stays as it is.
+"""What commands write: the place is tried first, and no reader sees half a file or folder.
 
-Results are named after all that decides them, so those of other models or settings have other names
-and the same command given again replaces its own. Files that have one name whatever is in them (a
-page, samples in a folder) carry a key of what made them; where it is another one, the command is
-refused unless --overwrite is given.
+Results are named after all that decides them, so the same command given again replaces its own, and
+no others. Files that have one name whatever is in them (a page, samples in a folder) carry a key of
+what made them; where it is another one, the command is refused unless --overwrite is given.
 """
 
 import hashlib
