@@ -24,8 +24,7 @@ from ..support.errors import UserError, one_line_errors
 from .network import Shape, build_network, check_network, scheduler_config
 from .pretrained import pretrained_model
 
-N_STEPS_OF_DIFFUSERS = 50
-"""What its pipelines take where nobody says."""
+N_STEPS_OF_DIFFUSERS = 50  # what its pipelines take where nobody says
 
 
 def build_dataset(config: RunConfig) -> ModelRange:

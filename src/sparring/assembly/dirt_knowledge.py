@@ -40,8 +40,7 @@ from ..support.terminal import echo
 from ..support.whole_files import written
 from ..training import RunFolder
 
-KEPT = Path("data/dirt.csv")
-"""Of a run: what its audit found."""
+KEPT = Path("data/dirt.csv")  # of a run: what its audit found
 AUTO, NONE, TRUTH = "auto", "none", "truth"
 FALSE_ALARMS = 0.03
 """Of trusted images, the most that an audit may call dirty before its thresholds rise."""

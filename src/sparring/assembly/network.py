@@ -25,10 +25,8 @@ Trial = Callable[[Shape], str | UserError | None]
 """Shape of a sample -> why the network does not take it; None: it does."""
 MOST_PARAMETERS_TRIED = 2**24
 """Of a network that is built once more with memory, only to see whether it takes a size."""
-N_ALIKE = 6
-"""Sizes that are tried before a reason that does not change is believed."""
-_STEPS = (*range(2, 17), 20, 24, 28, 32, 48, 64, 96, 128)
-"""Of what sides may have to be multiples."""
+N_ALIKE = 6  # sizes that are tried before a reason that does not change is believed
+_STEPS = (*range(2, 17), 20, 24, 28, 32, 48, 64, 96, 128)  # of what sides may have to be multiples
 _OF_DIFFUSERS = ("_diffusers_version", "_name_or_path", "_use_default_values", "_commit_hash")
 """What diffusers writes into its config files beside the arguments."""
 

@@ -133,8 +133,7 @@ class _Dumper(yaml.SafeDumper):
     }
 
 
-_ENDS = "\x85\u2028\u2029"
-"""Characters that end a line in YAML 1.1 and in no editor."""
+_ENDS = "\x85\u2028\u2029"  # characters that end a line in YAML 1.1 and in no editor
 
 
 def _text_node(dumper: _Dumper, text: str) -> yaml.ScalarNode:

@@ -33,8 +33,7 @@ from ..shared import files
 Seen = TypeVar("Seen")
 TABLE = "dirt.csv"
 FILES = ("report.json", TABLE, "examples/*.png", "index.html")
-N_SHOWN = 32
-"""Most examples of a kind in its picture."""
+N_SHOWN = 32  # most examples of a kind in its picture
 N_GROUPS, N_SIZES, N_BINS = 20, 20, 30
 
 
