@@ -39,7 +39,13 @@ def build_discriminator(
                 backbone = label_backbone(dataset, own.blocks, kept_in)
             else:
                 backbone = load_dino(own.features, own.blocks, own.side)
-                _check_sides(own.features, backbone.patch, dataset)
+                _, height, width = dataset.sample_shape
+                if min(height, width) < (patch := backbone.patch):
+                    raise UserError(
+                        f"objective.discriminator.features {own.features} looks at patches of "
+                        f"{patch} pixels, and the images are {width}x{height}: take labels or "
+                        "denoiser"
+                    )
             how = {"shared": own.reading != "pooled", "reconstructed": own.real == "reconstruction"}
             eye = ImageEye(backbone, own.augment, vae=model.vae, **how)
             channels = eye.channels
@@ -51,15 +57,6 @@ def build_discriminator(
     numbers = {name: getattr(own, name) for name in names}
     numbers |= {"lr_scheduler": "constant", "lr_warmup_steps": 0, "use_ema": False}
     return discriminator, config.training.model_copy(update=numbers)
-
-
-def _check_sides(features: str, patch: int, dataset: ModelRange) -> None:
-    height, width = dataset.sample_shape[1:]
-    if min(height, width) < patch:
-        raise UserError(
-            f"objective.discriminator.features {features} looks at patches of {patch} pixels, and "
-            f"the images are {width}x{height}: take labels or denoiser"
-        )
 
 
 def _latent_eye(model: Model, blocks: list[int] | None) -> tuple[LatentEye, list[int]]:

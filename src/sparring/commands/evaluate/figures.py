@@ -92,9 +92,13 @@ def evaluate_command(
     require_alike(
         {plan.name: plan.protocol() for plan in plans}, sampling=not allow_unlike_sampling
     )
-    if not processes.is_main:
+    if not processes.is_main:  # its share, in the order of the first: they wait for each other
         for plan in plans:
-            _help(plan)
+            _draw(plan)
+            prepare(plan.against)
+            for cell in plan.cells:
+                if not _kept_figures(cell).is_file():
+                    _draw(cell)
         return {}
     prune(kept_folder())
     if save_reference is not None:
@@ -197,16 +201,6 @@ def _measure(plan: Plan, overrides: Sequence[str]) -> tuple[dict[str, Any], Part
         "evaluation_seconds": round(evaluated - sampled, 3),
     }
     return figures, parts
-
-
-def _help(plan: Plan) -> None:
-    """What a process does that is not the first: its share of the images and of the samples, in the
-    order of the first, for which it waits as that one waits for it."""
-    _draw(plan)
-    prepare(plan.against)
-    for cell in plan.cells:
-        if not _kept_figures(cell).is_file():
-            _draw(cell)
 
 
 def _sweep(plan: Plan, own: dict[str, Any]) -> list[dict[str, Any]]:
