@@ -186,9 +186,6 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-# Sizes
-
-
 def trial(
     build: Callable[[Shape], nn.Module],
     schedule: Schedule,

@@ -28,9 +28,6 @@ class Section(BaseModel):
     )
 
 
-# Of a constructor
-
-
 @lru_cache(maxsize=256)
 def options_of(build: type) -> dict[str, tuple[Any, Any]]:
     """Arguments of a constructor: name -> (type, default); those without a type are Any.
@@ -111,8 +108,6 @@ def check_options(
             kind = UserError if any(one["type"] == "path" for one in wrong) else ValueError
             raise kind(in_words(wrong, section, prefix)[0]) from error
 
-
-# In words
 
 _WANTED = {
     "int": "a whole number",

@@ -36,9 +36,6 @@ class TensorCache:
 
         `compute` gives the tensors of one row, (1, *) each, by its number. A row's values must not
         depend on the others, or what is found would depend on what was asked before.
-
-        Raises:
-            UserError: if the folder cannot be written.
         """
         rows = []
         for number, key in enumerate(keys):

@@ -8,11 +8,7 @@ from .errors import UserError
 
 def expanded(path: str) -> str:
     """A path as a shell would read it: `~/x` is in the home folder, `~user/x` in that user's.
-
-    Raises:
-        UserError: if the path is empty, or there is no such home folder. A folder that is itself
-            called `~x` is written `./~x`.
-    """
+    A folder that is itself called `~x` is written `./~x`."""
     if not path:
         raise UserError("an empty path: name a file or folder")
     if not path.startswith("~"):

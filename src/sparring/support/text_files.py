@@ -33,10 +33,7 @@ def lines_of(text: str) -> list[str]:
 
 def read_lines(file: str | Path, what: str) -> list[str]:
     """The lines of a text file that are not empty, without the spaces around them.
-
-    Raises:
-        UserError: if the file cannot be read, or holds no such line; `what` names it there.
-    """
+    Errors call the file `what`."""
     advice = "save it as a text file in UTF-8"
     try:
         text = decoded(Path(file).read_bytes())

@@ -18,12 +18,7 @@ T = TypeVar("T")
 
 
 def load_from_file(path: str, place: str) -> Any:
-    """The object that `path/to/file.py:name` stands for.
-
-    Raises:
-        UserError: if the file or the name is not there, or the file cannot be run; `place` is
-            where the path is said.
-    """
+    """The object that `path/to/file.py:name`, said in `place`, stands for."""
     file, _, name = expanded(path).rpartition(":")
     if not Path(file).is_file():
         raise UserError(f"{place}: there is no file {file}")
@@ -48,9 +43,6 @@ def load_from_file(path: str, place: str) -> Any:
 def class_from_file(path: str, place: str, base: type[T], base_name: str) -> type[T]:
     """The same of a class, a subclass of `base` (which a user imports as `base_name`) with all its
     abstract methods.
-
-    Raises:
-        UserError: if it is not, or as above.
     """
     found = load_from_file(path, place)
     if not (inspect.isclass(found) and issubclass(found, base)):

@@ -171,11 +171,7 @@ def _load(text: str, *, as_texts: bool = False) -> Any:
 
 
 def parse_value(text: str, place: str) -> Any:
-    """One value of the command line, read as YAML: `3`, `1e-4`, `null`, `[a, b]`, `{lam: 3}`.
-
-    Raises:
-        UserError: if it is none.
-    """
+    """One value of the command line, read as YAML: `3`, `1e-4`, `null`, `[a, b]`, `{lam: 3}`."""
     try:
         return _load(text)
     except yaml.YAMLError as error:
@@ -194,11 +190,7 @@ def parse_texts(text: str) -> list[Any] | None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping a file holds; an empty file is an empty mapping.
-
-    Raises:
-        UserError: if it is not there, no such file, too large, or beyond the limits above.
-    """
+    """The mapping a file holds; an empty file is an empty mapping."""
     try:
         value = _load(_text(path))
     except FileNotFoundError as error:

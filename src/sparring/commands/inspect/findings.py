@@ -54,11 +54,8 @@ def inspect_command(
     folder; `overwrite` also replaces a table that somebody corrected there.
 
     Returns:
-        The content of report.json: data, contamination, n_images, n_looked_at, n_readable,
-        unreadable, remarks, sizes, jpeg_files, looked_at, duplicates, near_duplicates, n_blank,
-        found (a record per kind, clean last), sigma_histogram, suggestion, known (None for data
-        that nobody contaminated here), version, made_by and table_digest; beside it output_dir and,
-        if asked for, images, a record of each.
+        The content of report.json: what `summary` says, data, contamination, made_by and
+        table_digest; beside it output_dir and, if asked for, images, a record of each.
     """
     key = files.digest("inspect", data, contamination)
     out = None if output_dir is None else Path(output_dir)
@@ -128,7 +125,8 @@ def _least_side(data: Mapping[str, Any]) -> int | None:
 
 
 def summary(audit: Audit) -> dict[str, Any]:
-    """The figures of an audit, see `inspect_command`."""
+    """The figures of an audit; found has a record per kind, clean last, and known is None for data
+    that nobody contaminated here."""
     dataset, groups = audit.dataset, (audit.duplicates, audit.near_duplicates)
     same, alike = (
         {"n_groups": len(one), "n_extra": sum(map(len, one)) - len(one), "groups": one[:N_GROUPS]}

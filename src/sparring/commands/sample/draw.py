@@ -47,23 +47,16 @@ def sample_command(
     overwrite: bool = False,
     **given: Any,
 ) -> dict[str, Any]:
-    """Draw samples and write them.
+    """Draw samples and write them, as the command's options say.
 
     Images become 00000.png, 00001.png, ... and grid.png; vectors samples.safetensors, samples.csv
     and scatter.png; latents without a decoder samples.safetensors. sampling.json says how they
     were drawn. The same samples drawn again replace the first ones; others get a folder of their
-    own in there, `ddim-50-seed0-1a2b3c4d`.
+    own in there, `ddim-50-seed0-1a2b3c4d`. By default all go to evaluation/samples in a run, or to
+    samples/<name>, each with what differs from the run's own section sampling in its name.
 
-    Args:
-        model: A run, a pipeline folder or a hub name.
-        output_dir: None: evaluation/samples in a run, samples/<name> for other models, each with
-            what is asked for otherwise than in the run's own section in its name.
-        class_labels: Repeated in turn; None: every class that the model was trained on.
-        sweep: Numbers of steps; sweep.png then shows the first samples, a row for each of them.
-        device: None: a GPU if there is one.
-        overwrite: Whether other samples in the folder may be replaced.
-        given: Keys of section `sampling` that are not to be the run's own; None: as there. Of a
-            text-to-image model `prompts` are shown once each, unless `n_images` says otherwise.
+    Classes are drawn in turn, by default all that the model was trained on; prompts are shown once
+    each, unless `n_images` says otherwise.
 
     Returns:
         {"output", "n_images", "files", "protocol", "seconds"}.

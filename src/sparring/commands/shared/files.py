@@ -21,8 +21,6 @@ from ...support.errors import UserError
 from ...support.home_folder import expanded_path
 from ...support.whole_files import whole_file, written
 
-# Write
-
 
 def check_writable(folder: Path) -> None:
     """Make the folder, and fail now rather than after an hour of sampling."""
@@ -70,9 +68,6 @@ def whole_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-# Places and names
 
 
 def results_folder(
@@ -149,8 +144,6 @@ def told_in_words(told: Mapping[str, Any]) -> str:
     words = (f"{key.rpartition('.')[2]}-{told[key]}" for key in sorted(told))
     return f"-{as_word('-'.join(words))}-{digest(dict(told))}"
 
-
-# Whose a file is
 
 KEY = "made_by"
 """In a JSON file, the key of the command and settings that made it and the files beside it."""

@@ -4,13 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from ...assembly.build import (
-    build_dataset,
-    build_objective,
-    check_samplers,
-    model_from_scratch,
-    named,
-)
+from ...assembly import build
 from ...assembly.dirt_knowledge import words_of
 from ...assembly.estimate import estimate, memory_from_scratch, parts_of
 from ...assembly.network import Shape
@@ -38,12 +32,12 @@ def dry_run_text(config: RunConfig) -> str:
     name, lora = config.model.pretrained_model_name_or_path, config.model.lora
     if name is None:
         shape, num_classes = _shape_of(config)
-        model = model_from_scratch(config, shape, num_classes, device="meta")
+        model = build.model_from_scratch(config, shape, num_classes, device="meta")
         with one_line_errors("contamination"):
             check_contamination(contamination.model_dump(), is_image=len(shape) > 1)
-        objective = build_objective(config, model.denoiser.schedule)
+        objective = build.build_objective(config, model.denoiser.schedule)
         model.denoiser.boundary = objective.boundary
-        check_samplers(config, model)
+        build.check_samplers(config, model)
         network = model.denoiser.network
         n_parameters = sum(parameter.numel() for parameter in network.parameters())
         lines = [f"network       {type(network).__name__}, {n_parameters:,} parameters"]
@@ -53,7 +47,7 @@ def dry_run_text(config: RunConfig) -> str:
         learns = "" if lora is None else f", LoRA of rank {lora.rank}"
         lines, needs = [f"network       from {name}{_where_it_is(name)}{learns}"], []
         assumed = schedule_from_config({"_class_name": "DDPMScheduler"})
-        objective = build_objective(config, assumed)
+        objective = build.build_objective(config, assumed)
         _check_pretrained(config, Path(name), objective.boundary)
         with one_line_errors("contamination"):
             check_contamination(contamination.model_dump())
@@ -88,7 +82,7 @@ def _check_pretrained(config: RunConfig, folder: Path, boundary: str | None) -> 
     file = folder / "scheduler" / "scheduler_config.json"
     if file.is_file():
         scheduler = json.loads(file.read_text(encoding="utf-8"))
-        with named("sampling"):
+        with build.named("sampling"):
             chosen = Sampling(config.sampling.scheduler, config.sampling.num_inference_steps)
             check_sampler(chosen, scheduler, kind_from_config(scheduler), boundary=boundary)
 
@@ -102,7 +96,7 @@ def _shape_of(config: RunConfig) -> tuple[Shape, int | None]:
     folder = getattr(config.data, "train_data_dir", None)
     if find(config.data.name).is_bundled or (side is None and folder and Path(folder).is_dir()):
         clean = config.model_copy(update={"contamination": ContaminationSection()})
-        dataset = build_dataset(clean)
+        dataset = build.build_dataset(clean)
         return dataset.sample_shape, dataset.num_classes if conditional else None
     if not isinstance(side, int):
         raise UserError("data.resolution is missing: say to which size the images are resized")
