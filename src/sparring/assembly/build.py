@@ -38,9 +38,7 @@ def build_dataset(config: RunConfig) -> ModelRange:
 
 def build_model(config: RunConfig, sample_shape: Shape, num_classes: int | None) -> Model:
     """The model to train, with the parts around it that are not trained: VAE and text encoder.
-
-    Shape and classes are those of the data; a latent model's own shape is that of their latents.
-    """
+    Shape and classes are those of the data; a latent model's own shape is that of their latents."""
     if not config.model.class_conditional:
         num_classes = None
     elif num_classes is None:
@@ -73,9 +71,7 @@ def model_from_scratch(
 
 def build_objective(config: RunConfig, schedule: Schedule, model: Model | None = None) -> Objective:
     """The objective with its leaves and its sampler of times.
-
-    Without the model that learns, it is good for looking at, not for training.
-    """
+    Without the model that learns, it is good for looking at, not for training."""
     training, section = config.training, config.objective
     with one_line_errors(f"training.timestep_sampling {training.timestep_sampling}"):
         sampler = cast(Any, TIMES[training.timestep_sampling])

@@ -50,9 +50,7 @@ def with_knowledge(
     config: RunConfig, dataset: ModelRange, run: RunFolder, *, is_latent: bool = False
 ) -> ModelRange:
     """The training data as the objective takes them; all processes call it together.
-
-    A resumed run finds its table in its folder. Of latents only levels and weights can be told.
-    """
+    A resumed run finds its table in its folder. Of latents only levels and weights can be told."""
     name, images = config.objective.name, dataset.dataset
     told = config.objective.method.told_of_dirt
     dirt = dirt_of(config)

@@ -251,9 +251,7 @@ def check_sides(meta: Trial, real: Trial | None, shape: Shape, place: str) -> No
 
 def near_shapes(fits: Trial, shape: Shape) -> list[Shape]:
     """The nearest smaller and larger shapes that fit, of sides that are multiples of one number.
-
-    A network that gives one and the same reason for `N_ALIKE` sizes does not mind the size.
-    """
+    A network that gives one and the same reason for `N_ALIKE` sizes does not mind the size."""
     if len(shape) != 3:
         return []
     found: list[Shape] = []

@@ -35,9 +35,7 @@ BUNDLED = next(filter(Path.is_dir, _PLACES), _PLACES[0])
 
 def find(name: str | Path) -> Path:
     """The file of a config: a path, or the name of one that comes with sparring.
-
-    `.yaml` may be left out, and `configs/` may stand before the name.
-    """
+    `.yaml` may be left out, and `configs/` may stand before the name."""
     path = expanded_path(name)
     places = [path, Path(f"{path}.yaml")]
     is_word = path.parent in (Path(), Path("configs"))

@@ -80,9 +80,7 @@ def write_shards(
     folder: Path, process: int, tensors: Mapping[str, Mapping[str, Tensor]]
 ) -> list[Path]:
     """Write this process's rows of tensors by name and key, and return the files.
-
-    The keys are the same in all processes; what is not distributed is written by process 0.
-    """
+    The keys are the same in all processes; what is not distributed is written by process 0."""
     index: dict[str, dict[str, Any]] = {}
     files = []
     for name, contents in tensors.items():
@@ -119,9 +117,7 @@ class _Piece(NamedTuple):
 
 class StoredTensors(Mapping[str, Tensor]):
     """The tensors `name` of a folder by key, whole or in pieces; read when asked for, on the CPU.
-
-    Empty if the folder has none of that name.
-    """
+    Empty if the folder has none of that name."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._pieces: dict[str, list[_Piece]] = {}

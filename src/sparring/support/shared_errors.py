@@ -22,9 +22,7 @@ FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 
 def first_failure(action: Callable[[], None]) -> str | None:
     """Run `action` on every process and tell them all why it failed on one, None if on none.
-
-    Only what a disk refuses counts as a failure; whatever else is raised goes through.
-    """
+    Only what a disk refuses counts as a failure; whatever else is raised goes through."""
     reason = None
     try:
         action()

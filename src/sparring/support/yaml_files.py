@@ -22,9 +22,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 class _Loader(yaml.SafeLoader):
     """safe_load with YAML 1.2's truth values and numbers.
-
-    YAML 1.1 reads `no` as False, 1e-4 as text, 010 as eight and 12:30 as 750.
-    """
+    YAML 1.1 reads `no` as False, 1e-4 as text, 010 as eight and 12:30 as 750."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

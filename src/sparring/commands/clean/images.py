@@ -84,9 +84,7 @@ class Cleaner:
 
     def __call__(self, batch: Batch, sigma: Tensor, data: Dataset) -> Tensor:
         """Cleaned images (B, C, H, W) in [0, 1] of a batch whose noise is sigma (B,), [0, 1] scale.
-
-        Images that the model leaves alone come back as they were.
-        """
+        Images that the model leaves alone come back as they were."""
         condition = {}
         if (labels := self.labels_are(data)) == "the data's own":
             condition["class_labels"] = batch["label"]

@@ -310,9 +310,7 @@ def pairs_picture(
 
 def file_stem(sampler: str, config: RunConfig, overrides: Sequence[str]) -> str:
     """`ddim-50-seed0`, and what else was overridden, so that other figures get another file.
-
-    The order of the overrides does not matter, and of those of one key the last one counts.
-    """
+    The order of the overrides does not matter, and of those of one key the last one counts."""
     sampling = config.sampling
     stem = f"{name_in_files(sampler)}-{sampling.num_inference_steps}-seed{sampling.seed}"
     told = {key: value for key, _, value in (one.partition("=") for one in overrides)}

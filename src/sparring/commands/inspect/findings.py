@@ -166,9 +166,7 @@ def remarks_on(height: int, width: int) -> list[str]:
 
 def jpeg_files(dataset: Dataset) -> dict[str, Any] | None:
     """How the files say they were compressed; None where none is a JPEG, or there are no files.
-
-    A hint: resizing, and a copy as PNG, leave other traces than the file's tables.
-    """
+    A hint: resizing, and a copy as PNG, leave other traces than the file's tables."""
     source = dataset
     while isinstance(source, Wrapper):
         source = source.dataset

@@ -95,9 +95,7 @@ def check_place(out: Path, data: Mapping[str, Any]) -> None:
 
 def check_outside(out: Path, train_data_dir: str | None) -> None:
     """Refuse to write among the images, but into a run that lies there: nobody reads that as data.
-
-    Links are followed.
-    """
+    Links are followed."""
     if not train_data_dir:
         return
     folder = os.path.realpath(expanded_path(train_data_dir))
@@ -153,9 +151,7 @@ def claim(
     folder: Path, key: str, names: Iterable[str], record: str, *, overwrite: bool = False
 ) -> None:
     """Refuse a folder in which files of these names or patterns are another command's.
-
-    The JSON file `record` among them holds the key of the command and settings that made them.
-    """
+    The JSON file `record` among them holds the key of the command and settings that made them."""
     there = sorted(path for name in (*names, record) for path in folder.glob(name))
     if there and not overwrite and made_by(folder / record) != key:
         _refuse(there[0])

@@ -122,9 +122,7 @@ def trained_of(config: RunConfig, dataset: ModelRange, run_dir: Path) -> tuple[M
 
 def _name_classes(model: Model, dataset: Dataset, from_scratch: bool) -> None:
     """The classes of a conditional model are those of the data; another meaning is said.
-
-    Absent is a class that neither these data nor those of a pretrained model hold.
-    """
+    Absent is a class that neither these data nor those of a pretrained model hold."""
     if model.num_classes is None:
         return
     before = [] if from_scratch else list(model.class_names)
