@@ -34,7 +34,7 @@ def export(
     copy: bool,
     as_json: bool,
 ) -> None:
-    """Write what an audit says of each image, and a folder of the clean ones, for other trainers.
+    """Write an audit as a list and folders for other trainers.
 
     DATA is what `sparring inspect` takes. OUT/images holds every readable image and metadata.jsonl,
     a line per image: kinds, sizes, weight and least noise level (a Hugging Face image folder).
