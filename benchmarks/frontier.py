@@ -58,7 +58,6 @@ from sparring.evaluation.metrics.frechet_distance import frechet_distance
 from sparring.evaluation.networks.classifier import Classifier, shrink
 from sparring.evaluation.protocol import versions
 from sparring.evaluation.store.tensor_tables import Processes
-from sparring.evaluation.studies.robustness import control_of
 from sparring.models.model import Model
 from sparring.sampling.sample import sample
 from sparring.sampling.trajectory_attacks import Attack, TrajectoryAttack
@@ -323,8 +322,6 @@ class Cell:
                     began = time.perf_counter()
                     seen = {"features": features} if options.get("aim") == "features" else {}
                     attack = Attack(radius=radius, seed=self.seed, **options, **seen)
-                    if attack.kind == "random":
-                        attack = control_of(attack)
                     samples = sample(plan.model, n, move=TrajectoryAttack(attack), **words)
                     shift = functional.mse_loss(samples, unattacked).sqrt().item()
                     yield self._row(
