@@ -24,6 +24,7 @@ import shlex
 import statistics
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,7 +75,7 @@ KEY = (
 # --- Exact denoisers -------------------------------------------------------------------------
 
 
-class Exact(nn.Module):
+class Exact(nn.Module, ABC):
     """E[x0 | x_t] where the data are known, as a network that answers with x0.
 
     Args:
@@ -90,9 +91,15 @@ class Exact(nn.Module):
         x0 = self.x0(x.double().flatten(1), alpha.flatten(1), sigma.flatten(1))
         return x0.to(x.dtype).view_as(x)
 
+    @abstractmethod
+    def x0(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x_t] of x_t (B, d), with alpha and sigma (B, 1), float64."""
+
 
 class Empirical(Exact):
     """Of images (N, *), each as likely as another."""
+
+    images: Tensor
 
     def __init__(self, schedule: Schedule, images: Tensor) -> None:
         super().__init__(schedule)
@@ -107,6 +114,10 @@ class Empirical(Exact):
 
 class GaussianTruth(Exact):
     """Of a normal law with mean (d,) and covariance (d, d)."""
+
+    mean: Tensor
+    values: Tensor
+    vectors: Tensor
 
     def __init__(self, schedule: Schedule, mean: Tensor, covariance: Tensor) -> None:
         super().__init__(schedule)
@@ -136,7 +147,7 @@ def images_of(dataset: Dataset) -> Tensor:
     return 2 * torch.cat([batch["x0"].float() for batch in dataset.chunks()]) - 1
 
 
-def other_eye(dataset: Dataset) -> nn.Module:
+def other_eye(dataset: Dataset) -> Classifier:
     """The classifier that attackers look through: trained as the one that measures, from other
     weights and batches; takes samples in [-1, 1]."""
     labels = torch.cat([batch["label"] for batch in dataset.chunks()])
@@ -309,9 +320,12 @@ class Cell:
             return frechet_distance(real, plan.reference.extractor((samples.clamp(-1, 1) + 1) / 2))
 
         eye = other_eye(plan.reference.dataset)
-        features = lambda x: eye.features(((x + 1) / 2).clamp(0, 1))  # noqa: E731
+
+        def features(x: Tensor) -> Tensor:
+            return eye.features(((x + 1) / 2).clamp(0, 1))
+
         for steps in own["steps"]:
-            words = {"sampling": plan.sampling, "class_labels": plan.labels(n)}
+            words: dict[str, Any] = {"sampling": plan.sampling, "class_labels": plan.labels(n)}
             words |= {"num_inference_steps": steps}
             began = time.perf_counter()
             unattacked = sample(plan.model, n, **words)
@@ -320,8 +334,13 @@ class Cell:
             for name, options in own["attacks"].items():
                 for radius in own["radii"]:
                     began = time.perf_counter()
-                    seen = {"features": features} if options.get("aim") == "features" else {}
-                    attack = Attack(radius=radius, seed=self.seed, **options, **seen)
+                    looks = options.get("aim") == "features"
+                    attack = Attack(
+                        radius=radius,
+                        seed=self.seed,
+                        features=features if looks else None,
+                        **options,
+                    )
                     samples = sample(plan.model, n, move=TrajectoryAttack(attack), **words)
                     shift = functional.mse_loss(samples, unattacked).sqrt().item()
                     yield self._row(
@@ -335,7 +354,8 @@ class Cell:
             for steps in own["steps"]:
                 began = time.perf_counter()
                 section = {"scheduler": sampler, "num_inference_steps": steps}
-                one = plan.with_sampling(plan.config.sampling.model_copy(update=section))
+                sampling = plan.config.sampling.model_copy(update=section)
+                one = replace(plan, config=plan.config.model_copy(update={"sampling": sampling}))
                 figures = measure(look(_samples(one), one.against), one.against, one.generation())
                 found = {"sampler": sampler, "steps": steps}
                 found |= {"frechet_distance": figures["frechet_distance"]}

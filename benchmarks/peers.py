@@ -115,6 +115,13 @@ def network() -> Any:
     return UNet2DModel(sample_size=SIZE, in_channels=3, out_channels=3, **words)
 
 
+def noising() -> Any:
+    """The scheduler that both peers noise images with."""
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    return DDPMScheduler(num_train_timesteps=1000)
+
+
 def prepared_pixels(image: Any, *, low: float) -> Any:
     """Resize, centre crop, random mirror, to a tensor in [low, 1], as torchvision would."""
     import numpy as np
@@ -142,13 +149,12 @@ def diffusers(job: Job) -> None:
     from datasets import load_dataset
     from diffusers.optimization import get_scheduler
     from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from diffusers.training_utils import EMAModel
     from torch.nn import functional
     from tqdm.auto import tqdm
 
     accelerator = Accelerator(mixed_precision=job.precision)
-    model, noise_scheduler = network(), DDPMScheduler(num_train_timesteps=1000)
+    model, noise_scheduler = network(), noising()
     ema_model = EMAModel(
         model.parameters(),
         decay=0.9999,
@@ -210,7 +216,6 @@ def ddpm_pytorch(job: Job) -> None:
     """The Trainer of denoising-diffusion-pytorch with its default numbers, on the same network."""
     import torch
     from accelerate import Accelerator
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from PIL import Image
     from torch.nn import functional
     from tqdm.auto import tqdm
@@ -235,7 +240,7 @@ def ddpm_pytorch(job: Job) -> None:
         while True:
             yield from loader
 
-    model, noise_scheduler = network(), DDPMScheduler(num_train_timesteps=1000)
+    model, noise_scheduler = network(), noising()
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.99))
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -246,7 +251,7 @@ def ddpm_pytorch(job: Job) -> None:
         with accelerator.autocast():
             t = torch.randint(0, 1000, (len(x_start),), device=x_start.device)
             noise = torch.randn_like(x_start)
-            x_t: Any = noise_scheduler.add_noise(x_start, noise, t)
+            x_t = noise_scheduler.add_noise(x_start, noise, t)
             loss = functional.mse_loss(model(x_t, t).sample, noise, reduction="none")
             loss = loss.flatten(1).mean(1).mean()
         accelerator.backward(loss)
