@@ -59,7 +59,7 @@ ATTACK = (
 )
 """Of the curves of quality against radius: what a minute on two cores allows."""
 QUICK = (
-    "training.max_train_steps=300",
+    "training.max_train_steps=240",
     "training.learning_rate=2e-3",
     "training.lr_warmup_steps=30",
     "sampling.num_inference_steps=20",
@@ -71,7 +71,7 @@ QUICK_SECONDS = 10.0
 """Of one command after training in the short form; for the estimate of the time left only."""
 LONG = "This takes six to eight minutes on two idle cores; `sparring demo --quick` takes two.\n"
 SHORT = (
-    "This is the short form, about two minutes on two idle cores: a fifth of the updates, fewer\n"
+    "This is the short form, about two minutes on two idle cores: a sixth of the updates, fewer\n"
     "samples, a coarser attack. Its figures are rougher than those of `sparring demo`.\n"
 )
 FIRST_GUESS = {"robust": 0.16, "plain": 0.09, "clean": 0.09}
