@@ -15,7 +15,7 @@ class Huggingface(Table):
     """A data set of the hub.
 
     Args:
-        dataset_name, dataset_config_name: See `tables.huggingface`.
+        dataset_name, dataset_config_name: The name on the hub, and which of its configs.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ class Parquet(Table):
     """Tables of images.
 
     Args:
-        data_files: See `tables.parquet`.
+        data_files: Parquet files, by paths or patterns.
     """
 
     def __init__(self, *, data_files: Place | list[Place] | None = None, **common: Any) -> None:

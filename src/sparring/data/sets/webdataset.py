@@ -13,7 +13,7 @@ class Webdataset(Sharded):
     """Tar shards of images.
 
     Args:
-        data_files: See `tar_shards.webdataset`.
+        data_files: Tar shards, by paths or patterns.
     """
 
     def __init__(self, *, data_files: Place | list[Place] | None = None, **common: Any) -> None:
