@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 import yaml
-from dirt import commit_of
+from dirt import commit_of, read_rows
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -383,10 +383,6 @@ def _samples(plan: Plan) -> Tensor:
 
 def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in KEY)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
 
 
 def add_rows(path: Path, cells: Sequence[Cell]) -> None:
