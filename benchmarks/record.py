@@ -137,7 +137,9 @@ def command_line(*words: object, n_processes: int = 1) -> str:
     if n_processes > 1:
         launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={n_processes}"]
         command = [sys.executable, "-m", *launcher, "-m", "sparring", *texts]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
         return ""
     from sparring.cli import main
 
