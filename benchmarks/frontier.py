@@ -254,6 +254,8 @@ class Cell:
 
     @property
     def command(self) -> str:
+        if not self.is_trained:
+            return f"python benchmarks/frontier.py --only {self.name} --seeds {self.seed}"
         return shlex.join(["sparring", "train", f"configs/{self.config}", *self.words])
 
     @property
