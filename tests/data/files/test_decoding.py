@@ -26,6 +26,18 @@ def test_sixteen_bits_keep_their_precision():
     np.testing.assert_allclose(x[0].numpy(), values / 65535, atol=1e-7)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_pixels_of_eight_bits_stay_so(mode):
+    rgb = np.random.RandomState(0).randint(0, 256, (6, 5, 3), dtype=np.uint8)
+    image = Image.fromarray(rgb).convert(mode)
+    file = _save(image, "TIFF")
+    x = decoding.pixels(file)
+    assert x.dtype == torch.uint8
+    shown = np.array(image.convert("RGB" if len(x) == 3 else "L"))
+    assert torch.equal(x, torch.tensor(shown).reshape(6, 5, -1).permute(2, 0, 1))
+    assert torch.equal(decoding.decode(file), x / 255)
+
+
 def test_palette_cmyk_and_grey_become_what_they_show():
     rgb = np.random.RandomState(0).randint(0, 256, (6, 5, 3), dtype=np.uint8)
     exact = torch.tensor(rgb).permute(2, 0, 1) / 255

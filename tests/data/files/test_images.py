@@ -52,6 +52,25 @@ def test_held_images_and_decoded_images_are_the_same(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("hold_bytes", [0, 2**20])
+def test_images_of_eight_and_of_sixteen_bits_stand_beside_each_other(
+    tmp_path, monkeypatch, hold_bytes
+):
+    """65535 of sixteen bits is white, as 255 of eight is; only what no rounding changes is held."""
+    monkeypatch.setattr(images, "HOLD_BYTES", hold_bytes)
+    eight = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(eight).save(tmp_path / "a.png")
+    for values, is_held in ((eight.astype(np.uint16) * 257, True), ([[30000] * 16] * 16, False)):
+        values = np.array(values, dtype=np.uint16)
+        Image.fromarray(values).save(tmp_path / "b.png")
+        data = build_dataset("image_folder", train_data_dir=str(tmp_path), resolution=16)
+        assert (data.held is not None) == (is_held and hold_bytes > 0)
+        x0 = data.read_all()["x0"]
+        assert x0.dtype == torch.float32
+        assert torch.equal(x0[0, 0], torch.tensor(eight) / 255)
+        assert torch.equal(x0[1, 0], torch.tensor(values.astype(np.float32) / 65535))
+
+
+@pytest.mark.parametrize("hold_bytes", [0, 2**20])
 def test_an_unreadable_image_is_replaced_by_the_next_and_listed(folder, monkeypatch, hold_bytes):
     monkeypatch.setattr(images, "HOLD_BYTES", hold_bytes)
     broken = [folder / "cat" / "2.png", folder / "cat" / "3.png", folder / "dog" / "9.png"]

@@ -17,14 +17,21 @@ class Unreadable(Exception):  # noqa: N818 - the state of a file
 
 def is_within(path: str | Path, root: str | Path) -> bool:
     """Whether the file or folder that `path` leads to, through all links, lies in the folder."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    return is_in(path, os.path.realpath(root))
 
 
-def check_file(path: str, root: str | None = None) -> str:
+def is_in(path: str | Path, real_root: str) -> bool:
+    """`is_within` of a folder whose own links are followed already."""
+    real, above = os.path.normcase(os.path.realpath(path)), os.path.normcase(real_root)
+    return real == above or real.startswith(above.rstrip(os.sep) + os.sep)
+
+
+def check_file(path: str, real_root: str | None = None) -> str:
     """The path, if it may be opened; looked at before opening, which a pipe would not survive. It
-    is Unreadable if it leads out of the folder `root`, is no plain file, or is too large."""
+    is Unreadable if it leads out of the folder `real_root` (see `is_in`), is no plain file, or is
+    too large."""
     try:
-        if root is not None and not is_within(path, root):
+        if real_root is not None and not is_in(path, real_root):
             raise Unreadable("it leads out of the folder")
         found = os.stat(path)
     except (OSError, ValueError) as error:  # gone, a loop of links, a name with a NUL byte

@@ -71,9 +71,15 @@ def decode(file: str | bytes, n_channels: int | None = None) -> Tensor:
         The image in [0, 1], (n_channels, H, W), float32: 1 is luma of RGB, 3 repeats grey; None: as
         the file has it. Unreadable if it is no image, or has more than MAX_PIXELS.
     """
+    return with_channels(transforms.to_float(pixels(file)), n_channels)
+
+
+def pixels(file: str | bytes) -> Tensor:
+    """An image file as `decode` reads it, with its own channels (1 or 3, H, W): 0..255 (uint8) of
+    the kinds that have 8 bits for each channel, else float32 in [0, 1]; Unreadable as there."""
     with _opened(file) as image:
-        x = _pixels(image)
-    return with_channels(x, n_channels)
+        values = torch.from_numpy(_pixels(image))
+    return values.permute(2, 0, 1) if values.ndim == 3 else values[None]
 
 
 def header(file: str | bytes) -> Header:
@@ -86,9 +92,10 @@ def header(file: str | bytes) -> Header:
 
 
 def with_channels(x: Tensor, n_channels: int | None) -> Tensor:
-    """An image (C, H, W) in grey (1), by its luma, or in colour (3); None: as it is."""
+    """An image (C, H, W) in grey (1), by its luma, or in colour (3); None: as it is. Pixels of 8
+    bits stay so, but for the luma, which is float."""
     if n_channels == 1 and len(x) == 3:
-        return torch.einsum("chw,c->hw", x, torch.tensor(LUMA))[None]
+        return torch.einsum("chw,c->hw", transforms.to_float(x), torch.tensor(LUMA))[None]
     if n_channels == 3 and len(x) == 1:
         return x.repeat(3, 1, 1)
     return x
@@ -134,8 +141,8 @@ def _by_its_kind(file: str | bytes) -> ImageFile:
     return Image.open(content(), formats=("HEIF",))
 
 
-def _pixels(file: ImageFile) -> Tensor:
-    """The upright pixels in [0, 1], (1, H, W) of a grey image, else (3, H, W)."""
+def _pixels(file: ImageFile) -> np.ndarray:
+    """The upright pixels, see `pixels`: (H, W) of a grey image, else (H, W, 3)."""
     packing = str(file.tile[0][3]) if file.format == "PNG" and file.tile else ""
     white = _white(file)
     is_opaque = _has_no_alpha(file)
@@ -146,13 +153,13 @@ def _pixels(file: ImageFile) -> Tensor:
     if is_opaque:
         image = image.convert(image.mode.removesuffix("A"))
     if image.mode not in GREY_MODES:
-        return transforms.to_float(torch.from_numpy(_colours(image, packing)).permute(2, 0, 1))
+        return _colours(image, packing)
     shown = image
     if image.mode in ("LA", "La"):
         shown = _on_white(image).convert("L")
     elif image.mode == "1":
         shown = image.convert("L")
-    return torch.from_numpy(_grey(image, np.array(shown), packing, white))[None]
+    return _grey(image, np.array(shown), packing, white)
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -186,20 +193,21 @@ def _white(image: ImageFile) -> float:
 
 
 def _grey(image: Image.Image, values: np.ndarray, packing: str, white: float) -> np.ndarray:
-    """Grey pixels (H, W) in [0, 1], float32; those of the transparent value are white."""
+    """Grey pixels (H, W), see `pixels`; those of the transparent value are white."""
     if image.mode in ("1", "L", "LA", "La"):
-        white = 255
-    grey = values.astype(np.float32) / abs(white)
-    if not (grey.min() >= 0 and grey.max() <= 1):
-        raise ValueError(f"pixels of mode {image.mode} beyond the range of an image")
-    if white < 0:
-        grey = 1 - grey
+        grey, brightest = values.copy(), 255
+    else:
+        grey, brightest = values.astype(np.float32) / abs(white), 1
+        if not (grey.min() >= 0 and grey.max() <= 1):
+            raise ValueError(f"pixels of mode {image.mode} beyond the range of an image")
+        if white < 0:
+            grey = 1 - grey
     clear = image.info.get("transparency")
     if isinstance(clear, int):
         most = {"1": 1, "L;2": 3, "L;4": 15, "L": 255}.get(packing)
         if most is not None:  # a PNG says it in its own bits, and Pillow spreads pixels to 0..255
             clear = 255 // most * (clear & most)
-        grey[values == clear] = 1
+        grey[values == clear] = brightest
     return grey
 
 
@@ -214,7 +222,7 @@ def _colours(image: Image.Image, packing: str) -> np.ndarray:
         return values
     if image.mode in ("PA", "RGBA", "RGBa") or clear is not None:
         image = _on_white(image)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _upright(image: ImageFile) -> Image.Image:

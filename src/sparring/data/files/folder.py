@@ -3,6 +3,7 @@
 Train/ beside val/, in any spelling, are splits; other folders are classes.
 """
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -58,7 +59,8 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
         raise UserError("; ".join([none, *remarks]))
     files = FolderFiles(f"folder '{train_data_dir}'", [str(path) for path in paths], str(root))
     captions = folder_captions(paths, root, caption_column, remarks, found.others)
-    classes = [_class_of(path, roots) for path in paths]
+    class_of = functools.cache(lambda parent: _class_of(parent, roots))  # a folder has many images
+    classes = [class_of(path.parent) for path in paths]
     names = sorted({name for name in classes if name is not None}, key=natural)
     if not is_split:
         check_classes(roots[0], paths)
@@ -80,10 +82,10 @@ def folder(train_data_dir: str | None, split: str, caption_column: str | None = 
     return Source(files, labels, names, captions, is_split, remarks)
 
 
-def _class_of(path: Path, roots: Sequence[Path]) -> str | None:
-    root = next(root for root in roots if path.is_relative_to(root))
-    parts = path.relative_to(root).parts
-    return parts[0] if len(parts) > 1 else None
+def _class_of(parent: Path, roots: Sequence[Path]) -> str | None:
+    """The class of the images that lie in a folder."""
+    root = next(root for root in roots if parent.is_relative_to(root))
+    return next(iter(parent.relative_to(root).parts), None)
 
 
 def split_name(folder: str) -> str | None:

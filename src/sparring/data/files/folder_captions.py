@@ -300,6 +300,8 @@ def _texts_of_images(
     paths: Sequence[Path], texts: Sequence[Path], remarks: list[str]
 ) -> list[Path | None]:
     """The text file of each image: photo.txt, photo.caption or photo.png.txt of photo.png."""
+    if not texts:
+        return [None] * len(paths)
     found = _named_alike(paths, texts, lambda name: unicodedata.normalize("NFC", str(name)))
     used = {file for files in found for file in files}
     left = [file for file in texts if file not in used]

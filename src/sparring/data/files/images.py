@@ -7,6 +7,7 @@ labels and contamination stay right) and its place is listed in the batch. Files
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from .. import transforms
 from ..base import Batch, Dataset, digest
 from ..captions import drawn
 from .allowed_files import Unreadable
-from .decoding import MAX_PIXELS, decode, with_channels
+from .decoding import MAX_PIXELS, pixels, with_channels
 from .source import Source
 from .survey import fits, survey
 
@@ -88,7 +89,7 @@ class ImageDataset(Dataset):
                 self._fit(image, position, self.files.where(i))
                 for (i, image), position in zip(read, positions.tolist(), strict=True)
             ]
-            x0 = torch.stack([image for image, _ in fitted])
+            x0 = _stacked([image for image, _ in fitted])
             framing = torch.tensor([place for _, place in fitted])
         batch: Batch = {"x0": x0, "index": index, "framing": framing, "unreadable": unreadable}
         if self.labels is not None:
@@ -132,8 +133,8 @@ class ImageDataset(Dataset):
         )
 
     def _read(self, index: int) -> Tensor:
-        """One image at its own size, with the data's channels, (C, H, W)."""
-        image = decode(self.files.open(index))
+        """One image at its own size, with the data's channels, see `pixels`."""
+        image = pixels(self.files.open(index))
         height, width = image.shape[1:]
         if self.resolution is not None and not fits(height, width, self.resolution):
             raise Unreadable(f"more than {MAX_PIXELS:,} pixels after resizing")
@@ -145,12 +146,7 @@ class ImageDataset(Dataset):
         """One image at its size, shape `sample_shape`, and its row of the batch's `framing`."""
         height, width = image.shape[1:]
         if self.resolution is None:
-            if tuple(image.shape) != self.sample_shape:
-                raise SizesDiffer(
-                    f"images of {self.files.origin} differ in size ({where} is "
-                    f"{_size(image.shape)}, the first {_size(self.sample_shape)}): "
-                    f"set data.resolution={min(self.sample_shape[1:])} or so"
-                )
+            self._check_size(image, where)
             return image, [height, width, 0, 0, 0]
         tall, wide = transforms.resized(height, width, self.resolution)
         if self.center_crop:
@@ -159,8 +155,18 @@ class ImageDataset(Dataset):
             rng = generator("cpu", self.seed, "crop", position)
             top, left = transforms.anywhere(tall, wide, self.resolution, rng)
         right = wide - self.resolution - left
+        if min(height, width) != self.resolution:
+            image = transforms.to_float(image)
         square = transforms.square(image, self.resolution, top, left)
         return square, [height, width, top, left, right]
+
+    def _check_size(self, image: Tensor, where: str) -> None:
+        if tuple(image.shape) != self.sample_shape:
+            raise SizesDiffer(
+                f"images of {self.files.origin} differ in size ({where} is "
+                f"{_size(image.shape)}, the first {_size(self.sample_shape)}): "
+                f"set data.resolution={min(self.sample_shape[1:])} or so"
+            )
 
     def _hold(self) -> tuple[Tensor | None, Tensor]:
         """All images as uint8 (n, C, H, W) and who stands in for whom, if that changes no pixel."""
@@ -168,7 +174,7 @@ class ImageDataset(Dataset):
         everyone = torch.arange(n)
         if n * shape[0] * shape[1] * shape[2] > HOLD_BYTES:
             return None, everyone
-        held = torch.empty(n, *shape, dtype=torch.uint8)
+        held = np.empty((n, *shape), dtype=np.uint8)  # writing a row costs a fifth of torch's
         readable = torch.ones(n, dtype=torch.bool)
         for i in range(n):
             try:
@@ -176,13 +182,24 @@ class ImageDataset(Dataset):
             except Unreadable:
                 readable[i] = False
                 continue
-            if self.resolution is not None and image.shape[1:] != shape[1:]:
+            if self.resolution is None:
+                self._check_size(image, self.files.where(i))
+            elif image.shape[1:] != shape[1:]:
                 return None, everyone
-            held[i] = transforms.to_uint8(self._fit(image, i, self.files.where(i))[0])
-            if not torch.equal(transforms.to_float(held[i]), image):
-                return None, everyone
+            if image.is_floating_point():
+                floats, image = image, transforms.to_uint8(image)
+                if not torch.equal(transforms.to_float(image), floats):
+                    return None, everyone
+            held[i] = image.numpy()
         good = everyone[readable]
-        return held, good[torch.searchsorted(good, everyone) % len(good)]
+        return torch.from_numpy(held), good[torch.searchsorted(good, everyone) % len(good)]
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    """Images of one shape, of 8 bits (uint8) or float, as one batch in [0, 1]."""
+    if not all(image.dtype == torch.uint8 for image in images):
+        images = [transforms.to_float(image) for image in images]
+    return transforms.to_float(torch.stack(list(images)))
 
 
 def _size(shape: Sequence[int]) -> str:

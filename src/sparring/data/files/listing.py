@@ -186,7 +186,7 @@ def _n_images(place: str) -> int:
 def _holds_image(path: str, base: Path) -> bool:
     """Whether the first bytes are those of an image that would be read."""
     try:
-        with open(check_file(path, str(base)), "rb") as file:
+        with open(check_file(path, os.path.realpath(base)), "rb") as file:
             head = file.read(16)
     except (OSError, Unreadable):
         return False

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..captions import Caption
-from .allowed_files import Unreadable, check_file, is_within
+from .allowed_files import Unreadable, check_file, is_in
 
 N_HASHED_FILES = 64
 N_SURVEYED = 4096
@@ -63,7 +63,8 @@ class FolderFiles(Files):
     """Files of a folder, by path; those that links lead out of `root` are not opened."""
 
     def __init__(self, origin: str, paths: Sequence[str], root: str | None = None) -> None:
-        self.origin, self.items, self.root = origin, paths, root
+        self.origin, self.items = origin, paths
+        self.root = None if root is None else os.path.realpath(root)
 
     def open(self, index: int) -> str:
         return check_file(self.items[index], self.root)
@@ -77,7 +78,8 @@ class TableFiles(Files):
     counts from one of the folders `roots` and must not lead out of it."""
 
     def __init__(self, origin: str, table: Any, column: str, roots: Sequence[str]) -> None:
-        self.origin, self.table, self.column, self.roots = origin, table, column, roots
+        self.origin, self.table, self.column = origin, table, column
+        self.roots = [os.path.realpath(root) for root in roots]
         self.items = range(len(table))
 
     def open(self, index: int) -> str | bytes:
@@ -86,7 +88,7 @@ class TableFiles(Files):
             return cell.get("bytes") or b""
         for root in self.roots:
             path = os.path.join(root, cell["path"])
-            if is_within(path, root) and os.path.lexists(path):
+            if is_in(path, root) and os.path.lexists(path):
                 return check_file(path, root)
         raise Unreadable(f"{cell['path']!r} is no file beside the data")
 
