@@ -3,8 +3,9 @@ r"""What adversarial training buys: attacks, few steps, memorisation: `make benc
     python benchmarks/frontier.py --only attack/digits/plain --seeds 0 --slots 2
 
 What is trained and measured stands in frontier.yaml. Rows are added to results/frontier.json as
-runs end; what is there is not run again, a run that was interrupted goes on, and --report writes
-results/frontier.md from the rows alone.
+they are measured; what is there is not measured again, a run that was interrupted goes on, and
+--report writes results/frontier.md from the rows alone. --screen measures what a question says
+under `screen`, which is less: to choose what is measured in full.
 
 **attack.** Robustness is bounded by the data: the exact denoiser moves too. Two of them are
 attacked like a learned model, through all steps of the sampler:
@@ -19,14 +20,17 @@ network than the one that measures: a classifier of the same form from other wei
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import re
 import shlex
 import statistics
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -67,7 +71,7 @@ from sparring.support.errors import UserError
 HERE = Path(__file__).resolve().parent
 KEY = (
     "question", "data", "method", "setting", "seed", "n_train", "sampler", "steps", "attack",
-    "radius",
+    "radius", "n_samples",
 )  # fmt: skip
 """What tells two rows apart."""
 
@@ -171,9 +175,10 @@ class Table:
 
     raw: Mapping[str, Any]
     root: Path
+    screens: bool = False
 
     def cells(self, only: str, seeds: Sequence[int] | None) -> list[Cell]:
-        """All cells whose name holds `only`, seed by seed."""
+        """All cells in whose name the regular expression `only` is found, seed by seed."""
         found = [
             Cell(self, question, data, method, setting, seed, n_train)
             for question, own in self.raw["questions"].items()
@@ -184,7 +189,7 @@ class Table:
             for seed in own["seeds"]
             if seeds is None or seed in seeds
         ]
-        found = [cell for cell in found if only in cell.name]
+        found = [cell for cell in found if re.search(only, cell.name)]
         if not found:
             raise UserError(f"nothing is called {only}, with these seeds")
         return sorted(found, key=lambda cell: cell.seed)
@@ -228,29 +233,39 @@ class Cell:
 
     @property
     def base(self) -> Cell | None:
-        """The run that this one begins with."""
-        return replace(self, method="base", setting="") if "base" in self.own else None
+        """The run that this one begins with, or whose figures' place it takes."""
+        if "base" in self.own:
+            return replace(self, method="base", setting="")
+        begins = not self.is_trained or any("$PLAIN" in word for word in self.how["words"])
+        return replace(self, method="plain", setting="") if begins else None
 
     @property
     def words(self) -> list[str]:
         """What the run's config is told."""
         own, data = self.own, self.table.raw["data"][self.data]
+        given = [
+            word
+            for word in data["words"]
+            if self.config == data["config"] or not word.startswith("row=")
+        ]
         if self.method == "base":
             words = own["base"]
         else:
             words = [*own.get("words", []), *self.how["words"], *filter(None, [self.setting])]
             base = "" if self.base is None else str(self.base.folder)
-            words = [word.replace("$BASE", base) for word in words]
+            plain = str(replace(self, method="plain", setting="").folder)
+            words = [word.replace("$BASE", base).replace("$PLAIN", plain) for word in words]
         if self.n_train is not None:
             words = [*words, f"data.max_train_samples={self.n_train}"]
         return [
-            *data["words"], *words, f"training.seed={self.seed}", "training.report_to=none",
+            *given, *words, f"training.seed={self.seed}", "training.report_to=none",
             f"training.output_dir={self.folder}", "training.validation_steps=null",
         ]  # fmt: skip
 
     @property
     def config(self) -> str:
-        return self.table.raw["data"][self.data]["config"]
+        own = {} if self.method == "base" else self.how.get("configs", {})
+        return own.get(self.data, self.table.raw["data"][self.data]["config"])
 
     @property
     def command(self) -> str:
@@ -267,6 +282,37 @@ class Cell:
     def measured(self) -> Path:
         return self.folder / "frontier.json"
 
+    @property
+    def measures(self) -> Mapping[str, Any]:
+        """What is measured, and of how many samples."""
+        return self.own["measure"] | (self.own["screen"] if self.table.screens else {})
+
+    @property
+    def planned(self) -> list[dict[str, Any]]:
+        """What tells the rows of this cell apart, in the order in which they are measured."""
+        own = self.measures
+        if self.question == "attack":
+            attacks = [(None, None), *itertools.product(own["attacks"], own["radii"])]
+            return [
+                {"steps": steps, "attack": attack, "radius": radius}
+                for steps in own["steps"]
+                for attack, radius in attacks
+            ]
+        samplers = own.get("samplers", [None])
+        pairs = itertools.product(samplers, own["steps"])
+        return [{"sampler": sampler, "steps": steps} for sampler, steps in pairs]
+
+    def left(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What of it is not among the rows."""
+        there = {key_of(row) for row in rows}
+        return [what for what in self.planned if key_of(self._told | what) not in there]
+
+    @property
+    def _told(self) -> dict[str, Any]:
+        told = {"data": self.data, "question": self.question, "method": self.method}
+        told |= {"setting": self.setting, "seed": self.seed, "n_train": self.n_train}
+        return told | {"n_samples": self.measures["n_samples"]}
+
     def run(self, again: Sequence[str]) -> Run:
         """What is left to do; `again` is this program's command line for one cell."""
         commands, n_steps = [], 1
@@ -279,7 +325,7 @@ class Cell:
         n_done = int(bool(commands) and is_finished(self.folder))
         if self.method != "base":
             commands += [[*again, "--measure", self.name, "--seeds", str(self.seed)]]
-            n_done += self.measured.is_file()
+            n_done += not self.left(read_rows(self.measured))
         title, log = f"{self.name}, seed {self.seed}", self.folder.parent / f"{self.seed}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         return Run(title, title, self.folder, log, commands, n_steps, stage=n_done)
@@ -287,92 +333,82 @@ class Cell:
     # Measure
 
     def measure(self) -> None:
-        """Write the figures of this cell."""
+        """Write the figures of this cell, each as soon as it is known."""
+        rows = read_rows(self.measured)
         run = self if self.is_trained else replace(self, method="plain", setting="")
-        words = [
-            "evaluation.reference=all",
-            f"evaluation.n_samples={self.own['measure']['n_samples']}",
-        ]
+        words = ["evaluation.reference=all", f"evaluation.n_samples={self.measures['n_samples']}"]
         plan = plan_of(str(run.folder), words, "cpu", Processes.started(), {})
         if not self.is_trained:
             training = plan.against.training
             assert training is not None
             model = exact_model(self.how["exact"], plan.model, images_of(training))
             plan = replace(plan, model=model)
-        rows = list(getattr(self, f"_{self.question}")(plan))
-        self.measured.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(rows, indent=2) + "\n"
-        self.measured.write_text(text, encoding="utf-8")
-
-    def _row(self, n_samples: int, began: float, **figures: Any) -> dict[str, Any]:
-        row = dict.fromkeys(
+        figures = getattr(self, f"_{self.question}")(plan)
+        empty = dict.fromkeys(
             ("sampler", "attack", "radius", "attacked_distance", "near_duplicates", "shift_rms")
         )
-        told = {"data": self.data, "question": self.question, "method": self.method}
-        told |= {"setting": self.setting, "seed": self.seed, "n_train": self.n_train}
-        seconds = round(time.perf_counter() - began, 1)
-        end = {"n_samples": n_samples, "seconds": seconds, "versions": versions()}
-        return told | row | figures | end | {"commit": commit_of(HERE), "command": self.command}
+        for what in self.left(rows):
+            began = time.perf_counter()
+            found = figures(**what)
+            end = {"seconds": round(time.perf_counter() - began, 1), "versions": versions()}
+            end |= {"commit": commit_of(HERE), "command": self.command}
+            rows.append(empty | self._told | what | found | end)
+            self.measured.parent.mkdir(parents=True, exist_ok=True)
+            write_rows(self.measured, rows)
 
-    def _attack(self, plan: Plan) -> Iterator[dict[str, Any]]:
-        own, n = self.own["measure"], plan.n_samples
-        real = Gaussian.of(plan.reference.features)
-
-        def distance(samples: Tensor) -> float:
-            return frechet_distance(real, plan.reference.extractor((samples.clamp(-1, 1) + 1) / 2))
-
+    def _attack(self, plan: Plan) -> Callable[..., dict[str, Any]]:
+        n, real = plan.n_samples, Gaussian.of(plan.reference.features)
         eye = other_eye(plan.reference.dataset)
+        words: dict[str, Any] = {"sampling": plan.sampling, "class_labels": plan.labels(n)}
 
         def features(x: Tensor) -> Tensor:
             return eye.features(((x + 1) / 2).clamp(0, 1))
 
-        for steps in own["steps"]:
-            words: dict[str, Any] = {"sampling": plan.sampling, "class_labels": plan.labels(n)}
-            words |= {"num_inference_steps": steps}
-            began = time.perf_counter()
-            unattacked = sample(plan.model, n, **words)
-            figures = {"steps": steps, "frechet_distance": distance(unattacked)}
-            yield self._row(n, began, **figures)
-            for name, options in own["attacks"].items():
-                for radius in own["radii"]:
-                    began = time.perf_counter()
-                    looks = options.get("aim") == "features"
-                    attack = Attack(
-                        radius=radius,
-                        seed=self.seed,
-                        features=features if looks else None,
-                        **options,
-                    )
-                    samples = sample(plan.model, n, move=TrajectoryAttack(attack), **words)
-                    shift = functional.mse_loss(samples, unattacked).sqrt().item()
-                    yield self._row(
-                        n, began, **figures, attack=name, radius=radius, shift_rms=shift,
-                        attacked_distance=distance(samples),
-                    )  # fmt: skip
+        def distance(samples: Tensor) -> float:
+            return frechet_distance(real, plan.reference.extractor((samples.clamp(-1, 1) + 1) / 2))
 
-    def _few_steps(self, plan: Plan) -> Iterator[dict[str, Any]]:
-        own = self.own["measure"]
-        for sampler in own["samplers"]:
-            for steps in own["steps"]:
-                began = time.perf_counter()
-                section = {"scheduler": sampler, "num_inference_steps": steps}
-                sampling = plan.config.sampling.model_copy(update=section)
-                one = replace(plan, config=plan.config.model_copy(update={"sampling": sampling}))
-                figures = measure(look(_samples(one), one.against), one.against, one.generation())
-                found = {"sampler": sampler, "steps": steps}
-                found |= {"frechet_distance": figures["frechet_distance"]}
-                yield self._row(plan.n_samples, began, **found)
+        @cache
+        def unattacked(steps: int) -> tuple[Tensor, float]:
+            samples = sample(plan.model, n, num_inference_steps=steps, **words)
+            return samples, distance(samples)
 
-    def _memorization(self, plan: Plan) -> Iterator[dict[str, Any]]:
-        began = time.perf_counter()
-        figures = measure(look(_samples(plan), plan.against), plan.against, plan.generation())
-        copies = figures["memorization"]
-        yield self._row(
-            plan.n_samples, began, steps=plan.config.sampling.num_inference_steps,
-            frechet_distance=figures["frechet_distance"],
-            near_duplicates=copies["near_duplicates"],
-            near_duplicates_of_held_out=copies["near_duplicates_of_calibration"],
-        )  # fmt: skip
+        def figures(steps: int, attack: str | None, radius: float | None) -> dict[str, Any]:
+            samples, unmoved = unattacked(steps)
+            if attack is None:
+                return {"frechet_distance": unmoved}
+            options = self.measures["attacks"][attack]
+            eyes = features if options.get("aim") == "features" else None
+            move = TrajectoryAttack(Attack(radius=radius, seed=self.seed, features=eyes, **options))
+            moved = sample(plan.model, n, move=move, num_inference_steps=steps, **words)
+            shift = functional.mse_loss(moved, samples).sqrt().item()
+            found = {"frechet_distance": unmoved, "attacked_distance": distance(moved)}
+            return found | {"shift_rms": shift}
+
+        return figures
+
+    def _few_steps(self, plan: Plan) -> Callable[..., dict[str, Any]]:
+        def figures(sampler: str, steps: int) -> dict[str, Any]:
+            section = {"scheduler": sampler, "num_inference_steps": steps}
+            sampling = plan.config.sampling.model_copy(update=section)
+            one = replace(plan, config=plan.config.model_copy(update={"sampling": sampling}))
+            found = measure(look(_samples(one), one.against), one.against, one.generation())
+            return {"frechet_distance": found["frechet_distance"]}
+
+        return figures
+
+    def _memorization(self, plan: Plan) -> Callable[..., dict[str, Any]]:
+        def figures(steps: int, **_: Any) -> dict[str, Any]:
+            sampling = plan.config.sampling.model_copy(update={"num_inference_steps": steps})
+            one = replace(plan, config=plan.config.model_copy(update={"sampling": sampling}))
+            found = measure(look(_samples(one), one.against), one.against, one.generation())
+            copies = found["memorization"]
+            return {
+                "frechet_distance": found["frechet_distance"],
+                "near_duplicates": copies["near_duplicates"],
+                "near_duplicates_of_held_out": copies["near_duplicates_of_calibration"],
+            }
+
+        return figures
 
 
 def _samples(plan: Plan) -> Tensor:
@@ -387,20 +423,23 @@ def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in KEY)
 
 
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put rows in the place of the file, in one go."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"rows": rows}, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
 def add_rows(path: Path, cells: Sequence[Cell]) -> None:
     """Put the rows of what is measured into the file, in place of those of the same runs."""
     rows = {key_of(row): row for row in read_rows(path)}
     before = dict(rows)
     for cell in cells:
-        if cell.measured.is_file():
-            found = json.loads(cell.measured.read_text(encoding="utf-8"))
-            rows |= {key_of(row): row for row in found}
+        rows |= {key_of(row): row for row in read_rows(cell.measured)}
     if rows != before:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
         all_ = sorted(rows.values(), key=lambda row: tuple(map(_sortable, key_of(row))))
-        part.write_text(json.dumps({"rows": all_}, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_rows(path, all_)
 
 
 def _sortable(value: Any) -> tuple[str, Any]:
@@ -409,16 +448,9 @@ def _sortable(value: Any) -> tuple[str, Any]:
 
 def run_all(cells: Sequence[Cell], again: Sequence[str], n_slots: int, path: Path) -> None:
     """Run cells, and what they begin with before them."""
-    there = {key_of(row)[:6] for row in read_rows(path)}
-    left = [
-        cell
-        for cell in cells
-        if (cell.question, cell.data, cell.method, cell.setting, cell.seed, cell.n_train)
-        not in there
-    ]
-    needed = [cell.base for cell in left]
-    needed += [replace(cell, method="plain", setting="") for cell in left if not cell.is_trained]
-    first = {str(cell.folder): cell for cell in needed if cell is not None}
+    there = read_rows(path)
+    left = [cell for cell in cells if cell.left(there)]
+    first = {str(cell.base.folder): cell.base for cell in left if cell.base is not None}
     for stage in (first, {str(cell.folder): cell for cell in left}):
         runs = [cell.run(again) for cell in stage.values()]
         runs = [run for run in runs if not run.is_done]
@@ -433,7 +465,7 @@ def run_all(cells: Sequence[Cell], again: Sequence[str], n_slots: int, path: Pat
         try:
             work(runs, n_slots, progress, finish_first=True)
         finally:
-            add_rows(path, [cell for cell in stage.values() if cell.method != "base"])
+            add_rows(path, list(stage.values()))
 
 
 # --- Report ----------------------------------------------------------------------------------
@@ -503,10 +535,11 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of real data")
     parser.add_argument("--runs", type=Path, default=Path("runs/frontier"))
-    parser.add_argument("--only", default="", help="cells whose name holds this")
+    parser.add_argument("--only", default="", help="cells whose name has this regular expression")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--slots", type=int, default=n_cores())
     parser.add_argument("-o", "--out", type=Path, default=HERE / "results" / "frontier.json")
+    parser.add_argument("--screen", action="store_true", help="measure less")
     parser.add_argument("--list", action="store_true", help="name the cells and stop")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--report", action="store_true", help="write frontier.md and stop")
@@ -517,16 +550,17 @@ def main() -> None:
         return
     text = (HERE / "frontier.yaml").read_text(encoding="utf-8")
     raw = yaml.safe_load(Template(text).safe_substitute(DATA=words.data.resolve()))
-    table = Table(raw, words.runs.resolve())
+    table = Table(raw, words.runs.resolve(), words.screen)
     if words.measure is not None:
-        cells = table.cells(words.measure, words.seeds)
-        next(cell for cell in cells if cell.name == words.measure).measure()
+        cells = table.cells(f"^{re.escape(words.measure)}$", words.seeds)
+        cells[0].measure()
         return
     cells = table.cells(words.only, words.seeds)
     if words.list:
         print("\n".join(f"{cell.name}, seed {cell.seed}" for cell in cells))
         return
     again = [sys.executable, __file__, "--data", str(words.data), "--runs", str(words.runs)]
+    again += ["--screen"] if words.screen else []
     run_all(cells, again, words.slots, words.out)
 
 

@@ -95,7 +95,7 @@ def how_to_go_on(folder: Path, config: RunConfig, what: str, option: str) -> lis
     """
     if not (folder / "config.yaml").is_file():
         return []
-    if resolve(folder / "config.yaml") != config:
+    if resolve(folder / "config.yaml").model_dump() != config.model_dump():
         raise UserError(
             f"{folder} holds a {what} with other settings: choose another {option}, or "
             "delete that folder"
