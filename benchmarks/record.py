@@ -96,7 +96,9 @@ LCM = (
     "objective=latent_consistency_distillation", "training.conditioning_dropout_prob=0",
     "training.learning_rate=1e-4",
 )  # fmt: skip
-CONSISTENCY = ("objective=consistency_training", "objective.n_passes=2")
+PUBLISHED = ("objective.step_size=0.1", "objective.step_per=image")  # paper 1's length, at any size
+BY_LOSS = ("training.timestep_sampling=loss_second_moment",)
+CONSISTENCY = ("objective=consistency_training", "objective.n_passes=2", *PUBLISHED)
 RUNS: dict[str, Run] = {
     "digits/plain": on_digits("objective=plain"),
     "digits/input_perturbation": on_digits("objective=input_perturbation"),
@@ -104,8 +106,8 @@ RUNS: dict[str, Run] = {
     "digits/smoothing_random": on_digits("objective=smoothing_random"),
     "digits/smoothing_adversarial": on_digits("objective=smoothing_adversarial"),
     "digits/invariance": on_digits("objective=invariance"),
-    "digits/dro": on_digits("objective=dro", "training.timestep_sampling=loss_second_moment"),
-    "digits/dro_pgd": on_digits("objective=dro_pgd"),
+    "digits/dro": on_digits("objective=dro", *PUBLISHED, *BY_LOSS),
+    "digits/dro_pgd": on_digits("objective=dro_pgd", *PUBLISHED),
     "digits/detail": on_digits(*DETAIL),
     "digits/detail_alone": on_digits(*DETAIL, *ALONE),
     "digits/oracle": on_digits("objective=oracle"),

@@ -104,11 +104,9 @@ def test_the_clean_twins_differ_in_what_their_rows_say():
 
 def test_paper_1s_cifar_run_has_its_scripts_numbers():
     run = resolve(*RUNS["dro_cifar10_finetuned"])
-    assert (run.objective.n_passes, run.objective.step_size, run.objective.max_norm) == (
-        3,
-        0.1,
-        0.1,
-    )
+    adversary = run.objective
+    assert (adversary.n_passes, adversary.step_size, adversary.max_norm) == (3, 0.1, 0.1)
+    assert (adversary.step_per, adversary.units) == ("image", "sample")
     assert run.objective.target == "corrected_detached"
     assert (run.training.train_batch_size, run.training.learning_rate) == (32, 1e-4)
     assert (run.training.ema_decay, run.training.adam_weight_decay) == (0.9999, 0)

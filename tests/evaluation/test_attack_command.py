@@ -91,7 +91,8 @@ def test_a_run_keeps_its_curves_with_protocol_and_picture(digits_run, digits_res
     protocol = digits_result["protocol"]
     assert (protocol["n_fake"], protocol["steps"], protocol["sampler"]) == (20, 3, "ddim")
     assert protocol["attack"] == {
-        "kind": "fgsm", "norm": "linf", "aim": "final", "n_attack_steps": 1,
+        "kind": "fgsm", "norm": "linf", "units": "noise", "per": "element",
+        "aim": "final", "n_attack_steps": 1,
         "n_path_steps": None, "n_expectation": None, "where": [1], "n_seeds": 2,
         "corruptions": ["shift"], "transfer_from": None,
     }  # fmt: skip

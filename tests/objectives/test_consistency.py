@@ -225,8 +225,8 @@ def assert_near(one, other, tolerance=1e-6):
 def test_a_pixel_distillation_step_is_its_transcription(vp, perturbed):
     """CM's distillation (Heun, EMA target) in plain PyTorch, with three Free-AT passes."""
     objective = ConsistencyDistillation(
-        vp, n_levels=9, n_passes=3, perturbed=perturbed, step_size=0.3, max_norm=0.1,
-        metric="pseudo_huber", huber_c=0.05,
+        vp, n_levels=9, n_passes=3, perturbed=perturbed, step_size=0.3, step_per="image",
+        max_norm=0.1, metric="pseudo_huber", huber_c=0.05,
     )  # fmt: skip
     nets = {
         role: Denoiser(tiny_unet(sample_size=8).double(), vp)
@@ -327,7 +327,11 @@ def test_a_latent_distillation_step_is_its_transcription(vp, perturbed):
         "ema": Denoiser(ema, vp),
         "teacher": Denoiser(teacher, vp, null_condition={"encoder_hidden_states": null}),
     }
-    attack = {"n_passes": 2, "perturbed": perturbed, "step_size": 0.5} if perturbed else {}
+    attack = (
+        {"n_passes": 2, "perturbed": perturbed, "step_size": 0.5, "step_per": "image"}
+        if perturbed
+        else {}
+    )
     objective = OBJECTIVES["latent_consistency_distillation"](vp, guidance_embedding=True, **attack)
     latents = torch.randn(5, 4, 8, 8, dtype=torch.float64)
     text = torch.randn(5, 5, 6, dtype=torch.float64)
@@ -492,7 +496,7 @@ def test_one_pass_is_plain_training(vp, name, perturbed):
 @pytest.mark.parametrize("perturbed", ["student", "target"])
 def test_delta_raises_the_loss_and_stays_in_its_ball(vp, perturbed):
     objective = ConsistencyDistillation(
-        vp, n_passes=4, perturbed=perturbed, step_size=0.5, max_norm=0.05
+        vp, n_passes=4, perturbed=perturbed, step_size=0.06, max_norm=0.05
     )
     nets = {role: Denoiser(tiny_unet().double(), vp) for role in ("model", "ema", "teacher")}
     for p in nets["model"].parameters():

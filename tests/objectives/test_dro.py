@@ -14,6 +14,7 @@ from sparring.objectives import OBJECTIVES
 from sparring.objectives.vlb import posterior
 
 ROWS, SHAPE, LR = 6, (2, 4, 4), 1e-3
+PUBLISHED = {"step_size": 0.1, "step_per": "image"}
 
 
 class _Net(nn.Module):
@@ -119,7 +120,7 @@ def test_free_at_equals_its_transcription(learned_variance, target, max_norm):
     )
     net = _Net(learned_variance).double()
     twin = copy.deepcopy(net)
-    objective = OBJECTIVES["dro"](schedule, target=target, max_norm=max_norm)
+    objective = OBJECTIVES["dro"](schedule, target=target, max_norm=max_norm, **PUBLISHED)
     g = torch.Generator().manual_seed(3)
     x0 = torch.rand(ROWS, *SHAPE, generator=g, dtype=torch.float64) * 2 - 1
     s = objective.draw({"x0": x0}, StepRandom(0, 0, ROWS, dtype=torch.float64), step=0)
@@ -159,7 +160,7 @@ def test_free_at_equals_its_transcription(learned_variance, target, max_norm):
 def test_delta_of_the_published_setting_is_never_projected():
     """Two ascents of length 0.1 stay far below sqrt(3072) 0.1 = 5.54: the radius is (K-1) alpha."""
     schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
-    objective = OBJECTIVES["dro"](schedule)
+    objective = OBJECTIVES["dro"](schedule, **PUBLISHED)
     seen = []
     robust = objective.robust
     objective.robust = lambda denoiser, s, delta: (
@@ -175,9 +176,44 @@ def test_delta_of_the_published_setting_is_never_projected():
     assert 0.1 < lengths[2] <= 0.2 + 1e-6
 
 
+@pytest.mark.parametrize("units", ["sample", "noise"])
+@pytest.mark.parametrize("name", ["dro", "dro_pgd"])
+def test_delta_takes_steps_of_its_size_and_stays_in_its_ball(name, units):
+    """In both units, at every noise level: in noise units all is sigma_t times as large."""
+    schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
+    options = {"n_passes": 4} if name == "dro" else {"n_steps": 3}
+    objective = OBJECTIVES[name](schedule, step_size=0.1, max_norm=0.15, units=units, **options)
+    seen, robust = [], objective.robust
+    objective.robust = lambda denoiser, s, delta: (
+        seen.append(delta.detach()) or robust(denoiser, s, delta)
+    )
+    s = objective.draw({"x0": torch.rand(8, *SHAPE)}, StepRandom(0, 0, 8), 0)
+    for turn in objective.turns({"model": Denoiser(_Net(False), schedule)}, s):
+        sum(turn.parts[0]().values()).mean().backward()
+    unit = s.sigma.flatten() if units == "noise" else torch.ones(8)
+    rms = [delta.flatten(1).square().mean(1).sqrt() / unit for delta in seen]
+    if name == "dro":
+        torch.testing.assert_close(rms[1], torch.full((8,), 0.1))
+    assert (rms[-1] <= 0.15 * (1 + 1e-5)).all()
+    assert (rms[-1] > 0.1).all()
+
+
+def test_the_default_step_is_the_published_length_at_the_size_of_cifar10():
+    schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
+    sigma = torch.ones(1, 1, 1, 1)
+    sizes = {}
+    for side in (32, 8):
+        x = torch.zeros(1, 3, side, side)
+        for options in ({}, PUBLISHED):
+            step, _ = OBJECTIVES["dro"](schedule, **options).climb.at(x, sigma)
+            sizes[side, bool(options)] = step
+    assert sizes[32, True] == sizes[32, False] == sizes[8, False]
+    assert float(sizes[8, True] / sizes[8, False]) == pytest.approx(4)
+
+
 def test_a_broken_gradient_row_keeps_its_delta():
     schedule = schedule_from_config({"_class_name": "DDPMScheduler"})
-    objective = OBJECTIVES["dro"](schedule, n_passes=2)
+    objective = OBJECTIVES["dro"](schedule, n_passes=2, **PUBLISHED)
     deltas = []
     objective.robust = lambda denoiser, s, delta: (
         deltas.append(delta)
@@ -203,7 +239,7 @@ def test_pgd_finds_a_worse_point_than_no_attack():
     x0 = torch.rand(8, *SHAPE)
     values = {}
     for n_steps in (0, 1, 5):
-        objective = OBJECTIVES["dro_pgd"](schedule, n_steps=n_steps, step_size=0.5, max_norm=0.5)
+        objective = OBJECTIVES["dro_pgd"](schedule, n_steps=n_steps, step_size=0.1, max_norm=0.5)
         s = objective.draw({"x0": x0}, StepRandom(0, 0, 8), 0)
         (turn,) = objective.turns({"model": denoiser}, s)
         values[n_steps] = turn.parts[0]()["denoise"].detach()

@@ -12,6 +12,7 @@ from sparring.perturbations import (
     Radius,
     pgd,
     power_iteration,
+    size_in,
     strongest,
 )
 from sparring.perturbations.attacks import value_and_gradient
@@ -229,3 +230,17 @@ def test_best_takes_no_value_that_is_not_a_number():
     best.offer(torch.ones(3, 1), torch.tensor([nan, 0.0, 2.0]))
     assert best.w.flatten().tolist() == [0, 1, 1]
     assert best.value.tolist() == [1, 0, 2]
+
+
+def test_sizes_convert_between_units_and_between_element_and_image():
+    x = torch.zeros(2, 3, 32, 32, dtype=torch.float64)
+    sigma = torch.tensor([0.5, 0.01], dtype=torch.float64).reshape(2, 1, 1, 1)
+    length = size_in("sample", 0.1, x, sigma, units="sample", per="image")
+    torch.testing.assert_close(length, torch.full((2,), 0.1 / 3072**0.5, dtype=torch.float64))
+    assert 3072**0.5 * float(length[0]) == pytest.approx(0.1)
+    to_noise = size_in("noise", 0.02, x, sigma, units="sample")
+    torch.testing.assert_close(to_noise, torch.tensor([0.04, 2.0], dtype=torch.float64))
+    back = size_in("sample", 0.04, x, sigma, units="noise")
+    torch.testing.assert_close(back, torch.tensor([0.02, 0.0004], dtype=torch.float64))
+    same = size_in("noise", 0.04, x, sigma, units="noise")
+    assert same.tolist() == [0.04, 0.04]

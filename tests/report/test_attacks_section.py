@@ -22,7 +22,8 @@ def points(values, spread=1.5):
 
 def write_attack(folder, values, control, name="model", picture=True, **changes):
     folder.mkdir(parents=True, exist_ok=True)
-    attack = {"kind": "pgd", "norm": "linf", "aim": "final", "n_attack_steps": 10,
+    attack = {"kind": "pgd", "norm": "linf", "units": "noise",
+              "per": "element", "aim": "final", "n_attack_steps": 10,
               "n_path_steps": 1, "n_expectation": None, "where": [0, 0.5], "n_seeds": 3,
               "corruptions": [], "transfer_from": None}  # fmt: skip
     data = {

@@ -80,6 +80,30 @@ def test_on_a_linear_denoiser_the_attack_finds_the_top_direction():
     torch.testing.assert_close(gains, best.expand(8), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["random", "pgd"])
+@pytest.mark.parametrize("norm", BALLS)
+@pytest.mark.parametrize("units", ["noise", "sample"])
+def test_a_perturbation_is_as_large_as_its_radius_in_both_units(unet, units, norm, kind):
+    """Of x_t in sample units, at calls of little and of much noise; never larger."""
+    seen, radius = [], 0.02
+    attack = Attack(radius, kind, norm, units, where="all", n_attack_steps=2)
+    _, move = attacked(unet, 3, attack, seen, **IMAGES)
+    for (t, _), w in zip(seen, move.perturbations.values(), strict=True):
+        sigma = float(unet.denoiser.schedule.sigma(t))
+        size = BALLS[norm].norm(w) * (sigma if units == "sample" else 1)
+        assert (size <= radius * (1 + 1e-5)).all()
+        torch.testing.assert_close(size, torch.full((3,), radius), rtol=1e-4, atol=0)
+
+
+def test_a_length_over_the_image_is_its_root_times_the_size_of_an_element(unet):
+    words = {"kind": "fgsm", "norm": "l2", "where": (1,)}
+    samples = [
+        attacked(unet, 2, Attack(radius, per=per, **words), **IMAGES)[0]
+        for radius, per in ((0.1, "element"), (0.8, "image"))
+    ]
+    torch.testing.assert_close(*samples)
+
+
 def test_denoising_is_the_shift_of_x0_hat_times_the_squared_ratio(unet):
     attack = Attack(0.2, "fgsm", aim="denoising", where=(3,))
     seen = []
@@ -340,6 +364,7 @@ def test_calls_are_counted_or_shares():
     [
         ({"kind": "cw"}, "kind must be one of random, fgsm, pgd"),
         ({"norm": "l1"}, "norm must be one of linf, l2"),
+        ({"per": "image"}, "goes with norm l2"),
         ({"aim": "fid"}, "aim must be one of"),
         ({"radius": -0.1}, "radius must be >= 0"),
         ({"radius": float("nan")}, "radius must be a finite number"),

@@ -219,7 +219,10 @@ class AttackSection(Section):
     Attributes:
         kind: random noise, fgsm (one gradient) or pgd; the random control is always drawn too.
         norm: linf bounds each element of the perturbation, l2 its rms.
-        radii: Of the ball, noise units; 0 is added.
+        radii: Of the ball, in `units`; 0 is added.
+        units: noise, where 0.1 is a tenth of the noise that x_t carries, or sample, where it is the
+            same move of x_t at all noise levels.
+        per: Whether a radius is per element or, for l2, the length over an image.
         aim: What is maximised: final, the squared shift of the sample; features, that of the
             evaluation's features of it; denoising, the error of eps at the moved point.
         where: Attacked calls of the network (whole numbers, from noise) or shares of the path
@@ -238,6 +241,8 @@ class AttackSection(Section):
     kind: Literal["random", "fgsm", "pgd"] = "pgd"
     norm: Literal["linf", "l2"] = "linf"
     radii: Listed[Positive] = Field(default=[0.1, 0.2, 0.4])
+    units: Literal["noise", "sample"] = "noise"
+    per: Literal["element", "image"] = "element"
     aim: Literal["final", "denoising", "features"] = "final"
     where: Listed[int | float] | Literal["all"] = Field(default=[0.25, 0.5, 0.75])
     n_attack_steps: Count | None = None

@@ -31,10 +31,11 @@ from ..diffusion.parametrization import column
 from ..diffusion.randomness import StepRandom
 from ..diffusion.solver_steps import Jump
 from ..options.value_types import Count, NotNegative, Place, Positive
+from ..perturbations import Per, Units
 from ..support.errors import did_you_mean
 from ..support.user_code import load_from_file
 from .base import Draws, Objective, Terms, Turn
-from .dro import free_at
+from .dro import PAPERS_STEP, Climb, free_at
 from .levels import KarrasLevels, Levels, ShrinkingGap
 from .times import Uniform
 
@@ -103,9 +104,8 @@ class Consistency(Objective):
             "ema", its moving average (in eval mode). No gradient reaches its weights.
         n_passes: K, updates from one batch; 1 is plain training (paper 1: unknown).
         perturbed: Where delta is added: "student" (x_t) or "target" (x_s) (paper 1: unknown).
-        step_size: Length ||.||_2 of an ascent step, sample units (paper 1: unknown; 0.1 is its
-            diffusion script's).
-        max_norm: Radius of the L2 ball per element, sample units (the same).
+        step_size, step_per, max_norm, units: Of delta, as for `dro` (paper 1: unknown; these are
+            its diffusion script's).
     """
 
     levels: Levels  # draws the pairs of neighbouring levels; each method has its own
@@ -120,8 +120,10 @@ class Consistency(Objective):
         target: Literal["student", "ema"] = "student",
         n_passes: Count = 1,
         perturbed: Literal["student", "target"] = "student",
-        step_size: NotNegative = 0.1,
+        step_size: NotNegative = PAPERS_STEP,
+        step_per: Per = "element",
         max_norm: NotNegative = 0.1,
+        units: Units = "sample",
         **common: Any,
     ) -> None:
         super().__init__(*args, **common)
@@ -138,7 +140,7 @@ class Consistency(Objective):
         self.metric, self.weighting = cast(Metric, metric), weighting
         self.target, self.needs_ema = target, target == "ema"
         self.n_updates, self.perturbed = n_passes, perturbed
-        self.step_size, self.max_norm = step_size, max_norm
+        self.climb = Climb(step_size, step_per, max_norm, units)
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> ConsistencyDraws:
         x0 = batch["x0"]
@@ -151,7 +153,8 @@ class Consistency(Objective):
 
     def turns(self, nets: Mapping[str, Denoiser], s: ConsistencyDraws) -> Iterator[Turn]:
         compare = partial(self.compare, nets, s, self.neighbour(nets, s))
-        yield from free_at(compare, s.x_t, self.n_updates, self.step_size, self.max_norm)
+        sigma = s.sigma if self.perturbed == "student" else s.sigma_s
+        yield from free_at(compare, s.x_t, self.n_updates, *self.climb.at(s.x_t, sigma))
 
     def neighbour(self, nets: Mapping[str, Denoiser], s: ConsistencyDraws) -> Tensor:
         """x_s on the path of x_t, (B, *), detached: here through x0 and eps themselves."""

@@ -20,17 +20,39 @@ from ..diffusion.denoiser import Denoiser, SharedDropout, frozen
 from ..diffusion.noising import mse
 from ..diffusion.randomness import StepRandom
 from ..options.value_types import Count, CountOrZero, NotNegative
-from ..perturbations import L2Ball, pgd
+from ..perturbations import L2Ball, Per, Units, pgd, size_in
 from .base import Draws, Objective, Terms, Turn
+
+PAPERS_STEP = 0.1 / (3 * 32 * 32) ** 0.5
+"""Paper 1's step, a length of 0.1 over 3x32x32, per element: the same for data of another size."""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """How far delta goes, as the options of `dro` say it."""
+
+    step_size: float
+    step_per: Per
+    max_norm: float
+    units: Units
+
+    def at(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Step and radius on x (B, *) with noise sigma, per element in sample units, (B,) each."""
+        step = size_in("sample", self.step_size, x, sigma, units=self.units, per=self.step_per)
+        return step, size_in("sample", self.max_norm, x, sigma, units=self.units)
 
 
 class _Robust(Objective):
     """The loss at a perturbed point, shared by the two ways to find that point.
 
     Args:
-        step_size: Length ||.||_2 of an ascent step, sample units; 0.1 in the script.
-        max_norm: Radius of the L2 ball per element, ||delta||_2 <= sqrt(d) max_norm, sample units;
-            0.1 in the script, where (K - 1) step_size = 0.2 never reaches it.
+        step_size: Size of an ascent step, in `units`. The script's is a length of 0.1 over 3x32x32;
+            the default is that per element, so it means the same for images of another size.
+        step_per: Whether step_size is that of an "element" (rms) or its length over the "image".
+        max_norm: Radius of the L2 ball per element, ||delta||_2 <= sqrt(d) max_norm, in `units`;
+            0.1 in the script, where (K - 1) steps never reach it.
+        units: "sample": delta itself, as in the script; "noise": delta / sigma_t, so that delta
+            shrinks with the noise.
         target: "corrected_detached" (the script's): delta acts through the network's input only;
             "corrected": its gradient also goes through the target (and the VLB's x_t);
             "uncorrected": the noise that was drawn (for an x0-network all three are x0).
@@ -41,13 +63,15 @@ class _Robust(Objective):
     def __init__(
         self,
         *args: Any,
-        step_size: NotNegative = 0.1,
+        step_size: NotNegative = PAPERS_STEP,
+        step_per: Per = "element",
         max_norm: NotNegative = 0.1,
+        units: Units = "sample",
         target: Literal["corrected_detached", "corrected", "uncorrected"] = "corrected_detached",
         **common: Any,
     ) -> None:
         super().__init__(*args, **common)
-        self.step_size, self.max_norm, self.target = step_size, max_norm, target
+        self.climb, self.target = Climb(step_size, step_per, max_norm, units), target
 
     def robust(self, denoiser: Denoiser, s: Draws, delta: Tensor) -> Terms:
         """Denoising at x_t + delta with the target of choice."""
@@ -68,7 +92,7 @@ class FreeAT(_Robust):
         delta = 0
         K times:  backward of mse(eps(x_t + delta), eps + delta / sigma), for weights and delta
                   weights step, EMA steps
-                  delta <- project(delta + step_size g / ||g||_2),  g = d loss / d delta
+                  delta <- project(delta + step_size g / rms(g)),  g = d loss / d delta
 
     x0, eps, t and the importance weight stay the same over the K passes; dropout is drawn afresh in
     each. The first pass is a plain step, so K = 1 is plain training, and an update costs the same.
@@ -88,16 +112,16 @@ class FreeAT(_Robust):
 
     def turns(self, nets: Mapping[str, Denoiser], s: Draws) -> Iterator[Turn]:
         robust = partial(self.robust, nets["model"], s)
-        yield from free_at(robust, s.x_t, self.n_updates, self.step_size, self.max_norm)
+        yield from free_at(robust, s.x_t, self.n_updates, *self.climb.at(s.x_t, s.sigma))
 
 
 def free_at(
-    loss: Callable[[Tensor], Terms], like: Tensor, n_passes: int, step_size: float, max_norm: float
+    loss: Callable[[Tensor], Terms], like: Tensor, n_passes: int, step: Tensor, radius: Tensor
 ) -> Iterator[Turn]:
     """The turns of Free-AT: an update of the model and an ascent of delta from each backward pass.
 
     `loss` gives the terms at a delta, which is added to what is `like` it, (B, *), and zero in the
-    first of K = n_passes passes; `step_size` and `max_norm` as in `FreeAT`.
+    first of K = n_passes passes; `step` and `radius` (B,) are per element, in sample units.
 
     Source: Shafahi et al. 2019, as in paper 1's official code.
     """
@@ -107,7 +131,7 @@ def free_at(
         delta = delta.detach().requires_grad_(climbs)
         yield Turn("model", [partial(loss, delta)])
         if climbs and delta.grad is not None:
-            delta = ball.climb(delta, delta.grad, step_size, max_norm)
+            delta = ball.climb(delta, delta.grad, step, radius)
 
 
 @dataclass(kw_only=True)
@@ -139,14 +163,14 @@ class PGDTraining(_Robust):
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> PGDDraws:
         s = super().draw(batch, rng, step)
-        radius = torch.full((len(s.x0),), self.max_norm if self.random_start else 0.0).to(s.x0)
+        _, radius = self.climb.at(s.x0, s.sigma)
+        radius = radius if self.random_start else torch.zeros_like(radius)
         delta0 = L2Ball().draw(rng, "delta", s.x0.shape[1:], radius).to(s.x0)
         return PGDDraws(**vars(s), delta0=delta0)
 
     def turns(self, nets: Mapping[str, Denoiser], s: PGDDraws) -> Iterator[Turn]:
         denoiser, dropout = nets["model"], SharedDropout(s.x0.device)
-        radius = torch.full((len(s.x0),), self.max_norm).to(s.x0)
-        step_size = self.step_size / s.x0[0].numel() ** 0.5  # a length; our balls count in rms
+        step, radius = self.climb.at(s.x0, s.sigma)
 
         def gain(delta: Tensor) -> Tensor:  # the time sampler does not hear of it
             with dropout():
@@ -156,7 +180,7 @@ class PGDTraining(_Robust):
 
         def part() -> Terms:
             with frozen(denoiser):
-                delta = pgd(gain, s.delta0, radius, L2Ball(), step_size, self.n_steps)
+                delta = pgd(gain, s.delta0, radius, L2Ball(), step, self.n_steps)
             with dropout():
                 return self.robust(denoiser, s, delta)
 

@@ -3,6 +3,7 @@
 from .attacks import Best, pgd, power_iteration, strongest
 from .balls import BALLS, Ball, L2Ball, LinfBall
 from .radius import Radius
+from .units import Per, Units, size_in
 
 __all__ = [
     "BALLS",
@@ -10,8 +11,11 @@ __all__ = [
     "Best",
     "L2Ball",
     "LinfBall",
+    "Per",
     "Radius",
+    "Units",
     "pgd",
     "power_iteration",
+    "size_in",
     "strongest",
 ]

@@ -78,11 +78,10 @@ class L2Ball(Ball):
         norm = column(self.norm(gradient), gradient)
         return gradient / torch.where(norm > 0, norm, 1.0)
 
-    def climb(self, w: Tensor, gradient: Tensor, length: float, radius: float) -> Tensor:
-        """w after one ascent step of ||step||_2 = length, back in the ball; detached, (B, *).
+    def climb(self, w: Tensor, gradient: Tensor, step: Tensor, radius: Tensor) -> Tensor:
+        """w after one ascent step of rms `step` (B,), back in the ball; detached, (B, *).
         A gradient of another backward pass is enough (Free-AT, Shafahi et al. 2019)."""
-        rms = length / w[0].numel() ** 0.5
-        return self.project(w.detach() + rms * self.ascent(gradient), radius)
+        return self.project(w.detach() + column(step, w) * self.ascent(gradient), radius)
 
 
 BALLS: dict[str, Ball] = {"linf": LinfBall(), "l2": L2Ball()}

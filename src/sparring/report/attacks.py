@@ -82,6 +82,13 @@ class AttackGroup:
         return ", ".join(parts)
 
     @property
+    def unit(self) -> str:
+        """Of a radius, in words."""
+        attack = self.protocol["attack"]
+        length = "length in " if attack["per"] == "image" else ""
+        return f"{length}{attack['units']} units"
+
+    @property
     def how_many(self) -> str:
         protocol = self.protocol
         return (
@@ -161,7 +168,7 @@ class AttackGroup:
             ))  # fmt: skip
         names = ", ".join(member.name for member in self.members)
         return line_chart(
-            curves, x_label="radius, noise units", y_label=self.measured,
+            curves, x_label=f"radius, {self.unit}", y_label=self.measured,
             title=f"{self.measured} by radius, {what}: {names}",
         )  # fmt: skip
 

@@ -2,6 +2,8 @@ r"""Attacks on the sampling path: x_t is moved before chosen calls of the networ
 
     x_t <- x_t + sigma_t w,   norm(w) <= radius,   w in noise units
 
+With `units` "sample" it is norm(sigma_t w) <= radius: the same move of x_t at all noise levels.
+
 Paper 2 attacks "intermediate timesteps of the sampling trajectory", its reviewers ask for adaptive
 attacks and for expectation over the sampler's noise; what it does not give is an option. At each
 chosen call the attacker sees where the sampler is, earlier moves included, and maximises one of
@@ -38,10 +40,11 @@ from torch import Tensor
 
 from ..diffusion.denoiser import frozen
 from ..diffusion.noising import mse
+from ..diffusion.parametrization import column
 from ..diffusion.randomness import generator
 from ..options.sections import check_options
 from ..options.value_types import Count
-from ..perturbations import BALLS, L2Ball, strongest
+from ..perturbations import BALLS, L2Ball, Per, Units, size_in, strongest
 from ..perturbations.attacks import Gain
 from .steps import Steps
 
@@ -57,10 +60,12 @@ class Attack:
     calls: whole numbers count from noise (0), other numbers are shares of the path in [0, 1].
     """
 
-    # of the ball, per element (see `perturbations.balls`), noise units; 0 is no attack
+    # of the ball, in `units`; 0 is no attack
     radius: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     kind: Literal["random", "fgsm", "pgd"] = "pgd"
     norm: Literal["linf", "l2"] = "linf"
+    units: Units = "noise"
+    per: Per = "element"  # (see `perturbations.balls`), or the Euclidean length, for "l2"
     aim: Literal["final", "denoising", "features"] = "final"
     where: tuple[int | float, ...] | str = (0.25, 0.5, 0.75)  # "all" is every call
     n_attack_steps: Count = 10  # gradients per attacked call; 1 for "fgsm"
@@ -71,6 +76,8 @@ class Attack:
 
     def __post_init__(self) -> None:
         check_options(type(self), vars(self))
+        if self.per == "image" and self.norm != "l2":
+            raise ValueError("per image is a length, which goes with norm l2")
         if self.aim == "denoising" and self.n_path_steps != 1:
             raise ValueError("aim denoising looks at one call: leave n_path_steps at 1")
         if self.n_expectation is not None and self.n_path_steps == 1:
@@ -126,7 +133,7 @@ class TrajectoryAttack:
         if call not in calls:
             return x
         _, sigma = steps.denoiser.schedule.at(steps.times[call].expand(len(x)), like=x)
-        start, radius = self._start(steps, call, x)
+        start, radius = self._start(steps, call, x, sigma)
         w = start
         if self.attack.kind != "random":
             n_steps = 1 if self.attack.kind == "fgsm" else self.attack.n_attack_steps
@@ -145,14 +152,16 @@ class TrajectoryAttack:
         elif calls[0] < call <= calls[-1]:
             self._twin_x = self._twin.step(self._twin_x, call - 1)
 
-    def _start(self, steps: Steps, call: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _start(self, steps: Steps, call: int, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         z = [
             torch.randn(x.shape[1:], generator=generator("cpu", self.attack.seed, "w", call, row))
             for row in steps.rows
         ]
-        radius = torch.full((len(x),), self.attack.radius).to(x)
+        own = self.attack
+        told = {"units": own.units, "per": own.per}
+        radius = size_in("noise", own.radius, x, sigma, **told)
         corner = self.ball.ascent(torch.stack(z).to(x))
-        return self.ball.project(self.attack.radius * corner, radius), radius
+        return self.ball.project(column(radius, x) * corner, radius), radius
 
     def _gain(self, steps: Steps, call: int, x: Tensor, sigma: Tensor) -> Gain:
         """What is maximised, as a function of w."""
@@ -240,14 +249,16 @@ class CorruptedStart:
     | `block` | -z in a random square of half the side, else 0 | a part of it goes missing |
     | `impulse` | +-1 at random 5 % of the elements | spikes |
 
-    So a corruption is a point of the L2 ball, and needs no gradient and no model. `radius` is in
-    noise units; the change of sample i follows from (seed, i). Raises ValueError for another name,
-    or for `blur` and `block` of vectors.
+    So a corruption is a point of the L2 ball, and needs no gradient and no model. `radius`, `units`
+    and `per` are those of `Attack`; the change of sample i follows from (seed, i). Raises
+    ValueError for another name, or for `blur` and `block` of vectors.
     """
 
     name: str
     radius: float
     seed: int = 0
+    units: Units = "noise"
+    per: Per = "element"
 
     def __post_init__(self) -> None:
         if self.name not in CORRUPTIONS:
@@ -266,7 +277,9 @@ class CorruptedStart:
             CORRUPTIONS[self.name](one, generator("cpu", *key, row))
             for one, row in zip(z, steps.rows, strict=True)
         ])  # fmt: skip
-        return steps.moved(x, 0, sigma * self.radius * L2Ball().ascent(d).to(x))
+        told = {"units": self.units, "per": self.per}
+        radius = column(size_in("noise", self.radius, x, sigma, **told), x)
+        return steps.moved(x, 0, sigma * radius * L2Ball().ascent(d).to(x))
 
 
 def _blur(z: Tensor, random: torch.Generator) -> Tensor:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 N_SHOWN = 4
 FOLDER, PAGE = "attacks", "attack.html"
-AS_SAID = ("kind", "norm", "aim", "n_expectation", "seed")
+AS_SAID = ("kind", "norm", "units", "per", "aim", "n_expectation", "seed")
 """Of section attack, what an `Attack` takes as it is."""
 
 
@@ -104,7 +104,10 @@ def as_text(result: Mapping[str, Any]) -> str:
     for name, one in result["models"].items():
         quality, protocol = one["quality"], one["protocol"]
         points = one["curves"][0]["points"]
-        lines.append(f"{name}: {quality} by radius ({protocol['attack']['norm']}, noise units)")
+        attack = protocol["attack"]
+        length = ", length over the image" if attack["per"] == "image" else ""
+        ball = f"{attack['norm']}, {attack['units']} units{length}"
+        lines.append(f"{name}: {quality} by radius ({ball})")
         lines.append("  " + f"{'':<22}" + "".join(f"{point['radius']:>18.4g}" for point in points))
         for curve in one["curves"]:
             cells = [_cell(point[quality], point[f"{quality}_std"]) for point in curve["points"]]

@@ -52,7 +52,7 @@ class Trial:
     """What is done to a model, and how often."""
 
     attack: Attack  # its radius is not used; its seed is that of the first repetition
-    radii: Sequence[float]  # > 0, noise units; 0 is added
+    radii: Sequence[float]  # > 0, in the attack's units; 0 is added
     n: int = 256  # samples of each repetition
     n_seeds: int = 3  # repetitions: sampling and attack with seeds s, s + 1, ...
     corruptions: Sequence[str] = ()  # of the starting noise, see `CorruptedStart`
@@ -75,8 +75,8 @@ class Trial:
     def described(self) -> dict[str, Any]:
         """The attack's half of the protocol."""
         attack = self.attack
-        told = ("kind", "norm", "aim", "n_attack_steps", "n_path_steps", "n_expectation")
-        told = told[:2] if attack.kind == "random" else told  # which looks at nothing
+        told = ("kind", "norm", "units", "per", "aim", "n_attack_steps", "n_path_steps")
+        told = told[:4] if attack.kind == "random" else (*told, "n_expectation")  # looks at nothing
         where = attack.where if isinstance(attack.where, str) else list(attack.where)
         how_often = {"n_seeds": self.n_seeds, "corruptions": list(self.corruptions)}
         return {key: getattr(attack, key) for key in told} | {"where": where} | how_often
@@ -120,7 +120,8 @@ def robustness(
             found[name][0.0].append(unattacked)
             for radius in radii[1:]:
                 if kind == "corruption":
-                    move = CorruptedStart(name.removeprefix("start "), radius, own.seed)
+                    what, told = name.removeprefix("start "), (own.units, own.per)
+                    move = CorruptedStart(what, radius, own.seed, *told)
                 elif kind == "control":
                     move = attack_at(control, radius, None, n, words)
                 else:
