@@ -158,8 +158,7 @@ class TrajectoryAttack:
             for row in steps.rows
         ]
         own = self.attack
-        told = {"units": own.units, "per": own.per}
-        radius = size_in("noise", own.radius, x, sigma, **told)
+        radius = size_in("noise", own.radius, x, sigma, units=own.units, per=own.per)
         corner = self.ball.ascent(torch.stack(z).to(x))
         return self.ball.project(column(radius, x) * corner, radius), radius
 
@@ -277,9 +276,8 @@ class CorruptedStart:
             CORRUPTIONS[self.name](one, generator("cpu", *key, row))
             for one, row in zip(z, steps.rows, strict=True)
         ])  # fmt: skip
-        told = {"units": self.units, "per": self.per}
-        radius = column(size_in("noise", self.radius, x, sigma, **told), x)
-        return steps.moved(x, 0, sigma * radius * L2Ball().ascent(d).to(x))
+        radius = size_in("noise", self.radius, x, sigma, units=self.units, per=self.per)
+        return steps.moved(x, 0, sigma * column(radius, x) * L2Ball().ascent(d).to(x))
 
 
 def _blur(z: Tensor, random: torch.Generator) -> Tensor:

@@ -120,8 +120,8 @@ def robustness(
             found[name][0.0].append(unattacked)
             for radius in radii[1:]:
                 if kind == "corruption":
-                    what, told = name.removeprefix("start "), (own.units, own.per)
-                    move = CorruptedStart(what, radius, own.seed, *told)
+                    what = name.removeprefix("start ")
+                    move = CorruptedStart(what, radius, own.seed, own.units, own.per)
                 elif kind == "control":
                     move = attack_at(control, radius, None, n, words)
                 else:
