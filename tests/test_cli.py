@@ -74,6 +74,32 @@ def test_help_and_config_errors_do_not_wait_for_torch(words):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+HEAVY = {
+    "sklearn",
+    "pandas",
+    "scipy.optimize",
+    "scipy.stats",
+    "matplotlib.pyplot",
+    "datasets",
+    "peft",
+}
+"""What takes seconds to import, and a training of digits has no use for."""
+
+
+def test_a_training_begins_without_what_it_does_not_need(tmp_path):
+    words = [
+        "train", "digits", "objective=plain", "training.max_train_steps=1",
+        "training.train_batch_size=4", f"training.output_dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    code = (
+        "import sys\nfrom sparring.cli import main\n"
+        f"try: main({words!r})\nexcept SystemExit as end: assert not end.code, end.code\n"
+        f"found = {HEAVY!r} & set(sys.modules)\nassert not found, found"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_demo_estimates_thetime_left(tmp_path):
     def one(name, stage, step, pace, process):
         run = Run(name, "", tmp_path, tmp_path, [[], []], 100, stage=stage)

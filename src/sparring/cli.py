@@ -15,6 +15,7 @@ import click
 
 from . import __version__, commands
 from .support.errors import UserError, is_out_of_memory
+from .support.late_packages import leave_until_asked_for
 from .support.terminal import echo, one_line, show_warnings
 
 
@@ -30,6 +31,7 @@ class _Sparring(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         kwargs["standalone_mode"] = False
         show_warnings()
+        leave_until_asked_for()
         try:
             code = super().main(*args, **kwargs)
         except click.UsageError as error:

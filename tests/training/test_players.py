@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from tiny_runs import tiny_settings
 from torch import nn
 
+from sparring.training.average import MovingAverage
 from sparring.training.players import Player
 
 
@@ -31,7 +33,7 @@ def test_average_without_warmup_is_the_geometric_sum():
     for _ in range(20):
         update(network, player)
         expected = 0.9 * expected + 0.1 * network.weight.item()
-        assert float(player.ema.shadow_params[0]) == pytest.approx(expected, rel=1e-6)
+        assert float(player.ema.shadow[0]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_average_with_warmup_follows_its_decay():
@@ -41,14 +43,31 @@ def test_average_with_warmup_follows_its_decay():
         update(network, player)
         decay = min(0.8, 1 - n**-0.75)
         expected = decay * expected + (1 - decay) * network.weight.item()
-        assert float(player.ema.shadow_params[0]) == pytest.approx(expected, rel=1e-6)
+        assert float(player.ema.shadow[0]) == pytest.approx(expected, rel=1e-6)
     assert 1 - 29**-0.75 > 0.8  # the limit was reached
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+def test_the_average_is_that_of_diffusers_to_the_bit(warmup):
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.randn(7))]
+    words = {"use_ema_warmup": True, "inv_gamma": 1.0, "power": 3 / 4}
+    own = {"min_decay": 0.95, "update_after_step": -1}
+    theirs = EMAModel(weights, 0.95, foreach=True, **(words if warmup else own))
+    ours = MovingAverage(weights, 0.95, warmup)
+    for _ in range(80):
+        for weight in weights:
+            weight.data += torch.randn_like(weight)
+        theirs.step(weights)
+        ours.step(weights)
+        pairs = zip(ours.shadow, theirs.shadow_params, strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_averaged_weights_come_and_go():
     network, player = one_weight(2.0, ema_decay=0.9, ema_warmup=False)
     update(network, player)
-    live, average = network.weight.detach().clone(), player.ema.shadow_params[0].clone()
+    live, average = network.weight.detach().clone(), player.ema.shadow[0].clone()
     assert not torch.equal(live, average)
     with player.averaged_weights():
         assert torch.equal(network.weight, average)
@@ -99,13 +118,13 @@ def test_fp16_overflow_changes_the_scale_and_nothing_else():
     assert backward(3.0) == 3.0  # unscaled
     player.step()
     player.optimizer.zero_grad()
-    before = network.weight.detach().clone(), player.last_lr, player.ema.optimization_step
+    before = network.weight.detach().clone(), player.last_lr, player.ema.n_updates
     epoch = player.lr_schedule.last_epoch
 
     assert backward(math.inf) == math.inf
     player.skip()
     player.optimizer.zero_grad()
-    assert (network.weight.detach(), player.last_lr, player.ema.optimization_step) == before
+    assert (network.weight.detach(), player.last_lr, player.ema.n_updates) == before
     assert player.lr_schedule.last_epoch == epoch
     assert scaler.get_scale() == 2.0
     assert (player.n_updates, player.n_skipped, player.n_skipped_in_a_row) == (1, 1, 1)

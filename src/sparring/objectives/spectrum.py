@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 from .times import all_rows
@@ -80,6 +79,8 @@ class Spectrum:
 
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
         """(scales, weights): smooth non-negative least squares, each bin weighted by its rows."""
+        from scipy.optimize import nnls
+
         s, d, rows = self.loss()
         scales = np.geomspace(LOWEST / 2, HIGHEST, 60)
         root = np.sqrt(rows / rows.sum())

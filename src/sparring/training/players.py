@@ -1,18 +1,18 @@
 """A player: a network that learns, with its optimiser, schedule, gradient scaler and average."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.distributed.tensor import DTensor
 
 from ..support.errors import UserError
 from ..support.sharded_tensors import as_rows_of, own_rows, read_like, whole
+from .average import MovingAverage
 from .settings import TrainSettings
 
 # the schedules that honour lr_warmup_steps (diffusers' own "constant" does not)
@@ -59,7 +59,9 @@ class Player:
             num_training_steps=max(settings.max_train_steps, settings.lr_warmup_steps + 1),
         )
         self.rows = [nn.Parameter(own_rows(x)[0]) if isinstance(x, DTensor) else x for x in learned]
-        self.ema = make_ema(self.rows, settings.ema_decay, ema_warmup) if settings.use_ema else None
+        self.ema = None
+        if settings.use_ema:
+            self.ema = MovingAverage(self.rows, settings.ema_decay, ema_warmup)
         self.last_lr = settings.learning_rate
         self.n_updates = self.n_skipped = self.n_skipped_in_a_row = 0
 
@@ -113,14 +115,14 @@ class Player:
         """The average of each learned parameter by name, {} if none is kept; no copies."""
         if self.ema is None:
             return {}
-        pairs = zip(self.parameters.items(), self.ema.shadow_params, strict=True)
+        pairs = zip(self.parameters.items(), self.ema.shadow, strict=True)
         return {name: as_rows_of(average, like) for (name, like), average in pairs}
 
     def average_into(self, network: nn.Module) -> None:
         """From now on the average lives in another network's weights, which hold the same rows."""
         weights = dict(network.named_parameters())
         if self.ema is not None:
-            self.ema.shadow_params = [own_rows(weights[name])[0] for name in self.parameters]
+            self.ema.shadow = [own_rows(weights[name])[0] for name in self.parameters]
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint keeps beside the network: moments and average, by file."""
@@ -134,7 +136,7 @@ class Player:
     def state(self) -> dict[str, Any]:
         """The counts that go with `tensors`."""
         counts = {name: getattr(self, name) for name in _COUNTS}
-        n_averaged = None if self.ema is None else self.ema.optimization_step
+        n_averaged = None if self.ema is None else self.ema.n_updates
         scaler = None if self.scaler is None else self.scaler.state_dict()
         return counts | {"n_averaged": n_averaged, "scaler": scaler}
 
@@ -173,21 +175,6 @@ class Player:
             live = self.parameters[name].detach()
             average.copy_(read_like(tensors["ema"], name, average) if is_averaged else live)
         if self.ema is not None and is_averaged:
-            self.ema.optimization_step = state["n_averaged"]
+            self.ema.n_updates = state["n_averaged"]
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
-
-
-def make_ema(parameters: Iterable[Tensor], decay: float, warmup: bool) -> EMAModel:
-    r"""The moving average of the weights that learn, shadow <- d shadow + (1 - d) weights.
-
-    With warm-up, d = min(decay, 1 - n^{-3/4}) at update n = 1, 2, ...: the first one copies the
-    weights (the settings of diffusers' train_unconditional script). Without, d = decay from the
-    first update on and the shadow starts at the initial weights; diffusers' ramp
-    (1 + n) / (10 + n), which EMAModel applies even with use_ema_warmup=False, is off as well, as in
-    the official code of the DRO paper.
-    """
-    words: dict[str, Any] = {"min_decay": decay, "update_after_step": -1}
-    if warmup:
-        words = {"use_ema_warmup": True, "inv_gamma": 1.0, "power": 3 / 4}
-    return EMAModel(cast("list[nn.Parameter]", list(parameters)), decay, foreach=True, **words)

@@ -15,9 +15,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -207,6 +204,10 @@ def near_groups(thumbs: np.ndarray, near: float = NEAR) -> list[list[int]]:
     """Groups of thumbnails (n, d), uint8, that are linked by rms differences of at most `near`. The
     distance in a few principal components is at most the whole one, so a tree over these finds the
     candidates; of each row the nearest `N_NEIGHBOURS` are looked at."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import KDTree
+
     n, d = thumbs.shape
     if n < 2:
         return []

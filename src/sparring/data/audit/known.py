@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 
 from ..base import READ_CHUNK, Dataset
 from ..dirt.contaminated import Contaminated, layers
@@ -88,6 +87,8 @@ def _done(
 
 def _auc(score: np.ndarray, these: np.ndarray, those: np.ndarray) -> float | None:
     """Probability that one of these has a higher score than one of those; a tie counts half."""
+    from sklearn.metrics import roc_auc_score
+
     if not these.any() or not those.any():
         return None
     rows = these | those

@@ -18,17 +18,21 @@ Source: Daras et al. 2025, "Ambient diffusion omni" (arXiv 2506.10038). Differs 
 linear and has no network, and the bound is that of trusted images held back, where they take 0.47.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from scipy.fft import dct
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...diffusion.randomness import derive_seed, generator
 from ..base import Dataset
 from ..transforms import to_model_range
+
+if TYPE_CHECKING:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 LEVELS = tuple(np.geomspace(0.1, 3.2, 11).round(3).tolist())
 """At which images are looked at: sigma_t / alpha_t, images in [-1, 1]."""
@@ -44,6 +48,8 @@ LEAST_ENERGY = 1e-4  # of a coefficient, so that none has the logarithm of 0
 
 def features(x_t: Tensor) -> Tensor:
     """Log energies of the 8x8 DCT and of its diagonals, (B, 79), of images (B, C, H, W)."""
+    from scipy.fft import dct
+
     size = tuple(side // BLOCK * BLOCK for side in x_t.shape[2:])
     whole = x_t[:, :, : size[0], : size[1]].flatten(0, 1)[:, None]
     blocks = F.unfold(whole, BLOCK, stride=BLOCK).unflatten(1, (BLOCK, BLOCK))
@@ -77,6 +83,8 @@ def unknown_levels(
         0 for an image that looks like a trusted one; the largest of `LEVELS` for one that never
         does. None if the trusted images held back cannot be told from the others at all.
     """
+    from sklearn.metrics import roc_auc_score
+
     levels, aucs = np.zeros(len(others), np.float32), []
     for fold in range(2):
         judges, mine = (trusted[half::2] for half in (1 - fold, fold))
@@ -97,6 +105,8 @@ def _rules(
     dataset: Dataset, trusted: np.ndarray, others: np.ndarray, seed: int
 ) -> list[LinearDiscriminantAnalysis]:
     """What tells the two sets apart at each level."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
     seen = [
         np.concatenate([looked_at(x, seed) for x in _read(dataset, numbers)], 2)
         for numbers in (trusted, others)

@@ -1,6 +1,8 @@
 """scikit-learn's handwritten digits."""
 
 from collections.abc import Mapping
+from importlib.metadata import distribution
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,14 @@ N_TRAIN_DIGITS = 1500
 
 def digits_arrays() -> tuple[Tensor, Tensor]:
     """scikit-learn's handwritten digits: images (1797, 1, 8, 8) in [0, 1] and labels (1797,)."""
-    from sklearn.datasets import load_digits
+    file = Path(distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz"))
+    if file.is_file():  # reading it costs a tenth of importing the package
+        rows = np.loadtxt(file, delimiter=",", dtype=np.float32)
+        pixels, label = rows[:, :-1], rows[:, -1]
+    else:
+        from sklearn.datasets import load_digits
 
-    pixels, label = load_digits(return_X_y=True)
+        pixels, label = load_digits(return_X_y=True)
     x0 = torch.from_numpy(np.asarray(pixels, dtype=np.float32) / 16).view(-1, 1, 8, 8)
     return x0, torch.from_numpy(np.asarray(label, dtype=np.int64))
 
