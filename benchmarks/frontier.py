@@ -285,7 +285,7 @@ class Cell:
     @property
     def measures(self) -> Mapping[str, Any]:
         """What is measured, and of how many samples."""
-        return self.own["measure"] | (self.own["screen"] if self.table.screens else {})
+        return self.own["measure"] | (self.own.get("screen", {}) if self.table.screens else {})
 
     @property
     def planned(self) -> list[dict[str, Any]]:

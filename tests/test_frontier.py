@@ -56,7 +56,8 @@ def test_many_images_of_a_normal_law_are_that_law(schedule):
     torch.testing.assert_close(many, law, rtol=0, atol=0.02)
 
 
-def test_an_attack_on_a_normal_law_reaches_the_largest_gain_and_no_more(schedule):
+@pytest.mark.parametrize("units", ["noise", "sample"])
+def test_an_attack_on_a_normal_law_reaches_the_largest_gain_and_no_more(schedule, units):
     """x -> sample is linear: a move of call k is stretched by the product of the later gains."""
     variance = torch.tensor([0.5, 0.02, 0.001], dtype=torch.float64)
     network = frontier.GaussianTruth(schedule, torch.zeros(3), variance.diag())
@@ -76,9 +77,39 @@ def test_an_attack_on_a_normal_law_reaches_the_largest_gain_and_no_more(schedule
     for (alpha, sigma), (alpha_next, sigma_next) in pairwise(levels[CALL:]):
         to_x0 = alpha * variance / (alpha**2 * variance + sigma**2)
         gain *= alpha_next * to_x0 + sigma_next * (1 - alpha * to_x0) / sigma
-    attack = Attack(RADIUS, norm="l2", where=(CALL,), n_attack_steps=30, n_path_steps=None, seed=0)
-    attacked = sample(model, 8, move=TrajectoryAttack(attack), **words)
+    words |= {"move": TrajectoryAttack(Attack(
+        RADIUS, norm="l2", units=units, where=(CALL,), n_attack_steps=30, n_path_steps=None, seed=0
+    ))}  # fmt: skip
+    attacked = sample(model, 8, **words)
     shift = (attacked - clean).double().square().mean(1).sqrt()
-    bound = (gain.abs().max() * levels[CALL][1] * RADIUS).item()
+    bound = gain.abs().max().item() * RADIUS * (levels[CALL][1] if units == "noise" else 1.0)
     assert shift.max() <= bound * 1.001
     assert shift.min() >= bound * 0.97
+
+
+def test_rows_are_kept_one_by_one_and_not_measured_again(tmp_path):
+    """What is planned, less what is there; a screen plans less of the same rows."""
+    raw = {
+        "data": {"digits": {"config": "digits.yaml", "words": []}},
+        "questions": {
+            "attack": {
+                "data": ["digits"], "seeds": [0], "methods": {"plain": {"words": []}},
+                "measure": {"n_samples": 9, "steps": [10], "radii": [0.1, 0.2],
+                            "attacks": {"features": {}, "random": {}}},
+                "screen": {"radii": [0.1], "attacks": {"features": {}}},
+            }
+        },
+    }  # fmt: skip
+    (cell,) = frontier.Table(raw, tmp_path).cells("plain$", None)
+    (screen,) = frontier.Table(raw, tmp_path, screens=True).cells("plain$", None)
+    assert [(what["attack"], what["radius"]) for what in cell.planned] == [
+        (None, None), ("features", 0.1), ("features", 0.2), ("random", 0.1), ("random", 0.2),
+    ]  # fmt: skip
+    told = {"question": "attack", "data": "digits", "method": "plain", "setting": "", "seed": 0}
+    rows = [told | {"n_samples": 9} | what for what in screen.planned]
+    cell.measured.parent.mkdir(parents=True)
+    frontier.write_rows(cell.measured, rows)
+    frontier.add_rows(tmp_path / "all.json", [cell])
+    kept = frontier.read_rows(tmp_path / "all.json")
+    assert screen.left(kept) == []
+    assert cell.left(kept) == cell.planned[2:]
