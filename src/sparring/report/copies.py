@@ -36,7 +36,8 @@ def _copies(run: Run, style: int, evaluation: Evaluation, key: str) -> dict[str,
     views = bands(picture, len(pairs)) if picture else []
     return {
         "name": run.name, "style": style, "picture": picture,
-        "verdict": figures.get("verdict", ""), "is_flagged": figures.get("is_flagged"),
+        "verdict": figures.get("verdict", ""),
+        "is_warning": figures.get("is_flagged") or figures.get("is_suspected"),
         "calibration": figures.get("calibration", ""),
         "chart": distance_chart(figures, style, run.name),
         "pairs": [{"view": view, "what": pair_words(pair)}

@@ -186,6 +186,22 @@ def test_a_half_of_copies_is_a_half(few, unseen):
     assert figures["is_flagged"]
 
 
+@pytest.mark.parametrize(
+    ("n_copies", "verdict"),
+    [(0, "no sign of copied"), (36, "may copy some of its"), (120, "copies its")],
+)
+def test_a_few_percent_of_copies_are_no_all_clear(few, unseen, n_copies, verdict):
+    """Of 480 samples: 36 copies are 7.5 %, where 1 % are expected, as of held-out images."""
+    originals = Originals(few, unseen.select(torch.arange(137)), PIXELS)
+    mirrored = [unseen.x0[137:].flip(axes) for axes in ((2,), (3,), (2, 3))]  # no near duplicates
+    fresh = torch.cat(mirrored)[: 480 - n_copies]
+    figures = found_in(torch.cat([few.x0.repeat(2, 1, 1, 1)[:n_copies], fresh]), originals)
+    assert figures["near_duplicates"] == pytest.approx(n_copies / 480)
+    assert figures["verdict"].startswith(f"{verdict} training images")
+    assert figures["is_suspected"] == (n_copies > 0)
+    assert figures["is_flagged"] == (n_copies == 120)
+
+
 def test_pairs_show_each_training_image_once_the_nearest_first(few, unseen):
     originals = Originals(few, unseen, PIXELS, rows=range(10, 60))
     samples = torch.cat([noisy(few.x0[30:31], 0.05), few.x0[20:21], noisy(few.x0[30:31], 0.01)])

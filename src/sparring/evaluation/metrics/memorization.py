@@ -35,6 +35,7 @@ N_PAIRS = 24  # most copied images that are shown
 N_BINS = 40  # of the distribution
 QUANTILES = {"near_duplicates": 0.01, "within_5_percent": 0.05}
 FLAGGED_FROM = 0.1  # share of near duplicates, at the lower end of its interval
+SUSPECTED_FROM = 2.0  # the same over the share that is expected: held-out images', 1 % at least
 
 
 def _figure(key: str, label: str, hint: str, at: str, other: str = "_of_calibration") -> Figure:
@@ -103,7 +104,8 @@ def memorization(
     Returns:
         `near_duplicates` and the other shares of the table above, each with its `..._interval` and
         `..._of_calibration`; `thresholds` of the distance by share; the `histogram` of both
-        distributions; the `pairs` most alike; `is_flagged`, see `FLAGGED_FROM`; the `verdict`.
+        distributions; the `pairs` most alike; `is_flagged`, see `FLAGGED_FROM`, and `is_suspected`,
+        see `SUSPECTED_FROM`; the `verdict`.
     """
     known = originals.calibration
     figures: dict[str, Any] = {
@@ -131,20 +133,23 @@ def memorization(
     if originals.clean is None:
         add("authentic", originals.is_authentic(found), originals.is_authentic(known))
     main = next(iter(thresholds), "within_a_third")
-    is_flagged = figures[f"{main}_interval"][0] > FLAGGED_FROM
+    low, expected = figures[f"{main}_interval"][0], max(figures[f"{main}_of_calibration"], 0.01)
+    figures["is_flagged"] = low > FLAGGED_FROM
+    figures["is_suspected"] = low > SUSPECTED_FROM * expected
     return figures | {
         "thresholds": thresholds,
-        "is_flagged": is_flagged,
-        "verdict": _verdict(figures, main, is_flagged, originals),
+        "verdict": _verdict(figures, main, originals),
         "histogram": histogram(found.nearest, known.nearest),
         "pairs": most_copied(found, originals, thresholds.get(main)),
     }
 
 
-def _verdict(figures: dict[str, Any], main: str, is_flagged: bool, originals: Originals) -> str:
+def _verdict(figures: dict[str, Any], main: str, originals: Originals) -> str:
     low, high = (100 * end for end in figures[f"{main}_interval"])
     whose = "training images" if originals.clean is None else "dirty training images"
-    what = f"copies its {whose}" if is_flagged else f"no sign of copied {whose}"
+    what = f"no sign of copied {whose}"
+    if figures["is_flagged"] or figures["is_suspected"]:
+        what = f"{'copies' if figures['is_flagged'] else 'may copy some of'} its {whose}"
     if main == "within_a_third":
         nearer = f"three times nearer to one of {figures['n_train']:,} than to any other"
     else:
