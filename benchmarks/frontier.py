@@ -472,18 +472,19 @@ def run_all(cells: Sequence[Cell], again: Sequence[str], n_slots: int, path: Pat
 
 
 def report(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table for each question and data set: settings down, what was measured across."""
+    """A table for each question, data set and number of samples: settings down, what was measured
+    across. Distances of few samples are too high, so they stand in a table of their own."""
     parts = [_HEAD]
-    for question, data in dict.fromkeys((row["question"], row["data"]) for row in rows):
-        own = [row for row in rows if (row["question"], row["data"]) == (question, data)]
+    tables: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        tables.setdefault((row["question"], row["data"], row["n_samples"]), []).append(row)
+    for (question, data, n_samples), own in tables.items():
         cells: dict[str, dict[str, list[float]]] = {}
         for row in own:
             for column, value in _figures(row):
                 cells.setdefault(_setting(row), {}).setdefault(column, []).append(value)
         columns = list(dict.fromkeys(name for found in cells.values() for name in found))
-        n_samples = sorted({row["n_samples"] for row in own})
-        samples = " or ".join(map(str, n_samples))
-        parts += [f"## {question}, {data}\n", f"{samples} samples each.\n"]
+        parts.append(f"## {question}, {data}, {n_samples:,} samples\n")
         parts += [
             f"| |{'|'.join(f' {name} ' for name in columns)}|",
             "|---" * (len(columns) + 1) + "|",
