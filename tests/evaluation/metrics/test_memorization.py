@@ -45,8 +45,7 @@ def noisy(x, size, seed=0):
 
 @pytest.mark.parametrize("n_points", [3, 5, 11, 12])
 def test_neighbours_in_blocks_are_those_of_the_whole_matrix(n_points, monkeypatch):
-    monkeypatch.setattr(module, "QUERIES", 4)
-    monkeypatch.setattr(module, "POINTS", 5)
+    monkeypatch.setattr(module, "BLOCK", 5)
     random = torch.Generator().manual_seed(n_points)
     points = torch.randn(n_points, 3, generator=random)
     queries = torch.randn(9, 3, generator=random)

@@ -24,8 +24,8 @@ from sparring.evaluation.metrics.kernel_distance import (
     subset_size_for,
 )
 from sparring.evaluation.metrics.neighbours import (
-    neighbour_radii,
     precision_recall_density_coverage,
+    squared_radii,
 )
 from sparring.evaluation.metrics.sliced_wasserstein import sliced_wasserstein
 
@@ -169,12 +169,12 @@ def four(name, real, fake, k):
 
 
 def test_radii_reach_to_the_kth_other_point():
-    assert neighbour_radii(REAL, 1).tolist() == [1, 1, 2, 7]
-    assert neighbour_radii(REAL, 2).tolist() == [3, 2, 3, 9]
+    assert squared_radii(REAL, 1).tolist() == [1, 1, 4, 49]
+    assert squared_radii(REAL, 2).tolist() == [9, 4, 9, 81]
     with pytest.raises(ValueError, match="at least 5 samples, got 4"):
-        neighbour_radii(REAL, 4)
+        squared_radii(REAL, 4)
     with pytest.raises(ValueError, match="k must be >= 1"):
-        neighbour_radii(REAL, 0)
+        squared_radii(REAL, 0)
 
 
 def test_precision_recall_density_coverage_of_hand_made_points():
@@ -203,7 +203,7 @@ def test_the_four_at_once_are_the_four_alone_also_in_chunks(monkeypatch):
         name: four(name, real, fake, 3) for name in ("precision", "recall", "density", "coverage")
     }
     assert len(set(alone.values())) == 4
-    radii = neighbour_radii(real, 3)
+    radii = squared_radii(real, 3)
     assert precision_recall_density_coverage(real, fake, 3) == alone
     monkeypatch.setattr(feature_sets, "BLOCK", 27)
     assert precision_recall_density_coverage(real, fake, 3, radii) == alone
@@ -214,19 +214,53 @@ CHUNKED = {
     "kernel_distance": kernel_distance,
     "gaussian_mmd": lambda real, fake: gaussian_mmd(real, fake, 2.0),
     "nearest_distances": lambda real, fake: nearest(fake, real, 1)[0][:, 0],
-    "neighbour_radii": lambda real, _: neighbour_radii(real, 20),
+    "squared_radii": lambda real, _: squared_radii(real, 20),
     "four": lambda real, fake: list(precision_recall_density_coverage(real, fake, 4).values()),
     "sliced_wasserstein": lambda real, fake: sliced_wasserstein(real, fake, 30),
 }
 
 
+@pytest.mark.parametrize("offset", [0, 30])
+def test_figures_of_all_pairs_are_those_of_plain_loops(monkeypatch, offset):
+    """Whatever is saved by halves, strips and squares, far from the origin too."""
+    monkeypatch.setattr(feature_sets, "BLOCK", 13)
+    monkeypatch.setattr(feature_sets, "STRIP_ELEMENTS", 50)
+    real, fake = normal(0, 40, 30) + offset, normal(1, 30, 30) * 0.8 + 0.1 + offset
+
+    def mean(one, other, kernel):
+        values = [
+            kernel(x, y)
+            for i, x in enumerate(one) for j, y in enumerate(other) if one is not other or i != j
+        ]  # fmt: skip
+        return float(torch.stack(values).mean())
+
+    def mmd(kernel):
+        return mean(real, real, kernel) + mean(fake, fake, kernel) - 2 * mean(real, fake, kernel)
+
+    def gaussians(x, y):
+        squares = (x - y).square().sum()
+        return sum((-squares / (2 * h**2)).exp() for h in (2.0, 4.0, 8.0))
+
+    assert gaussian_mmd(real, fake, 4.0) == pytest.approx(mmd(gaussians), rel=1e-8)
+    cubes = mmd(lambda x, y: (x @ y / 30 + 1) ** 3)
+    assert kernel_distance(real, fake) == pytest.approx(cubes, rel=1e-6)
+    distances = (real[:, None] - real).norm(dim=2).fill_diagonal_(torch.inf)
+    radii = distances.sort(1).values[:, 2]
+    found = (real[:, None] - fake).norm(dim=2) <= radii[:, None]
+    four = precision_recall_density_coverage(real, fake, 3)
+    assert four["precision"] == pytest.approx(found.any(0).double().mean().item())
+    assert four["density"] == pytest.approx(found.double().sum().item() / 3 / len(fake))
+    assert four["coverage"] == pytest.approx(found.any(1).double().mean().item())
+
+
 @pytest.mark.parametrize("name", CHUNKED)
 def test_chunks_of_float32_change_no_figure(monkeypatch, name):
-    """Chunks are converted to float64, of 30 columns so that `cdist` multiplies matrices."""
+    """Chunks become float64, and what is done to each number of a block goes in strips."""
     real, fake = normal(0, 90, 30).float(), normal(1, 70, 30).float() * 0.9
     whole = torch.as_tensor(CHUNKED[name](real.double(), fake.double()), dtype=F64)
     monkeypatch.setattr(feature_sets, "BLOCK", 27)
     monkeypatch.setattr(feature_sets, "CHUNK_ELEMENTS", 300)
+    monkeypatch.setattr(feature_sets, "STRIP_ELEMENTS", 100)
     chunked = torch.as_tensor(CHUNKED[name](real, fake), dtype=F64)
     torch.testing.assert_close(chunked, whole, rtol=1e-10, atol=1e-12)
     assert chunked.abs().max() > 1e-3

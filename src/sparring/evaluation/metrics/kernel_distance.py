@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 
 from ...diffusion.randomness import generator
-from ..feature_sets import blocks, checked, checked_pair, rows_at_once
+from ..feature_sets import (
+    checked,
+    checked_pair,
+    rows_at_once,
+    squared_distances,
+    squared_lengths,
+    strips,
+    sum_over_pairs,
+)
 from ..resampling import interval
 from .base import Comparison, Figure, Metric
 
@@ -47,9 +55,15 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
     Source: Binkowski et al., "Demystifying MMD GANs", 2018, eq. 4 and section 4.
     """
 
-    def total(x: Tensor, y: Tensor) -> float:
-        kernels = ((one @ other.T).div_(x.shape[1]).add_(1).pow_(3) for one, other in blocks(x, y))
-        return sum(kernel.sum().item() for kernel in kernels)
+    def total(x: Tensor, y: Tensor | None) -> float:
+        one = torch.ones((), dtype=torch.float64, device=x.device)
+        other = x if y is None else y
+
+        def of_block(i: slice, j: slice) -> Tensor:
+            block = torch.addmm(one, x[i].double(), other[j].double().T, alpha=1 / x.shape[1])
+            return torch.stack([part.pow_(3).sum() for _, part in strips(block)]).sum()
+
+        return sum_over_pairs(x, y, of_block)
 
     def diagonal(x: Tensor) -> float:
         chunks = (chunk.double() for chunk in x.split(rows_at_once(x.shape[1])))
@@ -61,13 +75,14 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
 def _unbiased(
     real: Tensor,
     fake: Tensor,
-    total: Callable[[Tensor, Tensor], float],
+    total: Callable[[Tensor, Tensor | None], float],
     diagonal: Callable[[Tensor], float],
 ) -> float:
-    """The formula above, from sums of the kernel over all pairs of two sets, and of i with i."""
+    """The formula above, from sums of the kernel over all pairs of two sets (None: of a set with
+    itself), and of i with i."""
     n, m = len(real), len(fake)
-    within_real = (total(real, real) - diagonal(real)) / (n * (n - 1))
-    within_fake = (total(fake, fake) - diagonal(fake)) / (m * (m - 1))
+    within_real = (total(real, None) - diagonal(real)) / (n * (n - 1))
+    within_fake = (total(fake, None) - diagonal(fake)) / (m * (m - 1))
     return within_real + within_fake - 2 * total(real, fake) / (n * m)
 
 
@@ -112,15 +127,23 @@ def gaussian_mmd(real: Tensor, fake: Tensor, bandwidth: float | None = None) -> 
     if not b > 0:
         raise ValueError(f"the kernel's bandwidth must be > 0, got {b}: are the samples all alike?")
 
-    def total(x: Tensor, y: Tensor) -> float:
-        found = 0.0
-        for one, other in blocks(x, y):
-            kernel = torch.cdist(one, other).square_().div_(-8 * b**2).exp_()  # h = 2b
-            found += kernel.sum().item()
-            for _ in range(2):  # h half as wide: the 4th power; in place, at a third of the time
-                kernel.square_().square_()
-                found += kernel.sum().item()
-        return found
+    def total(x: Tensor, y: Tensor | None) -> float:
+        other = x if y is None else y
+        of_x, of_other = squared_lengths(x), squared_lengths(other)
+
+        def of_block(i: slice, j: slice) -> Tensor:
+            block = squared_distances(x[i].double(), other[j].double(), of_x[i], of_other[j])
+            sums = []
+            for _, part in strips(block):
+                kernel = part.clamp_(min=0).mul_(-1 / (8 * b**2)).exp_().flatten()  # h = 2b
+                sums.append(kernel.sum())
+                for _ in range(2):  # h half as wide: the 4th power, whose sum is that of squares'
+                    square = kernel.square_()
+                    sums.append(square.dot(square))
+                    kernel = square.square_()
+            return torch.stack(sums).sum()
+
+        return sum_over_pairs(x, y, of_block)
 
     return _unbiased(real, fake, total, lambda x: 3 * len(x))
 
@@ -129,5 +152,8 @@ def median_distance(points: Tensor) -> float:
     """The median Euclidean distance between two different points of (N, D).
     Of more than `MAX_FOR_MEDIAN` points, at most so many evenly spaced ones are asked."""
     points = checked(points, at_least=2)
-    some = points[:: -(-len(points) // MAX_FOR_MEDIAN)]
-    return torch.pdist(some.double()).median().item()
+    some = points[:: -(-len(points) // MAX_FOR_MEDIAN)].double()
+    lengths, pairs = squared_lengths(some), torch.triu_indices(len(some), len(some), 1)
+    squares = squared_distances(some, some, lengths, lengths)[pairs[0], pairs[1]]
+    i, j = pairs[:, squares.median(0).indices.cpu()].tolist()
+    return (some[i] - some[j]).norm().item()  # else rounding would part two equal points

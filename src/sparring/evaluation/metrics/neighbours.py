@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 
 from ...diffusion.randomness import generator
-from ..feature_sets import block_pairs, checked_pair, nearest
+from ..feature_sets import (
+    block_pairs,
+    checked_pair,
+    nearest_squares,
+    squared_distances,
+    squared_lengths,
+    strips,
+)
 from ..resampling import interval
 from .base import Comparison, Figure, Metric
 
@@ -44,7 +51,7 @@ class Neighbours(Metric):
             one[torch.randperm(len(one), generator=random)[:MAX_FOR_NEIGHBOURS]]
             for one in (against.reference.features, seen["features"])
         )
-        radii = neighbour_radii(real, settings.k)
+        radii = squared_radii(real, settings.k)
         figures: dict[str, Any] = precision_recall_density_coverage(real, fake, settings.k, radii)
         halves = []
         if len(fake) // 2 <= settings.k:
@@ -61,30 +68,32 @@ class Neighbours(Metric):
         return {"k": against.reference.settings.k}
 
 
-def neighbour_radii(points: Tensor, k: int) -> Tensor:
-    """Distance of each point (N, D) to its k-th nearest other point, (N,); needs N > k >= 1."""
-    distances, _ = nearest(points, points, k, torch.arange(len(points), device=points.device))
-    return distances[:, -1]
+def squared_radii(points: Tensor, k: int) -> Tensor:
+    """Squared distance of each point (N, D) to its k-th nearest other point, (N,); N > k >= 1."""
+    own = torch.arange(len(points), device=points.device)
+    return nearest_squares(points, points, k, own)[0][:, -1]
 
 
 def precision_recall_density_coverage(
     real: Tensor, fake: Tensor, k: int = 5, real_radii: Tensor | None = None
 ) -> dict[str, float]:
     """The four figures from one look at all distances of features (N, D) and (M, D), N, M > k.
-    `real_radii` are `neighbour_radii(real, k)` where they are known already."""
+    `real_radii` are `squared_radii(real, k)` where they are known already."""
     real, fake = checked_pair(real, fake, at_least=1)
-    real_radii = neighbour_radii(real, k) if real_radii is None else real_radii
-    fake_radii = neighbour_radii(fake, k)
+    real_radii = squared_radii(real, k) if real_radii is None else real_radii
+    fake_radii = squared_radii(fake, k)
+    of_reals, of_fakes = squared_lengths(real), squared_lengths(fake)
     real_is_met, real_is_covered = (
         torch.zeros(len(real), dtype=torch.bool, device=real.device) for _ in range(2)
     )
     n_real_balls = torch.zeros(len(fake), dtype=torch.long, device=fake.device)
-    for of_real, of_fake in block_pairs(len(real), len(fake)):
-        distances = torch.cdist(real[of_real].double(), fake[of_fake].double())
-        in_real_ball = distances <= real_radii[of_real, None]
-        real_is_covered[of_real] |= in_real_ball.any(1)
-        real_is_met[of_real] |= (distances <= fake_radii[of_fake]).any(1)
-        n_real_balls[of_fake] += in_real_ball.sum(0)
+    for i, j in block_pairs(len(real), len(fake)):
+        block = squared_distances(real[i].double(), fake[j].double(), of_reals[i], of_fakes[j])
+        for rows, squares in strips(block):
+            in_real_ball = squares <= real_radii[i][rows, None]
+            real_is_covered[i][rows] |= in_real_ball.any(1)
+            real_is_met[i][rows] |= (squares <= fake_radii[j]).any(1)
+            n_real_balls[j] += in_real_ball.sum(0)
     return {
         "precision": _share(n_real_balls > 0),
         "recall": _share(real_is_met),
