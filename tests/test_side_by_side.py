@@ -32,6 +32,40 @@ def test_the_order_of_the_commands(tmp_path, finish_first, order):
     assert told.read_text().split() == order
 
 
+@pytest.mark.parametrize(("n_slots", "order"), [(2, "free waits"), (1, "waits free")])
+def test_what_waits_for_nothing_starts_before_the_rest_is_prepared(tmp_path, n_slots, order):
+    """But one core is for preparing: with no other, all begin afterwards, in their order."""
+    told, ready = tmp_path / "told", tmp_path / "ready"
+
+    def tell(word):
+        return f"open({str(told)!r}, 'a').write('{word} ')"
+
+    free, waits = a_run(tmp_path, "free", tell("free")), a_run(tmp_path, "waits", tell("waits"))
+    free.waits = False
+
+    def prepare():
+        while n_slots > 1 and not told.exists():
+            time.sleep(0.05)
+        assert n_slots > 1 or not told.exists()
+        ready.touch()
+
+    work([waits, free], n_slots, lambda: "", prepare=prepare)
+    assert ready.exists()
+    assert told.read_text().split() == order.split()
+
+
+def test_what_fails_before_takes_along_what_has_begun(tmp_path):
+    free = a_run(tmp_path, "free", "import time; time.sleep(999)")
+    free.waits = False
+
+    def prepare():
+        raise UserError("no files")
+
+    with pytest.raises(UserError, match="no files"):
+        work([free, a_run(tmp_path, "waits", "")], 2, lambda: "", prepare=prepare)
+    assert free.process.returncode is not None
+
+
 def test_a_failure_says_the_last_line_and_where_the_rest_is(tmp_path):
     bad = a_run(
         tmp_path, "bad", "print('much'); raise SystemExit('sparring: error: no such thing')"

@@ -27,7 +27,7 @@ class _Finder:
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name in LATE else None
+        spec: Any = PathFinder.find_spec(name, path, target) if name in LATE else None
         if spec is not None:
             spec.loader = _Loader(spec.loader)
         return spec
@@ -53,7 +53,7 @@ class _Late(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__all__":
             raise AttributeError(name)
-        self.__class__ = ModuleType
-        loader: Any = self.__loader__
-        loader.real.exec_module(self)
-        return getattr(self, name)
+        me: Any = self
+        me.__class__ = ModuleType
+        me.__loader__.real.exec_module(me)
+        return getattr(me, name)

@@ -1,9 +1,12 @@
 """The moving average of the weights that learn."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+foreach: Any = torch  # its functions of lists of tensors have names with an underscore
 
 
 class MovingAverage:
@@ -29,13 +32,13 @@ class MovingAverage:
         self.n_updates += 1
         warm = 1 - float(self.n_updates) ** -0.75
         decay = min(warm, self.decay) if self.warmup else self.decay
-        apart = torch._foreach_sub(self.shadow, list(weights))
-        torch._foreach_sub_(self.shadow, apart, alpha=1 - decay)
+        apart = foreach._foreach_sub(self.shadow, list(weights))
+        foreach._foreach_sub_(self.shadow, apart, alpha=1 - decay)
 
     @torch.no_grad()
     def copy_to(self, weights: Sequence[Tensor]) -> None:
         """The weights become the average."""
-        torch._foreach_copy_(list(weights), self.shadow)
+        foreach._foreach_copy_(list(weights), self.shadow)
 
     def store(self, weights: Sequence[Tensor]) -> None:
         """Keep these weights in the CPU's memory, until `restore`."""
@@ -44,5 +47,5 @@ class MovingAverage:
     @torch.no_grad()
     def restore(self, weights: Sequence[Tensor]) -> None:
         """The weights become those that were kept."""
-        torch._foreach_copy_(list(weights), self._kept)
+        foreach._foreach_copy_(list(weights), self._kept)
         self._kept = []

@@ -26,7 +26,7 @@ from ...support.terminal import echo
 
 EVALUATION_SECONDS = 30.0
 """Of one command after training; for the estimate of the time left only."""
-POLL_SECONDS, LINE_SECONDS = 1.0, 20.0
+POLL_SECONDS, LINE_SECONDS = 0.2, 20.0
 
 
 @dataclass
@@ -40,6 +40,7 @@ class Run:
     commands: list[list[str]]  # train first, then what needs the trained model
     n_steps: int
     seconds_after: float = EVALUATION_SECONDS  # of each command that follows training, guessed
+    waits: bool = True  # for what `work` is told to prepare
     process: subprocess.Popen[bytes] | None = None
     stage: int = 0  # how many of the commands are done
     step: int = 0
@@ -113,6 +114,7 @@ def work(
     progress: Callable[[], str],
     *,
     finish_first: bool = False,
+    prepare: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs all commands, `n_slots` at a time.
 
@@ -122,6 +124,7 @@ def work(
         progress: One line that says how far they are; printed now and then.
         finish_first: Whether a run is evaluated before another one is trained, so that what is
             broken off has figures; else training, which takes longest, comes first.
+        prepare: What most runs need; where there is room those start before that do not wait.
 
     Raises:
         UserError: if a command fails; the others are stopped.
@@ -130,6 +133,9 @@ def work(
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)) if in_main else None
     try:
+        for run in [run for run in runs if not (run.waits or run.is_done)][: n_slots - 1]:
+            _start(run)
+        prepare()
         while not all(run.is_done for run in runs):
             for run in runs:
                 _advance(run)

@@ -104,10 +104,13 @@ def demo_command(
         + (SHORT if quick else LONG)
         + f"{n_slots} run(s) at a time, one thread each; everything lands in {output_dir}"
     )
-    write_photos(output_dir, seed, overrides)
-    found = _audit(output_dir)
-    all_runs = list(runs.values())
-    work(all_runs, n_slots, lambda: _progress(all_runs, n_slots))
+    all_runs, found = list(runs.values()), []
+
+    def make_files() -> None:
+        write_photos(output_dir, seed, overrides)
+        found.extend(_audit(output_dir))
+
+    work(all_runs, n_slots, lambda: _progress(all_runs, n_slots), prepare=make_files)
     setting = {"seed": seed, "overrides": list(overrides), "quick": quick, "found": found}
     summary = _summary(runs, output_dir, setting, time.monotonic() - began)
     report = _report(output_dir, quick)
@@ -166,6 +169,7 @@ def _plan(output_dir: Path, seed: int, overrides: list[str], quick: bool) -> dic
             [[sys.executable, "-m", "sparring", *one] for one in commands],
             config.training.max_train_steps,
             seconds_after=QUICK_SECONDS if quick else EVALUATION_SECONDS,
+            waits=name != "clean",
         )
         if is_finished(folder):
             run.stage = 1
