@@ -42,7 +42,9 @@ class TrainingSection(Section):
         adam_weight_decay: AdamW's decay of the weights.
         adam_epsilon: Added to AdamW's denominator.
         max_grad_norm: Gradients are scaled down to this global norm; null: no clipping.
-        mixed_precision: Precision of the forward passes; fp16 on GPUs only.
+        mixed_precision: Precision of the forward passes; fp16 on GPUs only. auto: bf16 for images
+            of at least 16 pixels where the machine multiplies it in hardware (GPUs, AMX,
+            AVX512-BF16), else no; a run that goes on keeps what it began with.
         use_ema: Keep an exponential moving average of the weights; samples and the finished model
             use it.
         ema_decay: Decay of the average per update.
@@ -86,7 +88,7 @@ class TrainingSection(Section):
     adam_weight_decay: NotNegative = 0.01
     adam_epsilon: Positive = 1e-8
     max_grad_norm: Positive | None = 1.0
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     use_ema: bool = True
     ema_decay: BelowOne = 0.9999
     ema_warmup: bool | None = None

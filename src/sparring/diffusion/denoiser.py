@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .parametrization import KINDS, Pair, Prediction, column, edm_pair
+from .precision import multiplies
 from .schedules import EDMSchedule, Schedule, VPSchedule
 
 
@@ -29,6 +30,8 @@ class Denoiser(nn.Module):
             a number (the null class) or a tensor (1, ...), for guidance and label dropout.
         boundary: For a consistency model, how its function is made of the network's answer, see
             `Jump`; None for a diffusion model.
+        autocast: The short dtype that the network is called in where the device multiplies it in
+            hardware, as it was trained; None: that of its weights. Float64 stays as it is.
 
     Raises:
         ValueError: for an unknown kind, eps with a zero terminal SNR, or EDM preconditioning on
@@ -44,6 +47,7 @@ class Denoiser(nn.Module):
         learned_variance: bool = False,
         null_condition: Mapping[str, Any] | None = None,
         boundary: str | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         is_edm = kind in ("edm", "edm_v")
@@ -56,6 +60,7 @@ class Denoiser(nn.Module):
         self.network, self.schedule, self.kind = network, schedule, kind
         self.learned_variance = learned_variance
         self.null_condition, self.boundary = dict(null_condition or {}), boundary
+        self.autocast = autocast
         # read off the bare network once: a compiled or distributed wrapper hides its signature
         self._is_diffusers = "return_dict" in inspect.signature(network.forward).parameters
 
@@ -72,11 +77,19 @@ class Denoiser(nn.Module):
 
     def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """The raw output for an input that is scaled already, in x's dtype."""
-        if self._is_diffusers:
-            output = self.network(x, timestep=t, **condition, return_dict=False)[0]
-        else:
-            output = self.network(x, t, **condition)
+        short = self.precision(x)
+        with nullcontext() if short == x.dtype else torch.autocast(x.device.type, short):
+            if self._is_diffusers:
+                output = self.network(x, timestep=t, **condition, return_dict=False)[0]
+            else:
+                output = self.network(x, t, **condition)
         return output.to(x.dtype)
+
+    def precision(self, x: Tensor) -> torch.dtype:
+        """The dtype that the network multiplies an input in."""
+        if self.autocast is None or x.dtype != torch.float32:
+            return x.dtype
+        return self.autocast if multiplies(self.autocast, x.device.type) else x.dtype
 
     def pair(self, alpha: Tensor, sigma: Tensor) -> Pair:
         """The parametrisation's two numbers: output = a x0 + b eps."""

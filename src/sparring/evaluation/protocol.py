@@ -18,7 +18,7 @@ from ..support.errors import UserError
 
 _SAMPLER = ("sampler", "steps", "guidance", "eta", "eps_scale", "clip_sample")
 _GRID = ("stop_ratio", "grid_power", "ratios")
-# precision: of the weights while sampling; labels and prompts: themselves, or where they came from
+# precision: of the network while sampling; labels and prompts: themselves, or where they came from
 GENERATION = (*_SAMPLER, *_GRID, "precision", "class_labels", "prompts")
 RECORDED = (
     "read_as",  # size and channels of the reference's images, and what was asked for

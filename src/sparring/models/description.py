@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..diffusion.denoiser import unwrapped
 from ..diffusion.parametrization import DIFFUSERS_KINDS
+from ..diffusion.precision import WORDS
 from ..diffusion.schedules import betas_of
 from ..options.value_types import VP_SCHEDULERS
 from ..support.errors import UserError
@@ -48,6 +49,7 @@ def describe(model: Model, base: str | None = None) -> dict[str, Any]:
         "kind": denoiser.kind,
         "learned_variance": denoiser.learned_variance,
         "boundary": denoiser.boundary,
+        "autocast": None if denoiser.autocast is None else WORDS[denoiser.autocast],
         "sample_shape": list(shape),
         "num_classes": model.num_classes,
         "class_names": list(model.class_names),

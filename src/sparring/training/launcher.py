@@ -44,7 +44,7 @@ def as_launched(config: RunConfig) -> RunConfig:
     for name, value in asked_for().items():
         own = getattr(training, name)
         is_alike = own == value or (name, own) == ("sharding", "hsdp")
-        if name in training.model_fields_set and not is_alike:
+        if name in training.model_fields_set and not is_alike and own != "auto":
             ours = f"training.{name} is {str(own).lower()} in the run's config"
             theirs = f"accelerate asks for {str(value).lower()} ({_ORIGIN[name]})"
             raise UserError(f"{ours}, and {theirs}: leave one of the two out")

@@ -8,6 +8,7 @@ from typing import Any, cast
 from accelerate.utils import send_to_device
 
 from .feed import Feed
+from .precision import settled
 from .processes import distributed, make_accelerator, say
 from .roles import Trained, roles
 from .run_folder import RunFolder, open_run
@@ -45,6 +46,7 @@ def train(
         with open_run(run_dir, **start_of(settings)) as folder:
             return train(trained, feed, settings, folder, hooks, config)
     folder, hooks = run_dir, hooks or Hooks()
+    settings = settled(settings, folder, feed.dataset.sample_shape)
 
     # Processes, device and precision; who learns, and the networks by role.
     accelerator = make_accelerator(settings, folder.path)

@@ -213,6 +213,7 @@ class RunState:
             "fingerprint": self.fingerprint,
             "config": None if self.config is None else flat(self.config),
             "n_processes": self.accelerator.num_processes,
+            "mixed_precision": self.settings.mixed_precision,
         }
         tensors = kept_tensors(self.players) | {"objective": remembered}
         return write_checkpoint(place, step, self.model.network, tensors, state, **words)

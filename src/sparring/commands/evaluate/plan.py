@@ -130,7 +130,8 @@ class Plan:
         sampling, denoiser, prompts = self.config.sampling, self.model.denoiser, self.prompts
         with one_line_errors(f"{self.name}, {self.how}", (ValueError,)):
             clips = describe_sampling(self.model, self.sampling)["clip_sample"]
-        dtype = next((p.dtype for p in denoiser.parameters()), torch.float32)
+        weights = next(denoiser.parameters(), torch.zeros(0))
+        dtype = denoiser.precision(weights)
         labels = "as in the reference" if self._has_labels else "each in turn"
         if sampling.prompts is None and prompts:
             prompts = "as in the reference"

@@ -21,7 +21,10 @@ from ...sampling.known_answer import check_sampler
 from ...sampling.settings import Sampling
 from ...support.errors import UserError, one_line_errors
 from ...training.launcher import as_launched
+from ...training.precision import precision_here
 from .run import check_places
+
+_LARGE = (4, 64, 64)  # latents of a pipeline that may not be here
 
 
 def dry_run_text(config: RunConfig) -> str:
@@ -42,9 +45,11 @@ def dry_run_text(config: RunConfig) -> str:
         n_parameters = sum(parameter.numel() for parameter in network.parameters())
         lines = [f"network       {type(network).__name__}, {n_parameters:,} parameters"]
         lines += [f"samples       {' x '.join(map(str, shape))}"]
-        needs = [f"memory        {memory_from_scratch(config, network, shape, objective)}"]
+        here = _with_precision(config, shape)
+        needs = [f"memory        {memory_from_scratch(here, network, shape, objective)}"]
     else:
         learns = "" if lora is None else f", LoRA of rank {lora.rank}"
+        here = _with_precision(config, _LARGE)
         lines, needs = [f"network       from {name}{_where_it_is(name)}{learns}"], []
         assumed = schedule_from_config({"_class_name": "DDPMScheduler"})
         objective = build.build_objective(config, assumed)
@@ -62,11 +67,20 @@ def dry_run_text(config: RunConfig) -> str:
         *(f"dirt          {words}" for words in words_of(config)),
         f"training      {training.max_train_steps:,} steps, {n_global} samples to a batch "
         f"({n_processes} process(es)), {n_batches * n_global:,} samples seen",
-        *estimate(config, objective),
+        f"precision     {here.training.mixed_precision}",
+        *estimate(here, objective),
         *needs,
     ]
     summary = "".join(f"# {line}\n" for line in [f"run folder    {training.output_dir}", *lines])
     return f"{summary}\n{dump(config).rstrip()}"
+
+
+def _with_precision(config: RunConfig, shape: Shape) -> RunConfig:
+    """The config with the precision that a new run would have on this machine."""
+    if config.training.mixed_precision != "auto":
+        return config
+    found = {"mixed_precision": precision_here(shape)}
+    return config.model_copy(update={"training": config.training.model_copy(update=found)})
 
 
 def _check_pretrained(config: RunConfig, folder: Path, boundary: str | None) -> None:

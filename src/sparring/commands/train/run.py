@@ -23,6 +23,7 @@ from ...assembly.pretrained import build_teacher
 from ...config.read import dump
 from ...config.schema import RunConfig
 from ...data.base import Dataset, Digests, ModelRange
+from ...diffusion.precision import SHORT
 from ...models.description import describe
 from ...models.folder import describe_run
 from ...models.latents import LatentEncoder
@@ -34,6 +35,7 @@ from ...support.errors import UserError, one_line_errors
 from ...support.terminal import echo
 from ...training import ConditionFn, Feed, Hooks, RunFolder, Trained, TrainSettings, open_run, train
 from ...training.launcher import as_launched, asked_for
+from ...training.precision import settled
 from ...training.settings import START, start_of
 from ..shared.files import replace_text
 from .run_files import base_of, describe_data, grid_writer, push, save_model, show_the_start
@@ -67,6 +69,7 @@ def check_places(config: RunConfig) -> None:
 def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[str, Any]:
     """The training itself, in a folder that is ours to write."""
     dataset = build_dataset(config)
+    config.training = settings = settled(settings, run, dataset.sample_shape)
     model, trained = trained_of(config, dataset, run.path)
     objective = trained.objective
     dataset = with_knowledge(config, dataset, run, is_latent=model.vae is not None)
@@ -107,6 +110,7 @@ def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[s
 def trained_of(config: RunConfig, dataset: ModelRange, run_dir: Path) -> tuple[Model, Trained]:
     """The model, and all that the loop trains it with."""
     model = build_model(config, dataset.sample_shape, dataset.num_classes)
+    model.denoiser.autocast = SHORT.get(config.training.mixed_precision)
     objective = build_objective(config, model.denoiser.schedule, model)
     make_student(model, objective)
     check_samplers(config, model)
