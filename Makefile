@@ -17,6 +17,9 @@
 #   make bench-security   thousands of wrong configs, command lines and images (minutes)
 #   make bench-quality   methods x data x seeds, benchmarks/results/quality_cpu.json (a day; ARGS="--only digits")
 #   make bench-dirt      dirt in files x methods x seeds, benchmarks/results/dirt.json (ARGS="--data FOLDER --only digits")
+#   make bench-cifar10   the same of photographs in colour, benchmarks/results/cifar10.json (ARGS="--data FOLDER")
+#   make bench-networks  which network learns fastest on a CPU, benchmarks/results/networks.json (ARGS="--data FOLDER")
+#   make bench-growth    how cost grows with the images, benchmarks/results/growth.json
 #   make bench-frontier  what adversarial training buys, benchmarks/results/frontier.json (ARGS="--data FOLDER --only attack")
 #   make bench-peers     our training beside its bare network and beside other loops, benchmarks/results/peers.json
 
@@ -26,7 +29,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo docs accessibility test test-all test-docs test-gpu test-kernels package lint format types bench bench-adt-memory bench-audit bench-security bench-quality bench-dirt bench-frontier bench-peers bench-faults bench-lock bench-soak audit clean
+.PHONY: setup demo docs accessibility test test-all test-docs test-gpu test-kernels package lint format types bench bench-adt-memory bench-audit bench-security bench-quality bench-dirt bench-cifar10 bench-networks bench-growth bench-frontier bench-peers bench-faults bench-lock bench-soak audit clean
 
 setup: $(INSTALLED)
 
@@ -114,6 +117,16 @@ bench-quality: $(INSTALLED)
 
 bench-dirt: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/dirt.py --readme README.md $(ARGS)
+
+bench-cifar10: $(INSTALLED)
+	$(BIN)/python benchmarks/dirt.py --table benchmarks/cifar10.yaml --runs runs/cifar10 --slots 1 $(ARGS)
+
+bench-networks: $(INSTALLED)
+	$(BIN)/python benchmarks/networks.py --rates $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/networks.py $(ARGS)
+
+bench-growth: $(INSTALLED)
+	$(BIN)/python benchmarks/growth.py $(ARGS)
 
 bench-frontier: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/frontier.py $(ARGS)

@@ -1,22 +1,23 @@
 """Dirt in files x methods x seeds, trained, measured and put in a table: `make bench-dirt`.
 
     python benchmarks/dirt.py --data FOLDER --only digits/gaussian/plain --seeds 0 --slots 2
+    python benchmarks/dirt.py --data FOLDER --table benchmarks/cifar10.yaml
 
-What is run stands in dirt.yaml. Each setting's clean images are written once as 8-bit PNG files,
-and each kind of dirt once for each seed as a dirty copy of them, as `sparring contaminate` does.
-Most methods read these copies and know nothing else. The oracle must know the truth, so its config
-makes the clean files dirty itself: both give the same pixels, which is checked to the bit for every
-copy that is written.
+What is run stands in a table, dirt.yaml or another (`make bench-cifar10`). Each setting's clean
+images are written once as 8-bit PNG files, and each kind of dirt once for each seed as a dirty copy
+of them, as `sparring contaminate` does. Most methods read these copies and know nothing else. The
+oracle must know the truth, so its config makes the clean files dirty itself: both give the same
+pixels, which is checked to the bit for every copy that is written.
 
 All samples are measured against all clean images of the set, and copies are looked for among the
 clean images of which the training images were made, whatever the method has read of them. The
 distance on the first features is that of
 `sparring evaluate RUN data.train_data_dir=CLEAN evaluation.reference=all`.
 
-Rows are added to results/dirt.json as runs end, with the commit that measured them (older rows have
-none). What is there is not run again, a run that was interrupted goes on, and --report writes
-results/dirt.md from the rows alone; with `--readme README.md` also the short table between that
-page's marks.
+Rows are added to results/<the table's name>.json as runs end, with the commit that measured them
+(older rows have none). What is there is not run again, a run that was interrupted goes on, and
+--report writes the page beside it from the rows alone; with `--readme README.md` also the short
+table between that page's marks.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ CLEAN = "none"
 """What a row calls the dirt of clean data."""
 KEY = ("data", "dirt", "method", "seed", "features")
 """What tells two rows apart."""
+RESNET = "weights/cifar10_resnet56.safetensors"  # of recipes/cifar10_resnet.py
 MARKS = "<!-- dirt -->", "<!-- /dirt -->"
 SHORT = {
     "plain": "plain", "throw_away_told": "clean tenth alone", "detail": "**`detail`**",
@@ -135,10 +137,11 @@ def link_clean(dirty: Path, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Table:
-    """dirt.yaml, and where its files go."""
+    """What is run, where its files go, and where it stands."""
 
     raw: Mapping[str, Any]
     root: Path
+    file: Path = HERE / "dirt.yaml"
 
     def contamination(self, setting: str, kind: str, seed: int) -> dict[str, Any]:
         """Section contamination of a kind; {} for clean data."""
@@ -267,7 +270,8 @@ class Cell:
         self.table.write(self.own["set"])
         if self.kind == CLEAN:
             return
-        self.table.write(self.own["outliers"])
+        if "outliers" in self.own:
+            self.table.write(self.own["outliers"])
         write_dirty(self.clean, self.contamination, self.dirty)
         if self.how["trains_on"] == "told_clean":
             link_clean(self.dirty, self.reads)
@@ -292,6 +296,7 @@ class Cell:
         how = how_to_go_on(self.folder, config, "run", "--runs")
         train = [sys.executable, "-m", "sparring", "train", str(config_file), *self.words, *how]
         look_at = [sys.executable, __file__, "--data", str(data), "--runs", str(self.table.root)]
+        look_at += ["--table", str(self.table.file)]
         name = f"{self.setting}/{self.kind}/{self.method}"
         look_at += ["--measure", f"^{name}$", "--seeds", str(self.seed)]
         log = self.folder.parent / f"{self.folder.name}.txt"
@@ -313,9 +318,7 @@ class Cell:
         )
         samples, copies = None, {}
         for name in self.own["features"]:
-            weights = self.table.raw["extractors"][name]
-            words = [*reference, f"evaluation.extractor={name}"]
-            words += [f"evaluation.weights={weights}"] if weights else []
+            words = [*reference, *self.table.raw["extractors"][name]]
             plan = plan_of(str(self.folder), words, "cpu", Processes.started(), {})
             if samples is None:
                 samples = sample(
@@ -358,6 +361,8 @@ class Cell:
                 "n_samples": figures["protocol"]["n_fake"],
                 "reference": f"all {figures['protocol']['n_real']} clean images of "
                 f"{self.own['set']}, 8 bits",
+                "fid_768": (self.measured("inception-768") or {}).get("frechet_distance"),
+                "images_seen": told["n_images"],
                 "minutes": told["train_seconds"] / 60,
                 "versions": versions(),
                 "commit": figures.get("commit"),
@@ -454,7 +459,7 @@ def run_all(cells: Sequence[Cell], data: Path, n_slots: int, path: Path) -> list
 
 def report(raw: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """Tables of kinds x methods, and what each must reach."""
-    parts = ["# Dirt in files\n", _HEAD]
+    parts = [f"# {raw.get('title', 'Dirt in files')}\n", _HEAD]
     for setting, own in raw["settings"].items():
         for features in own["features"]:
             found = Found(
@@ -465,10 +470,10 @@ def report(raw: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-_HEAD = """Written by `python benchmarks/dirt.py --report` from `dirt.json`, whose rows hold the
-command of each run. A figure is the Frechet distance, mean and standard deviation over seeds, or of
-one seed where there is no deviation; below it leftover noise, recall, coverage and the share of
-near duplicates of clean training images.
+_HEAD = """Written by `python benchmarks/dirt.py --report` from the JSON file beside it, whose rows
+hold the command of each run. A figure is the Frechet distance, mean and standard deviation over
+seeds, or of one seed where there is no deviation; below it leftover noise, recall, coverage and the
+share of near duplicates of clean training images.
 """
 
 
@@ -621,13 +626,16 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/dirt"), help="where runs go")
     parser.add_argument("--slots", type=int, default=n_cores(), help="runs at a time")
     parser.add_argument("--again", action="store_true", help="also what the rows have already")
-    parser.add_argument("--report", action="store_true", help="only write dirt.md")
+    parser.add_argument("--report", action="store_true", help="only write the page")
     parser.add_argument("--readme", type=Path, help="page that gets the short table")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # what each run calls at its end
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results")
     chosen = parser.parse_args()
-    text = Template(chosen.table.read_text(encoding="utf-8")).substitute(DATA=chosen.data)
-    table, path = Table(yaml.safe_load(text), chosen.runs), chosen.output / "dirt.json"
+    places = {"DATA": chosen.data, "RECIPES": HERE.parent / "recipes"}
+    text = Template(chosen.table.read_text(encoding="utf-8")).substitute(places)
+    os.environ.setdefault("SPARRING_CIFAR10_RESNET", str(chosen.data / RESNET))
+    table = Table(yaml.safe_load(text), chosen.runs, chosen.table)
+    path = chosen.output / f"{chosen.table.stem}.json"
     try:
         if chosen.measure:
             for cell in table.cells([chosen.measure], chosen.seeds):

@@ -57,8 +57,8 @@ PRECISIONS = {"float32": "no", "bf16": "bf16"}
 N_IMAGES, SIZE, N_BLOCK = 10_000, 32, 10
 
 
-def write_images(folder: Path, n_images: int = N_IMAGES) -> Path:
-    """PNG files of 32x32 pixels, cut from the photographs that scikit-learn ships."""
+def write_images(folder: Path, n_images: int = N_IMAGES, size: int = SIZE) -> Path:
+    """PNG files of size x size pixels, cut from the photographs that scikit-learn ships."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_sample_images
@@ -67,8 +67,8 @@ def write_images(folder: Path, n_images: int = N_IMAGES) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(n_images):
         photograph = photographs[i % len(photographs)]
-        y, x = (rng.integers(side - SIZE) for side in photograph.shape[:2])
-        Image.fromarray(photograph[y : y + SIZE, x : x + SIZE]).save(folder / f"{i:05d}.png")
+        y, x = (rng.integers(side - size) for side in photograph.shape[:2])
+        Image.fromarray(photograph[y : y + size, x : x + size]).save(folder / f"{i:06d}.png")
     return folder
 
 

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import dirt  # type: ignore
 
 
-def table(root, **settings):
-    raw = yaml.safe_load((dirt.HERE / "dirt.yaml").read_text())
+def table(root, file="dirt.yaml", **settings):
+    raw = yaml.safe_load((dirt.HERE / file).read_text())
     if settings:
         raw["settings"] = {
             name: raw["settings"][name] | changed for name, changed in settings.items()
@@ -31,14 +31,25 @@ def table(root, **settings):
     return dirt.Table(raw, Path(root))
 
 
-def test_every_cell_is_a_config_of_known_dirt(tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", ["dirt.yaml", "cifar10.yaml"])
+def test_every_cell_is_a_config_of_known_dirt(tmp_path, monkeypatch, file):
     monkeypatch.setattr(dirt, "clean_rows", lambda folder: list(range(200)))
-    cells = table(tmp_path).cells([], [0])
+    whole = table(tmp_path, file)
+    cells = whole.cells([], [0])
     for cell in cells:
         assert resolve(find(cell.own["config"]), cell.words)
         check_contamination(cell.contamination, is_image=True)
-    assert {cell.setting for cell in cells} == set(table(tmp_path).raw["settings"])
-    assert {cell.method for cell in cells} == set(table(tmp_path).raw["methods"])
+        assert all(whole.raw["extractors"][name] for name in cell.own["features"])
+    assert {cell.setting for cell in cells} == set(whole.raw["settings"])
+    assert {cell.method for cell in cells} == set(whole.raw["methods"])
+
+
+def test_the_photographs_of_the_first_runs_are_clean_then_nine_tenths_dirty(tmp_path):
+    cells = table(tmp_path, "cifar10.yaml").cells([], None)
+    first = [(cell.kind, cell.rate, cell.method) for cell in cells[:5]]
+    assert first[:2] == [("none", 0, "floor"), ("none", 0, "detail")]
+    assert first[2:] == [("gaussian", 0.9, one) for one in ("plain", "throw_away_told", "detail")]
+    assert {cell.rate for cell in cells if cell.setting == "cifar10_99"} == {0, 0.99}
 
 
 def test_only_the_oracle_is_told_what_was_done(tmp_path):
