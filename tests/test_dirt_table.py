@@ -230,7 +230,7 @@ def test_the_short_table_goes_between_the_marks_of_a_page(tmp_path):
 def test_rows_hold_what_other_checks_read(tmp_path):
     (cell,) = table(tmp_path).cells(["^digits/sizes/plain$"], [2])
     (cell.folder / "measured").mkdir(parents=True)
-    (cell.folder / "training.json").write_text(json.dumps({"train_seconds": 90}))
+    (cell.folder / "training.json").write_text(json.dumps({"train_seconds": 90, "n_images": 640}))
     figures = {
         "frechet_distance": 7.0, "empty_pixel_rms": 0.125, "recall": 0.5, "coverage": 0.25,
         "memorization": {"near_duplicates": 0.02, "near_duplicates_of_calibration": 0.01,

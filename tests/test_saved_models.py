@@ -40,6 +40,7 @@ DIT = {
 }  # fmt: skip
 STEPS, GUIDANCE = 5, 3.0
 TRAINING = {
+    "mixed_precision": "no",
     "max_train_steps": 2, "train_batch_size": 4, "learning_rate": 1e-2, "log_every_steps": 1,
     "validation_steps": 2, "checkpointing_steps": 2, "report_to": "none", "n_threads": 1,
 }  # fmt: skip

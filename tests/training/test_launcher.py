@@ -132,7 +132,7 @@ def test_a_run_records_what_accelerate_chose_and_resumes_with_it(launched, tmp_p
     launched("--gradient_accumulation_steps", "2", ACCELERATE_MIXED_PRECISION="bf16")
     with pytest.raises(UserError, match="gradient_accumulation_steps is 4"):
         as_launched(kept)
-    assert resolve(tmp_path / "a.yaml", words).training.mixed_precision == "no"
+    assert resolve(tmp_path / "a.yaml", words).training.mixed_precision == "auto"
     assert dump(config) == dump(
         resolve(tmp_path / "a.yaml", words)
     )  # the caller's own is not changed

@@ -63,7 +63,7 @@ def machine(monkeypatch):
 def test_auto_is_what_the_machine_multiplies(machine, tmp_path, multiplies, shape, expected):
     machine(multiplies)
     with open_run(tmp_path / "run") as folder:
-        settled = precision.settled(tiny_settings(), folder, shape)
+        settled = precision.settled(tiny_settings(mixed_precision="auto"), folder, shape)
     assert settled.mixed_precision == expected
 
 
@@ -82,7 +82,7 @@ def test_a_run_goes_on_as_it_began_on_a_machine_of_the_other_kind(
     def go(name: str, **words: object) -> Seen:
         network = Seen()
         run(tmp_path / name, make_objective(), data=Pictures(), denoiser=Denoiser(network, vp),
-            checkpointing_steps=4, **words)  # fmt: skip
+            checkpointing_steps=4, mixed_precision="auto", **words)  # fmt: skip
         return network
 
     machine(began_with_bf16)

@@ -96,6 +96,7 @@ def tiny_settings(**changes: Any) -> TrainSettings:
         "checkpointing_steps": None,
         "validation_steps": None,
         "report_to": "none",
+        "mixed_precision": "no",
     }
     return TrainSettings(**(quick | changes))
 
