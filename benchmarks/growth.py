@@ -110,7 +110,9 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=OUTPUT)
     parser.add_argument("--picture", type=Path, default=PICTURE)
     words = parser.parse_args()
-    found = json.loads(words.out.read_text()) if words.out.exists() else {"cells": []}
+    found: dict[str, Any] = {"cells": []}
+    if words.out.exists():
+        found = json.loads(words.out.read_text())
     found |= {"command": f"python benchmarks/growth.py --steps {words.steps}"}
     found |= {"versions": versions()}
     for n_images, side in CELLS:

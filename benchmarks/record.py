@@ -57,6 +57,7 @@ class Run(NamedTuple):
 QUICK = (
     "training.max_train_steps=30", "training.log_every_steps=10", "training.validation_steps=null",
     "training.checkpointing_steps=null", "training.report_to=none", "training.n_threads=1",
+    "training.mixed_precision=no",
 )  # fmt: skip
 DIGITS = (
     *QUICK, "training.train_batch_size=16", "training.lr_warmup_steps=5", "training.ema_decay=0.9",

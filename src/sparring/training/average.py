@@ -1,3 +1,4 @@
+# pyright: reportPrivateImportUsage=false
 """The moving average of the weights that learn."""
 
 from collections.abc import Iterable, Sequence
