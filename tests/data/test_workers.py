@@ -9,9 +9,32 @@ from pathlib import Path
 import pytest
 import torch
 
+from sparring.data import workers
 from sparring.data.base import InMemory
 from sparring.data.batches import make_loader
 from sparring.support.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_decoded", "on_gpu", "method", "n_cores", "n_processes", "expected"),
+    [
+        ("auto", True, True, "fork", 16, 1, 4),
+        ("auto", True, True, "fork", 16, 8, 1),
+        ("auto", True, True, "fork", 3, 1, 2),
+        ("auto", True, True, "fork", 1, 1, 0),
+        ("auto", True, True, "spawn", 16, 1, 0),
+        ("auto", True, False, "fork", 16, 1, 0),
+        ("auto", False, True, "fork", 16, 1, 0),
+        (3, False, False, "spawn", 1, 1, 3),
+        (0, True, True, "fork", 16, 1, 0),
+    ],
+)
+def test_auto_reads_beside_a_gpu_that_would_wait(
+    monkeypatch, asked, is_decoded, on_gpu, method, n_cores, n_processes, expected
+):
+    monkeypatch.setattr(workers.multiprocessing, "get_start_method", lambda allow_none: method)
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: n_cores)
+    assert workers.n_readers(asked, is_decoded, on_gpu, n_processes) == expected
 
 
 def data() -> InMemory:

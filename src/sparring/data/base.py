@@ -51,6 +51,7 @@ class Dataset(torch.utils.data.Dataset, ABC):
         labels: Classes of all samples, (n,), long, where they are known beforehand.
         truth: The known answer of an analytic set, else None.
         captions: What each image shows, see `captions`; None for data without.
+        is_decoded: Whether samples are decoded from files when they are asked for.
         sharding: Of samples that are to be read shard by shard; None: in any order.
         remarks: What was left out or read otherwise than one may expect, a sentence each.
     """
@@ -64,6 +65,7 @@ class Dataset(torch.utils.data.Dataset, ABC):
     labels: Tensor | None = None
     truth: Truth | None = None
     captions: Sequence[Caption] | None = None
+    is_decoded: bool = False
     sharding: Sharding | None = None
     remarks: Sequence[str] = ()
 

@@ -25,7 +25,9 @@ class AnyData(Section):
         center_crop: Whether the square is the middle one; otherwise it is drawn.
         random_flip: Whether half of the images are mirrored.
         n_channels: 1 for grey, 3 for RGB; null: as the images are.
-        dataloader_num_workers: Processes that read.
+        dataloader_num_workers: Processes that read. auto: up to 4 where a GPU trains on images that
+            are decoded in every step (large ones, of differing sizes, or in shards); else 0, as
+            held images cost nothing and a CPU that trains has no core to spare.
         max_train_samples: So many of split train, drawn from the seed; null: all.
     """
 
@@ -37,7 +39,7 @@ class AnyData(Section):
     center_crop: bool = True
     random_flip: bool = False
     n_channels: Literal[1, 3] | None = None
-    dataloader_num_workers: CountOrZero = 0
+    dataloader_num_workers: CountOrZero | Literal["auto"] = "auto"
     max_train_samples: Count | None = None
 
 

@@ -5,6 +5,7 @@ optimiser's step too. Here it is raised where batches are waited for; whoever as
 can begin again, for which batches come next is known (`batches`).
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -16,6 +17,22 @@ from typing import Any
 from weakref import WeakSet
 
 from torch.utils.data import DataLoader
+
+MOST = 4  # workers of a training process, unless a config says how many
+
+
+def n_readers(asked: int | str, is_decoded: bool, on_gpu: bool, n_processes: int = 1) -> int:
+    """How many processes read for each of `n_processes` that train, where `asked` is auto: some if
+    samples `is_decoded` beside a GPU, but one of the cores at most. Where processes are not forked
+    there are none: they take seconds to start, and cannot be sent a class of the user's own file.
+    """
+    if not isinstance(asked, str):
+        return asked
+    method = multiprocessing.get_start_method(allow_none=True)
+    method = method or multiprocessing.get_all_start_methods()[0]  # the system's default
+    if not (is_decoded and on_gpu and method == "fork"):
+        return 0
+    return min(MOST, ((os.cpu_count() or 1) - 1) // n_processes)
 
 
 class WorkerLost(Exception):  # noqa: N818 - the state of a process

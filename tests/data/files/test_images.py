@@ -44,6 +44,7 @@ def test_held_images_and_decoded_images_are_the_same(folder, monkeypatch):
     read = build_dataset("image_folder", train_data_dir=str(folder))
     assert held.held is not None
     assert read.held is None
+    assert (contaminate(held, {"kind": "gaussian"}).is_decoded, read.is_decoded) == (False, True)
     assert held.fingerprint() == read.fingerprint()
     for keys in (range(10), [2], [9, 9, 1], [(3, 77)]):
         one, other = held.__getitems__(keys), read.__getitems__(keys)

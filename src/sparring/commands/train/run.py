@@ -23,6 +23,7 @@ from ...assembly.pretrained import build_teacher
 from ...config.read import dump
 from ...config.schema import RunConfig
 from ...data.base import Dataset, Digests, ModelRange
+from ...data.workers import n_readers
 from ...diffusion.precision import SHORT
 from ...models.description import describe
 from ...models.folder import describe_run
@@ -89,7 +90,12 @@ def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[s
         random_flip=config.data.random_flip and dataset.is_image,
         encode_fn=encode,
         condition_fn=_conditions(model, objective),
-        n_workers=config.data.dataloader_num_workers,
+        n_workers=n_readers(
+            config.data.dataloader_num_workers,
+            cached.is_decoded,
+            str(PartialState().device).startswith("cuda"),
+            PartialState().num_processes,
+        ),
     )
     hooks = Hooks(
         sample_fn=grid_writer(config, model, dataset) if dataset.is_image else None,

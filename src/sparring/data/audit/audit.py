@@ -25,7 +25,7 @@ from ...support.errors import UserError
 from ..base import Batch, Dataset, Wrapper, joined
 from ..batches import last_line, reader
 from ..streams.shards import READ_AHEAD
-from ..workers import Waiting, WorkerLost
+from ..workers import Waiting, WorkerLost, n_readers
 from .contract import Statistics
 from .judging import Hiding, Judge, fit, fit_hiding, look
 from .table import Table, clean_table
@@ -76,7 +76,7 @@ class Audit:
 
 def audit_images(
     dataset: Dataset,
-    n_workers: int = 0,
+    n_workers: int | str = 0,
     n_sample: int | None = None,
     seed: int = 0,
     *,
@@ -84,7 +84,8 @@ def audit_images(
 ) -> Audit:
     """Look at every image once; of a stream at a sample, unless `whole_stream`. `n_sample` images,
     chosen by the seed, decide the thresholds (None: `N_SAMPLE`, or `N_SAMPLE_STREAM`). `n_workers`
-    processes read and look (0: this one). UserError if the data cannot be read."""
+    processes read and look (0, auto: this one). UserError if the data cannot be read."""
+    n_workers = n_readers(n_workers, dataset.is_decoded, on_gpu=False)
     sample = sample_of(dataset, n_sample, seed)
     others = np.delete(np.arange(len(dataset)), sample)
     if dataset.sharding is not None and not whole_stream:

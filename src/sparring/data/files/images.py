@@ -69,6 +69,7 @@ class ImageDataset(Dataset):
         size = first.shape[1:] if resolution is None else (resolution, resolution)
         self.sample_shape = (len(first), *size)
         self.held, self.stand_in = self._hold()
+        self.is_decoded = self.held is None
 
     def __len__(self) -> int:
         return len(self.files)
