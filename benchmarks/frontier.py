@@ -284,8 +284,10 @@ class Cell:
 
     @property
     def measures(self) -> Mapping[str, Any]:
-        """What is measured, and of how many samples."""
-        return self.own["measure"] | (self.own.get("screen", {}) if self.table.screens else {})
+        """What is measured, and of how many samples; a method may have its own number of steps."""
+        screen = self.own.get("screen", {}) if self.table.screens else {}
+        own = {} if self.method == "base" else self.how.get("measure", {})
+        return self.own["measure"] | screen | own
 
     @property
     def planned(self) -> list[dict[str, Any]]:
@@ -509,8 +511,9 @@ themselves, `exact_gaussian` the one of a normal law with their mean and covaria
 def _figures(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Column and value of all that a row measured."""
     if row["attack"] is not None:
-        yield f"{row['attack']} {row['radius']:g}", row["attacked_distance"]
-        yield f"shift rms, {row['attack']} {row['radius']:g}", row["shift_rms"]
+        how = f"{row['steps']} steps, {row['attack']} {row['radius']:g}"
+        yield how, row["attacked_distance"]
+        yield f"shift rms, {how}", row["shift_rms"]
     elif row["near_duplicates"] is not None:
         yield "distance", row["frechet_distance"]
         yield "near duplicates, %", 100 * row["near_duplicates"]
