@@ -38,7 +38,9 @@ def config(images: Path, run: Path, n_steps: int) -> dict[str, Any]:
     return {
         "model": {
             "network": {
-                "_class_name": "PatchedUNet", "block_out_channels": [32, 64], "layers_per_block": 1,
+                "_class_name": "UNet2DModel", "block_out_channels": [32, 64], "layers_per_block": 1,
+                "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2,
+                "norm_num_groups": 8,
             },
         },
         "data": {"name": "image_folder", "train_data_dir": str(images)},
