@@ -260,6 +260,7 @@ class Cell:
         return [
             *given, *words, f"training.seed={self.seed}", "training.report_to=none",
             f"training.output_dir={self.folder}", "training.validation_steps=null",
+            "training.mixed_precision=no", "data.dataloader_num_workers=0",  # on every machine
         ]  # fmt: skip
 
     @property
