@@ -44,7 +44,7 @@ from PIL import Image, ImageOps
 
 from sparring import __version__
 from sparring.data.datasets import build_dataset
-from sparring.data.files.images import decode
+from sparring.data.files.decoding import decode
 from sparring.support.errors import UserError
 
 SECONDS = 15

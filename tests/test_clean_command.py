@@ -15,7 +15,7 @@ from html_pages import Sound
 from sparring.cli import main
 from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated
-from sparring.data.files.images import decode
+from sparring.data.files.decoding import decode
 from sparring.diffusion.denoiser import Denoiser
 from sparring.diffusion.randomness import generator
 from sparring.diffusion.schedules import schedule_from_config

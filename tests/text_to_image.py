@@ -187,6 +187,7 @@ def training_places(root: Path) -> Path:
             "log_every_steps": 1,
             "validation_steps": None,
             "report_to": "none",
+            "mixed_precision": "no",
         },
         "sampling": {"num_inference_steps": 2, "n_images": 4, "guidance_scale": 3.0},
     }

@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..adversarial.discriminators import DiscriminatorSection
 from ..config.model_section import LoraSection
 from ..config.schema import RunConfig
+from ..diffusion.precision import SHORT
 from ..models.lora import adapted_layers
 from ..objectives import Objective
 from ..support.errors import UserError
@@ -112,7 +113,7 @@ def memory_from_scratch(
             kept = _saved(lambda: network(x, t, **told))
         except Exception as error:  # whatever a network may raise
             return f"unknown: {type(network).__name__} cannot be called ({error})"
-    active = 2 if training.mixed_precision != "no" else 4
+    active = 2 if training.mixed_precision in SHORT else 4
     activations = active * kept * training.train_batch_size * objective.n_graphs
     n = _count(network)
     weights = 4 * n * (1 + objective.needs_teacher)
@@ -147,7 +148,7 @@ def memory_of(config: RunConfig, parts: Mapping[str, Any], objective: Objective)
     """The estimate of one update's peak memory, in words."""
     training, lora = config.training, config.model.lora
     own = config.objective.discriminator if objective.needs_discriminator else None
-    active = 2 if training.mixed_precision != "no" else 4
+    active = 2 if training.mixed_precision in SHORT else 4
     rows = training.train_batch_size
     with FakeTensorMode(allow_non_fake_inputs=True):
         network, vae = _build(parts["network"]), _build(parts["vae"])

@@ -1,4 +1,3 @@
-# pyright: reportPrivateImportUsage=false
 """The moving average of the weights that learn."""
 
 from collections.abc import Iterable, Sequence

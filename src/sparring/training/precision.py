@@ -5,7 +5,6 @@ from accelerate import PartialState
 
 from ..diffusion.precision import multiplies
 from ..support.shared_errors import on_main
-from ..support.terminal import echo
 from .checkpoint import Checkpoint
 from .run_folder import RunFolder
 from .settings import TrainSettings
@@ -28,8 +27,6 @@ def settled(
         chosen = on_main(lambda: precision_here(sample_shape))
     else:
         chosen = Checkpoint(run.checkpoint, is_verified=True).state.get("mixed_precision", "no")
-    if chosen != "no" and PartialState().is_main_process:
-        echo(f"sparring: training.mixed_precision is {chosen} (no: float32)", err=True)
     return settings.model_copy(update={"mixed_precision": chosen})
 
 

@@ -98,6 +98,8 @@ def make_accelerator(settings: TrainSettings, run_dir: Path) -> Accelerator:
             "several processes were asked for and this is the only one (accelerate launch starts "
             "one on a CPU): use torchrun --nproc_per_node N -m sparring train ...",
         )
+    if settings.mixed_precision != "no":
+        say(accelerator, f"training.mixed_precision is {settings.mixed_precision} (no: float32)")
     set_seed(derive_seed(settings.seed, "process", accelerator.process_index) % 2**32)
     return accelerator
 

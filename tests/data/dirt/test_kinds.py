@@ -22,7 +22,7 @@ from sparring.data.dirt.kinds.correlated import folded_kernel
 from sparring.data.dirt.kinds.missing_blocks import contrasting_grey
 from sparring.data.dirt.manifest import manifest
 from sparring.data.dirt.registry import find, make
-from sparring.data.files.images import decode
+from sparring.data.files.decoding import decode
 from sparring.options.sections import options_of
 from sparring.support.errors import UserError
 
