@@ -377,7 +377,7 @@ class Cell:
 
         def figures(steps: int, attack: str | None, radius: float | None) -> dict[str, Any]:
             samples, unmoved = unattacked(steps)
-            if attack is None:
+            if attack is None or radius is None:
                 return {"frechet_distance": unmoved}
             options = self.measures["attacks"][attack]
             eyes = features if options.get("aim") == "features" else None

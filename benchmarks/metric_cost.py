@@ -123,7 +123,7 @@ def beside_products(n: int, dim: int, rounds: int) -> None:
         for x, y in ((real, real), (fake, fake), (real, fake)):
             for i, j in block_pairs(len(x), len(y)):
                 if twice or x is not y or i.start <= j.start:
-                    x[i].double() @ y[j].double().T
+                    torch.matmul(x[i].double(), y[j].double().T)
 
     def timed(work: Callable[[], object]) -> float:
         started = time.perf_counter()

@@ -18,7 +18,8 @@ N_TRAIN_DIGITS = 1500
 
 def digits_arrays() -> tuple[Tensor, Tensor]:
     """scikit-learn's handwritten digits: images (1797, 1, 8, 8) in [0, 1] and labels (1797,)."""
-    file = Path(distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz"))
+    place = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    file = Path(str(place))
     if file.is_file():  # reading it costs a tenth of importing the package
         rows = np.loadtxt(file, delimiter=",", dtype=np.float32)
         pixels, label = rows[:, :-1], rows[:, -1]
