@@ -49,7 +49,7 @@ def describe(model: Model, base: str | None = None) -> dict[str, Any]:
         "kind": denoiser.kind,
         "learned_variance": denoiser.learned_variance,
         "boundary": denoiser.boundary,
-        "autocast": None if denoiser.autocast is None else WORDS[denoiser.autocast],
+        "autocast": "no" if denoiser.autocast is None else WORDS[denoiser.autocast],
         "sample_shape": list(shape),
         "num_classes": model.num_classes,
         "class_names": list(model.class_names),

@@ -160,7 +160,7 @@ def _base_of(description: Mapping[str, Any], source: str, folder: Path) -> Model
     model.resize(tuple(description["sample_shape"]))
     model.source, model.run_config = source, _run_config(folder)
     model.denoiser.boundary = description["boundary"]
-    model.denoiser.autocast = SHORT.get(description.get("autocast"))
+    model.denoiser.autocast = SHORT.get(description.get("autocast", "no"))
     model.class_names = description["class_names"]
     model.absent_classes = description["absent_classes"]
     return model
@@ -177,7 +177,7 @@ def _assembled(
         learned_variance=description["learned_variance"],
         null_condition=null,
         boundary=description["boundary"],
-        autocast=SHORT.get(description.get("autocast")),
+        autocast=SHORT.get(description.get("autocast", "no")),
     )
     shape, config = tuple(description["sample_shape"]), _run_config(folder)
     known = {name: description[name] for name in ("num_classes", "class_names", "absent_classes")}
