@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from sparring.commands.demo.side_by_side import Run, work
+from sparring.commands.demo.side_by_side import Run, how_to_go_on, work
+from sparring.config.read import dump, resolve
 from sparring.support.errors import UserError
 
 
@@ -96,3 +97,16 @@ def test_told_to_stop_it_takes_its_runs_along(tmp_path):
     assert process.wait() == 143
     with pytest.raises(ProcessLookupError):
         os.kill(int(child.read_text()), 0)
+
+
+@pytest.mark.parametrize("began_with", ["no", "bf16"])
+def test_a_run_goes_on_whatever_auto_meant_when_it_began(tmp_path, began_with):
+    config = resolve("plane", [f"training.output_dir={tmp_path}"])
+    kept = config.model_copy(deep=True)
+    kept.training.mixed_precision = began_with
+    (tmp_path / "config.yaml").write_text(dump(kept))
+    words = ("demo", "--output-dir")
+    assert how_to_go_on(tmp_path, config, *words) == ["training.overwrite_output_dir=true"]
+    config.training.seed = 1
+    with pytest.raises(UserError, match="with other settings"):
+        how_to_go_on(tmp_path, config, *words)

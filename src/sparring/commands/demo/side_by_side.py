@@ -96,7 +96,10 @@ def how_to_go_on(folder: Path, config: RunConfig, what: str, option: str) -> lis
     """
     if not (folder / "config.yaml").is_file():
         return []
-    if resolve(folder / "config.yaml").model_dump() != config.model_dump():
+    kept = resolve(folder / "config.yaml")
+    if config.training.mixed_precision == "auto":  # a run keeps what it meant when it began
+        kept.training.mixed_precision = "auto"
+    if kept.model_dump() != config.model_dump():
         raise UserError(
             f"{folder} holds a {what} with other settings: choose another {option}, or "
             "delete that folder"
