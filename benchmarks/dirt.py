@@ -39,6 +39,7 @@ from typing import Any
 
 import torch
 import yaml
+from rows import add_rows, key_of, read_rows
 
 from sparring.commands.contaminate.copies import contaminate as write_copy
 from sparring.commands.demo.side_by_side import (
@@ -283,7 +284,7 @@ class Cell:
 
     def lacks(self, rows: Sequence[Mapping[str, Any]]) -> bool:
         """Whether a row of this cell is not there yet."""
-        there = {key_of(row) for row in rows}
+        there = {key_of(row, KEY) for row in rows}
         return any(
             (self.setting, self.kind, self.method, self.seed, features) not in there
             for features in self.own["features"]
@@ -404,25 +405,9 @@ def _yaml(value: Any) -> str:
 # --- Rows ------------------------------------------------------------------------------------
 
 
-def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in KEY)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-
-
-def add_rows(path: Path, cells: Sequence[Cell]) -> None:
-    """Put the rows of what is measured into the file, in place of those of the same runs."""
-    rows = {key_of(row): row for row in read_rows(path)}
-    before = dict(rows)
-    rows |= {key_of(row): row for cell in cells for row in cell.rows()}
-    if rows != before:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        text = json.dumps({"rows": sorted(rows.values(), key=key_of)}, indent=2)
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(path)
+def keep(path: Path, cells: Sequence[Cell]) -> None:
+    """Put the rows of what is measured into the file."""
+    add_rows(path, (row for cell in cells for row in cell.rows()), KEY)
 
 
 def run_all(cells: Sequence[Cell], data: Path, n_slots: int, path: Path) -> list[str]:
@@ -436,7 +421,7 @@ def run_all(cells: Sequence[Cell], data: Path, n_slots: int, path: Path) -> list
         left = [run for run in runs.values() if not run.is_done]
 
         def progress(left: Sequence[Run] = left) -> str:
-            add_rows(path, cells)
+            keep(path, cells)
             at = (f"{run.name} ({run.step}/{run.n_steps})" for run in left if run.process)
             n_left = sum(not run.is_done for run in left)
             seconds = sum(run.seconds_left(0.06) for run in left) / n_slots
@@ -450,7 +435,7 @@ def run_all(cells: Sequence[Cell], data: Path, n_slots: int, path: Path) -> list
             print(f"error: {error}", flush=True)
             continue
         finally:
-            add_rows(path, cells)
+            keep(path, cells)
         return list(failed.values())
 
 

@@ -21,14 +21,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import re
 import shlex
 import statistics
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -37,7 +36,8 @@ from typing import Any
 
 import torch
 import yaml
-from dirt import commit_of, read_rows
+from dirt import commit_of
+from rows import add_rows, key_of, read_rows, write_rows
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -307,8 +307,8 @@ class Cell:
 
     def left(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """What of it is not among the rows."""
-        there = {key_of(row) for row in rows}
-        return [what for what in self.planned if key_of(self._told | what) not in there]
+        there = {key_of(row, KEY) for row in rows}
+        return [what for what in self.planned if key_of(self._told | what, KEY) not in there]
 
     @property
     def _told(self) -> dict[str, Any]:
@@ -422,31 +422,9 @@ def _samples(plan: Plan) -> Tensor:
 # --- Rows ------------------------------------------------------------------------------------
 
 
-def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in KEY)
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Put rows in the place of the file, in one go."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"rows": rows}, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-def add_rows(path: Path, cells: Sequence[Cell]) -> None:
-    """Put the rows of what is measured into the file, in place of those of the same runs."""
-    rows = {key_of(row): row for row in read_rows(path)}
-    before = dict(rows)
-    for cell in cells:
-        rows |= {key_of(row): row for row in read_rows(cell.measured)}
-    if rows != before:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        all_ = sorted(rows.values(), key=lambda row: tuple(map(_sortable, key_of(row))))
-        write_rows(path, all_)
-
-
-def _sortable(value: Any) -> tuple[str, Any]:
-    return type(value).__name__, "" if value is None else value
+def keep(path: Path, cells: Iterable[Cell]) -> None:
+    """Put the rows of what is measured into the file."""
+    add_rows(path, (row for cell in cells for row in read_rows(cell.measured)), KEY)
 
 
 def run_all(cells: Sequence[Cell], again: Sequence[str], n_slots: int, path: Path) -> None:
@@ -459,7 +437,7 @@ def run_all(cells: Sequence[Cell], again: Sequence[str], n_slots: int, path: Pat
         runs = [run for run in runs if not run.is_done]
 
         def progress(stage: Mapping[str, Cell] = stage, runs: Sequence[Run] = runs) -> str:
-            add_rows(path, list(stage.values()))
+            keep(path, stage.values())
             at = (f"{run.name} ({run.step}/{run.n_steps})" for run in runs if run.process)
             seconds = sum(run.seconds_left(0.06) for run in runs) / n_slots
             n_left = sum(not run.is_done for run in runs)
@@ -468,7 +446,7 @@ def run_all(cells: Sequence[Cell], again: Sequence[str], n_slots: int, path: Pat
         try:
             work(runs, n_slots, progress, finish_first=True)
         finally:
-            add_rows(path, list(stage.values()))
+            keep(path, stage.values())
 
 
 # --- Report ----------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def test_a_run_that_fails_does_not_keep_others_from_running_and_rows_stay(tmp_pa
     assert dirt.run_all([later], tmp_path, 1, path) == []
     assert [row["frechet_distance"] for row in dirt.read_rows(path)] == [3.0, 2.0]
     later.value = 4.0  # the same run measured again takes its row's place
-    dirt.add_rows(path, [later])
+    dirt.keep(path, [later])
     assert [row["frechet_distance"] for row in dirt.read_rows(path)] == [4.0, 2.0]
 
 

@@ -109,7 +109,7 @@ def test_rows_are_kept_one_by_one_and_not_measured_again(tmp_path):
     rows = [told | {"n_samples": 9} | what for what in screen.planned]
     cell.measured.parent.mkdir(parents=True)
     frontier.write_rows(cell.measured, rows)
-    frontier.add_rows(tmp_path / "all.json", [cell])
+    frontier.keep(tmp_path / "all.json", [cell])
     kept = frontier.read_rows(tmp_path / "all.json")
     assert screen.left(kept) == []
     assert cell.left(kept) == cell.planned[2:]
