@@ -116,8 +116,9 @@ def test_the_demo_estimates_thetime_left(tmp_path):
 
 def test_the_short_demo_does_less_and_the_users_words_win(tmp_path):
     def plan(place, words, quick):
-        run = _plan(tmp_path / place, 0, words, quick)["robust"]
-        train, evaluate, attack = (one[3:] for one in run.commands)
+        runs, attacks = _plan(tmp_path / place, 0, words, quick)
+        run = runs["robust"]
+        train, evaluate, attack = (one[3:] for one in run.commands + attacks["robust"].commands)
         assert (train[0], evaluate[0], attack[0]) == ("train", "evaluate", "attack")
         return run.n_steps, resolve(train[1], train[2:]).sampling.num_inference_steps, attack
 

@@ -37,10 +37,11 @@ class Run:
     title: str
     folder: Path
     log: Path
-    commands: list[list[str]]  # train first, then what needs the trained model
-    n_steps: int
+    commands: list[list[str]]  # train first, if it trains, then what needs the trained model
+    n_steps: int  # 0: it does not train
     seconds_after: float = EVALUATION_SECONDS  # of each command that follows training, guessed
     waits: bool = True  # for what `work` is told to prepare
+    after: Run | None = None  # whose training it needs
     process: subprocess.Popen[bytes] | None = None
     stage: int = 0  # how many of the commands are done
     step: int = 0
@@ -50,6 +51,11 @@ class Run:
     @property
     def is_done(self) -> bool:
         return self.stage == len(self.commands)
+
+    @property
+    def may_start(self) -> bool:
+        has_model = self.after is None or self.after.stage > 0
+        return self.process is None and not self.is_done and has_model
 
     def look(self) -> None:
         """How far training is, from the last line of its log."""
@@ -63,7 +69,7 @@ class Run:
         if self.is_done:
             return 0.0
         training = (self.n_steps - self.step) * (self.seconds_per_step or guess)
-        n_after = len(self.commands) - max(self.stage, 1)
+        n_after = len(self.commands) - max(self.stage, min(self.n_steps, 1))
         return self.seconds_after * n_after + (training if self.stage == 0 else 0.0)
 
 
@@ -144,7 +150,7 @@ def work(
                 _advance(run)
             busy = sum(run.process is not None for run in runs)
             for run in sorted(runs, key=lambda run: run.stage, reverse=finish_first):
-                if busy < n_slots and run.process is None and not run.is_done:
+                if busy < n_slots and run.may_start:
                     _start(run)
                     busy += 1
             if time.monotonic() - last_line > LINE_SECONDS:
