@@ -40,7 +40,7 @@ def config(images: Path, run: Path, n_steps: int) -> dict[str, Any]:
             "network": {
                 "_class_name": "UNet2DModel", "block_out_channels": [32, 64], "layers_per_block": 1,
                 "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2,
-                "norm_num_groups": 8,
+                "norm_num_groups": 8, "add_attention": False,  # attention grows with pixels squared
             },
         },
         "data": {"name": "image_folder", "train_data_dir": str(images)},
@@ -80,6 +80,7 @@ def measured(n_images: int, side: int, n_steps: int) -> dict[str, float]:
 def draw(cells: list[dict[str, Any]], place: Path) -> None:
     """Start-up and memory by the number of images; seconds an image and memory by the pixels."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(9, 3), layout="constrained")
     by_count = sorted((one for one in cells if one["side"] == 32), key=lambda one: one["n_images"])
@@ -100,6 +101,9 @@ def draw(cells: list[dict[str, Any]], place: Path) -> None:
         axis.loglog(x, y, "o-", color="tab:blue")
         axis.loglog(x, [y[-1] * one / x[-1] for one in x], ":", color="grey", label="linear")
         axis.set(title=title, xlabel=unit, ylim=(min(y) / 2, max(y) * 2))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.legend(frameon=False)
     figure.savefig(place, dpi=110)
 
