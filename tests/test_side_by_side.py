@@ -55,6 +55,22 @@ def test_what_waits_for_nothing_starts_before_the_rest_is_prepared(tmp_path, n_s
     assert told.read_text().split() == order.split()
 
 
+def test_what_needs_a_model_starts_once_that_is_trained_and_beside_what_follows(tmp_path):
+    model, attacked = tmp_path / "model", tmp_path / "attacked"
+    evaluate = f"""
+import pathlib, time
+while not pathlib.Path({str(attacked)!r}).exists():
+    time.sleep(0.05)
+"""
+    attack = f"import os; assert os.path.exists({str(model)!r}); open({str(attacked)!r}, 'w')"
+    trained = a_run(tmp_path, "trained", f"open({str(model)!r}, 'w')", evaluate)
+    needs_it = a_run(tmp_path, "attack", attack)
+    needs_it.after = trained
+    work([needs_it, trained], 2, lambda: "")
+    assert trained.is_done
+    assert needs_it.is_done
+
+
 def test_what_fails_before_takes_along_what_has_begun(tmp_path):
     free = a_run(tmp_path, "free", "import time; time.sleep(999)")
     free.waits = False
