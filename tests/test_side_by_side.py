@@ -63,7 +63,8 @@ while not pathlib.Path({str(attacked)!r}).exists():
     time.sleep(0.05)
 """
     attack = f"import os; assert os.path.exists({str(model)!r}); open({str(attacked)!r}, 'w')"
-    trained = a_run(tmp_path, "trained", f"open({str(model)!r}, 'w')", evaluate)
+    train = f"import time; time.sleep(1); open({str(model)!r}, 'w')"
+    trained = a_run(tmp_path, "trained", train, evaluate)
     needs_it = a_run(tmp_path, "attack", attack)
     needs_it.after = trained
     work([needs_it, trained], 2, lambda: "")
