@@ -24,7 +24,7 @@ from ...config.schema import RunConfig
 from ...support.errors import UserError
 from ...support.terminal import echo
 
-EVALUATION_SECONDS = 30.0
+EVALUATION_SECONDS = 20.0
 """Of one command after training; for the estimate of the time left only."""
 POLL_SECONDS, LINE_SECONDS = 0.2, 20.0
 

@@ -82,7 +82,7 @@ SHORT = (
     "This is the short form, about two minutes on two idle cores: a quarter of the updates, fewer\n"
     "samples, a coarser attack. Its figures are rougher than those of `sparring demo`.\n"
 )
-FIRST_GUESS = {"robust": 0.16, "plain": 0.09, "clean": 0.09}
+FIRST_GUESS = {"robust": 0.10, "plain": 0.09, "clean": 0.09}
 """Seconds per step before any was measured; for the first estimate of the time left only."""
 
 
