@@ -128,7 +128,7 @@ def make_scheduler(
     cls, chosen = _find(name, family)
     accepted = _parameters(cls)
     if sampling.clip_sample and "clip_sample" not in accepted:
-        advice = "choose ddim, ddpm or heun, or leave clip_sample out"
+        advice = "choose ddim, ddpm or heun, or sampling.clip_sample=false"
         raise ValueError(f"sampler {name} cannot clip: {advice}")
     unknown = [option for option in options if option not in accepted]
     if unknown:

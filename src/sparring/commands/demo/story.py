@@ -53,7 +53,6 @@ SHORTER = (
     "training.max_train_steps=1000",
     "training.learning_rate=1.4e-3",
     "sampling.scheduler=dpmsolver++",
-    "sampling.clip_sample=false",  # dpmsolver++ has none
     "sampling.num_inference_steps=20",
 )
 """Settings of all runs beside the config's, whose 1,500 updates and 50 DDIM steps take longer."""
