@@ -20,11 +20,19 @@ image's own scale or at half of it. Rare but true images give every group a tail
 an outlier only from that z on where the tail is RATIO times as heavy as the bell's, and in a group
 of fewer than LEAST_GROUP images never.
 
+**Those like them.** Images from elsewhere come in numbers and are like each other: the loneliest
+are found as above, the others lie between these and the set. A logistic regression on the
+descriptions, each standardised in its group, says how likely an image is among those found; from
+ALIKE_SHARE on it is an outlier too, and the regression is asked again, as if it had been told of no
+more than the first ones: so it comes to rest. Where these have nothing in common, as the rare but
+true images of a clean set, it never says so much.
+
 Source: distance to the k-th neighbour after Ramaswamy, Rastogi and Shim 2000; against that of the
 neighbours after Breunig et al. 2000 ("LOF"), here to one half; histograms of edges after Dalal and
-Triggs 2005. The threshold is ours.
+Triggs 2005; that some labelled ones show the rest after Elkan and Noto 2008. The threshold is ours.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,6 +58,58 @@ are alike in this would hide itself. Without it 41 of 1,500 clean digits were ou
 RATIO, LEAST_Z, MOST_Z, STEEP = 3.0, 2.3, 3.5, 4.0
 """From where an outlier is called, in which bounds, and how fast the probability grows there."""
 LEAST, LEAST_SPREAD = 1e-6, 1e-3
+LEAST_FOUND, ALIKE_SHARE, MOST_ROUNDS = 10, 0.2, 20
+"""Outliers that are enough to look for others like them, and the share of found ones among images
+that look alike at which all of these are. On digits 0.2 finds 148 of 168 outliers where loneliness
+finds 86, and no more of the others; 0.15 finds 167 and ten others, 0.12 fifty others."""
+STRENGTH = 15.0  # of the data against the prior of the regression, whatever the set's size
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How likely an image is among the outliers that were found."""
+
+    mean: Tensor  # of the descriptions, of each group, (2, d)
+    spread: Tensor  # their standard deviations; infinite for a group of few images
+    weights: Tensor  # (d,)
+    bias: float
+
+    def __call__(self, seen: Statistics) -> Tensor:
+        """Probability of an outlier, (B,): 1/2 where the regression says ALIKE_SHARE."""
+        group = _group(seen)
+        standardised = (_described(seen) - self.mean[group]) / self.spread[group]
+        enough = math.log(ALIKE_SHARE / (1 - ALIKE_SHARE))
+        return (standardised @ self.weights + self.bias - enough).sigmoid()
+
+
+def likeness(seen: Statistics, first: Tensor) -> Likeness | None:
+    """What the outliers found first, (n,), bool, have in common; None where they are too few."""
+    from sklearn.linear_model import LogisticRegression
+
+    if first.sum() < LEAST_FOUND:
+        return None
+    described, group = _described(seen), _group(seen)
+    mean = torch.zeros(2, described.shape[1])
+    spread = torch.full_like(mean, torch.inf)
+    for number in (0, 1):
+        own = described[group == number]
+        if len(own) >= LEAST_GROUP:
+            mean[number], spread[number] = own.mean(0), own.std(0) + LEAST_SPREAD
+    x = ((described - mean[group]) / spread[group]).double().numpy()
+    regression, found = LogisticRegression(C=STRENGTH / len(x), max_iter=1000), first
+    for _ in range(MOST_ROUNDS):
+        regression.fit(x, found.numpy())
+        weights = torch.from_numpy(regression.coef_[0]).float()
+        bias = float(regression.intercept_[0]) + _log_odds(first) - _log_odds(found)
+        alike = Likeness(mean, spread, weights, bias)
+        before, found = found, first | (alike(seen) > HAS)
+        if torch.equal(found, before):
+            break
+    return alike
+
+
+def _log_odds(found: Tensor) -> float:
+    return math.log(found.sum().item() / (~found).sum().item())
 
 
 @dataclass(frozen=True)
@@ -65,10 +125,12 @@ class OutlierRule(Rule):
     bells: Tensor
     roughness: Tensor  # of the references without noise, at both scales, each ascending, (2, m)
     usual: Tensor  # median of s of those that are about as rough as each of these, (2, m)
+    alike: Likeness | None = None  # to the outliers that are found so
 
     def __call__(self, seen: Statistics) -> Columns:
         threshold = self.bells[_group(seen), 2]
-        return {"outlier": (STEEP * (self.standardised(seen) - threshold)).sigmoid()}
+        p = (STEEP * (self.standardised(seen) - threshold)).sigmoid()
+        return {"outlier": p if self.alike is None else torch.maximum(p, self.alike(seen))}
 
     def standardised(self, seen: Statistics) -> Tensor:
         """z, (B,)."""
@@ -129,7 +191,7 @@ class Outliers(Detector):
         for number, own in enumerate(rows):
             if len(own) >= LEAST_GROUP:
                 bells[number, 2] = _tail(z[own]) if len(own) >= LEAST_TAIL else MOST_Z
-        return rule
+        return replace(rule, alike=likeness(seen, rule(seen)["outlier"] > HAS))
 
 
 def _group(seen: Statistics) -> Tensor:
