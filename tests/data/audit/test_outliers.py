@@ -6,7 +6,15 @@ import pytest
 import torch
 from sklearn.datasets import load_digits, load_sample_images
 
-from sparring.data.audit.detectors.outliers import MOST_Z, RATIO, SHARE, Outliers, _tail
+from sparring.data.audit.detectors.outliers import (
+    ALIKE_SHARE,
+    MOST_Z,
+    RATIO,
+    SHARE,
+    Outliers,
+    _tail,
+    likeness,
+)
 from sparring.data.audit.registry import all_detectors
 from sparring.data.dirt.registry import make
 
@@ -109,6 +117,49 @@ def test_the_tail_begins_where_it_is_heavier_than_the_bells():
     assert _tail(z) == pytest.approx(2.4)
     z[-200:] = 4.0
     assert _tail(z) == MOST_Z
+
+
+def described(n_like=60, shift=6.0):
+    """Statistics of 1,000 images, and which are like each other: two numbers are shifted."""
+    rng = torch.Generator().manual_seed(0)
+    filters, edges = torch.randn(1000, 96, generator=rng), torch.randn(1000, 54, generator=rng)
+    is_like = torch.arange(1000) < n_like
+    filters[is_like, :2] += shift
+    seen = {"outliers.filters": filters, "outliers.edges": edges}
+    return seen | {"said.gaussian": torch.zeros(1000)}, is_like
+
+
+def test_what_is_like_the_outliers_found_is_one():
+    seen, is_like = described()
+    first = is_like & (torch.arange(1000) % 2 == 0)
+    p = likeness(seen, first)(seen)
+    assert (p[is_like] > 0.5).float().mean() > 0.8
+    assert (p[~is_like] > 0.5).float().mean() < 0.01
+
+
+def test_outliers_that_have_nothing_in_common_show_no_others():
+    seen, _ = described()
+    assert likeness(seen, torch.arange(1000) % 40 == 7) is None
+    assert likeness(seen, torch.arange(1000) < 9) is None  # too few
+
+
+def test_the_probability_of_being_like_them_is_the_regressions_at_the_share():
+    seen, is_like = described()
+    alike = likeness(seen, is_like)
+    x = torch.cat([seen["outliers.filters"], seen["outliers.edges"]], 1)
+    x = (x - x.mean(0)) / x.std(0)
+    mine = alike(seen).logit() + math.log(ALIKE_SHARE / (1 - ALIKE_SHARE))
+    # at the optimum the regression's probabilities add up to the number of those found
+    assert mine.sigmoid().sum() == pytest.approx(is_like.sum().item(), rel=0.02)
+    slope = torch.linalg.lstsq(torch.cat([x, torch.ones(1000, 1)], 1), mine[:, None]).solution
+    assert slope[:2].min() > 3 * slope[2:-1].abs().max()
+
+
+def test_a_group_of_few_images_is_not_judged_by_likeness():
+    seen, is_like = described()
+    seen["said.gaussian"][:40] = 1.0
+    p = likeness(seen, is_like & (torch.arange(1000) >= 40))
+    assert p is None or not (p(seen)[:40] > 0.5).any()
 
 
 @pytest.mark.parametrize("n", [1, 2, 12])
