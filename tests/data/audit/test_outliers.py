@@ -132,7 +132,9 @@ def described(n_like=60, shift=6.0):
 def test_what_is_like_the_outliers_found_is_one():
     seen, is_like = described()
     first = is_like & (torch.arange(1000) % 2 == 0)
-    p = likeness(seen, first)(seen)
+    alike = likeness(seen, first)
+    assert alike is not None
+    p = alike(seen)
     assert (p[is_like] > 0.5).float().mean() > 0.8
     assert (p[~is_like] > 0.5).float().mean() < 0.01
 
@@ -146,6 +148,7 @@ def test_outliers_that_have_nothing_in_common_show_no_others():
 def test_the_probability_of_being_like_them_is_the_regressions_at_the_share():
     seen, is_like = described()
     alike = likeness(seen, is_like)
+    assert alike is not None
     x = torch.cat([seen["outliers.filters"], seen["outliers.edges"]], 1)
     x = (x - x.mean(0)) / x.std(0)
     mine = alike(seen).logit() + math.log(ALIKE_SHARE / (1 - ALIKE_SHARE))
@@ -158,8 +161,8 @@ def test_the_probability_of_being_like_them_is_the_regressions_at_the_share():
 def test_a_group_of_few_images_is_not_judged_by_likeness():
     seen, is_like = described()
     seen["said.gaussian"][:40] = 1.0
-    p = likeness(seen, is_like & (torch.arange(1000) >= 40))
-    assert p is None or not (p(seen)[:40] > 0.5).any()
+    alike = likeness(seen, is_like & (torch.arange(1000) >= 40))
+    assert alike is None or not (alike(seen)[:40] > 0.5).any()
 
 
 @pytest.mark.parametrize("n", [1, 2, 12])
