@@ -237,7 +237,7 @@ def test_a_cameras_noise_by_its_statistics():
         "white": floor[:, 0], "brightness": torch.full((2 * n, 4), 0.5), "floor": floor,
         "middle": floor * 1.3, "channels": torch.stack([low, middle, middle + grain], 1),
         "peaks": peaks[:, None].expand(-1, 2), "lag": torch.full((2 * n,), 4.0),
-        "is_colour": torch.ones(2 * n), "pixels": torch.zeros(2 * n, 0),
+        "is_colour": torch.ones(2 * n), "flat": torch.zeros(2 * n), "pixels": torch.zeros(2 * n, 0),
     }  # fmt: skip
     seen = {f"noise.{name}": values for name, values in seen.items()}
     columns = detector.fit(seen)(seen)
@@ -386,3 +386,36 @@ def test_small_images_are_measured_in_the_directions_of_the_other_half():
     seen = torch.where(side[:, None] == 0, pixels[:, 2:], pixels[:, :2])  # of half 1, of half 0
     expected = (seen.square() + SMALLEST**2).mean(1).log() / 2
     torch.testing.assert_close(levels(pixels, halves)[:, 0], expected)
+
+
+# Black areas
+
+
+def test_noise_that_was_cut_off_leaves_one_quad_of_sixteen_black():
+    black = torch.zeros(4, 1, 128, 128)
+    assert noise.flatness(black)[0] == pytest.approx(127**2 / 128**2)
+    white = eight_bits(black + 0.1 * torch.randn(black.shape, generator=rng()))
+    torch.testing.assert_close(noise.flatness(white), torch.full((4,), 1 / 8), atol=0.01, rtol=0)
+    correlated = dirty(black, "correlated", sigma=0.1, correlation=0.7)
+    most, spread = noise.FLATTEST["correlated"]
+    assert (noise.flatness(correlated) < most + 1.5 * spread).all()
+    little = torch.rand(2, 1, 40, 40, generator=rng()) + 0.1
+    little[..., :8, :8] = 0  # 4 % of the image
+    assert (noise.flatness(little) == 0).all()
+
+
+def clothes(n, seed, weave):
+    """Grey bodies of 20 x 20 on black, 28 x 28, whose weave has this standard deviation."""
+    x, own = torch.zeros(n, 1, 28, 28), rng(seed)
+    shade = 0.4 + 0.2 * torch.rand(n, 1, 1, 1, generator=own)
+    x[..., 4:24, 4:24] = shade + weave * torch.randn(n, 1, 20, 20, generator=own)
+    return eight_bits(x)
+
+
+def test_a_weave_on_a_flat_black_ground_is_no_noise():
+    plain, woven = clothes(500, 0, weave=0.01), clothes(40, 1, weave=0.04)
+    noisy = dirty(clothes(500, 2, weave=0.01), "gaussian", sigma=0.15)
+    p = p_noisy(judged(torch.cat([plain, woven, noisy]))[1])
+    assert (p[:500] > 0.5).float().mean() < 0.01
+    assert (p[500:540] > 0.5).float().mean() < 0.1
+    assert (p[540:] > 0.5).float().mean() > 0.99

@@ -20,7 +20,9 @@ windows, the windows sorted into `N_BINS` of brightness, and of each bin there i
 - peaks = ln of the high quantile over the middle one: 0 for noise, above where edges stand out;
 - grain = ln of the middle at a large d over that at 1: 0 for white noise;
 - tint = ln of the channels' own floor over that of their differences: 0 for independent channels;
-- trend = ln of the middle in the brightest bin over that in the darkest.
+- trend = ln of the middle in the brightest bin over that in the darkest;
+- flat = 2 x 2 pixels that are all black, over the black ones: noise that was cut off at 0 leaves
+  every second pixel of a black area above it, and one quad of sixteen.
 
 **The set.** A mixture of clean images, white noise of each image's own size, Poisson noise of a
 shared law, correlated noise, and what a camera's JPEG files hold (weak, coarse, alike in all
@@ -94,6 +96,15 @@ OF_COLOUR = ("tint", "homogeneity_c", "peaks_c")
 WIDE, MOST_OFF = ("clean", "camera"), 9.0
 """Photographs are of many kinds: what is off by more than 3 deviations, but for the level, says no
 more against these two classes than what is off by 3."""
+FLATTEST = {
+    "gaussian": (0.125, 0.05),
+    "poisson_gaussian": (0.125, 0.05),
+    "correlated": (0.42, 0.06),
+}
+LEAST_BLACK, MOST_FLAT = 0.05, 4.0
+"""Of `flatness`: what noise leaves of a black area at most, and its deviation; the share of an
+image that must be black; and from how many deviations on nothing more is said, for a camera may
+have cut off its own noise in the shadows. Skies cut off to white are too common to be asked."""
 CLASSES = tuple(START)
 N_STEPS, N_SEARCH = 40, 20
 """Of expectation maximisation; after N_SEARCH a class of less than its LEAST_RATE is dropped."""
@@ -137,6 +148,7 @@ class Noise(Detector):
             peaks: Of the channels' differences and of the channels, (B, 2).
             lag: The large d, pixels; 0 for images too small to be judged, (B,).
             is_colour: 1 or 0, (B,).
+            flat: `flatness`, (B,).
             pixels, shape: Of images that are too small, (B, C H W), else (B, 0); (C, H, W), (B, 3).
         """
         x = x.float()
@@ -145,6 +157,7 @@ class Noise(Detector):
         seen = {
             "lag": torch.full((len(x),), lag),
             "is_colour": torch.full((len(x),), float(x.shape[1] > 1)),
+            "flat": flatness(x),
             "pixels": x.flatten(1) if lag == 0 else x.new_zeros(len(x), 0),
             "shape": torch.tensor([x.shape[1:]] * len(x), dtype=torch.float32),
         }
@@ -230,6 +243,16 @@ class Noise(Detector):
         return replace(rule, texture=texture)
 
 
+def flatness(x: Tensor) -> Tensor:
+    """2 x 2 black pixels over the number of black pixels, (B,); 0 for images (B, C, H, W) of which
+    less than LEAST_BLACK is black."""
+    is_black = (x <= 0).all(1)
+    across = is_black[..., 1:] & is_black[..., :-1]
+    quads = (across[:, 1:] & across[:, :-1]).sum((1, 2))
+    n_black = is_black.sum((1, 2))
+    return torch.where(n_black >= LEAST_BLACK * is_black[0].numel(), quads / n_black, 0.0)
+
+
 def features(seen: Statistics, law: tuple[float, float]) -> dict[str, Tensor]:
     """The numbers that the mixture is of, (B,) each; see above. Those that end in _c are of the
     channels, the others of their differences; level is the mean ln floor, and those of the law are
@@ -294,6 +317,10 @@ class NoiseRule(Rule):
                     off = off.clamp(max=MOST_OFF)
                 term = -off / 2 - math.log(spread)
                 score = score + (is_colour * term if feature in OF_COLOUR else term)
+            if name in FLATTEST:
+                most, spread = FLATTEST[name]
+                off = ((seen["noise.flat"] - most) / spread).clamp(0, MOST_FLAT)
+                score = score - off.square() / 2
             scores.append(score)
         a, b = self.law
         trend = math.log((a + 0.8 * b + 1e-12) / (a + 0.1 * b + 1e-12)) / 2
