@@ -97,10 +97,8 @@ WIDE, MOST_OFF = ("clean", "camera"), 9.0
 """Photographs are of many kinds: what is off by more than 3 deviations, but for the level, says no
 more against these two classes than what is off by 3."""
 FLATTEST = {
-    "gaussian": (0.125, 0.05),
-    "poisson_gaussian": (0.125, 0.05),
-    "correlated": (0.42, 0.06),
-}
+    "gaussian": (0.125, 0.05), "poisson_gaussian": (0.125, 0.05), "correlated": (0.36, 0.05),
+}  # fmt: skip
 LEAST_BLACK, MOST_FLAT = 0.05, 4.0
 """Of `flatness`: what noise leaves of a black area at most, and its deviation; the share of an
 image that must be black; and from how many deviations on nothing more is said, for a camera may
