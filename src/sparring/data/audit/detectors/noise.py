@@ -125,6 +125,10 @@ LEAST_NOISE = math.log(2.5 / 255)
 FAR_LEFT = {2: 0.68, 4: 0.82}
 """Of a camera's noise, the share of the deviation that HH at the large d sees: its pixels still
 correlate at 4 pixels, by 0.24, which no Gaussian blur does."""
+GRAIN_QUANTILE = 0.3
+"""Texture adds to what is seen at the large d, so a camera's size is read at 1 pixel and carried
+over by the grain that the set's images share: a low quantile of theirs, for texture adds to it
+too."""
 
 
 class Noise(Detector):
@@ -238,7 +242,9 @@ class Noise(Detector):
         if noisy > MOST_NOISY:
             shares = {name: w * MOST_NOISY / noisy for name, w in rule.weights.items()}
             rule = replace(rule, weights=shares | {"clean": 1 - MOST_NOISY})
-        return replace(rule, texture=texture)
+        is_camera = p[:, CLASSES.index("camera")] > 0.5
+        grain = f["grain"][is_camera].quantile(GRAIN_QUANTILE) if is_camera.any() else f["grain"][0]
+        return replace(rule, texture=texture, grain=float(grain))
 
 
 def flatness(x: Tensor) -> Tensor:
@@ -302,6 +308,7 @@ class NoiseRule(Rule):
     weights: dict[str, float]  # of the classes, sum about 1; 0 where there are none; see MOST_NOISY
     law: tuple[float, float]  # (a, b) of the Poisson noise: its variance is a + b * brightness
     texture: float  # mean square that clean images have in HH_1
+    grain: float = 0.0  # of the camera's noise alone
 
     def posterior(self, seen: Statistics) -> Tensor:
         """Probability of each class, (B, n_classes), float64."""
@@ -339,13 +346,14 @@ class NoiseRule(Rule):
         kinds["correlated"] = by_name["correlated"] + by_name["camera"]
         best = p.argmax(1)
         correlation = correlation_of(f["grain"], seen["noise.lag"])
-        near, far = seen["noise.channels"][:, 1:].exp().unbind(1)
+        near = seen["noise.channels"][:, 1].exp()
+        far_left = torch.where(seen["noise.lag"] > 2, FAR_LEFT[4], FAR_LEFT[2]).to(near)
         sigmas = {
             "clean": torch.zeros_like(near),
             "gaussian": (seen["noise.white"].square() - self.texture).clamp(min=0).sqrt(),
             "poisson_gaussian": torch.full_like(near, math.sqrt(self.law[0])),
             "correlated": near / (1 - (-1 / (4 * correlation.square())).exp()),
-            "camera": far / torch.where(seen["noise.lag"] > 2, FAR_LEFT[4], FAR_LEFT[2]),
+            "camera": near * math.exp(self.grain) / far_left,
         }
         sigma = torch.stack([sigmas[name] for name in CLASSES], 1)
         is_poisson = best == CLASSES.index("poisson_gaussian")
