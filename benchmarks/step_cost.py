@@ -34,6 +34,13 @@ a batch:
 
     reading_to_plain    seconds of reading a batch, to those of plain's update in the same round
 
+`--dirt CONFIG KEY=VALUE ...` measures only plain and that last one, of another config, and puts
+them beside the rest. So were those of Fashion-MNIST's files:
+
+    python benchmarks/step_cost.py --rounds 20 --dirt configs/fashion_mnist.yaml data.name=parquet \
+        'data.data_files=fashion_mnist/train-*.parquet' data.dataset_name=null \
+        data.max_train_samples=2000
+
 The same plain step is also taken as diffusers' example trains an unconditional model (its
 train_unconditional.py: add_noise, mse_loss, accelerator, AdamW, EMAModel), and by ours with the
 network compiled.
@@ -93,6 +100,7 @@ ADVERSARIAL = {
 }
 BEFORE = "detail, before R"
 AUTO, AUTO_BEFORE = "detail, dirt auto", "detail, dirt auto, before R"
+LATE, FIRST = f"objective.start_step={10**6}", 10**6 - 10**5
 DIRT = ("contamination.sigma=[0.05,0.35]", "contamination.clip=null")
 LABELS = (
     "objective.discriminator.features=labels",
@@ -108,9 +116,10 @@ class Bench:
     """One objective with a model of its own, ready to take steps."""
 
     def __init__(
-        self, name: str, *words: str, first_step: int = 0, is_audited: bool = False
-    ) -> None:
-        config = resolve(CONFIG, [f"objective={name}", "training.n_threads=1", *words])
+        self, name: str, *words: str, first_step: int = 0, is_audited: bool = False,
+        file: Path = CONFIG,
+    ) -> None:  # fmt: skip
+        config = resolve(file, [f"objective={name}", "training.n_threads=1", *words])
         if first_step == 0 and hasattr(config.objective, "start_step"):  # the cost with R
             config.objective.start_step = 0  # pyright: ignore[reportAttributeAccessIssue]
         if first_step == 0 and getattr(config.objective, "noise", None) == "auto":
@@ -316,10 +325,8 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
     benches = {name: Bench(name, *(LABELS if name == "adt" else ())) for name in names}
     for label, words in ADVERSARIAL.items():
         benches[label] = Bench("consistency_distillation", *words)
-    late, first = f"objective.start_step={10**6}", 10**6 - 10**5
-    benches[BEFORE] = Bench("detail", late, first_step=first)
-    benches[AUTO] = Bench("detail", *DIRT, is_audited=True)
-    benches[AUTO_BEFORE] = Bench("detail", late, *DIRT, first_step=first, is_audited=True)
+    benches[BEFORE] = Bench("detail", LATE, first_step=FIRST)
+    benches |= audited()
     benches[DIFFUSERS] = DiffusersLoop()
     benches["plain, compiled"] = Bench("plain").compile()
     benches["detail, compiled"] = Bench("detail").compile()
@@ -369,15 +376,7 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
         },
         "objectives": objectives,
         "detail_over_a_run": over_a_run(seconds, BEFORE, "detail"),
-        "dirt_auto_over_a_run": over_a_run(seconds, AUTO_BEFORE, AUTO),
-        "dirt_auto_over_a_run_with_reading": over_a_run(
-            {
-                name: [sum(both) for both in zip(seconds[name], reading[name], strict=True)]
-                for name in ("plain", AUTO_BEFORE, AUTO)
-            },
-            AUTO_BEFORE,
-            AUTO,
-        ),
+        **over_runs(seconds, reading),
         "to_plain_distillation": {
             label: relative(seconds, "consistency_distillation")[label][0] for label in ADVERSARIAL
         },
@@ -386,6 +385,47 @@ def measure(n_rounds: int, say: Callable[[str], object] = print) -> dict[str, An
             for name, (ratio, interval) in against.items()
         },
     }
+
+
+def audited(*words: str, file: Path = CONFIG) -> dict[str, Bench]:
+    """`detail` where an audit says what each image can teach, with R and before."""
+    words = (*DIRT, *words)
+    return {
+        AUTO: Bench("detail", *words, is_audited=True, file=file),
+        AUTO_BEFORE: Bench("detail", LATE, *words, first_step=FIRST, is_audited=True, file=file),
+    }
+
+
+def over_runs(
+    seconds: Mapping[str, Sequence[float]], reading: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """What a run with an audit takes, to plain's, without and with the reading of its batches."""
+    both = {
+        name: [sum(two) for two in zip(seconds[name], reading[name], strict=True)]
+        for name in ("plain", AUTO_BEFORE, AUTO)
+    }
+    return {
+        "dirt_auto_over_a_run": over_a_run(seconds, AUTO_BEFORE, AUTO),
+        "dirt_auto_over_a_run_with_reading": over_a_run(both, AUTO_BEFORE, AUTO),
+    }
+
+
+def measure_dirt(file: Path, words: Sequence[str], n_rounds: int) -> dict[str, Any]:
+    """Of another config: plain and `detail` with an audit, side by side."""
+    torch.set_num_threads(1)
+    benches = {"plain": Bench("plain", *DIRT, *words, file=file), **audited(*words, file=file)}
+    for bench in benches.values():
+        for number in range(3):
+            bench.seconds(number)
+    seconds, reading = alternate(benches, n_rounds, print)
+    steps = {
+        name: {"ratio_to_plain": ratio, "ratio_interval": interval}
+        for name, (ratio, interval) in relative(seconds, "plain").items()
+    }
+    settings = {"config": file.name, "words": list(words), "n_rounds": n_rounds}
+    return {"machine": machine(), "settings": settings, "steps": steps} | over_runs(
+        seconds, reading
+    )
 
 
 def over_a_run(seconds: Mapping[str, Sequence[float]], before: str, after: str) -> float:
@@ -555,7 +595,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of a step of every objective.")
     parser.add_argument("--rounds", type=int, default=40, help="steps of each objective (40)")
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT, help="JSON file to write")
+    parser.add_argument("--dirt", nargs="+", metavar=("CONFIG", "KEY=VALUE"),
+                        help="only plain and detail with an audit, of this config")  # fmt: skip
     arguments = parser.parse_args()
+    if arguments.dirt:
+        file, *words = arguments.dirt
+        result = json.loads(arguments.output.read_text(encoding="utf-8"))
+        result["dirt"] = measure_dirt(Path(file), words, arguments.rounds)
+        arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print(json.dumps(result["dirt"], indent=2))
+        return
     result = measure(arguments.rounds)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -89,7 +89,7 @@ class Detail(Objective):
         window: Positive | Literal["auto"] = "auto",
         weight: Positive = 0.2,
         few: Positive = 200.0,
-        fraction: SomeShare = 0.1,
+        fraction: SomeShare = 0.125,
         start_step: CountOrZero | None = None,
         **common: Any,
     ) -> None:
