@@ -108,7 +108,7 @@ def likeness(seen: Statistics, first: Tensor) -> Likeness | None:
         bias = float(regression.intercept_[0]) + _log_odds(first) - _log_odds(found)
         alike = Likeness(mean, spread, weights, bias)
         before, found = found, first | (alike(seen) > HAS)
-        if torch.equal(found, before):
+        if torch.equal(found, before) or found.all():
             break
     return alike
 
