@@ -325,9 +325,11 @@ def test_each_row_has_a_level_of_its_own(vp):
         s = objective.draw(batch, StepRandom(0, 10, n), step)
         (turn,) = objective.turns({"model": denoiser}, s)
         terms[step] = turn.parts[0]()
-    s_plain = plain.draw({"x0": x0}, StepRandom(0, 10, n), 10)
+    s_plain = plain.noised({"x0": x0}, StepRandom(0, 10, n), 10, s.t, torch.ones(n))
     (turn,) = plain.turns({"model": denoiser}, s_plain)
     expected = turn.parts[0]()["denoise"]
+    drawn = plain.draw({"x0": x0}, StepRandom(0, 10, n), 10).t
+    assert torch.equal(s.t.sort().values, drawn.sort().values) and not torch.equal(s.t, drawn)
     ratio = (s.sigma / s.alpha).flatten()
     below = ratio < level
     torch.testing.assert_close(

@@ -3,7 +3,7 @@ import torch
 
 from sparring.diffusion.randomness import StepRandom
 from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
-from sparring.objectives.times import TIMES, LossSecondMoment
+from sparring.objectives.times import TIMES, LossSecondMoment, traded
 
 N = 200_000
 
@@ -57,3 +57,45 @@ def test_loss_second_moment_is_that_of_improved_ddpm():
 def test_loss_second_moment_needs_integer_times():
     with pytest.raises(ValueError, match="integer times"):
         LossSecondMoment(FlowSchedule())
+
+
+def n_teaching(ratio, level):
+    return int((ratio > level).sum())
+
+
+def test_rows_trade_noise_that_they_cannot_use():
+    ratio = torch.tensor([0.1, 5.0, 0.3, 2.0, 0.2, 9.0])
+    level = torch.tensor([0.4, 0.0, 0.0, 0.4, 1.0, 0.4])
+    order = traded(ratio, level)
+    # row 0 trades its 0.1 for the 5 of a clean one; nobody has what row 4 needs for its 0.2
+    assert order.tolist() == [1, 0, 2, 3, 4, 5]
+    assert n_teaching(ratio[order], level) == n_teaching(ratio, level) + 1
+
+
+def test_a_trade_loses_no_noise_level_and_no_teacher():
+    for seed in range(20):
+        rng = torch.Generator().manual_seed(seed)
+        ratio = torch.randn(64, generator=rng).exp()
+        level = torch.rand(64, generator=rng) * (torch.rand(64, generator=rng) < 0.7)
+        level[:4] = torch.inf
+        traded_ratio = ratio[traded(ratio, level)]
+        torch.testing.assert_close(traded_ratio.sort().values, ratio.sort().values)
+        assert n_teaching(traded_ratio, level) > n_teaching(ratio, level)
+        able = ratio > level
+        assert (traded_ratio > level)[able & (level < torch.inf)].all()  # who could teach still can
+
+
+def test_of_several_the_dirtiest_that_can_takes_it():
+    ratio, level = torch.tensor([0.5, 3.0, 4.0, 5.0]), torch.tensor([1.0, 0.0, 0.4, 0.6])
+    assert traded(ratio, level).tolist() == [2, 1, 0, 3]
+
+
+def test_what_never_teaches_gives_its_noise_away_first():
+    ratio, level = torch.tensor([0.5, 3.0, 4.0]), torch.tensor([1.0, 0.0, torch.inf])
+    assert traded(ratio, level).tolist() == [2, 1, 0]
+
+
+def test_rows_of_others_and_clean_rows_keep_their_noise():
+    ratio = torch.tensor([0.5, 3.0, 4.0, 0.1])
+    assert traded(ratio, torch.tensor([1.0, -1.0, -1.0, -1.0])).tolist() == [0, 1, 2, 3]
+    assert traded(ratio, torch.zeros(4)).tolist() == [0, 1, 2, 3]

@@ -12,7 +12,9 @@ for data y = x0 + noise of covariance Sigma (`own_noise`), and below the level
 
 omega: L2, `n_iterations` power iterations of the network's Jacobian from a random direction, which
 turn it towards what the denoiser calls noise, off the data manifold: only there shrinking is
-wanted. Sigma and the levels come with the batch (`trust`): each image has its own. Where nothing
+wanted. Sigma and the levels come with the batch (`trust`): each image has its own, and rows trade
+their times so that more of them are above their levels (`times.traded`): what few clean images know
+of low noise is then not learned slower than from clean images alone. Where nothing
 comes, as with vectors, all rows have noise of one size tau and one window, found from the plain
 loss. lam is dimensionless: for an isotropic omega and a linear denoiser the optimum is the denoiser
 of data with every variance divided by 1 + lam. Why so is in docs/explanation/smoothing.md.
@@ -28,6 +30,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..data.trust.trust import Trust
 from ..diffusion.denoiser import Denoiser, evaluation_mode
 from ..diffusion.noising import mse, per_sample_mean
 from ..diffusion.parametrization import Prediction, column
@@ -35,10 +38,10 @@ from ..diffusion.randomness import StepRandom
 from ..options.value_types import CountOrZero, NotNegative, Positive, SomeShare
 from ..perturbations import L2Ball, power_iteration
 from .base import Draws, Objective, Terms, Turn
-from .own_noise import white
+from .own_noise import teaching_levels, white
 from .smoothing import SmoothingDraws, choose_rows, put
 from .spectrum import Scales, Spectrum
-from .times import all_rows
+from .times import all_rows, traded
 
 
 class Detail(Objective):
@@ -123,8 +126,14 @@ class Detail(Objective):
 
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
         """`SmoothingDraws` in the steps with R; what plain draws before `start_step`, but for the
-        corrections of rows that are known to be dirty."""
-        s = super().draw(batch, rng, step)
+        times and the corrections of rows that are known to be dirty."""
+        t_all, weight_all = self.times.draw(rng.on("cpu"))  # every process sees those of all rows
+        trust: Trust | None = batch.get("trust")
+        if trust is not None:
+            levels = teaching_levels(trust, *batch["x0"].shape[-2:])
+            order = traded(self.schedule.ratio(t_all), _of_all(levels, rng))
+            t_all, weight_all = t_all[order], weight_all[order]
+        s = self.noised(batch, rng, step, t_all[rng.rows], weight_all[rng.rows])
         if s.incomplete is not None:
             if self.auto is None and step >= self.start_step:
                 self.check(s.x0[0].numel())
@@ -143,7 +152,6 @@ class Detail(Objective):
         s.weight = torch.where(ratio < edge, self.weight_below(ratio), 1.0) * s.weight
         if step < self.start_step or not (below > 0).any():
             return s
-        t_all, _ = self.times.draw(rng.on("cpu"))  # every process sees the times of all rows
         inside = self.schedule.ratio(t_all) < below
         rows, share = choose_rows(rng, inside, ceil(self.fraction * n_rows))
         rows, share = rows.to(s.x0.device), share.to(s.x0)

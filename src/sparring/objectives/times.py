@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -126,6 +127,38 @@ TIMES: dict[str, type[Times]] = {
     "lognormal": LogNormal,
     "loss_second_moment": LossSecondMoment,
 }
+
+
+def traded(ratio: Tensor, level: Tensor) -> Tensor:
+    """Rows that cannot teach at their noise trade it with rows that can.
+
+    From the lowest noise up, a row whose noise does not exceed its level looks for one that can
+    teach there and whose own noise is above the first one's level. Of several it takes the one of
+    the highest level, since the cleaner ones are needed at lower noise still; an image that never
+    teaches gives its noise to whoever asks. So each batch has the same noise levels as before, and
+    never fewer rows that teach.
+
+    Args:
+        ratio: sigma_t / alpha_t, (n_rows,), on the CPU.
+        level: Noise that a row has to exceed to teach, (n_rows,): 0 for clean images, infinite for
+            those that never teach; negative rows are left alone.
+
+    Returns:
+        The row whose noise each row gets, (n_rows,), int64: a permutation.
+
+    Source: ours.
+    """
+    s, levels = (values.flatten().double().numpy() for values in (ratio, level))
+    order = np.arange(len(s))
+    for row in np.argsort(s, kind="stable"):
+        own, needed = s[order[row]], levels[row]
+        if not own <= needed < np.inf:
+            continue
+        can = (((levels >= 0) & (levels < own)) | (levels == np.inf)) & (s[order] > needed)
+        if can.any():
+            other = np.where(can, levels, -1.0).argmax()
+            order[[row, other]] = order[[other, row]]
+    return torch.from_numpy(order)
 
 
 def all_rows(values: Tensor) -> Tensor:
