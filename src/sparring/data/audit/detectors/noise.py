@@ -242,9 +242,9 @@ class Noise(Detector):
         if noisy > MOST_NOISY:
             shares = {name: w * MOST_NOISY / noisy for name, w in rule.weights.items()}
             rule = replace(rule, weights=shares | {"clean": 1 - MOST_NOISY})
-        is_camera = p[:, CLASSES.index("camera")] > 0.5
-        grain = f["grain"][is_camera].quantile(GRAIN_QUANTILE) if is_camera.any() else f["grain"][0]
-        return replace(rule, texture=texture, grain=float(grain))
+        grains = f["grain"][p[:, CLASSES.index("camera")] > 0.5]
+        grain = float(grains.quantile(GRAIN_QUANTILE)) if len(grains) else 0.0
+        return replace(rule, texture=texture, grain=grain)
 
 
 def flatness(x: Tensor) -> Tensor:
