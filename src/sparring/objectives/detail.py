@@ -15,8 +15,9 @@ turn it towards what the denoiser calls noise, off the data manifold: only there
 wanted. Sigma and the levels come with the batch (`trust`): each image has its own, and rows trade
 their times so that more of them are above their levels (`times.traded`): where few images are
 clean, these teach at low noise three times as often. Where nothing comes, as with vectors, all rows
-have noise of one size tau and one window, found from the plain loss. lam is dimensionless: for an isotropic omega and a linear denoiser the optimum is the denoiser
-of data with every variance divided by 1 + lam. Why so is in docs/explanation/smoothing.md.
+have noise of one size tau and one window, found from the plain loss. lam is dimensionless: for an
+isotropic omega and a linear denoiser the optimum is the denoiser of data with every variance
+divided by 1 + lam. Why so is in docs/explanation/smoothing.md.
 
 Source: ours; the first line after Daras et al. 2024 ("Consistent diffusion meets Tweedie").
 """
