@@ -104,7 +104,7 @@ def likeness(seen: Statistics, first: Tensor) -> Likeness | None:
         regression.fit(x, found.numpy())
         if found is first and regression.predict_proba(x[first])[:, 1].mean() < RECOGNISED:
             return None
-        weights = torch.from_numpy(regression.coef_[0]).float()
+        weights = torch.as_tensor(regression.coef_, dtype=torch.float32)[0]
         bias = float(regression.intercept_[0]) + _log_odds(first) - _log_odds(found)
         alike = Likeness(mean, spread, weights, bias)
         before, found = found, first | (alike(seen) > HAS)
