@@ -105,7 +105,8 @@ def likeness(seen: Statistics, first: Tensor) -> Likeness | None:
         if found is first and regression.predict_proba(x[first])[:, 1].mean() < RECOGNISED:
             return None
         weights = torch.as_tensor(regression.coef_, dtype=torch.float32)[0]
-        bias = float(regression.intercept_[0]) + _log_odds(first) - _log_odds(found)
+        told = _log_odds(first) - _log_odds(found)
+        bias = torch.as_tensor(regression.intercept_).item() + told
         alike = Likeness(mean, spread, weights, bias)
         before, found = found, first | (alike(seen) > HAS)
         if torch.equal(found, before) or found.all():
