@@ -129,16 +129,17 @@ class Detail(Objective):
         times and the corrections of rows that are known to be dirty."""
         t_all, weight_all = self.times.draw(rng.on("cpu"))  # every process sees those of all rows
         trust: Trust | None = batch.get("trust")
+        levels = torch.empty(0)  # of all rows
         if trust is not None:
-            levels = teaching_levels(trust, *batch["x0"].shape[-2:])
-            order = traded(self.schedule.ratio(t_all), _of_all(levels, rng))
+            levels = _of_all(teaching_levels(trust, *batch["x0"].shape[-2:]), rng)
+            order = traded(self.schedule.ratio(t_all), levels)
             t_all, weight_all = t_all[order], weight_all[order]
         s = self.noised(batch, rng, step, t_all[rng.rows], weight_all[rng.rows])
         if s.incomplete is not None:
             if self.auto is None and step >= self.start_step:
                 self.check(s.x0[0].numel())
             edge = s.incomplete.level
-            below = _of_all(edge * (batch["trust"].weight > 0), rng)
+            below = levels.masked_fill(levels == torch.inf, 0)
             n_rows = int((below >= 0).sum())
         elif step < self.start_step:
             return s
