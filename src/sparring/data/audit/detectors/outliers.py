@@ -79,10 +79,9 @@ class Likeness:
 
     def __call__(self, seen: Statistics) -> Tensor:
         """Probability of an outlier, (B,): 1/2 where the regression says ALIKE_SHARE."""
-        group = _group(seen)
-        standardised = (_described(seen) - self.mean[group]) / self.spread[group]
         enough = math.log(ALIKE_SHARE / (1 - ALIKE_SHARE))
-        return (standardised @ self.weights + self.bias - enough).sigmoid()
+        described = _standardised(seen, self.mean, self.spread)
+        return (described @ self.weights + self.bias - enough).sigmoid()
 
 
 def likeness(seen: Statistics, first: Tensor) -> Likeness | None:
@@ -98,7 +97,7 @@ def likeness(seen: Statistics, first: Tensor) -> Likeness | None:
         own = described[group == number]
         if len(own) >= LEAST_GROUP:
             mean[number], spread[number] = own.mean(0), own.std(0) + LEAST_SPREAD
-    x = ((described - mean[group]) / spread[group]).double().numpy()
+    x = _standardised(seen, mean, spread).double().numpy()
     regression, found = LogisticRegression(C=STRENGTH / len(x), max_iter=1000), first
     for _ in range(MOST_ROUNDS):
         regression.fit(x, found.numpy())
@@ -112,6 +111,11 @@ def likeness(seen: Statistics, first: Tensor) -> Likeness | None:
         if torch.equal(found, before) or found.all():
             break
     return alike
+
+
+def _standardised(seen: Statistics, mean: Tensor, spread: Tensor) -> Tensor:
+    group = _group(seen)
+    return (_described(seen) - mean[group]) / spread[group]
 
 
 def _log_odds(found: Tensor) -> float:
