@@ -19,6 +19,7 @@ from sparring.data.audit.detectors.jpeg import (
     put_back,
     table_of,
 )
+from sparring.data.datasets import build_dataset
 
 SHARED = {"n": 60, "side": 32}
 
@@ -94,6 +95,13 @@ def test_what_was_cut_to_the_range_is_put_back():
     found = columns(dirty(posters(1), "jpeg", quality=30))
     assert (found["jpeg"] > 0.99).float().mean() > 0.9
     assert (found["quality"] == 30).float().mean() > 0.9
+
+
+def test_an_image_of_one_block_is_found_though_a_third_of_it_is_cut():
+    x = build_dataset("digits").read_all()["x0"][:200]
+    found = columns(dirty(x, "jpeg", quality=[10, 40]))
+    assert (found["jpeg"] > 0.5).float().mean() > 0.88
+    assert (columns(x)["jpeg"] > 0.5).float().mean() == 0
 
 
 def test_cut_pixels_come_nearer_to_what_the_file_said():

@@ -55,9 +55,10 @@ INEXACT = 1.15  # of s: the integer arithmetic of encoders and decoders is not e
 STRAY = 0.1  # share of coefficients that may lie anywhere: cutting is never undone completely
 N_BLOCKS = 32  # most blocks of an image that are looked at, the least cut ones
 N_TURNS = 4  # times that cut pixels are put back
-ROUNDS = ((3, 1, 24), (3, 3, 6), (N_BLOCKS, N_TURNS, 1))
+ROUNDS = ((3, 2, 24), (3, 3, 6), (N_BLOCKS, N_TURNS, 1))
 """How many of the least cut blocks are looked at, in how many turns, and how many of the best
-tables are kept: cheap looks at all tables first."""
+tables are kept: cheap looks at all tables first. With one turn the right table may not be among the
+best: of digits of one block, a third of whose pixels are cut, 72 % were found, with two 92 %."""
 EMPTY = 1.0  # grey levels: a coefficient below is empty
 EMPTIER = 0.15
 """By what share more empty than the mean grid a moved grid is worth a look; JPEG has 0.35 to 0.7
