@@ -8,9 +8,11 @@ import torch
 from accelerate.utils import send_to_device
 
 import sparring
+from sparring.data.audit.audit import audit_images
 from sparring.data.audit.table import NUMBERS, Table, clean_table, consistent
 from sparring.data.base import InMemory, ModelRange, joined
 from sparring.data.batches import make_loader
+from sparring.data.datasets import build_dataset
 from sparring.data.dirt.contaminated import Contaminated, contaminate
 from sparring.data.trust.trust import Trust
 from sparring.data.trust.trusted import (
@@ -18,6 +20,7 @@ from sparring.data.trust.trusted import (
     ByTruth,
     Trusted,
     fingerprint_of,
+    levels_besides_noise,
     trust_of,
 )
 
@@ -65,10 +68,28 @@ def test_levels_follow_from_jpeg_and_blur_unless_the_table_says_one():
     table.quality[:] = 0, 50, 50, 0
     table.blur_sigma[:] = 0, 0, 1.0, 0
     table.level[:] = 0, 0, 0.5, 0.7
+    table.lost[:] = 9, 0, 3, 0
     table.kinds["outlier"][:] = 0, 0.4, 0, 0.6
     trust = trust_of(table, torch.ones(4, dtype=torch.bool), None, 2.0, (3, 32, 32))
     assert trust.level.numpy() == pytest.approx([0, 1.03, 0.5, 0.7])
     assert trust.weight.tolist() == [1, 1, 1, 0]
+    table.lost[1] = 2.0
+    trust = trust_of(table, torch.ones(4, dtype=torch.bool), None, 2.0, (3, 32, 32))
+    assert float(trust.level[1]) == pytest.approx(2 / 19**0.5)
+
+
+@pytest.mark.parametrize("knows", ["truth", "audit"])
+def test_levels_of_jpeg_are_measured_on_the_set_s_clean_images(knows):
+    """Digits are all edges: JPEG takes more from them than the published levels know."""
+    clean = build_dataset("digits")
+    dirty = contaminate(clean, {"kind": "jpeg", "quality": [10, 20], "clip": True})
+    table = ByTruth(dirty).table if knows == "truth" else audit_images(dirty).table
+    has = table.quality > 0
+    missing = 2 * (dirty.read_all()["x0"] - clean.read_all()["x0"])[has]
+    needed = (missing.square().flatten(1).sum(1).mean() / 19).sqrt()
+    level = levels_besides_noise(table, clean.sample_shape)
+    assert level[has].mean() == pytest.approx(float(needed), rel=0.15)
+    assert not level[table.is_clean].any()
 
 
 def test_the_truth_is_what_was_done():

@@ -10,7 +10,7 @@ is held grows by some hundred bytes an image; images themselves are held a few a
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..streams.shards import READ_AHEAD
 from ..workers import Waiting, WorkerLost, n_readers
 from .contract import Statistics
 from .judging import Hiding, Judge, fit, fit_hiding, look
+from .levels import Losses, losses_of
 from .table import Table, clean_table
 
 N_SAMPLE, N_SAMPLE_STREAM = 8192, 2048
@@ -103,7 +104,9 @@ def audit_images(
             rows = torch.from_numpy(np.searchsorted(index, batch["index"]))
             for name, values in batch["seen"].items():
                 seen[name][rows] = values
-        audit = _without_images(dataset, fit(seen, hiding), looked_at)
+        judge = fit(seen, hiding)
+        judge = replace(judge, losses=_losses(dataset, judge.of(seen, index)))
+        audit = _without_images(dataset, judge, looked_at)
         for batch in first:
             _keep(audit, batch)
         _judge(audit, index, seen)
@@ -167,6 +170,12 @@ def _looked(dataset: Looked, index: np.ndarray, n_workers: int, progress: tqdm) 
         ) from lost
     except UserError as error:
         raise type(error)(last_line(error)) from None
+
+
+def _losses(dataset: Dataset, table: Table) -> Losses | None:
+    """What JPEG and blur take from images like these, if some have lost something to them."""
+    has_lost = (table.quality > 0) | (table.blur_sigma > 0)
+    return losses_of(dataset, table.index[table.is_clean]) if has_lost.any() else None
 
 
 def _without_images(dataset: Dataset, judge: Judge, index: np.ndarray) -> Audit:

@@ -21,6 +21,7 @@ from torch import Tensor
 from . import registry
 from .contract import HAS, SAID, Columns, Rule, Statistics
 from .filling import filled
+from .levels import Losses
 from .table import NUMBERS, PROBABILITY, SIZES, Table, clean_table, consistent, rounded
 
 LEAST_SIDE = 8  # pixels: nothing is looked for in smaller images
@@ -69,6 +70,7 @@ class Judge:
     hiding: Hiding  # what is taken out of an image before it is judged
     rules: Mapping[str, Rule]  # of the other detectors, by name, in the order in which they judge
     kinds: tuple[str, ...]  # what all of them find, in the order of the table's columns
+    losses: Losses | None = None  # what JPEG and blur take from the set's images, if that is known
 
     def __call__(self, x: Tensor, index: np.ndarray | Tensor) -> Table:
         """Rows of a table for images (B, C, H, W) in [0, 1] of these numbers (B,)."""
@@ -99,7 +101,10 @@ class Judge:
             sizes = [getattr(table, name) for name, kinds in SIZES.items() if kind in kinds]
             if sizes:
                 p[:] = np.where(np.any(sizes, 0), p, np.minimum(p, HAS))
-        return consistent(table)
+        table = consistent(table)
+        if self.losses is not None:
+            table.lost[:] = rounded("lost", self.losses(table.quality, table.blur_sigma))
+        return table
 
 
 def look(x: Tensor, names: Container[str] | None = None) -> dict[str, Tensor]:

@@ -3,15 +3,16 @@ r"""What is known of each image of a set, a row per image: read by people, corre
     write_table(table, dataset, "dirt.csv")     # a person opens it in a spreadsheet and corrects it
     table = read_table("dirt.csv", dataset)     # the same to the bit, where nothing was corrected
 
-    index,source,gaussian,jpeg,sigma,slope,correlation,quality,blur_sigma,level,weight,clipped
-    0,photos/a.png,0.99,0,0.21,,,,,,1,1
+    index,source,gaussian,jpeg,sigma,slope,correlation,quality,blur_sigma,lost,level,weight,clipped
+    0,photos/a.png,0.99,0,0.21,,,,,,,1,1
 
 **Kinds** are probabilities; an image has a kind where it is above 1/2. **Sizes** say how much, and
 count where the image has a kind of that size (`SIZES`): so whoever finds an image clean sets its
 kind to 0 and leaves the rest. An empty cell or a column that is not there is the default: no dirt,
-weight 1. Where `level` is 0 it follows from the JPEG's quality and the blur, and an outlier has no
-weight whatever `weight` says (`data.trusted`). A table without any kind that has a size needs no
-probability for it: index and sigma are enough to say what noise there is.
+weight 1. Where `level` is 0 it follows from what the image `lost` to JPEG and blur, or, where that
+is 0 too, from its quality and blur; an outlier has no weight whatever `weight` says
+(`data.trusted`). A table without any kind that has a size needs no probability for it: index and
+sigma are enough to say what noise there is.
 """
 
 import csv
@@ -64,6 +65,7 @@ NUMBERS: dict[str, Number] = {
     "correlation": Number(decimals=3),
     "quality": Number(high=100, decimals=1),
     "blur_sigma": Number(decimals=3),
+    "lost": Number(decimals=3),
     "level": Number(decimals=4),
     "weight": Number(high=1, default=1),
 }
@@ -82,6 +84,9 @@ class Table:
     correlation: np.ndarray  # of neighbouring pixels' noise, as of the kind correlated, pixels
     quality: np.ndarray  # of a JPEG, 1 to 100; 0: no JPEG
     blur_sigma: np.ndarray  # standard deviation of the blur, pixels
+    # what a JPEG or a blur like its own takes from clean images of the set: root of the sum of the
+    # squares, images in [-1, 1]; 0: nobody measured it
+    lost: np.ndarray
     # noise level s = sigma_t / alpha_t, images in [-1, 1], from which the image may be used for all
     # but its noise: what compression or blur took away; 0: as these ask
     level: np.ndarray

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..audit.filling import filled
 from ..audit.judging import Judge
-from ..audit.levels import level_of_blur, level_of_jpeg
+from ..audit.levels import level_of_blur, level_of_jpeg, level_of_lost, losses_of
 from ..audit.registry import hidden_pixels, hiding_kinds
 from ..audit.table import NUMBERS, PROBABILITY, SIZES, Table, clean_table, consistent
 from ..base import Batch, Dataset, Wrapper, digest
@@ -97,6 +97,10 @@ class ByTruth(Source):
             for name in (*SIZES, "weight"):
                 getattr(self.table, name)[index] = getattr(known, name)
             self.hides = self.hides or known.hidden is not None
+        if (self.table.quality > 0).any() or (self.table.blur_sigma > 0).any():
+            losses = losses_of(dataset, np.flatnonzero(self.table.is_clean))
+            if losses is not None:
+                self.table.lost[:] = losses(self.table.quality, self.table.blur_sigma)
 
     def hidden(self, x: Tensor, rows: Table) -> Tensor:
         hidden = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool)
@@ -235,7 +239,8 @@ def levels_besides_noise(rows: Table, shape: Sequence[int]) -> np.ndarray:
     the table says, or, where it says none, what its JPEG and its blur ask."""
     of_jpeg = level_of_jpeg(rows.quality, math.prod(shape))
     asked = np.maximum(of_jpeg, level_of_blur(rows.blur_sigma))
-    return np.where(rows.level > 0, rows.level, asked)
+    measured = level_of_lost(rows.lost, rows.quality, rows.blur_sigma)
+    return np.where(rows.level > 0, rows.level, np.where(rows.lost > 0, measured, asked))
 
 
 def weights_of(rows: Table) -> np.ndarray:
