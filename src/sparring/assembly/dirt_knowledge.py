@@ -31,7 +31,9 @@ from ..data.audit.table import Table, clean_table, consistent, read_table, round
 from ..data.base import Dataset, ModelRange
 from ..data.datasets import build_dataset
 from ..data.trust.controls import Chosen, Denoised, check_any_order, clean_numbers
+from ..data.trust.trust import Trust
 from ..data.trust.trusted import ByJudge, ByTable, ByTruth, LevelsOnly, Source, Trusted, trust_of
+from ..objectives import Objective
 from ..objectives.own_noise import teaching_levels
 from ..support.cache import key_of
 from ..support.errors import UserError
@@ -111,13 +113,28 @@ def known_lines(dataset: ModelRange) -> list[str]:
 def levels_in(dataset: ModelRange) -> Tensor | None:
     """Noise levels from which on the images teach, ascending, (N,), infinite for never; those of a
     sample stand for the whole stream. None where training is told nothing."""
+    known = _known(dataset)
+    if known is None:
+        return None
+    levels = teaching_levels(*known).sort().values
+    return levels[torch.linspace(0, len(levels) - 1, len(dataset)).round().long()]
+
+
+def epoch_of(objective: Objective, dataset: ModelRange) -> Tensor | None:
+    """Numbers of the samples that make up an epoch; None: each comes once, as in every stream."""
+    known = _known(dataset)
+    return None if known is None or dataset.sharding is not None else objective.epoch(*known)
+
+
+def _known(dataset: ModelRange) -> tuple[Trust, int, int] | None:
+    """What is known of all images, and their height and width; None where that is nothing."""
     inner = dataset.dataset
     if not isinstance(inner, Trusted):
         return None
     table, shape = inner.source.table, inner.sample_shape
     trust = trust_of(table, torch.ones(len(table), dtype=torch.bool), None, inner.scale, shape)
-    levels = teaching_levels(trust, *(shape[1:] if inner.is_image else (1, 1))).sort().values
-    return levels[torch.linspace(0, len(levels) - 1, len(dataset)).round().long()]
+    height, width = shape[1:] if inner.is_image else (1, 1)
+    return trust, height, width
 
 
 def _source(config: RunConfig, images: Dataset, run: RunFolder, dirt: str) -> ByTable | ByJudge:

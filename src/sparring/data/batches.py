@@ -9,6 +9,9 @@ is short. Its rows are dealt to micro-batches and processes: micro-batch m of pr
 [(m W + r) b, (m W + r + 1) b), with W processes and b = B / (M W) rows each. Nothing depends on
 what was read before: a run resumes at any batch at the cost of one permutation. Data in shards
 have another order with the same properties: `shard_order`.
+
+Where samples are to come more often than others, or never, `numbers` names those of an epoch; n is
+how many these are, and the index is numbers[perm(seed, epoch)[k mod n]].
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -42,7 +45,7 @@ class BatchOrder:
     """The (index, position) lists of one process's micro-batches, in order; a batch sampler. B is a
     multiple of M W (ValueError)."""
 
-    n_samples: int  # size n of the data set
+    n_samples: int  # samples n of an epoch, the size of the data set where each comes once
     seed: int  # of the permutations
     n_global: int  # size B of the global batch
     n_micro: int = 1  # micro-batches M of a process in a global batch
@@ -52,6 +55,7 @@ class BatchOrder:
     n_batches: int | None = None  # how many global batches; None: without end
     shards: ShardOrder | None = None  # the order of samples in shards; None: a permutation of all
     n_parts: int = 1  # each micro-batch comes in so many parts, of consecutive rows
+    numbers: Tensor | None = None  # those of an epoch's samples, (n,); None: 0 to n - 1
 
     def __post_init__(self) -> None:
         if self.n_samples < 1:
@@ -93,7 +97,8 @@ class BatchOrder:
         if self.shards is not None:
             return self.shards.index(position)
         epoch, place = divmod(position, self.n_samples)
-        return int(_permutation(self.n_samples, self.seed, epoch)[place])
+        number = _permutation(self.n_samples, self.seed, epoch)[place]
+        return int(number if self.numbers is None else self.numbers[number])
 
 
 @lru_cache(maxsize=4)  # a batch may reach into the next epoch
@@ -150,6 +155,7 @@ def make_loader(
     seed: int,
     n_global: int,
     *,
+    numbers: Tensor | None = None,
     n_workers: int = 0,
     pin_memory: bool = False,
     **deal: Any,
@@ -158,11 +164,12 @@ def make_loader(
 
     Workers, processes and micro-batches change who reads a sample, never which; a loader draws
     nothing from the global random state. It has rows of all processes and micro-batches in each
-    global batch, `n_workers` processes that read ahead (0: this one reads), page-locked tensors
-    with `pin_memory`, and takes n_micro, rank, world_size, first_batch and n_batches of
-    `BatchOrder`.
+    global batch, the samples of `numbers` in an epoch (None: each once), `n_workers` processes that
+    read ahead (0: this one reads), page-locked tensors with `pin_memory`, and takes n_micro, rank,
+    world_size, first_batch and n_batches of `BatchOrder`.
     """
-    order = BatchOrder(len(dataset), seed, n_global, **deal)
+    n_samples = len(dataset) if numbers is None else len(numbers)
+    order = BatchOrder(n_samples, seed, n_global, numbers=numbers, **deal)
     sharding = getattr(dataset, "sharding", None)
     if sharding is not None:
         order.shards = ShardOrder(sharding, seed, n_global)

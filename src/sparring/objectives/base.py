@@ -169,6 +169,11 @@ class Objective(ABC):
     def check_run(self, run: RunFacts) -> None:  # noqa: B027 - the same
         """Refuses a run that it cannot train: a UserError that says which setting to change."""
 
+    def epoch(self, trust: Trust, height: int, width: int) -> Tensor | None:
+        """Numbers of the samples that make up an epoch, (n,), for a set of images of this size of
+        which so much is known; None: each comes once."""
+        return None
+
     def network_calls(self) -> str | None:
         """Network calls of one update in words, where they are not one forward and backward."""
         return None

@@ -12,12 +12,13 @@ for data y = x0 + noise of covariance Sigma (`own_noise`), and below the level
 
 omega: L2, `n_iterations` power iterations of the network's Jacobian from a random direction, which
 turn it towards what the denoiser calls noise, off the data manifold: only there shrinking is
-wanted. Sigma and the levels come with the batch (`trust`): each image has its own, and rows trade
-their times so that more of them are above their levels (`times.traded`): where few images are
-clean, these teach at low noise three times as often. Where nothing comes, as with vectors, all rows
-have noise of one size tau and one window, found from the plain loss. lam is dimensionless: for an
-isotropic omega and a linear denoiser the optimum is the denoiser of data with every variance
-divided by 1 + lam. Why so is in docs/explanation/smoothing.md.
+wanted. Sigma and the levels come with the batch (`trust`): each image has its own. Where few images
+are clean these come more often (`times.how_often`), and rows trade their times so that each is
+where it teaches well, at `EASE` times its own noise (`times.traded`): the clean ones at low noise,
+the others above. Where nothing comes, as with vectors, all rows have noise of one size tau and one
+window, found from the plain loss. lam is dimensionless: for an isotropic omega and a linear
+denoiser the optimum is the denoiser of data with every variance divided by 1 + lam. Why so is in
+docs/explanation/smoothing.md.
 
 Source: ours; the first line after Daras et al. 2024 ("Consistent diffusion meets Tweedie").
 """
@@ -38,10 +39,13 @@ from ..diffusion.randomness import StepRandom
 from ..options.value_types import CountOrZero, NotNegative, Positive, SomeShare
 from ..perturbations import L2Ball, power_iteration
 from .base import Draws, Objective, Terms, Turn
-from .own_noise import teaching_levels, white
+from .own_noise import EASE, teaching_levels, white
 from .smoothing import SmoothingDraws, choose_rows, put
 from .spectrum import Scales, Spectrum
-from .times import all_rows, traded
+from .times import all_rows, how_often, traded
+
+N_TIMES = 4096  # times of which it is known how often an image is wanted
+FINE = 4  # times that an image comes in an epoch if all come equally often: others in proportion
 
 
 class Detail(Objective):
@@ -66,8 +70,8 @@ class Detail(Objective):
             little of the signal.
         weight: Of rows below their level, or below window or tau, R included. What is 1 for the
             others: a large one disturbs the rest of the network, 0 leaves R nothing to hold on to.
-        few: So many images that teach at a noise level halve the weight of those that do not, where
-            the levels of the set are known (`teaching_levels`).
+        few: Where the levels of the set are known: so many images that teach at a noise level halve
+            the weight of those that do not, and fewer come no more often than so many would.
         fraction: Share q of the global batch on which R is computed, at most.
         start_step: First step that is not plain: two thirds of the run is best, when the shapes
             are there and the learning rate falls. None is that in a run, 1,000 elsewhere.
@@ -124,6 +128,16 @@ class Detail(Objective):
             raise ValueError(f"{one}, and {each}: leave one of them out")
         section.dirt = "none"
 
+    def epoch(self, trust: Trust, height: int, width: int) -> Tensor | None:
+        level = teaching_levels(trust, height, width, EASE)
+        t, _ = self.times.draw(StepRandom(0, 0, N_TIMES))
+        share = how_often(level, self.schedule.ratio(t), self.few)
+        copies = (FINE * len(share) * share).round().long().clamp(min=1)
+        copies = torch.where(level < torch.inf, copies, 0)
+        if (copies == copies[0]).all():
+            return None
+        return torch.arange(len(copies)).repeat_interleave(copies)
+
     def draw(self, batch: Mapping[str, Any], rng: StepRandom, step: int) -> Draws:
         """`SmoothingDraws` in the steps with R; what plain draws before `start_step`, but for the
         times and the corrections of rows that are known to be dirty."""
@@ -131,8 +145,10 @@ class Detail(Objective):
         trust: Trust | None = batch.get("trust")
         levels = torch.empty(0)  # of all rows
         if trust is not None:
-            levels = _of_all(teaching_levels(trust, *batch["x0"].shape[-2:]), rng)
-            order = traded(self.schedule.ratio(t_all), levels)
+            height, width = batch["x0"].shape[-2:]
+            own = [teaching_levels(trust, height, width, ease) for ease in (1.0, EASE)]
+            levels, easy = _of_all(torch.stack(own, 1), rng).unbind(1)
+            order = traded(self.schedule.ratio(t_all), easy)
             t_all, weight_all = t_all[order], weight_all[order]
         s = self.noised(batch, rng, step, t_all[rng.rows], weight_all[rng.rows])
         if s.incomplete is not None:
@@ -258,12 +274,12 @@ class Detail(Objective):
 
 
 def _of_all(values: Tensor, rng: StepRandom) -> Tensor:
-    """Values (B,) of the own rows, and those of the other processes, in their places in the global
-    batch, (n_rows,), on the CPU; -1 for the rows of other micro-batches."""
+    """Values (B, k) of the own rows, and those of the other processes, in their places in the
+    global batch, (n_rows, k), on the CPU; -1 for the rows of other micro-batches."""
     if len(values) == rng.n_rows:  # all of them, also where each process has a batch of its own
         return values.detach().cpu()
     known = all_rows(values).cpu()
     first = rng.rows.start // len(known) * len(known)
-    everyone = torch.full((rng.n_rows,), -1.0)
+    everyone = torch.full((rng.n_rows, values.shape[1]), -1.0)
     everyone[first : first + len(known)] = known
     return everyone

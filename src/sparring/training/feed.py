@@ -46,6 +46,7 @@ class Feed:
     random_flip: bool = False  # mirror each image with probability 1/2
     encode_fn: EncodeFn | None = None
     condition_fn: ConditionFn | None = None
+    numbers: Tensor | None = None  # of the samples of an epoch, (n,); None: each of them once
     n_workers: int = 0  # processes that read data, per training process; 0 reads in this one
 
     def loader(self, start: BatchAddress, process: int, device: torch.device) -> Loader:
@@ -58,6 +59,7 @@ class Feed:
             rank=process,
             world_size=start.n_processes,
             first_batch=start.n_batches,
+            numbers=self.numbers,
             n_workers=self.n_workers,
             pin_memory=device.type == "cuda",
         )

@@ -17,7 +17,7 @@ from ...assembly.build import (
     make_student,
     spare_memory,
 )
-from ...assembly.dirt_knowledge import known_lines, levels_in, with_knowledge
+from ...assembly.dirt_knowledge import epoch_of, known_lines, levels_in, with_knowledge
 from ...assembly.discriminator import build_discriminator
 from ...assembly.pretrained import build_teacher
 from ...config.read import dump
@@ -90,6 +90,7 @@ def _train(config: RunConfig, settings: TrainSettings, run: RunFolder) -> dict[s
         random_flip=config.data.random_flip and dataset.is_image,
         encode_fn=encode,
         condition_fn=_conditions(model, objective),
+        numbers=epoch_of(objective, dataset),
         n_workers=n_readers(
             config.data.dataloader_num_workers,
             cached.is_decoded,
