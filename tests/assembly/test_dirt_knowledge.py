@@ -10,13 +10,21 @@ from PIL import Image
 from shards import write_tars
 from sparring.assembly import dirt_knowledge
 from sparring.assembly.build import build_dataset
-from sparring.assembly.dirt_knowledge import KEPT, calibrated, levels_in, with_knowledge, words_of
+from sparring.assembly.dirt_knowledge import (
+    KEPT,
+    calibrated,
+    epoch_of,
+    levels_in,
+    with_knowledge,
+    words_of,
+)
 from sparring.commands.train.dry_run import dry_run_text
 from sparring.commands.train.run import train_command
 from sparring.config.checks import check
 from sparring.data.audit.table import clean_table, read_table, write_table
 from sparring.data.trust.controls import Chosen, Denoised
 from sparring.data.trust.trusted import ByTruth
+from sparring.objectives import OBJECTIVES
 from sparring.support.errors import UserError
 from sparring.training import open_run
 
@@ -341,3 +349,14 @@ def test_the_objective_is_told_from_which_levels_the_set_teaches(audits, tmp_pat
     torch.testing.assert_close(levels[20:-1], torch.full((19,), 0.4))
     assert levels[-1] == pytest.approx(0.6)
     assert levels_in(told(config_of("plain"), tmp_path / "plain")) is None
+
+
+def test_clean_images_come_more_often_in_an_epoch(audits, tmp_path, vp):
+    config = config_of("detail")
+    dataset = told(config, tmp_path / "run")
+    counts = epoch_of(OBJECTIVES["detail"](vp, few=10), dataset).bincount(minlength=40)
+    is_clean = torch.from_numpy(dataset.dataset.source.table.is_clean)
+    assert counts[is_clean].min() > counts[~is_clean].max() >= 1
+    assert epoch_of(OBJECTIVES["plain"](vp), dataset) is None
+    plain = told(config_of("plain"), tmp_path / "plain")
+    assert epoch_of(OBJECTIVES["detail"](vp, few=10), plain) is None

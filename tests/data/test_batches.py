@@ -26,6 +26,18 @@ def test_every_epoch_holds_every_sample_once_in_its_own_order():
     assert _flat(BatchOrder(n, 1, n_global, n_batches=15)) != keys
 
 
+def test_an_epoch_holds_samples_as_often_as_its_numbers_do():
+    numbers = torch.tensor([0, 0, 0, 2, 5, 5])
+    keys = _flat(BatchOrder(6, 0, 4, n_batches=6, numbers=numbers))
+    epochs = [[index for index, _ in keys[start : start + 6]] for start in range(0, 24, 6)]
+    assert all(sorted(epoch) == numbers.tolist() for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    alone = _flat(BatchOrder(6, 0, 4, 2, 1, 2, first_batch=3, n_batches=3, numbers=numbers))
+    assert alone == [key for key in keys[12:] if key[1] % 2]  # of two processes, resumed
+    loaded = make_loader(build_dataset("digits"), 0, 4, numbers=numbers, n_batches=6)
+    assert [i for batch in loaded for i in batch["index"].tolist()] == [i for i, _ in keys]
+
+
 def test_a_batch_larger_than_the_data_goes_on_into_the_next_epoch():
     keys = BatchOrder(3, 0, 8).keys(0)
     assert sorted(index for index, _ in keys[:3]) == [0, 1, 2]

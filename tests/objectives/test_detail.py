@@ -389,3 +389,33 @@ def test_the_more_images_teach_at_a_level_the_less_do_the_others_count(vp):
     ratio = (s.sigma / s.alpha).flatten()
     n_teaching = 2.0 + (ratio > 0.1).float() + (ratio > 0.5).float()
     torch.testing.assert_close(s.weight, 0.2 / (1 + n_teaching / 4))
+
+
+def test_clean_images_come_more_often_and_what_never_teaches_never(vp):
+    """Each as often as `how_often` says, in quarters of what it would be if all came alike."""
+    objective = OBJECTIVES["detail"](vp, few=1)
+    level = torch.cat([torch.zeros(20), torch.full((79,), 0.8), torch.zeros(1)])
+    trust = _trust(level)._replace(weight=torch.cat([torch.ones(99), torch.zeros(1)]))
+    counts = objective.epoch(trust, 8, 8).bincount(minlength=100)
+    ratio = vp.ratio(torch.arange(vp.n_train_timesteps))
+    below = float((ratio <= 0.8).double().mean())
+    clean, dirty = 4 * 100 * (below / 20 + (1 - below) / 99), 4 * 100 * (1 - below) / 99
+    assert counts[:20].unique().tolist() == [pytest.approx(clean, abs=1)]
+    assert counts[20:99].unique().tolist() == [pytest.approx(dirty, abs=1)]
+    assert counts[99] == 0
+    assert objective.epoch(_trust(torch.zeros(50)), 8, 8) is None
+
+
+def test_a_noisy_image_leaves_noise_below_twice_its_own_to_a_clean_one(vp):
+    """Rows of noise 0.4 are not above it alone, but, while clean rows can be had, twice above."""
+    n = 64
+    objective = OBJECTIVES["detail"](vp, start_step=10, noise=None, window=1.0)
+    sigma = torch.where(torch.arange(n) < n // 2, 0.4, 0.0)
+    batch = {"x0": torch.randn(n, 1, 8, 8), "trust": _trust(torch.zeros(n))._replace(sigma=sigma)}
+    s = objective.draw(batch, StepRandom(0, 0, n), 0)
+    ratio = (s.sigma / s.alpha).flatten()
+    plain = OBJECTIVES["plain"](vp).draw(batch, StepRandom(0, 0, n), 0)
+    before = (plain.sigma / plain.alpha).flatten()
+    assert (before[: n // 2] < 0.8).sum() > 0
+    assert (ratio[: n // 2] > 0.8).all()
+    torch.testing.assert_close(ratio.sort().values, before.sort().values)

@@ -284,6 +284,11 @@ def test_the_levels_of_a_set_are_those_of_its_rows():
     torch.testing.assert_close(found[:4], noise.largest[:4])
     assert found[4] == pytest.approx(0.8)
     assert found[5] == math.inf
+    easy = teaching_levels(trust, 8, 6, 2.0)  # a level that is no noise's is the same
+    torch.testing.assert_close(easy[:4], 2 * found[:4])
+    assert easy[4] == pytest.approx(0.8)
+    with_ease = noise.gain(easy.view(-1, 1, 1, 1))[1].amin()
+    assert float(with_ease) == pytest.approx((1 - 1 / 4) ** 0.5)
 
 
 def test_what_was_cut_off_a_black_background_is_half_normal():
