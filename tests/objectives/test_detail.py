@@ -419,3 +419,21 @@ def test_a_noisy_image_leaves_noise_below_twice_its_own_to_a_clean_one(vp):
     assert (before[: n // 2] < 0.8).sum() > 0
     assert (ratio[: n // 2] > 0.8).all()
     torch.testing.assert_close(ratio.sort().values, before.sort().values)
+
+
+def test_where_enough_images_teach_there_is_no_r(vp):
+    """R at noises at which fewer than `few` images of the set teach, on rows that do not."""
+    n, level = 64, torch.full((64,), 2.0)
+    objective = OBJECTIVES["detail"](vp, start_step=0, noise=None, window=1.0, few=3, fraction=1)
+    batch = {"x0": torch.randn(n, D), "trust": _trust(level)}
+    objective.teaching_levels = torch.tensor([0.0, 0.0, 0.5, 2.0])
+    s = objective.draw(batch, StepRandom(0, 0, n), 0)
+    ratio = (s.sigma / s.alpha).flatten()
+    assert (ratio[s.rows[s.share > 0]] < 0.5).all()
+    assert s.share.sum() == (ratio < 0.5).sum()
+    objective.teaching_levels = torch.tensor([0.0, 0.0, 0.0, 2.0])
+    s = objective.draw(batch, StepRandom(0, 0, n), 0)
+    assert not hasattr(s, "rows")
+    objective.teaching_levels = torch.tensor([0.0, 2.0])  # fewer than few in all
+    s = objective.draw(batch, StepRandom(0, 0, n), 0)
+    assert s.share.sum() == ((s.sigma / s.alpha).flatten() < 2.0).sum()

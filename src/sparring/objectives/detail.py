@@ -8,7 +8,7 @@ Each row of a batch may be dirty up to a noise level of its own, s = sigma/alpha
 for data y = x0 + noise of covariance Sigma (`own_noise`), and below the level
 
     w [ L + lam R ],  R = ||eps(x_t + sigma omega) - eps(x_t) - omega||^2 / ||omega||^2
-    w = weight / (1 + n(s) / few),  n(s) images of the set teaching at s
+    w = weight / (1 + n(s) / few),  n(s) images of the set teaching at s; R where n(s) < few
 
 omega: L2, `n_iterations` power iterations of the network's Jacobian from a random direction, which
 turn it towards what the denoiser calls noise, off the data manifold: only there shrinking is
@@ -25,7 +25,7 @@ Source: ours; the first line after Daras et al. 2024 ("Consistent diffusion meet
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from math import ceil
+from math import ceil, inf
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -71,7 +71,8 @@ class Detail(Objective):
         weight: Of rows below their level, or below window or tau, R included. What is 1 for the
             others: a large one disturbs the rest of the network, 0 leaves R nothing to hold on to.
         few: Where the levels of the set are known: so many images that teach at a noise level halve
-            the weight of those that do not, and fewer come no more often than so many would.
+            the weight of those that do not, and there R is not needed; fewer come no more often
+            than so many would.
         fraction: Share q of the global batch on which R is computed, at most.
         start_step: First step that is not plain: two thirds of the run is best, when the shapes
             are there and the learning rate falls. None is that in a run, 1,000 elsewhere.
@@ -155,7 +156,7 @@ class Detail(Objective):
             if self.auto is None and step >= self.start_step:
                 self.check(s.x0[0].numel())
             edge = s.incomplete.level
-            below = levels.masked_fill(levels == torch.inf, 0)
+            below = levels.masked_fill(levels == torch.inf, 0).clamp(max=self.enough())
             n_rows = int((below >= 0).sum())
         elif step < self.start_step:
             return s
@@ -187,6 +188,13 @@ class Detail(Objective):
         self.teaching_levels = self.teaching_levels.to(ratio)  # once, to where the model is
         n_teaching = torch.searchsorted(self.teaching_levels, ratio)
         return self.weight / (1 + n_teaching / self.few)
+
+    def enough(self) -> float:
+        """Noise level from which on `few` images of the set teach, infinite for none: R is not
+        wanted above it."""
+        if self.teaching_levels is None or len(self.teaching_levels) < self.few:
+            return inf
+        return float(self.teaching_levels[ceil(self.few) - 1])
 
     def turns(self, nets: Mapping[str, Denoiser], s: Draws) -> Iterator[Turn]:
         model = self.bind(nets["model"], s)
