@@ -351,12 +351,14 @@ def test_the_objective_is_told_from_which_levels_the_set_teaches(audits, tmp_pat
     assert levels_in(told(config_of("plain"), tmp_path / "plain")) is None
 
 
-def test_clean_images_come_more_often_in_an_epoch(audits, tmp_path, vp):
+def test_clean_images_come_more_often_in_an_epoch(audits, tmp_path, vp, capsys):
     config = config_of("detail")
     dataset = told(config, tmp_path / "run")
     counts = epoch_of(OBJECTIVES["detail"](vp, few=10), dataset).bincount(minlength=40)
     is_clean = torch.from_numpy(dataset.dataset.source.table.is_clean)
     assert counts[is_clean].min() > counts[~is_clean].max() >= 1
+    ratio = f"{float(counts.max() / counts.min()):.2g} times as often"
+    assert ratio in capsys.readouterr().err
     assert epoch_of(OBJECTIVES["plain"](vp), dataset) is None
     plain = told(config_of("plain"), tmp_path / "plain")
     assert epoch_of(OBJECTIVES["detail"](vp, few=10), plain) is None

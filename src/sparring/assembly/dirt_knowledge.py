@@ -123,7 +123,16 @@ def levels_in(dataset: ModelRange) -> Tensor | None:
 def epoch_of(objective: Objective, dataset: ModelRange) -> Tensor | None:
     """Numbers of the samples that make up an epoch; None: each comes once, as in every stream."""
     known = _known(dataset)
-    return None if known is None or dataset.sharding is not None else objective.epoch(*known)
+    if known is None or dataset.sharding is not None:
+        return None
+    numbers = objective.epoch(*known)
+    if numbers is not None and PartialState().is_main_process:
+        counts = numbers.bincount()
+        ratio = float(counts.max() / counts[counts > 0].min())
+        _say(
+            f"the images that teach most come {ratio:.2g} times as often as those that teach least"
+        )
+    return numbers
 
 
 def _known(dataset: ModelRange) -> tuple[Trust, int, int] | None:
