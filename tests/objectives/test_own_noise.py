@@ -284,11 +284,15 @@ def test_the_levels_of_a_set_are_those_of_its_rows():
     torch.testing.assert_close(found[:4], noise.largest[:4])
     assert found[4] == pytest.approx(0.8)
     assert found[5] == math.inf
-    easy = teaching_levels(trust, 8, 6, 2.0)  # a level that is no noise's is the same
-    torch.testing.assert_close(easy[:4], 2 * found[:4])
-    assert easy[4] == pytest.approx(0.8)
-    with_ease = noise.gain(easy.view(-1, 1, 1, 1))[1].amin()
-    assert float(with_ease) == pytest.approx((1 - 1 / 4) ** 0.5)
+    easy = teaching_levels(trust, 8, 6, 2.0)
+    assert float(easy[1]) == pytest.approx(2 * 0.3)  # white
+    assert float(easy[2]) == pytest.approx(2 * (0.2**2 + 0.1) ** 0.5)  # of a grey image, v = 0
+    assert float(easy[3]) == pytest.approx(max(float(found[3]), 2 * 0.3))  # correlated
+    assert easy[4] == pytest.approx(0.8)  # of no noise
+    s = easy.view(-1, 1, 1, 1).clamp(min=0.1)
+    gain = noise.gain(s).square().flatten(1).mean(1)
+    torch.testing.assert_close(gain[1:3], torch.full((2,), 0.75))
+    assert gain[3] >= 0.74
 
 
 def test_what_was_cut_off_a_black_background_is_half_normal():

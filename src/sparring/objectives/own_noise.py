@@ -37,7 +37,7 @@ from ..diffusion.parametrization import column
 N_ROUNDS = 3  # of smoothing an image and filling in what was cut off: its means stand still then
 INSIDE = 0.627  # deviations that a clean value lies inside its end, at most: mean of Phi(-z), z > 0
 BACKGROUND = 0.2  # share of values at an end above which it is a background: noise cuts off half
-EASE = 2.0  # of an image that teaches nearly as well as a clean one: A is 0.87 and more
+EASE = 2.0  # of an image that teaches nearly as well as a clean one: A^2 is 3/4 in the mean
 FURTHEST = 6.0  # deviations between a mean and an end of the range, at most
 
 
@@ -102,8 +102,9 @@ def largest_deviation(trust: Trust, height: int, width: int) -> Tensor:
 
 def teaching_levels(trust: Trust, height: int, width: int, ease: float = 1.0) -> Tensor:
     """Noise levels from which on images of this size teach, (B,), infinite for never; with `ease`
-    those that are so many times the image's own noise, where A >= (1 - 1 / ease^2)^(1/2)."""
-    level = torch.maximum(ease * largest_deviation(trust, height, width), trust.level)
+    at least so many times the image's own noise, where the mean of A^2 is 1 - 1 / ease^2."""
+    level = torch.maximum(largest_deviation(trust, height, width), trust.level)
+    level = torch.maximum(level, ease * (trust.sigma**2 + trust.slope).sqrt())  # of a grey image
     return torch.where(trust.weight > 0, level, torch.inf)
 
 
