@@ -24,12 +24,13 @@ def train(
 ) -> list[float]:
     """Trains, saves a pipeline of diffusers, and gives this process's loss of each batch."""
     accelerator = Accelerator(gradient_accumulation_steps=gradient_accumulation_steps)
-    loader = loader_of(images, train_batch_size)
+    scheduler, losses = DDPMScheduler(), []
+    schedule = sparring.schedule_from_config(scheduler.config)
+    loader = loader_of(images, train_batch_size, schedule)
     model = small_unet(*next(iter(loader))["image"].shape[1:3])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0)
-    scheduler, losses = DDPMScheduler(), []
 
-    denoiser = sparring.Denoiser(model, sparring.schedule_from_config(scheduler.config))
+    denoiser = sparring.Denoiser(model, schedule)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     denoiser.network = model
     objective = sparring.OBJECTIVES["detail"](

@@ -40,14 +40,18 @@ def train(
         del examples["image"]
         return examples | {"input": processed}
 
+    columns, shape = dataset.remove_columns("image").to_dict(), tensor(dataset[0]["image"]).shape
+    schedule = sparring.schedule_from_config(noise_scheduler.config)
+    often = sparring.how_often(columns, shape, schedule)
+    sampler = torch.utils.data.WeightedRandomSampler(often, len(dataset))
+
     dataset.set_transform(transform_images)
-    train_dataloader = DataLoader(dataset, batch_size=train_batch_size, shuffle=True)
+    train_dataloader = DataLoader(dataset, batch_size=train_batch_size, sampler=sampler)
     lr_scheduler = get_scheduler(
         "cosine", optimizer=optimizer, num_warmup_steps=5,
         num_training_steps=len(train_dataloader) * num_epochs,
     )  # fmt: skip
 
-    schedule = sparring.schedule_from_config(noise_scheduler.config)
     kind = sparring.kind_from_config(noise_scheduler.config)
     denoiser = sparring.Denoiser(model, schedule, kind)
     model, optimizer, train_dataloader, lr_scheduler = accelerator.prepare(

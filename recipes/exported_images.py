@@ -18,7 +18,9 @@ import torch
 from datasets import Dataset, load_dataset
 from diffusers import UNet2DModel
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, WeightedRandomSampler
+
+import sparring
 
 
 def arguments(trainer: str, epochs: str = "num_epochs", **more: int | str) -> argparse.Namespace:
@@ -44,14 +46,18 @@ def tensor(image: Any) -> Tensor:
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
-def loader_of(folder: Path, batch_size: int) -> DataLoader:
-    """Batches of `image`, (B, C, H, W) in [-1, 1], and of every column of its metadata."""
+def loader_of(folder: Path, batch_size: int, schedule: sparring.Schedule) -> DataLoader:
+    """Batches of `image`, (B, C, H, W) in [-1, 1], and of every column of its metadata. Images come
+    in random order, each as often as it teaches."""
+    images = images_of(folder)
+    columns, shape = images.remove_columns("image").to_dict(), tensor(images[0]["image"]).shape
+    often = sparring.how_often(columns, shape, schedule)
+    sampler = WeightedRandomSampler(often, len(images))
 
     def transform(examples: dict[str, list]) -> dict[str, list]:
         return examples | {"image": [tensor(image) for image in examples["image"]]}
 
-    images = images_of(folder).with_transform(transform)
-    return DataLoader(images, batch_size=batch_size, shuffle=True)
+    return DataLoader(images.with_transform(transform), batch_size, sampler=sampler)
 
 
 def small_unet(n_channels: int, side: int) -> UNet2DModel:

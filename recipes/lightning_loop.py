@@ -22,14 +22,13 @@ class Robust(lightning.LightningModule):
 
     Args:
         unet: The network.
+        schedule: The noise schedule that it is trained with.
         n_batches: Of the whole training, on each process.
     """
 
-    def __init__(self, unet: UNet2DModel, n_batches: int) -> None:
+    def __init__(self, unet: UNet2DModel, schedule: sparring.Schedule, n_batches: int) -> None:
         super().__init__()
         self.losses: list[float] = []
-        self.scheduler = DDPMScheduler()
-        schedule = sparring.schedule_from_config(self.scheduler.config)
         self.denoiser = sparring.Denoiser(unet, schedule)
         self.objective = sparring.OBJECTIVES["detail"](schedule, start_step=2 * n_batches // 3)
 
@@ -52,15 +51,17 @@ class Robust(lightning.LightningModule):
 
 def train(images: Path, output_dir: Path, num_epochs: int, train_batch_size: int) -> list[float]:
     """Trains, saves a pipeline of diffusers, and gives the loss of each step."""
-    loader = loader_of(images, train_batch_size)
+    scheduler = DDPMScheduler()
+    schedule = sparring.schedule_from_config(scheduler.config)
+    loader = loader_of(images, train_batch_size, schedule)
     unet = small_unet(*next(iter(loader))["image"].shape[1:3])
-    module = Robust(unet, num_epochs * len(loader))
+    module = Robust(unet, schedule, num_epochs * len(loader))
     trainer = lightning.Trainer(
         max_epochs=num_epochs, default_root_dir=output_dir, logger=False, accelerator="auto",
         enable_progress_bar=False,
     )  # fmt: skip
     trainer.fit(module, loader)
-    DDPMPipeline(unet, module.scheduler).save_pretrained(output_dir)
+    DDPMPipeline(unet, scheduler).save_pretrained(output_dir)
     return module.losses
 
 

@@ -16,13 +16,14 @@ import sparring
 
 def train(images: Path, output_dir: Path, num_epochs: int, train_batch_size: int) -> list[float]:
     """Trains, saves a pipeline of diffusers, and gives the loss of each step."""
-    loader = loader_of(images, train_batch_size)
+    scheduler = DDPMScheduler()
+    schedule = sparring.schedule_from_config(scheduler.config)
+    loader = loader_of(images, train_batch_size, schedule)
     unet = small_unet(*next(iter(loader))["image"].shape[1:3])
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3, weight_decay=0)
-    scheduler = DDPMScheduler()
     n_steps, losses = num_epochs * len(loader), []
 
-    denoiser = sparring.Denoiser(unet, sparring.schedule_from_config(scheduler.config))
+    denoiser = sparring.Denoiser(unet, schedule)
     objective = sparring.OBJECTIVES["detail"](denoiser.schedule, start_step=2 * n_steps // 3)
     for epoch in range(num_epochs):
         for i, batch in enumerate(loader):

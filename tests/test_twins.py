@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "recipes"))
 
 LOOPS = ("pytorch_loop", "accelerate_loop", "lightning_loop", "diffusers_unconditional")
 PAGES = {
-    "docs/tutorials/your_loop.md": ["pytorch_loop"],
+    "docs/tutorials/your_loop.md": ["pytorch_loop", "exported_images"],
     "docs/how_to/accelerate.md": ["accelerate_loop"],
     "docs/how_to/lightning.md": ["lightning_loop"],
     "docs/how_to/diffusers_scripts.md": ["diffusers_unconditional", "diffusers_text_to_image"],

@@ -32,6 +32,7 @@ _HOME = {
     "OBJECTIVES": "objectives",
     "Trust": "data.trust.trust",
     "trusted": "data.trust.trusted",
+    "how_often": "objectives.how_often",
     "Model": "models.pretrained",
     "load": "models.pretrained",
     "save": "models.pretrained",

@@ -3,7 +3,7 @@ import torch
 
 from sparring.diffusion.randomness import StepRandom
 from sparring.diffusion.schedules import EDMSchedule, FlowSchedule, schedule_from_config
-from sparring.objectives.times import TIMES, LossSecondMoment, how_often, traded
+from sparring.objectives.times import TIMES, LossSecondMoment, traded
 
 N = 200_000
 
@@ -99,25 +99,3 @@ def test_rows_of_others_and_clean_rows_keep_their_noise():
     ratio = torch.tensor([0.5, 3.0, 4.0, 0.1])
     assert traded(ratio, torch.tensor([1.0, -1.0, -1.0, -1.0])).tolist() == [0, 1, 2, 3]
     assert traded(ratio, torch.zeros(4)).tolist() == [0, 1, 2, 3]
-
-
-def test_all_who_teach_at_a_noise_take_equal_turns_there():
-    """10 clean images, and 90 that teach from 1 on; of five noises three lie below."""
-    level = torch.cat([torch.zeros(10), torch.ones(90)])
-    ratio = torch.tensor([0.2, 5.0, 0.3, 0.5, 2.0])
-    share = how_often(level, ratio, few=5)
-    assert share[:10].numpy() == pytest.approx(3 / 5 / 10 + 2 / 5 / 100)
-    assert share[10:].numpy() == pytest.approx(2 / 5 / 100)
-    assert float(share.sum()) == pytest.approx(1)
-    # fewer than enough: each gets what it would among 20, and the rest is for all
-    share = how_often(level, ratio, few=20)
-    left = 1 - 10 * 3 / 5 / 20 - 2 / 5
-    assert share[:10].numpy() == pytest.approx(3 / 5 / 20 + 2 / 5 / 100 + left / 100)
-    assert float(share.sum()) == pytest.approx(1)
-
-
-def test_where_nobody_teaches_all_come_equally_often():
-    assert how_often(torch.full((4,), 9.0), torch.tensor([0.1, 1.0]), 1).tolist() == [0.25] * 4
-    assert how_often(torch.zeros(4), torch.tensor([0.1, 1.0]), 1).tolist() == [0.25] * 4
-    at_the_level = how_often(torch.tensor([0.0, 1.0]), torch.tensor([1.0]), 1)
-    assert at_the_level.tolist() == [1, 0]  # not above its level is below

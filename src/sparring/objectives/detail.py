@@ -13,7 +13,7 @@ for data y = x0 + noise of covariance Sigma (`own_noise`), and below the level
 omega: L2, `n_iterations` power iterations of the network's Jacobian from a random direction, which
 turn it towards what the denoiser calls noise, off the data manifold: only there shrinking is
 wanted. Sigma and the levels come with the batch (`trust`): each image has its own. Where few images
-are clean these come more often (`times.how_often`), and rows trade their times so that each is
+are clean these come more often (`how_often`), and rows trade their times so that each is
 where it teaches well, at `EASE` times its own noise (`times.traded`): the clean ones at low noise,
 the others above. Where nothing comes, as with vectors, all rows have noise of one size tau and one
 window, found from the plain loss. lam is dimensionless: for an isotropic omega and a linear
@@ -39,12 +39,12 @@ from ..diffusion.randomness import StepRandom
 from ..options.value_types import CountOrZero, NotNegative, Positive, SomeShare
 from ..perturbations import L2Ball, power_iteration
 from .base import Draws, Objective, Terms, Turn
+from .how_often import FEW, ratios, shares
 from .own_noise import EASE, teaching_levels, white
 from .smoothing import SmoothingDraws, choose_rows, put
 from .spectrum import Scales, Spectrum
-from .times import all_rows, how_often, traded
+from .times import all_rows, traded
 
-N_TIMES = 4096  # times of which it is known how often an image is wanted
 FINE = 4  # times that an image comes in an epoch if all come equally often: others in proportion
 
 
@@ -96,7 +96,7 @@ class Detail(Objective):
         noise: Positive | Literal["auto"] | None = "auto",
         window: Positive | Literal["auto"] = "auto",
         weight: Positive = 0.2,
-        few: Positive = 200.0,
+        few: Positive = FEW,
         fraction: SomeShare = 0.125,
         start_step: CountOrZero | None = None,
         **common: Any,
@@ -131,10 +131,9 @@ class Detail(Objective):
 
     def epoch(self, trust: Trust, height: int, width: int) -> Tensor | None:
         level = teaching_levels(trust, height, width, EASE)
-        t, _ = self.times.draw(StepRandom(0, 0, N_TIMES))
-        share = how_often(level, self.schedule.ratio(t), self.few)
+        share = shares(level, ratios(self.schedule, self.times), self.few)
         copies = (FINE * len(share) * share).round().long().clamp(min=1)
-        copies = torch.where(level < torch.inf, copies, 0)
+        copies = torch.where(share > 0, copies, 0)
         if (copies == copies[0]).all():
             return None
         return torch.arange(len(copies)).repeat_interleave(copies)

@@ -161,32 +161,6 @@ def traded(ratio: Tensor, level: Tensor) -> Tensor:
     return torch.from_numpy(order)
 
 
-def how_often(level: Tensor, ratio: Tensor, few: float) -> Tensor:
-    r"""How often each image has to come so that all who teach at a noise take equal turns there.
-
-        share_i = mean over noises s of 1{level_i < s} / max(n(s), few),   n(s) = #{level_j < s}
-
-    and what is left, where fewer than `few` teach, in equal parts for all. Where few images are
-    clean these come several times as often as the others, which are wanted at high noise only.
-
-    Args:
-        level: Noise that each image has to exceed to teach, (n,), infinite for never.
-        ratio: sigma_t / alpha_t as they are drawn, (m,).
-        few: So many images are enough at a noise.
-
-    Returns:
-        Shares of the rows, (n,), float64, which sum to 1.
-
-    Source: ours.
-    """
-    level, s = level.double(), ratio.double().sort().values
-    n_teaching = torch.searchsorted(level.sort().values, s)
-    turn = torch.where(n_teaching > 0, 1 / n_teaching.clamp(min=few), 0.0)
-    from_there_on = torch.cat([turn.flip(0).cumsum(0).flip(0), turn.new_zeros(1)])
-    share = from_there_on[torch.searchsorted(s, level, right=True)] / len(s)
-    return share + (1 - share.sum()) / len(level)
-
-
 def all_rows(values: Tensor) -> Tensor:
     """The rows of all processes, in their order in the global batch."""
     values = values.detach().contiguous()

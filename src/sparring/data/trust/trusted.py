@@ -180,26 +180,37 @@ def trusted(images: Tensor, columns: Mapping[str, Any]) -> tuple[Tensor, Trust]:
         ValueError: if no name is a column of a table of dirt, or a column has not B numbers of its
             range.
     """
+    source = ByTable(_rows_of(columns, len(images)))
+    x, trust = _with_trust((images.cpu() + 1) / 2, source.table, source, is_image=True)
+    if trust.seen is not None:
+        images = (2 * x - 1).to(images)
+    return images, Trust(*(None if one is None else one.to(images.device) for one in trust))  # pyright: ignore
+
+
+def known(columns: Mapping[str, Any], sample_shape: Sequence[int]) -> Trust:
+    """What these columns, as of `trusted`, say of n images (C, H, W) that nobody has read."""
+    n = max((len(values) for values in columns.values()), default=0)
+    everyone = torch.ones(n, dtype=torch.bool)
+    return trust_of(_rows_of(columns, n), everyone, None, SCALE, sample_shape)
+
+
+def _rows_of(columns: Mapping[str, Any], n: int) -> Table:
     kinds = [name for name in known_kinds.names() if name in columns]
     numbers = [name for name in (*NUMBERS, "clipped") if name in columns]
     if not kinds and not numbers:
         raise ValueError(f"no column says anything of dirt, got {', '.join(columns) or 'none'}")
-    rows = clean_table(len(images), kinds)
+    rows = clean_table(n, kinds)
     for name in (*kinds, *numbers):
         own = rows.kinds[name] if name in kinds else getattr(rows, name)
         values = np.asarray(torch.as_tensor(columns[name]).cpu(), np.float32)
         allowed = NUMBERS.get(name, PROBABILITY)
         if values.shape != own.shape or not allowed.allows(values):
             raise ValueError(
-                f"{name} must have {allowed.words()} for each of {len(images)} images, got "
+                f"{name} must have {allowed.words()} for each of {n} images, got "
                 f"{values.tolist()!s:.60}"
             )
         own[:] = values
-    source = ByTable(consistent(rows))
-    x, trust = _with_trust((images.cpu() + 1) / 2, source.table, source, is_image=True)
-    if trust.seen is not None:
-        images = (2 * x - 1).to(images)
-    return images, Trust(*(None if one is None else one.to(images.device) for one in trust))  # pyright: ignore
+    return consistent(rows)
 
 
 def _with_trust(x: Tensor, rows: Table, source: Source, *, is_image: bool) -> tuple[Tensor, Trust]:
