@@ -1,6 +1,7 @@
 """Noise of known size, brightness and grain is measured, and clean images are left alone."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from sparring.data.audit.detectors._quiet_directions import (
     unlikeness,
     whitening,
 )
-from sparring.data.audit.detectors._small_noise import levels
+from sparring.data.audit.detectors._small_noise import doubt_of, levels
 from sparring.data.audit.detectors._unclipping import (
     ends,
     own_quantiles,
@@ -273,7 +274,7 @@ def test_noise_on_digits(digits):
     assert auc(p[:150], p[150:]) > 0.98
     assert (p[:150] > 0.5).float().mean() <= 0.05
     assert columns["sigma"][150:].median().item() == pytest.approx(0.2, rel=0.08)
-    assert columns["sigma"][150:][p[150:] > 0.5].std() < 0.035
+    assert columns["sigma"][150:][p[150:] > 0.5].std() < 0.02
 
 
 @pytest.mark.parametrize("n_clean", [0, 150])
@@ -300,6 +301,24 @@ def test_the_law_of_noise_on_digits(digits, kind, options, sizes):
     assert named[:150].float().mean() <= 0.1
     for name, value in sizes.items():
         assert columns[name][150:][named[150:]].median().item() == pytest.approx(value, rel=0.2)
+    assert columns["sigma"][150:][named[150:]].std() < 0.02  # the set has one size
+
+
+@pytest.mark.parametrize(("clip", "low", "high"), [(False, 1.0, 1.3), (True, 1.6, 4.0)])
+def test_a_likelihood_of_drawn_pixels_is_doubted(clip, low, high):
+    """Normal images of known sizes: all is as the likelihood claims, unless half of each is cut."""
+    g = rng()
+    texture = torch.cat([torch.zeros(8), torch.full((8,), 0.5)]).double()
+    basis = torch.linalg.qr(torch.randn(16, 16, generator=g, dtype=torch.float64)).Q
+    size = torch.exp(0.3 * torch.randn(4000, generator=g, dtype=torch.float64)) * 0.1
+    w = torch.randn(4000, 16, generator=g, dtype=torch.float64)
+    w = w * (texture**2 + size[:, None] ** 2).sqrt()
+    own = Directions(torch.zeros(16).double(), basis.T, texture**2, (texture**2).clamp(min=1e-6))
+    images = w @ basis.T
+    side = torch.arange(4000) % 2
+    images = images.clamp(0, 1) if clip else images - 3
+    own = own if clip else replace(own, mean=own.mean - 3)
+    assert low <= doubt_of(images, size, (own, own), side) <= high
 
 
 @pytest.mark.parametrize("n_clean", [150, 750])

@@ -16,10 +16,16 @@ sphericity of Mauchly). If these differ even so, what looked like noise is textu
 images and in JPEGs. A slope is only seen where some pixels are brighter than others in most images.
 
 **Clipping.** Pixels at 0 and 1 are drawn again (`_unclipping`). s_i is then the likeliest size, and
-at last its mean given those of the set. Who is noisy is seen without it: ln rms of the quiet w of
-the image as it is, and that of the quieter half's over the other's, are normal for clean images and
-for noisy ones, and so is the share of pixels at 0 and 1: noise takes a background away from its
-end, or half of it.
+at last its mean given those of the set.
+
+**Doubt.** What was drawn counts as if it had been seen, and no image is exactly normal, so the
+likelihood is too sure of itself. Images made like the noisy ones, of known sizes, say by how much:
+`doubt` is the variance of ln(size found / size made) over that which the likelihood claims, and
+the likelihood's nats are divided by it.
+
+**Who is noisy** is seen without un-clipping: ln rms of the quiet w of the image as it is, and that
+of the quieter half's over the other's, are normal for clean images and for noisy ones, and so is
+the share of pixels at 0 and 1: noise takes a background away from its end, or half of it.
 
 Directions come from the half of the set to which an image does not belong (which half that is
 follows from its pixels), since a sample's own smallest variances are too small.
@@ -58,7 +64,8 @@ from ._unclipping import (
     turned,
 )
 
-N_TURNS, N_STEPS = 4, 40  # of the fit, and of expectation maximisation
+N_TURNS, N_STEPS, N_SIZES = 4, 40, 200
+"""Of the fit; of expectation maximisation, and of that of the sizes' shares, which is slow."""
 LEAST_IMAGES, MANY_IMAGES = 4, 6
 """Times the number of pixels: of fewer images no noise is found; of fewer noisy images only white
 noise, by the directions of the others."""
@@ -171,6 +178,7 @@ class SmallNoiseRule(Rule):
     sizes: tuple[float, ...] = (1 / len(SIZES),) * len(SIZES)  # their shares of the noisy images
     # sizes are too large by it, as directions found from few images hold some of others' texture
     scale: float = 1.0
+    doubt: float = 1.0  # variance of the likeliest ln size over what the likelihood claims
 
     def posterior(self, seen: Tensor, most: float | None = None) -> Tensor:
         """Probability that images of these features (B, 3) are noisy, (B,). It starts from a share
@@ -208,7 +216,8 @@ class SmallNoiseRule(Rule):
     def by_size(self, likely: Tensor) -> Tensor:
         """Probability of each of SIZES for images of these likelihoods, (B, n_sizes), given the
         set's."""
-        return (likely + torch.tensor(self.sizes, dtype=torch.float64).log()).softmax(1)
+        shares = torch.tensor(self.sizes, dtype=torch.float64)
+        return (likely / self.doubt + shares.log()).softmax(1)
 
 
 def fit_small(pixels: Tensor, shape: tuple[int, ...]) -> SmallNoiseRule:
@@ -221,6 +230,7 @@ def fit_small(pixels: Tensor, shape: tuple[int, ...]) -> SmallNoiseRule:
     z, noise, law, simulated = pixels, torch.ones(n, dtype=torch.float64), WHITE, None
     likely, has = torch.zeros(n, len(SIZES)), torch.ones(n, dtype=torch.bool)
     for turn in range(N_TURNS):
+        is_last = turn == N_TURNS - 1
         own, other = ((z[side == half], noise[side == half]) for half in (0, 1))
         halves = directions(*own, law, shape), directions(*other, law, shape)
         rule = replace(rule, halves=halves, law=law)
@@ -229,7 +239,7 @@ def fit_small(pixels: Tensor, shape: tuple[int, ...]) -> SmallNoiseRule:
         has = rule.posterior(found) > 0.5
         if rule.rate < LEAST_RATE or has.sum() < LEAST_FOUND:
             return none
-        is_asked = turn == N_TURNS - 1 and (~has).sum() >= MANY_IMAGES * k
+        is_asked = is_last and (~has).sum() >= MANY_IMAGES * k
         if is_asked and law_of(pixels[~has], shape, MOST_UNLIKE_ALL) is not None:
             rule, has = replace(rule, rate=1.0), torch.ones_like(has)
         redone, likely = redrawn(pixels, halves)
@@ -242,9 +252,13 @@ def fit_small(pixels: Tensor, shape: tuple[int, ...]) -> SmallNoiseRule:
             return none
         law, scale = noisy[0], math.sqrt(mean_square / noisy[1])
         rule = replace(rule, scale=scale)
-        simulated = level_of_noise(pixels[has], redone[has], size[has] / scale, halves, law, shape)
+        made = made_like(pixels[has], redone[has], size[has] / scale, halves, law, shape)
+        simulated = level_of(made, halves, side[has])
+        if is_last:
+            doubt = doubt_of(made, size[has] / scale, halves, side[has])
+            rule = replace(rule, doubt=doubt)
         z, noise = torch.where(has[:, None], redone, pixels), torch.where(has, size, SMALLEST)
-    for _ in range(N_STEPS):
+    for _ in range(N_SIZES):
         shares = (rule.by_size(likely[has]).sum(0) + 1 / len(SIZES)) / (has.sum() + 1)
         rule = replace(rule, sizes=tuple(shares.tolist()))
     return rule
@@ -276,12 +290,12 @@ def mixture(found: Tensor, rule: SmallNoiseRule, simulated: Law | None) -> Small
     return rule
 
 
-def level_of_noise(
+def made_like(
     pixels: Tensor, z: Tensor, size: Tensor, halves: Halves, law: NoiseLaw, shape: tuple[int, ...]
-) -> Law:
-    """Of the level of images like these noisy ones (n, k), with new noise. An image without noise
-    is the mean of its law given the un-clipped one; s_i Sigma^(1/2) n is added, and it is clipped
-    where the image is."""
+) -> Tensor:
+    """Images like these noisy ones (n, k), with new noise of known sizes (n,). An image without
+    noise is the mean of its law given the un-clipped one; s_i Sigma^(1/2) n is added, and it is
+    clipped where the image is."""
     made, side = pixels.clone(), side_of(pixels)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(2), dtype=z.dtype)
     for own in (0, 1):
@@ -291,9 +305,22 @@ def level_of_noise(
         clean = other.mean + torch.linalg.solve(other.across, w.T).T
         root = root_of(law.covariance(other.mean, shape))
         made[rows] = clean.clamp(0, 1) + size[rows, None] * (noise[rows] @ root.T)
-    made = torch.where(is_cut(pixels), made.clamp(0, 1), made)
+    return torch.where(is_cut(pixels), made.clamp(0, 1), made)
+
+
+def level_of(made: Tensor, halves: Halves, side: Tensor) -> Law:
+    """The law of the level of images (n, k)."""
     level = levels(made, halves, side)[:, 0]
     return float(level.mean()), max(float(level.std()), LEAST_SPREAD)
+
+
+def doubt_of(made: Tensor, size: Tensor, halves: Halves, side: Tensor) -> float:
+    """Variance of ln(size found / size made) over that which the likelihood claims, at least 1, for
+    images (n, k) made with these sizes (n,)."""
+    likely, ln = redrawn(made, halves, side)[1], SIZES.log()
+    p = likely.softmax(1)
+    claimed = (p @ ln.square() - (p @ ln).square()).mean()
+    return max(1.0, float((ln[likely.argmax(1)] - size.log()).var() / claimed))
 
 
 def learned(

@@ -109,9 +109,11 @@ def likelihoods(w: Tensor, texture: Tensor) -> Tensor:
     return -(w.square() @ (1 / variance).T + variance.log().sum(1)) / 2
 
 
-def redrawn(pixels: Tensor, halves: Halves) -> tuple[Tensor, Tensor]:
-    """Images (B, k) un-clipped, by the other half's directions; ln likelihood of each of SIZES."""
-    z, side, uniform = pixels.clone(), side_of(pixels), own_quantiles(pixels).to(pixels)
+def redrawn(pixels: Tensor, halves: Halves, side: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Images (B, k) un-clipped, by the directions of the half that is not theirs (by default that
+    which their pixels say); ln likelihood of each of SIZES."""
+    side = side_of(pixels) if side is None else side
+    z, uniform = pixels.clone(), own_quantiles(pixels).to(pixels)
     found = torch.zeros(len(pixels), len(SIZES), dtype=pixels.dtype)
     for own in (0, 1):
         rows, other = side == own, halves[1 - own]
