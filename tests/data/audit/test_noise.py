@@ -183,9 +183,34 @@ def test_sizes_of_white_noise_image_by_image(photographs, n_clean):
 
 
 def test_a_set_without_a_clean_image(photographs):
+    """Nor does the size of the noise, which is one, differ from image to image."""
     _, columns = judged(dirty(photographs, "gaussian", sigma=0.2))
-    assert (columns["gaussian"] > 0.5).float().mean() >= 0.97
+    found = columns["gaussian"] > 0.5
+    assert found.float().mean() >= 0.97
     assert columns["sigma"].median().item() == pytest.approx(0.2, rel=0.06)
+    assert columns["sigma"][found].std() < 0.004
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.3])
+def test_sizes_are_drawn_to_their_mean_as_far_as_they_differ_by_chance(deviation):
+    """The normal law of ln size, seen with normal errors: its mean given what was seen."""
+    n, by_chance = 4000, torch.full((4000,), 0.01, dtype=torch.float64)
+    true = -2 + deviation * torch.randn(n, generator=rng(1), dtype=torch.float64)
+    seen = true + 0.1 * torch.randn(n, generator=rng(2), dtype=torch.float64)
+    usual = noise.usual_size(seen.exp(), by_chance)
+    assert usual[0] == pytest.approx(-2, abs=0.02)
+    assert usual[1] == pytest.approx(deviation**2, abs=0.01)
+    rule = noise.NoiseRule({}, {}, (0.0, 0.0), 0.0, usual=usual)
+    off = rule._drawn_to_the_mean(seen.exp(), by_chance).log() - true
+    least = math.sqrt(0.01 * deviation**2 / (deviation**2 + 0.01))
+    assert off.square().mean().sqrt().item() == pytest.approx(least, abs=0.02)
+
+
+def test_of_few_noisy_images_each_keeps_its_own_size():
+    size = torch.tensor([0.1, 0.2, 0.4]).double()
+    by_chance = torch.full((3,), 0.5).double()
+    rule = noise.NoiseRule({}, {}, (0.0, 0.0), 0.0, usual=noise.usual_size(size, by_chance))
+    torch.testing.assert_close(rule._drawn_to_the_mean(size, by_chance), size)
 
 
 def test_noise_is_not_called_clean_in_a_large_set_without_a_clean_image(photographs):
@@ -239,6 +264,7 @@ def test_a_cameras_noise_by_its_statistics():
         "middle": floor * 1.3, "channels": torch.stack([low, middle, middle + grain], 1),
         "peaks": peaks[:, None].expand(-1, 2), "lag": torch.full((2 * n,), 4.0),
         "is_colour": torch.ones(2 * n), "flat": torch.zeros(2 * n), "pixels": torch.zeros(2 * n, 0),
+        "shape": torch.tensor([[3.0, 64.0, 64.0]]).expand(2 * n, -1),
     }  # fmt: skip
     seen = {f"noise.{name}": values for name, values in seen.items()}
     columns = detector.fit(seen)(seen)
