@@ -45,6 +45,7 @@ from .smoothing import SmoothingDraws, choose_rows, put
 from .spectrum import Scales, Spectrum
 from .times import all_rows, traded
 
+LEAST_READ = 500  # updates before R: after fewer a network's own error looks like noise
 FINE = 4  # times that an image comes in an epoch if all come equally often: others in proportion
 
 
@@ -63,8 +64,8 @@ class Detail(Objective):
             twice the value on the [0, 1] scale), where batches come without `trust`. "auto" reads
             it off the plain loss of the second half of the steps before `start_step`, see
             `Spectrum`; where that finds none, training stays plain. Where batches come with trust,
-            it looks at the rows that are called clean, and says so if it finds noise in them. None
-            for data without noise of one size.
+            it looks at the rows that are called clean, and says so if it finds noise in them,
+            unless the network had too few updates to tell. None for data without noise of one size.
         window: R is applied at noise levels sigma/alpha below it, where batches come without trust.
             "auto" is tau if that is given; where tau is found, up to twice that, as far as R takes
             little of the signal.
@@ -261,6 +262,8 @@ class Detail(Objective):
 
     def check(self, n_elements: int) -> None:
         """Says so if the loss finds noise in the rows that are called clean."""
+        if self.start_step < LEAST_READ:
+            return
         self.auto = self.spectrum.scales(n_elements, self.lam)
         if self.auto.noise is not None:
             size = f"noise of standard deviation {self.auto.noise:.3g}"
